@@ -1,0 +1,1 @@
+//! The differentiable operations that ckd-det trains on.
