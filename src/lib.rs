@@ -1,3 +1,4 @@
 //! `ckd-det`: train, distil, evaluate and export object detectors without Python.
 
+pub mod data;
 pub mod fsx;
