@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
+//! | [`input`] | pixels to a network's input |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
 //!
@@ -16,6 +17,7 @@ pub mod conv;
 pub mod elementwise;
 mod error;
 pub mod graph;
+pub mod input;
 pub mod linear;
 mod memory;
 
