@@ -6,6 +6,8 @@
 //! | [`conv`] | 2-D convolution with a fused epilogue |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`losses`] | losses: value and gradient in one pass |
+//! | [`normalize`] | unit rows, log-softmax |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
 //! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
@@ -17,7 +19,9 @@ pub mod elementwise;
 mod error;
 pub mod graph;
 pub mod linear;
+pub mod losses;
 mod memory;
+pub mod normalize;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
