@@ -7,6 +7,8 @@
 //! | [`input`] | pixels to a network's input |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`losses`] | losses: value and gradient in one pass |
+//! | [`normalize`] | unit rows, log-softmax |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
 //! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
@@ -19,7 +21,9 @@ mod error;
 pub mod graph;
 pub mod input;
 pub mod linear;
+pub mod losses;
 mod memory;
+pub mod normalize;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
