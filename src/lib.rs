@@ -1,3 +1,5 @@
 //! `ckd-det`: train, distil, evaluate and export object detectors without Python.
 
+pub mod eval;
 pub mod fsx;
+pub mod report;
