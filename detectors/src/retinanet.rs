@@ -3,7 +3,7 @@
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, reshape, rows, weighted_sum};
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::losses::{FocalTarget, sigmoid_focal_loss, smooth_l1};
+use ckd_kernels::losses::{FocalTargets, RowTarget, sigmoid_focal_loss, smooth_l1};
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::{ResNet, ResNetConfig};
@@ -152,24 +152,24 @@ impl RetinaNet {
             let matches = matcher.matches(&target.boxes, &output.anchors, &target.ignored);
             let first = image * count;
             let (mut rows_of, mut deltas) = (Vec::new(), Vec::new());
-            let classes: Vec<FocalTarget> = matches
+            let classes: Vec<RowTarget> = matches
                 .iter()
                 .enumerate()
                 .map(|(anchor, matched)| match *matched {
                     Match::Truth(truth) => {
                         rows_of.push((first + anchor) as u32);
                         deltas.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
-                        FocalTarget::Class(target.labels[truth as usize])
+                        RowTarget::Class(target.labels[truth as usize])
                     }
-                    Match::Background => FocalTarget::Background,
-                    Match::Between => FocalTarget::Ignored,
+                    Match::Background => RowTarget::Background,
+                    Match::Between => RowTarget::Ignored,
                 })
                 .collect();
             // Both losses are sums over an image, divided by its number of positives.
             let divisor = rows_of.len().max(1) as f64;
             let logits = ckd_kernels::elementwise::narrow_rows(&output.logits, first, count)?;
             let (alpha, gamma) = (self.config.focal_alpha, self.config.focal_gamma);
-            classification.push(sigmoid_focal_loss(&logits, &classes, alpha, gamma, divisor)?);
+            classification.push(sigmoid_focal_loss(&logits, FocalTargets::Rows(&classes), alpha, gamma, divisor)?);
             regression.push(smooth_l1(&rows(&output.deltas, &rows_of)?, &deltas, 0.0, divisor)?);
             positives.push(rows_of);
         }
