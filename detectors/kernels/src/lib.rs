@@ -1,1 +1,31 @@
-//! The differentiable operations that ckd-det trains on.
+//! The differentiable operations that ckd-det trains on, over candle tensors.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
+//! | [`conv`] | 2-D convolution with a fused epilogue |
+//! | [`input`] | pixels to a network's input |
+//! | [`linear`] | fully connected layers |
+//! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`losses`] | losses: value and gradient in one pass |
+//! | [`normalize`] | unit rows, log-softmax |
+//!
+//! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
+//! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
+//! a copy. Every operation is a plain forward function that records its gradient on the graph if one
+//! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
+
+pub mod conv;
+pub mod elementwise;
+mod error;
+pub mod graph;
+pub mod input;
+pub mod linear;
+pub mod losses;
+mod memory;
+pub mod normalize;
+
+pub use conv::{Conv2dConfig, Epilogue, conv2d};
+pub use error::{Error, Result};
+pub use graph::{Gradients, Value};
+pub use linear::linear;
