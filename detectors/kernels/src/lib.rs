@@ -18,6 +18,7 @@ mod error;
 pub mod graph;
 pub mod linear;
 mod memory;
+pub mod norm;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
