@@ -25,9 +25,13 @@ pub mod input;
 pub mod linear;
 pub mod losses;
 mod memory;
+pub mod norm;
 pub mod normalize;
-
+pub mod pool;
+pub mod resize;
+pub mod roi_align;
 pub mod sgd;
+pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
