@@ -2,5 +2,7 @@
 
 pub mod data;
 pub mod eval;
+pub mod cli;
+pub mod config;
 pub mod fsx;
 pub mod report;

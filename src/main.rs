@@ -1,2 +1,9 @@
 //! The command line.
-fn main() {}
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ckd_det::cli::main()
+}
