@@ -214,7 +214,7 @@ fn no_committed_file_is_a_mebibyte_or_more() {
     let names = match listed {
         Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
         _ => {
-            println!("skipped: git cannot list the committed files here");
+            eprintln!("skipped: git cannot list the committed files here");
             return;
         }
     };

@@ -4,29 +4,29 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A source file of the program.
-pub struct Source {
+pub(crate) struct Source {
     /// Relative to the repository root, with `/`.
-    pub path: String,
+    pub(crate) path: String,
     /// The text as it stands.
-    pub text: String,
+    pub(crate) text: String,
     /// The text with comments, literals and test modules blanked, line for line.
-    pub code: String,
+    pub(crate) code: String,
 }
 
 impl Source {
     /// `path:line` of every match of `find` in a line of the code.
-    pub fn lines_where(&self, find: impl Fn(&str) -> bool) -> Vec<String> {
+    pub(crate) fn lines_where(&self, find: impl Fn(&str) -> bool) -> Vec<String> {
         let lines = self.code.lines().enumerate().filter(|(_, line)| find(line));
         lines.map(|(number, line)| format!("{}:{}: {}", self.path, number + 1, line.trim())).collect()
     }
 }
 
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Every `.rs` file under `folders`, in order of path.
-pub fn sources(folders: &[&str]) -> Vec<Source> {
+pub(crate) fn sources(folders: &[&str]) -> Vec<Source> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = folders.iter().map(|folder| root().join(folder)).collect();
     while let Some(folder) = open.pop() {
@@ -53,12 +53,12 @@ pub fn sources(folders: &[&str]) -> Vec<Source> {
 }
 
 /// The crates' own code.
-pub fn program() -> Vec<Source> {
+pub(crate) fn program() -> Vec<Source> {
     sources(&["src", "detectors/src", "detectors/kernels/src"])
 }
 
 /// Blanks comments, string literals and character literals; line breaks stay.
-pub fn code_only(text: &str) -> String {
+pub(crate) fn code_only(text: &str) -> String {
     let chars: Vec<char> = text.chars().collect();
     let mut code = String::with_capacity(text.len());
     let mut at = 0;
@@ -131,7 +131,7 @@ fn literal_or_comment_end(chars: &[char], at: usize) -> usize {
 }
 
 /// Blanks every `#[cfg(test)] mod ... { ... }` of blanked code.
-pub fn without_tests(code: &str) -> String {
+pub(crate) fn without_tests(code: &str) -> String {
     let mut kept = String::with_capacity(code.len());
     let mut rest = code;
     while let Some(start) = rest.find("#[cfg(test)]") {
@@ -153,12 +153,12 @@ pub fn without_tests(code: &str) -> String {
 }
 
 /// The identifiers and keywords of a line of code.
-pub fn words(code: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(code: &str) -> impl Iterator<Item = &str> {
     code.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty())
 }
 
 /// What follows `path::` in the code: one name, or each name of a `{...}` list.
-pub fn names_after(code: &str, path: &str) -> Vec<String> {
+pub(crate) fn names_after(code: &str, path: &str) -> Vec<String> {
     let first_word = |text: &str| words(text.trim_start()).next().unwrap_or_default().to_owned();
     let mut names = Vec::new();
     for (start, _) in code.match_indices(path) {
