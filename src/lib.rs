@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod data;
 pub mod eval;
 pub mod fsx;
 pub mod report;

@@ -2,6 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`flops`] | counting the work of a forward pass |
 //! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
 //! | [`input`] | pixels to a network's input |
@@ -18,12 +19,19 @@
 pub mod conv;
 pub mod elementwise;
 mod error;
+pub mod flops;
 pub mod graph;
 pub mod input;
 pub mod linear;
 pub mod losses;
 mod memory;
+pub mod norm;
 pub mod normalize;
+pub mod pool;
+pub mod resize;
+pub mod roi_align;
+pub mod sgd;
+pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
