@@ -19,6 +19,9 @@ pub mod graph;
 pub mod linear;
 mod memory;
 pub mod norm;
+pub mod pool;
+pub mod resize;
+pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
