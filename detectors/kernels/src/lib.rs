@@ -6,6 +6,10 @@
 //! | [`conv`] | 2-D convolution with a fused epilogue |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`norm`] | frozen and training batch norm, group norm |
+//! | [`pool`] | max pooling with padding, average pooling |
+//! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
 //! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
@@ -21,6 +25,7 @@ mod memory;
 pub mod norm;
 pub mod pool;
 pub mod resize;
+pub mod roi_align;
 pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
