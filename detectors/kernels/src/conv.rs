@@ -89,6 +89,7 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
         None => weight.tensor().clone(),
     };
     let out = forward(&geometry, x.tensor(), &scaled, &epilogue)?;
+    crate::flops::count(out.elem_count() * geometry.r * geometry.s * geometry.group_channels().0);
 
     let (track_x, track_w) = (x.is_tracked(), weight.is_tracked());
     let track_shift = epilogue.shift.map(Value::is_tracked);

@@ -155,6 +155,27 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
     }))
 }
 
+/// The `count` rows of a matrix from row `first` on.
+///
+/// # Shapes
+/// `a` (M, D) to (`count`, D).
+pub fn narrow_rows(a: &Value, first: usize, count: usize) -> Result<Value> {
+    let (m, d) = a.tensor().dims2()?;
+    if first + count > m {
+        return Err(Error::invalid("narrow_rows", format!("rows {first}..{} of {m}", first + count)));
+    }
+    if count == m {
+        return Ok(a.clone());
+    }
+    let out = a.tensor().narrow(0, first, count)?;
+    Ok(Value::operation(&[a], out, move |g| {
+        let host = on_host(g)?;
+        let mut spread = vec![0f32; m * d];
+        spread[first * d..(first + count) * d].copy_from_slice(&elements(&host)?);
+        Ok(vec![Some(from_elements(spread, (m, d), g)?)])
+    }))
+}
+
 /// Rows of a matrix, in the order of `indices`, which may repeat.
 ///
 /// # Shapes

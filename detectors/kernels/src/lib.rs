@@ -2,14 +2,18 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`flops`] | counting the work of a forward pass |
 //! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
+//! | [`input`] | pixels to a network's input |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
+//! | [`losses`] | losses: value and gradient in one pass |
+//! | [`normalize`] | unit rows, log-softmax |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
 //! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
@@ -19,13 +23,18 @@
 pub mod conv;
 pub mod elementwise;
 mod error;
+pub mod flops;
 pub mod graph;
+pub mod input;
 pub mod linear;
+pub mod losses;
 mod memory;
 pub mod norm;
+pub mod normalize;
 pub mod pool;
 pub mod resize;
 pub mod roi_align;
+pub mod sgd;
 pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};

@@ -29,6 +29,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
             format!("x {:?}, weight {:?}, bias {bias:?} do not fit", x.dims(), weight.dims()),
         ));
     }
+    crate::flops::count(m * i * o);
     let mut out = vec![0f32; m * o];
     {
         let (x, w) = (on_host(x.tensor())?, on_host(weight.tensor())?);

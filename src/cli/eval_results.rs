@@ -1,0 +1,23 @@
+//! `ckd-det eval --gt GT.json --dt RESULTS.json [--json]`: scores any COCO results file.
+#![allow(clippy::print_stdout)]
+
+use std::path::Path;
+
+use crate::eval::{self, GroundTruth};
+
+/// Scores the results file `dt` against the annotation file `gt` and prints pycocotools' twelve lines,
+/// or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`.
+///
+/// # Errors
+/// A file that cannot be read or is not what it should be; detections of images that `gt` does not list.
+pub fn run(gt: &Path, dt: &Path, json: bool) -> anyhow::Result<()> {
+    let truth = GroundTruth::load(gt)?;
+    let detections = eval::read_detections(dt)?;
+    let metrics = eval::evaluate(&truth, &detections, &eval::Options::default())?;
+    if json {
+        println!("{}", serde_json::to_string(&metrics)?);
+    } else {
+        print!("{metrics}");
+    }
+    Ok(())
+}
