@@ -8,6 +8,10 @@
 //! | [`input`] | pixels to a network's input |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`norm`] | frozen and training batch norm, group norm |
+//! | [`pool`] | max pooling with padding, average pooling |
+//! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`normalize`] | unit rows, log-softmax |
 //!
