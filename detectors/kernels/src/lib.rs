@@ -9,6 +9,7 @@
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
@@ -24,7 +25,7 @@ pub mod graph;
 pub mod input;
 pub mod linear;
 pub mod losses;
-mod memory;
+pub mod memory;
 pub mod normalize;
 
 pub mod sgd;
