@@ -90,11 +90,6 @@ impl Level {
     const LOWEST: u8 = 2;
     /// The highest.
     const HIGHEST: u8 = 7;
-
-    /// Pixels of the image per cell, along each side.
-    pub fn stride_px(self) -> usize {
-        1 << self.0
-    }
 }
 
 impl fmt::Display for Level {
