@@ -8,6 +8,10 @@
 //! | [`input`] | pixels to a network's input |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`norm`] | frozen and training batch norm, group norm |
+//! | [`pool`] | max pooling with padding, average pooling |
+//! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
@@ -26,9 +30,13 @@ pub mod input;
 pub mod linear;
 pub mod losses;
 pub mod memory;
+pub mod norm;
 pub mod normalize;
-
+pub mod pool;
+pub mod resize;
+pub mod roi_align;
 pub mod sgd;
+pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
