@@ -1,6 +1,6 @@
 //! `ckd-det`: train, distil, evaluate and export object detectors without Python.
 
-pub mod eval;
 pub mod data;
+pub mod eval;
 pub mod fsx;
 pub mod report;

@@ -40,10 +40,10 @@ pub struct Taps(BTreeMap<Tap, Value>);
 
 /// A tap that a network does not offer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no tap {missing} here; this network offers {}", list(offered))]
+#[error("no tap {tap} here; this network offers {}", list(offered))]
 pub struct MissingTap {
     /// What was asked for.
-    pub missing: Tap,
+    pub tap: Tap,
     /// What there is.
     pub offered: Vec<Tap>,
 }
@@ -70,7 +70,7 @@ impl Taps {
 
     /// What was found at `tap`.
     pub fn require(&self, tap: Tap) -> Result<&Value, MissingTap> {
-        self.get(tap).ok_or_else(|| MissingTap { missing: tap, offered: self.0.keys().copied().collect() })
+        self.get(tap).ok_or_else(|| MissingTap { tap, offered: self.0.keys().copied().collect() })
     }
 
     /// All taps with their values, in order.
