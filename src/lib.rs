@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
-pub mod data;
-pub mod eval;
 pub mod cli;
 pub mod config;
+pub mod data;
+pub mod distill;
+pub mod engine;
+pub mod eval;
 pub mod fsx;
 pub mod report;
+pub mod weights;
