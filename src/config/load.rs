@@ -40,6 +40,18 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Reads a self-contained document, as [`to_toml`](Self::to_toml) writes it; `origin` stands in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
+        let root = Node::parse(&Arc::new(text))?;
+        checked(&root)
+    }
+}
+
 impl Loaded {
     /// Where a path of the configuration may be, in the order of preference: as given (relative to
     /// the current directory), then relative to the configuration's file.
@@ -74,16 +86,20 @@ pub(super) fn load_last(trail: &mut Vec<ConfigSource>, sets: &[String]) -> Resul
     lay_sets(&mut root, sets)?;
     name_after_file(&mut root, &source);
 
+    let config = checked(&root)?;
+    let teacher_experiment = teacher_experiment(&config, &root, trail)?.map(Box::new);
+    Ok(Loaded { config, source, teacher_experiment })
+}
+
+/// The typed configuration of a tree, if nothing is wrong with it.
+fn checked(root: &Node) -> Result<Config, ConfigError> {
     let mut findings = Vec::new();
-    let config = Config::read(&root, "", &mut findings);
+    let config = Config::read(root, "", &mut findings);
     if let (Some(config), true) = (&config, findings.is_empty()) {
-        findings.extend(problems(config).into_iter().map(|problem| problem.found_in(&root)));
+        findings.extend(problems(config).into_iter().map(|problem| problem.found_in(root)));
     }
     match config {
-        Some(config) if findings.is_empty() => {
-            let teacher_experiment = teacher_experiment(&config, &root, trail)?.map(Box::new);
-            Ok(Loaded { config, source, teacher_experiment })
-        }
+        Some(config) if findings.is_empty() => Ok(config),
         _ => Err(ConfigError::Invalid(Diagnostics(findings))),
     }
 }

@@ -82,7 +82,8 @@ impl ModelCard {
                 ))
             })
         };
-        let config = Config::from_toml(entry(CONFIG)?).map_err(|error| fail(format!("its configuration: {error}")))?;
+        let config = Config::from_toml(entry(CONFIG)?, &file.path.display().to_string())
+            .map_err(|error| fail(format!("its configuration: {error}")))?;
         let damaged = |error: serde_json::Error| fail(format!("its header is damaged: {error}"));
         Ok(Self {
             config,
