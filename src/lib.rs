@@ -1,5 +1,10 @@
 //! `ckd-det`: train, distil, evaluate and export object detectors without Python.
 
+#![forbid(unsafe_code)]
+
+pub mod data;
+pub mod eval;
 pub mod cli;
 pub mod config;
 pub mod fsx;
+pub mod report;

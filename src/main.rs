@@ -7,3 +7,4 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     ckd_det::cli::main()
 }
+fn main() {}

@@ -1,0 +1,136 @@
+//! The batch: what a detector is given at one step.
+
+use image::RgbImage;
+
+use super::coco::{Dataset, Image, ImageId};
+use super::decode::{self, DecodeError};
+use super::transform::{Flip, Placement, ResizeRule};
+
+/// Images of one step, resized and padded to a common size, with what is to be found in them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// RGB in [0, 1], `batch` x `height` x `width` x 3, contiguous; 0 beyond an image's true size.
+    ///
+    /// The padding is 0 before normalisation. torchvision pads after it: a model that is to agree
+    /// with torchvision normalises only the pixels within [`sizes`](Self::sizes).
+    pub pixels: Vec<f32>,
+    /// Images in the batch.
+    pub batch: usize,
+    /// Rows, a multiple of the size divisor.
+    pub height: usize,
+    /// Columns, a multiple of the size divisor.
+    pub width: usize,
+    /// (height, width) of each resized image, without padding.
+    pub sizes: Vec<(usize, usize)>,
+    /// (height, width) of each image before resizing.
+    pub original_sizes: Vec<(u32, u32)>,
+    /// Which images they are.
+    pub image_ids: Vec<ImageId>,
+    /// What is to be found, image by image.
+    pub targets: Vec<Target>,
+}
+
+/// The ground truth of one image of a batch; empty for an image with nothing on it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Target {
+    /// `xyxy` in pixels of the resized image.
+    pub boxes: Vec<[f32; 4]>,
+    /// The class of each box, 0..K; there is no background.
+    pub labels: Vec<u32>,
+    /// Crowd and ignored boxes, `xyxy`: what lies in them is neither positive nor negative.
+    pub ignored: Vec<[f32; 4]>,
+}
+
+/// One image of a batch to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Item {
+    pub(super) image: usize,
+    pub(super) flip: Flip,
+    pub(super) rule: ResizeRule,
+}
+
+impl Batch {
+    /// Decodes and places the images of `items`.
+    pub(super) fn load(dataset: &Dataset, items: &[Item], divisor: usize) -> Result<Self, DecodeError> {
+        let placements: Vec<Placement> = items
+            .iter()
+            .map(|item| {
+                let Image { width, height, .. } = dataset.images[item.image];
+                placement(height, width, item.rule, item.flip)
+            })
+            .collect();
+        let mut batch = Self::blank(&placements, divisor);
+        for (place, (item, placement)) in items.iter().zip(&placements).enumerate() {
+            let Image { id, width, height, ref path, .. } = dataset.images[item.image];
+            let image = decode::read_annotated(path, width, height)?;
+            batch.render(place, placement, &image);
+            batch.image_ids[place] = id;
+            batch.targets[place] = Target::of(dataset, item.image, placement);
+        }
+        Ok(batch)
+    }
+
+    /// A batch of images without ground truth, for prediction; ids are 0, 1, ...
+    ///
+    /// # Panics
+    /// When `size_divisor` is 0 or an image has no pixels.
+    pub fn of_images(images: &[RgbImage], rule: ResizeRule, size_divisor: usize) -> Self {
+        let placements: Vec<Placement> =
+            images.iter().map(|image| placement(image.height(), image.width(), rule, Flip::None)).collect();
+        let mut batch = Self::blank(&placements, size_divisor);
+        for (place, (image, placement)) in images.iter().zip(&placements).enumerate() {
+            batch.render(place, placement, image);
+            batch.image_ids[place] = ImageId(place as u64);
+        }
+        batch
+    }
+
+    fn blank(placements: &[Placement], divisor: usize) -> Self {
+        let largest = |side: fn(&Placement) -> usize| {
+            placements.iter().map(side).max().unwrap_or(0).next_multiple_of(divisor)
+        };
+        let (batch, height, width) = (
+            placements.len(),
+            largest(|placement| placement.resized.0),
+            largest(|placement| placement.resized.1),
+        );
+        Self {
+            pixels: vec![0.0; batch * height * width * 3],
+            batch,
+            height,
+            width,
+            sizes: placements.iter().map(|placement| placement.resized).collect(),
+            original_sizes: placements.iter().map(|placement| placement.original).collect(),
+            image_ids: vec![ImageId(0); batch],
+            targets: vec![Target::default(); batch],
+        }
+    }
+
+    fn render(&mut self, place: usize, placement: &Placement, image: &RgbImage) {
+        let len = self.height * self.width * 3;
+        placement.render(image, &mut self.pixels[place * len..(place + 1) * len], self.width);
+    }
+}
+
+fn placement(height: u32, width: u32, rule: ResizeRule, flip: Flip) -> Placement {
+    Placement { original: (height, width), resized: rule.resized(height, width), flip }
+}
+
+impl Target {
+    fn of(dataset: &Dataset, image: usize, placement: &Placement) -> Self {
+        let mut target = Self::default();
+        let (height, width) = placement.original;
+        for annotation in dataset.annotations(image) {
+            // The data set dropped what leaves no box; parts put together by hand may still have one.
+            let Some(clipped) = annotation.clipped(width, height) else { continue };
+            let moved = placement.map_box(clipped);
+            if annotation.is_positive() {
+                target.boxes.push(moved);
+                target.labels.push(annotation.category.0);
+            } else {
+                target.ignored.push(moved);
+            }
+        }
+        target
+    }
+}

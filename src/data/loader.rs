@@ -1,0 +1,334 @@
+//! The loader: worker threads build batches ahead of the trainer, which receives them in order.
+//!
+//! A worker takes the next position, builds that whole batch and puts it on the shelf; the trainer
+//! takes batches off the shelf by position. Who builds what depends on the clock, what comes out does
+//! not. A worker waits while the shelf is `batches_ahead` positions ahead, so memory is bounded.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::DataError;
+use super::batch::{Batch, Item};
+use super::coco::Dataset;
+use super::sampler::{Aspect, ImageDraws, Order, Sampler};
+use super::transform::{Flip, ResizeRule};
+
+/// What the batches are for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Purpose {
+    /// Shuffled, grouped by aspect, augmented; epoch after epoch without end.
+    Training {
+        /// The seed of the run.
+        seed: u64,
+        /// How often an image is mirrored, in [0, 1].
+        flip_probability: f64,
+        /// Each image's short side is one of these, drawn evenly (multi-scale).
+        short_sides_px: Vec<u32>,
+    },
+    /// Every image once, in the order of the data set, as it is.
+    Evaluation {
+        /// The short side of every image.
+        short_side_px: u32,
+    },
+}
+
+/// How batches are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoaderConfig {
+    /// For training or for evaluation.
+    pub purpose: Purpose,
+    /// Most pixels along an image's longer side.
+    pub long_side_max_px: u32,
+    /// Images in a batch.
+    pub images_per_batch: usize,
+    /// Height and width of a batch are multiples of this (32 for a feature pyramid).
+    pub size_divisor: usize,
+    /// Threads that decode.
+    pub workers: usize,
+    /// Batches built ahead of the trainer; each takes `images * height * width * 12` bytes.
+    pub batches_ahead: usize,
+}
+
+/// A place in the endless sequence of batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Position {
+    /// Passes over the data set before this one.
+    pub epoch: u64,
+    /// Batches before this one in its epoch.
+    pub batch: usize,
+}
+
+/// Batches in order; dropping it stops the workers.
+#[derive(Debug)]
+pub struct Loader {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    next: Position,
+    taken: u64,
+    finished: bool,
+    data_wait: Duration,
+}
+
+impl Loader {
+    /// Starts the workers. The first batch is the one at `start`, which a resumed run takes from
+    /// [`position`](Self::position) of the interrupted one.
+    pub fn new(dataset: Arc<Dataset>, config: LoaderConfig, start: Position) -> Result<Self, DataError> {
+        let sampler = check(&dataset, &config)?;
+        let per_epoch = sampler.batches_per_epoch();
+        if start.batch > per_epoch {
+            let Position { epoch, batch } = start;
+            return Err(DataError::Setting(format!(
+                "it is to resume before batch {batch} of epoch {epoch}, but an epoch has {per_epoch} batches; resume with the data set and batch size the run was started with"
+            )));
+        }
+        let next = start.settled(per_epoch);
+        let order = Schedule { next, epoch: next.epoch, batches: sampler.batches(next.epoch), handed_out: 0 };
+        let workers = config.workers;
+        let state = State { order, taken: 0, shelf: BTreeMap::new(), stop: false };
+        let shared = Arc::new(Shared {
+            dataset,
+            config,
+            sampler,
+            per_epoch,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
+        let mut loader = Self {
+            shared,
+            workers: Vec::with_capacity(workers),
+            next,
+            taken: 0,
+            finished: false,
+            data_wait: Duration::ZERO,
+        };
+        for number in 0..workers {
+            let shared = Arc::clone(&loader.shared);
+            let spawned = thread::Builder::new().name(format!("data-{number}")).spawn(move || shared.work());
+            match spawned {
+                Ok(worker) => loader.workers.push(worker),
+                Err(error) => {
+                    return Err(DataError::Setting(format!("thread {number} cannot be started: {error}")));
+                }
+            }
+        }
+        Ok(loader)
+    }
+
+    /// Batches in every epoch.
+    pub fn batches_per_epoch(&self) -> usize {
+        self.shared.per_epoch
+    }
+
+    /// The position of the batch that comes next: what a checkpoint stores.
+    pub fn position(&self) -> Position {
+        self.next
+    }
+
+    /// How long the trainer has waited for data so far.
+    pub fn data_wait(&self) -> Duration {
+        self.data_wait
+    }
+}
+
+impl Iterator for Loader {
+    type Item = Result<Batch, DataError>;
+
+    /// The next batch. After an error, and after the last batch of an evaluation, there is none.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.finished || self.shared.is_over(self.next) {
+            return None;
+        }
+        let started = Instant::now();
+        let mut state = self.shared.lock();
+        let made = loop {
+            match state.shelf.remove(&self.taken) {
+                Some(made) => break made,
+                None => state = self.shared.wait(state),
+            }
+        };
+        self.taken += 1;
+        state.taken = self.taken;
+        drop(state);
+        self.shared.changed.notify_all();
+        self.data_wait += started.elapsed();
+        self.next = Position { batch: self.next.batch + 1, ..self.next }.settled(self.shared.per_epoch);
+        self.finished = made.is_err();
+        Some(made)
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.changed.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches its panics; there is nothing left to report here.
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Position {
+    /// The end of an epoch is the start of the next.
+    fn settled(self, per_epoch: usize) -> Self {
+        if self.batch >= per_epoch { Self { epoch: self.epoch + 1, batch: 0 } } else { self }
+    }
+}
+
+/// Refuses settings that make no sense, before any thread runs.
+fn check(dataset: &Dataset, config: &LoaderConfig) -> Result<Sampler, DataError> {
+    let refuse = |problem: &str| Err(DataError::Setting(problem.to_owned()));
+    let Some(images_per_batch) = NonZeroUsize::new(config.images_per_batch) else {
+        return refuse("images_per_batch must be at least 1");
+    };
+    let at_least_one = [
+        (config.size_divisor, "size_divisor must be at least 1"),
+        (config.workers, "workers must be at least 1"),
+        (config.batches_ahead, "batches_ahead must be at least 1"),
+        (config.long_side_max_px as usize, "long_side_max_px must be at least 1"),
+        (dataset.images.len(), "the data set has no image"),
+    ];
+    if let Some((_, problem)) = at_least_one.iter().find(|(number, _)| *number == 0) {
+        return refuse(problem);
+    }
+    let (order, short_sides) = match &config.purpose {
+        Purpose::Training { seed, flip_probability, short_sides_px } => {
+            if !(0.0..=1.0).contains(flip_probability) {
+                return refuse("flip_probability must lie in [0, 1]");
+            }
+            (Order::Shuffled { seed: *seed }, short_sides_px.as_slice())
+        }
+        Purpose::Evaluation { short_side_px } => (Order::Sequential, std::slice::from_ref(short_side_px)),
+    };
+    if short_sides.is_empty() || short_sides.contains(&0) {
+        return refuse("the short side must be given and be at least 1 pixel");
+    }
+    let aspects = dataset.images.iter().map(|image| Aspect::of(image.width, image.height)).collect();
+    Ok(Sampler::new(aspects, images_per_batch, order))
+}
+
+#[derive(Debug)]
+struct Shared {
+    dataset: Arc<Dataset>,
+    config: LoaderConfig,
+    sampler: Sampler,
+    per_epoch: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    order: Schedule,
+    taken: u64,
+    shelf: BTreeMap<u64, Result<Batch, DataError>>,
+    stop: bool,
+}
+
+/// Hands out positions one after the other.
+#[derive(Debug)]
+struct Schedule {
+    next: Position,
+    /// The epoch that `batches` belongs to.
+    epoch: u64,
+    batches: Vec<Vec<usize>>,
+    handed_out: u64,
+}
+
+/// One batch to be built.
+struct Job {
+    ticket: u64,
+    epoch: u64,
+    /// Images before this batch in its epoch.
+    first: u64,
+    images: Vec<usize>,
+}
+
+impl Shared {
+    fn work(&self) {
+        while let Some(job) = self.next_job() {
+            let made = catch_unwind(AssertUnwindSafe(|| self.build(&job)))
+                .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
+            self.lock().shelf.insert(job.ticket, made);
+            self.changed.notify_all();
+        }
+    }
+
+    /// The next batch to build, once there is room for it; `None` when there is no more to do.
+    fn next_job(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.stop || self.is_over(state.order.next) {
+                return None;
+            }
+            if state.order.handed_out < state.taken + self.config.batches_ahead as u64 {
+                return Some(state.order.hand_out(&self.sampler));
+            }
+            state = self.wait(state);
+        }
+    }
+
+    fn is_over(&self, at: Position) -> bool {
+        matches!(self.config.purpose, Purpose::Evaluation { .. }) && at.epoch > 0
+    }
+
+    fn build(&self, job: &Job) -> Result<Batch, DataError> {
+        let items: Vec<Item> = (job.first..)
+            .zip(&job.images)
+            .map(|(position, &image)| self.item(job.epoch, position, image))
+            .collect();
+        Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
+    }
+
+    fn item(&self, epoch: u64, position: u64, image: usize) -> Item {
+        let long_side_max_px = self.config.long_side_max_px;
+        let (flip, short_side_px) = match &self.config.purpose {
+            Purpose::Evaluation { short_side_px } => (Flip::None, *short_side_px),
+            Purpose::Training { seed, flip_probability, short_sides_px } => {
+                let draws = ImageDraws::at(*seed, epoch, position);
+                let flip = if draws.flip < *flip_probability { Flip::Horizontal } else { Flip::None };
+                let pick = (draws.short_side * short_sides_px.len() as f64) as usize;
+                (flip, short_sides_px[pick.min(short_sides_px.len() - 1)])
+            }
+        };
+        Item { image, flip, rule: ResizeRule { short_side_px, long_side_max_px } }
+    }
+
+    fn panicked(&self, job: &Job, panic: &(dyn std::any::Any + Send)) -> DataError {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        let images = job.images.iter().map(|&image| self.dataset.images[image].path.clone()).collect();
+        DataError::Panicked { images, message }
+    }
+
+    /// No code that holds the lock can panic half-way, so a poisoned state is still whole.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Schedule {
+    fn hand_out(&mut self, sampler: &Sampler) -> Job {
+        let Position { epoch, batch } = self.next;
+        if self.epoch != epoch {
+            self.epoch = epoch;
+            self.batches = sampler.batches(epoch);
+        }
+        let first = self.batches[..batch].iter().map(|images| images.len() as u64).sum();
+        let job = Job { ticket: self.handed_out, epoch, first, images: self.batches[batch].clone() };
+        self.handed_out += 1;
+        self.next = Position { epoch, batch: batch + 1 }.settled(self.batches.len());
+        job
+    }
+}
