@@ -2,9 +2,9 @@
 
 #![forbid(unsafe_code)]
 
-pub mod data;
-pub mod eval;
 pub mod cli;
 pub mod config;
+pub mod data;
+pub mod eval;
 pub mod fsx;
 pub mod report;

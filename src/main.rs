@@ -7,4 +7,3 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     ckd_det::cli::main()
 }
-fn main() {}
