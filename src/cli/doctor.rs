@@ -4,6 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
+use candle_core::DeviceLocation;
+
 use super::{Context, say};
 use crate::config::{Config, DataKind, Loaded, list};
 use crate::fsx;
@@ -24,15 +26,15 @@ pub(super) fn run(_: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn program() -> anyhow::Result<()> {
-    say(format!("ckd-det    {}", env!("CARGO_PKG_VERSION")))?;
+    say(format!("ckd-det      {}", env!("CARGO_PKG_VERSION")))?;
     for name in ["candle-core", "hotcoco"] {
-        say(format!("{name:<11}{}", locked_version(name).unwrap_or("unknown")))?;
+        say(format!("{name:<12} {}", locked_version(name).unwrap_or("unknown")))?;
     }
     let features: Vec<_> = [("cuda", cfg!(feature = "cuda")), ("cudnn", cfg!(feature = "cudnn"))]
         .into_iter()
         .map(|(name, compiled)| format!("{name}: {}", if compiled { "yes" } else { "no" }))
         .collect();
-    say(format!("features   {}", features.join(", ")))?;
+    say(format!("features     {}", features.join(", ")))?;
     Ok(())
 }
 
@@ -44,18 +46,24 @@ fn locked_version(package: &str) -> Option<&'static str> {
 }
 
 fn machine(context: &Context) -> anyhow::Result<()> {
-    say(format!("system     {} {}", std::env::consts::OS, std::env::consts::ARCH))?;
+    say(format!("system       {} {}", std::env::consts::OS, std::env::consts::ARCH))?;
     if let Some(model) = field("/proc/cpuinfo", "model name") {
-        say(format!("processor  {model}"))?;
+        say(format!("processor    {model}"))?;
     }
-    say(format!("vectors    {}", vector_instructions()))?;
+    say(format!("vectors      {}", vector_instructions()))?;
     let cores = thread::available_parallelism().map_or("unknown".to_owned(), |cores| cores.to_string());
-    say(format!("cores      {cores}, computing with {} threads (--threads)", rayon::current_num_threads()))?;
+    say(format!(
+        "cores        {cores}, computing with {} threads (--threads)",
+        rayon::current_num_threads()
+    ))?;
     if let (Some(total), Some(free)) = (kibibytes("MemTotal"), kibibytes("MemAvailable")) {
         let gib = |kib: f64| kib / 1024.0 / 1024.0;
-        say(format!("memory     {:.1} GiB, {:.1} GiB free", gib(total), gib(free)))?;
+        say(format!("memory       {:.1} GiB, {:.1} GiB free", gib(total), gib(free)))?;
     }
-    say(format!("device     {:?}", context.device.location()))?;
+    match context.device.location() {
+        DeviceLocation::Cuda { gpu_id } => say(format!("device       cuda:{gpu_id}"))?,
+        _ => say("device       cpu")?,
+    }
     Ok(())
 }
 
@@ -91,7 +99,7 @@ fn inputs() -> anyhow::Result<()> {
     let mut told: Vec<PathBuf> = Vec::new();
     for listed in list() {
         let Ok(loaded) = Config::load(&listed.name, &[]) else {
-            say(format!("problem    {} does not load: see `ckd-det config check {0}`", listed.name))?;
+            say(format!("problem      {} does not load: see `ckd-det config check {0}`", listed.name))?;
             continue;
         };
         for (path, advice) in needed(&loaded) {
@@ -100,12 +108,12 @@ fn inputs() -> anyhow::Result<()> {
             }
             let resolved = loaded.resolve(&path);
             if resolved.exists() {
-                say(format!("found      {}", resolved.display()))?;
+                say(format!("found        {}", resolved.display()))?;
             } else {
                 let places: Vec<_> =
                     loaded.places(&path).iter().map(|place| place.display().to_string()).collect();
-                say(format!("missing    {} (for {}): {advice}", path.display(), listed.name))?;
-                say(format!("           looked for {}", places.join(", ")))?;
+                say(format!("missing      {} (for {}): {advice}", path.display(), listed.name))?;
+                say(format!("             looked for {}", places.join(", ")))?;
             }
             told.push(path);
         }
@@ -126,9 +134,15 @@ fn needed(loaded: &Loaded) -> Vec<(PathBuf, &'static str)> {
             needed.extend(parts.map(|part| (data.root.join(part), "the data set is not complete")));
         }
     }
-    let weights = teacher.as_ref().and_then(|teacher| teacher.weights.as_ref());
-    let advice = "torchvision's weights, saved with torch.save(model.state_dict(), FILE)";
-    needed.extend(weights.into_iter().chain(&student.init).map(|path| (path.clone(), advice)));
+    let teacher = teacher.as_ref().map(|teacher| (&teacher.network, &teacher.weights));
+    for (network, weights) in teacher.into_iter().chain([(&student.network, &student.init)]) {
+        if let (Some(path), false) = (weights, network.allow_random_weights) {
+            needed.push((
+                path.clone(),
+                "torchvision's weights, saved with torch.save(model.state_dict(), FILE)",
+            ));
+        }
+    }
     needed
 }
 
@@ -140,6 +154,6 @@ fn writable_folder() -> anyhow::Result<()> {
         anyhow::anyhow!("problem: {error}; run from another folder, or give --set output=FOLDER")
     })?;
     fs::remove_file(&probe)?;
-    say(format!("writable   {} (runs are written to ./runs)", folder.display()))?;
+    say(format!("writable     {} (runs are written to ./runs)", folder.display()))?;
     Ok(())
 }

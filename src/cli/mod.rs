@@ -1,7 +1,7 @@
 //! The command line: one file a verb, and what all verbs share.
 //!
 //! A verb is a module with `pub struct Args` (clap) and `pub fn run(Args, &Context) -> anyhow::Result<()>`.
-//! To add one: declare the module, add its variant to [`Command`], and its arm to [`Command::run`].
+//! To add one: declare the module, add its variant to [`Command`], and its arm to `Command::run`.
 //!
 //! # Exit codes
 //! 0 done; 1 a failure while running; 2 bad usage or configuration; 3 missing data or weights; 4 a

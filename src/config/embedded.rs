@@ -29,3 +29,34 @@ embed!(
 pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
     EMBEDDED.iter().copied().find(|(embedded, _)| *embedded == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_in_configs_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let mut names = Vec::new();
+        for folder in ["", "base/"] {
+            for entry in fs::read_dir(root.join(folder)).expect("the repository has configs/") {
+                let entry = entry.expect("a readable folder");
+                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+                let is_folder = entry.file_type().expect("a file type").is_dir();
+                assert!(
+                    !is_folder || name == "base",
+                    "configs/{name}: folders but base/ are not looked at here"
+                );
+                if !is_folder {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort();
+        let embedded: Vec<_> = EMBEDDED.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(embedded, names, "add it to embed!, in alphabetical order");
+    }
+}

@@ -73,10 +73,34 @@ impl Loaded {
         places.swap_remove(existing)
     }
 
-    /// The whole configuration as one TOML document; see [`Config::to_toml`].
+    /// The whole configuration as one TOML document that needs no other file, wherever it is written:
+    /// paths that were found beside the configuration's file are written out in full.
     pub fn resolved_toml(&self) -> String {
-        format!("# resolved from {}\n{}", self.source, self.config.to_toml())
+        let mut config = self.config.clone();
+        config.data.root = self.written_out(&config.data.root);
+        config.student.init = config.student.init.map(|path| self.written_out(&path));
+        if let Some(teacher) = &mut config.teacher {
+            teacher.weights = teacher.weights.take().map(|path| self.written_out(&path));
+            // By its path, unless the name alone leads there too.
+            if let Some(Self { source: ConfigSource::File(path), .. }) = self.teacher_experiment.as_deref()
+                && let Some(name) = &mut teacher.train
+                && !find(Path::new(name), None).is_ok_and(|found| found.path() == path)
+            {
+                *name = in_full(path).to_string_lossy().into_owned();
+            }
+        }
+        format!("# resolved from {}\n{}", self.source, config.to_toml())
     }
+
+    fn written_out(&self, path: &Path) -> PathBuf {
+        let resolved = self.resolve(path);
+        if resolved == path { resolved } else { in_full(&resolved) }
+    }
+}
+
+/// The path as seen from anywhere.
+fn in_full(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Loads the last configuration of `trail`; those before it led here by `teacher.train`.

@@ -139,8 +139,10 @@ pub(super) fn find(name: &Path, from: Option<&ConfigSource>) -> Result<ConfigSou
         }
         None => {}
     }
-    folders.extend([PathBuf::new(), PathBuf::from("configs")]);
-    folders.dedup();
+    folders.push(PathBuf::new());
+    if name.is_relative() && !name.starts_with("configs") {
+        folders.push(PathBuf::from("configs"));
+    }
     let mut looked_in = Vec::new();
     for path in folders.iter().flat_map(|folder| spellings.iter().map(|name| folder.join(name))) {
         if path.is_file() {

@@ -8,7 +8,8 @@
 //! | `sets`     | `--set`                                                                 |
 //! | `teacher`  | the configuration that trains the teacher first                         |
 //! | `tree`     | a TOML document that remembers where every key was written              |
-//! | `section`  | from the tree to the types; unknown keys and wrong types                |
+//! | `section`  | from the tree to the types: tables and choices; unknown keys            |
+//! | `values`   | from the tree to the types: numbers, strings, paths, arrays; wrong types |
 //! | `validate` | ranges, and keys that must fit each other                               |
 //! | `diagnose` | errors with the lines at fault and what to do                           |
 //!
@@ -25,6 +26,7 @@ mod sets;
 mod teacher;
 mod tree;
 mod validate;
+mod values;
 
 pub use diagnose::{ConfigError, Diagnostic, Diagnostics};
 pub use load::Loaded;

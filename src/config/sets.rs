@@ -49,13 +49,15 @@ fn parse_set(set: &str) -> Result<Set, Diagnostic> {
     }
     let names: Vec<_> = parts.iter().map(|(name, _)| name.as_str()).collect();
     let key = names.join(".");
-    let value = match Node::parse_value(&text, start) {
+    let begin = start + written.len() - written.trim_start().len();
+    let written = begin..begin + written.trim().len();
+    let value = match Node::parse_value(&text, written.clone()) {
         Ok(value) => value,
         // What opens like TOML was meant as TOML; anything else is text, so that a word needs no quotes.
-        Err(error) if written.trim_start().starts_with(['[', '{', '"', '\'']) => {
+        Err(error) if set[written.clone()].starts_with(['[', '{', '"', '\'']) => {
             return Err(error.help("strings inside arrays need quotes: --set 'distill.1.levels=[\"p3\"]'"));
         }
-        Err(_) => Node { value: Value::String(written.trim().to_owned()), place: place(start..set.len()) },
+        Err(_) => Node { value: Value::String(set[written.clone()].to_owned()), place: place(written) },
     };
     Ok(Set { key, parts, value })
 }

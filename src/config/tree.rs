@@ -80,28 +80,18 @@ pub(super) struct Entry {
 impl Node {
     /// Parses a whole document.
     pub(super) fn parse(text: &Arc<Text>) -> Result<Self, Diagnostic> {
-        let document = DeTable::parse(&text.text).map_err(|error| Diagnostic {
-            message: error.message().to_owned(),
-            label: None,
-            help: None,
-            place: Some(Place { text: Arc::clone(text), span: error.span().unwrap_or(0..0) }),
-        })?;
         let origin = Origin { text, offset: 0 };
+        let document = DeTable::parse(&text.text)
+            .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
         Ok(Self { value: Value::Table(origin.table(document.get_ref())?), place: origin.place(0..0) })
     }
 
-    /// Parses the value that starts at byte `offset` of `text` and ends with it.
-    pub(super) fn parse_value(text: &Arc<Text>, offset: usize) -> Result<Self, Diagnostic> {
-        let value = DeValue::parse(&text.text[offset..]).map_err(|error| {
-            let span = error.span().unwrap_or(0..0);
-            Diagnostic {
-                message: error.message().to_owned(),
-                label: None,
-                help: None,
-                place: Some(Place { text: Arc::clone(text), span: span.start + offset..span.end + offset }),
-            }
-        })?;
-        Origin { text, offset }.node(&value)
+    /// Parses the single value that is `written` there.
+    pub(super) fn parse_value(text: &Arc<Text>, written: Range<usize>) -> Result<Self, Diagnostic> {
+        let origin = Origin { text, offset: written.start };
+        let value = DeValue::parse(&text.text[written])
+            .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
+        origin.node(&value)
     }
 
     /// What kind of value it is, for messages.
