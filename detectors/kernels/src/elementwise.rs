@@ -173,8 +173,8 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
 /// `a` (M, D) to (`count`, D).
 pub fn narrow_rows(a: &Value, first: usize, count: usize) -> Result<Value> {
     let (m, d) = a.tensor().dims2()?;
-    if first + count > m {
-        return Err(Error::invalid("narrow_rows", format!("rows {first}..{} of {m}", first + count)));
+    if count > m || first > m - count {
+        return Err(Error::invalid("narrow_rows", format!("{count} rows from {first} on, of {m}")));
     }
     if count == m {
         return Ok(a.clone());
