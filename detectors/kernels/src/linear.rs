@@ -1,8 +1,9 @@
 //! Fully connected layers.
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
-use crate::elementwise::mask_positive;
+use crate::elementwise::{CHUNK, mask_positive, rectified};
 use crate::memory::{elements, from_elements, on_host};
 use crate::{Error, Result, Value};
 
@@ -41,7 +42,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         let add = if bias.is_some() { Accumulate::Add } else { Accumulate::Replace };
         product(&mut out, (m, o, i), &elements(&x)?, Form::Plain, &elements(&w)?, Form::Transposed, add);
         if activation == Activation::Relu {
-            out.iter_mut().for_each(|y| *y = y.max(0.0));
+            out.iter_mut().for_each(|y| *y = rectified(*y));
         }
     }
     let out = from_elements(out, (m, o), x.tensor())?;
@@ -86,13 +87,21 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
     }))
 }
 
-/// Sums of the columns of a row-major matrix with `columns` columns.
+/// Sums of the columns of a row-major matrix with `columns` columns, over fixed chunks of rows added in order.
 pub(crate) fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
-    let mut sums = vec![0f64; columns];
-    for row in rows.chunks_exact(columns.max(1)) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += f64::from(*value);
+    let columns = columns.max(1);
+    let chunk = (CHUNK / columns).max(1) * columns;
+    let sum_rows = |rows: &[f32]| {
+        let mut sums = vec![0f64; columns];
+        for row in rows.chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
         }
+        sums
+    };
+    let partial: Vec<Vec<f64>> = rows.par_chunks(chunk).map(sum_rows).collect();
+    let mut sums = vec![0f64; columns];
+    for partial in partial {
+        sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
     }
     sums.into_iter().map(|sum| sum as f32).collect()
 }
