@@ -153,7 +153,7 @@ fn writable_folder() -> anyhow::Result<()> {
     fsx::write_atomic(&probe, b"").map_err(|error| {
         anyhow::anyhow!("problem: {error}; run from another folder, or give --set output=FOLDER")
     })?;
-    fs::remove_file(&probe)?;
+    fsx::remove(&probe)?;
     say(format!("writable     {} (runs are written to ./runs)", folder.display()))?;
     Ok(())
 }

@@ -24,12 +24,12 @@ pub enum EngineError {
         losses: String,
     },
     /// The run was asked to stop; its state is saved.
-    #[error("interrupted after step {step}; continue with `ckd-det train {config} --resume`")]
+    #[error("interrupted after step {step}, the state is saved; go on with `{command} --resume`")]
     Interrupted {
         /// Finished steps.
         step: u64,
-        /// What to type.
-        config: String,
+        /// What started the run.
+        command: String,
     },
     /// The teacher and the data set name different classes.
     #[error("{what} knows {ours}, but {other} has {theirs}; both must list the same classes in the same order")]

@@ -97,7 +97,7 @@ impl DataPaths {
 impl SplitPaths {
     /// The split, with what was found odd in it.
     pub fn load(&self) -> Result<(Arc<Dataset>, LoadReport)> {
-        let (set, report) = Dataset::load(&self.annotations, &self.images, MissingImages::Refuse)?;
+        let (set, report) = Dataset::load(&self.annotations, &self.images, MissingImages::Error)?;
         Ok((Arc::new(set), report))
     }
 }
