@@ -24,17 +24,17 @@ pub enum DetectorConfig {
 #[derive(Debug)]
 pub enum Detector {
     /// Two stages.
-    FasterRcnn(FasterRcnn),
+    FasterRcnn(Box<FasterRcnn>),
     /// One stage.
-    RetinaNet(RetinaNet),
+    RetinaNet(Box<RetinaNet>),
 }
 
 impl Detector {
     /// Builds the network with `builder`.
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         Ok(match config {
-            DetectorConfig::FasterRcnn(config) => Self::FasterRcnn(FasterRcnn::new(builder, config)?),
-            DetectorConfig::RetinaNet(config) => Self::RetinaNet(RetinaNet::new(builder, config)?),
+            DetectorConfig::FasterRcnn(config) => Self::FasterRcnn(Box::new(FasterRcnn::new(builder, config)?)),
+            DetectorConfig::RetinaNet(config) => Self::RetinaNet(Box::new(RetinaNet::new(builder, config)?)),
         })
     }
 

@@ -27,6 +27,9 @@ pub enum Error {
         /// Its shape in the file.
         found: Vec<usize>,
     },
+    /// Boxes, anchors or scores that do not fit together.
+    #[error(transparent)]
+    Geometry(#[from] crate::boxes::GeometryError),
     /// An operation failed.
     #[error(transparent)]
     Kernel(#[from] ckd_kernels::Error),

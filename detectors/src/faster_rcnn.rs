@@ -65,9 +65,11 @@ impl FasterRcnn {
     pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
         let backbone = builder.within("backbone");
         let body = ResNet::new(&backbone.within("body"), config.backbone)?;
-        let fpn = Fpn::new(&backbone.within("fpn"), &body.channels(), config.fpn_channels, ExtraLevels::Subsample)?;
+        let fpn =
+            Fpn::new(&backbone.within("fpn"), &body.channels(), config.fpn_channels, ExtraLevels::Subsample)?;
         let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
-        let heads = RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
+        let heads =
+            RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
         Ok(Self { body, fpn, rpn, heads, normalization: config.normalization, params: builder.finish() })
     }
 
@@ -83,11 +85,17 @@ impl FasterRcnn {
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.
-    pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target], random: &mut impl Rng) -> Result<RoiPass> {
+    pub fn train(
+        &self,
+        images: &Images,
+        pyramid: &[Value],
+        targets: &[Target],
+        random: &mut impl Rng,
+    ) -> Result<RoiPass> {
         let first = self.rpn.forward(images, pyramid)?;
         let rpn_losses = self.rpn.losses(&first, targets, random)?;
         let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;
-        let samples = self.heads.sample(proposals, targets, random);
+        let samples = self.heads.sample(proposals, targets, random)?;
         let second = self.heads.forward(pyramid, &samples.boxes)?;
         let mut losses: Losses = self.heads.losses(&second, &samples)?.into();
         losses.extend(rpn_losses);

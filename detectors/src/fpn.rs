@@ -32,7 +32,12 @@ impl Fpn {
     /// A neck over maps of `inputs` channels (fine to coarse), `width` channels wide.
     pub fn new(builder: &Builder, inputs: &[usize], width: usize, extra: ExtraLevels) -> Result<Self> {
         let conv = |builder: &Builder, inputs, kernel, stride| {
-            Conv2d::new(builder, (inputs, width, kernel, stride), Init::KaimingUniformLinearGain, Init::Constant(0.0))
+            Conv2d::new(
+                builder,
+                (inputs, width, kernel, stride),
+                Init::KaimingUniformLinearGain,
+                Init::Constant(0.0),
+            )
         };
         let levels = 0..inputs.len();
         Ok(Self {

@@ -44,7 +44,12 @@ impl Init {
 }
 
 fn normal(random: &mut ChaCha8Rng, std: f64, count: usize) -> Vec<f32> {
-    (0..count).map(|_| { let z: f64 = StandardNormal.sample(random); (z * std) as f32 }).collect()
+    (0..count)
+        .map(|_| {
+            let z: f64 = StandardNormal.sample(random);
+            (z * std) as f32
+        })
+        .collect()
 }
 
 fn uniform(random: &mut ChaCha8Rng, bound: f64, count: usize) -> Vec<f32> {

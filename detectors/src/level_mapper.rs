@@ -52,6 +52,13 @@ mod tests {
     }
 
     #[test]
+    fn rounding_just_below_a_power_of_two_does_not_change_the_level() {
+        let side = 111.999_96;
+        assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, side, side]), 1);
+        assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, 111.99, 111.99]), 0);
+    }
+
+    #[test]
     fn hostile_rois_have_a_level() {
         let inf = f32::INFINITY;
         for roi in [[f32::NAN; 4], [5.0; 4], [10.0, 0.0, 0.0, 10.0]] {

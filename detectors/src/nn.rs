@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use ckd_kernels::linear::Activation;
-use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm, update_running};
+use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear};
 
 use crate::Result;
@@ -109,14 +109,19 @@ impl ConvNorm {
     ///
     /// # Shapes
     /// (N, inputs, H, W) to (N, outputs, H', W'); `residual` of the result's shape.
-    pub fn forward(&self, x: &Value, mode: Mode, residual: Option<&Value>, activation: Activation) -> Result<Value> {
+    pub fn forward(
+        &self,
+        x: &Value,
+        mode: Mode,
+        residual: Option<&Value>,
+        activation: Activation,
+    ) -> Result<Value> {
         match &self.norm {
             Norm::Batch { weight, bias, mean, var, tracks } if mode == Mode::Train && *tracks => {
                 let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
                 let epilogue = NormEpilogue { residual, activation };
                 let (y, statistics) = batch_norm_train(&y, weight, bias, EPSILON, epilogue)?;
-                update_running(mean, &statistics.mean, MOMENTUM)?;
-                update_running(var, &statistics.unbiased_var, MOMENTUM)?;
+                statistics.fold_into(mean, var, MOMENTUM)?;
                 Ok(y)
             }
             Norm::Batch { weight, bias, mean, var, .. } => {
@@ -144,7 +149,7 @@ impl ConvNorm {
 
 /// The most groups, up to 32, that divide `channels`.
 fn groups_of(channels: usize) -> usize {
-    (1..=32.min(channels)).rev().find(|groups| channels % groups == 0).unwrap_or(1)
+    (1..=32.min(channels)).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)
 }
 
 /// A fully connected layer.

@@ -49,7 +49,9 @@ impl ParamStore {
 
     /// The trainable parameters in order.
     pub fn trainable(&self) -> impl Iterator<Item = (&Arc<str>, &Tensor)> {
-        self.iter().filter(|(_, param)| param.role == Role::Trainable).map(|(name, param)| (name, param.value.tensor()))
+        self.iter()
+            .filter(|(_, param)| param.role == Role::Trainable)
+            .map(|(name, param)| (name, param.value.tensor()))
     }
 
     /// The parameter called `name`.
@@ -145,18 +147,13 @@ pub struct Builder {
 impl Builder {
     /// A builder of a new store whose initial values depend on `seed` and each parameter's name alone.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Self {
-            store: Rc::default(),
-            device: device.clone(),
-            seed,
-            prefix: String::new(),
-            frozen: false,
-        }
+        Self { store: Rc::default(), device: device.clone(), seed, prefix: String::new(), frozen: false }
     }
 
     /// The builder of a layer within this one.
     pub fn within(&self, name: impl std::fmt::Display) -> Self {
-        let prefix = if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
+        let prefix =
+            if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
         Self { prefix, ..self.clone() }
     }
 

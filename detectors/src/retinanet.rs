@@ -15,8 +15,8 @@ use crate::init::Init;
 use crate::matcher::{Match, Matcher};
 use crate::nn::{Conv2d, Mode};
 use crate::param::{Builder, ParamStore};
-use crate::postprocess::{Detections, RetinaPostprocess};
-use crate::rpn::per_anchor;
+use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
+use crate::rpn::{anchors_per_cell, per_anchor};
 use crate::taps::Level;
 use crate::{Losses, Result};
 
@@ -34,9 +34,9 @@ pub struct RetinaNetConfig {
     /// Hidden convolutions of each head.
     pub head_convs: usize,
     /// Anchors with at least this IoU are positive.
-    pub fg_iou: f32,
+    pub fg_iou: f64,
     /// Anchors with a smaller IoU are background.
-    pub bg_iou: f32,
+    pub bg_iou: f64,
     /// Focal loss: weight of the positives.
     pub focal_alpha: f64,
     /// Focal loss: exponent of the easiness.
@@ -54,6 +54,7 @@ pub struct RetinaNet {
     fpn: Fpn,
     classification: Head,
     regression: Head,
+    matcher: Matcher,
     config: RetinaNetConfig,
     params: ParamStore,
 }
@@ -88,7 +89,7 @@ pub struct AnchorPass {
     pub positives: Vec<Vec<u32>>,
 }
 
-const CODER: BoxCoder = BoxCoder::UNIT;
+const CODER: BoxCoder = BoxCoder::ANCHORS;
 
 /// The foreground probability that the head starts from (paper, section 4.1).
 const PRIOR: f64 = 0.01;
@@ -103,14 +104,24 @@ impl RetinaNet {
         let body = ResNet::new(&backbone.within("body"), config.backbone)?;
         let width = config.fpn_channels;
         let fpn = Fpn::new(&backbone.within("fpn"), &body.channels()[1..], width, ExtraLevels::P6P7)?;
-        let per_cell = config.anchors.per_location();
+        let per_cell = anchors_per_cell(&config.anchors)?;
         let head = |name: &str, last: &str, outputs, bias| {
             Head::new(&builder.within("head").within(name), (width, outputs, config.head_convs), last, bias)
         };
         let prior_bias = Init::Constant(-((1.0 - PRIOR) / PRIOR).ln() as f32);
-        let classification = head("classification_head", "cls_logits", per_cell * config.classes, prior_bias)?;
+        let classification =
+            head("classification_head", "cls_logits", per_cell * config.classes, prior_bias)?;
         let regression = head("regression_head", "bbox_reg", per_cell * 4, Init::Constant(0.0))?;
-        Ok(Self { body, fpn, classification, regression, config: config.clone(), params: builder.finish() })
+        let matcher = Matcher::new(config.fg_iou, config.bg_iou)?.with_low_quality_matches();
+        Ok(Self {
+            body,
+            fpn,
+            classification,
+            regression,
+            matcher,
+            config: config.clone(),
+            params: builder.finish(),
+        })
     }
 
     /// Its parameters.
@@ -126,37 +137,37 @@ impl RetinaNet {
 
     /// Class logits (N·A, K) of every anchor.
     pub fn anchor_logits(&self, pyramid: &[Value]) -> Result<Value> {
-        Ok(flat(&self.classification.forward(pyramid, self.config.classes)?)?)
+        flat(&self.classification.forward(pyramid, self.config.classes)?)
     }
 
     /// Runs both heads on every level.
     pub fn forward(&self, images: &Images, pyramid: &[Value]) -> Result<RetinaOutput> {
         let logits = self.classification.forward(pyramid, self.config.classes)?;
-        let sizes: Vec<(usize, usize)> = pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
+        let sizes: Vec<(usize, usize)> =
+            pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
         Ok(RetinaOutput {
             per_level: logits.iter().map(|level| level.dims()[1]).collect(),
             logits: flat(&logits)?,
             deltas: flat(&self.regression.forward(pyramid, 4)?)?,
-            anchors: self.config.anchors.generate(images.padded_size()?, &sizes),
+            anchors: self.config.anchors.generate(images.padded_size()?, &sizes)?,
         })
     }
 
     /// The detection losses of `pyramid`.
     pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<AnchorPass> {
         let output = self.forward(images, pyramid)?;
-        let matcher = Matcher::new(self.config.fg_iou, self.config.bg_iou).with_low_quality();
         let count = output.anchors.len();
         let share = 1.0 / targets.len().max(1) as f64;
         let (mut classification, mut regression, mut positives) = (Vec::new(), Vec::new(), Vec::new());
         for (image, target) in targets.iter().enumerate() {
-            let matches = matcher.matches(&target.boxes, &output.anchors, &target.ignored);
+            let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &output.anchors);
             let first = image * count;
             let (mut rows_of, mut deltas) = (Vec::new(), Vec::new());
             let classes: Vec<RowTarget> = matches
                 .iter()
                 .enumerate()
                 .map(|(anchor, matched)| match *matched {
-                    Match::Truth(truth) => {
+                    Match::Gt(truth) => {
                         rows_of.push((first + anchor) as u32);
                         deltas.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
                         RowTarget::Class(target.labels[truth as usize])
@@ -169,14 +180,21 @@ impl RetinaNet {
             let divisor = rows_of.len().max(1) as f64;
             let logits = ckd_kernels::elementwise::narrow_rows(&output.logits, first, count)?;
             let (alpha, gamma) = (self.config.focal_alpha, self.config.focal_gamma);
-            classification.push(sigmoid_focal_loss(&logits, FocalTargets::Rows(&classes), alpha, gamma, divisor)?);
+            classification.push(sigmoid_focal_loss(
+                &logits,
+                FocalTargets::Rows(&classes),
+                alpha,
+                gamma,
+                divisor,
+            )?);
             regression.push(smooth_l1(&rows(&output.deltas, &rows_of)?, &deltas, 0.0, divisor)?);
             positives.push(rows_of);
         }
         let mean = |terms: &[Value]| -> Result<Value> {
             Ok(weighted_sum(&terms.iter().map(|term| (term, share)).collect::<Vec<_>>())?)
         };
-        let losses = vec![("classification", mean(&classification)?), ("bbox_regression", mean(&regression)?)];
+        let losses =
+            vec![("classification", mean(&classification)?), ("bbox_regression", mean(&regression)?)];
         Ok(AnchorPass { losses, logits: output.logits, positives })
     }
 
@@ -187,16 +205,29 @@ impl RetinaNet {
         let classes = self.config.classes;
         let logits = output.logits.tensor().flatten_all()?.to_vec1::<f32>()?;
         let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
-        Ok(images
+        images
             .sizes
             .iter()
             .enumerate()
             .map(|(image, &size)| {
-                let logits = &logits[image * count * classes..][..count * classes];
-                let deltas = &deltas[4 * image * count..][..4 * count];
-                self.config.postprocess.detections(logits, deltas, &output.anchors, &output.per_level, classes, size)
+                let mut first = 0;
+                let levels: Vec<RetinaLevel> = output
+                    .per_level
+                    .iter()
+                    .map(|&anchors| {
+                        let start = image * count + first;
+                        let anchors_from = first;
+                        first += anchors;
+                        RetinaLevel {
+                            class_logits: &logits[start * classes..][..anchors * classes],
+                            box_regression: &deltas[4 * start..][..4 * anchors],
+                            anchors: &output.anchors[anchors_from..first],
+                        }
+                    })
+                    .collect();
+                Ok(self.config.postprocess.detect(&levels, size)?)
             })
-            .collect())
+            .collect()
     }
 }
 
@@ -209,9 +240,14 @@ impl Head {
     ) -> Result<Self> {
         let (weight, zero) = (Init::Normal(0.01), Init::Constant(0.0));
         let hidden = (0..convs)
-            .map(|i| Conv2d::new(&builder.within("conv").within(i).within(0), (width, width, 3, 1), weight, zero))
+            .map(|i| {
+                Conv2d::new(&builder.within("conv").within(i).within(0), (width, width, 3, 1), weight, zero)
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { hidden, last: Conv2d::new(&builder.within(last), (width, outputs, 3, 1), weight, last_bias)? })
+        Ok(Self {
+            hidden,
+            last: Conv2d::new(&builder.within(last), (width, outputs, 3, 1), weight, last_bias)?,
+        })
     }
 
     /// One (N, H·W·A, width) value per level.

@@ -17,17 +17,17 @@ use crate::matcher::{Match, Matcher};
 use crate::nn::Linear;
 use crate::param::Builder;
 use crate::postprocess::{Detections, RoiPostprocess};
-use crate::sampler::{BalancedSampler, Label};
+use crate::sampler::{SampleSize, sample};
 
 /// Settings of the box head; torchvision's defaults.
 #[derive(Debug, Clone, Copy)]
 pub struct RoiConfig {
     /// Proposals with at least this IoU are positive.
-    pub fg_iou: f32,
+    pub fg_iou: f64,
     /// Proposals with a smaller IoU are background.
-    pub bg_iou: f32,
-    /// Which proposals the loss sees.
-    pub sampler: BalancedSampler,
+    pub bg_iou: f64,
+    /// How many proposals the loss sees.
+    pub sample: SampleSize,
     /// Side of the pooled map.
     pub pool_size: usize,
     /// Sampling points per bin.
@@ -59,7 +59,7 @@ pub struct RoiHeads {
     score: Linear,
     deltas: Linear,
     classes: usize,
-    mapper: LevelMapper,
+    matcher: Matcher,
     config: RoiConfig,
 }
 
@@ -72,7 +72,7 @@ pub struct RoiOutput {
     pub deltas: Value,
 }
 
-const CODER: BoxCoder = BoxCoder::ROI;
+const CODER: BoxCoder = BoxCoder::PROPOSALS;
 
 impl RoiHeads {
     /// `box_head` and `box_predictor` in `builder`'s layer, for `classes` foreground classes.
@@ -85,7 +85,7 @@ impl RoiHeads {
             score: Linear::new(&predictor.within("cls_score"), config.hidden, classes + 1)?,
             deltas: Linear::new(&predictor.within("bbox_pred"), config.hidden, 4 * (classes + 1))?,
             classes,
-            mapper: LevelMapper::default(),
+            matcher: Matcher::new(config.fg_iou, config.bg_iou)?,
             config,
         })
     }
@@ -97,7 +97,7 @@ impl RoiHeads {
         for (image, boxes) in boxes.iter().enumerate() {
             for b in boxes {
                 rois.push([image as f32, b[0], b[1], b[2], b[3]]);
-                level_of.push(self.mapper.level(b));
+                level_of.push(LevelMapper::P2_TO_P5.level(b));
             }
         }
         let levels: Vec<&Value> = levels.iter().take(4).collect();
@@ -121,20 +121,25 @@ impl RoiHeads {
     }
 
     /// Chooses, among the proposals and the true boxes themselves, the regions to learn from.
-    pub fn sample(&self, proposals: Vec<Vec<Xyxy>>, targets: &[Target], random: &mut impl Rng) -> RoiSamples {
-        let matcher = Matcher::new(self.config.fg_iou, self.config.bg_iou);
+    pub fn sample(
+        &self,
+        proposals: Vec<Vec<Xyxy>>,
+        targets: &[Target],
+        random: &mut impl Rng,
+    ) -> Result<RoiSamples> {
+        let SampleSize { per_image, positive_fraction } = self.config.sample;
         let mut samples = RoiSamples { boxes: Vec::new(), labels: Vec::new(), positives: Vec::new() };
         for (mut candidates, target) in proposals.into_iter().zip(targets) {
             candidates.extend_from_slice(&target.boxes);
-            let matches = matcher.matches(&target.boxes, &candidates, &target.ignored);
-            let (positives, negatives) = self.config.sampler.sample(matches.iter().map(Label::from), random);
-            let mut chosen: Vec<usize> = positives.into_iter().chain(negatives).collect();
+            let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &candidates);
+            let drawn = sample(&matches, per_image, positive_fraction, random)?;
+            let mut chosen = [drawn.positives, drawn.negatives].concat();
             chosen.sort_unstable();
             let mut boxes = Vec::with_capacity(chosen.len());
             for index in chosen {
                 let candidate = candidates[index];
                 samples.labels.push(match matches[index] {
-                    Match::Truth(truth) => {
+                    Match::Gt(truth) => {
                         let truth = truth as usize;
                         let deltas = CODER.encode(&target.boxes[truth], &candidate);
                         samples.positives.push((samples.labels.len() as u32, deltas));
@@ -146,7 +151,7 @@ impl RoiHeads {
             }
             samples.boxes.push(boxes);
         }
-        samples
+        Ok(samples)
     }
 
     /// The losses `loss_classifier` and `loss_box_reg`.
@@ -165,12 +170,17 @@ impl RoiHeads {
     }
 
     /// Detections per image among `boxes`.
-    pub fn detections(&self, output: &RoiOutput, boxes: &[Vec<Xyxy>], images: &Images) -> Result<Vec<Detections>> {
+    pub fn detections(
+        &self,
+        output: &RoiOutput,
+        boxes: &[Vec<Xyxy>],
+        images: &Images,
+    ) -> Result<Vec<Detections>> {
         let columns = self.classes + 1;
         let logits = output.logits.tensor().flatten_all()?.to_vec1::<f32>()?;
         let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
         let mut first = 0;
-        Ok(boxes
+        boxes
             .iter()
             .zip(&images.sizes)
             .map(|(boxes, &size)| {
@@ -178,8 +188,8 @@ impl RoiHeads {
                 first += rows;
                 let logits = &logits[from * columns..][..rows * columns];
                 let deltas = &deltas[4 * from * columns..][..4 * rows * columns];
-                self.config.postprocess.detections(logits, deltas, boxes, columns, size)
+                Ok(self.config.postprocess.detect(logits, deltas, boxes, &CODER, size)?)
             })
-            .collect())
+            .collect()
     }
 }

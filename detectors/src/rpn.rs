@@ -6,7 +6,6 @@ use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{bce_with_logits, smooth_l1};
 use rand::Rng;
 
-use crate::Result;
 use crate::anchors::AnchorGenerator;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
@@ -15,22 +14,23 @@ use crate::init::Init;
 use crate::matcher::{Match, Matcher};
 use crate::nn::Conv2d;
 use crate::param::Builder;
-use crate::proposals::{ProposalConfig, filter_proposals};
-use crate::sampler::{BalancedSampler, Label};
+use crate::proposals::ProposalFilter;
+use crate::sampler::{SampleSize, sample};
+use crate::{Error, Result};
 
 /// Settings of the proposal network; torchvision's defaults.
 #[derive(Debug, Clone, Copy)]
 pub struct RpnConfig {
     /// Selection in training.
-    pub train: ProposalConfig,
+    pub train: ProposalFilter,
     /// Selection in inference.
-    pub inference: ProposalConfig,
-    /// Anchors with a larger IoU are positive.
-    pub fg_iou: f32,
+    pub inference: ProposalFilter,
+    /// Anchors with at least this IoU are positive.
+    pub fg_iou: f64,
     /// Anchors with a smaller IoU are negative.
-    pub bg_iou: f32,
-    /// Which anchors the loss sees.
-    pub sampler: BalancedSampler,
+    pub bg_iou: f64,
+    /// How many anchors the loss sees.
+    pub sample: SampleSize,
 }
 
 /// The proposal head and the geometry around it.
@@ -40,6 +40,7 @@ pub struct Rpn {
     objectness: Conv2d,
     deltas: Conv2d,
     anchors: AnchorGenerator,
+    matcher: Matcher,
     config: RpnConfig,
 }
 
@@ -56,20 +57,31 @@ pub struct RpnOutput {
     pub per_level: Vec<usize>,
 }
 
-const CODER: BoxCoder = BoxCoder::UNIT;
+const CODER: BoxCoder = BoxCoder::ANCHORS;
 
 impl Rpn {
     /// The head called `head` in `builder`'s layer, over maps of `channels` channels.
-    pub fn new(builder: &Builder, channels: usize, anchors: AnchorGenerator, config: RpnConfig) -> Result<Self> {
+    pub fn new(
+        builder: &Builder,
+        channels: usize,
+        anchors: AnchorGenerator,
+        config: RpnConfig,
+    ) -> Result<Self> {
         let head = builder.within("head");
         let conv = |name: &str, outputs, kernel| {
-            Conv2d::new(&head.within(name), (channels, outputs, kernel, 1), Init::Normal(0.01), Init::Constant(0.0))
+            Conv2d::new(
+                &head.within(name),
+                (channels, outputs, kernel, 1),
+                Init::Normal(0.01),
+                Init::Constant(0.0),
+            )
         };
-        let per_cell = anchors.per_location();
+        let per_cell = anchors_per_cell(&anchors)?;
         Ok(Self {
             conv: conv("conv.0.0", channels, 3)?,
             objectness: conv("cls_logits", per_cell, 1)?,
             deltas: conv("bbox_pred", 4 * per_cell, 1)?,
+            matcher: Matcher::new(config.fg_iou, config.bg_iou)?.with_low_quality_matches(),
             anchors,
             config,
         })
@@ -95,27 +107,31 @@ impl Rpn {
         Ok(RpnOutput {
             objectness: flat(&objectness, 1)?,
             deltas: flat(&deltas, 4)?,
-            anchors: self.anchors.generate(images.padded_size()?, &sizes),
+            anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
             per_level,
         })
     }
 
     /// The regions worth a second look, per image, best first.
-    pub fn proposals(&self, output: &RpnOutput, images: &Images, selection: &ProposalConfig) -> Result<Vec<Vec<Xyxy>>> {
+    pub fn proposals(
+        &self,
+        output: &RpnOutput,
+        images: &Images,
+        selection: &ProposalFilter,
+    ) -> Result<Vec<Vec<Xyxy>>> {
         let count = output.anchors.len();
         let objectness = output.objectness.tensor().flatten_all()?.to_vec1::<f32>()?;
         let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
-        Ok(images
+        images
             .sizes
             .iter()
             .enumerate()
             .map(|(image, &size)| {
                 let logits = &objectness[image * count..][..count];
                 let deltas = &deltas[4 * image * count..][..4 * count];
-                let decoded = |anchor: usize| CODER.decode(&deltas[4 * anchor..][..4], &output.anchors[anchor]);
-                filter_proposals(logits, decoded, &output.per_level, size, selection).0
+                Ok(selection.propose(logits, deltas, &output.anchors, &output.per_level, size)?.boxes)
             })
-            .collect())
+            .collect()
     }
 
     /// Selection settings in training.
@@ -124,23 +140,28 @@ impl Rpn {
     }
 
     /// The losses `loss_objectness` and `loss_rpn_box_reg`.
-    pub fn losses(&self, output: &RpnOutput, targets: &[Target], random: &mut impl Rng) -> Result<[(&'static str, Value); 2]> {
-        let matcher = Matcher::new(self.config.fg_iou, self.config.bg_iou).with_low_quality();
+    pub fn losses(
+        &self,
+        output: &RpnOutput,
+        targets: &[Target],
+        random: &mut impl Rng,
+    ) -> Result<[(&'static str, Value); 2]> {
         let count = output.anchors.len();
         let (mut sampled, mut labels) = (Vec::new(), Vec::new());
         let (mut positives, mut regression) = (Vec::new(), Vec::new());
         for (image, target) in targets.iter().enumerate() {
-            let matches = matcher.matches(&target.boxes, &output.anchors, &target.ignored);
-            let (chosen_positives, chosen_negatives) = self.config.sampler.sample(matches.iter().map(Label::from), random);
+            let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &output.anchors);
+            let SampleSize { per_image, positive_fraction } = self.config.sample;
+            let chosen = sample(&matches, per_image, positive_fraction, random)?;
             let flat = |anchor: usize| (image * count + anchor) as u32;
-            for &anchor in &chosen_positives {
-                let Match::Truth(truth) = matches[anchor] else { continue };
+            for anchor in chosen.positives {
+                let Match::Gt(truth) = matches[anchor] else { continue };
                 sampled.push(flat(anchor));
                 labels.push(1.0);
                 positives.push(flat(anchor));
                 regression.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
             }
-            for &anchor in &chosen_negatives {
+            for anchor in chosen.negatives {
                 sampled.push(flat(anchor));
                 labels.push(0.0);
             }
@@ -149,6 +170,19 @@ impl Rpn {
         let objectness = bce_with_logits(&rows(&output.objectness, &sampled)?, &labels, divisor)?;
         let boxes = smooth_l1(&rows(&output.deltas, &positives)?, &regression, 1.0 / 9.0, divisor)?;
         Ok([("loss_objectness", objectness), ("loss_rpn_box_reg", boxes)])
+    }
+}
+
+/// Anchors at each cell: one number for all levels, since they share a head.
+pub(crate) fn anchors_per_cell(anchors: &AnchorGenerator) -> Result<usize> {
+    match anchors.per_location().as_slice() {
+        [first, rest @ ..] if rest.iter().all(|count| count == first) => Ok(*first),
+        counts => Err(Error::Invalid {
+            part: "anchors",
+            reason: format!(
+                "levels that share a head need equally many sizes each; anchors per cell: {counts:?}"
+            ),
+        }),
     }
 }
 

@@ -12,9 +12,13 @@ use crate::{Error, Result, Value};
 /// `pixels` (N, C, H, W) and N true sizes (height, width) to (N, C, H, W).
 pub fn normalize(pixels: &Tensor, sizes: &[(usize, usize)], mean: &[f32], std: &[f32]) -> Result<Value> {
     let (n, c, h, w) = pixels.dims4()?;
-    let fits = sizes.len() == n && mean.len() == c && std.len() == c && sizes.iter().all(|size| size.0 <= h && size.1 <= w);
+    let fits = sizes.len() == n
+        && mean.len() == c
+        && std.len() == c
+        && sizes.iter().all(|size| size.0 <= h && size.1 <= w);
     if !fits {
-        let reason = format!("pixels {:?}, sizes {sizes:?}, {} means, {} stds", pixels.dims(), mean.len(), std.len());
+        let reason =
+            format!("pixels {:?}, sizes {sizes:?}, {} means, {} stds", pixels.dims(), mean.len(), std.len());
         return Err(Error::invalid("normalize", reason));
     }
     let host = channels_last(pixels)?;

@@ -13,6 +13,7 @@
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
@@ -28,7 +29,7 @@ pub mod graph;
 pub mod input;
 pub mod linear;
 pub mod losses;
-mod memory;
+pub mod memory;
 pub mod norm;
 pub mod normalize;
 pub mod pool;

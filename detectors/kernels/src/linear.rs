@@ -137,17 +137,28 @@ pub fn product(
     b_form: Form,
     accumulate: Accumulate,
 ) {
-    let stored = |form, rows, columns| match form {
-        Form::Plain => (columns, 1),
-        Form::Transposed => (1, rows),
-    };
-    let (a_row, a_column) = stored(a_form, rows, inner);
-    let (b_row, b_column) = stored(b_form, inner, columns);
-    let strides = Strides { out_row: columns, a: (a_row, a_column), b: (b_row, b_column) };
     // Small products are not worth waking other threads for.
     let work = rows * columns * inner;
     let parallelism = if work < 1 << 18 { Parallelism::None } else { Parallelism::Rayon(0) };
+    let strides = Strides::of((rows, columns, inner), a_form, b_form);
     strided_product(out, (rows, columns, inner), a, b, strides, accumulate, parallelism);
+}
+
+/// As [`product`], on the calling thread alone: for many products in parallel.
+///
+/// # Panics
+/// If a buffer does not have the size that the shapes give.
+pub fn product_on_this_thread(
+    out: &mut [f32],
+    (rows, columns, inner): (usize, usize, usize),
+    a: &[f32],
+    a_form: Form,
+    b: &[f32],
+    b_form: Form,
+    accumulate: Accumulate,
+) {
+    let strides = Strides::of((rows, columns, inner), a_form, b_form);
+    strided_product(out, (rows, columns, inner), a, b, strides, accumulate, Parallelism::None);
 }
 
 /// Distances, in elements, between neighbours in a row and in a column.
@@ -156,6 +167,16 @@ pub(crate) struct Strides {
     pub(crate) out_row: usize,
     pub(crate) a: (usize, usize),
     pub(crate) b: (usize, usize),
+}
+
+impl Strides {
+    fn of((rows, columns, inner): (usize, usize, usize), a: Form, b: Form) -> Self {
+        let stored = |form, rows, columns| match form {
+            Form::Plain => (columns, 1),
+            Form::Transposed => (1, rows),
+        };
+        Self { out_row: columns, a: stored(a, rows, inner), b: stored(b, inner, columns) }
+    }
 }
 
 pub(crate) fn strided_product(

@@ -98,7 +98,8 @@ impl InplaceOp3 for Position {
         gradient_layout: &Layout,
     ) -> candle_core::Result<()> {
         let SgdStep { lr, momentum, nesterov, weight_decay, gradient_scale } = self.0;
-        let (lr, momentum, decay, scale) = (lr as f32, momentum as f32, weight_decay as f32, gradient_scale as f32);
+        let (lr, momentum, decay, scale) =
+            (lr as f32, momentum as f32, weight_decay as f32, gradient_scale as f32);
         let sources = (slice(velocity, velocity_layout)?, slice(gradient, gradient_layout)?);
         update(slice_mut(param, param_layout)?, sources, |param, velocity, gradient| match nesterov {
             true => param - lr * (gradient * scale + decay * param + momentum * velocity),

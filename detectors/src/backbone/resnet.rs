@@ -109,7 +109,12 @@ impl ResNet {
             let mut stage = Vec::with_capacity(blocks);
             for block in 0..blocks {
                 let stride = if index > 0 && block == 0 { 2 } else { 1 };
-                stage.push(Block::new(&within.within(block), depth.expansion(), (inputs, inner, stride), norm)?);
+                stage.push(Block::new(
+                    &within.within(block),
+                    depth.expansion(),
+                    (inputs, inner, stride),
+                    norm,
+                )?);
                 inputs = inner * depth.expansion();
             }
             stages.push(stage);
@@ -163,7 +168,9 @@ impl Block {
             })
             .collect::<Result<_>>()?;
         let downsample = (stride != 1 || inputs != outputs)
-            .then(|| ConvNorm::new(&builder.within("downsample"), ("0", "1"), (inputs, outputs, 1, stride), norm))
+            .then(|| {
+                ConvNorm::new(&builder.within("downsample"), ("0", "1"), (inputs, outputs, 1, stride), norm)
+            })
             .transpose()?;
         Ok(Self { convs, downsample })
     }
