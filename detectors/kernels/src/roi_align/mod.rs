@@ -4,7 +4,7 @@
 //! more than a pixel outside counts 0" all split into a vertical and a horizontal factor. So per RoI and axis the
 //! samples are merged once into shares of pixels, and a bin is Σ_y Σ_x share_y share_x pixel: 2x2 samples (16 reads)
 //! become 4 to 16, in runs of whole pixels (C contiguous numbers), and the two short lists are all that is kept for
-//! the gradient. That runs the other way with the lists turned round: a pixel's gradient is Σ Σ share share g[bin].
+//! the gradient. That runs the other way with the lists turned round: a pixel's gradient is Σ Σ (share share g of a bin).
 //!
 //! Layout: maps (N, H, W, C), results (R, C, OH, OW) row-major, as a fully connected layer flattens them.
 //! Forward, a task owns a RoI; backward, a band of rows of a map, and adds its RoIs in their order: the same bits
