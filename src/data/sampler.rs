@@ -68,7 +68,9 @@ impl Sampler {
     pub fn batches_per_epoch(&self) -> usize {
         match self.order {
             Order::Sequential => self.aspects.len().div_ceil(self.images_per_batch.get()),
-            Order::Shuffled { grouping: Grouping::None, .. } => self.aspects.len().div_ceil(self.images_per_batch.get()),
+            Order::Shuffled { grouping: Grouping::None, .. } => {
+                self.aspects.len().div_ceil(self.images_per_batch.get())
+            }
             Order::Shuffled { grouping: Grouping::ByAspect, .. } => {
                 let wide = self.aspects.iter().filter(|&&aspect| aspect == Aspect::Wide).count();
                 let tall = self.aspects.len() - wide;

@@ -62,7 +62,11 @@ impl Method {
             },
             config::Distill::Rcka(rcka) => Self {
                 distiller: Box::new(Rcka {
-                    levels: rcka.levels.iter().map(|level| level.parse()).collect::<std::result::Result<_, UnknownName>>()?,
+                    levels: rcka
+                        .levels
+                        .iter()
+                        .map(|level| level.parse())
+                        .collect::<std::result::Result<_, UnknownName>>()?,
                     weight: f64::from(rcka.weight),
                     weight_inter: f64::from(rcka.weight_inter),
                     patch: rcka.patch,

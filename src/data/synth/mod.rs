@@ -188,10 +188,8 @@ fn write_split(
     out: &Path,
 ) -> Result<Vec<Written>, SynthError> {
     let classes = Class::first(config.classes);
-    let sizes = SceneSize {
-        side: config.image_size_px as usize,
-        objects: (config.min_objects, config.max_objects),
-    };
+    let sizes =
+        SceneSize { side: config.image_size_px as usize, objects: (config.min_objects, config.max_objects) };
     let pictures: Vec<(Written, Vec<Visible>)> = (0..count)
         .into_par_iter()
         .map(|index| {

@@ -258,7 +258,11 @@ mod tests {
         let classes = Class::first(8);
         let mut boxes = 0;
         for picture in 0..20 {
-            let (image, visible) = render(&SceneSize { side: 96, objects: (2, 7) }, &classes, &mut Draws::new(1, "test", &[picture]));
+            let (image, visible) = render(
+                &SceneSize { side: 96, objects: (2, 7) },
+                &classes,
+                &mut Draws::new(1, "test", &[picture]),
+            );
             assert_eq!(image.dimensions(), (96, 96));
             for Visible { class, bbox: [x, y, w, h], area } in visible {
                 boxes += 1;
