@@ -1,1 +1,45 @@
-//! Detector networks.
+//! The networks of ckd-det: ResNet trunks, feature pyramids, Faster R-CNN and RetinaNet.
+//!
+//! Pure model code: it reads no file, prints nothing, and knows no distillation beyond offering
+//! [`taps`]. Structure, names, initial values and behaviour are torchvision's.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`faster_rcnn`], [`retinanet`], [`detector`] | the detectors, and either behind one type |
+//! | [`backbone`], [`fpn`] | trunk and neck |
+//! | [`rpn`], [`roi_heads`] | the two stages of Faster R-CNN |
+//! | [`anchors`], [`boxes`], [`box_coder`], [`matcher`], [`sampler`], [`level_mapper`] | geometry |
+//! | [`proposals`], [`nms`], [`postprocess`] | from scores to regions and detections |
+//! | [`images`], [`taps`] | what goes in; where distillation looks |
+//! | [`nn`], [`param`], [`init`] | layers and their parameters |
+
+#![forbid(unsafe_code)]
+
+pub mod anchors;
+pub mod backbone;
+pub mod box_coder;
+pub mod boxes;
+pub mod detector;
+mod error;
+pub mod faster_rcnn;
+pub mod fpn;
+pub mod images;
+pub mod init;
+pub mod level_mapper;
+pub mod matcher;
+pub mod nms;
+pub mod nn;
+pub mod param;
+pub mod postprocess;
+pub mod proposals;
+pub mod retinanet;
+pub mod roi_heads;
+pub mod rpn;
+pub mod sampler;
+pub mod taps;
+
+pub use detector::{Detector, DetectorConfig};
+pub use error::{Error, Result};
+
+/// Named scalar losses of one training pass, torchvision's names.
+pub type Losses = Vec<(&'static str, ckd_kernels::Value)>;

@@ -1,1 +1,44 @@
-//! The differentiable operations that ckd-det trains on.
+//! The differentiable operations that ckd-det trains on, over candle tensors.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`flops`] | counting the work of a forward pass |
+//! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
+//! | [`conv`] | 2-D convolution with a fused epilogue |
+//! | [`input`] | pixels to a network's input |
+//! | [`mod@linear`] | fully connected layers |
+//! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`norm`] | frozen and training batch norm, group norm |
+//! | [`pool`] | max pooling with padding, average pooling |
+//! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`roi_align`] | RoIAlign, on one map or a pyramid |
+//! | [`losses`] | losses: value and gradient in one pass |
+//! | [`memory`] | tensors as slices and back, channels last |
+//! | [`normalize`] | unit rows, log-softmax |
+//!
+//! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
+//! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
+//! a copy. Every operation is a plain forward function that records its gradient on the graph if one
+//! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
+
+pub mod conv;
+pub mod elementwise;
+mod error;
+pub mod flops;
+pub mod graph;
+pub mod input;
+pub mod linear;
+pub mod losses;
+pub mod memory;
+pub mod norm;
+pub mod normalize;
+pub mod pool;
+pub mod resize;
+pub mod roi_align;
+pub mod sgd;
+pub mod upsample;
+
+pub use conv::{Conv2dConfig, Epilogue, conv2d};
+pub use error::{Error, Result};
+pub use graph::{Gradients, Value};
+pub use linear::linear;

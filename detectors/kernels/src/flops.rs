@@ -1,0 +1,21 @@
+//! Counting the work of a forward pass.
+
+use std::cell::Cell;
+
+thread_local! {
+    static MULTIPLY_ADDS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Runs `f` and counts the multiply-adds of its convolutions and linear layers, forward only.
+///
+/// The count follows the usual convention (fvcore, torchvision): the textbook cost of each layer,
+/// whatever algorithm computes it; norms, activations and pooling are free.
+pub fn counted<T>(f: impl FnOnce() -> T) -> (T, u64) {
+    let before = MULTIPLY_ADDS.get();
+    let result = f();
+    (result, MULTIPLY_ADDS.get() - before)
+}
+
+pub(crate) fn count(multiply_adds: usize) {
+    MULTIPLY_ADDS.set(MULTIPLY_ADDS.get() + multiply_adds as u64);
+}

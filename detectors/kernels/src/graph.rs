@@ -1,0 +1,215 @@
+//! Values that remember how they were made, and the walk back through them.
+//!
+//! This replaces candle's own graph for training. Candle's `backward` zero-fills and adds every
+//! gradient into a fresh row-major tensor (which undoes channels-last memory), keeps all of them to
+//! the end, and limits a custom operation to three inputs. Here a gradient keeps the layout that its
+//! kernel gave it, is dropped as soon as it was used, and what a step of the walk has consumed (saved
+//! activations included) is freed at once.
+//!
+//! Nodes are numbered as they are made, so descending numbers are a topological order: the walk needs
+//! no sorting, and its additions always happen in the same order.
+
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use candle_core::{Tensor, Var};
+
+use crate::elementwise::sum_of;
+use crate::{Error, Result};
+
+static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
+
+type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+
+/// A tensor and, if a gradient may be asked of it, its place in the graph.
+#[derive(Clone)]
+pub struct Value {
+    tensor: Tensor,
+    node: Option<Arc<Node>>,
+}
+
+struct Node {
+    number: u64,
+    kind: Kind,
+}
+
+enum Kind {
+    Leaf(Arc<str>),
+    Operation { inputs: Vec<Option<Arc<Node>>>, backward: Mutex<Option<Backward>> },
+}
+
+/// The gradients of a backward walk, by the names of the leaves.
+pub type Gradients = BTreeMap<Arc<str>, Tensor>;
+
+impl Value {
+    /// A value without a gradient.
+    pub fn constant(tensor: Tensor) -> Self {
+        Self { tensor, node: None }
+    }
+
+    /// A value whose gradient [`backward`](Self::backward) reports under `name`.
+    pub fn leaf(name: impl Into<Arc<str>>, tensor: Tensor) -> Self {
+        Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))) }
+    }
+
+    /// The result of an operation on `inputs`.
+    ///
+    /// `backward` turns the gradient of the result (in its shape, in any layout) into one gradient per
+    /// input, `None` where there is none. It is dropped at once, with all it holds, if no input is tracked.
+    pub fn operation(
+        inputs: &[&Value],
+        tensor: Tensor,
+        backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+    ) -> Self {
+        if inputs.iter().all(|input| !input.is_tracked()) {
+            return Self::constant(tensor);
+        }
+        let inputs = inputs.iter().map(|input| input.node.clone()).collect();
+        let backward: Backward = Box::new(backward);
+        let node = Node::new(Kind::Operation { inputs, backward: Mutex::new(Some(backward)) });
+        Self { tensor, node: Some(Arc::new(node)) }
+    }
+
+    /// An operation written in candle's own terms.
+    ///
+    /// `f` sees the inputs as candle variables and returns one tensor; the gradient is candle's. For
+    /// formulas over small tensors (losses), where clarity counts more than a fused kernel. Candle's
+    /// operations with wrong gradients are listed in `clippy.toml`.
+    pub fn from_candle(
+        inputs: &[&Value],
+        f: impl FnOnce(&[Tensor]) -> candle_core::Result<Tensor>,
+    ) -> Result<Self> {
+        if inputs.iter().all(|input| !input.is_tracked()) {
+            let tensors: Vec<Tensor> = inputs.iter().map(|input| input.tensor.clone()).collect();
+            return Ok(Self::constant(f(&tensors)?.detach()));
+        }
+        // Only tracked inputs become variables: candle then computes no other gradient.
+        let tensors = inputs
+            .iter()
+            .map(|input| match input.is_tracked() {
+                true => Var::from_tensor(&input.tensor).map(Var::into_inner),
+                false => Ok(input.tensor.clone()),
+            })
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let result = f(&tensors)?;
+        let output = result.detach();
+        Ok(Self::operation(inputs, output, move |gradient| {
+            let gradients = (result * gradient)?.sum_all()?.backward()?;
+            Ok(tensors.iter().map(|tensor| gradients.get(tensor).cloned()).collect())
+        }))
+    }
+
+    /// The tensor, outside any graph.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+
+    /// Whether a gradient may be asked of this value.
+    pub fn is_tracked(&self) -> bool {
+        self.node.is_some()
+    }
+
+    /// The same tensor without its history.
+    pub fn detach(&self) -> Self {
+        Self::constant(self.tensor.clone())
+    }
+
+    /// The sizes of the tensor's dimensions.
+    pub fn dims(&self) -> &[usize] {
+        self.tensor.dims()
+    }
+
+    /// The only element of a tensor that has one.
+    pub fn item(&self) -> Result<f32> {
+        Ok(self.tensor.reshape(())?.to_scalar::<f32>()?)
+    }
+
+    /// The gradients of this scalar with respect to every leaf it depends on.
+    ///
+    /// The graph behind it is used up: each operation gives its gradient once.
+    pub fn backward(&self) -> Result<Gradients> {
+        if self.tensor.elem_count() != 1 {
+            return Err(Error::invalid(
+                "backward",
+                format!("the gradient of a scalar is defined, not that of {:?}", self.tensor.shape()),
+            ));
+        }
+        let mut gradients = Gradients::new();
+        let Some(root) = &self.node else { return Ok(gradients) };
+        let mut pending = HashMap::from([(root.number, self.tensor.ones_like()?)]);
+        let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
+        while let Some(ByNumber(node)) = queue.pop() {
+            let Some(gradient) = pending.remove(&node.number) else { continue };
+            let (inputs, backward) = match &node.kind {
+                Kind::Leaf(name) => {
+                    add_into(&mut gradients, name.clone(), gradient)?;
+                    continue;
+                }
+                Kind::Operation { inputs, backward } => (inputs, backward),
+            };
+            let backward =
+                backward.lock().map_err(|_| Error::invalid("backward", "a thread panicked"))?.take();
+            let Some(backward) = backward else {
+                return Err(Error::invalid("backward", "this part of the graph was walked before"));
+            };
+            for (input, gradient) in inputs.iter().zip(backward(&gradient)?) {
+                let (Some(input), Some(gradient)) = (input, gradient) else { continue };
+                let sum = match pending.remove(&input.number) {
+                    Some(earlier) => sum_of(&earlier, &gradient)?,
+                    None => {
+                        queue.push(ByNumber(input.clone()));
+                        gradient
+                    }
+                };
+                pending.insert(input.number, sum);
+            }
+        }
+        Ok(gradients)
+    }
+}
+
+/// Adds `gradient` to what `gradients` holds under `name`.
+pub fn add_into(gradients: &mut Gradients, name: Arc<str>, gradient: Tensor) -> Result<()> {
+    let sum = match gradients.get(&name) {
+        Some(earlier) => sum_of(earlier, &gradient)?,
+        None => gradient,
+    };
+    gradients.insert(name, sum);
+    Ok(())
+}
+
+impl std::fmt::Debug for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let kind = if self.is_tracked() { "tracked" } else { "constant" };
+        write!(f, "Value({:?}, {kind})", self.tensor.shape())
+    }
+}
+
+impl Node {
+    fn new(kind: Kind) -> Self {
+        Self { number: NEXT_NODE.fetch_add(1, Ordering::Relaxed), kind }
+    }
+}
+
+struct ByNumber(Arc<Node>);
+
+impl Ord for ByNumber {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.0.number.cmp(&other.0.number)
+    }
+}
+
+impl PartialOrd for ByNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for ByNumber {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.number == other.0.number
+    }
+}
+
+impl Eq for ByNumber {}

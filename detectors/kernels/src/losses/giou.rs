@@ -1,0 +1,79 @@
+//! Generalised IoU as a loss (Rezatofighi et al., 2019), in torchvision's form.
+
+use super::{expect_count, rows_of, sum_over_rows, zero_if_finite};
+use crate::{Result, Value};
+
+/// torchvision's guard of the two divisions.
+const EPS: f64 = 1e-7;
+
+/// sum_i (1 - GIoU(pred_i, target_i)) / `divisor`.
+///
+/// Where two edges coincide the derivative is shared between both boxes, half each, as PyTorch does.
+///
+/// # Shapes
+/// `pred` (M, 4) and `target` M rows, boxes xyxy in any one unit; a scalar.
+///
+/// # Errors
+/// Shapes that differ; a divisor that is not positive (unless M is 0).
+pub fn giou_loss(pred: &Value, target: &[[f32; 4]], divisor: f64) -> Result<Value> {
+    const NAME: &str = "giou_loss";
+    expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
+    sum_over_rows(NAME, pred, 4, divisor, |i, pred, gradient| {
+        let p = [pred[0], pred[1], pred[2], pred[3]].map(f64::from);
+        let (loss, derivatives) = giou_distance(p, target[i].map(f64::from));
+        for (gradient, derivative) in gradient.iter_mut().zip(derivatives) {
+            *gradient = derivative as f32;
+        }
+        loss + f64::from(zero_if_finite(pred)) + f64::from(zero_if_finite(&target[i]))
+    })
+}
+
+/// 1 - GIoU of two boxes and its derivatives with respect to the first.
+fn giou_distance(p: [f64; 4], t: [f64; 4]) -> (f64, [f64; 4]) {
+    let (width, height) = (p[2] - p[0], p[3] - p[1]);
+    // The intersection: lower corner the larger of both, upper corner the smaller.
+    let inner_width = p[2].min(t[2]) - p[0].max(t[0]);
+    let inner_height = p[3].min(t[3]) - p[1].max(t[1]);
+    let overlap = inner_width > 0.0 && inner_height > 0.0;
+    let intersection = if overlap { inner_width * inner_height } else { 0.0 };
+    let union = width * height + (t[2] - t[0]) * (t[3] - t[1]) - intersection;
+    // The smallest box around both.
+    let outer_width = p[2].max(t[2]) - p[0].min(t[0]);
+    let outer_height = p[3].max(t[3]) - p[1].min(t[1]);
+    let hull = outer_width * outer_height;
+
+    let iou = intersection / (union + EPS);
+    let empty = (hull - union) / (hull + EPS);
+    // loss = 1 - iou + empty, by its three areas.
+    let by_intersection = -1.0 / (union + EPS);
+    let by_union = intersection / (union + EPS).powi(2) - 1.0 / (hull + EPS);
+    let by_hull = (union + EPS) / (hull + EPS).powi(2);
+
+    // How far each edge of `p` moves an area: the sign of the edge times the other side.
+    let sides = [height, width, height, width];
+    let inner_sides = [inner_height, inner_width, inner_height, inner_width];
+    let outer_sides = [outer_height, outer_width, outer_height, outer_width];
+    let mut derivatives = [0.0; 4];
+    for edge in 0..4 {
+        let upper = edge >= 2;
+        let sign = if upper { 1.0 } else { -1.0 };
+        let beyond = share_of_maximum(p[edge], t[edge]);
+        let (inner_share, outer_share) = if upper { (1.0 - beyond, beyond) } else { (beyond, 1.0 - beyond) };
+        let d_intersection = if overlap { sign * inner_share * inner_sides[edge] } else { 0.0 };
+        let d_union = sign * sides[edge] - d_intersection;
+        let d_hull = sign * outer_share * outer_sides[edge];
+        derivatives[edge] = by_intersection * d_intersection + by_union * d_union + by_hull * d_hull;
+    }
+    (1.0 - iou + empty, derivatives)
+}
+
+/// The derivative of max(a, b) with respect to a.
+fn share_of_maximum(a: f64, b: f64) -> f64 {
+    if a > b {
+        1.0
+    } else if a < b {
+        0.0
+    } else {
+        0.5
+    }
+}

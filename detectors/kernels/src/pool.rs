@@ -1,0 +1,218 @@
+//! Max pooling with padding, and adaptive average pooling.
+//!
+//! Both write their gradients by rows of the input: a task owns a row, and adds what the windows over it
+//! give, in the windows' order. No two tasks write the same place, so the result does not depend on threads.
+
+use rayon::prelude::*;
+
+use crate::elementwise::reshape;
+use crate::memory::{channels_last, elements, from_channels_last};
+use crate::{Error, Result, Value};
+
+/// The largest kernel of [`max_pool2d`]: a window position is kept in one byte.
+pub const MAX_KERNEL: usize = 16;
+
+/// The largest value of each window; outputs beyond the last whole window are left out (PyTorch's floor mode).
+///
+/// Padding never wins. Of equal values the first in row order gets the gradient; a NaN wins over every number.
+///
+/// # Shapes
+/// `x` (N, C, H, W) to (N, C, H', W') with H' = (H + 2 `padding` - `kernel`) / `stride` + 1.
+///
+/// # Errors
+/// If the kernel is 0, larger than [`MAX_KERNEL`] or than the padded map, the stride 0, or the padding more than
+/// half the kernel (some window would see nothing but padding).
+pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Result<Value> {
+    let (n, c, h, w) = x.tensor().dims4()?;
+    let invalid = |reason: &str| {
+        Error::invalid(
+            "max_pool2d",
+            format!("x {:?}, kernel {kernel}, stride {stride}, padding {padding}: {reason}", x.dims()),
+        )
+    };
+    if kernel == 0 || kernel > MAX_KERNEL || stride == 0 || padding > kernel / 2 {
+        return Err(invalid("kernel 1 to 16, stride from 1, padding up to half the kernel"));
+    }
+    let size = |input: usize| Some((input + 2 * padding).checked_sub(kernel)? / stride + 1);
+    let (Some(oh), Some(ow)) = (size(h), size(w)) else {
+        return Err(invalid("the kernel is larger than the padded map"));
+    };
+    let windows = Windows { kernel, stride, padding, h, w, oh, ow, c };
+    let input = channels_last(x.tensor())?;
+    let mut out = vec![0f32; n * oh * ow * c];
+    let mut winners = vec![0u8; if x.is_tracked() { out.len() } else { 0 }];
+    if !out.is_empty() {
+        let input = elements(&input)?;
+        let mut rows: Vec<&mut [u8]> = winners.chunks_mut(ow * c).collect();
+        rows.resize_with(n * oh, Default::default);
+        out.par_chunks_mut(ow * c).zip(rows).enumerate().for_each(|(row, (out, winners))| {
+            windows.forward_row(&input[row / oh * h * w * c..][..h * w * c], row % oh, out, winners);
+        });
+    }
+    let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
+    Ok(Value::operation(&[x], out, move |gradient| {
+        let host = channels_last(gradient)?;
+        let g = elements(&host)?;
+        let mut spread = vec![0f32; n * h * w * c];
+        if !spread.is_empty() {
+            spread.par_chunks_mut(w * c).enumerate().for_each(|(row, spread)| {
+                let image = row / h * oh * ow * c..(row / h + 1) * oh * ow * c;
+                windows.backward_row(&g[image.clone()], &winners[image], row % h, spread);
+            });
+        }
+        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
+    }))
+}
+
+#[derive(Clone, Copy)]
+struct Windows {
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+    h: usize,
+    w: usize,
+    oh: usize,
+    ow: usize,
+    c: usize,
+}
+
+impl Windows {
+    /// The kernel positions of window `index` that lie on a map of `size` pixels.
+    fn on_map(&self, index: usize, size: usize) -> std::ops::Range<usize> {
+        let start = index * self.stride;
+        let first = self.padding.saturating_sub(start);
+        first..self.kernel.min((size + self.padding).saturating_sub(start))
+    }
+
+    /// Output row `oy` of one image, and which kernel position won (unless `winners` is empty).
+    fn forward_row(&self, image: &[f32], oy: usize, out: &mut [f32], winners: &mut [u8]) {
+        let &Self { kernel, stride, padding, w, c, .. } = self;
+        let mut position = vec![0u32; if winners.is_empty() { 0 } else { c }];
+        for (ox, best) in out.chunks_exact_mut(c).enumerate() {
+            let mut first = true;
+            for ky in self.on_map(oy, self.h) {
+                for kx in self.on_map(ox, w) {
+                    let (y, x) = (oy * stride + ky - padding, ox * stride + kx - padding);
+                    let pixel = &image[(y * w + x) * c..][..c];
+                    let at = (ky * kernel + kx) as u32;
+                    if first {
+                        best.copy_from_slice(pixel);
+                        position.fill(at);
+                        first = false;
+                    } else if position.is_empty() {
+                        for (best, value) in best.iter_mut().zip(pixel) {
+                            *best = if wins(*value, *best) { *value } else { *best };
+                        }
+                    } else {
+                        for ((best, position), value) in best.iter_mut().zip(&mut position).zip(pixel) {
+                            let wins = wins(*value, *best);
+                            *best = if wins { *value } else { *best };
+                            *position = if wins { at } else { *position };
+                        }
+                    }
+                }
+            }
+            if let Some(winners) = winners.get_mut(ox * c..(ox + 1) * c) {
+                winners.iter_mut().zip(&position).for_each(|(winner, at)| *winner = *at as u8);
+            }
+        }
+    }
+
+    /// Gradient of input row `y` of one image.
+    fn backward_row(&self, g: &[f32], winners: &[u8], y: usize, spread: &mut [f32]) {
+        let &Self { kernel, stride, padding, ow, oh, c, w, .. } = self;
+        let first = (y + padding + 1).saturating_sub(kernel).div_ceil(stride);
+        let last = ((y + padding) / stride).min(oh - 1);
+        for oy in first..=last {
+            let ky = y + padding - oy * stride;
+            for ox in 0..ow {
+                let window = (oy * ow + ox) * c..(oy * ow + ox + 1) * c;
+                let (g, winners) = (&g[window.clone()], &winners[window]);
+                for kx in self.on_map(ox, w) {
+                    let at = (ky * kernel + kx) as u8;
+                    let spread = &mut spread[(ox * stride + kx - padding) * c..][..c];
+                    for ((spread, g), winner) in spread.iter_mut().zip(g).zip(winners) {
+                        *spread += if *winner == at { *g } else { 0.0 };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether `value` replaces `best`: if it is larger, or not a number.
+fn wins(value: f32, best: f32) -> bool {
+    value > best || value.is_nan()
+}
+
+/// The mean of each of `out_size` (vertical, horizontal) bins; bin i of n covers floor(i·H/n) to ceil((i + 1)·H/n).
+///
+/// # Shapes
+/// `x` (N, C, H, W) to (N, C, `out_size.0`, `out_size.1`).
+///
+/// # Errors
+/// If the map or the result has no pixels.
+pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value> {
+    let (n, c, h, w) = x.tensor().dims4()?;
+    let (oh, ow) = out_size;
+    if h == 0 || w == 0 || oh == 0 || ow == 0 {
+        return Err(Error::invalid("adaptive_avg_pool2d", format!("x {:?} to {out_size:?}", x.dims())));
+    }
+    let bin =
+        |index: usize, input: usize, bins: usize| index * input / bins..((index + 1) * input).div_ceil(bins);
+    let input = channels_last(x.tensor())?;
+    let mut out = vec![0f32; n * oh * ow * c];
+    if !out.is_empty() {
+        let input = elements(&input)?;
+        out.par_chunks_mut(ow * c).enumerate().for_each(|(row, out)| {
+            let image = &input[row / oh * h * w * c..][..h * w * c];
+            let ys = bin(row % oh, h, oh);
+            let mut sums = vec![0f64; c];
+            for (ox, out) in out.chunks_exact_mut(c).enumerate() {
+                let xs = bin(ox, w, ow);
+                sums.fill(0.0);
+                for y in ys.clone() {
+                    for pixel in image[(y * w + xs.start) * c..][..xs.len() * c].chunks_exact(c) {
+                        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
+                    }
+                }
+                let share = 1.0 / (ys.len() * xs.len()) as f64;
+                out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = (sum * share) as f32);
+            }
+        });
+    }
+    let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
+    Ok(Value::operation(&[x], out, move |gradient| {
+        let host = channels_last(gradient)?;
+        let g = elements(&host)?;
+        let mut spread = vec![0f32; n * h * w * c];
+        if !spread.is_empty() {
+            spread.par_chunks_mut(w * c).enumerate().for_each(|(row, spread)| {
+                let (image, y) = (row / h, row % h);
+                for oy in (0..oh).filter(|&oy| bin(oy, h, oh).contains(&y)) {
+                    for ox in 0..ow {
+                        let xs = bin(ox, w, ow);
+                        let share = 1.0 / (bin(oy, h, oh).len() * xs.len()) as f32;
+                        let g = &g[((image * oh + oy) * ow + ox) * c..][..c];
+                        for pixel in spread[xs.start * c..xs.end * c].chunks_exact_mut(c) {
+                            pixel.iter_mut().zip(g).for_each(|(pixel, g)| *pixel += g * share);
+                        }
+                    }
+                }
+            });
+        }
+        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
+    }))
+}
+
+/// The mean over each map.
+///
+/// # Shapes
+/// `x` (N, C, H, W) to (N, C).
+///
+/// # Errors
+/// If the map has no pixels.
+pub fn global_avg_pool(x: &Value) -> Result<Value> {
+    let (n, c, _, _) = x.tensor().dims4()?;
+    reshape(&adaptive_avg_pool2d(x, (1, 1))?, &[n, c])
+}

@@ -1,0 +1,166 @@
+//! Anchors: the reference boxes that the RPN and the RetinaNet head classify and shift.
+//!
+//! Ren et al., "Faster R-CNN", NeurIPS 2015; Lin et al., "Feature Pyramid Networks" and "Focal Loss",
+//! CVPR and ICCV 2017. As torchvision's `AnchorGenerator`: an aspect ratio is height / width, cell anchors are
+//! rounded half to even, a level's stride is the padded image size divided by the feature size, rounded down,
+//! for each axis.
+
+use crate::boxes::{GeometryError, Xyxy};
+
+/// Lays the same anchors on every cell of every pyramid level.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnchorGenerator {
+    cells: Vec<Vec<Xyxy>>,
+}
+
+impl AnchorGenerator {
+    /// `sizes[level]` are side lengths in pixels (square roots of the area); every level has all `aspect_ratios`.
+    ///
+    /// # Errors
+    /// When there is no level, a level without size, no aspect ratio, or one of them isn't finite and positive.
+    pub fn new(sizes: &[Vec<f32>], aspect_ratios: &[f32]) -> Result<Self, GeometryError> {
+        let refuse = |what, rule, got: f64| Err(GeometryError::Parameter { what, rule, got });
+        if sizes.is_empty() || sizes.iter().any(Vec::is_empty) || aspect_ratios.is_empty() {
+            return refuse("anchor sizes of a level, or aspect ratios", "at least one value", 0.0);
+        }
+        for &value in sizes.iter().flatten().chain(aspect_ratios) {
+            if !(value.is_finite() && value > 0.0) {
+                return refuse("anchor size or aspect ratio", "finite and above 0", f64::from(value));
+            }
+        }
+        Ok(Self { cells: sizes.iter().map(|level| cell_anchors(level, aspect_ratios)).collect() })
+    }
+
+    /// torchvision's Faster R-CNN with FPN: p2..p6, one size a level (32, 64, .. 512), three aspect ratios.
+    #[must_use]
+    pub fn faster_rcnn_fpn() -> Self {
+        let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]);
+        Self::new(&sizes, &[0.5, 1.0, 2.0]).expect("constants above 0")
+    }
+
+    /// torchvision's RetinaNet: p3..p7, sizes x, floor(x 2^(1/3)), floor(x 2^(2/3)) a level, three aspect ratios.
+    #[must_use]
+    pub fn retinanet() -> Self {
+        let thirds = |size: f64| {
+            vec![
+                size as f32,
+                (size * 2_f64.powf(1.0 / 3.0)).floor() as f32,
+                (size * 2_f64.powf(2.0 / 3.0)).floor() as f32,
+            ]
+        };
+        let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(thirds);
+        Self::new(&sizes, &[0.5, 1.0, 2.0]).expect("constants above 0")
+    }
+
+    /// Number of pyramid levels.
+    #[must_use]
+    pub fn levels(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Anchors on one cell, level by level: what the head's channels must be.
+    #[must_use]
+    pub fn per_location(&self) -> Vec<usize> {
+        self.cells.iter().map(Vec::len).collect()
+    }
+
+    /// Anchors of each level for feature maps of these (height, width).
+    ///
+    /// # Errors
+    /// When the number of feature maps isn't the number of levels.
+    pub fn counts(&self, feature_hw: &[(usize, usize)]) -> Result<Vec<usize>, GeometryError> {
+        GeometryError::check_length("feature maps of the anchors", self.levels(), feature_hw.len())?;
+        Ok(self
+            .cells
+            .iter()
+            .zip(feature_hw)
+            .map(|(cell, &(height, width))| cell.len() * height * width)
+            .collect())
+    }
+
+    /// All anchors of an image, in the order level, row, column, aspect ratio, size.
+    ///
+    /// They depend on the sizes alone: a caller keeps them for as long as those stay.
+    ///
+    /// # Shapes
+    /// `image_hw`: (height, width) of the padded batch; `feature_hw`: the same of each level's map.
+    ///
+    /// # Errors
+    /// When the number of feature maps isn't the number of levels, or a map has no cell.
+    pub fn generate(
+        &self,
+        image_hw: (usize, usize),
+        feature_hw: &[(usize, usize)],
+    ) -> Result<Vec<Xyxy>, GeometryError> {
+        let mut anchors = Vec::with_capacity(self.counts(feature_hw)?.iter().sum());
+        for (cell, &(height, width)) in self.cells.iter().zip(feature_hw) {
+            if height == 0 || width == 0 {
+                let rule = "at least 1 (is the image smaller than the network's stride?)";
+                return Err(GeometryError::Parameter { what: "side of a feature map", rule, got: 0.0 });
+            }
+            let (stride_y, stride_x) = (image_hw.0 / height, image_hw.1 / width);
+            for row in 0..height {
+                let y = (row * stride_y) as f32;
+                for column in 0..width {
+                    let x = (column * stride_x) as f32;
+                    anchors.extend(cell.iter().map(|b| [b[0] + x, b[1] + y, b[2] + x, b[3] + y]));
+                }
+            }
+        }
+        Ok(anchors)
+    }
+}
+
+/// Anchors around (0, 0), for each aspect ratio each size; f32 as torchvision, so that .5 falls the same way.
+fn cell_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
+    let mut cell = Vec::with_capacity(sizes.len() * aspect_ratios.len());
+    for ratio in aspect_ratios {
+        let height_ratio = ratio.sqrt();
+        let width_ratio = 1.0 / height_ratio;
+        for size in sizes {
+            let (width, height) = (width_ratio * size, height_ratio * size);
+            cell.push([-width, -height, width, height].map(|side| (side / 2.0).round_ties_even()));
+        }
+    }
+    cell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_pixels_round_to_even() {
+        let generator = AnchorGenerator::new(&[vec![5.0, 7.0]], &[1.0]).expect("valid");
+        let anchors = generator.generate((1, 1), &[(1, 1)]).expect("valid");
+        assert_eq!(anchors, [[-2.0, -2.0, 2.0, 2.0], [-4.0, -4.0, 4.0, 4.0]]);
+    }
+
+    #[test]
+    fn the_stride_is_rounded_down_for_each_axis() {
+        let generator = AnchorGenerator::new(&[vec![2.0]], &[1.0]).expect("valid");
+        let anchors = generator.generate((7, 10), &[(2, 3)]).expect("valid");
+        let centres: Vec<_> = anchors.iter().map(|b| (b[0] + 1.0, b[1] + 1.0)).collect();
+        assert_eq!(centres, [(0.0, 0.0), (3.0, 0.0), (6.0, 0.0), (0.0, 3.0), (3.0, 3.0), (6.0, 3.0)]);
+    }
+
+    #[test]
+    fn both_networks_have_torchvisions_number_of_anchors_on_a_cell() {
+        assert_eq!(AnchorGenerator::faster_rcnn_fpn().per_location(), [3; 5]);
+        assert_eq!(AnchorGenerator::retinanet().per_location(), [9; 5]);
+    }
+
+    #[test]
+    fn bad_sizes_and_maps_are_refused() {
+        for bad in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            assert!(AnchorGenerator::new(&[vec![bad]], &[1.0]).is_err());
+            assert!(AnchorGenerator::new(&[vec![32.0]], &[bad]).is_err());
+        }
+        assert!(AnchorGenerator::new(&[], &[1.0]).is_err());
+        assert!(AnchorGenerator::new(&[vec![]], &[1.0]).is_err());
+        let generator = AnchorGenerator::new(&[vec![32.0]], &[1.0]).expect("valid");
+        assert!(generator.generate((32, 32), &[(0, 1)]).is_err());
+        assert!(generator.generate((32, 32), &[(1, 1), (1, 1)]).is_err());
+        assert_eq!(generator.generate((0, 0), &[(1, 1)]).expect("stride 0").len(), 1);
+    }
+}

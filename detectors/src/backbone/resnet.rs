@@ -1,0 +1,190 @@
+//! ResNet (He et al. 2016, arXiv 1512.03385), as in torchvision: a bottleneck's stride is in its 3x3.
+
+use std::str::FromStr;
+
+use ckd_kernels::Value;
+use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_kernels::pool::max_pool2d;
+
+use crate::Result;
+use crate::nn::{ConvNorm, Mode, NormKind};
+use crate::param::Builder;
+
+/// The depths that are published with weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ResNetDepth {
+    /// Basic blocks 2, 2, 2, 2.
+    ResNet18,
+    /// Basic blocks 3, 4, 6, 3.
+    ResNet34,
+    /// Bottlenecks 3, 4, 6, 3.
+    ResNet50,
+    /// Bottlenecks 3, 4, 23, 3.
+    ResNet101,
+}
+
+impl ResNetDepth {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::ResNet18, Self::ResNet34, Self::ResNet50, Self::ResNet101];
+
+    /// torchvision's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ResNet18 => "resnet18",
+            Self::ResNet34 => "resnet34",
+            Self::ResNet50 => "resnet50",
+            Self::ResNet101 => "resnet101",
+        }
+    }
+
+    fn blocks(self) -> [usize; 4] {
+        match self {
+            Self::ResNet18 => [2, 2, 2, 2],
+            Self::ResNet34 | Self::ResNet50 => [3, 4, 6, 3],
+            Self::ResNet101 => [3, 4, 23, 3],
+        }
+    }
+
+    /// Output channels of a block over its inner width.
+    fn expansion(self) -> usize {
+        match self {
+            Self::ResNet18 | Self::ResNet34 => 1,
+            Self::ResNet50 | Self::ResNet101 => 4,
+        }
+    }
+}
+
+impl FromStr for ResNetDepth {
+    type Err = crate::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|depth| depth.name() == name).ok_or_else(|| crate::Error::Invalid {
+            part: "backbone",
+            reason: format!("{name:?} is none of resnet18, resnet34, resnet50, resnet101"),
+        })
+    }
+}
+
+/// Which ResNet.
+#[derive(Debug, Clone, Copy)]
+pub struct ResNetConfig {
+    /// Number and kind of blocks.
+    pub depth: ResNetDepth,
+    /// Channels of the stem; the standard networks have 64.
+    pub width: usize,
+    /// Normalisation.
+    pub norm: NormKind,
+    /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and layer1, ...
+    pub freeze_at: usize,
+}
+
+/// The trunk of a ResNet.
+#[derive(Debug)]
+pub struct ResNet {
+    stem: ConvNorm,
+    stages: Vec<Vec<Block>>,
+    channels: [usize; 4],
+    frozen: usize,
+}
+
+#[derive(Debug)]
+struct Block {
+    /// The convolutions in order; all but the last are followed by a ReLU.
+    convs: Vec<ConvNorm>,
+    downsample: Option<ConvNorm>,
+}
+
+impl ResNet {
+    /// Builds the trunk in `builder`'s layer, with torchvision's names.
+    pub fn new(builder: &Builder, config: ResNetConfig) -> Result<Self> {
+        let ResNetConfig { depth, width, norm, freeze_at } = config;
+        let stage_builder = |stage: usize| if stage < freeze_at { builder.frozen() } else { builder.clone() };
+        let stem = ConvNorm::new(&stage_builder(0), ("conv1", "bn1"), (3, width, 7, 2), norm)?;
+        let mut inputs = width;
+        let mut stages = Vec::with_capacity(4);
+        for (index, blocks) in depth.blocks().into_iter().enumerate() {
+            let within = stage_builder(index + 1).within(format!("layer{}", index + 1));
+            let inner = width << index;
+            let mut stage = Vec::with_capacity(blocks);
+            for block in 0..blocks {
+                let stride = if index > 0 && block == 0 { 2 } else { 1 };
+                stage.push(Block::new(
+                    &within.within(block),
+                    depth.expansion(),
+                    (inputs, inner, stride),
+                    norm,
+                )?);
+                inputs = inner * depth.expansion();
+            }
+            stages.push(stage);
+        }
+        let channels = std::array::from_fn(|stage| (width << stage) * depth.expansion());
+        Ok(Self { stem, stages, channels, frozen: freeze_at })
+    }
+
+    /// Channels of the four maps that [`forward`](Self::forward) gives.
+    pub fn channels(&self) -> [usize; 4] {
+        self.channels
+    }
+
+    /// The maps after layer1 to layer4, at strides 4, 8, 16 and 32.
+    ///
+    /// # Shapes
+    /// (N, 3, H, W) to (N, channels()[i], H / 2^(i+2), W / 2^(i+2)), rounded up.
+    pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
+        let mode_of = |stage: usize| if stage < self.frozen { Mode::Inference } else { mode };
+        let stem = self.stem.forward(x, mode_of(0), None, Relu)?;
+        let mut x = max_pool2d(&stem, 3, 2, 1)?;
+        let mut maps = Vec::with_capacity(4);
+        for (index, stage) in self.stages.iter().enumerate() {
+            for block in stage {
+                x = block.forward(&x, mode_of(index + 1))?;
+            }
+            maps.push(x.clone());
+        }
+        Ok(maps)
+    }
+}
+
+impl Block {
+    fn new(
+        builder: &Builder,
+        expansion: usize,
+        (inputs, inner, stride): (usize, usize, usize),
+        norm: NormKind,
+    ) -> Result<Self> {
+        let outputs = inner * expansion;
+        let shapes: &[(usize, usize, usize, usize)] = match expansion {
+            1 => &[(inputs, inner, 3, stride), (inner, inner, 3, 1)],
+            _ => &[(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)],
+        };
+        let convs = shapes
+            .iter()
+            .enumerate()
+            .map(|(i, &shape)| {
+                let names = (format!("conv{}", i + 1), format!("bn{}", i + 1));
+                ConvNorm::new(builder, (&names.0, &names.1), shape, norm)
+            })
+            .collect::<Result<_>>()?;
+        let downsample = (stride != 1 || inputs != outputs)
+            .then(|| {
+                ConvNorm::new(&builder.within("downsample"), ("0", "1"), (inputs, outputs, 1, stride), norm)
+            })
+            .transpose()?;
+        Ok(Self { convs, downsample })
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+        let shortcut = match &self.downsample {
+            Some(downsample) => downsample.forward(x, mode, None, Identity)?,
+            None => x.clone(),
+        };
+        let (last, inner) = self.convs.split_last().expect("a block has convolutions");
+        let mut y = x.clone();
+        for conv in inner {
+            y = conv.forward(&y, mode, None, Relu)?;
+        }
+        last.forward(&y, mode, Some(&shortcut), Relu)
+    }
+}

@@ -1,0 +1,113 @@
+//! Box regression targets: how far a ground-truth box lies from its anchor or proposal.
+//!
+//! Girshick et al., "Rich feature hierarchies", CVPR 2014, appendix C: dx = (gx - px) / pw, dw = ln(gw / pw),
+//! likewise dy and dh, each times a weight; torchvision's `BoxCoder`.
+
+use crate::boxes::Xyxy;
+
+/// The largest dw and dh that decoding accepts, ln(1000 / 16): exp of an untrained output must not overflow.
+pub const LARGEST_LOG_RATIO: f32 = 4.135_166_6;
+
+/// Encodes boxes as (dx, dy, dw, dh) relative to a reference box, and back.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BoxCoder {
+    weights: [f32; 4],
+}
+
+impl BoxCoder {
+    /// Weights 1, 1, 1, 1: the RPN and RetinaNet.
+    pub const ANCHORS: Self = Self { weights: [1.0; 4] };
+
+    /// Weights 10, 10, 5, 5: the box head of Faster R-CNN (the inverse spread of its targets).
+    pub const PROPOSALS: Self = Self { weights: [10.0, 10.0, 5.0, 5.0] };
+
+    /// A coder with the weights of dx, dy, dw, dh.
+    #[must_use]
+    pub fn new(weights: [f32; 4]) -> Self {
+        Self { weights }
+    }
+
+    /// The (dx, dy, dw, dh) that lead from `reference` (an anchor or a proposal) to `target`.
+    ///
+    /// Not finite when one of the boxes has no area: such boxes must not be trained on.
+    #[must_use]
+    #[inline]
+    pub fn encode(&self, target: &Xyxy, reference: &Xyxy) -> [f32; 4] {
+        let (x, y, width, height) = centre_and_size(reference);
+        let (target_x, target_y, target_width, target_height) = centre_and_size(target);
+        let [wx, wy, ww, wh] = self.weights;
+        [
+            wx * (target_x - x) / width,
+            wy * (target_y - y) / height,
+            ww * (target_width / width).ln(),
+            wh * (target_height / height).ln(),
+        ]
+    }
+
+    /// The box that `deltas` (dx, dy, dw, dh) make of `reference`. NaN in, NaN out; infinite deltas give
+    /// infinite or empty boxes, which clipping and the size test remove.
+    #[must_use]
+    #[inline]
+    pub fn decode(&self, deltas: &[f32; 4], reference: &Xyxy) -> Xyxy {
+        let (x, y, width, height) = centre_and_size(reference);
+        let [wx, wy, ww, wh] = self.weights;
+        let bounded =
+            |log_ratio: f32| if log_ratio > LARGEST_LOG_RATIO { LARGEST_LOG_RATIO } else { log_ratio };
+        let centre_x = deltas[0] / wx * width + x;
+        let centre_y = deltas[1] / wy * height + y;
+        let half_width = 0.5 * (bounded(deltas[2] / ww).exp() * width);
+        let half_height = 0.5 * (bounded(deltas[3] / wh).exp() * height);
+        [centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height]
+    }
+}
+
+#[inline]
+fn centre_and_size(b: &Xyxy) -> (f32, f32, f32, f32) {
+    let (width, height) = (b[2] - b[0], b[3] - b[1]);
+    (b[0] + 0.5 * width, b[1] + 0.5 * height, width, height)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::boxes::clip;
+
+    #[test]
+    fn no_deltas_give_the_reference_back() {
+        let reference = [10.0, 20.0, 50.0, 44.0];
+        assert_eq!(BoxCoder::PROPOSALS.decode(&[0.0; 4], &reference), reference);
+        assert_eq!(BoxCoder::PROPOSALS.encode(&reference, &reference), [0.0; 4]);
+    }
+
+    #[test]
+    fn decoding_undoes_encoding() {
+        let (reference, target) = ([10.0, 20.0, 50.0, 44.0], [3.0, 25.0, 41.0, 90.0]);
+        for coder in [BoxCoder::ANCHORS, BoxCoder::PROPOSALS, BoxCoder::new([2.0, 3.0, 4.0, 5.0])] {
+            let decoded = coder.decode(&coder.encode(&target, &reference), &reference);
+            for (got, want) in decoded.iter().zip(target) {
+                assert!((got - want).abs() <= 1e-5 * 90.0, "{decoded:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_untrained_output_cannot_overflow() {
+        let reference = [0.0, 0.0, 16.0, 16.0];
+        let decoded = BoxCoder::ANCHORS.decode(&[0.0, 0.0, 1e30, f32::INFINITY], &reference);
+        for (got, want) in decoded.iter().zip([-492.0, -492.0, 508.0, 508.0]) {
+            assert!((got - want).abs() < 1e-2, "{decoded:?}");
+        }
+    }
+
+    #[test]
+    fn hostile_deltas_never_panic() {
+        let values = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN, 0.0];
+        for &a in &values {
+            for &b in &values {
+                let decoded = BoxCoder::PROPOSALS.decode(&[a, b, b, a], &[0.0, 0.0, a, 10.0]);
+                let _ = clip(&decoded, (10, 10));
+                let _ = BoxCoder::PROPOSALS.encode(&[a, b, a, b], &[b, b, b, b]);
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! What can go wrong in a network.
+
+/// A network could not be built, loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A setting or input that does not fit.
+    #[error("{part}: {reason}")]
+    Invalid {
+        /// The part of the network.
+        part: &'static str,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A tensor for a parameter that the network does not have.
+    #[error("the network has no parameter called {name}")]
+    UnknownParameter {
+        /// The name in question.
+        name: String,
+    },
+    /// A tensor of another shape than its parameter.
+    #[error("{name}: the network has shape {expected:?}, the file {found:?}")]
+    ParameterShape {
+        /// The parameter.
+        name: String,
+        /// Its shape in the network.
+        expected: Vec<usize>,
+        /// Its shape in the file.
+        found: Vec<usize>,
+    },
+    /// Boxes, anchors or scores that do not fit together.
+    #[error(transparent)]
+    Geometry(#[from] crate::boxes::GeometryError),
+    /// An operation failed.
+    #[error(transparent)]
+    Kernel(#[from] ckd_kernels::Error),
+    /// candle reported an error.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// The result of building or running a network.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,123 @@
+//! Faster R-CNN with FPN (Ren et al. 2015, Lin et al. 2017), as in torchvision.
+
+use ckd_kernels::Value;
+use rand::Rng;
+
+use crate::anchors::AnchorGenerator;
+use crate::backbone::{ResNet, ResNetConfig};
+use crate::boxes::Xyxy;
+use crate::fpn::{ExtraLevels, Fpn};
+use crate::images::{Images, Normalization, Target};
+use crate::nn::Mode;
+use crate::param::{Builder, ParamStore};
+use crate::postprocess::Detections;
+use crate::roi_heads::{RoiConfig, RoiHeads, RoiSamples};
+use crate::rpn::{Rpn, RpnConfig};
+use crate::taps::Level;
+use crate::{Losses, Result};
+
+/// Which Faster R-CNN.
+#[derive(Debug, Clone)]
+pub struct FasterRcnnConfig {
+    /// The trunk.
+    pub backbone: ResNetConfig,
+    /// Width of the pyramid.
+    pub fpn_channels: usize,
+    /// Foreground classes.
+    pub classes: usize,
+    /// Anchors of the levels P2 to P6.
+    pub anchors: AnchorGenerator,
+    /// The first stage.
+    pub rpn: RpnConfig,
+    /// The second stage.
+    pub roi: RoiConfig,
+    /// The input's scale.
+    pub normalization: Normalization,
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct FasterRcnn {
+    body: ResNet,
+    fpn: Fpn,
+    rpn: Rpn,
+    heads: RoiHeads,
+    normalization: Normalization,
+    params: ParamStore,
+}
+
+/// One training forward pass.
+#[derive(Debug)]
+pub struct RoiPass {
+    /// The four detection losses.
+    pub losses: Losses,
+    /// The regions that were learned from.
+    pub samples: RoiSamples,
+    /// Their class logits (R, K + 1).
+    pub logits: Value,
+}
+
+impl FasterRcnn {
+    /// The strides of its pyramid.
+    pub const LEVELS: [Level; 5] = [Level(2), Level(3), Level(4), Level(5), Level(6)];
+
+    /// Builds the network with `builder`.
+    pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
+        let backbone = builder.within("backbone");
+        let body = ResNet::new(&backbone.within("body"), config.backbone)?;
+        let fpn =
+            Fpn::new(&backbone.within("fpn"), &body.channels(), config.fpn_channels, ExtraLevels::Subsample)?;
+        let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
+        let heads =
+            RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
+        Ok(Self { body, fpn, rpn, heads, normalization: config.normalization, params: builder.finish() })
+    }
+
+    /// Its parameters.
+    pub fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    /// The pyramid P2 to P6.
+    pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
+        let input = images.normalized(&self.normalization)?;
+        self.fpn.forward(&self.body.forward(&input, mode)?)
+    }
+
+    /// The detection losses of `pyramid`, and the regions they were taken from.
+    pub fn train(
+        &self,
+        images: &Images,
+        pyramid: &[Value],
+        targets: &[Target],
+        random: &mut impl Rng,
+    ) -> Result<RoiPass> {
+        let first = self.rpn.forward(images, pyramid)?;
+        let rpn_losses = self.rpn.losses(&first, targets, random)?;
+        let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;
+        let samples = self.heads.sample(proposals, targets, random)?;
+        let second = self.heads.forward(pyramid, &samples.boxes)?;
+        let mut losses: Losses = self.heads.losses(&second, &samples)?.into();
+        losses.extend(rpn_losses);
+        Ok(RoiPass { losses, samples, logits: second.logits })
+    }
+
+    /// Class logits (R, K + 1) of given boxes per image: what a teacher says of its student's regions.
+    pub fn roi_logits(&self, pyramid: &[Value], boxes: &[Vec<Xyxy>]) -> Result<Value> {
+        Ok(self.heads.forward(pyramid, boxes)?.logits)
+    }
+
+    /// Detections in pixels of the padded images.
+    pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
+        let pyramid = self.pyramid(images, Mode::Inference)?;
+        let proposals = self.proposals(images, &pyramid)?;
+        let output = self.heads.forward(&pyramid, &proposals)?;
+        self.heads.detections(&output, &proposals, images)
+    }
+
+    /// The first stage's regions in inference, per image, best first.
+    pub fn proposals(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<Vec<Xyxy>>> {
+        let first = self.rpn.forward(images, pyramid)?;
+        self.rpn.proposals(&first, images, &self.rpn.config().inference)
+    }
+}

@@ -1,0 +1,58 @@
+//! The input of a detector: padded images and what is drawn on them.
+
+use candle_core::Tensor;
+use ckd_kernels::Value;
+use ckd_kernels::input::normalize;
+
+use crate::Result;
+use crate::boxes::Xyxy;
+
+/// A batch of images, padded to one size.
+#[derive(Debug, Clone)]
+pub struct Images {
+    /// (N, 3, H, W), RGB in 0..1, channels-last in memory; the padding is 0.
+    pub pixels: Tensor,
+    /// True (height, width) of each image.
+    pub sizes: Vec<(usize, usize)>,
+}
+
+/// What a training image shows, in pixels of the padded image.
+#[derive(Debug, Clone, Default)]
+pub struct Target {
+    /// Boxes to be found.
+    pub boxes: Vec<Xyxy>,
+    /// The class of each box, 0..K.
+    pub labels: Vec<u32>,
+    /// Crowds and other regions where a detection is neither right nor wrong.
+    pub ignored: Vec<Xyxy>,
+}
+
+/// How a network wants its pixels: (x − mean) / std, per channel of an RGB image in 0..1.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Normalization {
+    /// Subtracted first.
+    pub mean: [f32; 3],
+    /// Divided by.
+    pub std: [f32; 3],
+}
+
+impl Default for Normalization {
+    /// ImageNet's, as torchvision's models were trained with.
+    fn default() -> Self {
+        Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+    }
+}
+
+impl Images {
+    /// Padded (height, width).
+    pub fn padded_size(&self) -> Result<(usize, usize)> {
+        let (_, _, h, w) = self.pixels.dims4()?;
+        Ok((h, w))
+    }
+
+    /// The network's input.
+    pub fn normalized(&self, normalization: &Normalization) -> Result<Value> {
+        Ok(normalize(&self.pixels, &self.sizes, &normalization.mean, &normalization.std)?)
+    }
+}

@@ -1,0 +1,69 @@
+//! Which pyramid level a RoI is pooled from.
+//!
+//! Lin et al., "Feature Pyramid Networks", CVPR 2017, equation 1: k = floor(k0 + log2(sqrt(area) / 224)).
+
+use crate::boxes::{Xyxy, area};
+
+/// Assigns RoIs to pyramid levels by their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LevelMapper {
+    finest: u32,
+    coarsest: u32,
+}
+
+impl LevelMapper {
+    /// p2 to p5, the levels that torchvision's and Detectron2's box heads pool from.
+    pub const P2_TO_P5: Self = Self { finest: 2, coarsest: 5 };
+
+    /// Levels p`finest` to p`coarsest`; in the other order only `finest` is used.
+    #[must_use]
+    pub fn new(finest: u32, coarsest: u32) -> Self {
+        Self { finest, coarsest: coarsest.max(finest) }
+    }
+
+    /// Index into the levels, 0 for the finest. A RoI without a positive area is small: it goes to the finest.
+    #[must_use]
+    #[inline]
+    pub fn level(&self, roi: &Xyxy) -> usize {
+        // The size of an ImageNet object, pooled from p4; the epsilon keeps exact powers of two on their level.
+        const CANONICAL_SIZE: f32 = 224.0;
+        const CANONICAL_LEVEL: f32 = 4.0;
+        const EPSILON: f32 = 1e-6;
+        let size = area(roi).sqrt();
+        let level = (CANONICAL_LEVEL + (size / CANONICAL_SIZE).log2() + EPSILON).floor();
+        // A cast saturates and makes NaN 0, hence no further cases.
+        (level as u32).clamp(self.finest, self.coarsest).abs_diff(self.finest) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn square(side: f32) -> Xyxy {
+        [3.0, 5.0, 3.0 + side, 5.0 + side]
+    }
+
+    #[test]
+    fn a_size_of_exactly_a_power_of_two_belongs_to_the_coarser_level() {
+        let levels = [1.0, 111.0, 112.0, 223.0, 224.0, 447.0, 448.0, 1e6]
+            .map(|s| LevelMapper::P2_TO_P5.level(&square(s)));
+        assert_eq!(levels, [0, 0, 1, 1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn rounding_just_below_a_power_of_two_does_not_change_the_level() {
+        let side = 111.999_96;
+        assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, side, side]), 1);
+        assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, 111.99, 111.99]), 0);
+    }
+
+    #[test]
+    fn hostile_rois_have_a_level() {
+        let inf = f32::INFINITY;
+        for roi in [[f32::NAN; 4], [5.0; 4], [10.0, 0.0, 0.0, 10.0]] {
+            assert_eq!(LevelMapper::P2_TO_P5.level(&roi), 0);
+        }
+        assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, inf, inf]), 3);
+    }
+}

@@ -1,0 +1,177 @@
+//! Layers: convolutions with their norm, and linear layers.
+
+use candle_core::Tensor;
+use ckd_kernels::linear::Activation;
+use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm};
+use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear};
+
+use crate::Result;
+use crate::init::Init;
+use crate::param::Builder;
+
+/// Whether a forward pass trains (batch statistics, gradients) or applies the network as it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Batch norms use and track the batch's statistics.
+    Train,
+    /// Batch norms use their running statistics and are folded into the convolutions.
+    Inference,
+}
+
+/// The normalisation of a backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NormKind {
+    /// Batch norm with fixed statistics and weights, as in pre-trained detectors.
+    FrozenBn,
+    /// Trainable batch norm.
+    Bn,
+    /// Group norm, 32 groups or fewer.
+    Gn,
+}
+
+const EPSILON: f64 = 1e-5;
+const MOMENTUM: f64 = 0.1;
+
+/// A convolution with a bias.
+#[derive(Debug)]
+pub struct Conv2d {
+    weight: Value,
+    bias: Value,
+    config: Conv2dConfig,
+}
+
+impl Conv2d {
+    /// `weight` (`outputs`, `inputs`, `kernel`, `kernel`) and `bias` in `builder`'s layer; padding keeps the size at stride 1.
+    pub fn new(
+        builder: &Builder,
+        (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
+        weight: Init,
+        bias: Init,
+    ) -> Result<Self> {
+        Ok(Self {
+            weight: builder.weight("weight", &[outputs, inputs, kernel, kernel], weight)?,
+            bias: builder.weight("bias", &[outputs], bias)?,
+            config: Conv2dConfig::new(stride, kernel / 2),
+        })
+    }
+
+    /// # Shapes
+    /// (N, inputs, H, W) to (N, outputs, H', W').
+    pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
+        let epilogue = Epilogue { shift: Some(&self.bias), activation, ..Epilogue::default() };
+        Ok(conv2d(x, &self.weight, self.config, epilogue)?)
+    }
+}
+
+/// A convolution without bias, followed by a norm.
+#[derive(Debug)]
+pub struct ConvNorm {
+    weight: Value,
+    config: Conv2dConfig,
+    norm: Norm,
+}
+
+#[derive(Debug)]
+enum Norm {
+    Batch { weight: Value, bias: Value, mean: Tensor, var: Tensor, tracks: bool },
+    Group { weight: Value, bias: Value, groups: usize },
+}
+
+impl ConvNorm {
+    /// The convolution called `conv` and the norm called `norm` in `builder`'s layer.
+    pub fn new(
+        builder: &Builder,
+        (conv, norm): (&str, &str),
+        (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
+        kind: NormKind,
+    ) -> Result<Self> {
+        let shape = [outputs, inputs, kernel, kernel];
+        let weight = builder.within(conv).weight("weight", &shape, Init::KaimingNormalFanOut)?;
+        let frozen = builder.is_frozen() || kind == NormKind::FrozenBn;
+        let within = if frozen { builder.within(norm).frozen() } else { builder.within(norm) };
+        let norm_weight = within.weight("weight", &[outputs], Init::Constant(1.0))?;
+        let bias = within.weight("bias", &[outputs], Init::Constant(0.0))?;
+        let norm = match kind {
+            NormKind::Gn => Norm::Group { weight: norm_weight, bias, groups: groups_of(outputs) },
+            NormKind::FrozenBn | NormKind::Bn => Norm::Batch {
+                weight: norm_weight,
+                bias,
+                mean: within.buffer("running_mean", &[outputs], Init::Constant(0.0))?,
+                var: within.buffer("running_var", &[outputs], Init::Constant(1.0))?,
+                tracks: !frozen,
+            },
+        };
+        Ok(Self { weight, config: Conv2dConfig::new(stride, kernel / 2), norm })
+    }
+
+    /// activation(norm(conv(x)) + residual).
+    ///
+    /// # Shapes
+    /// (N, inputs, H, W) to (N, outputs, H', W'); `residual` of the result's shape.
+    pub fn forward(
+        &self,
+        x: &Value,
+        mode: Mode,
+        residual: Option<&Value>,
+        activation: Activation,
+    ) -> Result<Value> {
+        match &self.norm {
+            Norm::Batch { weight, bias, mean, var, tracks } if mode == Mode::Train && *tracks => {
+                let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
+                let epilogue = NormEpilogue { residual, activation };
+                let (y, statistics) = batch_norm_train(&y, weight, bias, EPSILON, epilogue)?;
+                statistics.fold_into(mean, var, MOMENTUM)?;
+                Ok(y)
+            }
+            Norm::Batch { weight, bias, mean, var, .. } => {
+                let scale = (weight.tensor() / (var + EPSILON)?.sqrt()?)?;
+                let shift = Value::constant((bias.tensor() - (mean * &scale)?)?);
+                let scale = Some(&scale);
+                let epilogue = Epilogue { scale, shift: Some(&shift), residual, activation };
+                Ok(conv2d(x, &self.weight, self.config, epilogue)?)
+            }
+            Norm::Group { weight, bias, groups } => {
+                let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
+                let Some(residual) = residual else {
+                    return Ok(group_norm(&y, weight, bias, *groups, EPSILON, activation)?);
+                };
+                let y = group_norm(&y, weight, bias, *groups, EPSILON, Activation::Identity)?;
+                let sum = ckd_kernels::elementwise::add(&y, residual)?;
+                Ok(match activation {
+                    Activation::Relu => ckd_kernels::elementwise::relu(&sum)?,
+                    Activation::Identity => sum,
+                })
+            }
+        }
+    }
+}
+
+/// The most groups, up to 32, that divide `channels`.
+fn groups_of(channels: usize) -> usize {
+    (1..=32.min(channels)).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)
+}
+
+/// A fully connected layer.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Value,
+    bias: Value,
+}
+
+impl Linear {
+    /// `weight` (`outputs`, `inputs`) and `bias` in `builder`'s layer, with PyTorch's default initial values.
+    pub fn new(builder: &Builder, inputs: usize, outputs: usize) -> Result<Self> {
+        let bias = Init::Uniform(1.0 / (inputs.max(1) as f64).sqrt());
+        Ok(Self {
+            weight: builder.weight("weight", &[outputs, inputs], Init::TorchDefault)?,
+            bias: builder.weight("bias", &[outputs], bias)?,
+        })
+    }
+
+    /// # Shapes
+    /// (M, inputs) to (M, outputs).
+    pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
+        Ok(linear(x, &self.weight, Some(&self.bias), activation)?)
+    }
+}

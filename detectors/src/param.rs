@@ -1,0 +1,207 @@
+//! The parameters of a network, in the order of their names.
+//!
+//! Names are torchvision's. Convolution weights are (K, C, R, S) in shape and channels-last in memory,
+//! as the kernels read them. A parameter's storage is made once and written in place ever after, so
+//! the layers and the store always agree; a store is never shared by two networks.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use candle_core::{Device, InplaceOp2, Tensor};
+use ckd_kernels::Value;
+
+use crate::init::Init;
+use crate::{Error, Result};
+
+/// What training does to a parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The optimiser changes it.
+    Trainable,
+    /// A weight that stays as it was loaded.
+    Frozen,
+    /// A statistic: running means and variances.
+    Buffer,
+}
+
+/// One tensor of a network.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// The tensor; a leaf of the graph if trainable.
+    pub value: Value,
+    /// What training does to it.
+    pub role: Role,
+}
+
+/// All tensors of a network by name, in byte order of the names.
+#[derive(Debug, Default)]
+pub struct ParamStore {
+    params: BTreeMap<Arc<str>, Param>,
+}
+
+impl ParamStore {
+    /// The parameters in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<str>, &Param)> {
+        self.params.iter()
+    }
+
+    /// The trainable parameters in order.
+    pub fn trainable(&self) -> impl Iterator<Item = (&Arc<str>, &Tensor)> {
+        self.iter()
+            .filter(|(_, param)| param.role == Role::Trainable)
+            .map(|(name, param)| (name, param.value.tensor()))
+    }
+
+    /// The parameter called `name`.
+    pub fn get(&self, name: &str) -> Option<&Param> {
+        self.params.get(name)
+    }
+
+    /// Number of weights (statistics not counted).
+    pub fn weight_count(&self) -> usize {
+        self.iter()
+            .filter(|(_, param)| param.role != Role::Buffer)
+            .map(|(_, param)| param.value.tensor().elem_count())
+            .sum()
+    }
+
+    /// Overwrites the parameter called `name`.
+    ///
+    /// # Errors
+    /// If there is none, or the shapes differ.
+    pub fn set(&self, name: &str, tensor: &Tensor) -> Result<()> {
+        let Some(param) = self.params.get(name) else {
+            return Err(Error::UnknownParameter { name: name.to_owned() });
+        };
+        let own = param.value.tensor();
+        if own.dims() != tensor.dims() {
+            return Err(Error::ParameterShape {
+                name: name.to_owned(),
+                expected: own.dims().to_vec(),
+                found: tensor.dims().to_vec(),
+            });
+        }
+        write_in_place(own, tensor)
+    }
+
+    /// Copies of all tensors, row-major, on the host.
+    pub fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
+        let copy = |param: &Param| -> Result<Tensor> {
+            Ok(param.value.tensor().to_device(&Device::Cpu)?.force_contiguous()?)
+        };
+        self.iter().map(|(name, param)| Ok((name.to_string(), copy(param)?))).collect()
+    }
+}
+
+/// `to` = `from`, keeping the storage and the memory order of `to`.
+pub fn write_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
+    let (to, from) = match to.rank() {
+        4 => (to.permute((0, 2, 3, 1))?, from.permute((0, 2, 3, 1))?),
+        _ => (to.clone(), from.clone()),
+    };
+    let from = from.to_device(to.device())?.to_dtype(to.dtype())?.contiguous()?;
+    Ok(to.inplace_op2(&from, &Overwrite)?)
+}
+
+struct Overwrite;
+
+impl InplaceOp2 for Overwrite {
+    fn name(&self) -> &'static str {
+        "overwrite"
+    }
+
+    fn cpu_fwd(
+        &self,
+        to: &mut candle_core::CpuStorage,
+        to_layout: &candle_core::Layout,
+        from: &candle_core::CpuStorage,
+        from_layout: &candle_core::Layout,
+    ) -> candle_core::Result<()> {
+        let (Some((start, end)), Some((from_start, from_end))) =
+            (to_layout.contiguous_offsets(), from_layout.contiguous_offsets())
+        else {
+            candle_core::bail!("overwrite: both sides must be contiguous");
+        };
+        match (to, from) {
+            (candle_core::CpuStorage::F32(to), candle_core::CpuStorage::F32(from)) => {
+                to[start..end].copy_from_slice(&from[from_start..from_end]);
+                Ok(())
+            }
+            _ => candle_core::bail!("overwrite: f32 expected"),
+        }
+    }
+}
+
+/// Makes a network's parameters, one layer's prefix at a time.
+#[derive(Clone)]
+pub struct Builder {
+    store: Rc<RefCell<ParamStore>>,
+    device: Device,
+    seed: u64,
+    prefix: String,
+    frozen: bool,
+}
+
+impl Builder {
+    /// A builder of a new store whose initial values depend on `seed` and each parameter's name alone.
+    pub fn new(seed: u64, device: &Device) -> Self {
+        Self { store: Rc::default(), device: device.clone(), seed, prefix: String::new(), frozen: false }
+    }
+
+    /// The builder of a layer within this one.
+    pub fn within(&self, name: impl std::fmt::Display) -> Self {
+        let prefix =
+            if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) };
+        Self { prefix, ..self.clone() }
+    }
+
+    /// The same builder, whose weights training leaves as they are.
+    pub fn frozen(&self) -> Self {
+        Self { frozen: true, ..self.clone() }
+    }
+
+    /// Whether its weights stay as they are.
+    pub fn is_frozen(&self) -> bool {
+        self.frozen
+    }
+
+    /// A new weight.
+    pub fn weight(&self, name: &str, shape: &[usize], init: Init) -> Result<Value> {
+        let role = if self.frozen { Role::Frozen } else { Role::Trainable };
+        self.add(name, shape, init, role)
+    }
+
+    /// A new statistic.
+    pub fn buffer(&self, name: &str, shape: &[usize], init: Init) -> Result<Tensor> {
+        Ok(self.add(name, shape, init, Role::Buffer)?.tensor().clone())
+    }
+
+    fn add(&self, name: &str, shape: &[usize], init: Init, role: Role) -> Result<Value> {
+        let name: Arc<str> = format!("{}.{name}", self.prefix).into();
+        let values = init.values(shape, self.seed, &name);
+        let tensor = match *shape {
+            // Drawn in torchvision's order (K, C, R, S), kept as (K, R, S, C).
+            [_, _, _, _] => Tensor::from_vec(values, shape, &Device::Cpu)?
+                .permute((0, 2, 3, 1))?
+                .contiguous()?
+                .to_device(&self.device)?
+                .permute((0, 3, 1, 2))?,
+            _ => Tensor::from_vec(values, shape, &self.device)?,
+        };
+        let value = match role {
+            Role::Trainable => Value::leaf(name.clone(), tensor),
+            Role::Frozen | Role::Buffer => Value::constant(tensor),
+        };
+        let param = Param { value: value.clone(), role };
+        let earlier = self.store.borrow_mut().params.insert(name.clone(), param);
+        assert!(earlier.is_none(), "two layers claim the name {name}");
+        Ok(value)
+    }
+
+    /// The store, once the network is built.
+    pub fn finish(self) -> ParamStore {
+        std::mem::take(&mut self.store.borrow_mut())
+    }
+}

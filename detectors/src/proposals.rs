@@ -1,0 +1,179 @@
+//! From the RPN's outputs to proposals: the boxes of an image that the second stage looks at.
+//!
+//! Ren et al., "Faster R-CNN", section 3.3; torchvision's `RegionProposalNetwork.filter_proposals`. Boxes are
+//! decoded only for the anchors that survive the selection by objectness, a few thousand of 270,000.
+
+use crate::box_coder::BoxCoder;
+use crate::boxes::{self, GeometryError, Xyxy};
+use crate::nms::batched_nms_first;
+
+/// How many proposals are looked at and kept, and which.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProposalFilter {
+    /// Anchors of each level that are decoded, by objectness (torchvision: 2000 in training, 1000 in tests).
+    pub pre_nms_top_n: usize,
+    /// Proposals of an image that are kept (2000 and 1000).
+    pub post_nms_top_n: usize,
+    /// IoU above which the lower-scored of two proposals of one level goes (0.7).
+    pub nms_threshold: f64,
+    /// Objectness probability that a proposal must reach (0).
+    pub score_threshold: f64,
+    /// Side in pixels that a clipped proposal must reach (0.001).
+    pub min_size: f64,
+}
+
+/// Proposals of one image by descending score.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Proposals {
+    /// Clipped to the image.
+    pub boxes: Vec<Xyxy>,
+    /// Objectness probabilities.
+    pub scores: Vec<f32>,
+}
+
+impl ProposalFilter {
+    /// Decodes, clips, filters and suppresses the RPN's outputs of one image.
+    ///
+    /// # Shapes
+    /// `objectness` (A) logits, `deltas` (A, 4) of coder weights 1, `anchors` (A), all in the anchors' order;
+    /// `anchors_per_level` sums to A; `image_hw` is the image's own (height, width), without padding.
+    ///
+    /// # Errors
+    /// When the lengths don't fit together.
+    pub fn propose(
+        &self,
+        objectness: &[f32],
+        deltas: &[f32],
+        anchors: &[Xyxy],
+        anchors_per_level: &[usize],
+        image_hw: (usize, usize),
+    ) -> Result<Proposals, GeometryError> {
+        GeometryError::check_length("RPN box deltas", 4 * anchors.len(), deltas.len())?;
+        GeometryError::check_length("RPN objectness", anchors.len(), objectness.len())?;
+        let (deltas, _) = deltas.as_chunks::<4>();
+        let box_of = |anchor: usize| BoxCoder::ANCHORS.decode(&deltas[anchor], &anchors[anchor]);
+        self.filter(objectness, box_of, anchors_per_level, image_hw)
+    }
+
+    /// As [`ProposalFilter::propose`] where `box_of(k)` gives the decoded box of anchor k.
+    ///
+    /// # Errors
+    /// When `anchors_per_level` doesn't sum to the number of logits.
+    pub fn filter(
+        &self,
+        objectness: &[f32],
+        box_of: impl Fn(usize) -> Xyxy,
+        anchors_per_level: &[usize],
+        image_hw: (usize, usize),
+    ) -> Result<Proposals, GeometryError> {
+        GeometryError::check_length("RPN objectness", anchors_per_level.iter().sum(), objectness.len())?;
+        let (score_threshold, min_size) = (self.score_threshold as f32, self.min_size as f32);
+        let (mut boxes, mut scores, mut levels) = (Vec::new(), Vec::new(), Vec::new());
+        let mut first = 0;
+        for (level, &count) in (0_u32..).zip(anchors_per_level) {
+            for k in top_k(&objectness[first..first + count], self.pre_nms_top_n) {
+                let clipped = boxes::clip(&box_of(first + k), image_hw);
+                let score = sigmoid(objectness[first + k]);
+                if boxes::is_large_enough(&clipped, min_size) && score >= score_threshold {
+                    boxes.push(clipped);
+                    scores.push(score);
+                    levels.push(level);
+                }
+            }
+            first += count;
+        }
+        let kept = batched_nms_first(&boxes, &scores, &levels, self.nms_threshold, self.post_nms_top_n)?;
+        Ok(Proposals {
+            boxes: kept.iter().map(|&k| boxes[k]).collect(),
+            scores: kept.iter().map(|&k| scores[k]).collect(),
+        })
+    }
+}
+
+/// The indices of the `k` highest values by descending value, equal ones by lower index; NaN is never chosen.
+pub(crate) fn top_k(values: &[f32], k: usize) -> Vec<usize> {
+    let mut chosen: Vec<usize> = (0..values.len()).filter(|&i| !values[i].is_nan()).collect();
+    let order =
+        |a: &usize, b: &usize| values[*b].partial_cmp(&values[*a]).expect("NaN was left out").then(a.cmp(b));
+    if k == 0 {
+        return Vec::new();
+    }
+    if k < chosen.len() {
+        chosen.select_nth_unstable_by(k - 1, order);
+        chosen.truncate(k);
+    }
+    chosen.sort_unstable_by(order);
+    chosen
+}
+
+/// 1 / (1 + e^-x) in f32.
+#[inline]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILTER: ProposalFilter = ProposalFilter {
+        pre_nms_top_n: 10,
+        post_nms_top_n: 10,
+        nms_threshold: 0.7,
+        score_threshold: 0.0,
+        min_size: 1e-3,
+    };
+
+    fn square(x: f32) -> Xyxy {
+        [x, 0.0, x + 10.0, 10.0]
+    }
+
+    #[test]
+    fn top_k_breaks_ties_by_lower_index_and_skips_nan() {
+        let values = [1.0, f32::NAN, 3.0, 1.0, 3.0, -0.0, 0.0, f32::INFINITY];
+        assert_eq!(top_k(&values, 3), [7, 2, 4]);
+        assert_eq!(top_k(&values, 4), [7, 2, 4, 0]);
+        assert_eq!(top_k(&values, 99), [7, 2, 4, 0, 3, 5, 6]);
+        assert!(top_k(&values, 0).is_empty() && top_k(&[], 5).is_empty() && top_k(&[f32::NAN], 5).is_empty());
+    }
+
+    #[test]
+    fn levels_do_not_suppress_each_other() {
+        let same = [square(0.0); 4];
+        let proposals =
+            FILTER.filter(&[4.0, 3.0, 2.0, 1.0], |k| same[k], &[2, 2], (20, 20)).expect("lengths fit");
+        assert_eq!(proposals.scores, [sigmoid(4.0), sigmoid(2.0)]);
+    }
+
+    #[test]
+    fn only_the_best_of_each_level_are_decoded() {
+        let filter = ProposalFilter { pre_nms_top_n: 1, ..FILTER };
+        let box_of =
+            |k: usize| if k == 1 || k == 2 { square(k as f32) } else { panic!("anchor {k} was decoded") };
+        let proposals = filter.filter(&[0.0, 1.0, 5.0, 4.0], box_of, &[2, 2], (20, 20)).expect("lengths fit");
+        assert_eq!(proposals.boxes, [square(2.0), square(1.0)]);
+    }
+
+    #[test]
+    fn hostile_outputs_never_become_proposals() {
+        let hostile = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e38];
+        let anchors = [square(0.0); 4];
+        for logit in hostile {
+            for delta in hostile {
+                let proposals =
+                    FILTER.propose(&[logit; 4], &[delta; 16], &anchors, &[4], (20, 20)).expect("lengths fit");
+                assert!(proposals.boxes.iter().flatten().all(|c| c.is_finite()));
+                assert!(proposals.scores.iter().all(|s| s.is_finite()));
+            }
+        }
+    }
+
+    #[test]
+    fn empty_and_unequal_inputs() {
+        let none = FILTER.propose(&[], &[], &[], &[0, 0], (20, 20)).expect("lengths fit");
+        assert_eq!(none, Proposals::default());
+        assert!(FILTER.propose(&[0.0], &[0.0; 4], &[], &[1], (20, 20)).is_err());
+        assert!(FILTER.propose(&[0.0], &[0.0; 4], &[square(0.0)], &[2], (20, 20)).is_err());
+        assert!(FILTER.propose(&[0.0, 1.0], &[0.0; 4], &[square(0.0)], &[1], (20, 20)).is_err());
+    }
+}

@@ -1,0 +1,273 @@
+//! RetinaNet (Lin et al. 2017, arXiv 1708.02002), as in torchvision.
+
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::{concatenate, reshape, rows, weighted_sum};
+use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_kernels::losses::{FocalTargets, RowTarget, sigmoid_focal_loss, smooth_l1};
+
+use crate::anchors::AnchorGenerator;
+use crate::backbone::{ResNet, ResNetConfig};
+use crate::box_coder::BoxCoder;
+use crate::boxes::Xyxy;
+use crate::fpn::{ExtraLevels, Fpn};
+use crate::images::{Images, Normalization, Target};
+use crate::init::Init;
+use crate::matcher::{Match, Matcher};
+use crate::nn::{Conv2d, Mode};
+use crate::param::{Builder, ParamStore};
+use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
+use crate::rpn::{anchors_per_cell, per_anchor};
+use crate::taps::Level;
+use crate::{Losses, Result};
+
+/// Which RetinaNet.
+#[derive(Debug, Clone)]
+pub struct RetinaNetConfig {
+    /// The trunk.
+    pub backbone: ResNetConfig,
+    /// Width of the pyramid and of the head.
+    pub fpn_channels: usize,
+    /// Foreground classes.
+    pub classes: usize,
+    /// Anchors of the levels P3 to P7.
+    pub anchors: AnchorGenerator,
+    /// Hidden convolutions of each head.
+    pub head_convs: usize,
+    /// Anchors with at least this IoU are positive.
+    pub fg_iou: f64,
+    /// Anchors with a smaller IoU are background.
+    pub bg_iou: f64,
+    /// Focal loss: weight of the positives.
+    pub focal_alpha: f64,
+    /// Focal loss: exponent of the easiness.
+    pub focal_gamma: f64,
+    /// From logits to detections.
+    pub postprocess: RetinaPostprocess,
+    /// The input's scale.
+    pub normalization: Normalization,
+}
+
+/// The network.
+#[derive(Debug)]
+pub struct RetinaNet {
+    body: ResNet,
+    fpn: Fpn,
+    classification: Head,
+    regression: Head,
+    matcher: Matcher,
+    config: RetinaNetConfig,
+    params: ParamStore,
+}
+
+#[derive(Debug)]
+struct Head {
+    hidden: Vec<Conv2d>,
+    last: Conv2d,
+}
+
+/// What the heads say of every anchor, (N·A) in the order of the images, levels, rows, columns, anchors.
+#[derive(Debug)]
+pub struct RetinaOutput {
+    /// Class logits (N·A, K).
+    pub logits: Value,
+    /// Box deltas (N·A, 4).
+    pub deltas: Value,
+    /// The anchors of one image (A).
+    pub anchors: Vec<Xyxy>,
+    /// Number of anchors on each level.
+    pub per_level: Vec<usize>,
+}
+
+/// One training forward pass.
+#[derive(Debug)]
+pub struct AnchorPass {
+    /// The two detection losses.
+    pub losses: Losses,
+    /// Class logits (N·A, K).
+    pub logits: Value,
+    /// Rows of the logits that the matcher marked positive, ascending, per image.
+    pub positives: Vec<Vec<u32>>,
+}
+
+const CODER: BoxCoder = BoxCoder::ANCHORS;
+
+/// The foreground probability that the head starts from (paper, section 4.1).
+const PRIOR: f64 = 0.01;
+
+impl RetinaNet {
+    /// The strides of its pyramid.
+    pub const LEVELS: [Level; 5] = [Level(3), Level(4), Level(5), Level(6), Level(7)];
+
+    /// Builds the network with `builder`.
+    pub fn new(builder: Builder, config: &RetinaNetConfig) -> Result<Self> {
+        let backbone = builder.within("backbone");
+        let body = ResNet::new(&backbone.within("body"), config.backbone)?;
+        let width = config.fpn_channels;
+        let fpn = Fpn::new(&backbone.within("fpn"), &body.channels()[1..], width, ExtraLevels::P6P7)?;
+        let per_cell = anchors_per_cell(&config.anchors)?;
+        let head = |name: &str, last: &str, outputs, bias| {
+            Head::new(&builder.within("head").within(name), (width, outputs, config.head_convs), last, bias)
+        };
+        let prior_bias = Init::Constant(-((1.0 - PRIOR) / PRIOR).ln() as f32);
+        let classification =
+            head("classification_head", "cls_logits", per_cell * config.classes, prior_bias)?;
+        let regression = head("regression_head", "bbox_reg", per_cell * 4, Init::Constant(0.0))?;
+        let matcher = Matcher::new(config.fg_iou, config.bg_iou)?.with_low_quality_matches();
+        Ok(Self {
+            body,
+            fpn,
+            classification,
+            regression,
+            matcher,
+            config: config.clone(),
+            params: builder.finish(),
+        })
+    }
+
+    /// Its parameters.
+    pub fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    /// The pyramid P3 to P7.
+    pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
+        let input = images.normalized(&self.config.normalization)?;
+        self.fpn.forward(&self.body.forward(&input, mode)?[1..])
+    }
+
+    /// Class logits (N·A, K) of every anchor.
+    pub fn anchor_logits(&self, pyramid: &[Value]) -> Result<Value> {
+        flat(&self.classification.forward(pyramid, self.config.classes)?)
+    }
+
+    /// Runs both heads on every level.
+    pub fn forward(&self, images: &Images, pyramid: &[Value]) -> Result<RetinaOutput> {
+        let logits = self.classification.forward(pyramid, self.config.classes)?;
+        let sizes: Vec<(usize, usize)> =
+            pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
+        Ok(RetinaOutput {
+            per_level: logits.iter().map(|level| level.dims()[1]).collect(),
+            logits: flat(&logits)?,
+            deltas: flat(&self.regression.forward(pyramid, 4)?)?,
+            anchors: self.config.anchors.generate(images.padded_size()?, &sizes)?,
+        })
+    }
+
+    /// The detection losses of `pyramid`.
+    pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<AnchorPass> {
+        let output = self.forward(images, pyramid)?;
+        let count = output.anchors.len();
+        let share = 1.0 / targets.len().max(1) as f64;
+        let (mut classification, mut regression, mut positives) = (Vec::new(), Vec::new(), Vec::new());
+        for (image, target) in targets.iter().enumerate() {
+            let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &output.anchors);
+            let first = image * count;
+            let (mut rows_of, mut deltas) = (Vec::new(), Vec::new());
+            let classes: Vec<RowTarget> = matches
+                .iter()
+                .enumerate()
+                .map(|(anchor, matched)| match *matched {
+                    Match::Gt(truth) => {
+                        rows_of.push((first + anchor) as u32);
+                        deltas.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
+                        RowTarget::Class(target.labels[truth as usize])
+                    }
+                    Match::Background => RowTarget::Background,
+                    Match::Between => RowTarget::Ignored,
+                })
+                .collect();
+            // Both losses are sums over an image, divided by its number of positives.
+            let divisor = rows_of.len().max(1) as f64;
+            let logits = ckd_kernels::elementwise::narrow_rows(&output.logits, first, count)?;
+            let (alpha, gamma) = (self.config.focal_alpha, self.config.focal_gamma);
+            classification.push(sigmoid_focal_loss(
+                &logits,
+                FocalTargets::Rows(&classes),
+                alpha,
+                gamma,
+                divisor,
+            )?);
+            regression.push(smooth_l1(&rows(&output.deltas, &rows_of)?, &deltas, 0.0, divisor)?);
+            positives.push(rows_of);
+        }
+        let mean = |terms: &[Value]| -> Result<Value> {
+            Ok(weighted_sum(&terms.iter().map(|term| (term, share)).collect::<Vec<_>>())?)
+        };
+        let losses =
+            vec![("classification", mean(&classification)?), ("bbox_regression", mean(&regression)?)];
+        Ok(AnchorPass { losses, logits: output.logits, positives })
+    }
+
+    /// Detections in pixels of the padded images.
+    pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
+        let output = self.forward(images, &self.pyramid(images, Mode::Inference)?)?;
+        let count = output.anchors.len();
+        let classes = self.config.classes;
+        let logits = output.logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+        let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
+        images
+            .sizes
+            .iter()
+            .enumerate()
+            .map(|(image, &size)| {
+                let mut first = 0;
+                let levels: Vec<RetinaLevel> = output
+                    .per_level
+                    .iter()
+                    .map(|&anchors| {
+                        let start = image * count + first;
+                        let anchors_from = first;
+                        first += anchors;
+                        RetinaLevel {
+                            class_logits: &logits[start * classes..][..anchors * classes],
+                            box_regression: &deltas[4 * start..][..4 * anchors],
+                            anchors: &output.anchors[anchors_from..first],
+                        }
+                    })
+                    .collect();
+                Ok(self.config.postprocess.detect(&levels, size)?)
+            })
+            .collect()
+    }
+}
+
+impl Head {
+    fn new(
+        builder: &Builder,
+        (width, outputs, convs): (usize, usize, usize),
+        last: &str,
+        last_bias: Init,
+    ) -> Result<Self> {
+        let (weight, zero) = (Init::Normal(0.01), Init::Constant(0.0));
+        let hidden = (0..convs)
+            .map(|i| {
+                Conv2d::new(&builder.within("conv").within(i).within(0), (width, width, 3, 1), weight, zero)
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            hidden,
+            last: Conv2d::new(&builder.within(last), (width, outputs, 3, 1), weight, last_bias)?,
+        })
+    }
+
+    /// One (N, H·W·A, width) value per level.
+    fn forward(&self, pyramid: &[Value], width: usize) -> Result<Vec<Value>> {
+        pyramid
+            .iter()
+            .map(|level| {
+                let mut x = level.clone();
+                for conv in &self.hidden {
+                    x = conv.forward(&x, Relu)?;
+                }
+                per_anchor(&self.last.forward(&x, Identity)?, width)
+            })
+            .collect()
+    }
+}
+
+/// (N, Al, width) per level to (N·A, width).
+fn flat(levels: &[Value]) -> Result<Value> {
+    let all = concatenate(levels, 1)?;
+    let (count, width) = (all.dims()[0] * all.dims()[1], all.dims()[2]);
+    Ok(reshape(&all, &[count, width])?)
+}

@@ -1,0 +1,103 @@
+//! How good detections are: COCO box metrics.
+//!
+//! | File | What lives there |
+//! |---|---|
+//! | [`ground_truth`](GroundTruth) | a COCO `instances_*.json` as the metric sees it |
+//! | [`detections`](read_detections) | a COCO results file, read with errors that name the row |
+//! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
+//!
+//! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
+//! (`tests/eval_coco.rs` holds both to it).
+
+mod coco;
+mod detections;
+mod ground_truth;
+mod json;
+
+pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, evaluate};
+pub use detections::{Detection, read_detections};
+pub use ground_truth::GroundTruth;
+
+use std::path::PathBuf;
+
+/// Why detections could not be scored.
+#[derive(Debug, thiserror::Error)]
+pub enum EvalError {
+    /// The file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The annotations are not a COCO data set.
+    #[error("{origin} is not a COCO annotation file: {source}")]
+    Annotations {
+        /// The file, or what stands for it.
+        origin: String,
+        /// What is wrong, with line and column.
+        source: serde_json::Error,
+    },
+    /// The results are not a JSON list.
+    #[error(
+        "{} is not a COCO results file, which is a list of {{image_id, category_id, bbox, score}}: {source}",
+        path.display()
+    )]
+    Results {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        source: serde_json::Error,
+    },
+    /// One row of the results is not a detection.
+    #[error("{}: detection {index} (counted from 0): {source}", path.display())]
+    ResultRow {
+        /// The file.
+        path: PathBuf,
+        /// Position in the list, from 0.
+        index: usize,
+        /// What is wrong, with line and column.
+        source: serde_json::Error,
+    },
+    /// Two entries of the ground truth carry one id.
+    #[error("the ground truth lists {what} {id} twice")]
+    Duplicate {
+        /// `image`, `category` or `annotation`.
+        what: &'static str,
+        /// The id.
+        id: u64,
+    },
+    /// A detection is on an image that the ground truth does not have.
+    #[error(
+        "detection {index} (counted from 0) is on image {image_id}, which the ground truth does not list; \
+         do the results belong to another split?"
+    )]
+    UnknownImage {
+        /// Position among the detections, from 0.
+        index: usize,
+        /// The image it names.
+        image_id: u64,
+    },
+    /// A subset was asked for with an image that the ground truth does not have.
+    #[error("asked to score image {image_id}, which the ground truth does not list")]
+    UnknownSubsetImage {
+        /// The image asked for.
+        image_id: u64,
+    },
+    /// A score or a coordinate is not a number to compute with.
+    #[error("detection {index} (counted from 0, image {image_id}): {what} is {value}, not a finite number")]
+    NotFinite {
+        /// Position among the detections, from 0.
+        index: usize,
+        /// The image it is on.
+        image_id: u64,
+        /// `score` or `bbox`.
+        what: &'static str,
+        /// The offending value.
+        value: f64,
+    },
+    /// hotcoco refused.
+    #[error("the COCO evaluation failed: {0}")]
+    Engine(#[from] hotcoco::Error),
+}

@@ -1,0 +1,198 @@
+//! The metrics log of a run, `runs/NAME/log.jsonl`: one JSON object a line.
+//!
+//! A resumed run takes back the lines after its checkpoint and writes them again, so that its log is
+//! byte for byte that of a run that was never interrupted.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::fsx::{self, WriteError};
+
+/// The log could not be opened or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The file could not be created, cut or appended to.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// The log of the interrupted run could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The log.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A line before the last one is not a log line, so this is no log of an interrupted run.
+    #[error("{}:{line} is not a line of a metrics log ({source}); move the file away or start the run anew", path.display())]
+    Line {
+        /// The log.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// A record has no JSON form (a map whose keys are not text).
+    #[error("cannot write a log line to {}: {source}", path.display())]
+    Record {
+        /// The log.
+        path: PathBuf,
+        /// What serde said.
+        source: serde_json::Error,
+    },
+}
+
+/// An open metrics log.
+pub struct MetricsLog {
+    file: File,
+    path: PathBuf,
+}
+
+impl MetricsLog {
+    /// Opens `path` for writing, creating it and its folders.
+    ///
+    /// With `resume_at` the lines of an interrupted run stay up to that step: the log is cut before the
+    /// first line whose key `step` is greater (lines without `step` go with their neighbours), so the
+    /// checkpoint of a step must be written after that step's lines. A last line that broke off is cut.
+    /// Without `resume_at` the log starts empty.
+    ///
+    /// # Errors
+    /// [`LogError::Line`] for anything but the last line that is not a JSON object; reading and writing errors.
+    pub fn open(path: &Path, resume_at: Option<u64>) -> Result<Self, LogError> {
+        let keep = match resume_at {
+            Some(step) => kept_bytes(path, step)?,
+            None => 0,
+        };
+        let file = fsx::open_log(path)?;
+        fsx::truncate(path, keep)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Appends `record` as one line and hands it to the operating system before it returns. A number that
+    /// is not finite becomes `null`, which is all that JSON has for it.
+    ///
+    /// # Errors
+    /// [`LogError::Record`], [`LogError::Write`].
+    pub fn write(&mut self, record: &impl Serialize) -> Result<(), LogError> {
+        let mut line = serde_json::to_vec(record)
+            .map_err(|source| LogError::Record { path: self.path.clone(), source })?;
+        line.push(b'\n');
+        // One write a line: whoever follows the log sees whole lines.
+        self.file
+            .write_all(&line)
+            .and_then(|()| self.file.flush())
+            .map_err(|source| WriteError { path: self.path.clone(), source }.into())
+    }
+}
+
+/// What resuming needs of a line.
+#[derive(Deserialize)]
+struct Line {
+    step: Option<u64>,
+}
+
+/// How many bytes of the log at `path` belong to the run up to `step`.
+fn kept_bytes(path: &Path, step: u64) -> Result<u64, LogError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(source) => return Err(LogError::Read { path: path.to_owned(), source }),
+    };
+    let mut kept = 0;
+    for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let is_last = kept + line.len() == text.len();
+        match serde_json::from_slice::<Line>(line) {
+            Ok(read) if read.step.is_some_and(|at| at > step) => break,
+            // Whole JSON without its newline: the run was killed between two bytes.
+            Ok(_) if !line.ends_with(b"\n") => break,
+            Ok(_) => kept += line.len(),
+            Err(_) if is_last => break,
+            Err(source) => {
+                return Err(LogError::Line { path: path.to_owned(), line: index + 1, source });
+            }
+        }
+    }
+    Ok(kept as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn run(path: &Path, resume_at: Option<u64>, steps: std::ops::RangeInclusive<u64>) {
+        let mut log = MetricsLog::open(path, resume_at).unwrap();
+        for step in steps {
+            log.write(&json!({"step": step, "loss": 1.0 / step as f64})).unwrap();
+            if step % 2 == 0 {
+                log.write(&json!({"event": "evaluation", "ap": 0.25})).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_resumed_log_equals_the_uninterrupted_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (whole, resumed) = (folder.path().join("a/whole.jsonl"), folder.path().join("resumed.jsonl"));
+        run(&whole, None, 1..=9);
+        run(&resumed, None, 1..=7);
+        run(&resumed, Some(4), 5..=9);
+        assert_eq!(fs::read(&whole).unwrap(), fs::read(&resumed).unwrap());
+    }
+
+    #[test]
+    fn a_line_that_broke_off_is_cut_wherever_it_broke() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        run(&path, None, 1..=3);
+        let whole = fs::read(&path).unwrap();
+        let second_line = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
+        for cut in second_line..whole.len() {
+            fs::write(&path, &whole[..cut]).unwrap();
+            MetricsLog::open(&path, Some(3)).unwrap();
+            let kept = fs::read(&path).unwrap();
+            assert!(kept.is_empty() || kept.ends_with(b"\n"));
+            assert!(whole.starts_with(&kept) && kept.len() + 40 > cut && kept.len() <= cut);
+        }
+        // A power cut can leave zeros behind.
+        let mut zeros = whole.clone();
+        zeros.extend([0; 64]);
+        fs::write(&path, zeros).unwrap();
+        MetricsLog::open(&path, Some(3)).unwrap();
+        assert_eq!(fs::read(&path).unwrap(), whole);
+    }
+
+    #[test]
+    fn a_broken_line_in_the_middle_is_an_error_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        fs::write(&path, "{\"step\":1}\nnot json\n{\"step\":2}\n").unwrap();
+        let error = MetricsLog::open(&path, Some(2)).err().unwrap();
+        assert!(error.to_string().contains("log.jsonl:2 "), "{error}");
+        assert_eq!(fs::read(&path).unwrap().len(), 31, "a refused log is left as it is");
+        fs::write(&path, "{\"step\":\"one\"}\n{\"step\":2}\n").unwrap();
+        assert!(matches!(MetricsLog::open(&path, Some(2)), Err(LogError::Line { line: 1, .. })));
+    }
+
+    #[test]
+    fn a_fresh_run_starts_an_empty_log_and_a_lost_log_starts_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        run(&path, Some(10), 1..=1);
+        run(&path, None, 2..=2);
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"step\":2,\"loss\":0.5}\n{\"event\":\"evaluation\",\"ap\":0.25}\n");
+    }
+
+    #[test]
+    fn lines_are_in_the_file_as_soon_as_they_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let mut log = MetricsLog::open(&path, None).unwrap();
+        log.write(&json!({"step": 1, "loss": f64::NAN})).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1,\"loss\":null}\n");
+    }
+}

@@ -1,0 +1,13 @@
+//! What a run tells people while it goes and after it.
+//!
+//! | File | What lives there |
+//! |---|---|
+//! | [`log`] | the metrics log of a run, one JSON object a line |
+//! | [`progress`] | the progress bar of a training run |
+//! | [`table`] | teacher, student alone and student distilled in one table |
+//! | [`draw`] | boxes on images, and pictures of several models side by side |
+
+pub mod draw;
+pub mod log;
+pub mod progress;
+pub mod table;

@@ -1,0 +1,239 @@
+//! The progress of a training run: every loss term, learning rate, images a second, the share of time
+//! spent waiting for data, and the time left. It goes to stderr and never into a result.
+
+use std::collections::VecDeque;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Numbers are means over this many steps.
+const WINDOW: usize = 20;
+
+/// How a run reports its progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verbosity {
+    /// Not at all.
+    Quiet,
+    /// A plain line every so many steps, for logs and pipes.
+    Lines {
+        /// Steps from one line to the next (0 counts as 1).
+        every: u64,
+    },
+    /// A bar that is drawn anew in place.
+    Bar,
+}
+
+impl Verbosity {
+    /// A bar on a terminal, otherwise a line `every` so many steps.
+    pub fn for_stderr(every: u64) -> Self {
+        if std::io::stderr().is_terminal() { Self::Bar } else { Self::Lines { every } }
+    }
+}
+
+/// What one training step tells.
+#[derive(Clone, Copy, Debug)]
+pub struct StepReport<'a> {
+    /// Each loss term by name, weighted as it enters the sum.
+    pub losses: &'a [(&'a str, f64)],
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// Images in the step's batch.
+    pub images: usize,
+    /// How long the step waited for its batch.
+    pub data_wait: Duration,
+}
+
+/// The progress of one run, drawn on stderr.
+pub struct Progress {
+    label: String,
+    total: u64,
+    step: u64,
+    verbosity: Verbosity,
+    bar: ProgressBar,
+    recent: Recent,
+    last: Instant,
+}
+
+impl Progress {
+    /// The progress of a run of `total_steps` steps, of which `start` are done (a resumed run).
+    pub fn new(total_steps: u64, start: u64, label: &str, verbosity: Verbosity) -> Self {
+        let bar = match verbosity {
+            Verbosity::Bar => ProgressBar::new(total_steps).with_position(start),
+            Verbosity::Quiet | Verbosity::Lines { .. } => ProgressBar::hidden(),
+        };
+        bar.set_style(
+            ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len}  {msg}")
+                .expect("the template is constant and valid"),
+        );
+        bar.set_prefix(label.to_owned());
+        bar.tick();
+        Self {
+            label: label.to_owned(),
+            total: total_steps,
+            step: start,
+            verbosity,
+            bar,
+            recent: Recent::default(),
+            last: Instant::now(),
+        }
+    }
+
+    /// One more step is done.
+    pub fn step(&mut self, report: &StepReport<'_>) {
+        let now = Instant::now();
+        self.recent.push(report, now - self.last);
+        self.last = now;
+        self.step += 1;
+        let steps_left = self.total.saturating_sub(self.step);
+        match self.verbosity {
+            Verbosity::Quiet => {}
+            Verbosity::Bar => {
+                let (pace, losses) = (self.recent.pace(steps_left), self.recent.losses());
+                self.bar.set_message(format!("{pace}\n  {losses}"));
+                self.bar.set_position(self.step);
+            }
+            Verbosity::Lines { every } => {
+                if self.step.is_multiple_of(every.max(1)) || self.step == self.total {
+                    let (pace, losses) = (self.recent.pace(steps_left), self.recent.losses());
+                    eprintln!("{} {}/{}  {losses}  {pace}", self.label, self.step, self.total);
+                }
+            }
+        }
+    }
+
+    /// Says something in a line of its own, above the bar; the time it took to come by (an evaluation, a
+    /// checkpoint) does not count as training.
+    pub fn note(&mut self, text: &str) {
+        match self.verbosity {
+            Verbosity::Quiet => {}
+            Verbosity::Bar | Verbosity::Lines { .. } => self.bar.suspend(|| eprintln!("{text}")),
+        }
+        self.last = Instant::now();
+    }
+
+    /// The run is over: the bar stays as it is.
+    pub fn finish(self) {
+        self.bar.abandon();
+    }
+}
+
+/// The last [`WINDOW`] steps.
+#[derive(Default)]
+struct Recent {
+    /// In the order in which the terms first appeared.
+    losses: Vec<(String, VecDeque<f64>)>,
+    learning_rate: f64,
+    images: VecDeque<f64>,
+    seconds: VecDeque<f64>,
+    waited: VecDeque<f64>,
+}
+
+impl Recent {
+    fn push(&mut self, report: &StepReport<'_>, took: Duration) {
+        for &(name, value) in report.losses {
+            match self.losses.iter_mut().find(|(known, _)| known == name) {
+                Some((_, values)) => push(values, value),
+                None => self.losses.push((name.to_owned(), VecDeque::from([value]))),
+            }
+        }
+        self.learning_rate = report.learning_rate;
+        push(&mut self.images, report.images as f64);
+        push(&mut self.seconds, took.as_secs_f64());
+        push(&mut self.waited, report.data_wait.as_secs_f64());
+    }
+
+    fn losses(&self) -> String {
+        let told = self.losses.iter().map(|(name, values)| format!("{name} {:.4}", mean(values)));
+        told.collect::<Vec<_>>().join("  ")
+    }
+
+    fn pace(&self, steps_left: u64) -> String {
+        // A clock that did not move must not divide by zero.
+        let seconds = mean(&self.seconds).max(1e-9);
+        let wait = (100.0 * mean(&self.waited) / seconds).clamp(0.0, 100.0);
+        format!(
+            "lr {:.2e}  {:.2} img/s  data wait {wait:.0}%  ETA {}",
+            self.learning_rate,
+            mean(&self.images) / seconds,
+            duration(seconds * steps_left as f64)
+        )
+    }
+}
+
+fn push(values: &mut VecDeque<f64>, value: f64) {
+    if values.len() == WINDOW {
+        values.pop_front();
+    }
+    values.push_back(value);
+}
+
+fn mean(values: &VecDeque<f64>) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// `2d 03:04:05`, `3:04:05`, `4:05`.
+fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    let (days, hours, minutes, seconds) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60, whole % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}:{seconds:02}"),
+        (0, _) => format!("{hours}:{minutes:02}:{seconds:02}"),
+        _ => format!("{days}d {hours:02}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report<'a>(losses: &'a [(&'a str, f64)]) -> StepReport<'a> {
+        StepReport { losses, learning_rate: 0.0125, images: 4, data_wait: Duration::from_millis(100) }
+    }
+
+    #[test]
+    fn every_loss_the_rate_the_wait_and_the_time_left_are_told() {
+        let mut recent = Recent::default();
+        recent.push(&report(&[("rpn_cls", 0.5), ("ckd", 2.0)]), Duration::from_millis(1000));
+        recent.push(&report(&[("rpn_cls", 0.25), ("ckd", 1.0)]), Duration::from_millis(1000));
+        assert_eq!(recent.losses(), "rpn_cls 0.3750  ckd 1.5000");
+        assert_eq!(recent.pace(3725), "lr 1.25e-2  4.00 img/s  data wait 10%  ETA 1:02:05");
+    }
+
+    #[test]
+    fn only_the_last_steps_count() {
+        let mut recent = Recent::default();
+        recent.push(&report(&[("loss", 1e6)]), Duration::from_secs(1000));
+        for _ in 0..WINDOW {
+            recent.push(&report(&[("loss", 2.0)]), Duration::from_secs(2));
+        }
+        assert_eq!(recent.losses(), "loss 2.0000");
+        assert_eq!(recent.pace(0), "lr 1.25e-2  2.00 img/s  data wait 5%  ETA 0:00");
+    }
+
+    #[test]
+    fn a_step_in_no_time_and_a_loss_that_is_not_a_number_do_not_upset_it() {
+        let mut recent = Recent::default();
+        assert!(recent.pace(9).ends_with("ETA 0:00"));
+        recent.push(&report(&[("loss", f64::NAN)]), Duration::ZERO);
+        assert_eq!(recent.losses(), "loss NaN");
+        assert!(recent.pace(u64::MAX).contains("data wait 100%"));
+    }
+
+    #[test]
+    fn times_read_as_clocks() {
+        let told = [0.4, 65.0, 3_600.0, 86_399.6, 200_000.0].map(duration);
+        assert_eq!(told, ["0:00", "1:05", "1:00:00", "1d 00:00:00", "2d 07:33:20"]);
+    }
+
+    #[test]
+    fn steps_beyond_the_end_and_runs_without_steps_are_fine() {
+        for verbosity in [Verbosity::Quiet, Verbosity::Lines { every: 0 }, Verbosity::Bar] {
+            let mut progress = Progress::new(1, 1, "test", verbosity);
+            progress.step(&report(&[]));
+            progress.note("a note");
+            progress.finish();
+            Progress::new(0, 0, "test", verbosity).finish();
+        }
+    }
+}
