@@ -66,3 +66,13 @@ pub fn open_log(path: &Path) -> Result<File, WriteError> {
 pub fn truncate(path: &Path, bytes: u64) -> Result<(), WriteError> {
     OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(bytes)).map_err(at(path))
 }
+
+/// Removes a file.
+pub fn remove(path: &Path) -> Result<(), WriteError> {
+    fs::remove_file(path).map_err(at(path))
+}
+
+/// Moves a file or folder to a name beside it.
+pub fn rename(from: &Path, to: &Path) -> Result<(), WriteError> {
+    fs::rename(from, to).map_err(at(from))
+}

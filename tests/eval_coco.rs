@@ -92,7 +92,7 @@ fn crowds_area_edges_limits_ties_and_empty_cases_score_as_in_pycocotools() {
 fn random_scenes_score_as_in_pycocotools() {
     match std::env::var_os("CKD_DET_EVAL_CASES") {
         Some(path) => read(Path::new(&path)).as_array().unwrap().iter().for_each(check_case),
-        None => println!("skipped: CKD_DET_EVAL_CASES names no file of cases"),
+        None => eprintln!("skipped: CKD_DET_EVAL_CASES names no file of cases"),
     }
 }
 
@@ -141,7 +141,7 @@ fn jittered_coco_boxes_score_as_in_pycocotools() {
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
     let folder = data.join("cocoapi_eval");
     if !folder.join("jitter81_gt.json").exists() {
-        println!("skipped: {} is not there", folder.display());
+        eprintln!("skipped: {} is not there", folder.display());
         return;
     }
     check_pair(&folder, "jitter81");
@@ -325,7 +325,9 @@ fn an_annotation_file_that_is_not_one_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gt.json");
     for (text, fragment) in [
-        ("[]", "annotation file"),
+        ("[]", "expected an object with images"),
+        (r#"[{"image_id": 1}]"#, "expected an object with images"),
+        ("", "expected an object with images"),
         ("{}", "missing field `images`"),
         (r#"{"images": [], "annotations": []}"#, "missing field `categories`"),
         (r#"{"images": [{}], "annotations": [], "categories": []}"#, "missing field `id`"),

@@ -1,13 +1,96 @@
-//! The typed points of a network that distillation attaches to.
+//! Where distillation looks: named points of a network, with what a forward pass found there.
+//!
+//! A detector fills [`Taps`]; a distillation method asks for the [`Tap`]s that it reads and knows no
+//! detector. Teacher and student of one step offer the same taps of the same images and regions.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use ckd_kernels::Value;
 
-/// A pyramid level: P2 has stride 4, P3 stride 8, and so on.
+/// A pyramid level: `Level(3)` is p3, of stride 2³.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Level(pub u8);
+
+/// A point of a network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Tap {
+    /// A level of the feature pyramid, (N, C, H, W).
+    Fpn(Level),
+    /// The output of a stage of the trunk, counted from 1 (`layer1`), (N, C, H, W).
+    Backbone(u8),
+    /// Class logits of the box head on the student's sampled proposals, (R, K + 1), background first.
+    RoiLogits,
+    /// What the box head pooled for the same proposals, (R, C, S, S).
+    RoiFeatures,
+    /// Objectness logits of the RPN, (N, all anchors).
+    RpnLogits,
+    /// RetinaNet's class logits of chosen anchors, (R, K).
+    AnchorLogits,
+    /// A classifier's logits, (N, K).
+    Logits,
+    /// A classifier's pooled features, (N, D).
+    Embedding,
+}
+
+/// What a forward pass found at its taps, in the order of [`Tap`].
+#[derive(Debug, Clone, Default)]
+pub struct Taps(BTreeMap<Tap, Value>);
+
+/// A tap that a network does not offer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no tap {tap} here; this network offers {}", list(offered))]
+pub struct MissingTap {
+    /// What was asked for.
+    pub tap: Tap,
+    /// What there is.
+    pub offered: Vec<Tap>,
+}
+
+/// A name that is no tap's or level's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {kind} {name:?}; expected {expected}")]
+pub struct UnknownName {
+    kind: &'static str,
+    name: String,
+    expected: &'static str,
+}
+
+impl Taps {
+    /// Offers `value` at `tap`, in place of what was there.
+    pub fn insert(&mut self, tap: Tap, value: Value) {
+        self.0.insert(tap, value);
+    }
+
+    /// What was found at `tap`, if the network offers it.
+    pub fn get(&self, tap: Tap) -> Option<&Value> {
+        self.0.get(&tap)
+    }
+
+    /// What was found at `tap`.
+    pub fn require(&self, tap: Tap) -> Result<&Value, MissingTap> {
+        self.get(tap).ok_or_else(|| MissingTap { tap, offered: self.0.keys().copied().collect() })
+    }
+
+    /// All taps with their values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Tap, &Value)> {
+        self.0.iter().map(|(tap, value)| (*tap, value))
+    }
+}
+
+impl FromIterator<(Tap, Value)> for Taps {
+    fn from_iter<I: IntoIterator<Item = (Tap, Value)>>(taps: I) -> Self {
+        Self(taps.into_iter().collect())
+    }
+}
+
+impl Level {
+    /// The lowest level of a pyramid that a configuration may name.
+    const LOWEST: u8 = 2;
+    /// The highest.
+    const HIGHEST: u8 = 7;
+}
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,59 +98,101 @@ impl fmt::Display for Level {
     }
 }
 
-/// A point of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Tap {
-    /// A map of the pyramid, (N, C, H, W).
-    Fpn(Level),
-    /// Class logits of sampled regions, (R, K + 1), background first.
-    RoiLogits,
-    /// Class logits of selected anchors, (A, K).
-    AnchorLogits,
+impl FromStr for Level {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        let level = match name.as_bytes() {
+            [b'p', digit @ b'0'..=b'9'] => digit - b'0',
+            _ => 0,
+        };
+        if (Self::LOWEST..=Self::HIGHEST).contains(&level) {
+            return Ok(Self(level));
+        }
+        Err(UnknownName { kind: "pyramid level", name: name.to_owned(), expected: "p2 to p7" })
+    }
 }
 
 impl fmt::Display for Tap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fpn(level) => level.fmt(f),
+            Self::Backbone(stage) => write!(f, "stage{stage}"),
             Self::RoiLogits => f.write_str("roi_logits"),
+            Self::RoiFeatures => f.write_str("roi_features"),
+            Self::RpnLogits => f.write_str("rpn_logits"),
             Self::AnchorLogits => f.write_str("anchor_logits"),
+            Self::Logits => f.write_str("logits"),
+            Self::Embedding => f.write_str("embedding"),
         }
     }
 }
 
-/// A network does not offer a point that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the network has no tap {tap}; it offers {offered}")]
-pub struct MissingTap {
-    /// What was asked for.
-    pub tap: Tap,
-    /// What there is.
-    pub offered: String,
+impl FromStr for Tap {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        const EXPECTED: &str = "p2 to p7, stage1 to stage9, roi_logits, roi_features, rpn_logits, anchor_logits, logits or embedding";
+        match name {
+            "roi_logits" => Ok(Self::RoiLogits),
+            "roi_features" => Ok(Self::RoiFeatures),
+            "rpn_logits" => Ok(Self::RpnLogits),
+            "anchor_logits" => Ok(Self::AnchorLogits),
+            "logits" => Ok(Self::Logits),
+            "embedding" => Ok(Self::Embedding),
+            _ => match name.strip_prefix("stage").map(str::as_bytes) {
+                Some([digit @ b'1'..=b'9']) => Ok(Self::Backbone(digit - b'0')),
+                _ => name.parse().map(Self::Fpn).map_err(|_| UnknownName {
+                    kind: "tap",
+                    name: name.to_owned(),
+                    expected: EXPECTED,
+                }),
+            },
+        }
+    }
 }
 
-/// What a forward pass offers, in order.
-#[derive(Debug, Clone, Default)]
-pub struct Taps {
-    values: BTreeMap<Tap, Value>,
+fn list(taps: &[Tap]) -> String {
+    match taps {
+        [] => "none".to_owned(),
+        taps => taps.iter().map(Tap::to_string).collect::<Vec<_>>().join(", "),
+    }
 }
 
-impl Taps {
-    /// Adds a point, replacing what was there.
-    pub fn insert(&mut self, tap: Tap, value: Value) {
-        self.values.insert(tap, value);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device, Tensor};
+
+    #[test]
+    fn every_tap_is_found_again_by_its_name() {
+        let all = [
+            Tap::Fpn(Level(2)),
+            Tap::Fpn(Level(7)),
+            Tap::Backbone(4),
+            Tap::RoiLogits,
+            Tap::RoiFeatures,
+            Tap::RpnLogits,
+            Tap::AnchorLogits,
+            Tap::Logits,
+            Tap::Embedding,
+        ];
+        for tap in all {
+            assert_eq!(tap.to_string().parse(), Ok(tap));
+        }
+        for wrong in ["", "p1", "p8", "p10", "p", "P3", "stage0", "stage12", "fpn", "roi logits", "é3"] {
+            let message = wrong.parse::<Tap>().unwrap_err().to_string();
+            assert!(message.contains("p2 to p7"), "{message}");
+        }
     }
 
-    /// The value at `tap`.
-    pub fn get(&self, tap: Tap) -> Option<&Value> {
-        self.values.get(&tap)
-    }
-
-    /// The value at `tap`, or an error that names it.
-    pub fn require(&self, tap: Tap) -> Result<&Value, MissingTap> {
-        self.get(tap).ok_or_else(|| MissingTap {
-            tap,
-            offered: self.values.keys().map(Tap::to_string).collect::<Vec<_>>().join(", "),
-        })
+    #[test]
+    fn a_missing_tap_is_an_error_that_lists_what_there_is() {
+        let zero = || Value::constant(Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+        let taps: Taps = [(Tap::RoiLogits, zero()), (Tap::Fpn(Level(3)), zero())].into_iter().collect();
+        assert!(taps.require(Tap::RoiLogits).is_ok());
+        let message = taps.require(Tap::Fpn(Level(6))).unwrap_err().to_string();
+        assert_eq!(message, "no tap p6 here; this network offers p3, roi_logits");
+        assert!(Taps::default().require(Tap::Logits).unwrap_err().to_string().ends_with("offers none"));
     }
 }

@@ -1,6 +1,6 @@
 //! `ckd-det eval --gt GT.json --dt RESULTS.json [--json]`: scores any COCO results file.
-#![allow(clippy::print_stdout)]
 
+use std::io::Write;
 use std::path::Path;
 
 use crate::eval::{self, GroundTruth};
@@ -14,10 +14,12 @@ pub fn run(gt: &Path, dt: &Path, json: bool) -> anyhow::Result<()> {
     let truth = GroundTruth::load(gt)?;
     let detections = eval::read_detections(dt)?;
     let metrics = eval::evaluate(&truth, &detections, &eval::Options::default())?;
+    // Not `print!`, which panics when the reader of a pipe has gone.
+    let mut out = std::io::stdout().lock();
     if json {
-        println!("{}", serde_json::to_string(&metrics)?);
+        writeln!(out, "{}", serde_json::to_string(&metrics)?)?;
     } else {
-        print!("{metrics}");
+        write!(out, "{metrics}")?;
     }
     Ok(())
 }

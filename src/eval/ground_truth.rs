@@ -35,9 +35,11 @@ impl GroundTruth {
     /// [`EvalError::Duplicate`].
     pub fn load(path: &Path) -> Result<Self, EvalError> {
         let text = fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
-        let file = serde_json::from_slice(&text)
-            .map_err(|source| EvalError::Annotations { origin: path.display().to_string(), source })?;
-        Self::from_file(file)
+        let is_object = text.trim_ascii_start().first() == Some(&b'{');
+        let file = if is_object { serde_json::from_slice(&text) } else { Err(not_an_object()) };
+        Self::from_file(
+            file.map_err(|source| EvalError::Annotations { origin: path.display().to_string(), source })?,
+        )
     }
 
     /// The same from JSON in memory.
@@ -45,9 +47,10 @@ impl GroundTruth {
     /// # Errors
     /// As [`GroundTruth::load`].
     pub fn from_json(value: Value) -> Result<Self, EvalError> {
-        let file = serde_json::from_value(value)
-            .map_err(|source| EvalError::Annotations { origin: "the given value".into(), source })?;
-        Self::from_file(file)
+        let file = if value.is_object() { serde_json::from_value(value) } else { Err(not_an_object()) };
+        Self::from_file(
+            file.map_err(|source| EvalError::Annotations { origin: "the given value".into(), source })?,
+        )
     }
 
     /// The ids of the images, ascending.
@@ -118,6 +121,11 @@ fn unique(what: &'static str, ids: impl Iterator<Item = u64>) -> Result<BTreeSet
         }
     }
     Ok(seen)
+}
+
+/// serde would read a list as the fields in order, and say odd things about a results file.
+fn not_an_object() -> serde_json::Error {
+    serde::de::Error::custom("expected an object with images, annotations and categories")
 }
 
 /// What the metric reads of an annotation file.

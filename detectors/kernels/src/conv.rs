@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::elementwise::mask_positive;
+use crate::elementwise::{mask_positive, rectified};
 use crate::linear::{Accumulate, Activation, Strides, column_sums, strided_product};
 use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
 use crate::{Error, Result, Value};
@@ -310,7 +310,7 @@ fn finish_rows(out: &mut [f32], k: usize, shift: Option<&[f32]>, residual: Optio
         out.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
     }
     if relu {
-        out.iter_mut().for_each(|y| *y = y.max(0.0));
+        out.iter_mut().for_each(|y| *y = rectified(*y));
     }
 }
 

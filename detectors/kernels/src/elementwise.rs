@@ -101,7 +101,7 @@ pub fn scale(a: &Value, factor: f64) -> Result<Value> {
 
 /// max(a, 0); the derivative at 0 is 0.
 pub fn relu(a: &Value) -> Result<Value> {
-    let out = map(a.tensor(), |a| a.max(0.0))?;
+    let out = map(a.tensor(), rectified)?;
     let saved = out.clone();
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(mask_positive(g, &saved)?)])))
 }
@@ -111,14 +111,26 @@ pub fn relu6(a: &Value) -> Result<Value> {
     let out = map(a.tensor(), |a| a.clamp(0.0, 6.0))?;
     let saved = out.clone();
     Ok(Value::operation(&[a], out, move |g| {
-        let inside = |g, y| if y > 0.0 && y < 6.0 { g } else { 0.0 };
+        let inside = |g, y| if y <= 0.0 || y >= 6.0 { 0.0 } else { g };
         Ok(vec![Some(zip_map("relu6", g, &saved, inside)?)])
     }))
 }
 
+/// The ReLU of one number. Not `f32::max`, which makes 0 of a NaN: a diverged network must show.
+#[inline]
+pub(crate) fn rectified(y: f32) -> f32 {
+    if y < 0.0 { 0.0 } else { y }
+}
+
+/// The gradient `g` through a ReLU whose output was `y`; 0 at 0, and NaN outputs let it through.
+#[inline]
+pub(crate) fn through_relu(g: f32, y: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { g }
+}
+
 /// `gradient` where the ReLU's output is positive, 0 elsewhere.
 pub(crate) fn mask_positive(gradient: &Tensor, output: &Tensor) -> Result<Tensor> {
-    zip_map("relu", gradient, output, |g, y| if y > 0.0 { g } else { 0.0 })
+    zip_map("relu", gradient, output, through_relu)
 }
 
 /// The same elements, row-major, in another shape.
@@ -161,8 +173,8 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
 /// `a` (M, D) to (`count`, D).
 pub fn narrow_rows(a: &Value, first: usize, count: usize) -> Result<Value> {
     let (m, d) = a.tensor().dims2()?;
-    if first + count > m {
-        return Err(Error::invalid("narrow_rows", format!("rows {first}..{} of {m}", first + count)));
+    if count > m || first > m - count {
+        return Err(Error::invalid("narrow_rows", format!("{count} rows from {first} on, of {m}")));
     }
     if count == m {
         return Ok(a.clone());

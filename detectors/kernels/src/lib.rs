@@ -8,7 +8,12 @@
 //! | [`input`] | pixels to a network's input |
 //! | [`linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`norm`] | frozen and training batch norm, group norm |
+//! | [`pool`] | max pooling with padding, average pooling |
+//! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
@@ -24,7 +29,7 @@ pub mod graph;
 pub mod input;
 pub mod linear;
 pub mod losses;
-mod memory;
+pub mod memory;
 pub mod norm;
 pub mod normalize;
 pub mod pool;

@@ -1,8 +1,9 @@
 //! Fully connected layers.
 
 use gemm::Parallelism;
+use rayon::prelude::*;
 
-use crate::elementwise::mask_positive;
+use crate::elementwise::{CHUNK, mask_positive, rectified};
 use crate::memory::{elements, from_elements, on_host};
 use crate::{Error, Result, Value};
 
@@ -41,7 +42,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         let add = if bias.is_some() { Accumulate::Add } else { Accumulate::Replace };
         product(&mut out, (m, o, i), &elements(&x)?, Form::Plain, &elements(&w)?, Form::Transposed, add);
         if activation == Activation::Relu {
-            out.iter_mut().for_each(|y| *y = y.max(0.0));
+            out.iter_mut().for_each(|y| *y = rectified(*y));
         }
     }
     let out = from_elements(out, (m, o), x.tensor())?;
@@ -86,13 +87,21 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
     }))
 }
 
-/// Sums of the columns of a row-major matrix with `columns` columns.
+/// Sums of the columns of a row-major matrix with `columns` columns, over fixed chunks of rows added in order.
 pub(crate) fn column_sums(rows: &[f32], columns: usize) -> Vec<f32> {
-    let mut sums = vec![0f64; columns];
-    for row in rows.chunks_exact(columns.max(1)) {
-        for (sum, value) in sums.iter_mut().zip(row) {
-            *sum += f64::from(*value);
+    let columns = columns.max(1);
+    let chunk = (CHUNK / columns).max(1) * columns;
+    let sum_rows = |rows: &[f32]| {
+        let mut sums = vec![0f64; columns];
+        for row in rows.chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
         }
+        sums
+    };
+    let partial: Vec<Vec<f64>> = rows.par_chunks(chunk).map(sum_rows).collect();
+    let mut sums = vec![0f64; columns];
+    for partial in partial {
+        sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
     }
     sums.into_iter().map(|sum| sum as f32).collect()
 }
@@ -128,17 +137,28 @@ pub fn product(
     b_form: Form,
     accumulate: Accumulate,
 ) {
-    let stored = |form, rows, columns| match form {
-        Form::Plain => (columns, 1),
-        Form::Transposed => (1, rows),
-    };
-    let (a_row, a_column) = stored(a_form, rows, inner);
-    let (b_row, b_column) = stored(b_form, inner, columns);
-    let strides = Strides { out_row: columns, a: (a_row, a_column), b: (b_row, b_column) };
     // Small products are not worth waking other threads for.
     let work = rows * columns * inner;
     let parallelism = if work < 1 << 18 { Parallelism::None } else { Parallelism::Rayon(0) };
+    let strides = Strides::of((rows, columns, inner), a_form, b_form);
     strided_product(out, (rows, columns, inner), a, b, strides, accumulate, parallelism);
+}
+
+/// As [`product`], on the calling thread alone: for many products in parallel.
+///
+/// # Panics
+/// If a buffer does not have the size that the shapes give.
+pub fn product_on_this_thread(
+    out: &mut [f32],
+    (rows, columns, inner): (usize, usize, usize),
+    a: &[f32],
+    a_form: Form,
+    b: &[f32],
+    b_form: Form,
+    accumulate: Accumulate,
+) {
+    let strides = Strides::of((rows, columns, inner), a_form, b_form);
+    strided_product(out, (rows, columns, inner), a, b, strides, accumulate, Parallelism::None);
 }
 
 /// Distances, in elements, between neighbours in a row and in a column.
@@ -147,6 +167,16 @@ pub(crate) struct Strides {
     pub(crate) out_row: usize,
     pub(crate) a: (usize, usize),
     pub(crate) b: (usize, usize),
+}
+
+impl Strides {
+    fn of((rows, columns, inner): (usize, usize, usize), a: Form, b: Form) -> Self {
+        let stored = |form, rows, columns| match form {
+            Form::Plain => (columns, 1),
+            Form::Transposed => (1, rows),
+        };
+        Self { out_row: columns, a: stored(a, rows, inner), b: stored(b, inner, columns) }
+    }
 }
 
 pub(crate) fn strided_product(

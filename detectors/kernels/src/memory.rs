@@ -10,7 +10,7 @@ use candle_core::{CpuStorage, DType, Device, Shape, Storage, StorageRef, Tensor}
 use crate::{Error, Result};
 
 /// The elements of a contiguous f32 tensor on the host.
-pub(crate) struct Elements<'a> {
+pub struct Elements<'a> {
     storage: StorageRef<'a>,
     start: usize,
     len: usize,
@@ -28,7 +28,7 @@ impl Deref for Elements<'_> {
 }
 
 /// Borrows the elements of `tensor`, which must come from [`on_host`] or [`channels_last`].
-pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
+pub fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => {
@@ -46,7 +46,7 @@ pub(crate) fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
 }
 
 /// `tensor` as contiguous f32 on the host, row-major in its own shape; no copy if it already is.
-pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
+pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     if tensor.dtype() != DType::F32 {
         return Err(Error::invalid("on_host", format!("f32 expected, got {:?}", tensor.dtype())));
     }
@@ -54,7 +54,7 @@ pub(crate) fn on_host(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// An NCHW tensor as a contiguous (N, H, W, C) tensor on the host; no copy if its memory is channels-last.
-pub(crate) fn channels_last(tensor: &Tensor) -> Result<Tensor> {
+pub fn channels_last(tensor: &Tensor) -> Result<Tensor> {
     if tensor.rank() != 4 {
         return Err(Error::invalid("channels_last", format!("NCHW expected, got {:?}", tensor.shape())));
     }
@@ -62,7 +62,7 @@ pub(crate) fn channels_last(tensor: &Tensor) -> Result<Tensor> {
 }
 
 /// An NCHW-shaped tensor over an NHWC buffer, on the device of `like`.
-pub(crate) fn from_channels_last(
+pub fn from_channels_last(
     values: Vec<f32>,
     (n, h, w, c): (usize, usize, usize, usize),
     like: &Tensor,
@@ -71,7 +71,7 @@ pub(crate) fn from_channels_last(
 }
 
 /// A row-major tensor over `values`, on the device of `like`.
-pub(crate) fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
+pub fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, shape.into(), &Device::Cpu)?;
     Ok(if like.device().is_cpu() { tensor } else { tensor.to_device(like.device())? })
 }

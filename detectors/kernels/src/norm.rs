@@ -10,7 +10,7 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::elementwise::CHUNK;
+use crate::elementwise::{CHUNK, mask_positive, rectified, through_relu};
 use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
 use crate::{Error, Result, Value};
@@ -276,7 +276,7 @@ fn normalize(
             (Some(true), Some(masked), _) => gradients.push(Some(image(masked)?)),
             (Some(true), None, Some(y)) => {
                 let y = y.permute((0, 3, 1, 2))?;
-                gradients.push(Some(crate::elementwise::mask_positive(gradient, &y)?));
+                gradients.push(Some(mask_positive(gradient, &y)?));
             }
             (Some(true), None, None) => gradients.push(Some(gradient.clone())),
             (Some(false), ..) => gradients.push(None),
@@ -436,8 +436,7 @@ impl Rows {
                     out.iter_mut().zip(&residual[start..]).for_each(|(out, residual)| *out += residual);
                 }
                 if relu {
-                    // Not `max`, which would hide a NaN.
-                    out.iter_mut().for_each(|out| *out = if *out < 0.0 { 0.0 } else { *out });
+                    out.iter_mut().for_each(|out| *out = rectified(*out));
                 }
             });
         });
@@ -477,7 +476,7 @@ impl Rows {
                     Some(y) => {
                         let y = &y[start..][..out.len()];
                         for ((out, g), y) in out.iter_mut().zip(g).zip(y) {
-                            *out = if *y <= 0.0 { 0.0 } else { *g };
+                            *out = through_relu(*g, *y);
                         }
                     }
                     None => out.copy_from_slice(g),
@@ -534,7 +533,7 @@ impl Rows {
             let mut masked = vec![0f32; width];
             for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y[start..][..len].chunks(width)) {
                 for ((masked, g), y) in masked.iter_mut().zip(g).zip(y) {
-                    *masked = if *y <= 0.0 { 0.0 } else { *g };
+                    *masked = through_relu(*g, *y);
                 }
                 add(&masked[..g.len()], x);
             }

@@ -1,0 +1,301 @@
+//! Convolution against PyTorch's values, a scalar reference in f64, and the composition of plain operations.
+
+mod support;
+
+use candle_core::Tensor;
+use ckd_kernels::elementwise::{add, relu};
+use ckd_kernels::linear::Activation;
+use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use support::*;
+
+#[test]
+fn convolution_equals_pytorch() {
+    golden::each_case("conv2d/", |case| {
+        let both = |key| match case.attr_usizes(key)[..] {
+            [both] => [both; 2],
+            [vertical, horizontal] => [vertical, horizontal],
+            _ => panic!("{}: {key}", case.name),
+        };
+        let config = Conv2dConfig {
+            stride: both("stride"),
+            padding: both("padding"),
+            dilation: both("dilation"),
+            groups: case.attr_usize("groups"),
+        };
+        let bias = case.has("b").then(|| leaf(case, "b"));
+        let epilogue = Epilogue { shift: bias.as_ref(), ..Epilogue::default() };
+        check_case(case, &conv2d(&leaf(case, "x"), &leaf(case, "w"), config, epilogue).unwrap());
+        // The same from channels-last memory.
+        let x = Value::leaf("x", nhwc(&input(case, "x")));
+        check_case(case, &conv2d(&x, &leaf(case, "w"), config, epilogue).unwrap());
+    });
+}
+
+/// A convolution of the property tests: sizes and configuration.
+#[derive(Debug, Clone)]
+struct Sizes {
+    n: usize,
+    h: usize,
+    w: usize,
+    group_c: usize,
+    group_k: usize,
+    kernel: [usize; 2],
+    config: Conv2dConfig,
+}
+
+impl Sizes {
+    fn x(&self) -> Tensor {
+        noise(1, &[self.n, self.group_c * self.config.groups, self.h, self.w])
+    }
+
+    fn weight(&self) -> Tensor {
+        let k = self.group_k * self.config.groups;
+        noise(2, &[k, self.group_c, self.kernel[0], self.kernel[1]])
+    }
+
+    fn fits(&self) -> bool {
+        let [r, s] = self.kernel;
+        self.config.output_size(0, self.h, r).is_some() && self.config.output_size(1, self.w, s).is_some()
+    }
+}
+
+fn sizes() -> impl Strategy<Value = Sizes> {
+    let pair = |range: std::ops::RangeInclusive<usize>| [range.clone(), range];
+    let channels = (1usize..=11, 1usize..=11, prop_oneof![3 => Just(1usize), 1 => 2usize..=5]);
+    let config = (pair(1..=3), pair(0..=3), pair(1..=2));
+    (0usize..=9, pair(1..=13), channels, pair(1..=4), config)
+        .prop_map(|(n, [h, w], (group_c, group_k, groups), kernel, (stride, padding, dilation))| Sizes {
+            n,
+            h,
+            w,
+            group_c,
+            group_k,
+            kernel,
+            config: Conv2dConfig { stride, padding, dilation, groups },
+        })
+        .prop_filter("the kernel fits", Sizes::fits)
+}
+
+/// Result, gradient of x and gradient of w for the gradient `noise(3)` of the result, all in f64.
+fn reference(sizes: &Sizes, x: &[f32], weight: &[f32]) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
+    let &Sizes { n, h, w, group_c, group_k, kernel: [r, s], config } = sizes;
+    let (oh, ow) = (config.output_size(0, h, r).unwrap(), config.output_size(1, w, s).unwrap());
+    let (c, k) = (group_c * config.groups, group_k * config.groups);
+    let g = golden::tensor(3, n * k * oh * ow, 1.0, 0.0);
+    let (mut out, mut gx, mut gw) = (vec![0f64; g.len()], vec![0f64; x.len()], vec![0f64; weight.len()]);
+    for at in 0..g.len() {
+        let (image, to, oy, ox) = (at / (k * oh * ow), at / (oh * ow) % k, at / ow % oh, at % ow);
+        for tap in 0..group_c * r * s {
+            let (channel, ry, sx) = (tap / (r * s), tap / s % r, tap % s);
+            let y = (oy * config.stride[0] + ry * config.dilation[0]).checked_sub(config.padding[0]);
+            let column = (ox * config.stride[1] + sx * config.dilation[1]).checked_sub(config.padding[1]);
+            let (Some(y), Some(column)) = (y.filter(|y| *y < h), column.filter(|x| *x < w)) else { continue };
+            let from = ((image * c + to / group_k * group_c + channel) * h + y) * w + column;
+            let by = to * group_c * r * s + tap;
+            out[at] += f64::from(x[from]) * f64::from(weight[by]);
+            gx[from] += f64::from(g[at]) * f64::from(weight[by]);
+            gw[by] += f64::from(g[at]) * f64::from(x[from]);
+        }
+    }
+    (out, gx, gw)
+}
+
+fn as_tensor(values: &[f64], shape: &[usize]) -> Tensor {
+    tensor(values.iter().map(|value| *value as f32).collect(), shape)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        rng_seed: RngSeed::Fixed(1),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// Odd sizes, strides 1 to 3, dilation 1 and 2, padding 0 to 3, groups, no images: result and both gradients.
+    /// Sums of at most 13·13·9 products of numbers below 1, in f32: 2e-5 of the largest value.
+    #[test]
+    fn any_shape_equals_the_scalar_reference(sizes in sizes()) {
+        let (x, weight) = (sizes.x(), sizes.weight());
+        let (out, gx, gw) = reference(&sizes, &values(&x), &values(&weight));
+        let got = conv2d(
+            &Value::leaf("x", nhwc(&x)),
+            &Value::leaf("w", weight.clone()),
+            sizes.config,
+            Epilogue::default(),
+        )
+        .unwrap();
+        assert_close(got.tensor(), &as_tensor(&out, got.dims()), 2e-5);
+        let gradients = gradients_of(&got, &noise(3, got.dims()));
+        assert_close(&gradients["x"], &as_tensor(&gx, x.dims()), 2e-5);
+        assert_close(&gradients["w"], &as_tensor(&gw, weight.dims()), 2e-5);
+    }
+}
+
+/// The epilogue's parts, each present or not.
+fn epilogues() -> impl Iterator<Item = (bool, bool, bool, Activation)> {
+    (0..16).map(|bits| {
+        let activation = if bits & 8 == 0 { Activation::Identity } else { Activation::Relu };
+        (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, activation)
+    })
+}
+
+#[test]
+fn the_fused_epilogue_equals_its_plain_operations() {
+    let config = Conv2dConfig::new(2, 1);
+    let (x, w) = (noise(11, &[3, 5, 9, 8]), noise(12, &[7, 5, 3, 3]));
+    let (scale, shift, residual) = (noise(13, &[7]), noise(14, &[7]), noise(15, &[3, 7, 5, 4]));
+    let leaves = || {
+        [("x", &x), ("w", &w), ("shift", &shift), ("residual", &residual)]
+            .map(|(name, tensor)| Value::leaf(name, tensor.clone()))
+    };
+    for (scaled, shifted, added, activation) in epilogues() {
+        let [x, w, shift, residual] = leaves();
+        let epilogue = Epilogue {
+            scale: scaled.then_some(&scale),
+            shift: shifted.then_some(&shift),
+            residual: added.then_some(&residual),
+            activation,
+        };
+        let fused = conv2d(&x, &w, config, epilogue).unwrap();
+
+        let mut plain = conv2d(&x, &w, config, Epilogue::default()).unwrap();
+        let column = |t: &Tensor| t.reshape((1, 7, 1, 1));
+        if scaled {
+            plain = Value::from_candle(&[&plain], |t| t[0].broadcast_mul(&column(&scale)?)).unwrap();
+        }
+        if shifted {
+            plain = Value::from_candle(&[&plain, &shift], |t| t[0].broadcast_add(&column(&t[1])?)).unwrap();
+        }
+        if added {
+            plain = add(&plain, &residual).unwrap();
+        }
+        if activation == Activation::Relu {
+            plain = relu(&plain).unwrap();
+        }
+        assert_close(fused.tensor(), plain.tensor(), 1e-6);
+        let g = noise(16, fused.dims());
+        let (fused, plain) = (gradients_of(&fused, &g), gradients_of(&plain, &g));
+        assert_eq!(fused.keys().collect::<Vec<_>>(), plain.keys().collect::<Vec<_>>());
+        for (name, gradient) in &fused {
+            assert_close(gradient, &plain[name], 2e-6);
+        }
+    }
+}
+
+#[test]
+fn gradients_of_a_fused_convolution_agree_with_differences() {
+    let config = Conv2dConfig { stride: [2, 1], padding: [1, 2], dilation: [1, 2], groups: 2 };
+    let inputs =
+        [noise(21, &[2, 4, 5, 6]), noise(22, &[6, 2, 3, 2]), noise(23, &[6]), noise(24, &[2, 6, 3, 8])];
+    let scale = noise(25, &[6]);
+    check_gradients(&inputs, 0.1, 1e-4, |inputs| {
+        let [x, w, shift, residual] = inputs else { panic!("four inputs") };
+        let epilogue = Epilogue {
+            scale: Some(&scale),
+            shift: Some(shift),
+            residual: Some(residual),
+            activation: Activation::Identity,
+        };
+        conv2d(x, w, config, epilogue).unwrap()
+    });
+}
+
+#[test]
+fn nothing_is_computed_for_what_is_not_tracked() {
+    let (x, w) = (noise(31, &[1, 3, 5, 5]), noise(32, &[4, 3, 3, 3]));
+    let config = Conv2dConfig::new(1, 1);
+    let frozen = Value::constant(w.clone());
+    let out = conv2d(&Value::leaf("x", x.clone()), &frozen, config, Epilogue::default()).unwrap();
+    let gradients = gradients_of(&out, &noise(33, out.dims()));
+    assert_eq!(gradients.keys().map(|name| &**name).collect::<Vec<_>>(), ["x"]);
+    let out = conv2d(&Value::constant(x), &frozen, config, Epilogue::default()).unwrap();
+    assert!(!out.is_tracked());
+}
+
+#[test]
+fn an_empty_batch_gives_an_empty_result_and_zero_gradients() {
+    for (kernel, config) in [(3, Conv2dConfig::new(2, 1)), (1, Conv2dConfig::default())] {
+        let x = Value::leaf("x", noise(41, &[0, 3, 6, 7]));
+        let w = Value::leaf("w", noise(42, &[4, 3, kernel, kernel]));
+        let shift = Value::leaf("shift", noise(43, &[4]));
+        let epilogue = Epilogue { shift: Some(&shift), activation: Activation::Relu, ..Epilogue::default() };
+        let out = conv2d(&x, &w, config, epilogue).unwrap();
+        assert_eq!(out.dims()[..2], [0, 4]);
+        let gradients = gradients_of(&out, out.tensor());
+        assert_eq!(gradients["x"].dims(), [0, 3, 6, 7]);
+        assert!(values(&gradients["w"]).iter().all(|g| *g == 0.0));
+        assert_eq!(values(&gradients["shift"]), [0.0; 4]);
+    }
+}
+
+/// Result and gradients of a 3x3 convolution with a bias.
+fn step() -> Vec<Tensor> {
+    let (x, w) = (nhwc(&noise(51, &[3, 24, 19, 23])), noise(52, &[40, 24, 3, 3]));
+    let shift = Value::leaf("shift", noise(53, &[40]));
+    let epilogue = Epilogue { shift: Some(&shift), ..Epilogue::default() };
+    let out = conv2d(&Value::leaf("x", x), &Value::leaf("w", w), Conv2dConfig::new(2, 1), epilogue).unwrap();
+    let gradients = gradients_of(&out, &noise(54, out.dims()));
+    std::iter::once(out.tensor().clone()).chain(gradients.into_values()).collect()
+}
+
+#[test]
+fn the_number_of_threads_changes_no_more_than_the_rounding() {
+    let one = on_threads(1, step);
+    for threads in [2, 3] {
+        for (got, want) in on_threads(threads, step).iter().zip(&one) {
+            assert_close(got, want, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn a_repeated_step_has_the_same_bits() {
+    for threads in [1, 2, 3] {
+        let bits = || -> Vec<Vec<u32>> {
+            let tensors = on_threads(threads, step);
+            tensors.iter().map(|t| values(t).iter().map(|v| v.to_bits()).collect()).collect()
+        };
+        assert_eq!(bits(), bits());
+    }
+}
+
+#[test]
+fn a_nan_survives_the_activation() {
+    let mut numbers = vec![0.5f32; 9];
+    numbers[4] = f32::NAN;
+    let x = Value::leaf("x", tensor(numbers, &[1, 1, 3, 3]));
+    let w = Value::constant(tensor(vec![1.0], &[1, 1, 1, 1]));
+    let epilogue = Epilogue { activation: Activation::Relu, ..Epilogue::default() };
+    let out = conv2d(&x, &w, Conv2dConfig::default(), epilogue).unwrap();
+    assert!(values(out.tensor())[4].is_nan());
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_that_says_so() {
+    let run = |x: &[usize], w: &[usize], config: Conv2dConfig| {
+        let (x, w) = (Value::constant(noise(61, x)), Value::constant(noise(62, w)));
+        conv2d(&x, &w, config, Epilogue::default()).map(|out| out.dims().to_vec())
+    };
+    let fail = |x: &[usize], w: &[usize], config| run(x, w, config).unwrap_err().to_string();
+    let plain = Conv2dConfig::default();
+    assert!(fail(&[1, 3, 4, 4], &[2, 4, 3, 3], plain).contains("channels and groups"));
+    assert!(fail(&[1, 3, 4, 4], &[2, 3, 5, 5], plain).contains("larger than the padded input"));
+    assert!(fail(&[3, 4, 4], &[2, 3, 3, 3], plain).contains("four dimensions"));
+    assert!(fail(&[1, 3, 4, 4], &[2, 3, 3, 3], Conv2dConfig::new(0, 0)).contains("stride"));
+    let grouped = Conv2dConfig { groups: 0, ..plain };
+    assert!(fail(&[1, 3, 4, 4], &[2, 3, 3, 3], grouped).contains("groups"));
+    assert!(fail(&[1, 3, 4, 4], &[2, 3, 0, 1], plain).contains("larger than the padded input"));
+
+    let (x, w) = (Value::constant(noise(63, &[1, 3, 4, 4])), Value::constant(noise(64, &[2, 3, 3, 3])));
+    let (table, map) = (Value::constant(noise(65, &[3])), Value::constant(noise(66, &[1, 2, 4, 4])));
+    let scale = noise(67, &[3]);
+    let shifted = Epilogue { shift: Some(&table), ..Epilogue::default() };
+    assert!(conv2d(&x, &w, plain, shifted).unwrap_err().to_string().contains("shift"));
+    let added = Epilogue { residual: Some(&map), ..Epilogue::default() };
+    assert!(conv2d(&x, &w, plain, added).unwrap_err().to_string().contains("residual"));
+    let scaled = Epilogue { scale: Some(&scale), ..Epilogue::default() };
+    assert!(conv2d(&x, &w, plain, scaled).unwrap_err().to_string().contains("scale"));
+}

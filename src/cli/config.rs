@@ -1,0 +1,118 @@
+//! `ckd-det config show|check|list`
+
+use clap::Subcommand;
+
+use super::{Context, UsageError, report, say};
+use crate::config::{self, Config, ConfigSource, Key};
+
+/// Arguments of `config`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Print a configuration with all it extends and every default, or explain the keys
+    #[command(after_help = "\
+Examples:
+  ckd-det config show coco_r101_r18
+  ckd-det config show coco_r101_r18 --set student.backbone=resnet34 > mine.toml
+  ckd-det config show --keys")]
+    Show(Show),
+    /// Check configurations without running them
+    #[command(after_help = "\
+Examples:
+  ckd-det config check mine.toml
+  ckd-det config check --all")]
+    Check(Check),
+    /// List the configurations that can be named
+    List,
+}
+
+#[derive(Debug, clap::Args)]
+struct Show {
+    /// A file, or the name of a configuration (`ckd-det config list`)
+    #[arg(value_name = "CONFIG", required_unless_present = "keys")]
+    name: Option<String>,
+    /// Change a key: a.b=VALUE, or distill.0.weight=VALUE inside an array
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "name")]
+    sets: Vec<String>,
+    /// Explain every key there is, with its default
+    #[arg(long, conflicts_with = "name")]
+    keys: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct Check {
+    /// Files, or names of configurations
+    #[arg(value_name = "CONFIG", required_unless_present = "all")]
+    names: Vec<String>,
+    /// Change a key in all of them: a.b=VALUE
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Check every configuration that `ckd-det config list` names
+    #[arg(long, conflicts_with = "names")]
+    all: bool,
+}
+
+/// Runs the verb.
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    match args.action {
+        Action::Show(Show { name: Some(name), sets, .. }) => {
+            say(Config::load(&name, &sets)?.resolved_toml().trim_end())?;
+            Ok(())
+        }
+        Action::Show(_) => explain_keys(),
+        Action::Check(args) => check(args, context),
+        Action::List => list(),
+    }
+}
+
+fn explain_keys() -> anyhow::Result<()> {
+    for Key { path, takes, documentation, default } in Config::keys() {
+        let default = default.map(|value| format!(" (default: {value})")).unwrap_or_default();
+        say(format!("{path}: {takes}{default}"))?;
+        for line in documentation.lines() {
+            say(format!("    {line}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Checks all before it fails, so that one run shows all there is to mend.
+fn check(args: Check, context: &Context) -> anyhow::Result<()> {
+    let names = match args.all {
+        true => config::list().into_iter().map(|listed| listed.name).collect(),
+        false => args.names,
+    };
+    let mut wrong = 0;
+    for name in &names {
+        match Config::load(name, &args.sets) {
+            Ok(loaded) if !context.quiet => say(format!("ok  {name} ({})", loaded.source))?,
+            Ok(_) => {}
+            Err(error) => {
+                wrong += 1;
+                report(&error.into());
+            }
+        }
+    }
+    if wrong > 0 {
+        return Err(UsageError(format!("{wrong} of {} configurations cannot be used", names.len())).into());
+    }
+    Ok(())
+}
+
+fn list() -> anyhow::Result<()> {
+    let all = config::list();
+    let width = all.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
+    for listed in all {
+        let place = match listed.source {
+            ConfigSource::File(path) => path.display().to_string(),
+            ConfigSource::Embedded(_) => "embedded".to_owned(),
+        };
+        say(format!("{:width$}  {} ({place})", listed.name, listed.summary))?;
+    }
+    Ok(())
+}

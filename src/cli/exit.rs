@@ -1,0 +1,74 @@
+//! How the program ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use super::device::DeviceError;
+use crate::config::ConfigError;
+
+/// What the exit code says; documented in `ckd-det --help`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    /// All that was asked for is done.
+    Done = 0,
+    /// A failure while running.
+    Failed = 1,
+    /// Bad usage or configuration; nothing was begun.
+    Usage = 2,
+    /// Data or weights that the configuration names are missing.
+    MissingInput = 3,
+    /// The loss became infinite or not a number.
+    NonFiniteLoss = 4,
+    /// Ctrl-C, as a shell counts it: 128 + SIGINT.
+    Interrupted = 130,
+}
+
+/// The arguments of a verb, each valid by itself, make no sense together; the text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+impl From<ExitStatus> for ExitCode {
+    fn from(status: ExitStatus) -> Self {
+        Self::from(status as u8)
+    }
+}
+
+impl ExitStatus {
+    /// The status that `error` ends the program with: the first of its causes that has one decides.
+    pub fn of(error: &anyhow::Error) -> Self {
+        error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
+    }
+
+    fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        if cause.is::<ConfigError>() || cause.is::<DeviceError>() || cause.is::<UsageError>() {
+            return Some(Self::Usage);
+        }
+        // Whoever read the output has closed it (`ckd-det ... | head`): that is no failure.
+        let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
+        cause.downcast_ref::<io::Error>().is_some_and(closed).then_some(Self::Done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_decides_however_much_context_there_is() {
+        let usage = ConfigError::NotFound { name: "x".to_owned(), looked_in: Vec::new(), similar: None };
+        let error = Err::<(), _>(usage).context("cannot begin").context("cannot train").unwrap_err();
+        assert_eq!(ExitStatus::of(&error), ExitStatus::Usage);
+        assert_eq!(ExitStatus::of(&anyhow::anyhow!("anything else")), ExitStatus::Failed);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let closed = anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(ExitStatus::of(&closed), ExitStatus::Done);
+        let full = anyhow::Error::from(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(ExitStatus::of(&full), ExitStatus::Failed);
+    }
+}

@@ -1,0 +1,149 @@
+//! The command line: one file a verb, and what all verbs share.
+//!
+//! A verb is a module with `pub struct Args` (clap) and `pub fn run(Args, &Context) -> anyhow::Result<()>`.
+//! To add one: declare the module, add its variant to [`Command`], and its arm to `Command::run`.
+//!
+//! # Exit codes
+//! 0 done; 1 a failure while running; 2 bad usage or configuration; 3 missing data or weights; 4 a
+//! non-finite loss; 130 interrupted. [`ExitStatus`] is their list.
+
+mod completions;
+mod config;
+mod device;
+mod doctor;
+mod exit;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use candle_core::Device;
+use clap::{Parser, Subcommand};
+
+pub use device::{DeviceChoice, DeviceError};
+pub use exit::{ExitStatus, UsageError};
+
+use crate::config::ConfigError;
+
+/// Train, distil, evaluate and export object detectors.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ckd-det",
+    version,
+    about = "Train a large object detector, distil it into a small one, and prove that it helped",
+    after_help = AFTER_HELP,
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// Where to compute: cpu, or cuda:N for the N-th NVIDIA GPU
+    #[arg(
+        long,
+        global = true,
+        value_name = "cpu|cuda:N",
+        default_value = "cpu",
+        help_heading = "Global options"
+    )]
+    pub device: DeviceChoice,
+    /// Threads to compute with [default: one for each core]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        value_parser = clap::value_parser!(u16).range(1..),
+        help_heading = "Global options"
+    )]
+    pub threads: Option<u16>,
+    /// Print results and errors only: no progress, no notes
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  ckd-det config list                   the experiments there are
+  ckd-det config show coco_r101_r18     one of them, with every default written out
+  ckd-det config check my_experiment.toml
+  ckd-det doctor                        what this machine has, and what is missing
+
+Exit codes:
+    0  done
+    1  failed while running
+    2  bad usage or configuration
+    3  data or weights are missing
+    4  the loss became infinite or not a number
+  130  interrupted (Ctrl-C)";
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show, check and list configurations
+    Config(config::Args),
+    /// Tell what this machine and this program have, and what is missing
+    Doctor(doctor::Args),
+    /// Print a script that completes commands in your shell
+    Completions(completions::Args),
+}
+
+impl Command {
+    fn run(self, context: &Context) -> anyhow::Result<()> {
+        match self {
+            Self::Config(args) => config::run(args, context),
+            Self::Doctor(args) => doctor::run(args, context),
+            Self::Completions(args) => completions::run(args, context),
+        }
+    }
+}
+
+/// What every verb is given.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Where to compute.
+    pub device: Device,
+    /// Print results only.
+    pub quiet: bool,
+}
+
+/// Parses the command line, runs the verb, reports a failure.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(()) => ExitStatus::Done.into(),
+        Err(error) => {
+            let status = ExitStatus::of(&error);
+            if status != ExitStatus::Done {
+                report(&error);
+            }
+            status.into()
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+    }
+    let context = Context { device: cli.device.open()?, quiet: cli.quiet };
+    cli.command.run(&context)
+}
+
+/// Writes an error to the terminal, with its causes.
+fn report(error: &anyhow::Error) {
+    let message = match error.downcast_ref::<ConfigError>() {
+        Some(error) if io::stderr().is_terminal() => error.styled(),
+        Some(error @ ConfigError::Invalid(_)) => error.to_string(),
+        _ => format!("error: {error:#}"),
+    };
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// Prints a line of results.
+///
+/// # Errors
+/// When standard output cannot be written; a closed pipe ends the program quietly.
+pub fn say(line: impl AsRef<str>) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", line.as_ref())
+}

@@ -1,0 +1,199 @@
+//! What is wrong with a configuration, where, and what to do about it.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+use super::tree::Place;
+
+/// A configuration could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// No such file, and no embedded configuration of that name.
+    #[error("{}", not_found(name, looked_in, similar.as_deref()))]
+    NotFound {
+        /// What was asked for.
+        name: String,
+        /// Every place that was tried, in order.
+        looked_in: Vec<String>,
+        /// The closest name that does exist.
+        similar: Option<String>,
+    },
+    /// The file is there but cannot be read.
+    #[error("cannot read the configuration {}: {source}", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// It was read and something in it is wrong.
+    #[error("{0}")]
+    Invalid(Diagnostics),
+}
+
+impl ConfigError {
+    /// The message as `Display` gives it, in colours where it shows lines of a file.
+    pub fn styled(&self) -> String {
+        match self {
+            Self::Invalid(diagnostics) => diagnostics.render(&Renderer::styled()),
+            other => format!("error: {other}"),
+        }
+    }
+}
+
+impl From<Diagnostic> for ConfigError {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self::Invalid(Diagnostics(vec![diagnostic]))
+    }
+}
+
+fn not_found(name: &str, looked_in: &[String], similar: Option<&str>) -> String {
+    let mut message = format!("there is no configuration {name:?}");
+    for place in looked_in {
+        message += &format!("\n  looked for {place}");
+    }
+    message += &match similar {
+        Some(similar) => format!("\n  help: did you mean {similar:?}?"),
+        None => "\n  help: `ckd-det config list` names those there are".to_owned(),
+    };
+    message
+}
+
+/// Everything found wrong in one configuration; displayed with the lines at fault.
+#[derive(Debug)]
+pub struct Diagnostics(pub(super) Vec<Diagnostic>);
+
+impl Diagnostics {
+    /// The findings, in the order in which they were made; at least one.
+    pub fn all(&self) -> &[Diagnostic] {
+        &self.0
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let rendered: Vec<_> = self.0.iter().map(|diagnostic| diagnostic.render(renderer)).collect();
+        rendered.join("\n\n")
+    }
+}
+
+impl fmt::Display for Diagnostics {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.render(&Renderer::plain()))
+    }
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone)]
+pub struct Diagnostic {
+    pub(super) message: String,
+    pub(super) label: Option<String>,
+    pub(super) help: Option<String>,
+    pub(super) place: Option<Place>,
+}
+
+impl Diagnostic {
+    pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
+        Self { message: message.into(), label: None, help: None, place: Some(place) }
+    }
+
+    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// What is wrong, in one line.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do about it.
+    pub fn advice(&self) -> Option<&str> {
+        self.help.as_deref()
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let mut group = Group::with_title(Level::ERROR.primary_title(&self.message));
+        match &self.place {
+            // An empty span stands for the text as a whole: there is no line to show.
+            Some(place) if place.span.is_empty() && place.span.start == 0 => {
+                group = group.element(Origin::path(&place.text.name));
+            }
+            Some(place) => {
+                let annotation =
+                    AnnotationKind::Primary.span(place.span.clone()).label(self.label.as_deref());
+                let snippet = Snippet::source(&place.text.text).path(&place.text.name).annotation(annotation);
+                group = group.element(snippet);
+            }
+            None => {}
+        }
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(help));
+        }
+        renderer.render(&[group])
+    }
+}
+
+/// The candidate that `word` was probably meant to be.
+pub(super) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let allowed = (word.chars().count() / 3).max(1);
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(word, candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours that turn `a` into `b`
+/// (optimal string alignment).
+fn edit_distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    // Rows i-2, i-1 and i of the table of distances between prefixes.
+    let mut before = vec![0; b.len() + 1];
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut row = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let replaced = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            row[j] = replaced.min(above[j] + 1).min(row[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                row[j] = row[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut above, row);
+    }
+    above[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edit_distance_counts_a_swap_of_neighbours_once() {
+        for (a, b, distance) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("lerning", "learning", 1),
+            ("wieght", "weight", 1),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(edit_distance(a, b), distance, "{a} -> {b}");
+        }
+    }
+
+    #[test]
+    fn a_word_unlike_all_candidates_is_not_corrected() {
+        assert_eq!(did_you_mean("lerning_rate", ["momentum", "learning_rate"]), Some("learning_rate"));
+        assert_eq!(did_you_mean("zzz", ["momentum", "lr"]), None);
+        assert_eq!(did_you_mean("zzz", []), None);
+    }
+}

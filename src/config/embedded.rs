@@ -1,0 +1,62 @@
+//! The configurations that are compiled into the program, so that it works from any folder.
+
+macro_rules! embed {
+    ($($name:literal),* $(,)?) => {
+        /// Name below `configs/` and content, in alphabetical order.
+        pub(super) const EMBEDDED: &[(&str, &str)] =
+            &[$(($name, include_str!(concat!("../../configs/", $name)))),*];
+    };
+}
+
+embed!(
+    "base/bccd.toml",
+    "base/coco_faster_rcnn_fpn.toml",
+    "base/coco_retinanet_fpn.toml",
+    "base/quickstart.toml",
+    "bccd_r50_r18.toml",
+    "bccd_teacher.toml",
+    "coco_mini.toml",
+    "coco_r101_r18.toml",
+    "coco_r101_r50.toml",
+    "coco_r50_r18.toml",
+    "coco_retinanet_r101_r18.toml",
+    "coco_retinanet_r101_r50.toml",
+    "quickstart.toml",
+    "quickstart_teacher.toml",
+);
+
+/// The embedded configuration of that name, with the name as it is stored.
+pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
+    EMBEDDED.iter().copied().find(|(embedded, _)| *embedded == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_in_configs_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let mut names = Vec::new();
+        for folder in ["", "base/"] {
+            for entry in fs::read_dir(root.join(folder)).expect("the repository has configs/") {
+                let entry = entry.expect("a readable folder");
+                let name = format!("{folder}{}", entry.file_name().to_string_lossy());
+                let is_folder = entry.file_type().expect("a file type").is_dir();
+                assert!(
+                    !is_folder || name == "base",
+                    "configs/{name}: folders but base/ are not looked at here"
+                );
+                if !is_folder {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort();
+        let embedded: Vec<_> = EMBEDDED.iter().map(|(name, _)| (*name).to_owned()).collect();
+        assert_eq!(embedded, names, "add it to embed!, in alphabetical order");
+    }
+}

@@ -1,0 +1,189 @@
+//! From a name to a checked [`Config`]: its layers, defaults and checks in order.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::diagnose::{ConfigError, Diagnostics};
+use super::embedded;
+use super::lookup::{ConfigSource, Reference, find};
+use super::schema::Config;
+use super::section::Read;
+use super::sets::lay_sets;
+use super::teacher::teacher_experiment;
+use super::tree::{Entry, Layer, Node, Text, Value};
+use super::validate::problems;
+
+/// A checked configuration and where it came from.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The configuration: layered, with defaults, checked.
+    pub config: Config,
+    /// Where its topmost layer was found.
+    pub source: ConfigSource,
+    /// The configuration that trains the teacher, if `teacher.train` names one; its `data` and
+    /// `output` are this configuration's.
+    pub teacher_experiment: Option<Box<Loaded>>,
+}
+
+impl Config {
+    /// Loads the configuration `name`, with `sets` (`a.b=c`, from `--set`) laid over it in order.
+    ///
+    /// The name is looked up as a path, then in `configs/`, then among the embedded configurations;
+    /// `.toml` may be left out.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it.
+    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, ConfigError> {
+        let source = find(name.as_ref(), None)?;
+        load_last(&mut vec![source], sets)
+    }
+}
+
+impl Config {
+    /// Reads a self-contained document, as [`to_toml`](Self::to_toml) writes it; `origin` stands in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
+        let root = Node::parse(&Arc::new(text))?;
+        checked(&root)
+    }
+}
+
+impl Loaded {
+    /// Where a path of the configuration may be, in the order of preference: as given (relative to
+    /// the current directory), then relative to the configuration's file.
+    pub fn places(&self, path: &Path) -> Vec<PathBuf> {
+        let mut places = vec![path.to_owned()];
+        if let (true, ConfigSource::File(file)) = (path.is_relative(), &self.source) {
+            let beside = file.parent().unwrap_or(Path::new("")).join(path);
+            if beside != path {
+                places.push(beside);
+            }
+        }
+        places
+    }
+
+    /// The first of the [`places`](Self::places) of `path` that exists, else the first.
+    pub fn resolve(&self, path: &Path) -> PathBuf {
+        let mut places = self.places(path);
+        let existing = places.iter().position(|place| place.exists()).unwrap_or(0);
+        places.swap_remove(existing)
+    }
+
+    /// The whole configuration as one TOML document that needs no other file, wherever it is written:
+    /// paths that were found beside the configuration's file are written out in full.
+    pub fn resolved_toml(&self) -> String {
+        let mut config = self.config.clone();
+        config.data.root = self.written_out(&config.data.root);
+        config.student.init = config.student.init.map(|path| self.written_out(&path));
+        if let Some(teacher) = &mut config.teacher {
+            teacher.weights = teacher.weights.take().map(|path| self.written_out(&path));
+            // By its path, unless the name alone leads there too.
+            if let Some(Self { source: ConfigSource::File(path), .. }) = self.teacher_experiment.as_deref()
+                && let Some(name) = &mut teacher.train
+                && !find(Path::new(name), None).is_ok_and(|found| found.path() == path)
+            {
+                *name = in_full(path).to_string_lossy().into_owned();
+            }
+        }
+        format!("# resolved from {}\n{}", self.source, config.to_toml())
+    }
+
+    fn written_out(&self, path: &Path) -> PathBuf {
+        let resolved = self.resolve(path);
+        if resolved == path { resolved } else { in_full(&resolved) }
+    }
+}
+
+/// The path as seen from anywhere.
+fn in_full(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// Loads the last configuration of `trail`; those before it led here by `teacher.train`.
+pub(super) fn load_last(trail: &mut Vec<ConfigSource>, sets: &[String]) -> Result<Loaded, ConfigError> {
+    let source = trail.last().expect("the trail begins with what was asked for").clone();
+    let mut root = layers(&mut vec![source.clone()])?;
+    lay_sets(&mut root, sets)?;
+    name_after_file(&mut root, &source);
+
+    let config = checked(&root)?;
+    let teacher_experiment = teacher_experiment(&config, &root, trail)?.map(Box::new);
+    Ok(Loaded { config, source, teacher_experiment })
+}
+
+/// The typed configuration of a tree, if nothing is wrong with it.
+fn checked(root: &Node) -> Result<Config, ConfigError> {
+    let mut findings = Vec::new();
+    let config = Config::read(root, "", &mut findings);
+    if let (Some(config), true) = (&config, findings.is_empty()) {
+        findings.extend(problems(config).into_iter().map(|problem| problem.found_in(root)));
+    }
+    match config {
+        Some(config) if findings.is_empty() => Ok(config),
+        _ => Err(ConfigError::Invalid(Diagnostics(findings))),
+    }
+}
+
+/// The last file of `trail` and all it extends, as one tree; the files before it led here.
+fn layers(trail: &mut Vec<ConfigSource>) -> Result<Node, ConfigError> {
+    let text = read(trail.last().expect("the trail begins with the file that was asked for"))?;
+    let mut over = Node::parse(&text)?;
+    let Some(extends) = over.table_mut().and_then(|table| table.remove("extends")) else {
+        return Ok(over);
+    };
+    let mut findings = Vec::new();
+    let Some(name) = String::read(&extends.node, "extends", &mut findings) else {
+        return Err(ConfigError::Invalid(Diagnostics(findings)));
+    };
+    let base = Reference { key: "extends", name: &name, place: &extends.node.place }.follow(trail)?;
+    trail.push(base);
+    let mut tree = layers(trail)?;
+    drop_replaced(&mut tree, |key| over.at(key).is_some());
+    tree.merge(over);
+    Ok(tree)
+}
+
+fn read(source: &ConfigSource) -> Result<Arc<Text>, ConfigError> {
+    let text = match source {
+        ConfigSource::File(path) => fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?,
+        ConfigSource::Embedded(name) => {
+            embedded::find(name).map(|(_, text)| text.to_owned()).unwrap_or_default()
+        }
+    };
+    Ok(Arc::new(Text { name: source.to_string(), text, layer: Layer::File }))
+}
+
+/// Keys that exclude each other: a layer that gives one replaces the other of the layers below, and
+/// what was written in its unit.
+const ALTERNATIVES: [(&str, &[&str]); 4] = [
+    ("schedule.steps", &["schedule.epochs", "schedule.milestones", "train.eval_every"]),
+    ("schedule.epochs", &["schedule.steps", "schedule.milestones", "train.eval_every"]),
+    ("teacher.weights", &["teacher.train"]),
+    ("teacher.train", &["teacher.weights"]),
+];
+
+/// Removes from `below` what a layer that gives some keys replaces.
+pub(super) fn drop_replaced(below: &mut Node, gives: impl Fn(&str) -> bool) {
+    for (key, replaced) in ALTERNATIVES {
+        if gives(key) && below.at(key).is_none() && below.at(replaced[0]).is_some() {
+            for key in replaced {
+                below.remove(key);
+            }
+        }
+    }
+}
+
+/// A configuration without a name is called as its file.
+fn name_after_file(root: &mut Node, source: &ConfigSource) {
+    let stem = source.path().file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let place = root.place.clone();
+    if let Some(table) = root.table_mut() {
+        let node = Node { value: Value::String(stem), place: place.clone() };
+        table.entry("name".to_owned()).or_insert(Entry { key: place, node });
+    }
+}

@@ -1,0 +1,53 @@
+//! Every key of a configuration: type, default, unit and source.
+//!
+//! Defaults are torchvision's (`torchvision.models.detection`) wherever it has the same setting.
+
+mod data;
+mod detector;
+mod distill;
+mod network;
+mod training;
+
+use std::path::PathBuf;
+
+pub use data::{Data, DataKind, Input, Normalization, Synth};
+pub use detector::{Architecture, Detector, Retina, Roi, RoiAlign, Rpn};
+pub use distill::{Ckd, CkdAt, Distill, Method, Negatives, Rcka, RckaAt};
+pub use network::{Backbone, Network, Norm, Student, Teacher};
+pub use training::{Eval, Length, Optim, Schedule, ScheduleKind, Train};
+
+use super::section::section;
+
+section! {
+    /// One experiment: a student, the teacher it learns from, and how.
+    pub struct Config {
+        /// Names the run's folder. Default: the name of the file.
+        pub name: String,
+        /// Every random number of the run follows from it.
+        pub seed: u64 = 0,
+        /// The folder that runs are written to: OUTPUT/NAME/.
+        pub output: PathBuf = PathBuf::from("runs"),
+        /// The kind of detector, shared by teacher and student.
+        pub detector: Detector,
+        /// How images are resized, flipped and padded.
+        pub input: Input,
+        /// What the student's images are normalised with.
+        pub normalization: Normalization,
+        /// The images and boxes.
+        pub data: Data,
+        /// The network to learn from; without it the student trains alone.
+        pub teacher: Option<Teacher>,
+        /// The network to train.
+        pub student: Student,
+        /// What the student learns from the teacher, one entry a method; empty: plain training.
+        pub distill: Vec<Distill> = Vec::new(),
+        /// The optimiser: SGD.
+        pub optim: Optim,
+        /// How long, and the learning rate over time.
+        pub schedule: Schedule,
+        /// The training loop.
+        pub train: Train,
+        /// The evaluation loop.
+        pub eval: Eval,
+    }
+}

@@ -1,0 +1,96 @@
+//! Images: where they are and what becomes of them before a network sees them.
+
+use std::path::PathBuf;
+
+use crate::config::section::{choices, section};
+
+section! {
+    /// How images are resized, flipped and padded.
+    pub struct Input {
+        /// The shorter side in pixels after resizing; training draws one for each image.
+        pub short_side_px: Vec<u32> = vec![800],
+        /// The longer side stays within this many pixels.
+        pub long_side_px: u32 = 1333,
+        /// The shorter side at evaluation. Default: the last of `short_side_px`.
+        pub eval_short_side_px: Option<u32>,
+        /// Batches are padded to a multiple of this many pixels.
+        pub size_divisor: u32 = 32,
+        /// How often an image is mirrored in training.
+        pub flip_probability: f64 = 0.5,
+    }
+}
+
+impl Input {
+    /// The shorter side at evaluation, in pixels.
+    pub fn eval_short_side(&self) -> u32 {
+        // A validated configuration has at least one short side.
+        self.eval_short_side_px.or(self.short_side_px.last().copied()).unwrap_or(self.long_side_px)
+    }
+}
+
+section! {
+    /// (pixel / 255 - mean) / std, in RGB order. Default: ImageNet's.
+    pub struct Normalization {
+        /// Red, green, blue.
+        pub mean: [f32; 3] = [0.485, 0.456, 0.406],
+        /// Red, green, blue.
+        pub std: [f32; 3] = [0.229, 0.224, 0.225],
+    }
+}
+
+choices! {
+    /// Where the images come from.
+    pub enum DataKind {
+        /// Folders of images and COCO `instances` files.
+        Coco = "coco",
+        /// Images drawn by the program; made on first use.
+        Synth = "synth",
+    }
+}
+
+section! {
+    /// The images and boxes. Paths below `root` follow COCO 2017 unless given.
+    pub struct Data {
+        /// Where the images come from.
+        pub kind: DataKind,
+        /// The folder of the data set (synth: the folder to make it in); relative to the current
+        /// directory, else to the configuration's folder.
+        pub root: PathBuf,
+        /// Training images, relative to `root`.
+        pub train_images: PathBuf = PathBuf::from("train2017"),
+        /// Training boxes, relative to `root`.
+        pub train_annotations: PathBuf = PathBuf::from("annotations/instances_train2017.json"),
+        /// Evaluation images, relative to `root`.
+        pub val_images: PathBuf = PathBuf::from("val2017"),
+        /// Evaluation boxes, relative to `root`.
+        pub val_annotations: PathBuf = PathBuf::from("annotations/instances_val2017.json"),
+        /// Threads that decode and transform images.
+        pub workers: usize = 2,
+        /// Batches made ahead of training.
+        pub queue: usize = 4,
+        /// Batch wide images with wide ones and tall with tall, to pad less.
+        pub group_by_aspect: bool = true,
+        /// What to draw, for kind = "synth".
+        pub synth: Option<Synth>,
+    }
+}
+
+section! {
+    /// A synthetic data set; the same numbers give the same bytes on every machine.
+    pub struct Synth {
+        /// Training images.
+        pub images_train: usize,
+        /// Evaluation images.
+        pub images_val: usize,
+        /// Height and width of every image.
+        pub image_size_px: u32,
+        /// Classes of objects.
+        pub classes: usize,
+        /// Every pixel follows from it.
+        pub seed: u64 = 0,
+        /// Objects in the emptiest image.
+        pub min_objects: usize = 1,
+        /// Objects in the fullest image.
+        pub max_objects: usize = 8,
+    }
+}

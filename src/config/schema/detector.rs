@@ -1,0 +1,134 @@
+//! The detector: anchors, matching, sampling and what is kept at inference.
+
+use crate::config::section::{choices, section};
+
+choices! {
+    /// A family of detectors.
+    pub enum Architecture {
+        /// Two stages over an FPN with levels p2 to p6 (Ren et al. 2015, Lin et al. 2017a).
+        FasterRcnn = "faster_rcnn",
+        /// One stage over an FPN with levels p3 to p7 (Lin et al. 2017b).
+        RetinaNet = "retinanet",
+    }
+}
+
+impl Architecture {
+    /// The levels of its feature pyramid, finest first.
+    pub fn levels(self) -> &'static [&'static str] {
+        match self {
+            Self::FasterRcnn => &["p2", "p3", "p4", "p5", "p6"],
+            Self::RetinaNet => &["p3", "p4", "p5", "p6", "p7"],
+        }
+    }
+}
+
+section! {
+    /// The kind of detector, shared by teacher and student.
+    pub struct Detector {
+        /// The family.
+        pub architecture: Architecture,
+        /// Channels of every FPN level; a network may override it.
+        pub fpn_channels: usize = 256,
+        /// Anchor sizes (square root of the area) in pixels, one array a level. Default: torchvision's,
+        /// 32 to 512 for Faster R-CNN, 32 to 813 in three octave steps a level for RetinaNet.
+        pub anchor_sizes: Option<Vec<Vec<f32>>>,
+        /// Anchor height over width.
+        pub aspect_ratios: Vec<f32> = vec![0.5, 1.0, 2.0],
+        /// The region proposal network (Faster R-CNN).
+        pub rpn: Rpn,
+        /// The box head (Faster R-CNN).
+        pub roi: Roi,
+        /// The dense head (RetinaNet).
+        pub retina: Retina,
+    }
+}
+
+section! {
+    /// The region proposal network of Faster R-CNN.
+    pub struct Rpn {
+        /// Highest-scoring anchors kept per level before NMS, in training.
+        pub pre_nms_top_n_train: usize = 2000,
+        /// The same at inference.
+        pub pre_nms_top_n_test: usize = 1000,
+        /// Proposals kept per image after NMS, in training.
+        pub post_nms_top_n_train: usize = 2000,
+        /// The same at inference.
+        pub post_nms_top_n_test: usize = 1000,
+        /// Of two proposals that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f32 = 0.7,
+        /// An anchor with at least this IoU is an object.
+        pub fg_iou: f32 = 0.7,
+        /// An anchor with less than this IoU is background; between the two it is ignored.
+        pub bg_iou: f32 = 0.3,
+        /// Anchors per image that the loss is taken over.
+        pub batch_per_image: usize = 256,
+        /// The largest part of them that may be objects.
+        pub positive_fraction: f32 = 0.5,
+        /// Proposals with a shorter side, in pixels, are dropped.
+        pub min_size: f32 = 1e-3,
+        /// Proposals with a lower objectness (after the sigmoid) are dropped.
+        pub score_threshold: f32 = 0.0,
+    }
+}
+
+choices! {
+    /// Where RoIAlign takes its samples.
+    pub enum RoiAlign {
+        /// Without the half-pixel shift: torchvision's detectors.
+        Legacy = "legacy",
+        /// With the half-pixel shift: Detectron2's `ROIAlignV2`.
+        Aligned = "aligned",
+    }
+}
+
+section! {
+    /// The box head of Faster R-CNN.
+    pub struct Roi {
+        /// Proposals per image that the loss is taken over.
+        pub batch_per_image: usize = 512,
+        /// The largest part of them that may be objects.
+        pub positive_fraction: f32 = 0.25,
+        /// A proposal with at least this IoU is an object.
+        pub fg_iou: f32 = 0.5,
+        /// A proposal with less than this IoU is background.
+        pub bg_iou: f32 = 0.5,
+        /// Detections that score lower are dropped.
+        pub score_threshold: f32 = 0.05,
+        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f32 = 0.5,
+        /// The most detections an image may have.
+        pub detections_per_image: usize = 100,
+        /// RoIAlign's output is this many cells high and wide.
+        pub pool_size: usize = 7,
+        /// RoIAlign's samples per cell and direction; 0 adapts it to the size of the RoI.
+        pub sampling_ratio: usize = 2,
+        /// Where RoIAlign takes its samples.
+        pub align: RoiAlign = RoiAlign::Legacy,
+        /// Width of the two fully connected layers; a network may override it.
+        pub head_width: usize = 1024,
+    }
+}
+
+section! {
+    /// The dense head of RetinaNet.
+    pub struct Retina {
+        /// An anchor with at least this IoU is an object.
+        pub fg_iou: f32 = 0.5,
+        /// An anchor with less than this IoU is background; between the two it is ignored.
+        pub bg_iou: f32 = 0.4,
+        /// Detections that score lower are dropped.
+        pub score_threshold: f32 = 0.05,
+        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f32 = 0.5,
+        /// The most detections an image may have.
+        pub detections_per_image: usize = 300,
+        /// Highest-scoring candidates kept per level before NMS.
+        pub topk_candidates: usize = 1000,
+        /// The focal loss's weight of objects against background.
+        pub focal_alpha: f32 = 0.25,
+        /// The focal loss's focus on hard examples.
+        pub focal_gamma: f32 = 2.0,
+        /// 3x3 convolutions before the output of each of the two heads.
+        pub head_convs: usize = 4,
+    }
+}

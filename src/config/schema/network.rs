@@ -1,0 +1,81 @@
+//! Teacher and student.
+
+use std::path::PathBuf;
+
+use super::data::Normalization;
+use crate::config::section::{choices, section};
+
+choices! {
+    /// A residual network (He et al. 2016).
+    pub enum Backbone {
+        /// ResNet-18.
+        ResNet18 = "resnet18",
+        /// ResNet-34.
+        ResNet34 = "resnet34",
+        /// ResNet-50, with torchvision's stride in the 3x3 convolution.
+        ResNet50 = "resnet50",
+        /// ResNet-101.
+        ResNet101 = "resnet101",
+    }
+}
+
+choices! {
+    /// The normalisation layers of the backbone.
+    pub enum Norm {
+        /// Batch norm whose statistics and parameters stay as loaded; for pretrained weights.
+        FrozenBn = "frozen_bn",
+        /// Batch norm that trains; for training from scratch with enough images a batch.
+        Bn = "bn",
+        /// Group norm; for training from scratch with few images a batch.
+        Gn = "gn",
+    }
+}
+
+section! {
+    /// What teacher and student have in common.
+    pub struct Network {
+        /// The feature extractor.
+        pub backbone: Backbone,
+        /// Channels of the stem, from which all others follow; 64 is the published network.
+        pub width: usize = 64,
+        /// The normalisation layers of the backbone.
+        pub norm: Norm = Norm::FrozenBn,
+        /// Channels of the FPN. Default: detector.fpn_channels.
+        pub fpn_channels: Option<usize>,
+        /// Width of the box head. Default: detector.roi.head_width.
+        pub head_width: Option<usize>,
+        /// Begin with random weights where the weight files named here do not exist. For timing and
+        /// trying out only: such a run's results mean nothing.
+        pub allow_random_weights: bool = false,
+    }
+}
+
+section! {
+    /// The network to learn from: exactly one of `weights` and `train` says where it comes from.
+    pub struct Teacher with network: Network {
+        /// Its weights: .safetensors or .pth.
+        pub weights: Option<PathBuf>,
+        /// The configuration that trains it first, on this experiment's data; the result is reused.
+        pub train: Option<String>,
+        /// What its images are normalised with. Default: the student's normalisation.
+        pub normalization: Option<Normalization>,
+    }
+}
+
+section! {
+    /// The network to train.
+    pub struct Student with network: Network {
+        /// Weights to begin with: of the backbone (ImageNet) or of a whole detector.
+        pub init: Option<PathBuf>,
+        /// Stages of the backbone that stay as loaded, from the image on: 0 none, 1 the stem, 2 the
+        /// stem and layer1, ... 5 all. Default: 2 with `init`, else 0.
+        pub freeze_at: Option<usize>,
+    }
+}
+
+impl Student {
+    /// Stages of the backbone that do not train, the stem being the first.
+    pub fn frozen_stages(&self) -> usize {
+        self.freeze_at.unwrap_or(if self.init.is_some() { 2 } else { 0 })
+    }
+}

@@ -1,0 +1,121 @@
+//! Optimiser, schedule, and the loops of training and evaluation.
+
+use crate::config::section::{choices, section};
+
+section! {
+    /// Stochastic gradient descent, as PyTorch's `SGD`.
+    pub struct Optim {
+        /// Learning rate after warm-up, for a whole (accumulated) batch.
+        pub lr: f64,
+        /// Momentum.
+        pub momentum: f64 = 0.9,
+        /// Nesterov momentum.
+        pub nesterov: bool = false,
+        /// Weight decay of convolutions and linear layers.
+        pub weight_decay: f64 = 1e-4,
+        /// Weight decay of normalisation layers. Default: `weight_decay`.
+        pub weight_decay_norm: Option<f64>,
+        /// Weight decay of biases. Default: `weight_decay`.
+        pub weight_decay_bias: Option<f64>,
+        /// Gradients whose norm over all parameters is larger are scaled down to it.
+        pub clip_grad_norm: Option<f64>,
+    }
+}
+
+impl Optim {
+    /// Weight decay of normalisation layers.
+    pub fn norm_decay(&self) -> f64 {
+        self.weight_decay_norm.unwrap_or(self.weight_decay)
+    }
+
+    /// Weight decay of biases.
+    pub fn bias_decay(&self) -> f64 {
+        self.weight_decay_bias.unwrap_or(self.weight_decay)
+    }
+}
+
+choices! {
+    /// The learning rate over time, after warm-up.
+    pub enum ScheduleKind {
+        /// Times `gamma` at every milestone.
+        MultiStep = "multi_step",
+        /// Half a cosine from lr to lr * `final_lr_factor`.
+        Cosine = "cosine",
+        /// lr throughout.
+        Constant = "constant",
+    }
+}
+
+section! {
+    /// How long, and the learning rate over time: exactly one of `steps` and `epochs`. A layer that
+    /// gives the other one replaces it, and the milestones and `train.eval_every` in its unit.
+    pub struct Schedule {
+        /// Optimiser steps.
+        pub steps: Option<u64>,
+        /// Passes over the training images.
+        pub epochs: Option<u64>,
+        /// The learning rate over time, after warm-up.
+        pub kind: ScheduleKind = ScheduleKind::MultiStep,
+        /// multi_step: when the learning rate drops, ascending, in the unit of steps or epochs; those
+        /// after the end never come.
+        pub milestones: Vec<f64> = Vec::new(),
+        /// multi_step: what the learning rate is multiplied with.
+        pub gamma: f64 = 0.1,
+        /// The learning rate rises linearly over this many steps.
+        pub warmup_steps: u64 = 1000,
+        /// It starts at lr * `warmup_factor`.
+        pub warmup_factor: f64 = 0.001,
+        /// cosine: it ends at lr * `final_lr_factor`.
+        pub final_lr_factor: f64 = 0.0,
+    }
+}
+
+/// How long a run is; also the unit of `milestones` and `eval_every`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// Optimiser steps.
+    Steps(u64),
+    /// Passes over the training images.
+    Epochs(u64),
+}
+
+impl Schedule {
+    /// How long the run is.
+    pub fn length(&self) -> Length {
+        match (self.steps, self.epochs) {
+            (Some(steps), _) => Length::Steps(steps),
+            // A validated configuration has exactly one of the two.
+            (None, epochs) => Length::Epochs(epochs.unwrap_or_default()),
+        }
+    }
+}
+
+section! {
+    /// The training loop.
+    pub struct Train {
+        /// Images per forward pass.
+        pub batch_size: usize = 2,
+        /// Forward passes per optimiser step; their gradients are averaged.
+        pub accumulate: usize = 1,
+        /// Evaluate this often, in the schedule's unit (steps or epochs). Default: at the end only.
+        pub eval_every: Option<u64>,
+        /// Write a checkpoint every this many steps. Default: at every evaluation.
+        pub checkpoint_every: Option<u64>,
+        /// Checkpoints kept; older ones are removed.
+        pub keep_checkpoints: usize = 2,
+        /// Log every this many steps.
+        pub log_every: u64 = 20,
+        /// Also train the same student without distillation on the same data order, and compare.
+        pub compare_alone: bool = false,
+    }
+}
+
+section! {
+    /// The evaluation loop.
+    pub struct Eval {
+        /// Images per forward pass.
+        pub batch_size: usize = 1,
+        /// Evaluate the first so many images only. Default: all.
+        pub max_images: Option<usize>,
+    }
+}

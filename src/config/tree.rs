@@ -1,0 +1,208 @@
+//! A TOML document as a tree whose every key and value knows where it was written.
+//!
+//! Configurations are layered (`extends`, `--set`), so an error must name the layer that is to
+//! blame. Each layer is parsed on its own, keeps its [`Place`]s, and is then laid over the one below.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnose::Diagnostic;
+
+/// One text that keys were read from: a file, or a `--set`.
+#[derive(Debug)]
+pub(super) struct Text {
+    /// What errors call it: the path, `embedded:...` or `--set`.
+    pub(super) name: String,
+    /// All of it.
+    pub(super) text: String,
+    /// Whether it came from the command line.
+    pub(super) layer: Layer,
+}
+
+/// Where a [`Text`] came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layer {
+    /// A file, on disk or embedded.
+    File,
+    /// A `--set` of the command line.
+    Set,
+}
+
+/// A stretch of a [`Text`].
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) text: Arc<Text>,
+    /// In bytes.
+    pub(super) span: Range<usize>,
+}
+
+impl Place {
+    /// The source as written.
+    pub(super) fn written(&self) -> &str {
+        self.text.text.get(self.span.clone()).unwrap_or_default()
+    }
+}
+
+/// A value and where it was written.
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) value: Value,
+    pub(super) place: Place,
+}
+
+/// A TOML value; dates stay unread, since no key takes one.
+#[derive(Debug, Clone)]
+pub(super) enum Value {
+    Boolean(bool),
+    Integer(i64),
+    Float(f64),
+    String(String),
+    Date,
+    Array(Vec<Node>),
+    Table(Table),
+}
+
+/// Keys in alphabetical order.
+pub(super) type Table = BTreeMap<String, Entry>;
+
+/// A key of a table with its value.
+#[derive(Debug, Clone)]
+pub(super) struct Entry {
+    /// Where the key itself stands.
+    pub(super) key: Place,
+    pub(super) node: Node,
+}
+
+impl Node {
+    /// Parses a whole document.
+    pub(super) fn parse(text: &Arc<Text>) -> Result<Self, Diagnostic> {
+        let origin = Origin { text, offset: 0 };
+        let document = DeTable::parse(&text.text)
+            .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
+        Ok(Self { value: Value::Table(origin.table(document.get_ref())?), place: origin.place(0..0) })
+    }
+
+    /// Parses the single value that is `written` there.
+    pub(super) fn parse_value(text: &Arc<Text>, written: Range<usize>) -> Result<Self, Diagnostic> {
+        let origin = Origin { text, offset: written.start };
+        let value = DeValue::parse(&text.text[written])
+            .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
+        origin.node(&value)
+    }
+
+    /// What kind of value it is, for messages.
+    pub(super) fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Boolean(_) => "a boolean",
+            Value::Integer(_) => "an integer",
+            Value::Float(_) => "a number",
+            Value::String(_) => "a string",
+            Value::Date => "a date",
+            Value::Array(_) => "an array",
+            Value::Table(_) => "a table",
+        }
+    }
+
+    /// Its keys, if it is a table.
+    pub(super) fn table(&self) -> Option<&Table> {
+        match &self.value {
+            Value::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    pub(super) fn table_mut(&mut self) -> Option<&mut Table> {
+        match &mut self.value {
+            Value::Table(table) => Some(table),
+            _ => None,
+        }
+    }
+
+    /// The node at a dotted key (`distill.0.weight`).
+    pub(super) fn at(&self, key: &str) -> Option<&Self> {
+        key.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| match &node.value {
+            Value::Table(table) => table.get(part).map(|entry| &entry.node),
+            Value::Array(items) => items.get(part.parse::<usize>().ok()?),
+            _ => None,
+        })
+    }
+
+    /// Removes a dotted key; without it, nothing happens.
+    pub(super) fn remove(&mut self, key: &str) {
+        let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let node = parent.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| {
+            node.table_mut().and_then(|table| table.get_mut(part)).map(|entry| &mut entry.node)
+        });
+        if let Some(table) = node.and_then(Self::table_mut) {
+            table.remove(name);
+        }
+    }
+
+    /// Lays `over` on top: tables merge key by key, anything else is replaced.
+    pub(super) fn merge(&mut self, over: Self) {
+        match (&mut self.value, over.value) {
+            (Value::Table(below), Value::Table(above)) => {
+                for (name, entry) in above {
+                    match below.get_mut(&name) {
+                        Some(existing) => {
+                            existing.key = entry.key;
+                            existing.node.merge(entry.node);
+                        }
+                        None => {
+                            below.insert(name, entry);
+                        }
+                    }
+                }
+            }
+            (value, above) => *value = above,
+        }
+        self.place = over.place;
+    }
+}
+
+/// Converts the parser's values, whose spans count from `offset`.
+struct Origin<'a> {
+    text: &'a Arc<Text>,
+    offset: usize,
+}
+
+impl Origin<'_> {
+    fn place(&self, span: Range<usize>) -> Place {
+        Place { text: Arc::clone(self.text), span: span.start + self.offset..span.end + self.offset }
+    }
+
+    fn table(&self, table: &DeTable<'_>) -> Result<Table, Diagnostic> {
+        let mut entries = Table::new();
+        for (key, value) in table {
+            let entry = Entry { key: self.place(key.span()), node: self.node(value)? };
+            entries.insert(key.get_ref().to_string(), entry);
+        }
+        Ok(entries)
+    }
+
+    fn node(&self, spanned: &Spanned<DeValue<'_>>) -> Result<Node, Diagnostic> {
+        let place = self.place(spanned.span());
+        let value = match spanned.get_ref() {
+            DeValue::Boolean(value) => Value::Boolean(*value),
+            DeValue::String(value) => Value::String(value.to_string()),
+            DeValue::Datetime(_) => Value::Date,
+            DeValue::Integer(value) => match i64::from_str_radix(value.as_str(), value.radix()) {
+                Ok(value) => Value::Integer(value),
+                Err(_) => return Err(Diagnostic::at(place, "this integer does not fit in 64 bits")),
+            },
+            DeValue::Float(value) => match value.as_str().parse() {
+                Ok(value) => Value::Float(value),
+                Err(_) => return Err(Diagnostic::at(place, "this number cannot be read")),
+            },
+            DeValue::Array(items) => {
+                Value::Array(items.iter().map(|item| self.node(item)).collect::<Result<_, _>>()?)
+            }
+            DeValue::Table(table) => Value::Table(self.table(table)?),
+        };
+        Ok(Node { value, place })
+    }
+}

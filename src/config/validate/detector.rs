@@ -1,0 +1,82 @@
+//! The detector's sections.
+
+use super::{Check, Problem};
+use crate::config::schema::{Detector, Retina, Roi, Rpn};
+
+pub(super) fn check(detector: &Detector, found: &mut Vec<Problem>) {
+    let mut check = Check { section: "detector", found };
+    check.at_least_one("fpn_channels", detector.fpn_channels);
+    if let Some(sizes) = &detector.anchor_sizes {
+        let levels = detector.architecture.levels();
+        check.that(
+            sizes.len() == levels.len(),
+            "anchor_sizes",
+            format!("has {} levels, {} has {}", sizes.len(), detector.architecture, levels.len()),
+            format!("give one array for each of {}", levels.join(", ")),
+        );
+        let even = sizes.iter().all(|level| !level.is_empty() && level.len() == sizes[0].len());
+        check.that(
+            even,
+            "anchor_sizes",
+            "differs in the number of sizes between levels",
+            "one head serves all levels: give every level as many sizes",
+        );
+        let positive = sizes.iter().flatten().all(|size| *size > 0.0);
+        check.that(positive, "anchor_sizes", "has a size of 0 or less", "sizes are in pixels");
+    }
+    let ratios = &detector.aspect_ratios;
+    check.that(
+        !ratios.is_empty() && ratios.iter().all(|ratio| *ratio > 0.0),
+        "aspect_ratios",
+        "needs at least one number, all above 0",
+        "torchvision's are [0.5, 1.0, 2.0]",
+    );
+    rpn(&detector.rpn, found);
+    roi(&detector.roi, found);
+    retina(&detector.retina, found);
+}
+
+fn rpn(rpn: &Rpn, found: &mut Vec<Problem>) {
+    let mut check = Check { section: "detector.rpn", found };
+    for (key, count) in [
+        ("pre_nms_top_n_train", rpn.pre_nms_top_n_train),
+        ("pre_nms_top_n_test", rpn.pre_nms_top_n_test),
+        ("post_nms_top_n_train", rpn.post_nms_top_n_train),
+        ("post_nms_top_n_test", rpn.post_nms_top_n_test),
+        ("batch_per_image", rpn.batch_per_image),
+    ] {
+        check.at_least_one(key, count);
+    }
+    check.iou_pair(rpn.fg_iou, rpn.bg_iou);
+    check.fraction("nms_threshold", rpn.nms_threshold.into());
+    check.fraction("positive_fraction", rpn.positive_fraction.into());
+    check.fraction("score_threshold", rpn.score_threshold.into());
+    check.not_negative("min_size", rpn.min_size.into());
+}
+
+fn roi(roi: &Roi, found: &mut Vec<Problem>) {
+    let mut check = Check { section: "detector.roi", found };
+    for (key, count) in [
+        ("batch_per_image", roi.batch_per_image),
+        ("detections_per_image", roi.detections_per_image),
+        ("pool_size", roi.pool_size),
+        ("head_width", roi.head_width),
+    ] {
+        check.at_least_one(key, count);
+    }
+    check.iou_pair(roi.fg_iou, roi.bg_iou);
+    check.fraction("nms_threshold", roi.nms_threshold.into());
+    check.fraction("positive_fraction", roi.positive_fraction.into());
+    check.fraction("score_threshold", roi.score_threshold.into());
+}
+
+fn retina(retina: &Retina, found: &mut Vec<Problem>) {
+    let mut check = Check { section: "detector.retina", found };
+    check.at_least_one("detections_per_image", retina.detections_per_image);
+    check.at_least_one("topk_candidates", retina.topk_candidates);
+    check.iou_pair(retina.fg_iou, retina.bg_iou);
+    check.fraction("nms_threshold", retina.nms_threshold.into());
+    check.fraction("score_threshold", retina.score_threshold.into());
+    check.fraction("focal_alpha", retina.focal_alpha.into());
+    check.not_negative("focal_gamma", retina.focal_gamma.into());
+}

@@ -1,0 +1,62 @@
+//! The rows of a matrix as unit vectors, and the way back for gradients.
+
+use rayon::prelude::*;
+
+/// Rows divided by their lengths; a row of zeros stays one.
+pub(super) struct UnitRows {
+    /// The unit rows, row-major.
+    pub(super) values: Vec<f32>,
+    norms: Vec<f64>,
+}
+
+impl UnitRows {
+    pub(super) fn of(rows: &[f32], width: usize) -> Self {
+        let width = width.max(1);
+        let mut values = rows.to_vec();
+        let norms = values
+            .par_chunks_exact_mut(width)
+            .map(|row| {
+                let norm = dot(row, row).sqrt();
+                if norm != 0.0 {
+                    row.iter_mut().for_each(|x| *x = (f64::from(*x) / norm) as f32);
+                }
+                norm
+            })
+            .collect();
+        Self { values, norms }
+    }
+
+    /// Turns the gradient of the unit rows into that of the rows: projected off each row, over its
+    /// length. At a row of zeros, which has no direction, it is 0.
+    pub(super) fn pull_back(&self, gradient: &mut [f32]) {
+        let Some(width) = gradient.len().checked_div(self.norms.len()).filter(|&width| width > 0) else {
+            return;
+        };
+        gradient
+            .par_chunks_exact_mut(width)
+            .zip(self.values.par_chunks_exact(width))
+            .zip(&self.norms)
+            .for_each(|((gradient, unit), &norm)| {
+                let along = dot(gradient, unit);
+                let scale = if norm == 0.0 { 0.0 } else { norm.recip() };
+                for (g, u) in gradient.iter_mut().zip(unit) {
+                    *g = ((f64::from(*g) - along * f64::from(*u)) * scale) as f32;
+                }
+            });
+    }
+}
+
+/// The sum of products, in f64 and in a fixed order.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
+    const LANES: usize = 8;
+    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+    let mut sums = [0f64; LANES];
+    for (a, b) in a_lanes.iter().zip(b_lanes) {
+        for lane in 0..LANES {
+            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b));
+    sums.iter().sum::<f64>() + rest.sum::<f64>()
+}

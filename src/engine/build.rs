@@ -1,0 +1,166 @@
+//! From a configuration to a network.
+
+use candle_core::Device;
+use ckd_detectors::anchors::AnchorGenerator;
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::images::Normalization;
+use ckd_detectors::nn::NormKind;
+use ckd_detectors::param::Builder;
+use ckd_detectors::postprocess::{RetinaPostprocess, RoiPostprocess};
+use ckd_detectors::proposals::ProposalFilter;
+use ckd_detectors::retinanet::RetinaNetConfig;
+use ckd_detectors::roi_heads::RoiConfig;
+use ckd_detectors::rpn::RpnConfig;
+use ckd_detectors::sampler::SampleSize;
+use ckd_detectors::{Detector, DetectorConfig};
+use ckd_kernels::roi_align::{Alignment, Sampling};
+
+use super::Result;
+use crate::config::{self, Architecture, Backbone, Config, Network, Norm, RoiAlign};
+
+/// The student of `config` with its initial weights: random ones that depend on the seed alone.
+pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
+    let normalization = normalization(&config.normalization);
+    let frozen = config.student.frozen_stages();
+    let settings = detector_config(config, &config.student.network, frozen, normalization, classes)?;
+    Ok(Detector::new(Builder::new(config.seed, device), &settings)?)
+}
+
+/// The same network as [`student`], for inference alone: nothing in it is trainable.
+pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
+    let normalization = normalization(&config.normalization);
+    let settings = detector_config(config, &config.student.network, 0, normalization, classes)?;
+    Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
+}
+
+/// The teacher of `config`; nothing in it is trainable.
+pub fn teacher(config: &Config, teacher: &config::Teacher, classes: usize, device: &Device) -> Result<Detector> {
+    let normalization = normalization(teacher.normalization.as_ref().unwrap_or(&config.normalization));
+    let settings = detector_config(config, &teacher.network, 0, normalization, classes)?;
+    Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
+}
+
+fn normalization(normalization: &config::Normalization) -> Normalization {
+    Normalization { mean: normalization.mean, std: normalization.std }
+}
+
+fn detector_config(
+    config: &Config,
+    network: &Network,
+    freeze_at: usize,
+    normalization: Normalization,
+    classes: usize,
+) -> Result<DetectorConfig> {
+    let detector = &config.detector;
+    let backbone = ResNetConfig {
+        depth: match network.backbone {
+            Backbone::ResNet18 => ResNetDepth::ResNet18,
+            Backbone::ResNet34 => ResNetDepth::ResNet34,
+            Backbone::ResNet50 => ResNetDepth::ResNet50,
+            Backbone::ResNet101 => ResNetDepth::ResNet101,
+        },
+        width: network.width,
+        norm: match network.norm {
+            Norm::FrozenBn => NormKind::FrozenBn,
+            Norm::Bn => NormKind::Bn,
+            Norm::Gn => NormKind::Gn,
+        },
+        freeze_at,
+    };
+    let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
+    let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
+    let anchors = AnchorGenerator::new(&sizes, &detector.aspect_ratios).map_err(ckd_detectors::Error::from)?;
+    Ok(match detector.architecture {
+        Architecture::FasterRcnn => {
+            let rpn = &detector.rpn;
+            let filter = |pre_nms_top_n, post_nms_top_n| ProposalFilter {
+                pre_nms_top_n,
+                post_nms_top_n,
+                nms_threshold: exact(rpn.nms_threshold),
+                score_threshold: exact(rpn.score_threshold),
+                min_size: exact(rpn.min_size),
+            };
+            let roi = &detector.roi;
+            DetectorConfig::FasterRcnn(FasterRcnnConfig {
+                backbone,
+                fpn_channels,
+                classes,
+                anchors,
+                rpn: RpnConfig {
+                    train: filter(rpn.pre_nms_top_n_train, rpn.post_nms_top_n_train),
+                    inference: filter(rpn.pre_nms_top_n_test, rpn.post_nms_top_n_test),
+                    fg_iou: exact(rpn.fg_iou),
+                    bg_iou: exact(rpn.bg_iou),
+                    sample: SampleSize {
+                        per_image: rpn.batch_per_image,
+                        positive_fraction: exact(rpn.positive_fraction),
+                    },
+                },
+                roi: RoiConfig {
+                    fg_iou: exact(roi.fg_iou),
+                    bg_iou: exact(roi.bg_iou),
+                    sample: SampleSize {
+                        per_image: roi.batch_per_image,
+                        positive_fraction: exact(roi.positive_fraction),
+                    },
+                    pool_size: roi.pool_size,
+                    sampling: match roi.sampling_ratio {
+                        0 => Sampling::Adaptive,
+                        ratio => Sampling::Fixed(ratio),
+                    },
+                    alignment: match roi.align {
+                        RoiAlign::Legacy => Alignment::Legacy,
+                        RoiAlign::Aligned => Alignment::HalfPixel,
+                    },
+                    hidden: network.head_width.unwrap_or(roi.head_width),
+                    postprocess: RoiPostprocess {
+                        score_threshold: exact(roi.score_threshold),
+                        nms_threshold: exact(roi.nms_threshold),
+                        detections_per_image: roi.detections_per_image,
+                    },
+                },
+                normalization,
+            })
+        }
+        Architecture::RetinaNet => {
+            let retina = &detector.retina;
+            DetectorConfig::RetinaNet(RetinaNetConfig {
+                backbone,
+                fpn_channels,
+                classes,
+                anchors,
+                head_convs: retina.head_convs,
+                fg_iou: exact(retina.fg_iou),
+                bg_iou: exact(retina.bg_iou),
+                focal_alpha: exact(retina.focal_alpha),
+                focal_gamma: exact(retina.focal_gamma),
+                postprocess: RetinaPostprocess {
+                    score_threshold: exact(retina.score_threshold),
+                    topk_candidates: retina.topk_candidates,
+                    nms_threshold: exact(retina.nms_threshold),
+                    detections_per_image: retina.detections_per_image,
+                },
+                normalization,
+            })
+        }
+    })
+}
+
+/// torchvision's anchor sizes, level by level.
+fn default_sizes(architecture: Architecture) -> Vec<Vec<f32>> {
+    let scales = |base: f64| -> Vec<f32> {
+        match architecture {
+            Architecture::FasterRcnn => vec![base as f32],
+            Architecture::RetinaNet => {
+                (0..3).map(|third| (base * 2f64.powf(f64::from(third) / 3.0)).floor() as f32).collect()
+            }
+        }
+    };
+    [32.0, 64.0, 128.0, 256.0, 512.0].map(scales).to_vec()
+}
+
+/// The decimal that was written: 0.7, not the 0.699999988 that it becomes in f32.
+fn exact(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}

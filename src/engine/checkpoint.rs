@@ -1,0 +1,115 @@
+//! The state of a run: everything that the next step depends on.
+//!
+//! Random numbers and data order are functions of (seed, step), so weights, velocities and the step are all
+//! there is. The teacher is not in it: its file and hash are.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use ckd_detectors::Detector;
+use ckd_detectors::param::write_in_place;
+use serde::{Deserialize, Serialize};
+
+use super::optim::Sgd;
+use super::{EngineError, Result};
+use crate::fsx;
+use crate::weights::WeightsFile;
+use crate::weights::file::write_safetensors;
+
+const STATE: &str = "ckd_det.train_state";
+const MODEL: &str = "model/";
+const VELOCITY: &str = "velocity/";
+
+/// The part of the state that is not tensors.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainState {
+    /// Finished updates.
+    pub step: u64,
+    /// Threads that computed them: results are bit-for-bit the same for the same number.
+    pub threads: usize,
+    /// The best AP so far and its step.
+    pub best: Option<Best>,
+    /// BLAKE3 of the teacher's weights, if there is one.
+    pub teacher: Option<String>,
+}
+
+/// The best evaluation of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Updates before it.
+    pub step: u64,
+    /// Its AP.
+    pub ap: f64,
+}
+
+/// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`.
+pub fn save(folder: &Path, student: &Detector, sgd: &Sgd, state: &TrainState, keep: usize) -> Result<PathBuf> {
+    let mut tensors: BTreeMap<String, Tensor> =
+        student.params().snapshot()?.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
+    for (name, velocity) in sgd.state() {
+        tensors.insert(format!("{VELOCITY}{name}"), velocity.clone());
+    }
+    let json = serde_json::to_string(state).expect("a plain structure has a JSON form");
+    let path = folder.join(format!("step-{:08}.safetensors", state.step));
+    write_safetensors(&path, &tensors, HashMap::from([(STATE.to_owned(), json)]))?;
+    for old in all(folder)?.iter().rev().skip(keep.max(1)) {
+        fsx::remove(old)?;
+    }
+    Ok(path)
+}
+
+/// The newest checkpoint in `folder`.
+pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
+    Ok(all(folder)?.pop())
+}
+
+/// Puts the checkpoint at `path` into `student` and `sgd`.
+///
+/// # Errors
+/// If it is no checkpoint, or one of another network.
+pub fn load(path: &Path, student: &Detector, sgd: &Sgd) -> Result<TrainState> {
+    let file = WeightsFile::read(path)?;
+    let fail = |reason: String| EngineError::Run { path: path.to_owned(), reason };
+    let Some(state) = file.metadata.get(STATE) else {
+        return Err(fail("this is not a checkpoint (no training state in its header)".to_owned()));
+    };
+    let state = serde_json::from_str(state).map_err(|error| fail(format!("its training state is damaged: {error}")))?;
+    let mut left = file.tensors;
+    let mut restore = |name: String, to: &Tensor| -> Result<()> {
+        match left.remove(&name) {
+            Some(tensor) if tensor.dims() == to.dims() => Ok(write_in_place(to, &tensor)?),
+            Some(tensor) => Err(fail(format!(
+                "{name} has shape {:?} where the network has {:?}: it belongs to another network",
+                tensor.dims(),
+                to.dims()
+            ))),
+            None => Err(fail(format!("{name} is missing: it belongs to another network"))),
+        }
+    };
+    for (name, param) in student.params().iter() {
+        restore(format!("{MODEL}{name}"), param.value.tensor())?;
+    }
+    for (name, velocity) in sgd.state() {
+        restore(format!("{VELOCITY}{name}"), velocity)?;
+    }
+    match left.keys().next() {
+        Some(name) => Err(fail(format!("{name} is unknown here: it belongs to another network"))),
+        None => Ok(state),
+    }
+}
+
+/// All checkpoints in `folder`, oldest first.
+fn all(folder: &Path) -> Result<Vec<PathBuf>> {
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            name.starts_with("step-") && name.ends_with(".safetensors")
+        })
+        .collect();
+    found.sort();
+    Ok(found)
+}

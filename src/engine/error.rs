@@ -1,0 +1,96 @@
+//! What stops a run.
+
+use std::path::PathBuf;
+
+/// A run could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// Data or weights that the configuration names do not exist.
+    #[error("{0}")]
+    Missing(String),
+    /// A loss or gradient became infinite or not a number.
+    #[error(
+        "step {step}: {what} is {value}, so training cannot go on; the losses were {losses}. A lower optim.lr, \
+         a longer schedule.warmup_steps or optim.clip_grad_norm usually helps; the last checkpoint is unharmed"
+    )]
+    NonFinite {
+        /// The step, from 0.
+        step: u64,
+        /// The loss term, or the gradient's norm.
+        what: String,
+        /// Its value.
+        value: f64,
+        /// All terms.
+        losses: String,
+    },
+    /// The run was asked to stop; its state is saved.
+    #[error("interrupted after step {step}, the state is saved; go on with `{command} --resume`")]
+    Interrupted {
+        /// Finished steps.
+        step: u64,
+        /// What started the run.
+        command: String,
+    },
+    /// The teacher and the data set name different classes.
+    #[error("{what} knows {ours}, but {other} has {theirs}; both must list the same classes in the same order")]
+    Classes {
+        /// The file or network.
+        what: String,
+        /// Its classes.
+        ours: String,
+        /// The other side.
+        other: String,
+        /// The other side's classes.
+        theirs: String,
+    },
+    /// A run folder that does not fit the request.
+    #[error("{}: {reason}", path.display())]
+    Run {
+        /// The folder or file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
+    /// The data.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// Annotations.
+    #[error(transparent)]
+    Coco(#[from] crate::data::coco::CocoError),
+    /// The synthetic set.
+    #[error(transparent)]
+    Synth(#[from] crate::data::synth::SynthError),
+    /// Evaluation.
+    #[error(transparent)]
+    Eval(#[from] crate::eval::EvalError),
+    /// Weights.
+    #[error(transparent)]
+    Weights(#[from] crate::weights::WeightsError),
+    /// Distillation.
+    #[error(transparent)]
+    Distill(#[from] crate::distill::DistillError),
+    /// The network.
+    #[error(transparent)]
+    Network(#[from] ckd_detectors::Error),
+    /// An operation.
+    #[error(transparent)]
+    Kernel(#[from] ckd_kernels::Error),
+    /// candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+    /// The metrics log.
+    #[error(transparent)]
+    Log(#[from] crate::report::log::LogError),
+    /// Pictures.
+    #[error(transparent)]
+    Draw(#[from] crate::report::draw::DrawError),
+    /// A file could not be written.
+    #[error(transparent)]
+    Write(#[from] crate::fsx::WriteError),
+}
+
+/// The result of a part of a run.
+pub type Result<T> = std::result::Result<T, EngineError>;

@@ -1,0 +1,110 @@
+//! A detector over a data set.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{Device, Tensor};
+use ckd_detectors::Detector;
+use ckd_detectors::images::{Images, Target};
+use ckd_kernels::flops;
+
+use super::Result;
+use crate::config::Config;
+use crate::data::{self, Batch, CategoryMap, ClassIndex, Dataset, Loader, LoaderConfig, Position, Purpose};
+use crate::eval::{self, BoxMetrics, Detection, GroundTruth, Options};
+
+/// What a detector made of a data set.
+#[derive(Debug, Clone)]
+pub struct Evaluation {
+    /// Every detection, in pixels of the original images.
+    pub detections: Vec<Detection>,
+    /// Its images.
+    pub image_ids: Vec<u64>,
+    /// Median wall time of one image, from pixels in memory to boxes, in milliseconds.
+    pub ms_per_image: f64,
+    /// Multiply-adds of one image, in 10^9, mean over the images.
+    pub gflops: f64,
+}
+
+/// Runs `detector` over `dataset` (its first `eval.max_images` images) as `config` prepares images;
+/// `progress` hears of every batch how many images are done, and of how many.
+pub fn detect_all(
+    detector: &Detector,
+    dataset: &Arc<Dataset>,
+    config: &Config,
+    device: &Device,
+    mut progress: impl FnMut(usize, usize),
+) -> Result<Evaluation> {
+    let limit = config.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
+    let mut evaluation = Evaluation { detections: Vec::new(), image_ids: Vec::new(), ms_per_image: 0.0, gflops: 0.0 };
+    let (mut times, mut multiply_adds) = (Vec::new(), 0);
+    if limit > 0 {
+        for batch in Loader::new(dataset.clone(), loader_config(config), Position::default())? {
+            let batch = batch?;
+            let (ids, originals) = (batch.image_ids.clone(), batch.original_sizes.clone());
+            let (images, _) = to_device(batch, device)?;
+            let start = Instant::now();
+            let (found, work) = flops::counted(|| detector.detect(&images));
+            let found = found?;
+            times.push(start.elapsed().as_secs_f64() * 1e3 / ids.len() as f64);
+            multiply_adds += work;
+            for (((found, id), original), &size) in found.into_iter().zip(ids).zip(originals).zip(&images.sizes) {
+                if evaluation.image_ids.len() == limit {
+                    break;
+                }
+                let original = (original.0 as usize, original.1 as usize);
+                let found = found.resized(size, original).map_err(ckd_detectors::Error::from)?;
+                evaluation.detections.extend(to_coco(&found, id.0, &dataset.categories));
+                evaluation.image_ids.push(id.0);
+            }
+            progress(evaluation.image_ids.len(), limit);
+            if evaluation.image_ids.len() == limit {
+                break;
+            }
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    evaluation.ms_per_image = times.get(times.len() / 2).copied().unwrap_or(0.0);
+    evaluation.gflops = multiply_adds as f64 / 1e9 / evaluation.image_ids.len().max(1) as f64;
+    Ok(evaluation)
+}
+
+/// COCO metrics of an evaluation against the annotations it was made for.
+pub fn score(evaluation: &Evaluation, annotations: &Path) -> Result<BoxMetrics> {
+    let truth = GroundTruth::load(annotations)?;
+    let options = Options { image_ids: Some(evaluation.image_ids.clone()), ..Options::default() };
+    Ok(eval::evaluate(&truth, &evaluation.detections, &options)?)
+}
+
+fn loader_config(config: &Config) -> LoaderConfig {
+    LoaderConfig {
+        purpose: Purpose::Evaluation { short_side_px: config.input.eval_short_side() },
+        long_side_max_px: config.input.long_side_px,
+        images_per_batch: config.eval.batch_size,
+        size_divisor: config.input.size_divisor as usize,
+        workers: config.data.workers,
+        batches_ahead: config.data.queue,
+    }
+}
+
+/// A batch as the detectors take it.
+pub fn to_device(batch: Batch, device: &Device) -> Result<(Images, Vec<Target>)> {
+    let shape = (batch.batch, batch.height, batch.width, 3);
+    let pixels = Tensor::from_vec(batch.pixels, shape, device)?.permute((0, 3, 1, 2))?;
+    let target = |target: data::Target| Target { boxes: target.boxes, labels: target.labels, ignored: target.ignored };
+    Ok((Images { pixels, sizes: batch.sizes }, batch.targets.into_iter().map(target).collect()))
+}
+
+/// Detections of one image as COCO results; `found` is in pixels of the original image.
+pub fn to_coco<'a>(
+    found: &'a ckd_detectors::postprocess::Detections,
+    image_id: u64,
+    categories: &'a CategoryMap,
+) -> impl Iterator<Item = Detection> + 'a {
+    found.boxes.iter().zip(&found.scores).zip(&found.labels).filter_map(move |((b, &score), &label)| {
+        let category_id = categories.id(ClassIndex(label))?.0;
+        let [x1, y1, x2, y2] = b.map(f64::from);
+        Some(Detection { image_id, category_id, bbox: [x1, y1, x2 - x1, y2 - y1], score: f64::from(score) })
+    })
+}

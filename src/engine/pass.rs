@@ -1,0 +1,229 @@
+//! One batch: the teacher looks, the student learns.
+
+use ckd_detectors::images::{Images, Target};
+use ckd_detectors::nn::Mode;
+use ckd_detectors::taps::{Tap, Taps};
+use ckd_detectors::{Detector, Losses};
+use ckd_kernels::elementwise::{rows, weighted_sum};
+use ckd_kernels::{Gradients, Value};
+use rand::Rng;
+
+use super::{EngineError, Result};
+use crate::config::{self, CkdAt, Config};
+use crate::distill::{Ckd, Distiller, Negatives, Rcka, Term};
+
+/// A teacher and what is learned from it.
+pub struct Distillation {
+    teacher: Detector,
+    methods: Vec<Method>,
+}
+
+struct Method {
+    distiller: Box<dyn Distiller>,
+    warmup_steps: u64,
+    anchors_per_image: Option<usize>,
+}
+
+impl Distillation {
+    /// The methods of `config` that are on, taught by `teacher`; `None` if all of them are off.
+    pub fn new(config: &Config, teacher: Detector) -> Result<Option<Self>> {
+        let methods: Vec<Method> =
+            config.distill.iter().filter(|entry| !entry.is_off()).map(Method::new).collect::<Result<_>>()?;
+        Ok((!methods.is_empty()).then_some(Self { teacher, methods }))
+    }
+
+    fn wants(&self, tap: Tap) -> bool {
+        self.methods.iter().any(|method| method.distiller.taps().contains(&tap))
+    }
+
+    fn wants_pyramid(&self) -> bool {
+        self.teacher.levels().iter().any(|&level| self.wants(Tap::Fpn(level)))
+    }
+}
+
+impl Method {
+    fn new(entry: &config::Distill) -> Result<Self> {
+        Ok(match entry {
+            config::Distill::Ckd(ckd) => Self {
+                distiller: Box::new(Ckd {
+                    at: match ckd.at {
+                        CkdAt::RoiLogits => Tap::RoiLogits,
+                        CkdAt::AnchorLogits => Tap::AnchorLogits,
+                    },
+                    weight: f64::from(ckd.weight),
+                    temperature: f64::from(ckd.temperature),
+                    negatives: match ckd.negatives {
+                        config::Negatives::Cross => Negatives::Cross,
+                        config::Negatives::Student => Negatives::Student,
+                    },
+                }),
+                warmup_steps: ckd.warmup_steps,
+                anchors_per_image: (ckd.at == CkdAt::AnchorLogits).then_some(ckd.anchors_per_image),
+            },
+            config::Distill::Rcka(rcka) => Self {
+                distiller: Box::new(Rcka::of_config(rcka)?),
+                warmup_steps: rcka.warmup_steps,
+                anchors_per_image: None,
+            },
+        })
+    }
+}
+
+/// One loss term as it enters the sum.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LossTerm {
+    /// torchvision's name of a detection loss, or `METHOD/TAP`.
+    pub name: String,
+    /// Its value times its weight.
+    pub weighted: f64,
+}
+
+/// What one batch gave.
+#[derive(Debug)]
+pub struct Pass {
+    /// Every term of the loss.
+    pub terms: Vec<LossTerm>,
+    /// The gradient of their sum.
+    pub gradients: Gradients,
+}
+
+/// Runs teacher and student on one batch at `step` and computes the gradients.
+pub fn training_pass(
+    student: &Detector,
+    distillation: Option<&Distillation>,
+    images: &Images,
+    targets: &[Target],
+    step: u64,
+    random: &mut impl Rng,
+) -> Result<Pass> {
+    // The teacher goes first: its activations are gone before the student's are kept.
+    let teacher_pyramid = distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()?;
+    let pyramid = student.pyramid(images, Mode::Train)?;
+    let (losses, regions) = regions(student, images, &pyramid, targets, random)?;
+    let mut terms: Vec<(String, Value, f64)> = losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
+    if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
+        let (teacher, student) = paired_taps(distillation, teacher_pyramid, student, &pyramid, &regions)?;
+        for method in &distillation.methods {
+            let warm = match step < method.warmup_steps {
+                true => (step + 1) as f64 / (method.warmup_steps + 1) as f64,
+                false => 1.0,
+            };
+            let found = method.distiller.terms(&teacher, &student)?;
+            terms.extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * warm)));
+        }
+    }
+    drop((teacher_pyramid, pyramid, regions));
+    let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
+    let terms: Vec<LossTerm> = terms
+        .into_iter()
+        .map(|(name, value, weight)| Ok(LossTerm { name, weighted: f64::from(value.item()?) * weight }))
+        .collect::<Result<_>>()?;
+    check_finite(&terms, step)?;
+    Ok(Pass { terms, gradients: total.backward()? })
+}
+
+fn check_finite(terms: &[LossTerm], step: u64) -> Result<()> {
+    let Some(bad) = terms.iter().find(|term| !term.weighted.is_finite()) else { return Ok(()) };
+    let losses = terms.iter().map(|term| format!("{} {:.4}", term.name, term.weighted)).collect::<Vec<_>>();
+    Err(EngineError::NonFinite {
+        step,
+        what: format!("the loss {}", bad.name),
+        value: bad.weighted,
+        losses: losses.join(", "),
+    })
+}
+
+/// The regions that the student's classification was judged on, and its logits there.
+enum Regions {
+    Rois { samples: ckd_detectors::roi_heads::RoiSamples, logits: Value },
+    Anchors { logits: Value, positives: Vec<Vec<u32>> },
+}
+
+fn regions(
+    student: &Detector,
+    images: &Images,
+    pyramid: &[Value],
+    targets: &[Target],
+    random: &mut impl Rng,
+) -> Result<(Losses, Regions)> {
+    Ok(match student {
+        Detector::FasterRcnn(student) => {
+            let pass = student.train(images, pyramid, targets, random)?;
+            (pass.losses, Regions::Rois { samples: pass.samples, logits: pass.logits })
+        }
+        Detector::RetinaNet(student) => {
+            let pass = student.train(images, pyramid, targets)?;
+            (pass.losses, Regions::Anchors { logits: pass.logits, positives: pass.positives })
+        }
+    })
+}
+
+/// What both networks offer to the methods: the same levels, and logits of the same regions.
+fn paired_taps(
+    distillation: &Distillation,
+    teacher_pyramid: &[Value],
+    student: &Detector,
+    pyramid: &[Value],
+    regions: &Regions,
+) -> Result<(Taps, Taps)> {
+    let (mut teacher_taps, mut student_taps) = (Taps::default(), Taps::default());
+    if distillation.wants_pyramid() {
+        for (level, (theirs, ours)) in student.levels().iter().zip(teacher_pyramid.iter().zip(pyramid)) {
+            teacher_taps.insert(Tap::Fpn(*level), theirs.clone());
+            student_taps.insert(Tap::Fpn(*level), ours.clone());
+        }
+    }
+    match (&distillation.teacher, regions) {
+        (Detector::FasterRcnn(teacher), Regions::Rois { samples, logits }) if distillation.wants(Tap::RoiLogits) => {
+            teacher_taps.insert(Tap::RoiLogits, teacher.roi_logits(teacher_pyramid, &samples.boxes)?);
+            student_taps.insert(Tap::RoiLogits, logits.clone());
+        }
+        (Detector::RetinaNet(teacher), Regions::Anchors { logits, positives }) => {
+            let per_image = distillation.methods.iter().filter_map(|method| method.anchors_per_image).max();
+            if let Some(per_image) = per_image {
+                let theirs = teacher.anchor_logits(teacher_pyramid)?;
+                let chosen = telling_anchors(&theirs, positives, per_image)?;
+                teacher_taps.insert(Tap::AnchorLogits, rows(&theirs, &chosen)?);
+                student_taps.insert(Tap::AnchorLogits, rows(logits, &chosen)?);
+            }
+        }
+        _ => {}
+    }
+    Ok((teacher_taps, student_taps))
+}
+
+/// The anchors worth comparing, ascending: those that the matcher marked positive, then the teacher's
+/// highest-scoring ones (equal scores: lower index first), `per_image` of each image.
+///
+/// # Shapes
+/// `logits` (N·A, K); `positives` are rows of it, per image.
+fn telling_anchors(logits: &Value, positives: &[Vec<u32>], per_image: usize) -> Result<Vec<u32>> {
+    let (count, classes) = logits.tensor().dims2()?;
+    let values = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+    let anchors = count / positives.len().max(1);
+    let scores: Vec<f32> = values
+        .chunks_exact(classes.max(1))
+        .map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+        .collect();
+    let by_score = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+    let mut chosen = Vec::with_capacity(per_image * positives.len());
+    for (image, positives) in positives.iter().enumerate() {
+        let first = (image * anchors) as u32;
+        let mut kept: Vec<u32> = positives.clone();
+        if kept.len() > per_image {
+            kept.sort_by(by_score);
+            kept.truncate(per_image);
+        } else {
+            let mut others: Vec<u32> =
+                (first..first + anchors as u32).filter(|row| positives.binary_search(row).is_err()).collect();
+            let wanted = (per_image - kept.len()).min(others.len());
+            if wanted > 0 && wanted < others.len() {
+                others.select_nth_unstable_by(wanted - 1, by_score);
+            }
+            kept.extend(&others[..wanted]);
+        }
+        kept.sort_unstable();
+        chosen.extend(kept);
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,99 @@
+//! Named tensors into a network.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use candle_core::Tensor;
+use ckd_detectors::param::ParamStore;
+
+use super::{WeightsError, WeightsFile};
+
+/// The prefix of a detector's trunk.
+const BODY: &str = "backbone.body.";
+
+/// Loads every tensor of the network, and nothing else.
+///
+/// # Errors
+/// Lists every missing, unexpected and mis-shaped name. Batch norms' `num_batches_tracked` is not missed.
+pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsError> {
+    let mut report = Report::default();
+    for (name, param) in params.iter() {
+        match file.tensors.get(&**name) {
+            None => report.missing.push(name.to_string()),
+            Some(tensor) => report.compare(name, param.value.dims(), tensor.dims()),
+        }
+    }
+    let unknown = |name: &&String| params.get(name).is_none() && !name.ends_with("num_batches_tracked");
+    report.unexpected.extend(file.tensors.keys().filter(unknown).cloned());
+    report.finish(file)?;
+    for (name, _) in params.iter() {
+        params.set(name, &file.tensors[&**name])?;
+    }
+    Ok(())
+}
+
+/// Loads the trunk, and whatever else fits: the start of a student.
+///
+/// Takes a classification network (`conv1.weight`, `layer1...`; its `fc` is left out) or a detector. The trunk
+/// must be whole. Returns the names that keep their random values, which are the parts that the file lacks
+/// or has for other classes.
+pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, WeightsError> {
+    let is_detector = file.tensors.keys().any(|name| name.starts_with(BODY));
+    let given: BTreeMap<String, &Tensor> = file
+        .tensors
+        .iter()
+        .filter(|(name, _)| !name.ends_with("num_batches_tracked") && (is_detector || !name.starts_with("fc.")))
+        .map(|(name, tensor)| (if is_detector { name.clone() } else { format!("{BODY}{name}") }, tensor))
+        .collect();
+    let mut report = Report::default();
+    let mut random = Vec::new();
+    let mut fitting = Vec::new();
+    for (name, param) in params.iter() {
+        let in_body = name.starts_with(BODY);
+        match given.get(&**name) {
+            Some(tensor) if tensor.dims() == param.value.dims() => fitting.push((name, *tensor)),
+            Some(tensor) if in_body => report.compare(name, param.value.dims(), tensor.dims()),
+            None if in_body => report.missing.push(name.to_string()),
+            Some(_) | None => random.push(name.to_string()),
+        }
+    }
+    report.unexpected.extend(given.keys().filter(|name| params.get(name).is_none()).cloned());
+    report.finish(file)?;
+    for (name, tensor) in fitting {
+        params.set(name, tensor)?;
+    }
+    Ok(random)
+}
+
+#[derive(Default)]
+struct Report {
+    missing: Vec<String>,
+    unexpected: Vec<String>,
+    shapes: Vec<String>,
+}
+
+impl Report {
+    fn compare(&mut self, name: &str, network: &[usize], file: &[usize]) {
+        if network != file {
+            self.shapes.push(format!("{name}: {network:?} in the network, {file:?} in the file"));
+        }
+    }
+
+    fn finish(self, file: &WeightsFile) -> Result<(), WeightsError> {
+        let mut report = String::new();
+        let parts = [
+            ("missing from the file", self.missing),
+            ("unexpected in the file", self.unexpected),
+            ("of another shape", self.shapes),
+        ];
+        for (what, names) in parts {
+            if !names.is_empty() {
+                let _ = write!(report, "\n  {} {what}:\n    {}", names.len(), names.join("\n    "));
+            }
+        }
+        match report.is_empty() {
+            true => Ok(()),
+            false => Err(WeightsError::Mismatch { path: file.path.clone(), report }),
+        }
+    }
+}

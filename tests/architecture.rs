@@ -1,0 +1,260 @@
+//! The structure of the repository, held by tests that read its sources.
+//!
+//! Each failure names the file and the line. Comments, string literals and `#[cfg(test)]` modules are
+//! blanked first, so that only code of the program counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::process::Command;
+
+#[path = "support/source.rs"]
+mod source;
+
+use source::{Source, code_only, names_after, program, root, sources, without_tests, words};
+
+/// The modules of `src/`, each with its floor. A module may use its own floor and those below.
+const FLOORS: [(&str, u32); 11] = [
+    ("fsx", 0),
+    ("config", 1),
+    ("data", 2),
+    ("weights", 2),
+    ("distill", 2),
+    ("report", 2),
+    ("eval", 3),
+    ("engine", 4),
+    ("export", 4),
+    ("cli", 5),
+    ("main", 6),
+];
+
+fn assert_none(rule: &str, offences: Vec<String>) {
+    assert!(offences.is_empty(), "{rule}:\n  {}", offences.join("\n  "));
+}
+
+/// The top module of `src/` that a file belongs to: `src/eval/coco.rs` is of `eval`.
+fn module_of(source: &Source) -> &str {
+    source.path["src/".len()..].split('/').next().unwrap().trim_end_matches(".rs")
+}
+
+#[test]
+fn unsafe_code_is_in_the_kernels_only() {
+    let everywhere = sources(&["src", "detectors", "tests", "benches", "examples", "fuzz"]);
+    let elsewhere = everywhere.iter().filter(|source| !source.path.starts_with("detectors/kernels/"));
+    assert_none(
+        "`unsafe` belongs in detectors/kernels",
+        elsewhere
+            .flat_map(|source| {
+                // Test code too: here only comments and literals are blanked.
+                let whole =
+                    Source { code: code_only(&source.text), path: source.path.clone(), text: String::new() };
+                whole.lines_where(|line| words(line).any(|word| word == "unsafe"))
+            })
+            .collect(),
+    );
+}
+
+#[test]
+fn every_crate_but_the_kernels_forbids_unsafe_code() {
+    for path in ["src/lib.rs", "src/main.rs", "detectors/src/lib.rs"] {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        assert!(code_only(&text).contains("#![forbid(unsafe_code)]"), "{path} lacks #![forbid(unsafe_code)]");
+    }
+}
+
+#[test]
+fn only_fsx_writes_files() {
+    let writing = [
+        "File::create",
+        "File::options",
+        "OpenOptions",
+        "fs::write",
+        "fs::rename",
+        "fs::copy",
+        "fs::remove_",
+        "fs::create_dir",
+        "fs::hard_link",
+        "fs::set_permissions",
+        "set_len",
+        "tempfile::",
+        "NamedTempFile",
+        "DirBuilder",
+        "serialize_to_file",
+        "safetensors::save",
+        "save_safetensors",
+        "save_buffer",
+        "save_with_format",
+        "write_npy",
+    ];
+    let others = program().into_iter().filter(|source| source.path != "src/fsx.rs");
+    assert_none(
+        "files are written by src/fsx.rs only",
+        others
+            .flat_map(|source| source.lines_where(|line| writing.iter().any(|call| line.contains(call))))
+            .collect(),
+    );
+}
+
+#[test]
+fn modules_use_only_their_own_floor_and_those_below() {
+    let floors = BTreeMap::from(FLOORS);
+    let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut offences = Vec::new();
+    for source in sources(&["src"]) {
+        let module = module_of(&source);
+        if module == "lib" {
+            continue;
+        }
+        let Some(floor) = floors.get(module) else {
+            offences
+                .push(format!("{}: the module `{module}` has no floor: give it one in FLOORS", source.path));
+            continue;
+        };
+        for used in names_after(&source.code, "crate").into_iter().chain(names_after(&source.code, "ckd_det"))
+        {
+            match floors.get(used.as_str()) {
+                Some(other) if other > floor => {
+                    offences.push(format!("{} uses `{used}`, which is above it", source.path))
+                }
+                Some(_) if used != module => drop(uses.entry(module.to_owned()).or_default().insert(used)),
+                _ => {}
+            }
+        }
+    }
+    assert_none("src/ has floors, and a module may use only what is not above it", offences);
+
+    // On one floor, too, arrows run one way.
+    let mut settled: BTreeSet<&str> = BTreeSet::new();
+    loop {
+        let before = settled.len();
+        for (module, _) in FLOORS {
+            let used = uses.get(module);
+            if used.is_none_or(|used| used.iter().all(|other| settled.contains(other.as_str()))) {
+                settled.insert(module);
+            }
+        }
+        if settled.len() == before {
+            break;
+        }
+    }
+    let circle: Vec<String> =
+        uses.keys().filter(|module| !settled.contains(module.as_str())).cloned().collect();
+    assert_none("these modules of src/ use each other in a circle", circle);
+}
+
+#[test]
+fn the_networks_touch_no_file_no_terminal_and_no_clock() {
+    let outside = ["std::fs", "std::io", "std::net", "std::process", "std::env", "std::time", "File::open"];
+    let printing = ["println", "eprintln", "print", "eprint", "dbg", "Instant", "SystemTime"];
+    let found = sources(&["detectors/src"]).into_iter().flat_map(|source| {
+        source.lines_where(|line| {
+            outside.iter().any(|path| line.contains(path)) || words(line).any(|word| printing.contains(&word))
+        })
+    });
+    let kernels = sources(&["detectors/kernels/src"])
+        .into_iter()
+        .flat_map(|source| source.lines_where(|line| line.contains("std::fs") || line.contains("std::net")));
+    assert_none(
+        "ckd-detectors and ckd-kernels are pure: no file, no terminal, no clock",
+        found.chain(kernels).collect(),
+    );
+}
+
+#[test]
+fn the_networks_know_no_distillation() {
+    let found = sources(&["detectors/src", "detectors/kernels/src"]).into_iter().flat_map(|source| {
+        source.lines_where(|line| {
+            words(&line.to_lowercase())
+                .any(|word| word.contains("distil") || word.contains("teacher") || word.contains("student"))
+        })
+    });
+    assert_none("ckd-detectors and ckd-kernels know no distillation", found.collect());
+}
+
+#[test]
+fn distillation_knows_taps_and_no_detector() {
+    let found = sources(&["src/distill"]).into_iter().flat_map(|source| {
+        let strangers = names_after(&source.code, "ckd_detectors").into_iter().filter(|name| name != "taps");
+        strangers.map(|name| format!("{} uses ckd_detectors::{name}", source.path)).collect::<Vec<_>>()
+    });
+    assert_none("src/distill may use ckd_detectors::taps and nothing else of it", found.collect());
+}
+
+#[test]
+fn there_is_one_iou_and_one_nms() {
+    for (word, home) in [("iou", "detectors/src/boxes.rs"), ("nms", "detectors/src/nms.rs")] {
+        let defines = |line: &str| {
+            let name = words(line).skip_while(|&part| part != "fn").nth(1).unwrap_or_default();
+            name.split('_').next_back() == Some(word) || name == format!("{word}_matrix")
+        };
+        let (at_home, elsewhere): (Vec<Source>, Vec<Source>) =
+            program().into_iter().partition(|source| source.path == home);
+        assert_none(
+            &format!("`{word}` is defined in {home}, use that one"),
+            elsewhere.iter().flat_map(|source| source.lines_where(defines)).collect(),
+        );
+        let here: usize = at_home.iter().map(|source| source.lines_where(defines).len()).sum();
+        assert!(here > 0, "{home} defines no `{word}`: if it moved, say so here");
+    }
+}
+
+#[test]
+fn no_file_has_a_name_that_says_nothing() {
+    let empty = ["util", "utils", "helper", "helpers", "manager", "common", "misc", "stuff"];
+    let found = sources(&["src", "detectors", "tests", "benches"]).into_iter().map(|source| source.path);
+    let parts = |path: &str| path.trim_end_matches(".rs").split('/').map(str::to_owned).collect::<Vec<_>>();
+    assert_none(
+        "a file is named after the one idea in it",
+        found.filter(|path| parts(path).iter().any(|part| empty.contains(&part.as_str()))).collect(),
+    );
+}
+
+#[test]
+fn no_committed_file_is_a_mebibyte_or_more() {
+    let listed = Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output();
+    let names = match listed {
+        Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
+        _ => {
+            eprintln!("skipped: git cannot list the committed files here");
+            return;
+        }
+    };
+    let too_big = names.split('\0').filter(|name| !name.is_empty()).filter_map(|name| {
+        let bytes = fs::metadata(root().join(name)).ok()?.len();
+        (bytes >= 1 << 20).then(|| format!("{name}: {bytes} bytes"))
+    });
+    assert_none("large files do not belong in the repository", too_big.collect());
+}
+
+#[test]
+fn every_crate_has_the_workspace_lints_and_they_deny_candles_wrong_operations() {
+    for path in ["Cargo.toml", "detectors/Cargo.toml", "detectors/kernels/Cargo.toml"] {
+        let text = fs::read_to_string(root().join(path)).unwrap();
+        assert!(text.contains("[lints]\nworkspace = true"), "{path} does not take the workspace's lints");
+    }
+    let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    assert!(workspace.contains("disallowed_methods = \"deny\""));
+    let clippy = fs::read_to_string(root().join("clippy.toml")).unwrap();
+    for method in ["conv2d", "max_pool2d", "upsample_nearest2d", "scatter", "scatter_add", "rand", "randn"] {
+        assert!(
+            clippy.contains(&format!("\"candle_core::Tensor::{method}\"")),
+            "clippy.toml lets Tensor::{method} pass"
+        );
+    }
+}
+
+#[test]
+fn the_scanner_sees_code_and_nothing_else() {
+    let text = r##"
+        let a = "unsafe \" unsafe"; // unsafe
+        let b = r#"unsafe " unsafe"#; /* unsafe /* unsafe */ unsafe */
+        let c = ('"', '\'', '\u{1F600}', b'"'); fn d<'a>(e: &'a str) { keep(e) }
+        use crate::{fsx::{self, WriteError}, eval, data::coco}; let f = crate::report::table(); my_crate::cli;
+        #[cfg(test)] mod tests { fn g() { if h { gone } } }
+        let i = r#kept;
+    "##;
+    let code = without_tests(&code_only(text));
+    assert!(!words(&code).any(|word| word == "unsafe" || word == "gone"), "{code}");
+    assert!(words(&code).any(|word| word == "keep") && words(&code).any(|word| word == "kept"), "{code}");
+    assert_eq!(code.lines().count(), text.lines().count());
+    assert_eq!(names_after(&code, "crate"), ["fsx", "eval", "data", "report"]);
+}

@@ -1,0 +1,586 @@
+//! Configurations as a user meets them: names, layers, `--set`, errors, and the `config` verb.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use ckd_det::config::{Backbone, CkdAt, Config, ConfigError, Distill, Length, Loaded, Norm, list};
+use tempfile::TempDir;
+
+/// A complete configuration with nothing to spare.
+const SMALL: &str = r#"
+[detector]
+architecture = "faster_rcnn"
+
+[data]
+kind = "coco"
+root = "data"
+
+[student]
+backbone = "resnet18"
+
+[optim]
+lr = 0.01
+
+[schedule]
+steps = 10
+milestones = [5]
+"#;
+
+/// What makes [`SMALL`] distil.
+const TEACHER: &str = r#"
+[teacher]
+backbone = "resnet50"
+weights = "teacher.pth"
+
+[[distill]]
+method = "ckd"
+at = "roi_logits"
+
+[[distill]]
+method = "rcka"
+levels = ["p2", "p3"]
+"#;
+
+fn folder(files: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (name, text) in files {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a new folder");
+        fs::write(path, text).expect("a new file");
+    }
+    folder
+}
+
+fn load_in(folder: &TempDir, name: &str, sets: &[&str]) -> Result<Loaded, ConfigError> {
+    let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+    Config::load(folder.path().join(name), &sets)
+}
+
+fn load(text: &str, sets: &[&str]) -> Result<Loaded, ConfigError> {
+    load_in(&folder(&[("x.toml", text)]), "x.toml", sets)
+}
+
+/// The error with the temporary folder's name left out.
+fn error_in(folder: &TempDir, name: &str, sets: &[&str]) -> String {
+    let error = load_in(folder, name, sets).expect_err("the configuration is wrong").to_string();
+    error.replace(&format!("{}/", folder.path().display()), "")
+}
+
+fn error(text: &str, sets: &[&str]) -> String {
+    error_in(&folder(&[("x.toml", text)]), "x.toml", sets)
+}
+
+#[track_caller]
+fn assert_mentions(message: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(message.contains(part), "not mentioned: {part}\n{message}");
+    }
+}
+
+#[test]
+fn every_config_of_the_repository_loads_and_its_resolved_form_loads_to_the_same() {
+    let all = list();
+    assert!(all.iter().any(|listed| listed.name == "quickstart"));
+    for listed in all {
+        let loaded =
+            Config::load(&listed.name, &[]).unwrap_or_else(|error| panic!("{}: {error}", listed.name));
+        assert_eq!(loaded.config.name, listed.name);
+        let again = folder(&[("again.toml", &loaded.resolved_toml())]);
+        let reloaded = load_in(&again, "again.toml", &[]).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(reloaded.config, loaded.config, "{}", listed.name);
+        assert!(!listed.summary.is_empty(), "{} opens with a comment that sums it up", listed.name);
+    }
+}
+
+#[test]
+fn defaults_are_torchvisions() {
+    let config = load(SMALL, &[]).expect("a complete configuration").config;
+    assert_eq!(config.name, "x");
+    assert_eq!(config.detector.fpn_channels, 256);
+    assert_eq!(
+        (config.detector.rpn.pre_nms_top_n_train, config.detector.rpn.post_nms_top_n_test),
+        (2000, 1000)
+    );
+    assert_eq!((config.detector.roi.batch_per_image, config.detector.roi.positive_fraction), (512, 0.25));
+    assert_eq!((config.detector.retina.detections_per_image, config.detector.retina.focal_gamma), (300, 2.0));
+    assert_eq!(
+        (config.input.short_side_px.as_slice(), config.input.eval_short_side()),
+        ([800].as_slice(), 800)
+    );
+    assert_eq!(config.normalization.mean, [0.485, 0.456, 0.406]);
+    assert_eq!((config.student.network.width, config.student.network.norm), (64, Norm::FrozenBn));
+    assert_eq!((config.optim.norm_decay(), config.optim.bias_decay()), (1e-4, 1e-4));
+    assert_eq!(config.schedule.length(), Length::Steps(10));
+}
+
+#[test]
+fn stages_freeze_by_default_only_where_there_are_weights_to_keep() {
+    let frozen = |sets: &[&str]| load(SMALL, sets).expect("valid").config.student.frozen_stages();
+    assert_eq!(frozen(&[]), 0);
+    assert_eq!(frozen(&["student.init=r18.pth"]), 2);
+    assert_eq!(frozen(&["student.init=r18.pth", "student.freeze_at=0"]), 0);
+}
+
+#[test]
+fn an_unknown_key_is_named_with_file_line_column_and_the_key_that_was_meant() {
+    let text = SMALL.replace("lr = 0.01", "lr = 0.01\nmomentun = 0.8");
+    let expected = "\
+error: unknown key \"momentun\" in [optim]
+  --> x.toml:14:1
+   |
+14 | momentun = 0.8
+   | ^^^^^^^^
+   |
+   = help: did you mean \"momentum\"?";
+    assert_eq!(error(&text, &[]), expected);
+}
+
+#[test]
+fn an_unknown_key_like_no_other_is_answered_with_those_there_are() {
+    assert_mentions(
+        &error(SMALL, &["eval.zzzzz=1"]),
+        &["unknown key \"zzzzz\" in [eval]", "batch_size, max_images"],
+    );
+}
+
+#[test]
+fn unknown_keys_are_found_in_distill_entries_and_networks_too() {
+    let text = format!("{SMALL}{TEACHER}").replace("levels =", "weigth = 1.0\nlevels =");
+    assert_mentions(
+        &error(&text, &[]),
+        &["unknown key \"weigth\" in [distill.1]", "did you mean \"weight\"?"],
+    );
+    let text = SMALL.replace("backbone =", "backbon =");
+    let message = error(&text, &[]);
+    assert_mentions(&message, &["missing key \"student.backbone\"", "did you mean \"backbone\"?"]);
+}
+
+#[test]
+fn a_wrong_type_is_shown_at_the_value() {
+    let text = SMALL.replace("lr = 0.01", "lr = \"fast\"");
+    let message = error(&text, &[]);
+    assert_mentions(
+        &message,
+        &["wrong type for \"optim.lr\"", "--> x.toml:13:6", "expected a finite number, found a string"],
+    );
+    for (set, part) in [
+        ("seed=-1", "out of range for \"seed\""),
+        ("seed=1.5", "found a number"),
+        ("optim.lr=inf", "expected a finite number"),
+        ("optim.lr=nan", "expected a finite number"),
+        ("detector.rpn.min_size=1e300", "expected a finite number"),
+        ("input.short_side_px=800", "found an integer"),
+        ("input.short_side_px=[800, 4294967296]", "out of range for \"input.short_side_px.1\""),
+        ("normalization.mean=[0.5, 0.5]", "an array of 3 numbers"),
+        ("optim=3", "expected a table"),
+        ("data.group_by_aspect=1", "expected true or false"),
+        ("data.root=", "is an empty path"),
+        ("data.root= \u{a0} ", "is an empty path"),
+        ("student.backbone=resnet19", "did you mean \"resnet18\"?"),
+        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101"),
+    ] {
+        assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);
+    }
+}
+
+#[test]
+fn every_missing_key_is_named_at_once() {
+    let message = error("[optim]\nmomentum = 0.5\n", &[]);
+    assert_mentions(
+        &message,
+        &[
+            "missing key \"detector.architecture\"",
+            "missing key \"data.kind\"",
+            "missing key \"data.root\"",
+            "missing key \"student.backbone\"",
+            "missing key \"optim.lr\"",
+            "--> x.toml:1:1",
+        ],
+    );
+    assert_mentions(&error("", &[]), &["missing key \"optim.lr\"", "--> x.toml"]);
+}
+
+#[test]
+fn a_syntax_error_is_located() {
+    assert_mentions(&error("[optim\nlr = 1\n", &[]), &["--> x.toml:1"]);
+    assert_mentions(&error("seed = 1\nseed = 2\n", &[]), &["duplicate key", "--> x.toml:2:1"]);
+    assert_mentions(&error("seed = 99999999999999999999\n", &[]), &["64 bits", "--> x.toml:1:8"]);
+}
+
+#[test]
+fn tables_merge_deeply_and_arrays_are_replaced() {
+    let files = folder(&[
+        ("base/b.toml", &format!("{SMALL}{TEACHER}")),
+        (
+            "x.toml",
+            "extends = \"base/b.toml\"\n[schedule]\nmilestones = [7, 9]\n[[distill]]\nmethod = \"ckd\"\nat = \"roi_logits\"\nweight = 3\n",
+        ),
+    ]);
+    let config = load_in(&files, "x.toml", &[]).expect("valid").config;
+    assert_eq!(config.name, "x");
+    assert_eq!(config.schedule.steps, Some(10));
+    assert_eq!(config.schedule.milestones, [7.0, 9.0]);
+    let [Distill::Ckd(ckd)] = config.distill.as_slice() else { panic!("{:?}", config.distill) };
+    assert_eq!((ckd.at, ckd.weight), (CkdAt::RoiLogits, 3.0));
+}
+
+#[test]
+fn an_error_in_a_base_names_the_base() {
+    let files = folder(&[
+        ("base/b.toml", &SMALL.replace("steps = 10", "steps = true")),
+        ("x.toml", "extends = \"base/b\"\n[optim]\nlr = 1.0\n"),
+    ]);
+    assert_mentions(
+        &error_in(&files, "x.toml", &[]),
+        &["wrong type for \"schedule.steps\"", "--> base/b.toml:16:9", "steps = true"],
+    );
+    assert!(load_in(&files, "x.toml", &["schedule.steps=3"]).is_ok(), "a layer above can mend it");
+}
+
+#[test]
+fn bases_that_run_in_a_circle_or_do_not_exist_are_errors() {
+    let files = folder(&[
+        ("a.toml", "extends = \"b.toml\"\n"),
+        ("b.toml", "# b\nextends = \"./a.toml\"\n"),
+        ("self.toml", "extends = \"self.toml\"\n"),
+        ("lost.toml", "extends = \"nowhere.toml\"\n"),
+        ("typo.toml", "extends = \"coco_r101_r19.toml\"\n"),
+        ("number.toml", "extends = 3\n"),
+    ]);
+    assert_mentions(
+        &error_in(&files, "a.toml", &[]),
+        &["runs in a circle", "b.toml:2:11", "a.toml -> b.toml -> ./a.toml"],
+    );
+    assert_mentions(&error_in(&files, "self.toml", &[]), &["runs in a circle"]);
+    assert_mentions(
+        &error_in(&files, "lost.toml", &[]),
+        &["there is no configuration \"nowhere.toml\"", "looked for nowhere.toml"],
+    );
+    assert_mentions(&error_in(&files, "typo.toml", &[]), &["did you mean \"coco_r101_r18\"?"]);
+    assert_mentions(&error_in(&files, "number.toml", &[]), &["wrong type for \"extends\""]);
+}
+
+#[test]
+fn a_user_config_can_extend_an_embedded_one_from_any_folder() {
+    let files = folder(&[("mine.toml", "extends = \"quickstart.toml\"\n[student]\nwidth = 24\n")]);
+    let loaded = load_in(&files, "mine.toml", &[]).expect("valid");
+    assert_eq!((loaded.config.name.as_str(), loaded.config.student.network.width), ("mine", 24));
+    assert_eq!(
+        loaded.teacher_experiment.expect("quickstart trains its teacher").config.name,
+        "quickstart_teacher"
+    );
+}
+
+#[test]
+fn set_values_are_toml_or_else_text() {
+    let text = format!("{SMALL}{TEACHER}");
+    let sets = [
+        "student.backbone=resnet34",
+        " student . width = 32 ",
+        "teacher.weights=weights/a b.pth",
+        "name=7",
+        "distill.0.weight=0",
+        "distill.1.levels=[\"p3\"]",
+        "eval={ batch_size = 3 }",
+        "data.root=/data=x",
+    ];
+    let config = load(&text, &sets).expect("valid").config;
+    assert_eq!((config.student.network.backbone, config.student.network.width), (Backbone::ResNet34, 32));
+    let teacher = config.teacher.expect("as given");
+    assert_eq!(teacher.weights.as_deref(), Some(Path::new("weights/a b.pth")));
+    assert_eq!(config.name, "7");
+    assert!(config.distill[0].is_off() && !config.distill[1].is_off());
+    assert_eq!((config.eval.batch_size, config.eval.max_images), (3, None));
+    assert_eq!(config.data.root, Path::new("/data=x"));
+    assert!(load(&text, &["distill=[]"]).expect("valid").config.distill.is_empty());
+    let last = load(&text, &["seed=1", "seed=2"]).expect("valid").config;
+    assert_eq!(last.seed, 2, "the last one counts");
+}
+
+#[test]
+fn a_set_that_makes_no_sense_is_shown_as_typed() {
+    let text = format!("{SMALL}{TEACHER}");
+    for (set, parts) in [
+        ("", ["KEY=VALUE", "--> --set"]),
+        ("seed", ["KEY=VALUE", "--> --set"]),
+        ("=3", ["KEY=VALUE", "--> --set"]),
+        ("optim..lr=3", ["KEY=VALUE", "optim..lr=3"]),
+        ("distill.2.weight=0", ["the array has 2", "distill.2.weight=0"]),
+        ("distill.first.weight=0", ["the array has 2", "distill.first.weight=0"]),
+        ("seed.x=3", ["what stands before it is an integer", "seed.x=3"]),
+        ("distill.1.levels=[p2]", ["need quotes", "distill.1.levels=[p2]"]),
+        ("extends=other.toml", ["unknown key \"extends\"", "extends=other.toml"]),
+    ] {
+        let text = if set == "seed.x=3" { format!("seed = 1\n{text}") } else { text.clone() };
+        assert_mentions(&error(&text, &[set]), &parts);
+    }
+}
+
+#[test]
+fn choosing_epochs_replaces_steps_and_what_was_in_steps() {
+    let sets = ["schedule.milestones=[3]", "schedule.epochs=4"];
+    let schedule = load(SMALL, &sets).expect("valid").config.schedule;
+    assert_eq!((schedule.length(), schedule.milestones.as_slice()), (Length::Epochs(4), [3.0].as_slice()));
+    // The milestones in steps would mean nothing in epochs.
+    assert_mentions(&error(SMALL, &["schedule.epochs=4"]), &["\"schedule.milestones\" is empty"]);
+    let both = SMALL.replace("steps = 10", "steps = 10\nepochs = 2");
+    assert_mentions(
+        &error(&both, &[]),
+        &["\"schedule.epochs\" and schedule.steps are both given", "x.toml:17:10"],
+    );
+    let text = format!("{SMALL}{TEACHER}");
+    let teacher = load(&text, &["teacher.weights=b.pth"]).expect("valid").config.teacher.expect("as given");
+    assert_eq!((teacher.weights.as_deref(), teacher.train), (Some(Path::new("b.pth")), None));
+}
+
+#[test]
+fn values_that_do_not_fit_are_named_with_what_to_do() {
+    let text = format!("{SMALL}{TEACHER}");
+    for (set, parts) in [
+        ("name=a/b", ["\"name\" cannot name a folder", "OUTPUT/NAME"]),
+        ("name=..", ["\"name\" cannot name a folder", "OUTPUT/NAME"]),
+        (
+            "detector.architecture=retinanet",
+            ["\"distill.0.at\" is \"roi_logits\"", "set at = \"anchor_logits\""],
+        ),
+        ("detector.architecture=retinanet", ["\"distill.1.levels.0\" is \"p2\"", "p3, p4, p5, p6, p7"]),
+        ("distill.1.levels=[]", ["\"distill.1.levels\" is empty", "p2, p3, p4, p5, p6"]),
+        ("distill.1.levels=[\"p2\",\"p2\"]", ["names \"p2\" a second time", "once"]),
+        ("distill.0.weight=-1", ["\"distill.0.weight\" is negative: -1", "0 or more"]),
+        ("distill.0.temperature=0", ["\"distill.0.temperature\" is 0", "above 0"]),
+        ("distill.1.patch=0", ["\"distill.1.patch\" is 0", "1 or more"]),
+        ("train.batch_size=0", ["\"train.batch_size\" is 0", "1 or more"]),
+        ("schedule.milestones=[5,5]", ["is not ascending", "in order"]),
+        ("schedule.milestones=[9,5]", ["is not ascending", "in order"]),
+        ("schedule.milestones=[0,5]", ["is not ascending", "in order"]),
+        ("schedule.steps=0", ["\"schedule.steps\" is 0", "1 or more"]),
+        ("optim.lr=0", ["\"optim.lr\" is 0", "above 0"]),
+        ("optim.momentum=1", ["\"optim.momentum\" is 1", "below 1"]),
+        ("optim.weight_decay_bias=-1", ["\"optim.weight_decay_bias\" is negative", "0 or more"]),
+        ("detector.roi.positive_fraction=1.5", ["\"detector.roi.positive_fraction\" is 1.5", "0 to 1"]),
+        ("detector.rpn.bg_iou=0.9", ["\"detector.rpn.bg_iou\" is above fg_iou", "overlap less"]),
+        ("detector.anchor_sizes=[[32.0]]", ["has 1 levels, faster_rcnn has 5", "p2, p3, p4, p5, p6"]),
+        ("detector.anchor_sizes=[]", ["has 0 levels, faster_rcnn has 5", "p2, p3, p4, p5, p6"]),
+        ("detector.anchor_sizes=[[1],[1],[1],[1],[1,2]]", ["differs in the number of sizes", "as many"]),
+        ("detector.aspect_ratios=[]", ["\"detector.aspect_ratios\"", "at least one"]),
+        ("input.short_side_px=[]", ["\"input.short_side_px\"", "at least one"]),
+        ("input.long_side_px=100", ["\"input.long_side_px\" is 100", "short side 800"]),
+        ("normalization.std=[1,0,1]", ["\"normalization.std\"", "above 0"]),
+        ("data.kind=synth", ["\"data.synth\" is missing", "[data.synth]"]),
+        ("student.freeze_at=2", ["would freeze random weights", "freeze_at = 0"]),
+        ("student.freeze_at=6", ["\"student.freeze_at\" is 6", "5 stages"]),
+        ("eval.max_images=0", ["\"eval.max_images\" is 0", "1 or more"]),
+    ] {
+        assert_mentions(&error(&text, &[set]), &parts);
+    }
+    assert_mentions(
+        &error(SMALL, &["train.compare_alone=true"]),
+        &["\"train.compare_alone\" needs a [[distill]]"],
+    );
+}
+
+#[test]
+fn distillation_needs_a_teacher_with_weights() {
+    let without = format!("{SMALL}{TEACHER}").replace("weights = \"teacher.pth\"", "");
+    assert_mentions(
+        &error(&without, &[]),
+        &["\"teacher.weights\" is missing", "allow_random_weights = true"],
+    );
+    assert!(load(&without, &["teacher.allow_random_weights=true"]).is_ok());
+    assert!(load(&without, &["distill=[]"]).is_ok(), "an unused teacher needs no weights");
+    let nobody = format!("{SMALL}[[distill]]\nmethod = \"rcka\"\nlevels = [\"p2\"]\n");
+    assert_mentions(&error(&nobody, &[]), &["there is no teacher to learn from", "[teacher]"]);
+    let both = format!("{SMALL}{TEACHER}").replace("weights = ", "train = \"t.toml\"\nweights = ");
+    assert_mentions(&error(&both, &[]), &["\"teacher.train\" and teacher.weights are both given"]);
+}
+
+#[test]
+fn the_teacher_must_be_what_its_own_config_trains() {
+    let text = format!("{SMALL}{TEACHER}").replace("weights = \"teacher.pth\"", "train = \"t.toml\"");
+    let trained = SMALL.replace("resnet18", "resnet50").replace("\"data\"", "\"elsewhere\"");
+    let files = folder(&[("x.toml", &text), ("t.toml", &trained)]);
+    let loaded = load_in(&files, "x.toml", &["output=here"]).expect("they agree");
+    let teacher = loaded.teacher_experiment.as_deref().expect("teacher.train names it");
+    assert_eq!((teacher.config.name.as_str(), &teacher.config.data), ("t", &loaded.config.data));
+    assert_eq!(teacher.config.output, Path::new("here"));
+    for (set, part) in [
+        ("teacher.backbone=resnet34", "\"teacher.backbone\" is resnet34"),
+        ("teacher.width=32", "\"teacher.width\" is 32"),
+        ("detector.fpn_channels=64", "\"teacher.fpn_channels\" is 64"),
+        ("normalization.mean=[0,0,0]", "\"teacher.normalization\""),
+    ] {
+        assert_mentions(&error_in(&files, "x.toml", &[set]), &[part, "t.toml trains a teacher with"]);
+    }
+    let circle = folder(&[("x.toml", &text), ("t.toml", &text.replace("t.toml", "x.toml"))]);
+    assert_mentions(&error_in(&circle, "x.toml", &[]), &["`teacher.train` runs in a circle"]);
+}
+
+#[test]
+fn paths_are_found_from_here_or_beside_the_config_and_survive_resolving() {
+    let text = format!("{SMALL}{TEACHER}").replace("weights = \"teacher.pth\"", "train = \"t.toml\"");
+    let files =
+        folder(&[("x.toml", &text), ("t.toml", &SMALL.replace("resnet18", "resnet50")), ("data/readme", "")]);
+    let loaded = load_in(&files, "x.toml", &[]).expect("valid");
+    let beside = files.path().join("data");
+    assert_eq!(loaded.places(Path::new("data")), [Path::new("data"), &beside]);
+    assert_eq!(loaded.resolve(Path::new("data")), beside);
+    assert_eq!(loaded.resolve(Path::new("Cargo.toml")), Path::new("Cargo.toml"), "here comes first");
+    assert_eq!(loaded.resolve(Path::new("nowhere")), Path::new("nowhere"));
+    assert_eq!(loaded.places(Path::new("/absolute")), [Path::new("/absolute")]);
+
+    let elsewhere = folder(&[("run/config.toml", &loaded.resolved_toml())]);
+    let again = load_in(&elsewhere, "run/config.toml", &[]).expect("it needs no other folder");
+    assert_eq!(again.resolve(&again.config.data.root), beside);
+    assert_eq!(again.config.name, "x");
+}
+
+#[test]
+fn damaged_files_are_errors_never_panics() {
+    let text = format!("{SMALL}{TEACHER}");
+    let files = folder(&[]);
+    let path = files.path().join("x.toml");
+    for cut in (0..text.len()).step_by(3) {
+        for insert in ["", "=", "[[", "\"", "é\u{0}", "[distill]\n"] {
+            let damaged = format!("{}{insert}{}", &text[..cut], &text[(cut + 1).min(text.len())..]);
+            fs::write(&path, damaged).expect("a new file");
+            if let Err(error) = Config::load(&path, &[]) {
+                assert!(!error.to_string().is_empty());
+            }
+        }
+    }
+    fs::write(&path, [0xff, 0xfe, 0x00]).expect("a new file");
+    let error = Config::load(&path, &[]).expect_err("not text").to_string();
+    assert_mentions(&error, &["cannot read the configuration", "UTF-8"]);
+    assert!(Config::load(files.path(), &[]).is_err(), "a folder is no configuration");
+}
+
+#[test]
+fn every_key_is_explained() {
+    let keys = Config::keys();
+    for key in &keys {
+        assert!(!key.documentation.is_empty() && !key.takes.is_empty(), "{key:?}");
+    }
+    let default =
+        |path: &str| keys.iter().find(|key| key.path == path).and_then(|key| key.default.as_deref());
+    assert_eq!(default("detector.rpn.nms_threshold"), Some("0.7"));
+    assert_eq!(default("student.norm"), Some("\"frozen_bn\""));
+    assert_eq!(default("distill.N.weight_inter"), Some("0.0"));
+    assert_eq!(default("optim.lr"), None);
+}
+
+fn ckd_det(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ckd-det"))
+        .args(args)
+        .current_dir(folder)
+        .output()
+        .expect("the program starts")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("text")
+}
+
+#[test]
+fn config_show_prints_a_config_that_shows_the_same_again() {
+    let here = folder(&[]);
+    let args = ["config", "show", "coco_r101_r18.toml", "--set", "student.backbone=resnet34"];
+    let shown = ckd_det(here.path(), &args);
+    assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
+    let document = text(&shown.stdout);
+    assert_mentions(&document, &["# resolved from embedded:coco_r101_r18.toml", "backbone = \"resnet34\""]);
+    fs::write(here.path().join("mine.toml"), &document).expect("a new file");
+    let again = ckd_det(here.path(), &["config", "show", "mine"]);
+    assert_eq!(
+        text(&again.stdout).split_once('\n').expect("lines").1,
+        document.split_once('\n').expect("lines").1
+    );
+}
+
+#[test]
+fn config_check_reports_every_wrong_file_and_exits_with_2() {
+    let here = folder(&[("a.toml", "sead = 1\n"), ("b.toml", "[data]\nkind = \"cocoa\"\n")]);
+    let checked = ckd_det(here.path(), &["config", "check", "a.toml", "quickstart", "b.toml"]);
+    assert_eq!(checked.status.code(), Some(2));
+    assert_mentions(&text(&checked.stdout), &["ok  quickstart (embedded:quickstart.toml)"]);
+    assert_mentions(
+        &text(&checked.stderr),
+        &[
+            "--> a.toml:1:1",
+            "did you mean \"seed\"?",
+            "did you mean \"coco\"?",
+            "2 of 3 configurations cannot be used",
+        ],
+    );
+    let all = ckd_det(here.path(), &["config", "check", "--all", "--quiet"]);
+    assert_eq!((all.status.code(), text(&all.stdout).as_str()), (Some(0), ""), "{}", text(&all.stderr));
+}
+
+#[test]
+fn a_file_in_configs_hides_the_embedded_one() {
+    let here =
+        folder(&[("configs/quickstart.toml", SMALL), ("configs/own.toml", &format!("# My own\n{SMALL}"))]);
+    let listed = text(&ckd_det(here.path(), &["config", "list"]).stdout);
+    assert_mentions(&listed, &["(configs/quickstart.toml)", "My own (configs/own.toml)", "(embedded)"]);
+    let shown = ckd_det(here.path(), &["config", "show", "quickstart"]);
+    assert_mentions(&text(&shown.stdout), &["# resolved from configs/quickstart.toml", "root = \"data\""]);
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_valid() {
+    let here = folder(&[]);
+    for (args, part) in [
+        (&["config", "show", "quickstrat"][..], "did you mean \"quickstart\"?"),
+        (&["config", "show", "configs/nothing.toml"], "looked for configs/nothing.toml"),
+        (&["config", "show"], "required"),
+        (&["confog"], "config"),
+        (&["--device", "gpu", "doctor"], "cuda:N"),
+        (&["--threads", "0", "doctor"], "--threads"),
+    ] {
+        let output = ckd_det(here.path(), args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_mentions(&text(&output.stderr), &[part]);
+    }
+    if !cfg!(feature = "cuda") {
+        let output = ckd_det(here.path(), &["doctor", "--device", "cuda:0"]);
+        assert_eq!(output.status.code(), Some(2));
+        assert_mentions(&text(&output.stderr), &["built without CUDA", "--features cuda"]);
+    }
+}
+
+#[test]
+fn help_shows_examples_and_exit_codes() {
+    let here = folder(&[]);
+    let help = ckd_det(here.path(), &["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert_mentions(
+        &text(&help.stdout),
+        &["Examples:", "Exit codes:", "130  interrupted", "--device <cpu|cuda:N>"],
+    );
+    let script = ckd_det(here.path(), &["completions", "bash"]);
+    assert_mentions(&text(&script.stdout), &["complete -F", "doctor"]);
+}
+
+#[test]
+fn doctor_tells_what_is_missing_and_leaves_nothing_behind() {
+    let here = folder(&[("data/coco/val2017/x", "")]);
+    let report = ckd_det(here.path(), &["doctor", "--threads", "1"]);
+    assert_eq!(report.status.code(), Some(0), "{}", text(&report.stderr));
+    assert_mentions(
+        &text(&report.stdout),
+        &[
+            concat!("ckd-det      ", env!("CARGO_PKG_VERSION")),
+            "candle-core  0.11.1",
+            "computing with 1 threads",
+            "found        data/coco/val2017",
+            "missing      data/coco/train2017",
+            "missing      weights/resnet18.pth",
+            "writable     .",
+        ],
+    );
+    let left: Vec<_> = fs::read_dir(here.path())
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert_eq!(left, ["data"]);
+}
