@@ -33,7 +33,9 @@ impl Detector {
     /// Builds the network with `builder`.
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         Ok(match config {
-            DetectorConfig::FasterRcnn(config) => Self::FasterRcnn(Box::new(FasterRcnn::new(builder, config)?)),
+            DetectorConfig::FasterRcnn(config) => {
+                Self::FasterRcnn(Box::new(FasterRcnn::new(builder, config)?))
+            }
             DetectorConfig::RetinaNet(config) => Self::RetinaNet(Box::new(RetinaNet::new(builder, config)?)),
         })
     }
