@@ -17,6 +17,9 @@ use ckd_detectors::rpn::RpnConfig;
 use ckd_detectors::sampler::SampleSize;
 use ckd_kernels::roi_align::{Alignment, Sampling};
 
+/// Names, shapes and values of a network's parameters, in the order of the names.
+pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
+
 /// A sample so large that everything fits: nothing is left to chance.
 pub const EVERYTHING: SampleSize = SampleSize { per_image: 1_000_000, positive_fraction: 0.5 };
 
@@ -109,12 +112,13 @@ pub fn padded_to(images: &[(Vec<f32>, usize, usize)], (height, width): (usize, u
 }
 
 /// Fills a network: every parameter from `weights`, and every weight into a parameter.
-pub fn fill(params: &ParamStore, weights: &[(String, Vec<usize>, Vec<f32>)]) {
+pub fn fill(params: &ParamStore, weights: &Weights) {
     let own: Vec<&str> = params.iter().map(|(name, _)| &**name).collect();
     let given: Vec<&str> = weights.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(own, given, "names of the parameters");
     for (name, shape, values) in weights {
-        let tensor = Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).expect("shape and values fit");
+        let tensor =
+            Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).expect("shape and values fit");
         params.set(name, &tensor).expect("the network has this parameter");
     }
 }
@@ -122,4 +126,9 @@ pub fn fill(params: &ParamStore, weights: &[(String, Vec<usize>, Vec<f32>)]) {
 /// The elements of a tensor, row-major.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32")
+}
+
+/// The weights whose names are `wanted`.
+pub fn part(weights: &Weights, wanted: impl Fn(&str) -> bool) -> Weights {
+    weights.iter().filter(|(name, ..)| wanted(name)).cloned().collect()
 }
