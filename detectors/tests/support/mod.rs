@@ -88,6 +88,27 @@ pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
     }
 }
 
+/// A Faster R-CNN that trains in milliseconds.
+pub fn tiny_faster_rcnn(classes: usize) -> FasterRcnnConfig {
+    let mut config = faster_rcnn(ResNetDepth::ResNet18, classes);
+    config.backbone.width = 8;
+    config.fpn_channels = 16;
+    config.roi.hidden = 32;
+    config.rpn.train.post_nms_top_n = 50;
+    config.rpn.inference.post_nms_top_n = 50;
+    config
+}
+
+/// A RetinaNet that trains in milliseconds; its threshold lets detections through before any training.
+pub fn tiny_retinanet(classes: usize) -> RetinaNetConfig {
+    let mut config = retinanet(ResNetDepth::ResNet18, classes);
+    config.backbone.width = 8;
+    config.fpn_channels = 16;
+    config.head_convs = 2;
+    config.postprocess.score_threshold = 0.001;
+    config
+}
+
 /// Pads images (3, h, w), row-major, to a common size that is a multiple of 32.
 pub fn padded(images: &[(Vec<f32>, usize, usize)]) -> Images {
     let side = |of: fn(&(Vec<f32>, usize, usize)) -> usize| {
