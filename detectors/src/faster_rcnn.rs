@@ -42,6 +42,7 @@ pub struct FasterRcnn {
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
+    classes: usize,
     normalization: Normalization,
     params: ParamStore,
 }
@@ -70,7 +71,15 @@ impl FasterRcnn {
         let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
         let heads =
             RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
-        Ok(Self { body, fpn, rpn, heads, normalization: config.normalization, params: builder.finish() })
+        Ok(Self {
+            body,
+            fpn,
+            rpn,
+            heads,
+            classes: config.classes,
+            normalization: config.normalization,
+            params: builder.finish(),
+        })
     }
 
     /// Its parameters.
@@ -85,6 +94,9 @@ impl FasterRcnn {
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.
+    ///
+    /// # Errors
+    /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(
         &self,
         images: &Images,
@@ -92,6 +104,7 @@ impl FasterRcnn {
         targets: &[Target],
         random: &mut impl Rng,
     ) -> Result<RoiPass> {
+        images.check_targets(targets, self.classes)?;
         let first = self.rpn.forward(images, pyramid)?;
         let rpn_losses = self.rpn.losses(&first, targets, random)?;
         let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;

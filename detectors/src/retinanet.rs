@@ -141,7 +141,11 @@ impl RetinaNet {
     }
 
     /// Runs both heads on every level.
+    ///
+    /// # Errors
+    /// If the pyramid is not that of `images`.
     pub fn forward(&self, images: &Images, pyramid: &[Value]) -> Result<RetinaOutput> {
+        images.check_pyramid(pyramid)?;
         let logits = self.classification.forward(pyramid, self.config.classes)?;
         let sizes: Vec<(usize, usize)> =
             pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
@@ -154,7 +158,11 @@ impl RetinaNet {
     }
 
     /// The detection losses of `pyramid`.
+    ///
+    /// # Errors
+    /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<AnchorPass> {
+        images.check_targets(targets, self.config.classes)?;
         let output = self.forward(images, pyramid)?;
         let count = output.anchors.len();
         let share = 1.0 / targets.len().max(1) as f64;
