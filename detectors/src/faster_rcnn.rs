@@ -63,6 +63,9 @@ impl FasterRcnn {
     pub const LEVELS: [Level; 5] = [Level(2), Level(3), Level(4), Level(5), Level(6)];
 
     /// Builds the network with `builder`.
+    ///
+    /// # Errors
+    /// If there is no class, a size is 0, or thresholds or anchors do not fit.
     pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
         let backbone = builder.within("backbone");
         let body = ResNet::new(&backbone.within("body"), config.backbone)?;

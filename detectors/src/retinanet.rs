@@ -18,7 +18,7 @@ use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
 use crate::rpn::{anchors_per_cell, per_anchor};
 use crate::taps::Level;
-use crate::{Losses, Result};
+use crate::{Error, Losses, Result};
 
 /// Which RetinaNet.
 #[derive(Debug, Clone)]
@@ -99,7 +99,11 @@ impl RetinaNet {
     pub const LEVELS: [Level; 5] = [Level(3), Level(4), Level(5), Level(6), Level(7)];
 
     /// Builds the network with `builder`.
+    ///
+    /// # Errors
+    /// If there is no class, a size is 0, or thresholds or anchors do not fit.
     pub fn new(builder: Builder, config: &RetinaNetConfig) -> Result<Self> {
+        Error::unless_positive("head", &[("classes", config.classes)])?;
         let backbone = builder.within("backbone");
         let body = ResNet::new(&backbone.within("body"), config.backbone)?;
         let width = config.fpn_channels;
