@@ -82,7 +82,7 @@ impl Placement {
         let columns = taps(width, self.resized.1);
         let columns: Vec<Tap> = match self.flip {
             Flip::None => columns.collect(),
-            Flip::Horizontal => columns.rev().map(|tap| tap.mirrored(width)).collect(),
+            Flip::Horizontal => columns.map(|tap| tap.mirrored(width)).collect(),
         };
         let row_len = self.resized.1 * 3;
         let mut upper = Row { source: usize::MAX, values: vec![0.0; row_len] };
