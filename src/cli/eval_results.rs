@@ -10,7 +10,7 @@ use crate::eval::{self, GroundTruth};
 ///
 /// # Errors
 /// A file that cannot be read or is not what it should be; detections of images that `gt` does not list.
-pub fn run(gt: &Path, dt: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(gt: &Path, dt: &Path, json: bool) -> anyhow::Result<()> {
     let truth = GroundTruth::load(gt)?;
     let detections = eval::read_detections(dt)?;
     let metrics = eval::evaluate(&truth, &detections, &eval::Options::default())?;

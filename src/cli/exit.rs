@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::device::DeviceError;
 use crate::config::ConfigError;
+use crate::engine::EngineError;
 
 /// What the exit code says; documented in `ckd-det --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +44,13 @@ impl ExitStatus {
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if cause.is::<ConfigError>() || cause.is::<DeviceError>() || cause.is::<UsageError>() {
             return Some(Self::Usage);
+        }
+        match cause.downcast_ref::<EngineError>() {
+            Some(EngineError::Missing(_)) => return Some(Self::MissingInput),
+            Some(EngineError::NonFinite { .. }) => return Some(Self::NonFiniteLoss),
+            Some(EngineError::Interrupted { .. }) => return Some(Self::Interrupted),
+            Some(EngineError::Classes { .. } | EngineError::Run { .. }) => return Some(Self::Usage),
+            _ => {}
         }
         // Whoever read the output has closed it (`ckd-det ... | head`): that is no failure.
         let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;

@@ -9,9 +9,16 @@
 
 mod completions;
 mod config;
+mod data;
 mod device;
 mod doctor;
+mod eval;
+mod eval_results;
 mod exit;
+mod export;
+mod model;
+mod predict;
+mod train;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -63,6 +70,11 @@ pub struct Cli {
 
 const AFTER_HELP: &str = "\
 Examples:
+  ckd-det train quickstart.toml         all of it, small, in minutes
+  ckd-det train coco_r101_r18.toml --set data.root=/data/coco
+  ckd-det eval --coco-val               the latest run on its validation images
+  ckd-det predict photo.jpg             boxes drawn, COCO results written
+  ckd-det export --out student.safetensors
   ckd-det config list                   the experiments there are
   ckd-det config show coco_r101_r18     one of them, with every default written out
   ckd-det config check my_experiment.toml
@@ -79,6 +91,16 @@ Exit codes:
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Train a detector, with or without a teacher
+    Train(train::Args),
+    /// Measure a detector's COCO mAP, or score a results file
+    Eval(eval::Args),
+    /// Detect objects on images: draws the boxes and writes COCO results
+    Predict(predict::Args),
+    /// Write a trained student for deployment
+    Export(export::Args),
+    /// Make, check and convert data sets
+    Data(data::Args),
     /// Show, check and list configurations
     Config(config::Args),
     /// Tell what this machine and this program have, and what is missing
@@ -90,6 +112,11 @@ pub enum Command {
 impl Command {
     fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
+            Self::Train(args) => train::run(args, context),
+            Self::Eval(args) => eval::run(args, context),
+            Self::Predict(args) => predict::run(args, context),
+            Self::Export(args) => export::run(args, context),
+            Self::Data(args) => data::run(args, context),
             Self::Config(args) => config::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),

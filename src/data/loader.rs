@@ -14,16 +14,18 @@ use std::time::{Duration, Instant};
 use super::DataError;
 use super::batch::{Batch, Item};
 use super::coco::Dataset;
-use super::sampler::{Aspect, ImageDraws, Order, Sampler};
+use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::transform::{Flip, ResizeRule};
 
 /// What the batches are for.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Purpose {
-    /// Shuffled, grouped by aspect, augmented; epoch after epoch without end.
+    /// Shuffled and augmented; epoch after epoch without end.
     Training {
         /// The seed of the run.
         seed: u64,
+        /// Which images may share a batch.
+        grouping: Grouping,
         /// How often an image is mirrored, in [0, 1].
         flip_probability: f64,
         /// Each image's short side is one of these, drawn evenly (multi-scale).
@@ -196,11 +198,11 @@ fn check(dataset: &Dataset, config: &LoaderConfig) -> Result<Sampler, DataError>
         return refuse(problem);
     }
     let (order, short_sides) = match &config.purpose {
-        Purpose::Training { seed, flip_probability, short_sides_px } => {
+        Purpose::Training { seed, grouping, flip_probability, short_sides_px } => {
             if !(0.0..=1.0).contains(flip_probability) {
                 return refuse("flip_probability must lie in [0, 1]");
             }
-            (Order::Shuffled { seed: *seed }, short_sides_px.as_slice())
+            (Order::Shuffled { seed: *seed, grouping: *grouping }, short_sides_px.as_slice())
         }
         Purpose::Evaluation { short_side_px } => (Order::Sequential, std::slice::from_ref(short_side_px)),
     };
@@ -288,7 +290,7 @@ impl Shared {
         let long_side_max_px = self.config.long_side_max_px;
         let (flip, short_side_px) = match &self.config.purpose {
             Purpose::Evaluation { short_side_px } => (Flip::None, *short_side_px),
-            Purpose::Training { seed, flip_probability, short_sides_px } => {
+            Purpose::Training { seed, flip_probability, short_sides_px, .. } => {
                 let draws = ImageDraws::at(*seed, epoch, position);
                 let flip = if draws.flip < *flip_probability { Flip::Horizontal } else { Flip::None };
                 let pick = (draws.short_side * short_sides_px.len() as f64) as usize;

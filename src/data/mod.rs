@@ -31,6 +31,7 @@ use std::path::PathBuf;
 pub use batch::{Batch, Target};
 pub use coco::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId, LoadReport};
 pub use loader::{Loader, LoaderConfig, Position, Purpose};
+pub use sampler::Grouping;
 
 /// Why no batch could be made.
 #[derive(Debug, thiserror::Error)]

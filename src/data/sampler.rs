@@ -1,6 +1,6 @@
 //! Which images form which batch, as a pure function of (seed, epoch).
 //!
-//! Training batches hold wide or tall images, not both (as torchvision's `GroupedBatchSampler` and
+//! Grouped by aspect, training batches hold wide or tall images, not both (as torchvision's `GroupedBatchSampler` and
 //! Detectron2's `AspectRatioGroupedDataset` do), so little of a batch is padding. Every image comes
 //! exactly once an epoch: what is left of the two groups at the end is put together, into full batches
 //! as far as it goes, and the last batch may be smaller. The number of batches is therefore the same
@@ -13,13 +13,25 @@ use super::draws::Draws;
 /// The order in which images are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Shuffled anew each epoch, batches grouped by aspect: for training.
+    /// Shuffled anew each epoch: for training.
     Shuffled {
         /// The seed of the run.
         seed: u64,
+        /// What a batch may hold.
+        grouping: Grouping,
     },
     /// As in the data set, always: for evaluation.
     Sequential,
+}
+
+/// Which images may share a training batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Grouping {
+    /// Wide ones with wide ones, tall ones with tall ones.
+    #[default]
+    ByAspect,
+    /// Any.
+    None,
 }
 
 /// Two groups, as torchvision and Detectron2 have them.
@@ -56,7 +68,10 @@ impl Sampler {
     pub fn batches_per_epoch(&self) -> usize {
         match self.order {
             Order::Sequential => self.aspects.len().div_ceil(self.images_per_batch.get()),
-            Order::Shuffled { .. } => {
+            Order::Shuffled { grouping: Grouping::None, .. } => {
+                self.aspects.len().div_ceil(self.images_per_batch.get())
+            }
+            Order::Shuffled { grouping: Grouping::ByAspect, .. } => {
                 let wide = self.aspects.iter().filter(|&&aspect| aspect == Aspect::Wide).count();
                 let tall = self.aspects.len() - wide;
                 let size = self.images_per_batch.get();
@@ -68,12 +83,14 @@ impl Sampler {
     /// The batches of `epoch`: indices of images.
     pub fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
         let mut order: Vec<usize> = (0..self.aspects.len()).collect();
-        match self.order {
-            Order::Sequential => order.chunks(self.images_per_batch.get()).map(<[_]>::to_vec).collect(),
-            Order::Shuffled { seed } => {
-                Draws::new(seed, "order", &[epoch]).shuffle(&mut order);
-                self.grouped(&order)
-            }
+        let mut grouping = Grouping::None;
+        if let Order::Shuffled { seed, grouping: by } = self.order {
+            Draws::new(seed, "order", &[epoch]).shuffle(&mut order);
+            grouping = by;
+        }
+        match grouping {
+            Grouping::None => order.chunks(self.images_per_batch.get()).map(<[_]>::to_vec).collect(),
+            Grouping::ByAspect => self.grouped(&order),
         }
     }
 
@@ -125,10 +142,14 @@ mod tests {
         Sampler::new(aspects, NonZeroUsize::new(size).expect("not zero"), order)
     }
 
+    fn shuffled(seed: u64) -> Order {
+        Order::Shuffled { seed, grouping: Grouping::ByAspect }
+    }
+
     #[test]
     fn every_image_comes_once_an_epoch_and_the_count_of_batches_is_constant() {
         for (wide, tall, size) in [(10, 7, 4), (0, 5, 2), (3, 3, 8), (1, 0, 1), (9, 9, 3), (0, 0, 2)] {
-            let sampler = sampler(wide, tall, size, Order::Shuffled { seed: 5 });
+            let sampler = sampler(wide, tall, size, shuffled(5));
             for epoch in 0..4 {
                 let batches = sampler.batches(epoch);
                 assert_eq!(batches.len(), sampler.batches_per_epoch());
@@ -143,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_wide_or_tall_except_for_what_is_left() {
-        let sampler = sampler(21, 14, 4, Order::Shuffled { seed: 1 });
+        let sampler = sampler(21, 14, 4, shuffled(1));
         let batches = sampler.batches(0);
         let whole = 21 / 4 + 14 / 4;
         for batch in &batches[..whole] {
@@ -152,9 +173,17 @@ mod tests {
     }
 
     #[test]
+    fn without_grouping_only_the_last_batch_is_smaller() {
+        let sampler = sampler(5, 4, 2, Order::Shuffled { seed: 1, grouping: Grouping::None });
+        let lengths: Vec<usize> = sampler.batches(0).iter().map(Vec::len).collect();
+        assert_eq!(lengths, [2, 2, 2, 2, 1]);
+        assert_eq!(sampler.batches_per_epoch(), 5);
+    }
+
+    #[test]
     fn epochs_and_seeds_differ_and_repeat() {
-        let one = sampler(30, 20, 4, Order::Shuffled { seed: 1 });
-        let other = sampler(30, 20, 4, Order::Shuffled { seed: 2 });
+        let one = sampler(30, 20, 4, shuffled(1));
+        let other = sampler(30, 20, 4, shuffled(2));
         assert_eq!(one.batches(3), one.batches(3));
         assert_ne!(one.batches(3), one.batches(4));
         assert_ne!(one.batches(3), other.batches(3));

@@ -25,7 +25,7 @@ use super::{DistillError, Distiller, Term, at_tap, nothing, scalar_of};
 const NAME: &str = "rcka";
 
 /// Channels that a task cuts at once: neighbours in memory.
-const CHANNELS_A_TASK: usize = 4;
+const CHANNELS_A_TASK: usize = 8;
 
 /// What is compared with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,32 +229,35 @@ impl Grid {
         }
     }
 
-    /// The places of all cells, in the order (N, H, W).
-    fn places(&self) -> impl Iterator<Item = usize> {
-        (0..self.images).flat_map(move |image| {
-            self.by_y.iter().flat_map(move |y| {
+    /// Calls `f` with every cell of (N, H, W) and its place.
+    fn each_cell(&self, mut f: impl FnMut(usize, usize)) {
+        let mut cell = 0;
+        for image in 0..self.images {
+            for y in &self.by_y {
                 let start = image * self.image_stride + y;
-                self.by_x.iter().map(move |x| start + x)
-            })
-        })
+                for x in &self.by_x {
+                    f(cell, start + x);
+                    cell += 1;
+                }
+            }
+        }
     }
 
     /// The matrices of some channels of an (N, H, W, C) map.
     fn cut(&self, map: &[f32], channels: Range<usize>) -> Vec<Vec<f32>> {
         let mut matrices = vec![vec![0f32; self.patches * self.columns]; channels.len()];
-        for (place, cell) in self.places().zip(map.chunks_exact(self.channels)) {
-            for (matrix, value) in matrices.iter_mut().zip(&cell[channels.clone()]) {
+        self.each_cell(|cell, place| {
+            let values = &map[cell * self.channels..][channels.clone()];
+            for (matrix, value) in matrices.iter_mut().zip(values) {
                 matrix[place] = *value;
             }
-        }
+        });
         matrices
     }
 
     /// `factor` times a matrix, back as a plane (N, H, W).
     fn paste(&self, matrix: &[f32], factor: f32, plane: &mut [f32]) {
-        for (place, cell) in self.places().zip(plane) {
-            *cell = factor * matrix[place];
-        }
+        self.each_cell(|cell, place| plane[cell] = factor * matrix[place]);
     }
 }
 

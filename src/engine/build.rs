@@ -35,7 +35,12 @@ pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Resul
 }
 
 /// The teacher of `config`; nothing in it is trainable.
-pub fn teacher(config: &Config, teacher: &config::Teacher, classes: usize, device: &Device) -> Result<Detector> {
+pub fn teacher(
+    config: &Config,
+    teacher: &config::Teacher,
+    classes: usize,
+    device: &Device,
+) -> Result<Detector> {
     let normalization = normalization(teacher.normalization.as_ref().unwrap_or(&config.normalization));
     let settings = detector_config(config, &teacher.network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
@@ -70,7 +75,8 @@ fn detector_config(
     };
     let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
     let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
-    let anchors = AnchorGenerator::new(&sizes, &detector.aspect_ratios).map_err(ckd_detectors::Error::from)?;
+    let anchors =
+        AnchorGenerator::new(&sizes, &detector.aspect_ratios).map_err(ckd_detectors::Error::from)?;
     Ok(match detector.architecture {
         Architecture::FasterRcnn => {
             let rpn = &detector.rpn;

@@ -45,9 +45,19 @@ pub struct Best {
 }
 
 /// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`.
-pub fn save(folder: &Path, student: &Detector, sgd: &Sgd, state: &TrainState, keep: usize) -> Result<PathBuf> {
-    let mut tensors: BTreeMap<String, Tensor> =
-        student.params().snapshot()?.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
+pub fn save(
+    folder: &Path,
+    student: &Detector,
+    sgd: &Sgd,
+    state: &TrainState,
+    keep: usize,
+) -> Result<PathBuf> {
+    let mut tensors: BTreeMap<String, Tensor> = student
+        .params()
+        .snapshot()?
+        .into_iter()
+        .map(|(name, tensor)| (format!("{MODEL}{name}"), tensor))
+        .collect();
     for (name, velocity) in sgd.state() {
         tensors.insert(format!("{VELOCITY}{name}"), velocity.clone());
     }
@@ -75,7 +85,8 @@ pub fn load(path: &Path, student: &Detector, sgd: &Sgd) -> Result<TrainState> {
     let Some(state) = file.metadata.get(STATE) else {
         return Err(fail("this is not a checkpoint (no training state in its header)".to_owned()));
     };
-    let state = serde_json::from_str(state).map_err(|error| fail(format!("its training state is damaged: {error}")))?;
+    let state = serde_json::from_str(state)
+        .map_err(|error| fail(format!("its training state is damaged: {error}")))?;
     let mut left = file.tensors;
     let mut restore = |name: String, to: &Tensor| -> Result<()> {
         match left.remove(&name) {

@@ -32,7 +32,9 @@ pub enum EngineError {
         command: String,
     },
     /// The teacher and the data set name different classes.
-    #[error("{what} knows {ours}, but {other} has {theirs}; both must list the same classes in the same order")]
+    #[error(
+        "{what} knows {ours}, but {other} has {theirs}; both must list the same classes in the same order"
+    )]
     Classes {
         /// The file or network.
         what: String,
@@ -72,6 +74,9 @@ pub enum EngineError {
     /// Distillation.
     #[error(transparent)]
     Distill(#[from] crate::distill::DistillError),
+    /// A tap that does not exist.
+    #[error(transparent)]
+    Tap(#[from] ckd_detectors::taps::UnknownName),
     /// The network.
     #[error(transparent)]
     Network(#[from] ckd_detectors::Error),

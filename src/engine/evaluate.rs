@@ -37,7 +37,8 @@ pub fn detect_all(
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
     let limit = config.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
-    let mut evaluation = Evaluation { detections: Vec::new(), image_ids: Vec::new(), ms_per_image: 0.0, gflops: 0.0 };
+    let mut evaluation =
+        Evaluation { detections: Vec::new(), image_ids: Vec::new(), ms_per_image: 0.0, gflops: 0.0 };
     let (mut times, mut multiply_adds) = (Vec::new(), 0);
     if limit > 0 {
         for batch in Loader::new(dataset.clone(), loader_config(config), Position::default())? {
@@ -49,7 +50,9 @@ pub fn detect_all(
             let found = found?;
             times.push(start.elapsed().as_secs_f64() * 1e3 / ids.len() as f64);
             multiply_adds += work;
-            for (((found, id), original), &size) in found.into_iter().zip(ids).zip(originals).zip(&images.sizes) {
+            for (((found, id), original), &size) in
+                found.into_iter().zip(ids).zip(originals).zip(&images.sizes)
+            {
                 if evaluation.image_ids.len() == limit {
                     break;
                 }
@@ -92,7 +95,8 @@ fn loader_config(config: &Config) -> LoaderConfig {
 pub fn to_device(batch: Batch, device: &Device) -> Result<(Images, Vec<Target>)> {
     let shape = (batch.batch, batch.height, batch.width, 3);
     let pixels = Tensor::from_vec(batch.pixels, shape, device)?.permute((0, 3, 1, 2))?;
-    let target = |target: data::Target| Target { boxes: target.boxes, labels: target.labels, ignored: target.ignored };
+    let target =
+        |target: data::Target| Target { boxes: target.boxes, labels: target.labels, ignored: target.ignored };
     Ok((Images { pixels, sizes: batch.sizes }, batch.targets.into_iter().map(target).collect()))
 }
 

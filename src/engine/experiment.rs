@@ -40,7 +40,7 @@ pub enum Finding {
     /// A student, without anything to compare it with.
     Student(Outcome),
     /// All three.
-    Comparison(Comparison),
+    Comparison(Box<Comparison>),
 }
 
 /// A finished experiment.
@@ -113,11 +113,11 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
     };
 
     let finding = match (teacher_row, alone_outcome) {
-        (Some(teacher), Some(student_alone)) => Finding::Comparison(Comparison {
+        (Some(teacher), Some(student_alone)) => Finding::Comparison(Box::new(Comparison {
             teacher,
             student_alone: student_alone.row,
             student_distilled: outcome.row,
-        }),
+        })),
         _ => Finding::Student(outcome),
     };
     write_summary(&folder, config, &finding)?;
@@ -149,7 +149,9 @@ impl Files {
         Ok(Self {
             init: find("student.init", &student.init, student.network.allow_random_weights)?,
             teacher: match &loaded.config.teacher {
-                Some(teacher) => find("teacher.weights", &teacher.weights, teacher.network.allow_random_weights)?,
+                Some(teacher) => {
+                    find("teacher.weights", &teacher.weights, teacher.network.allow_random_weights)?
+                }
                 None => None,
             },
         })
@@ -240,7 +242,12 @@ fn set_aside(folder: &Path) -> Result<Option<String>> {
         return Ok(None);
     }
     let kept = (1..)
-        .map(|number| folder.with_file_name(format!("{}.{number}", folder.file_name().unwrap_or_default().to_string_lossy())))
+        .map(|number| {
+            folder.with_file_name(format!(
+                "{}.{number}",
+                folder.file_name().unwrap_or_default().to_string_lossy()
+            ))
+        })
         .find(|path| !path.exists())
         .expect("there is always a next number");
     fsx::rename(folder, &kept)?;
@@ -259,7 +266,7 @@ struct Summary<'a> {
 
 fn write_summary(folder: &Path, config: &Config, finding: &Finding) -> Result<()> {
     let (comparison, student) = match finding {
-        Finding::Comparison(comparison) => (Some(comparison), None),
+        Finding::Comparison(comparison) => (Some(&**comparison), None),
         Finding::Student(outcome) => (None, Some(outcome)),
     };
     let summary = Summary { name: &config.name, seed: config.seed, comparison, student };
@@ -273,7 +280,14 @@ const SHOWN: usize = 4;
 const DRAWN_SCORE: f32 = 0.5;
 
 /// Writes `detections.png`: the first validation images with the truth and what each model found.
-fn draw_detections(loaded: &Loaded, folder: &Path, data: &DataSets, alone: &Job, job: &Job, device: &Device) -> Result<()> {
+fn draw_detections(
+    loaded: &Loaded,
+    folder: &Path,
+    data: &DataSets,
+    alone: &Job,
+    job: &Job,
+    device: &Device,
+) -> Result<()> {
     let config = &loaded.config;
     let classes = data.val.categories.len();
     let mut models = Vec::new();
@@ -285,24 +299,39 @@ fn draw_detections(loaded: &Loaded, folder: &Path, data: &DataSets, alone: &Job,
         }
     }
     let mut rows = Vec::new();
-    for index in (0..data.val.images.len()).filter(|&index| !data.val.annotations(index).is_empty()).take(SHOWN) {
+    for index in
+        (0..data.val.images.len()).filter(|&index| !data.val.annotations(index).is_empty()).take(SHOWN)
+    {
         let image = decode::read(&data.val.images[index].path).map_err(crate::data::DataError::from)?;
-        let mut row = vec![Panel { title: "ground truth".to_owned(), image: image.clone(), boxes: truth(&data.val, index) }];
-        let rule = ResizeRule { short_side_px: config.input.eval_short_side(), long_side_max_px: config.input.long_side_px };
+        let mut row = vec![Panel {
+            title: "ground truth".to_owned(),
+            image: image.clone(),
+            boxes: truth(&data.val, index),
+        }];
+        let rule = ResizeRule {
+            short_side_px: config.input.eval_short_side(),
+            long_side_max_px: config.input.long_side_px,
+        };
         let batch = Batch::of_images(std::slice::from_ref(&image), rule, config.input.size_divisor as usize);
         let (images, _) = to_device(batch, device)?;
         for (title, detector) in &models {
             let original = (image.height() as usize, image.width() as usize);
             let found = detector.detect(&images)?.pop().unwrap_or_default();
             let found = found.resized(images.sizes[0], original).map_err(ckd_detectors::Error::from)?;
-            let name = |label: u32| data.val.categories.name(ClassIndex(label)).unwrap_or_default().to_owned();
+            let name =
+                |label: u32| data.val.categories.name(ClassIndex(label)).unwrap_or_default().to_owned();
             let boxes = found
                 .boxes
                 .iter()
                 .zip(&found.scores)
                 .zip(&found.labels)
                 .filter(|((_, score), _)| **score >= DRAWN_SCORE)
-                .map(|((&xyxy, &score), &label)| DrawnBox { xyxy, class: label as usize, name: name(label), score: Some(score) })
+                .map(|((&xyxy, &score), &label)| DrawnBox {
+                    xyxy,
+                    class: label as usize,
+                    name: name(label),
+                    score: Some(score),
+                })
                 .collect();
             row.push(Panel { title: title.clone(), image: image.clone(), boxes });
         }

@@ -150,7 +150,9 @@ mod tests {
         for _ in 0..2 {
             sgd.step(&gradients, 0.1, 1.0, norm).unwrap();
         }
-        let value = |name: &str| store.get(name).unwrap().value.tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+        let value = |name: &str| {
+            store.get(name).unwrap().value.tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]
+        };
         // v1 = 1, p1 = 0.9; v2 = 1.9, p2 = 0.71.
         assert!((value("fc.bias") - 0.71).abs() < 1e-6);
         // v1 = 1.01, p1 = 0.899; v2 = 0.909 + 1 + 0.00899, p2 = 0.707201.

@@ -2,7 +2,7 @@
 
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::Mode;
-use ckd_detectors::taps::{Tap, Taps};
+use ckd_detectors::taps::{Tap, Taps, UnknownName};
 use ckd_detectors::{Detector, Losses};
 use ckd_kernels::elementwise::{rows, weighted_sum};
 use ckd_kernels::{Gradients, Value};
@@ -10,7 +10,7 @@ use rand::Rng;
 
 use super::{EngineError, Result};
 use crate::config::{self, CkdAt, Config};
-use crate::distill::{Ckd, Distiller, Negatives, Rcka, Term};
+use crate::distill::{Ckd, Distiller, Kernel, Negatives, Rcka, RowNorm, Term};
 
 /// A teacher and what is learned from it.
 pub struct Distillation {
@@ -61,7 +61,20 @@ impl Method {
                 anchors_per_image: (ckd.at == CkdAt::AnchorLogits).then_some(ckd.anchors_per_image),
             },
             config::Distill::Rcka(rcka) => Self {
-                distiller: Box::new(Rcka::of_config(rcka)?),
+                distiller: Box::new(Rcka {
+                    levels: rcka
+                        .levels
+                        .iter()
+                        .map(|level| level.parse())
+                        .collect::<std::result::Result<_, UnknownName>>()?,
+                    weight: f64::from(rcka.weight),
+                    weight_inter: f64::from(rcka.weight_inter),
+                    patch: rcka.patch,
+                    kernel: Kernel {
+                        center: rcka.center,
+                        row_norm: if rcka.row_norm { RowNorm::Rows } else { RowNorm::Off },
+                    },
+                }),
                 warmup_steps: rcka.warmup_steps,
                 anchors_per_image: None,
             },
@@ -100,7 +113,8 @@ pub fn training_pass(
     let teacher_pyramid = distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()?;
     let pyramid = student.pyramid(images, Mode::Train)?;
     let (losses, regions) = regions(student, images, &pyramid, targets, random)?;
-    let mut terms: Vec<(String, Value, f64)> = losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
+    let mut terms: Vec<(String, Value, f64)> =
+        losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
     if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
         let (teacher, student) = paired_taps(distillation, teacher_pyramid, student, &pyramid, &regions)?;
         for method in &distillation.methods {
@@ -174,7 +188,9 @@ fn paired_taps(
         }
     }
     match (&distillation.teacher, regions) {
-        (Detector::FasterRcnn(teacher), Regions::Rois { samples, logits }) if distillation.wants(Tap::RoiLogits) => {
+        (Detector::FasterRcnn(teacher), Regions::Rois { samples, logits })
+            if distillation.wants(Tap::RoiLogits) =>
+        {
             teacher_taps.insert(Tap::RoiLogits, teacher.roi_logits(teacher_pyramid, &samples.boxes)?);
             student_taps.insert(Tap::RoiLogits, logits.clone());
         }

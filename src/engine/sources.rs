@@ -38,50 +38,62 @@ impl DataPaths {
             let config = SynthConfig {
                 images_train: synth.images_train,
                 images_val: synth.images_val,
-                size_px: synth.image_size_px as usize,
+                image_size_px: synth.image_size_px,
                 classes: synth.classes,
                 seed: synth.seed,
                 min_objects: synth.min_objects,
                 max_objects: synth.max_objects,
             };
             synth::generate(&config, &data.root)?;
-            let split = |split: Split| SplitPaths { images: split.images(&data.root), annotations: split.annotations(&data.root) };
+            let split = |split: Split| SplitPaths {
+                images: split.images(&data.root),
+                annotations: split.annotations(&data.root),
+            };
             return Ok(Self { train: split(Split::Train), val: split(Split::Val) });
         }
-        let root = loaded.resolve(&data.root);
-        let paths = Self {
-            train: SplitPaths { images: root.join(&data.train_images), annotations: root.join(&data.train_annotations) },
-            val: SplitPaths { images: root.join(&data.val_images), annotations: root.join(&data.val_annotations) },
-        };
-        let wanted = [
-            ("training images", &paths.train.images),
-            ("training annotations", &paths.train.annotations),
-            ("validation images", &paths.val.images),
-            ("validation annotations", &paths.val.annotations),
-        ];
-        let missing: Vec<String> = wanted
-            .iter()
-            .filter(|(_, path)| !path.exists())
-            .map(|(what, path)| format!("  {what}: {}", path.display()))
-            .collect();
-        match missing.is_empty() {
-            true => Ok(paths),
-            false => Err(EngineError::Missing(format!(
-                "data that {} needs is missing:\n{}\nlooked for data.root = {:?} at:\n{}\n{}",
-                loaded.config.name,
-                missing.join("\n"),
-                data.root,
-                places(loaded, &data.root),
-                how_to_get(&loaded.config),
-            ))),
+        let paths = Self::on_disk(loaded);
+        let train =
+            [("training images", &paths.train.images), ("training annotations", &paths.train.annotations)];
+        check_there(loaded, &[train, paths.wanted_of_val()].concat())?;
+        Ok(paths)
+    }
+
+    /// Where the validation split of `loaded` is; the training split may be missing.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub fn find_val(loaded: &Loaded) -> Result<SplitPaths> {
+        if loaded.config.data.kind == DataKind::Synth {
+            return Ok(Self::find(loaded)?.val);
         }
+        let paths = Self::on_disk(loaded);
+        check_there(loaded, &paths.wanted_of_val())?;
+        Ok(paths.val)
+    }
+
+    fn on_disk(loaded: &Loaded) -> Self {
+        let data = &loaded.config.data;
+        let root = loaded.resolve(&data.root);
+        let split = |images: &Path, annotations: &Path| SplitPaths {
+            images: root.join(images),
+            annotations: root.join(annotations),
+        };
+        Self {
+            train: split(&data.train_images, &data.train_annotations),
+            val: split(&data.val_images, &data.val_annotations),
+        }
+    }
+
+    fn wanted_of_val(&self) -> [(&'static str, &PathBuf); 2] {
+        [("validation images", &self.val.images), ("validation annotations", &self.val.annotations)]
     }
 
     /// Both splits, with what was found odd in them.
     pub fn load(&self) -> Result<DataSets> {
         let (train, train_report) = self.train.load()?;
         let (val, val_report) = self.val.load()?;
-        let names = |set: &Dataset| set.categories.iter().map(|(id, name)| (id, name.to_owned())).collect::<Vec<_>>();
+        let names =
+            |set: &Dataset| set.categories.iter().map(|(id, name)| (id, name.to_owned())).collect::<Vec<_>>();
         if names(&train) != names(&val) {
             return Err(EngineError::Classes {
                 what: self.train.annotations.display().to_string(),
@@ -90,7 +102,12 @@ impl DataPaths {
                 theirs: class_list(names(&val).iter().map(|(_, name)| name.as_str())),
             });
         }
-        Ok(DataSets { train, val, reports: [train_report, val_report], val_annotations: self.val.annotations.clone() })
+        Ok(DataSets {
+            train,
+            val,
+            reports: [train_report, val_report],
+            val_annotations: self.val.annotations.clone(),
+        })
     }
 }
 
@@ -113,6 +130,27 @@ pub struct DataSets {
     pub reports: [LoadReport; 2],
     /// The ground truth as the evaluator reads it.
     pub val_annotations: PathBuf,
+}
+
+/// An error that names everything in `wanted` that is not there, and how to get it.
+fn check_there(loaded: &Loaded, wanted: &[(&str, &PathBuf)]) -> Result<()> {
+    let data = &loaded.config.data;
+    let missing: Vec<String> = wanted
+        .iter()
+        .filter(|(_, path)| !path.exists())
+        .map(|(what, path)| format!("  {what}: {}", path.display()))
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(EngineError::Missing(format!(
+            "data that {} needs is missing:\n{}\nlooked for data.root = {:?} at:\n{}\n{}",
+            loaded.config.name,
+            missing.join("\n"),
+            data.root,
+            places(loaded, &data.root),
+            how_to_get(&loaded.config),
+        ))),
+    }
 }
 
 /// The weights file at `path`, which the key `key` of the configuration names.

@@ -23,6 +23,7 @@ use super::schedule::LearningRate;
 use super::sources::DataSets;
 use super::{EngineError, Result, build};
 use crate::config::Config;
+use crate::data::sampler::Grouping;
 use crate::data::{Loader, LoaderConfig, Position, Purpose};
 use crate::eval::BoxMetrics;
 use crate::fsx;
@@ -104,7 +105,8 @@ impl Job<'_> {
 
     /// The outcome, if the job was finished before with this configuration.
     pub fn finished(&self) -> Option<Outcome> {
-        let same = recorded_config(&self.folder).is_some_and(|recorded| same_training(&recorded, self.config));
+        let same =
+            recorded_config(&self.folder).is_some_and(|recorded| same_training(&recorded, self.config));
         let outcome = std::fs::read(self.folder.join("outcome.json")).ok()?;
         (same && self.weights().exists()).then(|| serde_json::from_slice(&outcome).ok()).flatten()
     }
@@ -137,13 +139,18 @@ impl Job<'_> {
                 state.threads = threads;
             }
             if state.teacher != self.teacher_hash {
-                let reason = "the run was started with another teacher; use that one, or start anew without --resume";
+                let reason =
+                    "the run was started with another teacher; use that one, or start anew without --resume";
                 return Err(EngineError::Run { path: path.clone(), reason: reason.to_owned() });
             }
         } else if let Some(init) = self.init {
             let random = load::init(student.params(), init)?;
             if !random.is_empty() {
-                notes.push(format!("{} gives the trunk; {} tensors start at random values", init.path.display(), random.len()));
+                notes.push(format!(
+                    "{} gives the trunk; {} tensors start at random values",
+                    init.path.display(),
+                    random.len()
+                ));
             }
         }
 
@@ -152,10 +159,12 @@ impl Job<'_> {
         let sizing = Loader::new(around.data.train.clone(), self.loader_config(), Position::default())?;
         let batches_per_epoch = sizing.batches_per_epoch() as u64;
         drop(sizing);
-        let rate = LearningRate::new(config.optim.lr, &config.schedule, (batches_per_epoch / accumulate).max(1));
+        let rate =
+            LearningRate::new(config.optim.lr, &config.schedule, (batches_per_epoch / accumulate).max(1));
         let total = rate.total_steps();
         let seen = state.step * accumulate;
-        let position = Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize };
+        let position =
+            Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize };
         let mut loader = Loader::new(around.data.train.clone(), self.loader_config(), position)?;
         let verbosity = match around.quiet {
             true => Verbosity::Quiet,
@@ -189,13 +198,15 @@ impl Job<'_> {
             state.step += 1;
 
             let waited = loader.data_wait() - waited_before;
-            let losses: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
+            let losses: Vec<(&str, f64)> =
+                terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
             progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
             if state.step.is_multiple_of(config.train.log_every.max(1)) || state.step == total {
                 log.write(&StepLine::new(state.step, lr, norm, &terms, started.elapsed(), waited, images))?;
             }
 
-            let due = |every: Option<u64>| every.is_some_and(|every| every > 0 && state.step.is_multiple_of(every));
+            let step = state.step;
+            let due = |every: Option<u64>| every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
             let evaluated = due(evaluate_every) || state.step == total;
             if evaluated {
                 let metrics = self.evaluate(&student, &mut state, &mut log, &mut progress, around)?;
@@ -207,7 +218,10 @@ impl Job<'_> {
             }
             if stop {
                 progress.finish();
-                return Err(EngineError::Interrupted { step: state.step, command: around.command.to_owned() });
+                return Err(EngineError::Interrupted {
+                    step: state.step,
+                    command: around.command.to_owned(),
+                });
             }
         }
         progress.finish();
@@ -233,7 +247,9 @@ impl Job<'_> {
         let mut count = 0;
         for part in 0..accumulate {
             let batch = loader.next().transpose()?.ok_or_else(|| {
-                crate::data::DataError::Setting("the training batches ended, which they never should".to_owned())
+                crate::data::DataError::Setting(
+                    "the training batches ended, which they never should".to_owned(),
+                )
             })?;
             count += batch.batch;
             let (images, targets) = to_device(batch, around.device)?;
@@ -299,19 +315,37 @@ impl Job<'_> {
         let stats = measured.metrics.stats;
         let outcome = Outcome {
             row: measured.row(&self.label, student),
-            per_class: measured.metrics.per_class.iter().map(|class| ClassResult { name: class.name.clone(), ap: class.ap, ap50: class.ap50 }).collect(),
+            per_class: measured
+                .metrics
+                .per_class
+                .iter()
+                .map(|class| ClassResult { name: class.name.clone(), ap: class.ap, ap50: class.ap50 })
+                .collect(),
             best: state.best,
             steps: state.step,
         };
         self.write_weights(&self.weights(), student, state, stats[0], around)?;
-        checkpoint::save(&self.folder.join("checkpoints"), student, sgd, state, self.config.train.keep_checkpoints)?;
+        checkpoint::save(
+            &self.folder.join("checkpoints"),
+            student,
+            sgd,
+            state,
+            self.config.train.keep_checkpoints,
+        )?;
         let json = serde_json::to_vec_pretty(&outcome).expect("an outcome has a JSON form");
         // Last: whoever sees the outcome finds the rest complete.
         fsx::write_atomic(&self.folder.join("outcome.json"), &json)?;
         Ok(outcome)
     }
 
-    fn write_weights(&self, path: &Path, student: &Detector, state: &TrainState, ap: f64, around: &Surroundings) -> Result<()> {
+    fn write_weights(
+        &self,
+        path: &Path,
+        student: &Detector,
+        state: &TrainState,
+        ap: f64,
+        around: &Surroundings,
+    ) -> Result<()> {
         let mut provenance = BTreeMap::from([
             ("program".to_owned(), format!("ckd-det {}", env!("CARGO_PKG_VERSION"))),
             ("steps".to_owned(), state.step.to_string()),
@@ -334,6 +368,7 @@ impl Job<'_> {
                 seed: *seed,
                 flip_probability: input.flip_probability,
                 short_sides_px: input.short_side_px.clone(),
+                grouping: if data.group_by_aspect { Grouping::ByAspect } else { Grouping::None },
             },
             long_side_max_px: input.long_side_px,
             images_per_batch: train.batch_size,

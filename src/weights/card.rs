@@ -104,5 +104,7 @@ pub fn categories_of(map: &CategoryMap) -> Vec<Category> {
 
 /// A map between class indices and category ids from a card's list.
 pub fn category_map(categories: &[Category]) -> Result<CategoryMap, CategoryId> {
-    CategoryMap::new(categories.iter().map(|category| (CategoryId(category.id), category.name.clone())).collect())
+    CategoryMap::new(
+        categories.iter().map(|category| (CategoryId(category.id), category.name.clone())).collect(),
+    )
 }

@@ -56,7 +56,8 @@ impl WeightsFile {
 fn torch_zip(path: &Path) -> Result<Vec<(String, Tensor)>, WeightsError> {
     let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
     for key in [None, Some("state_dict"), Some("model")] {
-        let tensors = candle_core::pickle::read_all_with_key(path, key).map_err(|error| format(error.to_string()))?;
+        let tensors =
+            candle_core::pickle::read_all_with_key(path, key).map_err(|error| format(error.to_string()))?;
         if !tensors.is_empty() {
             return Ok(tensors);
         }

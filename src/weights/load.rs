@@ -42,7 +42,9 @@ pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, Weig
     let given: BTreeMap<String, &Tensor> = file
         .tensors
         .iter()
-        .filter(|(name, _)| !name.ends_with("num_batches_tracked") && (is_detector || !name.starts_with("fc.")))
+        .filter(|(name, _)| {
+            !name.ends_with("num_batches_tracked") && (is_detector || !name.starts_with("fc."))
+        })
         .map(|(name, tensor)| (if is_detector { name.clone() } else { format!("{BODY}{name}") }, tensor))
         .collect();
     let mut report = Report::default();

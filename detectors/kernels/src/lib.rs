@@ -6,7 +6,7 @@
 //! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
 //! | [`input`] | pixels to a network's input |
-//! | [`linear`] | fully connected layers |
+//! | [`mod@linear`] | fully connected layers |
 //! | [`elementwise`] | sums, scalings, views and gathers |
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`pool`] | max pooling with padding, average pooling |

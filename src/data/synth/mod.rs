@@ -33,7 +33,7 @@ mod scene;
 mod shape;
 mod texture;
 
-use scene::{Class, Visible};
+use scene::{Class, SceneSize, Visible};
 
 /// Raised whenever the same parameters give other pictures.
 const VERSION: u32 = 1;
@@ -46,9 +46,13 @@ pub struct SynthConfig {
     /// Validation images.
     pub images_val: usize,
     /// Width and height of every image in pixels, 32 to 2048.
-    pub size_px: usize,
+    pub image_size_px: u32,
     /// Classes, 1 to 24.
     pub classes: usize,
+    /// Objects placed in the emptiest image; 0 is fine. Some may then be hidden, or find no place.
+    pub min_objects: usize,
+    /// Objects placed in the fullest image, at most 100.
+    pub max_objects: usize,
     /// Another seed, other pictures.
     pub seed: u64,
 }
@@ -160,11 +164,14 @@ fn check(config: &SynthConfig) -> Result<(), SynthError> {
         SynthConfig { images_train, images_val, .. } if images_train.max(images_val) > 999_999 => {
             "there may be at most 999999 images in a split"
         }
-        SynthConfig { size_px, .. } if !(32..=2048).contains(&size_px) => {
+        SynthConfig { image_size_px, .. } if !(32..=2048).contains(&image_size_px) => {
             "the size must lie in 32..=2048 pixels"
         }
         SynthConfig { classes, .. } if !(1..=24).contains(&classes) => {
             "the number of classes must lie in 1..=24"
+        }
+        SynthConfig { min_objects, max_objects, .. } if min_objects > max_objects || max_objects > 100 => {
+            "the number of objects must lie in 0..=100, the least not above the most"
         }
         _ => return Ok(()),
     };
@@ -181,11 +188,13 @@ fn write_split(
     out: &Path,
 ) -> Result<Vec<Written>, SynthError> {
     let classes = Class::first(config.classes);
+    let sizes =
+        SceneSize { side: config.image_size_px as usize, objects: (config.min_objects, config.max_objects) };
     let pictures: Vec<(Written, Vec<Visible>)> = (0..count)
         .into_par_iter()
         .map(|index| {
             let mut draws = Draws::new(config.seed, split.name(), &[index as u64]);
-            let (picture, visible) = scene::render(config.size_px, &classes, &mut draws);
+            let (picture, visible) = scene::render(&sizes, &classes, &mut draws);
             let bytes = png(&picture)?;
             let name = picture_name(split, index);
             fsx::write_atomic(&out.join(&name), &bytes)?;
@@ -208,7 +217,7 @@ fn annotations_name(split: Split) -> String {
 }
 
 fn instances(config: &SynthConfig, classes: &[Class], visible: &[Vec<Visible>]) -> Instances {
-    let side = config.size_px as u32;
+    let side = config.image_size_px;
     let images = (1..)
         .zip(visible)
         .map(|(id, _)| ImageEntry { id, file_name: format!("{id:06}.png"), width: side, height: side })
@@ -288,7 +297,8 @@ fn digest(files: &[Written]) -> String {
 
 impl fmt::Display for SynthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { images_train, images_val, size_px, classes, seed } = self;
-        write!(f, "{images_train} + {images_val} images of {size_px} pixels, {classes} classes, seed {seed}")
+        let Self { images_train, images_val, image_size_px: side, classes, .. } = self;
+        write!(f, "{images_train} + {images_val} images of {side}x{side} pixels, {classes} classes, ")?;
+        write!(f, "{} to {} objects, seed {}", self.min_objects, self.max_objects, self.seed)
     }
 }

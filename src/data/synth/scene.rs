@@ -53,8 +53,18 @@ pub(super) struct Visible {
     pub(super) area: f64,
 }
 
-/// Draws one picture of `size` x `size` pixels.
-pub(super) fn render(size: usize, classes: &[Class], draws: &mut Draws) -> (RgbImage, Vec<Visible>) {
+/// How large a picture is and how many objects it gets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SceneSize {
+    /// Width and height in pixels.
+    pub(super) side: usize,
+    /// The fewest and the most objects placed.
+    pub(super) objects: (usize, usize),
+}
+
+/// Draws one picture.
+pub(super) fn render(sizes: &SceneSize, classes: &[Class], draws: &mut Draws) -> (RgbImage, Vec<Visible>) {
+    let size = sizes.side;
     let ground = [colour(draws), colour(draws)];
     let ground = [ground[0], mix(ground[0], ground[1], draws.between(0.1, 0.5))];
     let mut canvas = Canvas::background(size, ground, draws);
@@ -62,18 +72,19 @@ pub(super) fn render(size: usize, classes: &[Class], draws: &mut Draws) -> (RgbI
     clutter(&mut canvas, middle, draws);
 
     // Larger ones first, with exceptions: small objects lie on large ones more often than under them.
-    let count = 2 + draws.below(6);
-    let mut sizes: Vec<(f64, f64)> = (0..count)
+    let (fewest, most) = sizes.objects;
+    let count = fewest + draws.below(most - fewest + 1);
+    let mut radii: Vec<(f64, f64)> = (0..count)
         .map(|_| {
             let radius = object_radius(size, draws);
             (radius, radius * draws.between(0.4, 1.6))
         })
         .collect();
-    sizes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    radii.sort_by(|a, b| b.1.total_cmp(&a.1));
 
     let mut placed: Vec<([f64; 2], f64)> = Vec::new();
     let mut objects = Objects::new(size);
-    for (radius, _) in sizes {
+    for (radius, _) in radii {
         let class = draws.below(classes.len());
         let Some(centre) = free_place(size, radius, &placed, draws) else { continue };
         placed.push((centre, radius));
@@ -247,7 +258,11 @@ mod tests {
         let classes = Class::first(8);
         let mut boxes = 0;
         for picture in 0..20 {
-            let (image, visible) = render(96, &classes, &mut Draws::new(1, "test", &[picture]));
+            let (image, visible) = render(
+                &SceneSize { side: 96, objects: (2, 7) },
+                &classes,
+                &mut Draws::new(1, "test", &[picture]),
+            );
             assert_eq!(image.dimensions(), (96, 96));
             for Visible { class, bbox: [x, y, w, h], area } in visible {
                 boxes += 1;

@@ -1,0 +1,119 @@
+//! `ckd-det eval`: COCO mAP of a detector, or of a results file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::ArgGroup;
+
+use super::model::ModelArgs;
+use super::{Context, UsageError, eval_results, say};
+use crate::config::{ConfigSource, Loaded};
+use crate::data::Dataset;
+use crate::engine::evaluate::{detect_all, score};
+use crate::engine::sources::{DataPaths, SplitPaths};
+use crate::fsx;
+use crate::weights::card::categories_of;
+
+/// Arguments of `eval`.
+#[derive(Debug, clap::Args)]
+#[command(
+    group(ArgGroup::new("what").args(["coco_val", "gt"]).required(true)),
+    after_help = "\
+Examples:
+  ckd-det eval --coco-val                                  the latest run on its validation images
+  ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
+  ckd-det eval --coco-val --weights student.safetensors --json
+  ckd-det eval --gt instances_val2017.json --dt results.json --json"
+)]
+pub struct Args {
+    /// Run a detector over the validation images of its experiment
+    #[arg(long)]
+    coco_val: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Where the data is, instead of the experiment's data.root
+    #[arg(long, value_name = "DIR", requires = "coco_val")]
+    data_root: Option<PathBuf>,
+    /// Only the first so many images
+    #[arg(long, value_name = "N", requires = "coco_val")]
+    max_images: Option<usize>,
+    /// Write the detections as a COCO results file
+    #[arg(long, value_name = "FILE", requires = "coco_val")]
+    save: Option<PathBuf>,
+    /// Ground truth: a COCO annotations file
+    #[arg(long, value_name = "FILE", requires = "dt")]
+    gt: Option<PathBuf>,
+    /// Detections: a COCO results file
+    #[arg(long, value_name = "FILE", requires = "gt")]
+    dt: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Missing weights or data; files that are not what they should be.
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    match (&args.gt, &args.dt) {
+        (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.json),
+        _ => run_detector(args, context),
+    }
+}
+
+fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
+    let mut found: Option<(Arc<Dataset>, SplitPaths)> = None;
+    let paths_of = |config: &crate::config::Config| -> anyhow::Result<(Arc<Dataset>, SplitPaths)> {
+        let mut config = config.clone();
+        if let Some(root) = &args.data_root {
+            config.data.root.clone_from(root);
+        }
+        let source = ConfigSource::Embedded("the weights' own configuration");
+        let val = DataPaths::find_val(&Loaded { config, source, teacher_experiment: None })?;
+        Ok((val.load()?.0, val))
+    };
+    let model = args.model.open(&context.device, |config| {
+        let (dataset, paths) = paths_of(config)?;
+        let categories = categories_of(&dataset.categories);
+        found = Some((dataset, paths));
+        Ok(categories)
+    })?;
+    let (dataset, paths) = match found {
+        Some(found) => found,
+        None => paths_of(&model.config)?,
+    };
+    if categories_of(&dataset.categories) != model.categories {
+        return Err(UsageError(format!(
+            "{} was trained for other classes than {} lists; evaluate it on data with the same categories",
+            model.file.path.display(),
+            paths.annotations.display()
+        ))
+        .into());
+    }
+    let mut config = model.config.clone();
+    config.eval.max_images = args.max_images.or(config.eval.max_images);
+    let bar = match context.quiet {
+        true => indicatif::ProgressBar::hidden(),
+        false => indicatif::ProgressBar::new(0).with_prefix("images"),
+    };
+    let evaluation = detect_all(&model.detector, &dataset, &config, &context.device, |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    if let Some(path) = &args.save {
+        fsx::write_atomic(path, &serde_json::to_vec(&evaluation.detections)?)?;
+    }
+    let metrics = score(&evaluation, &paths.annotations)?;
+    if args.json {
+        return Ok(say(serde_json::to_string(&metrics)?)?);
+    }
+    say(format!("{} on {} images", model.file.path.display(), evaluation.image_ids.len()))?;
+    say(metrics.to_string().trim_end())?;
+    say("AP by class:")?;
+    for class in &metrics.per_class {
+        say(format!("  {:<24} {:5.1}", class.name, 100.0 * class.ap))?;
+    }
+    Ok(say(format!("{:.1} ms an image, {:.2} GFLOPs", evaluation.ms_per_image, evaluation.gflops))?)
+}

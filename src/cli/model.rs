@@ -1,0 +1,111 @@
+//! Which trained detector a verb is about: the arguments, and the detector ready to use.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use ckd_detectors::Detector;
+
+use super::UsageError;
+use crate::config::Config;
+use crate::engine::{EngineError, build};
+use crate::weights::card::{Category, category_map};
+use crate::weights::{ModelCard, WeightsFile, load};
+
+/// Names a trained detector.
+#[derive(Debug, clap::Args)]
+pub(super) struct ModelArgs {
+    /// A run's folder [default: the latest below ./runs]
+    #[arg(long, value_name = "DIR", conflicts_with = "weights")]
+    pub(super) run: Option<PathBuf>,
+    /// A weights file: of a run, or exported
+    #[arg(long, value_name = "FILE")]
+    pub(super) weights: Option<PathBuf>,
+    /// The experiment that the weights belong to, if the file does not say
+    #[arg(long, value_name = "CONFIG", requires = "weights")]
+    pub(super) config: Option<String>,
+}
+
+/// A detector with all it needs.
+pub(super) struct Model {
+    pub(super) detector: Detector,
+    pub(super) config: Config,
+    /// The classes, if the file or `fallback` knows them.
+    pub(super) categories: Vec<Category>,
+    pub(super) card: Option<ModelCard>,
+    pub(super) file: WeightsFile,
+}
+
+impl ModelArgs {
+    /// The weights file that is meant.
+    pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
+        let of_run = |run: &Path| -> anyhow::Result<PathBuf> {
+            let weights = run.join("last.safetensors");
+            match weights.exists() {
+                true => Ok(weights),
+                false => Err(EngineError::Missing(format!(
+                    "{} is not there: {} is no finished run; go on with it by `ckd-det train CONFIG --resume`",
+                    weights.display(),
+                    run.display()
+                ))
+                .into()),
+            }
+        };
+        match (&self.weights, &self.run) {
+            (Some(weights), _) if weights.exists() => Ok(weights.clone()),
+            (Some(weights), _) => Err(EngineError::Missing(format!("there is no file {}", weights.display())).into()),
+            (None, Some(run)) => of_run(run),
+            (None, None) => latest_run().ok_or_else(|| {
+                UsageError(
+                    "no finished run below ./runs: name one with --run DIR or a file with --weights FILE, or make one \
+                     with `ckd-det train quickstart.toml`"
+                        .to_owned(),
+                )
+                .into()
+            }),
+        }
+    }
+
+    /// Loads the detector. `fallback` names the classes of a file that does not.
+    pub(super) fn open(
+        &self,
+        device: &Device,
+        fallback: impl FnOnce(&Config) -> anyhow::Result<Vec<Category>>,
+    ) -> anyhow::Result<Model> {
+        let file = WeightsFile::read(&self.find()?)?;
+        let card = match &self.config {
+            Some(_) => ModelCard::of(&file).ok(),
+            None => Some(ModelCard::of(&file)?),
+        };
+        let config = match (&self.config, &card) {
+            (Some(name), _) => Config::load(name, &[])?.config,
+            (None, Some(card)) => card.config.clone(),
+            (None, None) => unreachable!("without --config the card is there"),
+        };
+        let categories = match &card {
+            Some(card) => card.categories.clone(),
+            None => fallback(&config)?,
+        };
+        let detector = build::frozen_student(&config, categories.len(), device)?;
+        load::strict(detector.params(), &file)?;
+        Ok(Model { detector, config, categories, card, file })
+    }
+}
+
+impl Model {
+    /// Class indices to category ids.
+    pub(super) fn category_map(&self) -> anyhow::Result<crate::data::CategoryMap> {
+        category_map(&self.categories)
+            .map_err(|id| UsageError(format!("the weights list category {} twice", id.0)).into())
+    }
+}
+
+/// The finished run below `./runs` that was written last.
+fn latest_run() -> Option<PathBuf> {
+    let runs = fs::read_dir("runs").ok()?;
+    let weights = runs.filter_map(|run| Some(run.ok()?.path().join("last.safetensors")));
+    weights
+        .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
+        .max()
+        .map(|(_, path)| path)
+}

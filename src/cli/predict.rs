@@ -1,0 +1,122 @@
+//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and COCO results.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::model::ModelArgs;
+use super::{Context, UsageError, say};
+use crate::data::transform::ResizeRule;
+use crate::data::{Batch, ClassIndex, decode};
+use crate::engine::evaluate::{to_coco, to_device};
+use crate::fsx;
+use crate::report::draw::{DrawnBox, draw_boxes, save_png};
+
+/// Arguments of `predict`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckd-det predict photo.jpg                               with the latest run
+  ckd-det predict --weights student.safetensors *.jpg --out boxes --json results.json --no-pictures")]
+pub struct Args {
+    /// JPEG or PNG files
+    #[arg(value_name = "IMAGES", required = true)]
+    images: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Where pictures go
+    #[arg(long, value_name = "DIR", default_value = "predictions")]
+    out: PathBuf,
+    /// Where the COCO results go [default: OUT/results.json]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw and report boxes from this score on
+    #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = score)]
+    score: f32,
+    /// Write no pictures
+    #[arg(long)]
+    no_pictures: bool,
+}
+
+fn score(text: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|score| (0.0..=1.0).contains(score))
+        .ok_or_else(|| "a number from 0 to 1".to_owned())
+}
+
+/// A COCO result that also names its file.
+#[derive(Serialize)]
+struct FileResult<'a> {
+    image_id: u64,
+    file_name: &'a str,
+    category_id: u64,
+    category: &'a str,
+    bbox: [f64; 4],
+    score: f64,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Missing weights; images that cannot be read, each named.
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let model = args.model.open(&context.device, |_| {
+        Err(UsageError(
+            "the weights do not name their classes; predict needs weights of a run or an export".to_owned(),
+        )
+        .into())
+    })?;
+    let map = model.category_map()?;
+    let input = &model.config.input;
+    let rule = ResizeRule { short_side_px: input.eval_short_side(), long_side_max_px: input.long_side_px };
+    let mut results = Vec::new();
+    let names: Vec<String> = args.images.iter().map(|path| path.display().to_string()).collect();
+    for (index, (path, file_name)) in args.images.iter().zip(&names).enumerate() {
+        let mut image = decode::read(path)?;
+        let batch = Batch::of_images(std::slice::from_ref(&image), rule, input.size_divisor as usize);
+        let (images, _) = to_device(batch, &context.device)?;
+        let found = model.detector.detect(&images)?.pop().unwrap_or_default();
+        let found = found.resized(images.sizes[0], (image.height() as usize, image.width() as usize))?;
+        let mut drawn = Vec::new();
+        for (detection, &label) in to_coco(&found, index as u64, &map).zip(&found.labels) {
+            if detection.score < f64::from(args.score) {
+                continue;
+            }
+            let category = map.name(ClassIndex(label)).unwrap_or_default();
+            let [x, y, w, h] = detection.bbox.map(|value| value as f32);
+            drawn.push(DrawnBox {
+                xyxy: [x, y, x + w, y + h],
+                class: label as usize,
+                name: category.to_owned(),
+                score: Some(detection.score as f32),
+            });
+            results.push(FileResult {
+                image_id: detection.image_id,
+                file_name,
+                category_id: detection.category_id,
+                category,
+                bbox: detection.bbox,
+                score: detection.score,
+            });
+        }
+        let count = drawn.len();
+        let mut line = format!("{file_name}: {count} objects");
+        if !args.no_pictures {
+            draw_boxes(&mut image, &drawn);
+            let picture = picture_path(&args.out, index, path);
+            save_png(&picture, &image)?;
+            line += &format!(" -> {}", picture.display());
+        }
+        say(line)?;
+    }
+    let json = args.json.unwrap_or_else(|| args.out.join("results.json"));
+    fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
+    Ok(say(format!("{} detections -> {}", results.len(), json.display()))?)
+}
+
+/// Numbered, so that equal names from two folders do not meet.
+fn picture_path(out: &Path, index: usize, image: &Path) -> PathBuf {
+    let stem = image.file_stem().unwrap_or_default().to_string_lossy();
+    out.join(format!("{:04}-{stem}.png", index + 1))
+}

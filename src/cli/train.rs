@@ -1,0 +1,65 @@
+//! `ckd-det train CONFIG [--set a.b=c] [--resume]`
+
+use super::{Context, say};
+use crate::config::Config;
+use crate::engine::experiment::{self, Finding, Finished, Request};
+use crate::engine::trainer::{Start, stop_flag};
+
+/// Arguments of `train`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A configuration with a teacher distils; with `train.compare_alone` it also trains the same student without
+the teacher, on the same data order, and prints one table. Everything is written to runs/NAME: config.toml,
+log.jsonl, checkpoints/, best.safetensors, last.safetensors, eval/, summary.json, detections.png.
+An earlier run of the same name is kept beside the new one. Ctrl-C saves the state first.
+
+Examples:
+  ckd-det train quickstart.toml
+  ckd-det train coco_r101_r18.toml --set data.root=/data/coco --set train.batch_size=4
+  ckd-det train coco_r101_r18.toml --resume
+  ckd-det train quickstart.toml --set seed=1 --set name=quickstart_seed1")]
+pub struct Args {
+    /// A file, or the name of a configuration (`ckd-det config list`)
+    #[arg(value_name = "CONFIG")]
+    config: String,
+    /// Change a key: a.b=VALUE, or distill.0.weight=VALUE inside an array
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Go on from the last checkpoint of this run
+    #[arg(long)]
+    resume: bool,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// Everything that stops a run, see [`crate::engine::EngineError`].
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let loaded = Config::load(&args.config, &args.sets)?;
+    let stop = stop_flag();
+    let sets: String = args.sets.iter().map(|set| format!(" --set {set}")).collect();
+    let request = Request {
+        device: &context.device,
+        quiet: context.quiet,
+        start: if args.resume { Start::Resume } else { Start::Anew },
+        stop: &stop,
+        command: &format!("ckd-det train {}{sets}", args.config),
+    };
+    let Finished { finding, folder, notes } = experiment::run(&loaded, &request)?;
+    for note in notes {
+        say(note)?;
+    }
+    match finding {
+        Finding::Comparison(comparison) => say(comparison.to_string().trim_end())?,
+        Finding::Student(outcome) => {
+            let names = ["AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"];
+            let numbers = names.iter().zip(outcome.row.stats).map(|(name, stat)| match stat < 0.0 {
+                true => format!("{name} -"),
+                false => format!("{name} {:.1}", 100.0 * stat),
+            });
+            say(format!("{}  (step {})", numbers.collect::<Vec<_>>().join("  "), outcome.steps))?;
+        }
+    }
+    say(format!("everything is in {}", folder.display()))?;
+    Ok(())
+}
