@@ -36,7 +36,7 @@ pub struct Request<'a> {
 #[derive(Debug, Clone)]
 pub enum Finding {
     /// A student, without anything to compare it with.
-    Student(Outcome),
+    Student(Box<Outcome>),
     /// All three.
     Comparison(Box<Comparison>),
 }
@@ -105,7 +105,7 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
             student_alone: student_alone.row,
             student_distilled: outcome.row,
         })),
-        _ => Finding::Student(outcome),
+        _ => Finding::Student(Box::new(outcome)),
     };
     write_summary(&folder, config, &finding)?;
     let students: Vec<&Job> = if compare { vec![&alone, &job] } else { vec![&job] };
@@ -143,7 +143,7 @@ struct Summary<'a> {
 fn write_summary(folder: &Path, config: &Config, finding: &Finding) -> Result<()> {
     let (comparison, student) = match finding {
         Finding::Comparison(comparison) => (Some(&**comparison), None),
-        Finding::Student(outcome) => (None, Some(outcome)),
+        Finding::Student(outcome) => (None, Some(&**outcome)),
     };
     let summary = Summary { name: &config.name, seed: config.seed, comparison, student };
     let json = serde_json::to_vec_pretty(&summary).expect("a summary has a JSON form");
