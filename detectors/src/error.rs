@@ -38,5 +38,15 @@ pub enum Error {
     Candle(#[from] candle_core::Error),
 }
 
+impl Error {
+    /// An error if one of these counts is 0.
+    pub(crate) fn unless_positive(part: &'static str, counts: &[(&str, usize)]) -> Result<()> {
+        match counts.iter().find(|(_, count)| *count == 0) {
+            Some((name, _)) => Err(Self::Invalid { part, reason: format!("{name} must be at least 1") }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The result of building or running a network.
 pub type Result<T> = std::result::Result<T, Error>;

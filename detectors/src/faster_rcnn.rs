@@ -42,6 +42,7 @@ pub struct FasterRcnn {
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
+    classes: usize,
     normalization: Normalization,
     params: ParamStore,
 }
@@ -62,6 +63,9 @@ impl FasterRcnn {
     pub const LEVELS: [Level; 5] = [Level(2), Level(3), Level(4), Level(5), Level(6)];
 
     /// Builds the network with `builder`.
+    ///
+    /// # Errors
+    /// If there is no class, a size is 0, or thresholds or anchors do not fit.
     pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
         let backbone = builder.within("backbone");
         let body = ResNet::new(&backbone.within("body"), config.backbone)?;
@@ -70,7 +74,15 @@ impl FasterRcnn {
         let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
         let heads =
             RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
-        Ok(Self { body, fpn, rpn, heads, normalization: config.normalization, params: builder.finish() })
+        Ok(Self {
+            body,
+            fpn,
+            rpn,
+            heads,
+            classes: config.classes,
+            normalization: config.normalization,
+            params: builder.finish(),
+        })
     }
 
     /// Its parameters.
@@ -85,6 +97,9 @@ impl FasterRcnn {
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.
+    ///
+    /// # Errors
+    /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(
         &self,
         images: &Images,
@@ -92,6 +107,7 @@ impl FasterRcnn {
         targets: &[Target],
         random: &mut impl Rng,
     ) -> Result<RoiPass> {
+        images.check_targets(targets, self.classes)?;
         let first = self.rpn.forward(images, pyramid)?;
         let rpn_losses = self.rpn.losses(&first, targets, random)?;
         let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;

@@ -6,10 +6,10 @@ use ckd_kernels::linear::Activation::Identity;
 use ckd_kernels::pool::max_pool2d;
 use ckd_kernels::upsample::upsample_nearest_add;
 
-use crate::Result;
 use crate::init::Init;
 use crate::nn::Conv2d;
 use crate::param::Builder;
+use crate::{Error, Result};
 
 /// How levels above the backbone's last map are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,11 @@ pub struct Fpn {
 
 impl Fpn {
     /// A neck over maps of `inputs` channels (fine to coarse), `width` channels wide.
+    ///
+    /// # Errors
+    /// If the width is 0.
     pub fn new(builder: &Builder, inputs: &[usize], width: usize, extra: ExtraLevels) -> Result<Self> {
+        Error::unless_positive("pyramid", &[("width", width)])?;
         let conv = |builder: &Builder, inputs, kernel, stride| {
             Conv2d::new(
                 builder,

@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::input::normalize;
 
-use crate::Result;
 use crate::boxes::Xyxy;
+use crate::{Error, Result};
 
 /// A batch of images, padded to one size.
 #[derive(Debug, Clone)]
@@ -49,6 +49,39 @@ impl Images {
     pub fn padded_size(&self) -> Result<(usize, usize)> {
         let (_, _, h, w) = self.pixels.dims4()?;
         Ok((h, w))
+    }
+
+    /// Whether `pyramid` was made of these images: maps of as many.
+    pub(crate) fn check_pyramid(&self, pyramid: &[Value]) -> Result<()> {
+        let images = self.sizes.len();
+        match pyramid.iter().find(|level| level.dims().first() != Some(&images)) {
+            None => Ok(()),
+            Some(level) => Err(Error::Invalid {
+                part: "pyramid",
+                reason: format!("a map of shape {:?} for {images} images", level.dims()),
+            }),
+        }
+    }
+
+    /// Whether `targets` can be learned from: one an image, and for each box a class below `classes`.
+    pub(crate) fn check_targets(&self, targets: &[Target], classes: usize) -> Result<()> {
+        let refuse = |reason| Err(Error::Invalid { part: "targets", reason });
+        if targets.len() != self.sizes.len() {
+            return refuse(format!("{} of them for {} images", targets.len(), self.sizes.len()));
+        }
+        for (image, Target { boxes, labels, .. }) in targets.iter().enumerate() {
+            if boxes.len() != labels.len() {
+                return refuse(format!(
+                    "image {image} has {} boxes, but {} labels",
+                    boxes.len(),
+                    labels.len()
+                ));
+            }
+            if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
+                return refuse(format!("image {image} has a label {label}, but there are {classes} classes"));
+            }
+        }
+        Ok(())
     }
 
     /// The network's input.

@@ -18,7 +18,7 @@ use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
 use crate::rpn::{anchors_per_cell, per_anchor};
 use crate::taps::Level;
-use crate::{Losses, Result};
+use crate::{Error, Losses, Result};
 
 /// Which RetinaNet.
 #[derive(Debug, Clone)]
@@ -99,7 +99,11 @@ impl RetinaNet {
     pub const LEVELS: [Level; 5] = [Level(3), Level(4), Level(5), Level(6), Level(7)];
 
     /// Builds the network with `builder`.
+    ///
+    /// # Errors
+    /// If there is no class, a size is 0, or thresholds or anchors do not fit.
     pub fn new(builder: Builder, config: &RetinaNetConfig) -> Result<Self> {
+        Error::unless_positive("head", &[("classes", config.classes)])?;
         let backbone = builder.within("backbone");
         let body = ResNet::new(&backbone.within("body"), config.backbone)?;
         let width = config.fpn_channels;
@@ -141,7 +145,11 @@ impl RetinaNet {
     }
 
     /// Runs both heads on every level.
+    ///
+    /// # Errors
+    /// If the pyramid is not that of `images`.
     pub fn forward(&self, images: &Images, pyramid: &[Value]) -> Result<RetinaOutput> {
+        images.check_pyramid(pyramid)?;
         let logits = self.classification.forward(pyramid, self.config.classes)?;
         let sizes: Vec<(usize, usize)> =
             pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
@@ -154,7 +162,11 @@ impl RetinaNet {
     }
 
     /// The detection losses of `pyramid`.
+    ///
+    /// # Errors
+    /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<AnchorPass> {
+        images.check_targets(targets, self.config.classes)?;
         let output = self.forward(images, pyramid)?;
         let count = output.anchors.len();
         let share = 1.0 / targets.len().max(1) as f64;

@@ -8,7 +8,6 @@ use ckd_kernels::losses::{smooth_l1, softmax_cross_entropy};
 use ckd_kernels::roi_align::{Alignment, Sampling, multi_level_roi_align};
 use rand::Rng;
 
-use crate::Result;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::images::{Images, Target};
@@ -18,6 +17,7 @@ use crate::nn::Linear;
 use crate::param::Builder;
 use crate::postprocess::{Detections, RoiPostprocess};
 use crate::sampler::{SampleSize, sample};
+use crate::{Error, Result};
 
 /// Settings of the box head; torchvision's defaults.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +76,12 @@ const CODER: BoxCoder = BoxCoder::PROPOSALS;
 
 impl RoiHeads {
     /// `box_head` and `box_predictor` in `builder`'s layer, for `classes` foreground classes.
+    ///
+    /// # Errors
+    /// If there is no class, or a size is 0.
     pub fn new(builder: &Builder, channels: usize, classes: usize, config: RoiConfig) -> Result<Self> {
+        let sizes = [("classes", classes), ("pool_size", config.pool_size), ("hidden", config.hidden)];
+        Error::unless_positive("box head", &sizes)?;
         let pooled = channels * config.pool_size * config.pool_size;
         let (head, predictor) = (builder.within("box_head"), builder.within("box_predictor"));
         Ok(Self {

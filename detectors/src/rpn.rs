@@ -88,7 +88,11 @@ impl Rpn {
     }
 
     /// Runs the head on every level.
+    ///
+    /// # Errors
+    /// If the levels are not those of `images`, or not as many as the anchors have.
     pub fn forward(&self, images: &Images, levels: &[Value]) -> Result<RpnOutput> {
+        images.check_pyramid(levels)?;
         let mut objectness = Vec::with_capacity(levels.len());
         let mut deltas = Vec::with_capacity(levels.len());
         let mut sizes = Vec::with_capacity(levels.len());

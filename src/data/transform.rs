@@ -1,8 +1,8 @@
 //! Resizing and flipping, as torchvision's `GeneralizedRCNNTransform` does.
 //!
 //! Source: torchvision `models/detection/transform.py` and PyTorch's `interpolate(mode="bilinear",
-//! align_corners=False, antialias=False, recompute_scale_factor=True)`. Sizes, weights and boxes are
-//! computed in f32 in PyTorch's order of operations, so they agree with it to the last digit or two.
+//! align_corners=False, antialias=False, recompute_scale_factor=True)`. Sizes are computed in f64,
+//! weights and boxes in f32 in PyTorch's order of operations, so they agree to the last digit or two.
 //!
 //! Pixels come out as RGB in [0, 1], channels last. Mean and standard deviation belong to each model
 //! and are applied there; as the weights of a pixel sum to 1, the order does not matter.
@@ -22,12 +22,12 @@ pub struct ResizeRule {
 impl ResizeRule {
     /// The (height, width) that an image of `height` x `width` becomes.
     ///
-    /// The scale is rounded to f32 and the product rounded down, as torchvision does: 640 may become
-    /// 799 and not 800. A side never becomes 0.
+    /// Computed in f64 and rounded down, as torchvision does outside of tracing and scripting. A side
+    /// never becomes 0.
     pub fn resized(self, height: u32, width: u32) -> (usize, usize) {
-        let (short, long) = (height.min(width) as f32, height.max(width) as f32);
-        let scale = (self.short_side_px as f32 / short).min(self.long_side_max_px as f32 / long);
-        let scaled = |side: u32| ((f64::from(side) * f64::from(scale)) as usize).max(1);
+        let (short, long) = (f64::from(height.min(width)), f64::from(height.max(width)));
+        let scale = (f64::from(self.short_side_px) / short).min(f64::from(self.long_side_max_px) / long);
+        let scaled = |side: u32| ((f64::from(side) * scale) as usize).max(1);
         (scaled(height), scaled(width))
     }
 }
@@ -82,7 +82,7 @@ impl Placement {
         let columns = taps(width, self.resized.1);
         let columns: Vec<Tap> = match self.flip {
             Flip::None => columns.collect(),
-            Flip::Horizontal => columns.rev().map(|tap| tap.mirrored(width)).collect(),
+            Flip::Horizontal => columns.map(|tap| tap.mirrored(width)).collect(),
         };
         let row_len = self.resized.1 * 3;
         let mut upper = Row { source: usize::MAX, values: vec![0.0; row_len] };
@@ -117,7 +117,7 @@ impl Tap {
 }
 
 /// PyTorch's half-pixel rule: output `i` looks at source (i + 1/2) * in/out - 1/2, from 0 on.
-fn taps(input: usize, output: usize) -> impl DoubleEndedIterator<Item = Tap> {
+fn taps(input: usize, output: usize) -> impl Iterator<Item = Tap> {
     let scale = input as f32 / output as f32;
     (0..output).map(move |place| {
         let at = (scale * (place as f32 + 0.5) - 0.5).max(0.0);
@@ -181,3 +181,122 @@ static BYTE_TO_UNIT: [f32; 256] = {
     }
     table
 };
+
+#[cfg(test)]
+#[path = "../../tests/support/golden.rs"]
+mod golden;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_those_of_torchvision() {
+        golden::each_case("resize_rule", |case| {
+            let rule = ResizeRule {
+                short_side_px: case.attr_usize("min_size") as u32,
+                long_side_max_px: case.attr_usize("max_size") as u32,
+            };
+            let (table, shape) = case.i64("table");
+            let mut got = Vec::with_capacity(table.len());
+            for row in table.chunks_exact(shape[1]) {
+                let (height, width) = rule.resized(row[0] as u32, row[1] as u32);
+                let padded = [height, width].map(|side| side.next_multiple_of(32) as i64);
+                got.extend([row[0], row[1], height as i64, width as i64, padded[0], padded[1]]);
+            }
+            case.check_exact("table", &got);
+        });
+    }
+
+    #[test]
+    fn pixels_and_boxes_are_those_of_torchvision() {
+        golden::each_case("transform_batch", |case| {
+            let rule = ResizeRule {
+                short_side_px: case.attr_usize("min_size") as u32,
+                long_side_max_px: case.attr_usize("max_size") as u32,
+            };
+            // torchvision normalises first: (x - mean) / std with these.
+            let (mean, std) = ([0.485f32, 0.456, 0.406], [0.229f32, 0.224, 0.225]);
+            let (height, width) = (128, 96);
+            let mut batch = Vec::new();
+            for image in 0..2 {
+                let (planes, shape) = case.f32(&format!("image{image}"));
+                let (h, w) = (shape[1], shape[2]);
+                let source: Vec<f32> = (0..h * w)
+                    .flat_map(|pixel| [0, 1, 2].map(|c| (planes[c * h * w + pixel] - mean[c]) / std[c]))
+                    .collect();
+                let original = (h as u32, w as u32);
+                let resized = rule.resized(original.0, original.1);
+                let placement = Placement { original, resized, flip: Flip::None };
+                let mut slot = vec![0.0; height * width * 3];
+                placement.resample(&source, &mut slot, width);
+                batch
+                    .extend((0..3).flat_map(|c| slot.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
+
+                let boxes = case.boxes(&format!("boxes{image}"));
+                let moved: Vec<f32> =
+                    boxes.into_iter().flat_map(|corners| placement.map_box(corners)).collect();
+                case.check_close(&format!("out_boxes{image}"), &moved);
+            }
+            case.check_close("batch", &batch);
+        });
+    }
+
+    fn picture(width: u32, height: u32) -> RgbImage {
+        RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8 * 7, y as u8 * 5, (x * y) as u8]))
+    }
+
+    fn rendered(image: &RgbImage, resized: (usize, usize), flip: Flip) -> Vec<f32> {
+        let placement = Placement { original: (image.height(), image.width()), resized, flip };
+        let mut slot = vec![f32::NAN; resized.0 * resized.1 * 3];
+        placement.render(image, &mut slot, resized.1);
+        slot
+    }
+
+    #[test]
+    fn an_image_of_the_wanted_size_is_copied_exactly() {
+        let image = picture(13, 9);
+        let expected: Vec<f32> = image.as_raw().iter().map(|&byte| f32::from(byte) / 255.0).collect();
+        assert_eq!(rendered(&image, (9, 13), Flip::None), expected);
+    }
+
+    #[test]
+    fn a_flipped_image_is_the_mirrored_one_resized() {
+        let image = picture(13, 9);
+        let mirrored = image::imageops::flip_horizontal(&image);
+        for resized in [(9, 13), (20, 31), (5, 7), (1, 1)] {
+            let flipped = rendered(&image, resized, Flip::Horizontal);
+            let reference = rendered(&mirrored, resized, Flip::None);
+            assert_eq!(flipped, reference);
+        }
+    }
+
+    #[test]
+    fn a_flipped_box_holds_the_same_pixels() {
+        let placement = Placement { original: (50, 100), resized: (100, 200), flip: Flip::Horizontal };
+        assert_eq!(placement.map_box([10.0, 5.0, 30.0, 25.0]), [140.0, 10.0, 180.0, 50.0]);
+        assert_eq!(placement.map_box([0.0, 0.0, 100.0, 50.0]), [0.0, 0.0, 200.0, 100.0]);
+    }
+
+    #[test]
+    fn a_sliver_keeps_a_pixel() {
+        let rule = ResizeRule { short_side_px: 800, long_side_max_px: 1333 };
+        assert_eq!(rule.resized(1, 5000), (1, 1333));
+        let image = picture(40, 1);
+        assert!(rendered(&image, (1, 3), Flip::None).iter().all(|value| (0.0..=1.0).contains(value)));
+        let pixel = picture(1, 1);
+        assert!(rendered(&pixel, (4, 4), Flip::Horizontal).iter().all(|&value| value == 0.0));
+    }
+
+    #[test]
+    fn pixels_beyond_the_image_are_left_alone() {
+        let image = picture(4, 4);
+        let placement = Placement { original: (4, 4), resized: (4, 4), flip: Flip::None };
+        let mut slot = vec![-1.0; 6 * 8 * 3];
+        placement.render(&image, &mut slot, 8);
+        for (place, value) in slot.iter().enumerate() {
+            let (row, column) = (place / 24, place % 24 / 3);
+            assert_eq!(*value == -1.0, row >= 4 || column >= 4);
+        }
+    }
+}

@@ -98,8 +98,8 @@ impl Golden {
         self.case_of(entry.unwrap_or_else(|| panic!("no case {name} in {}", self.root.display())))
     }
 
-    /// The tensors of a golden model (`attrs.weights`), by ascending stream, with the factors of
-    /// `attrs.multiply` applied: name, shape, values.
+    /// The tensors of a golden model (`attrs.weights`), by ascending stream: name, shape, values. The factors
+    /// of `attrs.multiply` are part of the rules in `weights.json`.
     pub fn weights(&self, case: &Case<'_>) -> Vec<(String, Vec<usize>, Vec<f32>)> {
         let table = read_json(&self.root.join("weights.json"));
         let model = text(case.attrs, "weights");
@@ -107,13 +107,11 @@ impl Golden {
             table["models"][model].as_array().unwrap_or_else(|| panic!("no model {model} in weights.json"));
         let row = |row: &Value| {
             let name = row[1].as_str().expect("weights.json: name").to_owned();
-            let factor = case.attrs["multiply"][&name].as_f64().unwrap_or(1.0);
             let shape = usizes(&row[2]);
             let stream = row[0].as_u64().expect("weights.json: stream");
-            let rule = row[3].as_str().expect("weights.json: rule");
+            let fill = fill_rule(row[3].as_str().expect("weights.json: rule"));
             let count: usize = shape.iter().product();
-            let values =
-                (0..count).map(|i| (weight(rule, value(stream, i as u64)) * factor) as f32).collect();
+            let values = (0..count).map(|i| fill(value(stream, i as u64)) as f32).collect();
             (name, shape, values)
         };
         rows.iter().map(row).collect()
@@ -327,16 +325,21 @@ struct Stored {
     bytes: Vec<u8>,
 }
 
-/// The fill rules of `weights.json`: `0.1*v`, `1+0.1*v`, `1+0.5*|v|`, `v/sqrt(FAN_IN)`.
-fn weight(rule: &str, v: f64) -> f64 {
+/// The fill rules of `weights.json`: `0.1*v`, `1+0.1*v`, `1+0.5*|v|`, `v/sqrt(FAN_IN)`, `v/sqrt(FAN_IN)*FACTOR`.
+fn fill_rule(rule: &str) -> Box<dyn Fn(f64) -> f64> {
     match rule {
-        "0.1*v" => 0.1 * v,
-        "1+0.1*v" => 1.0 + 0.1 * v,
-        "1+0.5*|v|" => 1.0 + 0.5 * v.abs(),
+        "0.1*v" => Box::new(|v| 0.1 * v),
+        "1+0.1*v" => Box::new(|v| 1.0 + 0.1 * v),
+        "1+0.5*|v|" => Box::new(|v| 1.0 + 0.5 * v.abs()),
         _ => {
-            let fan_in =
-                rule.strip_prefix("v/sqrt(").and_then(|rest| rest.strip_suffix(')')?.parse::<f64>().ok());
-            v / fan_in.unwrap_or_else(|| panic!("weights.json: unknown rule {rule:?}")).sqrt()
+            let parse = || -> Option<(f64, f64)> {
+                let (fan_in, factor) = rule.strip_prefix("v/sqrt(")?.split_once(')')?;
+                let factor = if factor.is_empty() { "1" } else { factor.strip_prefix('*')? };
+                Some((fan_in.parse().ok()?, factor.parse().ok()?))
+            };
+            let (fan_in, factor) = parse().unwrap_or_else(|| panic!("weights.json: unknown rule {rule:?}"));
+            let scale = factor / fan_in.sqrt();
+            Box::new(move |v| v * scale)
         }
     }
 }

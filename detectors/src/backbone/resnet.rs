@@ -6,9 +6,9 @@ use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::pool::max_pool2d;
 
-use crate::Result;
 use crate::nn::{ConvNorm, Mode, NormKind};
 use crate::param::Builder;
+use crate::{Error, Result};
 
 /// The depths that are published with weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,10 +56,10 @@ impl ResNetDepth {
 }
 
 impl FromStr for ResNetDepth {
-    type Err = crate::Error;
+    type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|depth| depth.name() == name).ok_or_else(|| crate::Error::Invalid {
+        Self::ALL.into_iter().find(|depth| depth.name() == name).ok_or_else(|| Error::Invalid {
             part: "backbone",
             reason: format!("{name:?} is none of resnet18, resnet34, resnet50, resnet101"),
         })
@@ -75,9 +75,12 @@ pub struct ResNetConfig {
     pub width: usize,
     /// Normalisation.
     pub norm: NormKind,
-    /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and layer1, ...
+    /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and layer1, ... 5 all.
     pub freeze_at: usize,
 }
+
+/// The stem and layer1 to layer4.
+const STAGES: usize = 5;
 
 /// The trunk of a ResNet.
 #[derive(Debug)]
@@ -97,8 +100,16 @@ struct Block {
 
 impl ResNet {
     /// Builds the trunk in `builder`'s layer, with torchvision's names.
+    ///
+    /// # Errors
+    /// If the width is 0, or more stages are frozen than there are.
     pub fn new(builder: &Builder, config: ResNetConfig) -> Result<Self> {
         let ResNetConfig { depth, width, norm, freeze_at } = config;
+        Error::unless_positive("backbone", &[("width", width)])?;
+        if freeze_at > STAGES {
+            let reason = format!("freeze_at is {freeze_at}, but there are {STAGES} stages with the stem");
+            return Err(Error::Invalid { part: "backbone", reason });
+        }
         let stage_builder = |stage: usize| if stage < freeze_at { builder.frozen() } else { builder.clone() };
         let stem = ConvNorm::new(&stage_builder(0), ("conv1", "bn1"), (3, width, 7, 2), norm)?;
         let mut inputs = width;

@@ -1,0 +1,155 @@
+//! Networks with torchvision's settings, and small inputs for them.
+#![allow(dead_code)]
+#![allow(missing_docs, unreachable_pub)]
+
+use candle_core::{Device, Tensor};
+use ckd_detectors::anchors::AnchorGenerator;
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::images::{Images, Normalization};
+use ckd_detectors::nn::NormKind;
+use ckd_detectors::param::ParamStore;
+use ckd_detectors::postprocess::{RetinaPostprocess, RoiPostprocess};
+use ckd_detectors::proposals::ProposalFilter;
+use ckd_detectors::retinanet::RetinaNetConfig;
+use ckd_detectors::roi_heads::RoiConfig;
+use ckd_detectors::rpn::RpnConfig;
+use ckd_detectors::sampler::SampleSize;
+use ckd_kernels::roi_align::{Alignment, Sampling};
+
+/// Names, shapes and values of a network's parameters, in the order of the names.
+pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
+
+/// A sample so large that everything fits: nothing is left to chance.
+pub const EVERYTHING: SampleSize = SampleSize { per_image: 1_000_000, positive_fraction: 0.5 };
+
+pub fn backbone(depth: ResNetDepth) -> ResNetConfig {
+    ResNetConfig { depth, width: 64, norm: NormKind::FrozenBn, freeze_at: 0 }
+}
+
+/// torchvision's defaults, but for the sampling.
+pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
+    let filter = |pre_nms_top_n, post_nms_top_n| ProposalFilter {
+        pre_nms_top_n,
+        post_nms_top_n,
+        nms_threshold: 0.7,
+        score_threshold: 0.0,
+        min_size: 1e-3,
+    };
+    FasterRcnnConfig {
+        backbone: backbone(depth),
+        fpn_channels: 256,
+        classes,
+        anchors: AnchorGenerator::faster_rcnn_fpn(),
+        rpn: RpnConfig {
+            train: filter(2000, 2000),
+            inference: filter(1000, 1000),
+            fg_iou: 0.7,
+            bg_iou: 0.3,
+            sample: EVERYTHING,
+        },
+        roi: RoiConfig {
+            fg_iou: 0.5,
+            bg_iou: 0.5,
+            sample: EVERYTHING,
+            pool_size: 7,
+            sampling: Sampling::Fixed(2),
+            alignment: Alignment::Legacy,
+            hidden: 1024,
+            postprocess: RoiPostprocess {
+                score_threshold: 0.05,
+                nms_threshold: 0.5,
+                detections_per_image: 100,
+            },
+        },
+        normalization: Normalization::default(),
+    }
+}
+
+/// torchvision's defaults.
+pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
+    RetinaNetConfig {
+        backbone: backbone(depth),
+        fpn_channels: 256,
+        classes,
+        anchors: AnchorGenerator::retinanet(),
+        head_convs: 4,
+        fg_iou: 0.5,
+        bg_iou: 0.4,
+        focal_alpha: 0.25,
+        focal_gamma: 2.0,
+        postprocess: RetinaPostprocess {
+            score_threshold: 0.05,
+            topk_candidates: 1000,
+            nms_threshold: 0.5,
+            detections_per_image: 300,
+        },
+        normalization: Normalization::default(),
+    }
+}
+
+/// A Faster R-CNN that trains in milliseconds.
+pub fn tiny_faster_rcnn(classes: usize) -> FasterRcnnConfig {
+    let mut config = faster_rcnn(ResNetDepth::ResNet18, classes);
+    config.backbone.width = 8;
+    config.fpn_channels = 16;
+    config.roi.hidden = 32;
+    config.rpn.train.post_nms_top_n = 50;
+    config.rpn.inference.post_nms_top_n = 50;
+    config
+}
+
+/// A RetinaNet that trains in milliseconds; its threshold lets detections through before any training.
+pub fn tiny_retinanet(classes: usize) -> RetinaNetConfig {
+    let mut config = retinanet(ResNetDepth::ResNet18, classes);
+    config.backbone.width = 8;
+    config.fpn_channels = 16;
+    config.head_convs = 2;
+    config.postprocess.score_threshold = 0.001;
+    config
+}
+
+/// Pads images (3, h, w), row-major, to a common size that is a multiple of 32.
+pub fn padded(images: &[(Vec<f32>, usize, usize)]) -> Images {
+    let side = |of: fn(&(Vec<f32>, usize, usize)) -> usize| {
+        images.iter().map(of).max().expect("an image").next_multiple_of(32)
+    };
+    padded_to(images, (side(|image| image.1), side(|image| image.2)))
+}
+
+/// Pads images (3, h, w), row-major, to (height, width).
+pub fn padded_to(images: &[(Vec<f32>, usize, usize)], (height, width): (usize, usize)) -> Images {
+    let mut pixels = vec![0f32; images.len() * height * width * 3];
+    for ((image, h, w), slot) in images.iter().zip(pixels.chunks_exact_mut(height * width * 3)) {
+        for (at, value) in image.iter().enumerate() {
+            let (channel, y, x) = (at / (h * w), at / w % h, at % w);
+            slot[(y * width + x) * 3 + channel] = *value;
+        }
+    }
+    let pixels = Tensor::from_vec(pixels, (images.len(), height, width, 3), &Device::Cpu)
+        .and_then(|pixels| pixels.permute((0, 3, 1, 2)))
+        .expect("as many pixels as the shape says");
+    Images { pixels, sizes: images.iter().map(|&(_, h, w)| (h, w)).collect() }
+}
+
+/// Fills a network: every parameter from `weights`, and every weight into a parameter.
+pub fn fill(params: &ParamStore, weights: &Weights) {
+    let own: Vec<&str> = params.iter().map(|(name, _)| &**name).collect();
+    let given: Vec<&str> = weights.iter().map(|(name, ..)| name.as_str()).collect();
+    assert_eq!(own, given, "names of the parameters");
+    for (name, shape, values) in weights {
+        let tensor =
+            Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).expect("shape and values fit");
+        params.set(name, &tensor).expect("the network has this parameter");
+    }
+}
+
+/// The elements of a tensor, row-major.
+pub fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("f32")
+}
+
+/// The weights whose names are `wanted`.
+pub fn part(weights: &Weights, wanted: impl Fn(&str) -> bool) -> Weights {
+    weights.iter().filter(|(name, ..)| wanted(name)).cloned().collect()
+}

@@ -1,0 +1,243 @@
+//! The loader: order, resumption, errors, shutdown.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ckd_det::data::{
+    Annotation, Batch, CategoryId, CategoryMap, ClassIndex, Dataset, Grouping, Image, ImageId, Loader,
+    LoaderConfig, Position, Purpose,
+};
+use image::{Rgb, RgbImage};
+use tempfile::TempDir;
+
+/// Eleven small PNGs of several sizes; image i is filled with grey 10 i and has one box, image 3 none
+/// and image 4 a crowd box too.
+fn dataset() -> (TempDir, Arc<Dataset>) {
+    let folder = tempfile::tempdir().unwrap();
+    let categories =
+        CategoryMap::new(vec![(CategoryId(1), "a".into()), (CategoryId(5), "b".into())]).unwrap();
+    let (mut images, mut annotations) = (Vec::new(), Vec::new());
+    for number in 0..11u32 {
+        let (width, height) = if number % 3 == 0 { (20 + number, 16) } else { (16, 20 + number) };
+        let path = folder.path().join(format!("{number}.png"));
+        RgbImage::from_pixel(width, height, Rgb([10 * number as u8; 3])).save(&path).unwrap();
+        let id = ImageId(u64::from(number) + 100);
+        images.push(Image { id, file_name: format!("{number}.png"), width, height, path });
+        let one = |bbox, crowd| Annotation {
+            id: u64::from(number),
+            bbox,
+            category: ClassIndex(number % 2),
+            area: 16.0,
+            crowd,
+            ignore: false,
+        };
+        annotations.push(match number {
+            3 => vec![],
+            4 => vec![one([0.0, 0.0, 4.0, 4.0], false), one([8.0, 8.0, 8.0, 12.0], true)],
+            _ => vec![one([0.0, 0.0, 4.0, 4.0], false)],
+        });
+    }
+    let dataset = Dataset::from_parts(images, categories, annotations);
+    (folder, Arc::new(dataset))
+}
+
+fn training(workers: usize) -> LoaderConfig {
+    LoaderConfig {
+        purpose: Purpose::Training {
+            seed: 3,
+            grouping: Grouping::ByAspect,
+            flip_probability: 0.5,
+            short_sides_px: vec![16, 24, 32],
+        },
+        long_side_max_px: 60,
+        images_per_batch: 2,
+        size_divisor: 32,
+        workers,
+        batches_ahead: 3,
+    }
+}
+
+fn evaluation(short_side_px: u32) -> LoaderConfig {
+    LoaderConfig { purpose: Purpose::Evaluation { short_side_px }, ..training(2) }
+}
+
+fn take(dataset: &Arc<Dataset>, config: LoaderConfig, start: Position, count: usize) -> Vec<Batch> {
+    let loader = Loader::new(Arc::clone(dataset), config, start).unwrap();
+    loader.take(count).collect::<Result<_, _>>().unwrap()
+}
+
+#[test]
+fn the_order_does_not_depend_on_the_workers() {
+    let (_folder, dataset) = dataset();
+    let alone = take(&dataset, training(1), Position::default(), 20);
+    assert_eq!(alone.len(), 20, "training never ends");
+    for workers in 2..=4 {
+        assert!(take(&dataset, training(workers), Position::default(), 20) == alone, "{workers} workers");
+    }
+}
+
+#[test]
+fn resuming_anywhere_gives_the_batches_that_would_have_followed() {
+    let (_folder, dataset) = dataset();
+    let mut loader = Loader::new(Arc::clone(&dataset), training(2), Position::default()).unwrap();
+    let (mut batches, mut positions) = (Vec::new(), vec![loader.position()]);
+    for _ in 0..15 {
+        batches.push(loader.next().unwrap().unwrap());
+        positions.push(loader.position());
+    }
+    assert_eq!(loader.batches_per_epoch(), 6);
+    assert_eq!(positions[6], Position { epoch: 1, batch: 0 });
+    for start in [1, 5, 6, 7, 12] {
+        let resumed = take(&dataset, training(3), positions[start], 15 - start);
+        assert!(resumed == batches[start..], "from batch {start}");
+    }
+    let end_of_epoch = Position { epoch: 0, batch: 6 };
+    assert!(take(&dataset, training(1), end_of_epoch, 2) == batches[6..8], "the end of an epoch is a start");
+}
+
+#[test]
+fn every_epoch_shows_every_image_once_in_another_order_and_size() {
+    let (_folder, dataset) = dataset();
+    let batches = take(&dataset, training(2), Position::default(), 12);
+    let ids = |epoch: &[Batch]| -> Vec<u64> {
+        epoch.iter().flat_map(|batch| &batch.image_ids).map(|id| id.0).collect()
+    };
+    let (first, second) = (ids(&batches[..6]), ids(&batches[6..]));
+    assert_ne!(first, second);
+    for mut epoch in [first, second] {
+        epoch.sort_unstable();
+        assert_eq!(epoch, (100..111).collect::<Vec<_>>());
+    }
+    let mut short_sides: Vec<usize> =
+        batches.iter().flat_map(|batch| &batch.sizes).map(|&(height, width)| height.min(width)).collect();
+    short_sides.sort_unstable();
+    short_sides.dedup();
+    assert_eq!(short_sides, [16, 24, 32]);
+}
+
+#[test]
+fn a_batch_holds_pixels_padding_and_targets() {
+    let (_folder, dataset) = dataset();
+    let batches = take(&dataset, evaluation(32), Position::default(), 100);
+    assert_eq!(batches.len(), 6, "an evaluation ends");
+    let ids: Vec<u64> = batches.iter().flat_map(|batch| &batch.image_ids).map(|id| id.0).collect();
+    assert_eq!(ids, (100..111).collect::<Vec<_>>());
+    for batch in &batches {
+        assert_eq!(batch.pixels.len(), batch.batch * batch.height * batch.width * 3);
+        assert!(batch.height % 32 == 0 && batch.width % 32 == 0);
+        for place in 0..batch.batch {
+            let grey = (batch.image_ids[place].0 - 100) as f32 * 10.0 / 255.0;
+            let (height, width) = batch.sizes[place];
+            let image = &batch.pixels[place * batch.height * batch.width * 3..];
+            for y in 0..batch.height {
+                for x in 0..batch.width {
+                    let expected = if y < height && x < width { grey } else { 0.0 };
+                    let got = image[(y * batch.width + x) * 3];
+                    assert!((got - expected).abs() < 1e-6, "{got} {expected}");
+                }
+            }
+        }
+    }
+    // Image 4 is 16 x 24: twice as large in the batch.
+    let (batch, place) = (&batches[2], 0);
+    assert_eq!((batch.sizes[place], batch.original_sizes[place]), ((48, 32), (24, 16)));
+    assert_eq!(batch.targets[place].boxes, [[0.0, 0.0, 8.0, 8.0]]);
+    assert_eq!(batch.targets[place].labels, [0]);
+    assert_eq!(batch.targets[place].ignored, [[16.0, 16.0, 32.0, 40.0]]);
+    assert!(batches[1].targets[1].boxes.is_empty(), "an image without boxes is an ordinary image");
+}
+
+#[test]
+fn a_flipped_image_has_flipped_boxes() {
+    let (_folder, dataset) = dataset();
+    let mut config = training(1);
+    config.purpose = Purpose::Training {
+        seed: 3,
+        grouping: Grouping::None,
+        flip_probability: 1.0,
+        short_sides_px: vec![16],
+    };
+    for batch in take(&dataset, config, Position::default(), 6) {
+        for (target, (_, width)) in batch.targets.iter().zip(&batch.sizes) {
+            assert!(target.boxes.iter().all(|corners| corners[2] == *width as f32), "{target:?}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_image_surfaces_at_its_place_with_its_name() {
+    let (folder, dataset) = dataset();
+    fs::write(folder.path().join("5.png"), b"no image").unwrap();
+    let mut loader = Loader::new(dataset, evaluation(16), Position::default()).unwrap();
+    assert!(loader.next().unwrap().is_ok());
+    assert!(loader.next().unwrap().is_ok());
+    let error = loader.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("5.png"), "{error}");
+    assert!(loader.next().is_none(), "nothing follows an error");
+}
+
+#[test]
+fn a_loader_can_be_dropped_at_any_time() {
+    let (_folder, dataset) = dataset();
+    for taken in 0..5 {
+        let mut loader = Loader::new(Arc::clone(&dataset), training(3), Position::default()).unwrap();
+        for _ in 0..taken {
+            loader.next().unwrap().unwrap();
+        }
+    }
+    assert_eq!(Arc::strong_count(&dataset), 1, "no worker outlives its loader");
+}
+
+#[test]
+fn workers_wait_when_the_shelf_is_full() {
+    let (folder, dataset) = dataset();
+    let mut loader = Loader::new(dataset, evaluation(16), Position::default()).unwrap();
+    loader.next().unwrap().unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    // Three batches are ahead of the one taken; image 10, of the sixth, has not been opened.
+    fs::remove_file(folder.path().join("10.png")).unwrap();
+    for _ in 0..4 {
+        loader.next().unwrap().unwrap();
+    }
+    assert!(loader.next().unwrap().is_err());
+    assert!(loader.data_wait() > Duration::ZERO);
+}
+
+#[test]
+fn settings_that_make_no_sense_are_refused() {
+    let (_folder, dataset) = dataset();
+    let refused = |change: fn(&mut LoaderConfig), expected: &str| {
+        let mut config = training(1);
+        change(&mut config);
+        let error = Loader::new(Arc::clone(&dataset), config, Position::default()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    };
+    refused(|config| config.images_per_batch = 0, "images_per_batch");
+    refused(|config| config.workers = 0, "workers");
+    refused(|config| config.batches_ahead = 0, "batches_ahead");
+    refused(|config| config.size_divisor = 0, "size_divisor");
+    refused(|config| config.purpose = Purpose::Evaluation { short_side_px: 0 }, "short side");
+    refused(|config| set(config, f64::NAN, vec![16]), "flip_probability");
+    refused(|config| set(config, 1.5, vec![16]), "flip_probability");
+    refused(|config| set(config, 0.5, vec![]), "short side");
+    let beyond = Position { epoch: 1, batch: 7 };
+    let error = Loader::new(dataset, training(1), beyond).unwrap_err().to_string();
+    assert!(error.contains("before batch 7 of epoch 1"), "{error}");
+}
+
+fn set(config: &mut LoaderConfig, flip_probability: f64, short_sides_px: Vec<u32>) {
+    let (seed, grouping) = (0, Grouping::None);
+    config.purpose = Purpose::Training { seed, grouping, flip_probability, short_sides_px };
+}
+
+#[test]
+fn predictions_take_images_without_ground_truth() {
+    let images = [RgbImage::new(20, 10), RgbImage::new(10, 20)];
+    let rule = ckd_det::data::transform::ResizeRule { short_side_px: 40, long_side_max_px: 100 };
+    let batch = Batch::of_images(&images, rule, 32);
+    assert_eq!((batch.batch, batch.height, batch.width), (2, 96, 96));
+    assert_eq!(batch.sizes, [(40, 80), (80, 40)]);
+    assert!(batch.targets.iter().all(|target| target.boxes.is_empty()));
+    assert_eq!(Batch::of_images(&[], rule, 32).pixels.len(), 0);
+}
