@@ -1,16 +1,18 @@
 //! `ckd-det eval`: COCO mAP of a detector, or of a results file.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::ArgGroup;
 
 use super::model::ModelArgs;
-use super::{Context, UsageError, eval_results, say};
+use super::{Context, eval_results, say};
 use crate::config::{ConfigSource, Loaded};
 use crate::data::Dataset;
 use crate::engine::evaluate::{detect_all, score};
 use crate::engine::sources::{DataPaths, SplitPaths};
+use crate::engine::{EngineError, classes};
 use crate::fsx;
 use crate::weights::card::categories_of;
 
@@ -36,7 +38,7 @@ pub struct Args {
     data_root: Option<PathBuf>,
     /// Only the first so many images
     #[arg(long, value_name = "N", requires = "coco_val")]
-    max_images: Option<usize>,
+    max_images: Option<NonZeroUsize>,
     /// Write the detections as a COCO results file
     #[arg(long, value_name = "FILE", requires = "coco_val")]
     save: Option<PathBuf>,
@@ -83,16 +85,11 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         Some(found) => found,
         None => paths_of(&model.config)?,
     };
-    if categories_of(&dataset.categories) != model.categories {
-        return Err(UsageError(format!(
-            "{} was trained for other classes than {} lists; evaluate it on data with the same categories",
-            model.file.path.display(),
-            paths.annotations.display()
-        ))
-        .into());
-    }
+    let [what, other] = [&model.file.path, &paths.annotations].map(|path| path.display().to_string());
+    classes::check_same((&what, &model.categories), (&other, &dataset.categories))
+        .map_err(EngineError::Classes)?;
     let mut config = model.config.clone();
-    config.eval.max_images = args.max_images.or(config.eval.max_images);
+    config.eval.max_images = args.max_images.map(NonZeroUsize::get).or(config.eval.max_images);
     let bar = match context.quiet {
         true => indicatif::ProgressBar::hidden(),
         false => indicatif::ProgressBar::new(0).with_prefix("images"),

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::model::ModelArgs;
 use super::{Context, UsageError, say};
+use crate::engine::experiment::without_teacher;
 use crate::weights::ModelCard;
 use crate::weights::file::write_safetensors;
 
@@ -34,11 +35,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let model = args.model.open(&context.device, |_| Err(no_classes().into()))?;
     let mut card: ModelCard = model.card.clone().ok_or_else(no_classes)?;
     // The student is on its own from here.
-    card.config.teacher = None;
-    card.config.distill.clear();
+    card.config = without_teacher(&card.config);
     card.provenance.insert("exported_from_blake3".to_owned(), model.file.hash.clone());
     let tensors = model.detector.params().snapshot()?;
-    write_safetensors(&args.out, &tensors, card.to_metadata())?;
+    write_safetensors(&args.out, &tensors, &card.to_metadata())?;
     let numbers = model.detector.params().weight_count();
     Ok(say(format!(
         "{}: {:.2} M parameters, {} classes",

@@ -161,10 +161,21 @@ fn report(error: &anyhow::Error) {
     let message = match error.downcast_ref::<ConfigError>() {
         Some(error) if io::stderr().is_terminal() => error.styled(),
         Some(error @ ConfigError::Invalid(_)) => error.to_string(),
-        _ => format!("error: {error:#}"),
+        _ => format!("error: {}", told_once(error)),
     };
     // Without a standard error there is nobody to tell.
     let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// The error and its causes; a cause that is part of what was said before is not said again.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message += &format!(": {cause}");
+        }
+    }
+    message
 }
 
 /// Prints a line of results.

@@ -8,6 +8,7 @@ use ckd_detectors::Detector;
 
 use super::UsageError;
 use crate::config::Config;
+use crate::engine::job::weights_of_run;
 use crate::engine::{EngineError, build};
 use crate::weights::card::{Category, category_map};
 use crate::weights::{ModelCard, WeightsFile, load};
@@ -40,7 +41,7 @@ impl ModelArgs {
     /// The weights file that is meant.
     pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         let of_run = |run: &Path| -> anyhow::Result<PathBuf> {
-            let weights = run.join("last.safetensors");
+            let weights = weights_of_run(run);
             match weights.exists() {
                 true => Ok(weights),
                 false => Err(EngineError::Missing(format!(
@@ -103,7 +104,7 @@ impl Model {
 /// The finished run below `./runs` that was written last.
 fn latest_run() -> Option<PathBuf> {
     let runs = fs::read_dir("runs").ok()?;
-    let weights = runs.filter_map(|run| Some(run.ok()?.path().join("last.safetensors")));
+    let weights = runs.filter_map(|run| Some(weights_of_run(&run.ok()?.path())));
     weights
         .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
         .max()

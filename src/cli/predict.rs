@@ -6,9 +6,8 @@ use serde::Serialize;
 
 use super::model::ModelArgs;
 use super::{Context, UsageError, say};
-use crate::data::transform::ResizeRule;
-use crate::data::{Batch, ClassIndex, decode};
-use crate::engine::evaluate::{to_coco, to_device};
+use crate::data::{ClassIndex, decode};
+use crate::engine::evaluate::{detect_one, to_coco};
 use crate::fsx;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 
@@ -59,7 +58,7 @@ struct FileResult<'a> {
 /// Runs the verb.
 ///
 /// # Errors
-/// Missing weights; images that cannot be read, each named.
+/// Missing weights. An image that cannot be read is named at once and again at the end; the others are done.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let model = args.model.open(&context.device, |_| {
         Err(UsageError(
@@ -68,16 +67,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         .into())
     })?;
     let map = model.category_map()?;
-    let input = &model.config.input;
-    let rule = ResizeRule { short_side_px: input.eval_short_side(), long_side_max_px: input.long_side_px };
     let mut results = Vec::new();
+    let mut failed = Vec::new();
     let names: Vec<String> = args.images.iter().map(|path| path.display().to_string()).collect();
     for (index, (path, file_name)) in args.images.iter().zip(&names).enumerate() {
-        let mut image = decode::read(path)?;
-        let batch = Batch::of_images(std::slice::from_ref(&image), rule, input.size_divisor as usize);
-        let (images, _) = to_device(batch, &context.device)?;
-        let found = model.detector.detect(&images)?.pop().unwrap_or_default();
-        let found = found.resized(images.sizes[0], (image.height() as usize, image.width() as usize))?;
+        let mut image = match decode::read(path) {
+            Ok(image) => image,
+            Err(error) => {
+                eprintln!("error: {error}");
+                failed.push(file_name.as_str());
+                continue;
+            }
+        };
+        let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
         let mut drawn = Vec::new();
         for (detection, &label) in to_coco(&found, index as u64, &map).zip(&found.labels) {
             if detection.score < f64::from(args.score) {
@@ -100,8 +102,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
                 score: detection.score,
             });
         }
-        let count = drawn.len();
-        let mut line = format!("{file_name}: {count} objects");
+        let mut line = format!("{file_name}: {} objects", drawn.len());
         if !args.no_pictures {
             draw_boxes(&mut image, &drawn);
             let picture = picture_path(&args.out, index, path);
@@ -112,7 +113,16 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     let json = args.json.unwrap_or_else(|| args.out.join("results.json"));
     fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
-    Ok(say(format!("{} detections -> {}", results.len(), json.display()))?)
+    say(format!("{} detections -> {}", results.len(), json.display()))?;
+    match failed.len() {
+        0 => Ok(()),
+        count => anyhow::bail!(
+            "{count} of the {} images could not be read and are not in {}: {}",
+            names.len(),
+            json.display(),
+            failed.join(", ")
+        ),
+    }
 }
 
 /// Numbered, so that equal names from two folders do not meet.

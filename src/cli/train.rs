@@ -1,9 +1,14 @@
 //! `ckd-det train CONFIG [--set a.b=c] [--resume]`
 
+use std::thread::available_parallelism;
+
+use candle_core::DeviceLocation;
+
 use super::{Context, say};
 use crate::config::Config;
 use crate::engine::experiment::{self, Finding, Finished, Request};
-use crate::engine::trainer::{Start, stop_flag};
+use crate::engine::interrupt::stop_flag;
+use crate::engine::job::Start;
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -37,18 +42,14 @@ pub struct Args {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let loaded = Config::load(&args.config, &args.sets)?;
     let stop = stop_flag();
-    let sets: String = args.sets.iter().map(|set| format!(" --set {set}")).collect();
     let request = Request {
         device: &context.device,
         quiet: context.quiet,
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: &stop,
-        command: &format!("ckd-det train {}{sets}", args.config),
+        command: &command_line(&args, context),
     };
-    let Finished { finding, folder, notes } = experiment::run(&loaded, &request)?;
-    for note in notes {
-        say(note)?;
-    }
+    let Finished { finding, folder } = experiment::run(&loaded, &request)?;
     match finding {
         Finding::Comparison(comparison) => say(comparison.to_string().trim_end())?,
         Finding::Student(outcome) => {
@@ -62,4 +63,43 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     say(format!("everything is in {}", folder.display()))?;
     Ok(())
+}
+
+/// What the user typed but `--resume`, ready to be typed again.
+fn command_line(args: &Args, context: &Context) -> String {
+    let mut command = format!("ckd-det train {}", quoted(&args.config));
+    for set in &args.sets {
+        command += &format!(" --set {}", quoted(set));
+    }
+    if let DeviceLocation::Cuda { gpu_id } = context.device.location() {
+        command += &format!(" --device cuda:{gpu_id}");
+    }
+    // Results are bit for bit the same for the same number of threads.
+    let threads = rayon::current_num_threads();
+    if available_parallelism().is_ok_and(|cores| cores.get() != threads) {
+        command += &format!(" --threads {threads}");
+    }
+    command
+}
+
+/// As one word of a POSIX shell.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_how_to_go_on_can_be_pasted_into_a_shell() {
+        assert_eq!(quoted("optim.lr=0.01"), "optim.lr=0.01");
+        assert_eq!(quoted(r#"distill.1.levels=["p3"]"#), r#"'distill.1.levels=["p3"]'"#);
+        assert_eq!(quoted("name=it's"), r"'name=it'\''s'");
+        assert_eq!(quoted(""), "''");
+    }
 }

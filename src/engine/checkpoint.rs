@@ -1,11 +1,11 @@
 //! The state of a run: everything that the next step depends on.
 //!
 //! Random numbers and data order are functions of (seed, step), so weights, velocities and the step are all
-//! there is. The teacher is not in it: its file and hash are.
+//! there is. The teacher is not in it: its hash is, and its path is in the run's configuration.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use candle_core::Tensor;
 use ckd_detectors::Detector;
@@ -63,7 +63,7 @@ pub fn save(
     }
     let json = serde_json::to_string(state).expect("a plain structure has a JSON form");
     let path = folder.join(format!("step-{:08}.safetensors", state.step));
-    write_safetensors(&path, &tensors, HashMap::from([(STATE.to_owned(), json)]))?;
+    write_safetensors(&path, &tensors, &BTreeMap::from([(STATE.to_owned(), json)]))?;
     for old in all(folder)?.iter().rev().skip(keep.max(1)) {
         fsx::remove(old)?;
     }
@@ -78,9 +78,13 @@ pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
 /// Puts the checkpoint at `path` into `student` and `sgd`.
 ///
 /// # Errors
-/// If it is no checkpoint, or one of another network.
+/// If it is damaged or no checkpoint (says how to go on without it), or one of another network.
 pub fn load(path: &Path, student: &Detector, sgd: &Sgd) -> Result<TrainState> {
-    let file = WeightsFile::read(path)?;
+    let file = WeightsFile::read(path).map_err(|problem| EngineError::Checkpoint {
+        path: path.to_owned(),
+        advice: advice_without(path),
+        problem: Box::new(problem),
+    })?;
     let fail = |reason: String| EngineError::Run { path: path.to_owned(), reason };
     let Some(state) = file.metadata.get(STATE) else {
         return Err(fail("this is not a checkpoint (no training state in its header)".to_owned()));
@@ -111,16 +115,34 @@ pub fn load(path: &Path, student: &Detector, sgd: &Sgd) -> Result<TrainState> {
     }
 }
 
-/// All checkpoints in `folder`, oldest first.
+/// How to resume without the damaged checkpoint at `path`.
+fn advice_without(path: &Path) -> String {
+    let before = path.parent().and_then(|folder| all(folder).ok()).unwrap_or_default();
+    match before.iter().rev().find(|other| other.as_path() < path) {
+        Some(before) => format!("delete it to go on from {}", before.display()),
+        None => "there is no earlier one: delete it to start at step 0".to_owned(),
+    }
+}
+
+/// All checkpoints in `folder`, oldest first. What a killed write left (`.partial`) is none.
 fn all(folder: &Path) -> Result<Vec<PathBuf>> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(Vec::new()) };
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            name.starts_with("step-") && name.ends_with(".safetensors")
-        })
-        .collect();
+    let unreadable = |error: io::Error| EngineError::Run {
+        path: folder.to_owned(),
+        reason: format!("the folder of checkpoints cannot be listed: {error}"),
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(unreadable(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("step-") && name.ends_with(".safetensors") {
+            found.push(path);
+        }
+    }
     found.sort();
     Ok(found)
 }

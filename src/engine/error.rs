@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::pass::LossTerm;
+
 /// A run could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -31,19 +33,18 @@ pub enum EngineError {
         /// What started the run.
         command: String,
     },
-    /// The teacher and the data set name different classes.
-    #[error(
-        "{what} knows {ours}, but {other} has {theirs}; both must list the same classes in the same order"
-    )]
-    Classes {
-        /// The file or network.
-        what: String,
-        /// Its classes.
-        ours: String,
-        /// The other side.
-        other: String,
-        /// The other side's classes.
-        theirs: String,
+    /// Two parts of a run name different classes.
+    #[error(transparent)]
+    Classes(#[from] super::classes::ClassesDiffer),
+    /// A checkpoint that cannot be read.
+    #[error("the checkpoint {} is damaged; {advice} ({problem})", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// How to go on.
+        advice: String,
+        /// What is wrong with it.
+        problem: Box<crate::weights::WeightsError>,
     },
     /// A run folder that does not fit the request.
     #[error("{}: {reason}", path.display())]
@@ -95,6 +96,15 @@ pub enum EngineError {
     /// A file could not be written.
     #[error(transparent)]
     Write(#[from] crate::fsx::WriteError),
+}
+
+impl EngineError {
+    /// `what` became `value` at `step`, where the loss had these `terms`.
+    pub(super) fn non_finite(step: u64, what: &str, value: f64, terms: &[LossTerm]) -> Self {
+        let losses: Vec<String> =
+            terms.iter().map(|term| format!("{} {:.4}", term.name, term.weighted)).collect();
+        Self::NonFinite { step, what: what.to_owned(), value, losses: losses.join(", ") }
+    }
 }
 
 /// The result of a part of a run.

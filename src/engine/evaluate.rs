@@ -7,10 +7,13 @@ use std::time::Instant;
 use candle_core::{Device, Tensor};
 use ckd_detectors::Detector;
 use ckd_detectors::images::{Images, Target};
+use ckd_detectors::postprocess::Detections;
 use ckd_kernels::flops;
+use image::RgbImage;
 
 use super::Result;
 use crate::config::Config;
+use crate::data::transform::ResizeRule;
 use crate::data::{self, Batch, CategoryMap, ClassIndex, Dataset, Loader, LoaderConfig, Position, Purpose};
 use crate::eval::{self, BoxMetrics, Detection, GroundTruth, Options};
 
@@ -73,6 +76,22 @@ pub fn detect_all(
     Ok(evaluation)
 }
 
+/// What `detector` finds on one image, prepared as `config` says; boxes are in pixels of `image`.
+pub fn detect_one(
+    detector: &Detector,
+    image: &RgbImage,
+    config: &Config,
+    device: &Device,
+) -> Result<Detections> {
+    let input = &config.input;
+    let rule = ResizeRule { short_side_px: input.eval_short_side(), long_side_max_px: input.long_side_px };
+    let batch = Batch::of_images(std::slice::from_ref(image), rule, input.size_divisor as usize);
+    let (images, _) = to_device(batch, device)?;
+    let found = detector.detect(&images)?.pop().unwrap_or_default();
+    let original = (image.height() as usize, image.width() as usize);
+    Ok(found.resized(images.sizes[0], original).map_err(ckd_detectors::Error::from)?)
+}
+
 /// COCO metrics of an evaluation against the annotations it was made for.
 pub fn score(evaluation: &Evaluation, annotations: &Path) -> Result<BoxMetrics> {
     let truth = GroundTruth::load(annotations)?;
@@ -102,7 +121,7 @@ pub fn to_device(batch: Batch, device: &Device) -> Result<(Images, Vec<Target>)>
 
 /// Detections of one image as COCO results; `found` is in pixels of the original image.
 pub fn to_coco<'a>(
-    found: &'a ckd_detectors::postprocess::Detections,
+    found: &'a Detections,
     image_id: u64,
     categories: &'a CategoryMap,
 ) -> impl Iterator<Item = Detection> + 'a {

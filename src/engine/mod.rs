@@ -2,23 +2,34 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`build`] | configuration to network |
+//! | [`experiment`] | teacher, student alone, student distilled, and their comparison |
+//! | [`sources`], [`teacher`] | data and weights, found before anything is loaded; the teacher, loaded or trained first |
+//! | [`job`], `trainer` | one student to train, and the loop: batches, updates, log, evaluation, checkpoints |
 //! | [`pass`] | one batch: teacher, student, losses, gradients |
 //! | [`optim`], [`schedule`] | the update and its learning rate |
-//! | [`trainer`] | the loop: batches, updates, log, evaluation, checkpoints |
-//! | [`checkpoint`] | the state that a resumed run starts from |
-//! | [`evaluate`] | a detector over a data set |
-//! | [`experiment`] | teacher, student alone, student distilled, and their comparison |
+//! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
+//! | [`evaluate`], [`outcome`] | a detector over a data set; what came of a job |
+//! | [`build`], [`classes`] | configuration to network; class lists that must agree |
+//! | `log_lines`, `picture` | the lines of `log.jsonl`; detections beside the truth |
+//! | [`interrupt`] | Ctrl-C |
 
 pub mod build;
 pub mod checkpoint;
+pub mod classes;
 mod error;
 pub mod evaluate;
 pub mod experiment;
+pub mod interrupt;
+pub mod job;
+mod log_lines;
 pub mod optim;
+pub mod outcome;
 pub mod pass;
+mod picture;
+mod recorded;
 pub mod schedule;
 pub mod sources;
-pub mod trainer;
+pub mod teacher;
+mod trainer;
 
 pub use error::{EngineError, Result};

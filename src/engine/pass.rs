@@ -137,14 +137,12 @@ pub fn training_pass(
 }
 
 fn check_finite(terms: &[LossTerm], step: u64) -> Result<()> {
-    let Some(bad) = terms.iter().find(|term| !term.weighted.is_finite()) else { return Ok(()) };
-    let losses = terms.iter().map(|term| format!("{} {:.4}", term.name, term.weighted)).collect::<Vec<_>>();
-    Err(EngineError::NonFinite {
-        step,
-        what: format!("the loss {}", bad.name),
-        value: bad.weighted,
-        losses: losses.join(", "),
-    })
+    match terms.iter().find(|term| !term.weighted.is_finite()) {
+        Some(bad) => {
+            Err(EngineError::non_finite(step, &format!("the loss {}", bad.name), bad.weighted, terms))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The regions that the student's classification was judged on, and its logits there.

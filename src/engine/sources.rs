@@ -3,11 +3,29 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{EngineError, Result};
-use crate::config::{Config, DataKind, Loaded};
+use super::{EngineError, Result, classes, job};
+use crate::config::{Backbone, Config, DataKind, Loaded};
 use crate::data::coco::MissingImages;
 use crate::data::synth::{self, Split, SynthConfig};
 use crate::data::{Dataset, LoadReport};
+use crate::weights::card::categories_of;
+
+/// Everything on the disk that an experiment reads.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Images and boxes.
+    pub data: DataPaths,
+    /// The student's initial weights.
+    pub init: Option<PathBuf>,
+    /// The teacher's weights, unless an experiment trains it.
+    pub teacher: Option<PathBuf>,
+}
+
+/// The configuration with every path that was found beside its file written out in full: as it is recorded with
+/// the run and its weights, which are used from elsewhere.
+pub fn resolved(loaded: &Loaded) -> Result<Config> {
+    Ok(Config::from_toml(&loaded.resolved_toml(), &loaded.source.to_string())?)
+}
 
 /// Where the data of an experiment is.
 #[derive(Debug, Clone)]
@@ -27,81 +45,90 @@ pub struct SplitPaths {
     pub annotations: PathBuf,
 }
 
-impl DataPaths {
-    /// Where `loaded` says its data is; the synthetic set is made if it is not there.
+impl Inputs {
+    /// Finds everything that `loaded` names; then the synthetic set is made if it is not there.
     ///
     /// # Errors
-    /// [`EngineError::Missing`] names everything that is not where it should be and how to get it.
+    /// [`EngineError::Missing`] names everything that is missing, where it was looked for and how to get it.
     pub fn find(loaded: &Loaded) -> Result<Self> {
-        let data = &loaded.config.data;
-        if let (DataKind::Synth, Some(synth)) = (data.kind, &data.synth) {
-            let config = SynthConfig {
-                images_train: synth.images_train,
-                images_val: synth.images_val,
-                image_size_px: synth.image_size_px,
-                classes: synth.classes,
-                seed: synth.seed,
-                min_objects: synth.min_objects,
-                max_objects: synth.max_objects,
-            };
-            synth::generate(&config, &data.root)?;
-            let split = |split: Split| SplitPaths {
-                images: split.images(&data.root),
-                annotations: split.annotations(&data.root),
-            };
-            return Ok(Self { train: split(Split::Train), val: split(Split::Val) });
+        let mut missing = Vec::new();
+        let data = DataPaths::of(loaded);
+        missing.extend(DataPaths::missing(
+            loaded,
+            &[data.train.parts("training"), data.val.parts("validation")].concat(),
+        ));
+        let teacher = teacher_weights(loaded, &mut missing);
+        let init = initial_weights(loaded, &mut missing);
+        if let Some(experiment) = &loaded.teacher_experiment {
+            let folder = experiment.config.output.join(&experiment.config.name);
+            if !job::weights_of_run(&folder).exists() {
+                initial_weights(experiment, &mut missing);
+            }
         }
-        let paths = Self::on_disk(loaded);
-        let train =
-            [("training images", &paths.train.images), ("training annotations", &paths.train.annotations)];
-        check_there(loaded, &[train, paths.wanted_of_val()].concat())?;
-        Ok(paths)
+        refuse(missing)?;
+        make_synthetic(&loaded.config)?;
+        Ok(Self { data, init, teacher })
     }
+}
 
+impl DataPaths {
     /// Where the validation split of `loaded` is; the training split may be missing.
     ///
     /// # Errors
-    /// As [`find`](Self::find).
+    /// As [`Inputs::find`].
     pub fn find_val(loaded: &Loaded) -> Result<SplitPaths> {
-        if loaded.config.data.kind == DataKind::Synth {
-            return Ok(Self::find(loaded)?.val);
-        }
-        let paths = Self::on_disk(loaded);
-        check_there(loaded, &paths.wanted_of_val())?;
-        Ok(paths.val)
+        let data = Self::of(loaded);
+        refuse(DataPaths::missing(loaded, &data.val.parts("validation")).into_iter().collect())?;
+        make_synthetic(&loaded.config)?;
+        Ok(data.val)
     }
 
-    fn on_disk(loaded: &Loaded) -> Self {
+    /// Where `loaded` says its data is.
+    fn of(loaded: &Loaded) -> Self {
         let data = &loaded.config.data;
-        let root = loaded.resolve(&data.root);
-        let split = |images: &Path, annotations: &Path| SplitPaths {
-            images: root.join(images),
-            annotations: root.join(annotations),
+        let split = |split: Split, images: &Path, annotations: &Path| match data.kind {
+            DataKind::Synth => {
+                SplitPaths { images: split.images(&data.root), annotations: split.annotations(&data.root) }
+            }
+            DataKind::Coco => {
+                let root = loaded.resolve(&data.root);
+                SplitPaths { images: root.join(images), annotations: root.join(annotations) }
+            }
         };
         Self {
-            train: split(&data.train_images, &data.train_annotations),
-            val: split(&data.val_images, &data.val_annotations),
+            train: split(Split::Train, &data.train_images, &data.train_annotations),
+            val: split(Split::Val, &data.val_images, &data.val_annotations),
         }
     }
 
-    fn wanted_of_val(&self) -> [(&'static str, &PathBuf); 2] {
-        [("validation images", &self.val.images), ("validation annotations", &self.val.annotations)]
+    /// What of `wanted` is not there, and how to get it.
+    fn missing(loaded: &Loaded, wanted: &[(String, PathBuf)]) -> Option<String> {
+        let data = &loaded.config.data;
+        let absent: Vec<String> = wanted
+            .iter()
+            .filter(|(_, path)| !path.exists())
+            .map(|(what, path)| format!("  {what}: {}", path.display()))
+            .collect();
+        // A synthetic set is made where it is missing.
+        if absent.is_empty() || data.kind == DataKind::Synth {
+            return None;
+        }
+        Some(format!(
+            "data that {} needs is missing:\n{}\nlooked for data.root = {:?} at:\n{}\n{}",
+            loaded.config.name,
+            absent.join("\n"),
+            data.root,
+            places(loaded, &data.root),
+            how_to_get_data(&loaded.config),
+        ))
     }
 
     /// Both splits, with what was found odd in them.
     pub fn load(&self) -> Result<DataSets> {
         let (train, train_report) = self.train.load()?;
         let (val, val_report) = self.val.load()?;
-        let names =
-            |set: &Dataset| set.categories.iter().map(|(id, name)| (id, name.to_owned())).collect::<Vec<_>>();
-        if names(&train) != names(&val) {
-            return Err(EngineError::Classes {
-                what: self.train.annotations.display().to_string(),
-                ours: class_list(names(&train).iter().map(|(_, name)| name.as_str())),
-                other: self.val.annotations.display().to_string(),
-                theirs: class_list(names(&val).iter().map(|(_, name)| name.as_str())),
-            });
-        }
+        let [ours, theirs] = [&self.train, &self.val].map(|split| split.annotations.display().to_string());
+        classes::check_same((&ours, &categories_of(&train.categories)), (&theirs, &val.categories))?;
         Ok(DataSets {
             train,
             val,
@@ -116,6 +143,13 @@ impl SplitPaths {
     pub fn load(&self) -> Result<(Arc<Dataset>, LoadReport)> {
         let (set, report) = Dataset::load(&self.annotations, &self.images, MissingImages::Error)?;
         Ok((Arc::new(set), report))
+    }
+
+    fn parts(&self, name: &str) -> [(String, PathBuf); 2] {
+        [
+            (format!("{name} images"), self.images.clone()),
+            (format!("{name} annotations"), self.annotations.clone()),
+        ]
     }
 }
 
@@ -132,43 +166,74 @@ pub struct DataSets {
     pub val_annotations: PathBuf,
 }
 
-/// An error that names everything in `wanted` that is not there, and how to get it.
-fn check_there(loaded: &Loaded, wanted: &[(&str, &PathBuf)]) -> Result<()> {
-    let data = &loaded.config.data;
-    let missing: Vec<String> = wanted
-        .iter()
-        .filter(|(_, path)| !path.exists())
-        .map(|(what, path)| format!("  {what}: {}", path.display()))
-        .collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(EngineError::Missing(format!(
-            "data that {} needs is missing:\n{}\nlooked for data.root = {:?} at:\n{}\n{}",
-            loaded.config.name,
-            missing.join("\n"),
-            data.root,
-            places(loaded, &data.root),
-            how_to_get(&loaded.config),
-        ))),
+/// Draws the synthetic set that `config` describes, unless it is there.
+fn make_synthetic(config: &Config) -> Result<()> {
+    let data = &config.data;
+    if let (DataKind::Synth, Some(synth)) = (data.kind, &data.synth) {
+        let config = SynthConfig {
+            images_train: synth.images_train,
+            images_val: synth.images_val,
+            image_size_px: synth.image_size_px,
+            classes: synth.classes,
+            seed: synth.seed,
+            min_objects: synth.min_objects,
+            max_objects: synth.max_objects,
+        };
+        synth::generate(&config, &data.root)?;
     }
+    Ok(())
 }
 
-/// The weights file at `path`, which the key `key` of the configuration names.
-///
-/// # Errors
-/// [`EngineError::Missing`] says where it was looked for and how to get it.
-pub fn find_weights(loaded: &Loaded, key: &str, path: &Path) -> Result<PathBuf> {
+fn teacher_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf> {
+    let teacher = loaded.config.teacher.as_ref()?;
+    let help = "Put a detector of that build there (tensors named as in torchvision), name another file with --set \
+                teacher.weights=FILE, or train the teacher first by naming its experiment: --set \
+                teacher.train=EXPERIMENT.toml";
+    let random = teacher.network.allow_random_weights;
+    weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
+}
+
+fn initial_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf> {
+    let student = &loaded.config.student;
+    let file = match student.network.backbone {
+        Backbone::ResNet18 => "resnet18-f37072fd.pth",
+        Backbone::ResNet34 => "resnet34-b627a593.pth",
+        Backbone::ResNet50 => "resnet50-0676ba61.pth",
+        Backbone::ResNet101 => "resnet101-63fe2227.pth",
+    };
+    let help = format!(
+        "torchvision's ImageNet weights of a {} are at https://download.pytorch.org/models/{file}: save them there, or \
+         name another file with --set student.init=FILE",
+        student.network.backbone
+    );
+    let random = student.network.allow_random_weights;
+    weights(loaded, ("student.init", student.init.as_ref()?), random, &help, missing)
+}
+
+/// The weights file at `path`, which `key` names; `None` if it is missing, which is fine only if random ones will do.
+fn weights(
+    loaded: &Loaded,
+    (key, path): (&str, &Path),
+    random_will_do: bool,
+    help: &str,
+    missing: &mut Vec<String>,
+) -> Option<PathBuf> {
     let found = loaded.resolve(path);
-    match found.exists() {
-        true => Ok(found),
-        false => Err(EngineError::Missing(format!(
-            "the weights {key} = {path:?} of {} are missing; looked at:\n{}\nPut the file there, name another with \
-             --set {key}=FILE, or, for a teacher, train it first by naming its experiment: \
-             --set teacher.train=EXPERIMENT.toml",
+    if found.exists() {
+        return Some(found);
+    }
+    if !random_will_do {
+        missing.push(format!(
+            "weights that {} needs are missing: {key} = {path:?}\nlooked at:\n{}\n{help}",
             loaded.config.name,
             places(loaded, path),
-        ))),
+        ));
     }
+    None
+}
+
+fn refuse(missing: Vec<String>) -> Result<()> {
+    if missing.is_empty() { Ok(()) } else { Err(EngineError::Missing(missing.join("\n\n"))) }
 }
 
 fn places(loaded: &Loaded, path: &Path) -> String {
@@ -177,19 +242,11 @@ fn places(loaded: &Loaded, path: &Path) -> String {
     places.iter().map(|place| format!("  {}", absolute(place).display())).collect::<Vec<_>>().join("\n")
 }
 
-fn how_to_get(config: &Config) -> &'static str {
+fn how_to_get_data(config: &Config) -> &'static str {
     if config.data.train_annotations.ends_with("instances_train2017.json") {
         "COCO 2017 is free at https://cocodataset.org/#download: unpack train2017.zip, val2017.zip and \
          annotations_trainval2017.zip into one folder and name it with --set data.root=FOLDER (20 GB)"
     } else {
-        "name the folder that holds them with --set data.root=FOLDER"
+        "Name the folder that holds them with --set data.root=FOLDER"
     }
-}
-
-/// Class names for a message: the first few and how many there are.
-pub fn class_list<'a>(names: impl ExactSizeIterator<Item = &'a str>) -> String {
-    let count = names.len();
-    let first: Vec<&str> = names.take(8).collect();
-    let dots = if count > first.len() { ", ..." } else { "" };
-    format!("{count} classes ({}{dots})", first.join(", "))
 }

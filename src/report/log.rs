@@ -1,7 +1,8 @@
 //! The metrics log of a run, `runs/NAME/log.jsonl`: one JSON object a line.
 //!
 //! A resumed run takes back the lines after its checkpoint and writes them again, so that its log is
-//! byte for byte that of a run that was never interrupted.
+//! that of a run that was never interrupted, line by line and number by number. The one exception are the
+//! fields that hold wall time (`ms`, `data_wait_ms`): no two runs have the same.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -1,6 +1,6 @@
 //! What travels with a detector's weights, in the safetensors header.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -48,7 +48,7 @@ struct InputCard<'a> {
 
 impl ModelCard {
     /// The header's entries.
-    pub fn to_metadata(&self) -> HashMap<String, String> {
+    pub fn to_metadata(&self) -> BTreeMap<String, String> {
         let input = InputCard {
             channels: "RGB",
             range: [0.0, 1.0],
@@ -59,7 +59,7 @@ impl ModelCard {
             resize: "bilinear, half-pixel centres, no antialias",
             size_divisor: self.config.input.size_divisor,
         };
-        HashMap::from([
+        BTreeMap::from([
             ("format".to_owned(), "pt".to_owned()),
             (CONFIG.to_owned(), self.config.to_toml()),
             (CATEGORIES.to_owned(), json(&self.categories)),

@@ -1,0 +1,102 @@
+//! The configuration that a job was started with, kept in its folder: a job goes on with the same one only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::{EngineError, Result};
+use crate::config::Config;
+use crate::fsx;
+
+const FILE: &str = "config.toml";
+/// Differing keys that an error shows.
+const SHOWN: usize = 12;
+
+/// Records `config` in the job's `folder`.
+pub(super) fn record(folder: &Path, config: &Config) -> Result<()> {
+    Ok(fsx::write_atomic(&folder.join(FILE), config.to_toml().as_bytes())?)
+}
+
+/// Whether the job in `folder` was started with settings that give the same weights as `config`.
+pub(super) fn is_same(folder: &Path, config: &Config) -> bool {
+    read(folder).is_ok_and(|recorded| that_matter(&recorded) == that_matter(config))
+}
+
+/// Refuses to go on in `folder` with other settings than it was started with.
+///
+/// # Errors
+/// Names every key that differs, with both values.
+pub(super) fn check_same(folder: &Path, config: &Config) -> Result<()> {
+    let path = folder.join(FILE);
+    let refuse = |reason: String| Err(EngineError::Run { path: path.clone(), reason });
+    let recorded = match read(folder) {
+        Ok(recorded) => recorded,
+        Err(reason) => {
+            return refuse(format!(
+                "this must be the configuration that the run was started with, but {reason}; start anew without --resume"
+            ));
+        }
+    };
+    let differences = differences(&that_matter(&recorded), &that_matter(config));
+    if differences.is_empty() {
+        return Ok(());
+    }
+    let mut lines: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
+    let more = format!("and {} more", differences.len().saturating_sub(SHOWN));
+    if differences.len() > SHOWN {
+        lines.push(&more);
+    }
+    refuse(format!(
+        "the run was started with other settings, so it cannot be resumed with these:\n  {}\nUse the same settings, \
+         or start anew without --resume (the old run is kept beside the new one)",
+        lines.join("\n  ")
+    ))
+}
+
+fn read(folder: &Path) -> std::result::Result<Config, String> {
+    let path = folder.join(FILE);
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("it cannot be read ({error})"))?;
+    Config::from_toml(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
+}
+
+/// The configuration with settings of speed and reporting, which may change, all alike.
+fn that_matter(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.data.workers = 1;
+    config.data.queue = 1;
+    config.train.log_every = 1;
+    config.train.checkpoint_every = None;
+    config.train.keep_checkpoints = 1;
+    config
+}
+
+/// `key: was A, now B` for every key whose value differs.
+fn differences(before: &Config, now: &Config) -> Vec<String> {
+    let (before, now) = (flat(before), flat(now));
+    let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let said = |value: Option<&String>| value.map_or("not given", String::as_str).to_owned();
+    keys.into_iter()
+        .filter(|&key| before.get(key) != now.get(key))
+        .map(|key| format!("{key}: was {}, now {}", said(before.get(key)), said(now.get(key))))
+        .collect()
+}
+
+/// Every value of the configuration under its dotted key.
+fn flat(config: &Config) -> BTreeMap<String, String> {
+    fn walk(key: String, value: &toml::Value, into: &mut BTreeMap<String, String>) {
+        let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
+        match value {
+            toml::Value::Table(table) => {
+                table.iter().for_each(|(part, value)| walk(below(part), value, into));
+            }
+            toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+                items.iter().enumerate().for_each(|(at, value)| walk(below(&at.to_string()), value, into));
+            }
+            value => drop(into.insert(key, value.to_string())),
+        }
+    }
+    let mut values = BTreeMap::new();
+    let document =
+        toml::Value::try_from(config).expect("a configuration has string keys and finite numbers only");
+    walk(String::new(), &document, &mut values);
+    values
+}
