@@ -14,7 +14,7 @@ use crate::weights::{WeightsFile, load};
 /// Images of the picture.
 const SHOWN: usize = 4;
 /// Scores below this are not drawn.
-const DRAWN_SCORE: f32 = 0.5;
+const DRAWN_SCORE: f32 = 0.3;
 
 /// Writes to `path` the first validation images that have objects, a row each: with the truth, and with what each
 /// of the finished `students` found.
