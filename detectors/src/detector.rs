@@ -1,6 +1,7 @@
 //! Either detector behind one type.
 
 use ckd_kernels::Value;
+use ckd_kernels::graph::untracked;
 
 use crate::Result;
 use crate::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
@@ -66,9 +67,9 @@ impl Detector {
 
     /// Detections per image, best first, in pixels of the padded images.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
-        match self {
+        untracked(|| match self {
             Self::FasterRcnn(detector) => detector.detect(images),
             Self::RetinaNet(detector) => detector.detect(images),
-        }
+        })
     }
 }

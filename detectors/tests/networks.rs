@@ -185,15 +185,14 @@ fn a_pyramid_of_other_images_is_refused() {
 
 #[test]
 fn sizes_of_nothing_are_refused() {
-    let change: [(&str, fn(&mut ResNetConfig)); 2] =
-        [("width", |config| config.width = 0), ("freeze_at", |config| config.freeze_at = 6)];
-    for (what, change) in change {
+    let with = |width, freeze_at| {
         let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
-        change(&mut two.backbone);
-        change(&mut one.backbone);
-        refused(what, DetectorConfig::FasterRcnn(two));
-        refused(what, DetectorConfig::RetinaNet(one));
-    }
+        two.backbone = ResNetConfig { width, freeze_at, ..two.backbone };
+        one.backbone = ResNetConfig { width, freeze_at, ..one.backbone };
+        [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)]
+    };
+    with(0, 0).into_iter().for_each(|config| refused("width", config));
+    with(8, 6).into_iter().for_each(|config| refused("freeze_at", config));
     refused("classes", DetectorConfig::FasterRcnn(support::tiny_faster_rcnn(0)));
     refused("classes", DetectorConfig::RetinaNet(support::tiny_retinanet(0)));
     let mut config = support::tiny_faster_rcnn(CLASSES);
@@ -655,4 +654,15 @@ fn torchvision_names() -> BTreeMap<String, Names> {
         models.insert(depth.name().to_owned(), trunk);
     }
     models
+}
+
+#[test]
+fn looking_at_a_network_in_training_records_nothing_and_leaves_it_trainable() {
+    use ckd_kernels::Value;
+    use ckd_kernels::elementwise::scale;
+    use ckd_kernels::graph::untracked;
+    let leaf = Value::leaf("w", candle_core::Tensor::new(2f32, &candle_core::Device::Cpu).expect("a scalar"));
+    assert!(!untracked(|| scale(&leaf, 3.0).expect("a scalar")).is_tracked());
+    let gradients = scale(&leaf, 3.0).expect("a scalar").backward().expect("a graph");
+    assert_eq!(gradients["w"].to_scalar::<f32>().expect("a scalar"), 3.0);
 }

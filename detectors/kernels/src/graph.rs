@@ -9,6 +9,7 @@
 //! Nodes are numbered as they are made, so descending numbers are a topological order: the walk needs
 //! no sorting, and its additions always happen in the same order.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,23 @@ use crate::elementwise::sum_of;
 use crate::{Error, Result};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static UNTRACKED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `f` without recording anything: its results are constants, and nothing is kept for a gradient.
+/// For looking at a trainable network from outside, as an evaluation does.
+pub fn untracked<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            UNTRACKED.set(self.0);
+        }
+    }
+    let _restore = Restore(UNTRACKED.replace(true));
+    f()
+}
 
 type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 
@@ -62,7 +80,7 @@ impl Value {
         tensor: Tensor,
         backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
-        if inputs.iter().all(|input| !input.is_tracked()) {
+        if UNTRACKED.get() || inputs.iter().all(|input| !input.is_tracked()) {
             return Self::constant(tensor);
         }
         let inputs = inputs.iter().map(|input| input.node.clone()).collect();
