@@ -56,6 +56,7 @@ impl Inputs {
         missing.extend(DataPaths::missing(
             loaded,
             &[data.train.parts("training"), data.val.parts("validation")].concat(),
+            "--set data.root=",
         ));
         let teacher = teacher_weights(loaded, &mut missing);
         let init = initial_weights(loaded, &mut missing);
@@ -72,13 +73,14 @@ impl Inputs {
 }
 
 impl DataPaths {
-    /// Where the validation split of `loaded` is; the training split may be missing.
+    /// Where the validation split of `loaded` is, for evaluation alone: the training split may be missing.
     ///
     /// # Errors
     /// As [`Inputs::find`].
     pub fn find_val(loaded: &Loaded) -> Result<SplitPaths> {
         let data = Self::of(loaded);
-        refuse(DataPaths::missing(loaded, &data.val.parts("validation")).into_iter().collect())?;
+        let missing = Self::missing(loaded, &data.val.parts("validation"), "--data-root ");
+        refuse(missing.into_iter().collect())?;
         make_synthetic(&loaded.config)?;
         Ok(data.val)
     }
@@ -101,8 +103,8 @@ impl DataPaths {
         }
     }
 
-    /// What of `wanted` is not there, and how to get it.
-    fn missing(loaded: &Loaded, wanted: &[(String, PathBuf)]) -> Option<String> {
+    /// What of `wanted` is not there, and how to get it; `option` names another folder.
+    fn missing(loaded: &Loaded, wanted: &[(String, PathBuf)], option: &str) -> Option<String> {
         let data = &loaded.config.data;
         let absent: Vec<String> = wanted
             .iter()
@@ -119,7 +121,7 @@ impl DataPaths {
             absent.join("\n"),
             data.root,
             places(loaded, &data.root),
-            how_to_get_data(&loaded.config),
+            how_to_get_data(&loaded.config, option),
         ))
     }
 
@@ -242,11 +244,13 @@ fn places(loaded: &Loaded, path: &Path) -> String {
     places.iter().map(|place| format!("  {}", absolute(place).display())).collect::<Vec<_>>().join("\n")
 }
 
-fn how_to_get_data(config: &Config) -> &'static str {
-    if config.data.train_annotations.ends_with("instances_train2017.json") {
-        "COCO 2017 is free at https://cocodataset.org/#download: unpack train2017.zip, val2017.zip and \
-         annotations_trainval2017.zip into one folder and name it with --set data.root=FOLDER (20 GB)"
+fn how_to_get_data(config: &Config, option: &str) -> String {
+    if config.data.val_annotations.ends_with("instances_val2017.json") {
+        format!(
+            "COCO 2017 is free at https://cocodataset.org/#download: unpack train2017.zip, val2017.zip and \
+             annotations_trainval2017.zip into one folder and name it with {option}FOLDER (20 GB)"
+        )
     } else {
-        "Name the folder that holds them with --set data.root=FOLDER"
+        format!("Name the folder that holds them with {option}FOLDER")
     }
 }

@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use super::WeightsError;
+use super::{WeightsError, torch};
 use crate::fsx;
 
 /// A file's tensors, as f32 on the host, and what else it says.
@@ -26,7 +26,7 @@ pub struct WeightsFile {
 }
 
 impl WeightsFile {
-    /// Reads safetensors, or a torch zip file (`torch.save` since 2020) that is a plain state dict.
+    /// Reads safetensors, or the state dict in a torch zip file (`torch.save` since 2020).
     ///
     /// The format is told by the first bytes, and no more is read of a file that has neither. Memory is bounded by
     /// the file's size, whatever its header claims.
@@ -47,7 +47,7 @@ impl WeightsFile {
         };
         let hash = blake3::hash(&bytes).to_hex().to_string();
         let (tensors, metadata) = match bytes.starts_with(ZIP) {
-            true => (torch_zip(path)?, BTreeMap::new()),
+            true => (torch::state_dict(&bytes).map_err(format)?, BTreeMap::new()),
             false => safetensors(&bytes).map_err(format)?,
         };
         let tensors = tensors
@@ -118,18 +118,6 @@ fn safetensors(bytes: &[u8]) -> Result<Content, String> {
     let metadata =
         header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
     Ok((tensors, metadata))
-}
-
-fn torch_zip(path: &Path) -> Result<Vec<(String, Tensor)>, WeightsError> {
-    let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
-    for key in [None, Some("state_dict"), Some("model")] {
-        let tensors =
-            candle_core::pickle::read_all_with_key(path, key).map_err(|error| format(error.to_string()))?;
-        if !tensors.is_empty() {
-            return Ok(tensors);
-        }
-    }
-    Err(format("the torch file holds no state dict (looked at its top, `state_dict` and `model`)".to_owned()))
 }
 
 /// Writes `tensors` (as f32) and `metadata` to `path` as safetensors, atomically. Equal content gives equal bytes.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`card`] | what a detector needs to be used again: configuration and classes |
 //! | [`file`](mod@file) | safetensors and torch zip files as named tensors; writing safetensors |
+//! | `torch`, `zip`, `pickle` | torch files: the tensors, the archive, their description |
 //! | [`load`] | named tensors into a network: strictly, or a backbone alone |
 //!
 //! A format is recognised by its first bytes, and nothing in a file is ever executed.
@@ -11,6 +12,9 @@
 pub mod card;
 pub mod file;
 pub mod load;
+mod pickle;
+mod torch;
+mod zip;
 
 use std::path::PathBuf;
 

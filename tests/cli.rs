@@ -1,0 +1,394 @@
+//! The verbs `train`, `eval`, `predict` and `export` as a user types them: results, files, messages, exit codes.
+
+#[path = "support/tiny.rs"]
+mod tiny;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tiny::{Tiny, assert_ended, assert_mentions, metadata, names, tensors};
+
+/// The twelve numbers that `eval ... --json` prints.
+#[track_caller]
+fn stats(output: &Output) -> Value {
+    assert_ended(output, 0, &[]);
+    let printed: Value = serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else");
+    assert_eq!(printed["stats"].as_array().map(Vec::len), Some(12), "{printed}");
+    printed["stats"].clone()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A folder with a trained `runs/distilled` (and `runs/teacher`), compared with the student alone.
+fn trained() -> Tiny {
+    let tiny = Tiny::new();
+    let sets = ["--set", "train.compare_alone=true", "--set", "optim.clip_grad_norm=10.0"];
+    let output = tiny.run_program(&[["train", "distilled.toml"].as_slice(), &sets].concat());
+    assert_ended(
+        &output,
+        0,
+        &["teacher", "student alone", "student distilled", "difference", "runs/distilled"],
+    );
+    tiny
+}
+
+#[test]
+fn without_coco_and_weights_everything_missing_is_named_before_anything_is_loaded() {
+    let tiny = Tiny::new();
+    let empty = tempfile::tempdir().expect("a temporary folder");
+    let output = tiny.program(&["train", "coco_r101_r18.toml"]).current_dir(&empty).output().unwrap();
+    let here = |path: &str| empty.path().canonicalize().unwrap().join(path).display().to_string();
+    assert_ended(
+        &output,
+        3,
+        &[
+            "training images: data/coco/train2017",
+            "validation annotations: data/coco/annotations/instances_val2017.json",
+            &here("data/coco"),
+            "https://cocodataset.org/#download",
+            "--set data.root=FOLDER",
+            "teacher.weights = \"weights/faster_rcnn_r101_fpn.pth\"",
+            &here("weights/faster_rcnn_r101_fpn.pth"),
+            "--set teacher.train=EXPERIMENT.toml",
+            "student.init = \"weights/resnet18.pth\"",
+            "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+        ],
+    );
+    assert!(output.stdout.is_empty());
+    assert!(names(empty.path()).is_empty(), "nothing was made");
+}
+
+#[test]
+fn where_only_weights_are_missing_only_weights_are_named() {
+    let tiny = Tiny::new();
+    for path in ["train2017", "val2017", "annotations"] {
+        fs::create_dir_all(tiny.path("coco").join(path)).unwrap();
+    }
+    // Not even JSON: they would be an error as soon as they are read.
+    tiny.write("coco/annotations/instances_train2017.json", "-");
+    tiny.write("coco/annotations/instances_val2017.json", "-");
+    let output = tiny.run_program(&["train", "coco_r101_r18.toml", "--set", "data.root=coco"]);
+    assert_ended(&output, 3, &["teacher.weights", "student.init"]);
+    assert!(!String::from_utf8_lossy(&output.stderr).contains("data that"));
+}
+
+#[test]
+fn an_unknown_configuration_or_key_is_bad_usage() {
+    let tiny = Tiny::new();
+    let output = tiny.run_program(&["train", "coco_r101_r81.toml"]);
+    assert_ended(&output, 2, &["no configuration", "did you mean \"coco_r101_r18\""]);
+    let output = tiny.run_program(&["train", "plain.toml", "--set", "optim.lerning_rate=1"]);
+    assert_ended(&output, 2, &["unknown key \"lerning_rate\"", "--set"]);
+    assert!(!tiny.path("runs").exists());
+}
+
+#[test]
+fn a_loss_that_is_not_finite_ends_with_4() {
+    let tiny = Tiny::new();
+    let sets = ["--set", "optim.lr=1e30", "--set", "schedule.warmup_steps=0"];
+    let output = tiny.run_program(&[["train", "plain.toml"].as_slice(), &sets].concat());
+    assert_ended(&output, 4, &["error: step ", "loss_", "optim.lr"]);
+}
+
+#[test]
+fn a_teacher_of_other_classes_and_a_foreign_checkpoint_end_with_2() {
+    let tiny = Tiny::new();
+    assert_ended(&tiny.run_program(&["train", "teacher.toml", "--set", "data.synth.classes=2"]), 0, &[]);
+    fs::rename(tiny.path("data"), tiny.path("data2")).unwrap();
+    let weights = "teacher.weights=runs/teacher/last.safetensors";
+    let output = tiny.run_program(&["train", "distilled.toml", "--set", weights]);
+    assert_ended(&output, 2, &["2 classes", "3 classes", "runs/teacher/last.safetensors"]);
+    let sets = ["--set", "data.root=data2", "--set", "data.synth.classes=2", "--set", "schedule.steps=3"];
+    let output = tiny.run_program(&[["train", "teacher.toml", "--resume"].as_slice(), &sets].concat());
+    assert_ended(&output, 2, &["data.root: was \"data\", now \"data2\"", "schedule.steps: was 2, now 3"]);
+}
+
+#[test]
+fn an_earlier_run_is_kept_and_the_user_is_told() {
+    let tiny = Tiny::new();
+    let train = ["train", "plain.toml", "--set", "schedule.steps=1"];
+    assert_ended(&tiny.run_program(&train), 0, &["everything is in runs/plain"]);
+    assert_ended(&tiny.run_program(&train), 0, &["the earlier run is kept as runs/plain.1"]);
+}
+
+#[test]
+fn quiet_prints_the_result_and_nothing_else() {
+    let tiny = Tiny::new();
+    let train = ["train", "plain.toml", "--quiet", "--set", "schedule.steps=1"];
+    for _ in 0..2 {
+        let output = tiny.run_program(&train);
+        assert_ended(&output, 0, &[]);
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        let lines: Vec<String> = text(&output).lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("AP ") && lines[1].starts_with("everything is in"), "{lines:?}");
+    }
+}
+
+#[test]
+fn eval_finds_the_numbers_of_training_again_however_the_detector_is_named() {
+    let tiny = trained();
+    let expected = tiny.json("runs/distilled/outcome.json")["row"]["stats"].clone();
+    let eval = |args: &[&str]| {
+        stats(&tiny.run_program(&[["eval", "--coco-val", "--json"].as_slice(), args].concat()))
+    };
+    assert_eq!(eval(&[]), expected, "the latest run");
+    assert_eq!(eval(&["--run", "runs/distilled"]), expected);
+    assert_eq!(eval(&["--weights", "runs/distilled/last.safetensors"]), expected);
+    assert_ended(&tiny.run_program(&["export", "--out", "student.safetensors"]), 0, &["student.safetensors"]);
+    assert_eq!(eval(&["--weights", "student.safetensors"]), expected);
+    assert_eq!(eval(&["--data-root", "data", "--weights", "student.safetensors"]), expected);
+    let alone = tiny.json("runs/distilled/alone/outcome.json")["row"]["stats"].clone();
+    assert_eq!(eval(&["--run", "runs/distilled/alone"]), alone);
+
+    let output = tiny.run_program(&["eval", "--coco-val"]);
+    assert_ended(&output, 0, &["runs/distilled/last.safetensors on 4 images", "AP by class:", "ms an image"]);
+    let output = tiny.run_program(&["eval", "--coco-val", "--max-images", "2"]);
+    assert_ended(&output, 0, &["on 2 images"]);
+    assert_ended(&tiny.run_program(&["eval", "--coco-val", "--max-images", "0"]), 2, &["--max-images"]);
+}
+
+#[test]
+fn saved_detections_score_as_the_detector_did() {
+    let tiny = trained();
+    let output = tiny.run_program(&["eval", "--coco-val", "--json", "--save", "out/results.json"]);
+    let truth = "data/annotations/instances_val.json";
+    let scored = tiny.run_program(&["eval", "--gt", truth, "--dt", "out/results.json", "--json"]);
+    assert_eq!(stats(&scored), stats(&output));
+    let output = tiny.run_program(&["eval", "--gt", truth, "--dt", "out/results.json"]);
+    assert_ended(&output, 0, &["Average Precision"]);
+    let output = tiny.run_program(&["eval", "--gt", "out/results.json", "--dt", truth]);
+    assert_ended(&output, 1, &["out/results.json is not a COCO annotation file"]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr).matches("expected an object").count(), 1, "said once");
+}
+
+#[test]
+fn eval_on_data_of_other_classes_is_refused() {
+    let tiny = trained();
+    let synth =
+        ["data", "synth", "--out", "other", "--images-train", "1", "--images-val", "2", "--size", "64"];
+    assert_ended(&tiny.run_program(&[synth.as_slice(), &["--classes", "2"]].concat()), 0, &[]);
+    // The weights' own data is drawn; ask for the other as any COCO data.
+    tiny.write(
+        "coco.toml",
+        "extends = \"base.toml\"\n[data]\nkind = \"coco\"\nroot = \"other\"\ntrain_images = \"train\"\n\
+         train_annotations = \"annotations/instances_train.json\"\nval_images = \"val\"\n\
+         val_annotations = \"annotations/instances_val.json\"\n",
+    );
+    let base = tiny.text("base.toml");
+    let (data, synth) = (base.find("[data.synth]").unwrap(), base.find("[student]").unwrap());
+    tiny.write("base.toml", &[&base[..data], &base[synth..]].concat());
+    let weights = ["--weights", "runs/distilled/last.safetensors", "--config", "coco.toml"];
+    let output = tiny.run_program(&[["eval", "--coco-val"].as_slice(), &weights].concat());
+    assert_ended(
+        &output,
+        2,
+        &["3 classes (", "2 classes (", "other/annotations/instances_val.json", "class 3"],
+    );
+}
+
+#[test]
+fn without_a_finished_run_eval_says_what_to_name() {
+    let tiny = Tiny::new();
+    assert_ended(&tiny.run_program(&["eval", "--coco-val"]), 2, &["no finished run", "--run", "--weights"]);
+    fs::create_dir_all(tiny.path("runs/half")).unwrap();
+    let output = tiny.run_program(&["eval", "--coco-val", "--run", "runs/half"]);
+    assert_ended(&output, 3, &["runs/half/last.safetensors", "no finished run", "--resume"]);
+    let output = tiny.run_program(&["eval", "--coco-val", "--weights", "none.safetensors"]);
+    assert_ended(&output, 3, &["none.safetensors"]);
+    assert_ended(&tiny.run_program(&["eval"]), 2, &["--coco-val"]);
+}
+
+#[test]
+fn weights_that_say_nothing_of_themselves_need_the_experiments_name() {
+    let tiny = trained();
+    let output = tiny.run_program(&["eval", "--coco-val", "--json"]);
+    write_without_header(&tiny.path("runs/distilled/last.safetensors"), &tiny.path("bare.safetensors"));
+    let bare = ["eval", "--coco-val", "--json", "--weights", "bare.safetensors"];
+    assert_ended(&tiny.run_program(&bare), 1, &["bare.safetensors", "does not say", "--config"]);
+    let named = tiny.run_program(&[bare.as_slice(), &["--config", "plain.toml"]].concat());
+    assert_eq!(stats(&named), stats(&output));
+    let output =
+        tiny.run_program(&["predict", "x.png", "--weights", "bare.safetensors", "--config", "plain.toml"]);
+    assert_ended(&output, 2, &["do not name their classes"]);
+}
+
+/// The tensors of a weights file alone, as another program would write them.
+fn write_without_header(from: &Path, to: &Path) {
+    let tensors = tensors(from);
+    let views = tensors.iter().map(|(name, (shape, bytes))| {
+        let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes);
+        (name.as_str(), view.expect("f32"))
+    });
+    fs::write(to, safetensors::serialize(views, None).expect("tensors")).expect("a new file");
+}
+
+#[test]
+fn predict_draws_every_image_and_writes_coco_results() {
+    let tiny = trained();
+    let images = ["data/val/000001.png", "data/train/000001.png"];
+    let output = tiny.run_program(&[["predict", "--score", "0"].as_slice(), &images].concat());
+    assert_ended(&output, 0, &["data/val/000001.png: ", "detections -> predictions/results.json"]);
+    assert_eq!(names(&tiny.path("predictions")), ["0001-000001.png", "0002-000001.png", "results.json"]);
+    for (drawn, original) in
+        [("predictions/0001-000001.png", images[0]), ("predictions/0002-000001.png", images[1])]
+    {
+        assert_eq!(image::image_dimensions(tiny.path(drawn)).unwrap(), (64, 64));
+        let [drawn, original] =
+            [drawn, original].map(|name| image::open(tiny.path(name)).unwrap().into_rgb8());
+        assert_ne!(drawn, original, "boxes are drawn");
+    }
+    let results = tiny.json("predictions/results.json");
+    let results = results.as_array().unwrap();
+    assert!(!results.is_empty());
+    let categories = tiny.json("data/annotations/instances_val.json")["categories"].clone();
+    for result in results {
+        assert!(images.contains(&result["file_name"].as_str().unwrap()));
+        assert_eq!(result["file_name"], images[result["image_id"].as_u64().unwrap() as usize]);
+        let known = categories.as_array().unwrap().iter();
+        let category = known.clone().find(|category| category["id"] == result["category_id"]).unwrap();
+        assert_eq!(category["name"], result["category"]);
+        let [x, y, w, h]: [f64; 4] = serde_json::from_value(result["bbox"].clone()).unwrap();
+        assert!(x >= 0.0 && y >= 0.0 && w >= 0.0 && h >= 0.0 && x + w <= 64.001 && y + h <= 64.001);
+        assert!((0.0..=1.0).contains(&result["score"].as_f64().unwrap()));
+    }
+    let args =
+        ["predict", images[0], "--score", "1", "--no-pictures", "--out", "none", "--json", "all/of/it.json"];
+    assert_ended(&tiny.run_program(&args), 0, &["0 objects", "0 detections -> all/of/it.json"]);
+    assert_eq!(tiny.json("all/of/it.json"), Value::Array(Vec::new()));
+    assert!(!tiny.path("none").exists());
+    assert_ended(&tiny.run_program(&["predict", images[0], "--score", "1.5"]), 2, &["a number from 0 to 1"]);
+}
+
+#[test]
+fn an_unreadable_image_is_named_and_the_others_are_done() {
+    let tiny = trained();
+    tiny.write("text.jpg", "this is no image");
+    fs::write(tiny.path("half.png"), &fs::read(tiny.path("data/val/000002.png")).unwrap()[..300]).unwrap();
+    let images = ["text.jpg", "data/val/000001.png", "missing.jpg", "half.png", "data/val/000002.png"];
+    let output = tiny.run_program(&[["predict"].as_slice(), &images].concat());
+    let named = "3 of the 5 images could not be read and are not in predictions/results.json: text.jpg, missing.jpg, half.png";
+    assert_ended(&output, 1, &["text.jpg is neither JPEG nor PNG", "cannot read image missing.jpg", named]);
+    assert_eq!(names(&tiny.path("predictions")), ["0002-000001.png", "0005-000002.png", "results.json"]);
+    assert_mentions(&text(&output), &["data/val/000001.png: ", "data/val/000002.png: "]);
+}
+
+#[test]
+fn an_export_is_the_student_with_all_that_another_program_needs() {
+    let tiny = trained();
+    let export = ["export", "--run", "runs/distilled", "--out", "out/student.safetensors"];
+    assert_ended(&tiny.run_program(&export), 0, &["out/student.safetensors", "3 classes"]);
+    let (exported, run) =
+        (tiny.path("out/student.safetensors"), tiny.path("runs/distilled/last.safetensors"));
+    assert_eq!(tensors(&exported), tensors(&run));
+    assert!(
+        tensors(&exported)
+            .keys()
+            .all(|name| { ["backbone.", "rpn.", "roi_heads."].iter().any(|part| name.starts_with(part)) })
+    );
+    let header = metadata(&exported);
+    let entry = |key: &str| -> Value { serde_json::from_str(&header[key]).unwrap() };
+    assert_eq!(header["format"], "pt");
+    let categories = tiny.json("data/annotations/instances_val.json")["categories"].clone();
+    for (ours, theirs) in
+        entry("ckd_det.categories").as_array().unwrap().iter().zip(categories.as_array().unwrap())
+    {
+        assert_eq!((&ours["id"], &ours["name"]), (&theirs["id"], &theirs["name"]));
+    }
+    let input = entry("ckd_det.input");
+    assert_eq!((input["short_side_px"].as_u64(), input["long_side_px"].as_u64()), (Some(64), Some(64)));
+    assert_eq!(input["channels"], "RGB");
+    let mean: Vec<f64> = serde_json::from_value(input["mean"].clone()).unwrap();
+    assert!((mean[0] - 0.485).abs() < 1e-6 && input["std"].as_array().map(Vec::len) == Some(3));
+    let config = &header["ckd_det.config"];
+    assert!(!config.contains("[teacher]") && !config.contains("[[distill]]"), "{config}");
+    let hash = blake3::hash(&fs::read(&run).unwrap()).to_hex().to_string();
+    assert_eq!(entry("ckd_det.provenance")["exported_from_blake3"], hash.as_str());
+}
+
+#[test]
+fn paths_beside_the_configuration_are_found_again_from_elsewhere() {
+    let tiny = Tiny::new();
+    let synth = ["data", "synth", "--out", "set", "--images-train", "4", "--images-val", "2", "--size", "64"];
+    assert_ended(&tiny.run_program(&[synth.as_slice(), &["--classes", "3"]].concat()), 0, &[]);
+    let base = tiny.text("base.toml");
+    let (data, student) = (base.find("[data]").unwrap(), base.find("[student]").unwrap());
+    let coco = "[data]\nkind = \"coco\"\nroot = \"set\"\ntrain_images = \"train\"\nval_images = \"val\"\n\
+                train_annotations = \"annotations/instances_train.json\"\n\
+                val_annotations = \"annotations/instances_val.json\"\n\n";
+    tiny.write("coco.toml", &[&base[..data], coco, &base[student..]].concat());
+    let elsewhere = tempfile::tempdir().unwrap();
+    let config = tiny.path("coco.toml").display().to_string();
+    let run = |args: &[&str]| tiny.program(args).current_dir(&elsewhere).output().unwrap();
+    assert_ended(&run(&["train", &config, "--set", "schedule.steps=1"]), 0, &["AP "]);
+    let evaluated = run(&["eval", "--coco-val", "--json"]);
+    let outcome = fs::read(elsewhere.path().join("runs/coco/outcome.json")).unwrap();
+    let outcome: Value = serde_json::from_slice(&outcome).unwrap();
+    assert_eq!(stats(&evaluated), outcome["row"]["stats"]);
+    fs::rename(tiny.path("set"), elsewhere.path().join("moved")).unwrap();
+    assert_ended(&run(&["eval", "--coco-val"]), 3, &["validation images", "--data-root"]);
+    assert_eq!(
+        stats(&run(&["eval", "--coco-val", "--json", "--data-root", "moved"])),
+        outcome["row"]["stats"]
+    );
+}
+
+/// The genuine COCO images, if they are there.
+fn coco_mini(into: &Path) -> Option<PathBuf> {
+    let data = std::env::var_os("CKD_DET_DATA")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
+    let archive = data.join("coco_mini.tar");
+    if !archive.exists() {
+        eprintln!("skipped: {} is not there", archive.display());
+        return None;
+    }
+    let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(into).status();
+    if !unpacked.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: tar cannot unpack {}", archive.display());
+        return None;
+    }
+    Some(into.join("coco_mini"))
+}
+
+#[test]
+fn genuine_coco_images_go_through_training_and_evaluation() {
+    let tiny = Tiny::new();
+    let Some(root) = coco_mini(&tiny.path(".")) else { return };
+    let root = format!("data.root={}", root.display());
+    let mut args = vec!["train", "coco_mini.toml", "--set", &root];
+    for set in [
+        "teacher.width=8",
+        "student.width=8",
+        "detector.fpn_channels=16",
+        "detector.roi.head_width=32",
+        "input.short_side_px=[200]",
+        "input.eval_short_side_px=200",
+        "input.long_side_px=333",
+        "schedule.steps=2",
+        "eval.max_images=3",
+        "distill.1.patch=4",
+    ] {
+        args.extend(["--set", set]);
+    }
+    let output = tiny.run_program(&args);
+    assert_ended(&output, 0, &["AP "]);
+    let outcome = tiny.json("runs/coco_mini/outcome.json");
+    assert_eq!(outcome["per_class"].as_array().map(Vec::len), Some(80));
+    let classes =
+        &tensors(&tiny.path("runs/coco_mini/last.safetensors"))["roi_heads.box_predictor.cls_score.weight"];
+    assert_eq!(classes.0, [81, 32]);
+    let header = metadata(&tiny.path("runs/coco_mini/last.safetensors"));
+    let categories: Value = serde_json::from_str(&header["ckd_det.categories"]).unwrap();
+    let ids: Vec<u64> = categories.as_array().unwrap().iter().filter_map(|c| c["id"].as_u64()).collect();
+    assert_eq!((ids.len(), ids[0], ids[11], ids[79]), (80, 1, 13, 90), "COCO's ids with their gaps");
+    assert_eq!(stats(&tiny.run_program(&["eval", "--coco-val", "--json"])), outcome["row"]["stats"]);
+    let saved = ["eval", "--coco-val", "--max-images", "1", "--save", "detections.json"];
+    assert_ended(&tiny.run_program(&saved), 0, &["on 1 images"]);
+    for detection in tiny.json("detections.json").as_array().unwrap() {
+        assert!(ids.contains(&detection["category_id"].as_u64().unwrap()));
+    }
+}
