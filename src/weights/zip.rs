@@ -44,7 +44,6 @@ pub(super) fn files(bytes: &[u8]) -> Result<BTreeMap<String, &[u8]>, String> {
 }
 
 /// The name and content (`None` if compressed) of the directory entry at `at`, and where the next one is.
-#[expect(clippy::type_complexity, reason = "three results of one look")]
 fn entry(bytes: &[u8], at: usize) -> Option<(String, Option<&[u8]>, usize)> {
     if !bytes.get(at..)?.starts_with(ENTRY) {
         return None;
