@@ -74,7 +74,7 @@ fn only_fsx_writes_files() {
         "fs::create_dir",
         "fs::hard_link",
         "fs::set_permissions",
-        "set_len",
+        "set_len(",
         "tempfile::",
         "NamedTempFile",
         "DirBuilder",

@@ -91,7 +91,7 @@ fn a_loss_that_is_not_finite_ends_with_4() {
     let tiny = Tiny::new();
     let sets = ["--set", "optim.lr=1e30", "--set", "schedule.warmup_steps=0"];
     let output = tiny.run_program(&[["train", "plain.toml"].as_slice(), &sets].concat());
-    assert_ended(&output, 4, &["error: step ", "loss_", "optim.lr"]);
+    assert_ended(&output, 4, &["error: after step ", "loss_", "optim.lr"]);
 }
 
 #[test]

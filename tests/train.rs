@@ -175,7 +175,7 @@ fn a_loss_that_is_not_finite_stops_the_run_and_overwrites_nothing() {
     let error = tiny.train("plain.toml", &sets).unwrap_err();
     let EngineError::NonFinite { step, .. } = error else { panic!("{error}") };
     assert!((1..6).contains(&step), "step {step}");
-    assert_mentions(&error.to_string(), &[&format!("step {step}"), "loss_", "optim.lr", "unharmed"]);
+    assert_mentions(&error.to_string(), &[&format!("after step {step}, "), "loss_", "optim.lr", "unharmed"]);
     let checkpoints = names(&tiny.path("runs/plain/checkpoints"));
     assert_eq!(
         checkpoints.last().unwrap(),
@@ -248,6 +248,21 @@ fn everything_that_is_missing_is_named_at_once_before_anything_is_made() {
         names(&tiny.path(".")).iter().filter(|name| ["data", "runs"].contains(&name.as_str())).count(),
         0
     );
+}
+
+#[test]
+fn a_teacher_to_be_trained_never_starts_at_random_where_its_initial_weights_are_missing() {
+    let tiny = Tiny::new();
+    tiny.train("distilled.toml", &["schedule.steps=1"]).unwrap();
+    let init = "width = 16\ninit = \"nowhere/trunk.pth\"\nfreeze_at = 0";
+    tiny.write("teacher.toml", &tiny.text("teacher.toml").replace("width = 16", init));
+    let error = tiny.train("distilled.toml", &["schedule.steps=1"]).unwrap_err();
+    assert_mentions(&error.to_string(), &["teacher needs", "student.init = \"nowhere/trunk.pth\""]);
+    // With a teacher that is finished they are not needed any more.
+    let recorded = tiny.text("runs/teacher/config.toml");
+    let with_init = recorded.replace("[student]", "[student]\ninit = \"nowhere/trunk.pth\"\nfreeze_at = 0");
+    tiny.write("runs/teacher/config.toml", &with_init);
+    tiny.train("distilled.toml", &["schedule.steps=1"]).unwrap();
 }
 
 #[test]

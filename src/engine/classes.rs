@@ -26,7 +26,7 @@ pub struct ClassesDiffer {
 pub fn check_same(
     (what, ours): (&str, &[Category]),
     (other, theirs): (&str, &CategoryMap),
-) -> Result<(), ClassesDiffer> {
+) -> Result<(), Box<ClassesDiffer>> {
     let theirs = categories_of(theirs);
     if ours == theirs {
         return Ok(());
@@ -36,13 +36,13 @@ pub fn check_same(
         Some(Category { id, name }) => format!("\"{name}\" (id {id})"),
         None => "none".to_owned(),
     };
-    Err(ClassesDiffer {
+    Err(Box::new(ClassesDiffer {
         what: what.to_owned(),
         ours: list(ours),
         other: other.to_owned(),
         theirs: list(&theirs),
         difference: format!("the first difference is class {}: {} and {}", at + 1, one(ours), one(&theirs)),
-    })
+    }))
 }
 
 fn list(classes: &[Category]) -> String {

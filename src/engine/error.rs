@@ -12,11 +12,11 @@ pub enum EngineError {
     Missing(String),
     /// A loss or gradient became infinite or not a number.
     #[error(
-        "step {step}: {what} is {value}, so training cannot go on; the losses were {losses}. A lower optim.lr, \
+        "after step {step}, {what} is {value}, so training cannot go on; the losses were {losses}. A lower optim.lr, \
          a longer schedule.warmup_steps or optim.clip_grad_norm usually helps; the last checkpoint is unharmed"
     )]
     NonFinite {
-        /// The step, from 0.
+        /// Finished steps.
         step: u64,
         /// The loss term, or the gradient's norm.
         what: String,
@@ -35,7 +35,7 @@ pub enum EngineError {
     },
     /// Two parts of a run name different classes.
     #[error(transparent)]
-    Classes(#[from] super::classes::ClassesDiffer),
+    Classes(#[from] Box<super::classes::ClassesDiffer>),
     /// A checkpoint that cannot be read.
     #[error("the checkpoint {} is damaged; {advice} ({problem})", path.display())]
     Checkpoint {

@@ -6,7 +6,7 @@ use ckd_detectors::Detector;
 
 use super::job::{Job, Start, Surroundings};
 use super::outcome::Outcome;
-use super::sources::{Inputs, resolved};
+use super::sources::{Inputs, find_initial, resolved};
 use super::{EngineError, Result, build, classes};
 use crate::config::{Config, Loaded};
 use crate::fsx;
@@ -80,13 +80,11 @@ fn train(config: &Config, experiment: &Loaded, around: &Surroundings) -> Result<
                 .to_owned(),
         });
     }
-    let init = own.student.init.as_deref().filter(|path| path.exists());
-    let init = init.map(WeightsFile::read).transpose()?;
     let job = Job {
         config: &own,
         folder,
         label: "teacher".to_owned(),
-        init: init.as_ref(),
+        init: None,
         distillation: None,
         teacher_hash: None,
     };
@@ -94,6 +92,8 @@ fn train(config: &Config, experiment: &Loaded, around: &Surroundings) -> Result<
         around.note(&format!("the teacher was trained before: {}", job.weights().display()));
         return Ok((job.weights(), outcome));
     }
+    let init = find_initial(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
+    let job = Job { init: init.as_ref(), ..job };
     // An interrupted teacher goes on; one of another configuration is set aside.
     let outcome = match job.run(Start::Resume, around) {
         Err(EngineError::Run { .. }) => {
