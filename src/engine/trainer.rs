@@ -85,7 +85,8 @@ impl<'a> Training<'a> {
         let loader = Loader::new(around.data.train.clone(), loader_config(config), position)?;
         let verbosity = match around.quiet {
             true => Verbosity::Quiet,
-            false => Verbosity::for_stderr(config.train.log_every),
+            // Without a terminal: a line every tenth of the run, log.jsonl has the rest.
+            false => Verbosity::for_stderr((rate.total_steps() / 10).max(1)),
         };
         let mut progress = Progress::new(rate.total_steps(), state.step, &job.label, verbosity);
         for note in notes {
