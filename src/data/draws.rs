@@ -1,6 +1,6 @@
 //! Seeded streams of random numbers that are the same on every machine and in every release.
 //!
-//! A stream is named by (seed, name, place), for instance (7, "order", [epoch]); its ChaCha8 key is
+//! A stream is named by (seed, name, place), for instance (7, "order", `[epoch]`); its ChaCha8 key is
 //! the BLAKE3 hash of that name. Streams are independent of each other and of the order in which they
 //! are opened. The draws are written out here instead of taken from `rand`'s distributions, whose
 //! values may change between releases.
