@@ -204,7 +204,7 @@ difference           +2.5  +2.5  +2.5     -  +2.5  +2.5      0.00    0.00      -
     #[test]
     fn the_summary_has_one_key_a_model_and_reads_back() {
         let text = serde_json::to_string(&comparison()).unwrap();
-        assert!(text.starts_with(r#"{"teacher":{"name":"teacher (ResNet-50)","stats":[0.4567,"#), "{text}");
+        assert!(text.starts_with(r#"{"teacher":{"name":"teacher (ResNet-50)","AP":0.4567,"#), "{text}");
         assert!(text.contains(r#""student_alone":{"#) && text.contains(r#""student_distilled":{"#));
         assert_eq!(serde_json::from_str::<Comparison>(&text).unwrap(), comparison());
     }
