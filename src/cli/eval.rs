@@ -110,7 +110,11 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
     say(metrics.to_string().trim_end())?;
     say("AP by class:")?;
     for class in &metrics.per_class {
-        say(format!("  {:<24} {:5.1}", class.name, 100.0 * class.ap))?;
+        // -1 stands for a class that the images do not show.
+        match class.ap < 0.0 {
+            true => say(format!("  {:<24}     -", class.name))?,
+            false => say(format!("  {:<24} {:5.1}", class.name, 100.0 * class.ap))?,
+        }
     }
     Ok(say(format!("{:.1} ms an image, {:.2} GFLOPs", evaluation.ms_per_image, evaluation.gflops))?)
 }
