@@ -418,13 +418,18 @@ fn the_teacher_must_be_what_its_own_config_trains() {
 
 #[test]
 fn paths_are_found_from_here_or_beside_the_config_and_survive_resolving() {
+    // Not `data`, which an experiment may have made here.
     let text = format!("{SMALL}{TEACHER}").replace("weights = \"teacher.pth\"", "train = \"t.toml\"");
-    let files =
-        folder(&[("x.toml", &text), ("t.toml", &SMALL.replace("resnet18", "resnet50")), ("data/readme", "")]);
+    let text = text.replace("\"data\"", "\"pictures\"");
+    let files = folder(&[
+        ("x.toml", &text),
+        ("t.toml", &SMALL.replace("resnet18", "resnet50")),
+        ("pictures/readme", ""),
+    ]);
     let loaded = load_in(&files, "x.toml", &[]).expect("valid");
-    let beside = files.path().join("data");
-    assert_eq!(loaded.places(Path::new("data")), [Path::new("data"), &beside]);
-    assert_eq!(loaded.resolve(Path::new("data")), beside);
+    let beside = files.path().join("pictures");
+    assert_eq!(loaded.places(Path::new("pictures")), [Path::new("pictures"), &beside]);
+    assert_eq!(loaded.resolve(Path::new("pictures")), beside);
     assert_eq!(loaded.resolve(Path::new("Cargo.toml")), Path::new("Cargo.toml"), "here comes first");
     assert_eq!(loaded.resolve(Path::new("nowhere")), Path::new("nowhere"));
     assert_eq!(loaded.places(Path::new("/absolute")), [Path::new("/absolute")]);
