@@ -65,7 +65,7 @@ impl Fpn {
     /// The pyramid, fine to coarse, extra levels last.
     ///
     /// # Shapes
-    /// Maps (N, inputs[i], Hi, Wi) to maps (N, width, Hi, Wi) and the extra ones.
+    /// Maps `(N, inputs[i], Hi, Wi)` to maps (N, width, Hi, Wi) and the extra ones.
     pub fn forward(&self, maps: &[Value]) -> Result<Vec<Value>> {
         let mut levels = Vec::with_capacity(maps.len() + 2);
         let mut top: Option<Value> = None;

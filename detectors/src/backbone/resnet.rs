@@ -142,7 +142,7 @@ impl ResNet {
     /// The maps after layer1 to layer4, at strides 4, 8, 16 and 32.
     ///
     /// # Shapes
-    /// (N, 3, H, W) to (N, channels()[i], H / 2^(i+2), W / 2^(i+2)), rounded up.
+    /// (N, 3, H, W) to `(N, channels()[i], H / 2^(i+2), W / 2^(i+2))`, rounded up.
     pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
         let mode_of = |stage: usize| if stage < self.frozen { Mode::Inference } else { mode };
         let stem = self.stem.forward(x, mode_of(0), None, Relu)?;
