@@ -13,6 +13,7 @@
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`simd`] | the level of vector instructions in use |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
 //!
@@ -36,9 +37,11 @@ pub mod pool;
 pub mod resize;
 pub mod roi_align;
 pub mod sgd;
+pub mod simd;
 pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
 pub use graph::{Gradients, Value};
 pub use linear::linear;
+pub use simd::Simd;

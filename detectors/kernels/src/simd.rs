@@ -1,0 +1,96 @@
+//! Which vector instructions the kernels use: found once, at run time.
+//!
+//! One program runs everywhere: a kernel is compiled for every level, and the processor's own is chosen when it
+//! runs. `CKD_DET_SIMD=scalar|avx2|avx512` asks for a lower level (tests compare them); a level that the
+//! processor lacks is never used.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// A level of vector instructions, ascending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Simd {
+    /// What every processor of the target has: the reference.
+    Scalar,
+    /// 8 floats at a time with fused multiply-add (x86-64-v3).
+    Avx2,
+    /// 16 floats at a time (x86-64-v4).
+    Avx512,
+}
+
+impl Simd {
+    /// All levels.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The level in use: the processor's highest, or a lower one that `CKD_DET_SIMD` names.
+    pub fn level() -> Self {
+        static LEVEL: OnceLock<Simd> = OnceLock::new();
+        *LEVEL.get_or_init(|| {
+            let highest = Self::highest();
+            let asked = std::env::var("CKD_DET_SIMD").ok();
+            let asked = asked.and_then(|name| Self::ALL.into_iter().find(|level| level.name() == name));
+            asked.map_or(highest, |asked| asked.min(highest))
+        })
+    }
+
+    /// The highest level of this processor.
+    pub fn highest() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if has!("avx512f") && has!("avx512bw") && has!("avx512dq") && has!("avx512vl") && has!("fma") {
+                return Self::Avx512;
+            }
+            if has!("avx2") && has!("fma") {
+                return Self::Avx2;
+            }
+        }
+        Self::Scalar
+    }
+
+    /// Its name, as `CKD_DET_SIMD` takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Simd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Runs a plain loop compiled for the level in use, so that the compiler vectorises it with those instructions.
+///
+/// `f` and what it calls must be small enough to be inlined; fused multiply-adds are not introduced, so the
+/// result is the same at every level unless `f` sums in vectors of its own.
+#[inline]
+pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    match Simd::level() {
+        Simd::Scalar => f(),
+        // SAFETY: a level is only in use if the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => unsafe { with_avx2(f) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => unsafe { with_avx512(f) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => f(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn with_avx2<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn with_avx512<R>(f: impl FnOnce() -> R) -> R {
+    f()
+}
