@@ -146,7 +146,7 @@ fn bad_flags_are_refused_with_what_would_be_right() {
     for (flag, value) in
         [("--steps", "0"), ("--steps", "-1"), ("--warmup", "x"), ("--classes", "0"), ("--classes", "70000")]
     {
-        let output = tiny.run_program(&["bench", "step", "plain.toml", flag, value]);
+        let output = tiny.run_program(&["bench", "step", "plain.toml", &format!("{flag}={value}")]);
         assert_ended(&output, 2, &[flag]);
     }
     assert_ended(&tiny.run_program(&["bench", "step", "plain.toml", "--teacher"]), 2, &["--teacher"]);

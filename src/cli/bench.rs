@@ -22,18 +22,18 @@ pub struct Args {
 enum Work {
     /// Time whole training steps: teacher, student, losses, gradients, update
     #[command(after_help = "\
-Images, boxes and weights are random: neither data nor weight files are needed. A step is one batch of
-train.batch_size images; a configuration without a teacher times the student's step alone.
+Images, boxes and weights are random: neither data nor weight files are needed. A step is one
+batch of train.batch_size images; without a teacher it is the student's step alone.
 
 Examples:
   ckd-det bench step coco_r101_r18 --set train.batch_size=1
-  ckd-det bench step coco_retinanet_r101_r50 --set train.batch_size=1 --size 640x640 --steps 10 --json
+  ckd-det bench step coco_retinanet_r101_r50 --set train.batch_size=1 --size 640x640 --json
   ckd-det bench step quickstart_teacher --threads 1")]
     Step(Setting),
     /// Time inference: the student from images to detections, or the teacher's pyramid
     #[command(after_help = "\
-Images and weights are random: neither data nor weight files are needed. A step is one batch of
-train.batch_size images.
+Images and weights are random: neither data nor weight files are needed. A step is one batch
+of train.batch_size images.
 
 Examples:
   ckd-det bench forward coco_r101_r18 --set train.batch_size=1
