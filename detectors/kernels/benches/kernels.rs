@@ -64,11 +64,17 @@ fn main() {
         }
     }
     if !json {
-        println!("{} threads, {}, peak {:.0} GFLOP/s", rayon::current_num_threads(), Simd::level(), peak / 1e9);
+        println!(
+            "{} threads, {}, peak {:.0} GFLOP/s",
+            rayon::current_num_threads(),
+            Simd::level(),
+            peak / 1e9
+        );
         println!("{:26} {:>8} {:>5} {:>8} {:>5} {:>8} {:>5}", "ms", "forward", "%", "dx", "%", "dw", "%");
     }
     for kernel in kernels {
-        let medians: Vec<f64> = (0..3).map(|part| median(kernel.times.iter().map(|times| times[part]))).collect();
+        let medians: Vec<f64> =
+            (0..3).map(|part| median(kernel.times.iter().map(|times| times[part]))).collect();
         let share = |seconds: f64| 200.0 * kernel.multiply_adds / seconds / peak;
         let [forward, dx, dw] = medians[..] else { unreachable!("three parts") };
         if json {
@@ -106,7 +112,8 @@ fn convolution(&(name, (n, c, h, w), k, kernel, stride, groups): &Shape) -> Kern
     let g = noise(&[n, oh, ow, k]).permute((0, 3, 1, 2)).unwrap();
     let run = move || {
         let forward = |x: &Value, weight: &Value| {
-            let epilogue = Epilogue { shift: Some(&shift), activation: Activation::Relu, ..Epilogue::default() };
+            let epilogue =
+                Epilogue { shift: Some(&shift), activation: Activation::Relu, ..Epilogue::default() };
             conv2d(x, weight, config, epilogue).unwrap()
         };
         let (frozen_x, frozen_w) = (Value::constant(x.clone()), Value::constant(weight.clone()));

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::geometry::Geometry;
 use super::sweep::Sweep;
-use super::{Epilogue, winograd};
+use super::{Epilogue, depthwise, winograd};
 use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
 use crate::microkernel::Finish;
@@ -28,9 +28,7 @@ pub(super) fn forward(
     };
     let per_channel = |name, values: Option<&Tensor>| match values {
         Some(values) if values.dims() == [k] => Ok(Some(on_host(values)?)),
-        Some(values) => {
-            Err(Error::invalid("conv2d", format!("{name} {:?}, {k} channels", values.dims())))
-        }
+        Some(values) => Err(Error::invalid("conv2d", format!("{name} {:?}, {k} channels", values.dims()))),
         None => Ok(None),
     };
     let shift = per_channel("shift", epilogue.shift.map(crate::Value::tensor))?;
@@ -50,7 +48,8 @@ pub(super) fn forward(
     from_channels_last(out, (n, oh, ow, k), x)
 }
 
-fn product(
+/// The result (n, oh, ow, k) of the input and the weights (k, r, s, c/groups), row k of them times `scale[k]`.
+pub(super) fn product(
     geometry: &Geometry,
     input: &[f32],
     weight: &[f32],
@@ -59,12 +58,22 @@ fn product(
 ) -> Vec<f32> {
     let &Geometry { config, n, oh, ow, k, .. } = geometry;
     let size = n * oh * ow * k;
+    if geometry.is_depthwise() {
+        // SAFETY: the convolution writes every number.
+        return unsafe {
+            written(size, |out| depthwise::forward(geometry, input, weight, scale, finish, out))
+        };
+    }
     let (group_c, group_k) = geometry.group_channels();
     let width = geometry.r * geometry.s * group_c;
     let panels: Vec<Panels> = (0..config.groups)
         .map(|group| {
             let scale = scale.map(|scale| &scale[group * group_k..][..group_k]);
-            Panels::of_transposed(&weight[group * group_k * width..][..group_k * width], (width, group_k), scale)
+            Panels::of_transposed(
+                &weight[group * group_k * width..][..group_k * width],
+                (width, group_k),
+                scale,
+            )
         })
         .collect();
     if winograd::suits(geometry) {

@@ -50,6 +50,11 @@ impl Geometry {
         (self.c / self.config.groups, self.k / self.config.groups)
     }
 
+    /// Whether every channel is a group of its own, with one output channel.
+    pub(super) fn is_depthwise(&self) -> bool {
+        self.config.groups == self.c && self.c == self.k && self.c > 1
+    }
+
     /// `values` as the input.
     pub(super) fn input_map<'a>(&self, values: &'a [f32]) -> Map<'a> {
         Map { values, n: self.n, h: self.h, w: self.w, c: self.c }
@@ -113,8 +118,8 @@ impl Geometry {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tap {
     pub(super) index: usize,
-    dy: isize,
-    dx: isize,
+    pub(super) dy: isize,
+    pub(super) dx: isize,
 }
 
 /// Result pixels at equal distances that see the source through the same taps.

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::geometry::{Geometry, Phase};
 use super::sweep::Sweep;
-use super::winograd;
+use super::{depthwise, winograd};
 use crate::Result;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
 use crate::microkernel::Finish;
@@ -17,19 +17,30 @@ pub(super) fn input_gradient(
     weight: &Tensor,
     scale: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let &Geometry { config, n, h, w, c, .. } = geometry;
+    let &Geometry { n, h, w, c, .. } = geometry;
     let like = g;
     let (g, weight) = (elements(g)?, channels_last(weight)?);
     let weight = elements(&weight)?;
     let scale = scale.map(on_host).transpose()?;
     let scale = scale.as_ref().map(elements).transpose()?;
-    let panels = |phases: &[Phase]| packed(geometry, phases, &weight, scale.as_deref());
+    let out = product(geometry, &g, &weight, scale.as_deref());
+    from_channels_last(out, (n, h, w, c), like)
+}
+
+/// The gradient (n, h, w, c) from that of the result `g` and the weights, row k of them times `scale[k]`.
+pub(super) fn product(geometry: &Geometry, g: &[f32], weight: &[f32], scale: Option<&[f32]>) -> Vec<f32> {
+    let &Geometry { config, n, h, w, c, .. } = geometry;
+    let panels = |phases: &[Phase]| packed(geometry, phases, weight, scale);
     let size = n * h * w * c;
-    let out = if winograd::suits(geometry) {
+    if geometry.is_depthwise() {
+        // SAFETY: the convolution writes every number.
+        return unsafe { written(size, |out| depthwise::input_gradient(geometry, g, weight, scale, out)) };
+    }
+    if winograd::suits(geometry) {
         let phases = geometry.gradient_phases();
         let padding = phases[0].origin.map(|origin| -origin);
         let packed = panels(&phases);
-        let source = geometry.output_map(&g);
+        let source = geometry.output_map(g);
         // SAFETY: the convolution writes every number.
         unsafe {
             written(size, |out| {
@@ -40,7 +51,7 @@ pub(super) fn input_gradient(
         let geometry = geometry.flattened();
         let phases = geometry.gradient_phases();
         let sweep = Sweep {
-            source: geometry.output_map(&g),
+            source: geometry.output_map(g),
             result: (geometry.h, geometry.w, c),
             stride: config.stride,
             step: [1, 1],
@@ -51,8 +62,7 @@ pub(super) fn input_gradient(
         };
         // SAFETY: a sweep writes every number.
         unsafe { written(size, |out| sweep.run(out)) }
-    };
-    from_channels_last(out, (n, h, w, c), like)
+    }
 }
 
 /// For each phase and group, the weights (taps of the phase · K, C).

@@ -14,9 +14,11 @@
 //!   stride-1 gather; exact for every parity of H and W.
 //! - gradient of the weights: gathered rows times output-gradient rows, summed per thread and then
 //!   over threads in order: the same bits for the same number of threads.
+mod depthwise;
 mod forward;
 mod geometry;
 mod input_gradient;
+pub(crate) mod pixels;
 mod sweep;
 mod weight_gradient;
 mod winograd;

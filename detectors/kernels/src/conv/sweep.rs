@@ -81,7 +81,14 @@ impl Sweep<'_> {
             SCRATCH.with_borrow_mut(|scratch| {
                 for (number, phase) in self.phases.iter().enumerate() {
                     if !phase.taps.is_empty() {
-                        self.phase_band(level, (number, phase), &blocks[number], (index * band, h), out, scratch);
+                        self.phase_band(
+                            level,
+                            (number, phase),
+                            &blocks[number],
+                            (index * band, h),
+                            out,
+                            scratch,
+                        );
                     }
                 }
             });
@@ -141,7 +148,8 @@ impl Sweep<'_> {
 
     fn window<'a>(&'a self, phase: &'a Phase) -> Window<'a> {
         let (h, w, _) = self.result;
-        let count = |axis: usize, size: usize| size.saturating_sub(phase.at[axis]).div_ceil(self.stride[axis]);
+        let count =
+            |axis: usize, size: usize| size.saturating_sub(phase.at[axis]).div_ceil(self.stride[axis]);
         Window { source: self.source, step: self.step, phase, rows: count(0, h), columns: count(1, w) }
     }
 
@@ -150,8 +158,9 @@ impl Sweep<'_> {
         let window = self.window(phase);
         let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
         let group_c = self.source.c / self.groups;
-        let mut blocks: Vec<Block> = Vec::new();
-        let (mut inner, mut in_block) = (0, BLOCK);
+        // One block at least: a sum of nothing is still written.
+        let mut blocks = vec![Block { first: 0, segments: Vec::new() }];
+        let (mut inner, mut in_block) = (0, 0);
         for tap in &phase.taps {
             let [dy, dx] = phase.offset(tap);
             let mut segment = Segment { offset: (dy * width + dx) * pixel_size, len: group_c };
@@ -203,7 +212,8 @@ impl<'a> Window<'a> {
 
     /// Whether rows of a tile would all fall into the same few sets of the L1 cache.
     fn collides(&self) -> bool {
-        self.rows * self.columns > 1 && (self.source.c * self.step[1]).is_multiple_of(1024)
+        let size = self.source.c;
+        size > 0 && self.rows * self.columns > 1 && (size * self.step[1]).is_multiple_of(1024)
     }
 
     fn reads_in_place(&self) -> bool {

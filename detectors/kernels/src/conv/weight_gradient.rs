@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::geometry::{Geometry, Phase};
 use super::sweep::{Map, Window};
-use super::winograd;
+use super::{depthwise, winograd};
 use crate::Result;
 use crate::memory::{channels_last, elements, from_channels_last};
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
@@ -21,12 +21,18 @@ pub(super) fn weight_gradient(geometry: &Geometry, g: &Tensor, x: &Tensor) -> Re
     let like = g;
     let (g, x) = (elements(g)?, channels_last(x)?);
     let x = elements(&x)?;
-    let sums = if winograd::suits_weight_gradient(geometry) {
-        winograd::weight_gradient(geometry, &x, &g)
+    from_channels_last(sums(geometry, &x, &g), (k, r, s, group_c), like)
+}
+
+/// The gradient (k, r, s, c/groups) from the input and the result's gradient `g`.
+pub(super) fn sums(geometry: &Geometry, x: &[f32], g: &[f32]) -> Vec<f32> {
+    if geometry.is_depthwise() {
+        depthwise::weight_gradient(geometry, x, g)
+    } else if winograd::suits_weight_gradient(geometry) {
+        winograd::weight_gradient(geometry, x, g)
     } else {
-        Direct::new(&geometry.flattened(), &x, &g).sums()
-    };
-    from_channels_last(sums, (k, r, s, group_c), like)
+        Direct::new(&geometry.flattened(), x, g).sums()
+    }
 }
 
 /// Sums of outer products of output gradients and the input windows that they come from.
@@ -136,12 +142,24 @@ impl<'a> Direct<'a> {
                         let channels = first_k.max(group * group_k)..last_k.min((group + 1) * group_k);
                         // Both factors are brought together: each is read many times.
                         let height = channels.len();
-                        pack(self.g, gradients, (channels.start, height), left.at_least(TERMS * height), height);
+                        pack(
+                            self.g,
+                            gradients,
+                            (channels.start, height),
+                            left.at_least(TERMS * height),
+                            height,
+                        );
                         for &(offset, to, len) in &runs {
                             for column in (0..len).step_by(COLUMNS) {
                                 let width = COLUMNS.min(len - column);
                                 let offset = group * group_c + offset + column;
-                                pack(source, windows, (offset, width), right.at_least(TERMS * COLUMNS), COLUMNS);
+                                pack(
+                                    source,
+                                    windows,
+                                    (offset, width),
+                                    right.at_least(TERMS * COLUMNS),
+                                    COLUMNS,
+                                );
                                 let right = Terms { values: right.as_slice(), stride: COLUMNS };
                                 for row in (0..height).step_by(ROWS) {
                                     let left = Terms { values: &left.as_slice()[row..], stride: height };

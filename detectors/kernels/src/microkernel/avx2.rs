@@ -34,9 +34,8 @@ unsafe fn dot_block<const R: usize>(call: &Dot, first: usize, first_column: usiz
         let mut panel = call.panel.add(first_column);
         for segment in call.segments {
             let left = call.left.add(segment.offset);
-            let rows: [*const f32; R] = std::array::from_fn(|i| {
-                left.add(call.left_starts[(first + i).min(super::ROWS - 1)])
-            });
+            let rows: [*const f32; R] =
+                std::array::from_fn(|i| left.add(call.left_starts[(first + i).min(super::ROWS - 1)]));
             for inner in 0..segment.len {
                 let right = [_mm256_loadu_ps(panel), _mm256_loadu_ps(panel.add(8))];
                 for i in 0..R {

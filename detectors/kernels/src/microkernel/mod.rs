@@ -293,8 +293,7 @@ mod tests {
         for level in levels() {
             let mut out = [MaybeUninit::new(0.0)];
             let finish = Finish { relu: true, ..Finish::default() };
-            let left =
-                Left { values: &[f32::NAN], starts: &[0], segments: &[Segment { offset: 0, len: 1 }] };
+            let left = Left { values: &[f32::NAN], starts: &[0], segments: &[Segment { offset: 0, len: 1 }] };
             let target = Target { values: &mut out, starts: &[0], columns: 1 };
             dot(level, left, &[1.0; COLUMNS], target, finish);
             // SAFETY: initialised above.

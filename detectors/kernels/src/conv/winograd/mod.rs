@@ -25,7 +25,8 @@ const POINTS: usize = 36;
 
 /// Whether a convolution (or the gradient of its input) is computed in this form.
 pub(super) fn suits(geometry: &Geometry) -> bool {
-    let &Geometry { config: Conv2dConfig { stride, padding, dilation, groups }, oh, ow, c, k, r, s, .. } = geometry;
+    let &Geometry { config: Conv2dConfig { stride, padding, dilation, groups }, oh, ow, c, k, r, s, .. } =
+        geometry;
     let channels = [c, k].iter().all(|count| count.is_multiple_of(16) && *count >= 32);
     // Tiles stick out of small maps.
     let covered = oh.next_multiple_of(4) * ow.next_multiple_of(4);

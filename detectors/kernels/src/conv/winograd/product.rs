@@ -44,7 +44,8 @@ pub(in super::super) fn convolve(
     let k = panels.columns;
     assert!(out.len() == source.n * h * w * k, "winograd: result {}", out.len());
     assert!(finish.residual.is_none_or(|residual| residual.len() == out.len()), "winograd: residual");
-    let task = Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
+    let task =
+        Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
     if tiles.count() * POINTS * source.c <= SHARED {
         task.by_channels();
     } else {

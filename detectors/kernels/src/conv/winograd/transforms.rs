@@ -189,8 +189,7 @@ pub(super) fn weight_panel(panel: &[f32], inner: usize, to: &mut [f32]) {
         for first in (0..size).step_by(LANES) {
             let mut columns = [[[0f32; LANES]; 6]; 3];
             for (j, column) in columns.iter_mut().enumerate() {
-                *column =
-                    weight_line(std::array::from_fn(|i| lanes(&panel[(3 * i + j) * size + first..])));
+                *column = weight_line(std::array::from_fn(|i| lanes(&panel[(3 * i + j) * size + first..])));
             }
             for i in 0..6 {
                 let row = weight_line(std::array::from_fn(|j| &columns[j][i]));
@@ -208,8 +207,9 @@ pub(super) fn weight_gradient(from: &[f32], stride: usize, channels: usize, to: 
         for first in (0..channels).step_by(LANES) {
             let mut columns = [[[0f32; LANES]; 3]; 6];
             for (j, column) in columns.iter_mut().enumerate() {
-                *column =
-                    weight_gradient_line(std::array::from_fn(|i| lanes(&from[(6 * i + j) * stride + first..])));
+                *column = weight_gradient_line(std::array::from_fn(|i| {
+                    lanes(&from[(6 * i + j) * stride + first..])
+                }));
             }
             for i in 0..3 {
                 let row = weight_gradient_line(std::array::from_fn(|j| &columns[j][i]));

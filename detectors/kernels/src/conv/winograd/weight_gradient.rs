@@ -49,7 +49,8 @@ pub(in super::super) fn weight_gradient(geometry: &Geometry, x: &[f32], g: &[f32
             });
         let (inputs, gradients) = (inputs.as_slice(), gradients.as_slice());
         sums.par_chunks_mut(k * c).enumerate().for_each(|(point, sums)| {
-            let (input, gradient) = (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
+            let (input, gradient) =
+                (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
             // Reused by all rows of the sums: worth being brought together.
             let mut panel = Aligned::zeros(count * COLUMNS);
             for column in (0..c).step_by(COLUMNS) {
