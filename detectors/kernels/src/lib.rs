@@ -11,6 +11,7 @@
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`resample`] | images to a batch's rows, bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`simd`] | the level of vector instructions in use |
@@ -36,6 +37,7 @@ pub mod norm;
 pub mod normalize;
 mod panels;
 pub mod pool;
+pub mod resample;
 pub mod resize;
 pub mod roi_align;
 pub mod sgd;
