@@ -2,6 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`allocator`] | large blocks stay in the process |
 //! | [`flops`] | counting the work of a forward pass |
 //! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
@@ -23,6 +24,7 @@
 //! a copy. Every operation is a plain forward function that records its gradient on the graph if one
 //! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
 
+pub mod allocator;
 pub mod conv;
 pub mod elementwise;
 mod error;
