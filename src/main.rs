@@ -4,8 +4,11 @@
 
 use std::process::ExitCode;
 
+use ckd_kernels::allocator::KeepLarge;
+use mimalloc::MiMalloc;
+
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: KeepLarge<MiMalloc> = KeepLarge::new(MiMalloc);
 
 fn main() -> ExitCode {
     ckd_det::cli::main()

@@ -2,6 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | [`allocator`] | large blocks stay in the process |
 //! | [`flops`] | counting the work of a forward pass |
 //! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
@@ -11,6 +12,7 @@
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`resample`] | images to a batch's rows, bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`simd`] | the level of vector instructions in use |
@@ -22,6 +24,7 @@
 //! a copy. Every operation is a plain forward function that records its gradient on the graph if one
 //! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
 
+pub mod allocator;
 pub mod conv;
 pub mod elementwise;
 mod error;
@@ -31,9 +34,12 @@ pub mod input;
 pub mod linear;
 pub mod losses;
 pub mod memory;
+mod microkernel;
 pub mod norm;
 pub mod normalize;
+mod panels;
 pub mod pool;
+pub mod resample;
 pub mod resize;
 pub mod roi_align;
 pub mod sgd;

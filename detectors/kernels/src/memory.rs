@@ -3,6 +3,7 @@
 //! The kernels run on the host. A tensor of another device is copied to the host first and the
 //! result is copied back: correct everywhere, fast on the CPU.
 
+use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, StorageRef, Tensor};
@@ -68,6 +69,18 @@ pub fn from_channels_last(
     like: &Tensor,
 ) -> Result<Tensor> {
     Ok(from_elements(values, (n, h, w, c), like)?.permute((0, 3, 1, 2))?)
+}
+
+/// A buffer of `len` numbers that `write` fills: without zeroing it first.
+///
+/// # Safety
+/// `write` must write every number.
+pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the caller promises that all `len` numbers were written.
+    unsafe { values.set_len(len) };
+    values
 }
 
 /// A row-major tensor over `values`, on the device of `like`.
