@@ -5,11 +5,17 @@
 //! Times are medians of interleaved rounds: a drift of the machine's speed reaches all kernels alike. The share is
 //! that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %.
 
+use std::alloc::System;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::{Conv2dConfig, Epilogue, Simd, Value, conv2d, linear};
+
+// What the program uses: without it, fresh pages would be measured.
+#[global_allocator]
+static ALLOCATOR: KeepLarge<System> = KeepLarge::new(System);
 
 /// One convolution: name, (n, c, h, w), k, kernel, stride, groups.
 type Shape = (&'static str, (usize, usize, usize, usize), usize, usize, usize, usize);

@@ -71,7 +71,7 @@ impl Sweep<'_> {
             _ => self.source.c,
         };
         let seen = (w * self.step[1]).div_ceil(self.stride[1]).max(1) * channels;
-        let band = band_rows(rows, w, seen * self.step[0] / self.stride[0].max(1));
+        let band = band_rows(rows, w, seen * self.step[0] / self.stride[0] + w * k / 2);
         let level = Simd::level();
         let blocks: Vec<Vec<Block>> = self.phases.iter().map(|phase| self.blocks(phase)).collect();
         out.par_chunks_mut(band * w * k).enumerate().for_each(|(index, out)| {

@@ -12,7 +12,7 @@ use crate::Result;
 use crate::memory::{channels_last, elements, from_channels_last};
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
 use crate::panels::Aligned;
-use crate::simd::{Simd, vectorized};
+use crate::simd::{LANES, Simd, each_level};
 
 /// Gradient of the weights, (K, C/groups, R, S) over channels-last memory. `g` (N, OH, OW, K).
 pub(super) fn weight_gradient(geometry: &Geometry, g: &Tensor, x: &Tensor) -> Result<Tensor> {
@@ -49,10 +49,10 @@ struct Direct<'a> {
 const SMALL: usize = 64 * 1024;
 /// Shares of the pixels: fixed, so that the sums do not depend on the number of threads.
 const SHARES: usize = 8;
-/// Output channels of a task.
-const TASK_CHANNELS: usize = 4 * ROWS;
+/// The most output channels of a task.
+const TASK_CHANNELS: usize = 22 * ROWS;
 /// Pixels that are summed in registers at once.
-const TERMS: usize = 128;
+const TERMS: usize = 256;
 
 #[derive(Default)]
 struct Scratch {
@@ -84,7 +84,11 @@ impl<'a> Direct<'a> {
             return sums;
         }
         if sums.len() > SMALL {
-            let share = TASK_CHANNELS;
+            // Few, large tasks: each brings the inputs together anew.
+            let share = k
+                .div_ceil(rayon::current_num_threads())
+                .next_multiple_of(ROWS)
+                .clamp(2 * ROWS, TASK_CHANNELS);
             sums.par_chunks_mut(share * width)
                 .enumerate()
                 .for_each(|(index, sums)| self.add(0..rows, index * share, sums));
@@ -142,13 +146,12 @@ impl<'a> Direct<'a> {
                         let channels = first_k.max(group * group_k)..last_k.min((group + 1) * group_k);
                         // Both factors are brought together: each is read many times.
                         let height = channels.len();
-                        pack(
-                            self.g,
-                            gradients,
-                            (channels.start, height),
-                            left.at_least(TERMS * height),
-                            height,
-                        );
+                        // A tile of rows at a time.
+                        let left = left.at_least(TERMS * height.next_multiple_of(ROWS));
+                        for (tile, to) in left.chunks_exact_mut(TERMS * ROWS).enumerate() {
+                            let rows = ROWS.min(height - tile * ROWS);
+                            pack(self.g, gradients, (channels.start + tile * ROWS, rows), to, ROWS);
+                        }
                         for &(offset, to, len) in &runs {
                             for column in (0..len).step_by(COLUMNS) {
                                 let width = COLUMNS.min(len - column);
@@ -162,7 +165,7 @@ impl<'a> Direct<'a> {
                                 );
                                 let right = Terms { values: right.as_slice(), stride: COLUMNS };
                                 for row in (0..height).step_by(ROWS) {
-                                    let left = Terms { values: &left.as_slice()[row..], stride: height };
+                                    let left = Terms { values: &left[row * TERMS..], stride: ROWS };
                                     let size = (ROWS.min(height - row), width);
                                     let at = (channels.start - first_k + row) * inner + to + column;
                                     outer(level, windows.len(), size, left, right, &mut sums[at..], inner);
@@ -176,15 +179,18 @@ impl<'a> Direct<'a> {
     }
 }
 
-/// `width` numbers at `offset` from each of `starts`, one after another at every `stride`.
-fn pack(values: &[f32], starts: &[usize], (offset, width): (usize, usize), to: &mut [f32], stride: usize) {
-    vectorized(|| {
+each_level! {
+    /// `width` numbers at `offset` from each of `starts`, one after another at every `stride`.
+    fn pack<V>(values: &[f32], starts: &[usize], columns: (usize, usize), to: &mut [f32], stride: usize) {
+        let (offset, width) = columns;
         for (to, start) in to.chunks_exact_mut(stride).zip(starts) {
             let from = &values[start + offset..][..width];
-            match (<&mut [f32; COLUMNS]>::try_from(&mut to[..width]), from.first_chunk::<COLUMNS>()) {
-                (Ok(to), Some(from)) => *to = *from,
-                _ => to[..width].copy_from_slice(from),
+            if width == 2 * LANES {
+                V::load(from).store(to);
+                V::load(&from[LANES..]).store(&mut to[LANES..]);
+            } else {
+                to[..width].copy_from_slice(from);
             }
         }
-    });
+    }
 }

@@ -4,6 +4,9 @@ use std::arch::x86_64::*;
 
 use super::{COLUMNS, Dot, Outer};
 
+/// How many floats of a panel are asked for ahead of their use.
+const AHEAD: usize = 24 * COLUMNS;
+
 /// # Safety
 /// Every access of `call` is in bounds, and the processor has AVX-512F.
 #[target_feature(enable = "avx512f")]
@@ -33,6 +36,9 @@ unsafe fn dot_tile<const R: usize, const V: usize>(call: &Dot) {
             let left = call.left.add(segment.offset);
             let rows: [*const f32; R] = std::array::from_fn(|i| left.add(call.left_starts[i]));
             for inner in 0..segment.len {
+                // The panel comes from the L2 cache or beyond; a prefetch past its end does nothing.
+                _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
                 let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
                 for i in 0..R {
                     let factor = _mm512_set1_ps(*rows[i].add(inner));

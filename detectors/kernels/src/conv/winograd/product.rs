@@ -7,15 +7,14 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::sweep::Map;
-use super::transforms::{LANES, input_tile, output_tile, weight_panel};
+use super::transforms::{input_tile, output_tile, weight_panel};
 use super::{POINTS, Tiles, point_stride};
-use crate::elementwise::rectified;
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
-use crate::simd::{Simd, vectorized};
+use crate::simd::{LANES, Simd, each_level};
 
 /// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
-const TASK: usize = 224 * 1024;
+const TASK: usize = 896 * 1024;
 /// Floats of a whole transformed map that is better transformed once and shared, the output channels being divided.
 const SHARED: usize = 2 << 20;
 
@@ -80,11 +79,18 @@ impl Task<'_> {
         let share = count.div_ceil(tasks).next_multiple_of(4);
         let weight_size = POINTS * c * COLUMNS;
         let mut weights = Aligned::zeros(self.panels.count() * weight_size);
-        weights
-            .as_mut_slice()
-            .par_chunks_mut(weight_size)
+        // By points, then panels: the order in which they are read.
+        let mut by_panel: Vec<Vec<&mut [f32]>> =
+            (0..self.panels.count()).map(|_| Vec::with_capacity(POINTS)).collect();
+        for point in weights.as_mut_slice().chunks_exact_mut(self.panels.count() * c * COLUMNS) {
+            for (points, weights) in by_panel.iter_mut().zip(point.chunks_exact_mut(c * COLUMNS)) {
+                points.push(weights);
+            }
+        }
+        by_panel
+            .into_par_iter()
             .enumerate()
-            .for_each(|(panel, weights)| weight_panel(self.panels.panel(panel, 0), c, weights));
+            .for_each(|(panel, mut points)| weight_panel(self.panels.panel(panel, 0), c, &mut points));
         let weights = weights.as_slice();
         (0..count.div_ceil(share)).into_par_iter().for_each(|index| {
             let tiles = index * share..count.min((index + 1) * share);
@@ -96,7 +102,7 @@ impl Task<'_> {
                 let products = products.at_least(tiles.len() * tile_stride(k));
                 for point in 0..POINTS {
                     for panel in 0..self.panels.count() {
-                        let weights = &weights[panel * weight_size + point * c * COLUMNS..];
+                        let weights = &weights[(point * self.panels.count() + panel) * c * COLUMNS..];
                         let width = COLUMNS.min(k - panel * COLUMNS);
                         multiply(inputs, c, weights, point, (panel * COLUMNS, width), products, k);
                     }
@@ -121,7 +127,8 @@ impl Task<'_> {
         (0..self.panels.count()).into_par_iter().for_each(|panel| {
             SCRATCH.with_borrow_mut(|Scratch { weights, products, .. }| {
                 let weights = weights.at_least(POINTS * c * COLUMNS);
-                weight_panel(self.panels.panel(panel, 0), c, weights);
+                let mut points: Vec<&mut [f32]> = weights.chunks_exact_mut(c * COLUMNS).collect();
+                weight_panel(self.panels.panel(panel, 0), c, &mut points);
                 let first = panel * COLUMNS;
                 let width = COLUMNS.min(self.panels.columns - first);
                 let products = products.at_least(count * tile_stride(width));
@@ -141,39 +148,41 @@ impl Task<'_> {
 
     /// Transforms the products of `tiles` (each 36, `channels`) back, finishes and writes them.
     fn output(&self, tiles: Range<usize>, channels: Range<usize>, products: &[f32]) {
-        let (h, w) = self.size;
-        let k = self.panels.columns;
-        let Finish { shift, residual, relu, .. } = self.finish;
         let stride = point_stride(channels.len());
         for (tile, products) in tiles.zip(products.chunks_exact(tile_stride(channels.len()))) {
-            let (image, top, left) = self.tiles.at(tile);
-            vectorized(|| {
-                for first in (0..channels.len()).step_by(LANES) {
-                    let channel = channels.start + first;
-                    let pixels = output_tile(products, stride, first);
-                    let shift: [f32; LANES] = match shift {
-                        Some(shift) => *shift[channel..].first_chunk().expect("16 channels"),
-                        None => [0.0; LANES],
-                    };
-                    for (i, row) in pixels.iter().enumerate().take(h - top) {
-                        for (j, pixel) in row.iter().enumerate().take(w - left) {
-                            let at = ((image * h + top + i) * w + left + j) * k + channel;
-                            let mut y = *pixel;
-                            y.iter_mut().zip(shift).for_each(|(y, shift)| *y += shift);
-                            if let Some(residual) = residual {
-                                let residual: &[f32; LANES] =
-                                    residual[at..].first_chunk().expect("16 channels");
-                                y.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
-                            }
-                            if relu {
-                                y.iter_mut().for_each(|y| *y = rectified(*y));
-                            }
-                            // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
-                            unsafe { self.out.0.add(at).cast::<[f32; LANES]>().write_unaligned(y) };
-                        }
+            output_channels(self, tile, products, stride, channels.start, channels.len());
+        }
+    }
+}
+
+each_level! {
+    /// `count` channels from `start` on of one output tile, from its 36 points.
+    fn output_channels<V>(task: &Task, tile: usize, products: &[f32], stride: usize, start: usize, count: usize) {
+        let (h, w) = task.size;
+        let k = task.panels.columns;
+        let Finish { shift, residual, relu, .. } = task.finish;
+        let (image, top, left) = task.tiles.at(tile);
+        for first in (0..count).step_by(LANES) {
+            let channel = start + first;
+            let pixels = output_tile::<V>(products, stride, first);
+            let shift = match shift {
+                Some(shift) => V::load(&shift[channel..]),
+                None => V::zero(),
+            };
+            for i in 0..4.min(h - top) {
+                for j in 0..4.min(w - left) {
+                    let at = ((image * h + top + i) * w + left + j) * k + channel;
+                    let mut y = pixels[i][j].add(shift);
+                    if let Some(residual) = residual {
+                        y = y.add(V::load(&residual[at..]));
                     }
+                    if relu {
+                        y = y.rectified();
+                    }
+                    // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
+                    y.store(unsafe { std::slice::from_raw_parts_mut(task.out.0.add(at), LANES) });
                 }
-            });
+            }
         }
     }
 }

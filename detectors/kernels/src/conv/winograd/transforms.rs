@@ -4,11 +4,7 @@
 
 use super::super::sweep::Map;
 use super::{POINTS, point_stride};
-use crate::simd::vectorized;
-
-/// Channels that are transformed together.
-pub(super) const LANES: usize = 16;
-type Lanes = [f32; LANES];
+use crate::simd::{LANES, Lanes, each_level};
 
 const A: f32 = 0.75;
 const B: f32 = 1.5;
@@ -17,55 +13,38 @@ const B2: f32 = B * B;
 
 /// Bᵀd of one row or column of a tile.
 #[inline(always)]
-fn input_line(d: [&Lanes; 6]) -> [Lanes; 6] {
-    let mut t = [[0f32; LANES]; 6];
-    for l in 0..LANES {
-        let even_a = d[4][l] - B2 * d[2][l];
-        let odd_a = A * d[3][l] - (A * B2) * d[1][l];
-        let even_b = d[4][l] - A2 * d[2][l];
-        let odd_b = B * d[3][l] - (B * A2) * d[1][l];
-        t[0][l] = (A2 * B2) * d[0][l] - (A2 + B2) * d[2][l] + d[4][l];
-        t[1][l] = even_a + odd_a;
-        t[2][l] = even_a - odd_a;
-        t[3][l] = even_b + odd_b;
-        t[4][l] = even_b - odd_b;
-        t[5][l] = (A2 * B2) * d[1][l] - (A2 + B2) * d[3][l] + d[5][l];
-    }
-    t
+fn input_line<V: Lanes>(d: [V; 6]) -> [V; 6] {
+    let (even_a, odd_a) = (d[4].plus(-B2, d[2]), d[3].scale(A).plus(-A * B2, d[1]));
+    let (even_b, odd_b) = (d[4].plus(-A2, d[2]), d[3].scale(B).plus(-B * A2, d[1]));
+    [
+        d[4].plus(A2 * B2, d[0]).plus(-A2 - B2, d[2]),
+        even_a.add(odd_a),
+        even_a.sub(odd_a),
+        even_b.add(odd_b),
+        even_b.sub(odd_b),
+        d[5].plus(A2 * B2, d[1]).plus(-A2 - B2, d[3]),
+    ]
 }
 
 /// Aᵀm of one row or column: 6 points to 4 outputs.
 #[inline(always)]
-fn output_line(m: [&Lanes; 6]) -> [Lanes; 4] {
-    let mut y = [[0f32; LANES]; 4];
-    for l in 0..LANES {
-        let (sum_a, difference_a) = (m[1][l] + m[2][l], m[1][l] - m[2][l]);
-        let (sum_b, difference_b) = (m[3][l] + m[4][l], m[3][l] - m[4][l]);
-        y[0][l] = m[0][l] + sum_a + sum_b;
-        y[1][l] = A * difference_a + B * difference_b;
-        y[2][l] = A2 * sum_a + B2 * sum_b;
-        y[3][l] = (A2 * A) * difference_a + (B2 * B) * difference_b + m[5][l];
-    }
-    y
+fn output_line<V: Lanes>(m: [V; 6]) -> [V; 4] {
+    let (sum_a, difference_a) = (m[1].add(m[2]), m[1].sub(m[2]));
+    let (sum_b, difference_b) = (m[3].add(m[4]), m[3].sub(m[4]));
+    [
+        m[0].add(sum_a).add(sum_b),
+        difference_a.scale(A).plus(B, difference_b),
+        sum_a.scale(A2).plus(B2, sum_b),
+        m[5].plus(A2 * A, difference_a).plus(B2 * B, difference_b),
+    ]
 }
 
 /// A y of one row or column: 4 output gradients to 6 points.
 #[inline(always)]
-fn gradient_line(y: [&Lanes; 4]) -> [Lanes; 6] {
-    let mut m = [[0f32; LANES]; 6];
-    for l in 0..LANES {
-        let even_a = y[0][l] + A2 * y[2][l];
-        let odd_a = A * y[1][l] + (A2 * A) * y[3][l];
-        let even_b = y[0][l] + B2 * y[2][l];
-        let odd_b = B * y[1][l] + (B2 * B) * y[3][l];
-        m[0][l] = y[0][l];
-        m[1][l] = even_a + odd_a;
-        m[2][l] = even_a - odd_a;
-        m[3][l] = even_b + odd_b;
-        m[4][l] = even_b - odd_b;
-        m[5][l] = y[3][l];
-    }
-    m
+fn gradient_line<V: Lanes>(y: [V; 4]) -> [V; 6] {
+    let (even_a, odd_a) = (y[0].plus(A2, y[2]), y[1].scale(A).plus(A2 * A, y[3]));
+    let (even_b, odd_b) = (y[0].plus(B2, y[2]), y[1].scale(B).plus(B2 * B, y[3]));
+    [y[0], even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), y[3]]
 }
 
 const G0: f32 = 1.0 / (A2 * B2);
@@ -74,149 +53,134 @@ const GB: f32 = 1.0 / (2.0 * B2 * (B2 - A2));
 
 /// G g of one row or column: 3 weights to 6 points.
 #[inline(always)]
-fn weight_line(g: [&Lanes; 3]) -> [Lanes; 6] {
-    let mut u = [[0f32; LANES]; 6];
-    for l in 0..LANES {
-        let (even_a, odd_a) = (GA * (g[0][l] + A2 * g[2][l]), (GA * A) * g[1][l]);
-        let (even_b, odd_b) = (GB * (g[0][l] + B2 * g[2][l]), (GB * B) * g[1][l]);
-        u[0][l] = G0 * g[0][l];
-        u[1][l] = even_a + odd_a;
-        u[2][l] = even_a - odd_a;
-        u[3][l] = even_b + odd_b;
-        u[4][l] = even_b - odd_b;
-        u[5][l] = g[2][l];
-    }
-    u
+fn weight_line<V: Lanes>(g: [V; 3]) -> [V; 6] {
+    let (even_a, odd_a) = (g[0].plus(A2, g[2]).scale(GA), g[1].scale(GA * A));
+    let (even_b, odd_b) = (g[0].plus(B2, g[2]).scale(GB), g[1].scale(GB * B));
+    [g[0].scale(G0), even_a.add(odd_a), even_a.sub(odd_a), even_b.add(odd_b), even_b.sub(odd_b), g[2]]
 }
 
 /// Gᵀu of one row or column: 6 points to 3 weight gradients.
 #[inline(always)]
-fn weight_gradient_line(u: [&Lanes; 6]) -> [Lanes; 3] {
-    let mut g = [[0f32; LANES]; 3];
-    for l in 0..LANES {
-        let (sum_a, difference_a) = (GA * (u[1][l] + u[2][l]), GA * (u[1][l] - u[2][l]));
-        let (sum_b, difference_b) = (GB * (u[3][l] + u[4][l]), GB * (u[3][l] - u[4][l]));
-        g[0][l] = G0 * u[0][l] + sum_a + sum_b;
-        g[1][l] = A * difference_a + B * difference_b;
-        g[2][l] = A2 * sum_a + B2 * sum_b + u[5][l];
-    }
-    g
+fn weight_gradient_line<V: Lanes>(u: [V; 6]) -> [V; 3] {
+    let (sum_a, difference_a) = (u[1].add(u[2]).scale(GA), u[1].sub(u[2]).scale(GA));
+    let (sum_b, difference_b) = (u[3].add(u[4]).scale(GB), u[3].sub(u[4]).scale(GB));
+    [
+        sum_a.add(sum_b).plus(G0, u[0]),
+        difference_a.scale(A).plus(B, difference_b),
+        u[5].plus(A2, sum_a).plus(B2, sum_b),
+    ]
 }
 
-#[inline(always)]
-fn lanes(values: &[f32]) -> &Lanes {
-    values.first_chunk().expect("16 channels")
-}
+// Below, no closure and no iterator touches lanes: they would be compiled apart, without the level's instructions.
 
-/// The 6x6 tile of `map` whose top-left pixel is (`y`, `x`), which may lie outside, to `to` (36, channels).
-pub(super) fn input_tile(map: &Map, (image, y, x): (usize, isize, isize), to: &mut [f32]) {
-    let c = map.c;
-    let stride = point_stride(c);
-    let zeros = [0f32; LANES];
-    // Where each pixel's channels start; `None` outside the map.
-    let mut starts = [[None; 6]; 6];
-    for (i, row) in starts.iter_mut().enumerate() {
-        let y = y + i as isize;
-        for (j, start) in row.iter_mut().enumerate() {
-            let x = x + j as isize;
-            if y >= 0 && (y as usize) < map.h && x >= 0 && (x as usize) < map.w {
-                *start = Some(((image * map.h + y as usize) * map.w + x as usize) * c);
+/// Lines (columns first, then rows) of a tile whose numbers `load` reads: one macro for all transforms.
+macro_rules! both_ways {
+    ($line:ident: $from:literal to $to:literal, $lanes:ident, |$i:ident, $j:ident| $load:expr) => {{
+        let mut columns = [[$lanes::zero(); $to]; $from];
+        for $j in 0..$from {
+            let mut line = [$lanes::zero(); $from];
+            for $i in 0..$from {
+                line[$i] = $load;
             }
+            columns[$j] = $line(line);
         }
-    }
-    let to = &mut to[..(POINTS - 1) * stride + c];
-    vectorized(|| {
-        for first in (0..c).step_by(LANES) {
-            let pixel = |i: usize, j: usize| match starts[i][j] {
-                Some(start) => lanes(&map.values[start + first..]),
-                None => &zeros,
-            };
-            let mut columns = [[[0f32; LANES]; 6]; 6];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = input_line(std::array::from_fn(|i| pixel(i, j)));
+        let mut rows = [[$lanes::zero(); $to]; $to];
+        for i in 0..$to {
+            let mut line = [$lanes::zero(); $from];
+            for j in 0..$from {
+                line[j] = columns[j][i];
             }
-            for i in 0..6 {
-                let row = input_line(std::array::from_fn(|j| &columns[j][i]));
-                for (j, point) in row.iter().enumerate() {
-                    to[(6 * i + j) * stride + first..][..LANES].copy_from_slice(point);
+            rows[i] = $line(line);
+        }
+        rows
+    }};
+}
+
+each_level! {
+    /// The 6x6 tile of `map` whose top-left pixel (image, y, x) may lie outside, to `to` (36, channels).
+    pub(super) fn input_tile<V>(map: &Map, at: (usize, isize, isize), to: &mut [f32]) {
+        const OUTSIDE: usize = usize::MAX;
+        let (image, y, x) = at;
+        let stride = point_stride(map.c);
+        // Where each pixel's channels start.
+        let mut starts = [[OUTSIDE; 6]; 6];
+        for i in 0..6 {
+            let y = y + i as isize;
+            for j in 0..6 {
+                let x = x + j as isize;
+                if y >= 0 && (y as usize) < map.h && x >= 0 && (x as usize) < map.w {
+                    starts[i][j] = ((image * map.h + y as usize) * map.w + x as usize) * map.c;
                 }
             }
         }
-    });
-}
-
-/// 16 channels, from `first` on, of a transformed output tile `from` (36, channels of `stride`): its 4x4 pixels.
-#[inline(always)]
-pub(super) fn output_tile(from: &[f32], stride: usize, first: usize) -> [[Lanes; 4]; 4] {
-    let mut columns = [[[0f32; LANES]; 4]; 6];
-    for (j, column) in columns.iter_mut().enumerate() {
-        *column = output_line(std::array::from_fn(|i| lanes(&from[(6 * i + j) * stride + first..])));
-    }
-    std::array::from_fn(|i| output_line(std::array::from_fn(|j| &columns[j][i])))
-}
-
-/// The 4x4 tile of output gradients at (`y`, `x`), zero outside the map, to `to` (36, channels).
-pub(super) fn gradient_tile(map: &Map, (image, y, x): (usize, usize, usize), to: &mut [f32]) {
-    let c = map.c;
-    let stride = point_stride(c);
-    let zeros = [0f32; LANES];
-    let to = &mut to[..(POINTS - 1) * stride + c];
-    vectorized(|| {
-        for first in (0..c).step_by(LANES) {
-            let pixel = |i: usize, j: usize| match y + i < map.h && x + j < map.w {
-                true => lanes(&map.values[((image * map.h + y + i) * map.w + x + j) * c + first..]),
-                false => &zeros,
-            };
-            let mut columns = [[[0f32; LANES]; 6]; 4];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = gradient_line(std::array::from_fn(|i| pixel(i, j)));
-            }
+        for first in (0..map.c).step_by(LANES) {
+            let points = both_ways!(input_line: 6 to 6, V, |i, j| match starts[i][j] {
+                OUTSIDE => V::zero(),
+                start => V::load(&map.values[start + first..]),
+            });
             for i in 0..6 {
-                let row = gradient_line(std::array::from_fn(|j| &columns[j][i]));
-                for (j, point) in row.iter().enumerate() {
-                    to[(6 * i + j) * stride + first..][..LANES].copy_from_slice(point);
+                for j in 0..6 {
+                    points[i][j].store(&mut to[(6 * i + j) * stride + first..]);
                 }
             }
         }
-    });
+    }
 }
 
-/// A panel of 3x3 weights (9 · inner, 32) to its 36 points (36, inner, 32).
-pub(super) fn weight_panel(panel: &[f32], inner: usize, to: &mut [f32]) {
-    let size = inner * 32;
-    let (panel, to) = (&panel[..9 * size], &mut to[..POINTS * size]);
-    vectorized(|| {
+/// 16 channels, from `first` on, of a transformed output tile `from` (36, channels at every `stride`): its 4x4 pixels.
+#[inline(always)]
+pub(super) fn output_tile<V: Lanes>(from: &[f32], stride: usize, first: usize) -> [[V; 4]; 4] {
+    both_ways!(output_line: 6 to 4, V, |i, j| V::load(&from[(6 * i + j) * stride + first..]))
+}
+
+each_level! {
+    /// The 4x4 tile of output gradients at (image, y, x), zero outside the map, to `to` (36, channels).
+    pub(super) fn gradient_tile<V>(map: &Map, at: (usize, usize, usize), to: &mut [f32]) {
+        let (image, y, x) = at;
+        let stride = point_stride(map.c);
+        for first in (0..map.c).step_by(LANES) {
+            let points = both_ways!(gradient_line: 4 to 6, V, |i, j| match y + i < map.h && x + j < map.w {
+                true => V::load(&map.values[((image * map.h + y + i) * map.w + x + j) * map.c + first..]),
+                false => V::zero(),
+            });
+            for i in 0..6 {
+                for j in 0..6 {
+                    points[i][j].store(&mut to[(6 * i + j) * stride + first..]);
+                }
+            }
+        }
+    }
+}
+
+each_level! {
+    /// A panel of 3x3 weights (9 · inner, 32) to its 36 points, each (inner, 32).
+    pub(super) fn weight_panel<V>(panel: &[f32], inner: usize, to: &mut [&mut [f32]]) {
+        let size = inner * 32;
+        let to = &mut to[..POINTS];
         for first in (0..size).step_by(LANES) {
-            let mut columns = [[[0f32; LANES]; 6]; 3];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = weight_line(std::array::from_fn(|i| lanes(&panel[(3 * i + j) * size + first..])));
-            }
+            let points = both_ways!(weight_line: 3 to 6, V, |i, j| V::load(&panel[(3 * i + j) * size + first..]));
             for i in 0..6 {
-                let row = weight_line(std::array::from_fn(|j| &columns[j][i]));
-                for (j, point) in row.iter().enumerate() {
-                    to[(6 * i + j) * size + first..][..LANES].copy_from_slice(point);
+                for j in 0..6 {
+                    points[i][j].store(&mut to[6 * i + j][first..]);
                 }
             }
         }
-    });
+    }
 }
 
-/// One output channel's gradient at the 36 points, `channels` numbers at every `stride`, to its weights (9, channels).
-pub(super) fn weight_gradient(from: &[f32], stride: usize, channels: usize, to: &mut [f32]) {
-    vectorized(|| {
+each_level! {
+    /// One output channel's gradient at the 36 points, `channels` numbers at every `stride`, to its weights
+    /// (9, channels).
+    pub(super) fn weight_gradient<V>(from: &[f32], stride: usize, channels: usize, to: &mut [f32]) {
         for first in (0..channels).step_by(LANES) {
-            let mut columns = [[[0f32; LANES]; 3]; 6];
-            for (j, column) in columns.iter_mut().enumerate() {
-                *column = weight_gradient_line(std::array::from_fn(|i| {
-                    lanes(&from[(6 * i + j) * stride + first..])
-                }));
-            }
+            let weights = both_ways!(weight_gradient_line: 6 to 3, V, |i, j| {
+                V::load(&from[(6 * i + j) * stride + first..])
+            });
             for i in 0..3 {
-                let row = weight_gradient_line(std::array::from_fn(|j| &columns[j][i]));
-                for (j, weights) in row.iter().enumerate() {
-                    to[(3 * i + j) * channels + first..][..LANES].copy_from_slice(weights);
+                for j in 0..3 {
+                    weights[i][j].store(&mut to[(3 * i + j) * channels + first..]);
                 }
             }
         }
-    });
+    }
 }
