@@ -38,10 +38,10 @@ pub(super) fn forward(
     let scale = scale.as_ref().map(elements).transpose()?;
     let residual = residual.as_ref().map(elements).transpose()?;
     let finish = Finish {
-        accumulate: false,
         shift: shift.as_deref(),
         residual: residual.as_deref(),
         relu: epilogue.activation == Activation::Relu,
+        ..Finish::default()
     };
     let (input, weight) = (elements(&input)?, elements(&weight)?);
     let out = product(geometry, &input, &weight, scale.as_deref(), finish);

@@ -43,6 +43,8 @@ pub(super) struct Sweep<'a> {
 
 /// Floats of a source band that a task copies or reads: part of a 1 MiB L2 cache, which it shares with a panel.
 const BAND: usize = 96 * 1024;
+/// Floats of a result that is larger than what the caches may still hold when it is read.
+const STREAMED: usize = 6 << 20;
 /// Inner indices that are summed in registers at once: longer sums are sums of such sums, which is also more exact.
 const BLOCK: usize = 1024;
 
@@ -121,6 +123,9 @@ impl Sweep<'_> {
             }
         });
         let (group_c, group_k) = (self.source.c / self.groups, k / self.groups);
+        let all_lefts = &lefts[..];
+        let stream = blocks.len() == 1 && self.source.n * h * w * k >= STREAMED;
+        let in_place = window.reads_in_place();
         for group in 0..self.groups {
             let panels = &self.panels[number * self.groups + group];
             for (index, block) in blocks.iter().enumerate() {
@@ -134,10 +139,14 @@ impl Sweep<'_> {
                         shift: self.finish.shift.filter(|_| last).map(|shift| &shift[column..]),
                         residual: self.finish.residual.filter(|_| last).map(|residual| &residual[offset..]),
                         relu: self.finish.relu && last,
+                        stream,
                     };
-                    for (lefts, outs) in lefts.chunks(ROWS).zip(outs.chunks(ROWS)) {
+                    for (tile, (lefts, outs)) in all_lefts.chunks(ROWS).zip(outs.chunks(ROWS)).enumerate() {
+                        // The first panel meets the source when it is not in cache yet.
+                        let next =
+                            all_lefts.get((tile + 1) * ROWS).filter(|_| panel == 0 && in_place).copied();
                         let values = &source[group * group_c..];
-                        let left = Left { values, starts: lefts, segments: &block.segments };
+                        let left = Left { values, starts: lefts, segments: &block.segments, next };
                         let target = Target { values: &mut out[column..], starts: outs, columns: width };
                         dot(level, left, panels.panel(panel, block.first), target, finish);
                     }

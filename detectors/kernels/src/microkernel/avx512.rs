@@ -31,7 +31,7 @@ unsafe fn dot_tile<const R: usize, const V: usize>(call: &Dot) {
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     // SAFETY: the caller checked every access.
     unsafe {
-        let mut panel = call.panel;
+        let (mut panel, mut next) = (call.panel, call.next);
         for segment in call.segments {
             let left = call.left.add(segment.offset);
             let rows: [*const f32; R] = std::array::from_fn(|i| left.add(call.left_starts[i]));
@@ -39,6 +39,8 @@ unsafe fn dot_tile<const R: usize, const V: usize>(call: &Dot) {
                 // The panel comes from the L2 cache or beyond; a prefetch past its end does nothing.
                 _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
+                _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                next = next.wrapping_add(16);
                 let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
                 for i in 0..R {
                     let factor = _mm512_set1_ps(*rows[i].add(inner));
@@ -49,11 +51,13 @@ unsafe fn dot_tile<const R: usize, const V: usize>(call: &Dot) {
                 panel = panel.add(COLUMNS);
             }
         }
+        let masks: [__mmask16; V] =
+            std::array::from_fn(|v| ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16);
         // Written out: a loop would index the sums, and so keep all of them in memory.
         macro_rules! finish {
             ($($row:literal)*) => {$(
                 if $row < R && $row < call.rows {
-                    finish_row(call, $row, sums[$row % R]);
+                    finish_row(call, $row, sums[$row % R], &masks);
                 }
             )*};
         }
@@ -64,27 +68,31 @@ unsafe fn dot_tile<const R: usize, const V: usize>(call: &Dot) {
 /// Finishes and writes the sums of one row.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V]) {
-    for (v, mut sum) in sums.into_iter().enumerate() {
-        let columns = call.columns.saturating_sub(16 * v).min(16);
-        let mask = ((1u32 << columns) - 1) as __mmask16;
-        let at = call.out_starts[row] + 16 * v;
-        // SAFETY: the caller checked every access.
-        unsafe {
+unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V], masks: &[__mmask16; V]) {
+    // SAFETY: the caller checked every access.
+    unsafe {
+        let out = call.out.add(call.out_starts[row]);
+        for v in 0..V {
+            let mut sum = sums[v];
             if call.accumulate {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, call.out.add(at)));
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], out.add(16 * v)));
             }
             if let Some(shift) = call.shift {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, shift.add(16 * v)));
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], shift.add(16 * v)));
             }
             if let Some(residual) = call.residual {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, residual.add(at)));
+                let residual = residual.add(call.out_starts[row] + 16 * v);
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], residual));
             }
             if call.relu {
                 // The second operand wins where it is NaN.
                 sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
             }
-            _mm512_mask_storeu_ps(call.out.add(at), mask, sum);
+            if call.stream {
+                _mm512_stream_ps(out.add(16 * v), sum);
+            } else {
+                _mm512_mask_storeu_ps(out.add(16 * v), masks[v], sum);
+            }
         }
     }
 }

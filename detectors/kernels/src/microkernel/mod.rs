@@ -36,6 +36,8 @@ pub(crate) struct Left<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) starts: &'a [usize],
     pub(crate) segments: &'a [Segment],
+    /// Where the numbers begin that are read next: they are asked for while this tile is computed.
+    pub(crate) next: Option<usize>,
 }
 
 /// What becomes of the sums, in this order.
@@ -49,6 +51,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) residual: Option<&'a [f32]>,
     /// Replace negative numbers by 0.
     pub(crate) relu: bool,
+    /// Write around the caches: for results that are too large to be found there later.
+    pub(crate) stream: bool,
 }
 
 /// Where the sums go: row i to `starts[i]`, `columns` of them.
@@ -64,6 +68,8 @@ struct Dot<'a> {
     left: *const f32,
     left_starts: [usize; ROWS],
     segments: &'a [Segment],
+    /// Where to read ahead, a cache line for each inner index.
+    next: *const f32,
     panel: *const f32,
     out: *mut f32,
     out_starts: [usize; ROWS],
@@ -73,6 +79,8 @@ struct Dot<'a> {
     shift: Option<*const f32>,
     residual: Option<*const f32>,
     relu: bool,
+    /// Whole vectors are written past the caches; all their places are multiples of 64 bytes.
+    stream: bool,
 }
 
 /// `left` times `panel` (inner x 32, row-major), finished, to `target`.
@@ -105,6 +113,7 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
         left: left.values.as_ptr(),
         left_starts: padded(left.starts),
         segments: left.segments,
+        next: left.next.map_or(panel.as_ptr(), |next| left.values.as_ptr().wrapping_add(next)),
         panel: panel.as_ptr(),
         out: target.values.as_mut_ptr().cast(),
         out_starts: padded(target.starts),
@@ -114,6 +123,10 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
         shift: finish.shift.map(<[f32]>::as_ptr),
         residual: finish.residual.map(<[f32]>::as_ptr),
         relu: finish.relu,
+        stream: finish.stream && columns.is_multiple_of(16) && {
+            let out = target.values.as_ptr() as usize;
+            out.is_multiple_of(64) && target.starts.iter().all(|start| start.is_multiple_of(16))
+        },
     };
     // SAFETY: the largest offset of every access was checked above; `level` is only in use if the processor has it.
     unsafe {
@@ -236,7 +249,7 @@ mod tests {
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
-                let factor = Left { values: &left, starts: &starts, segments: &segments };
+                let factor = Left { values: &left, starts: &starts, segments: &segments, next: None };
                 dot(level, factor, &panel, Target { values: &mut out, starts: &targets, columns }, finish);
                 // SAFETY: initialised above.
                 let out: Vec<f32> = out.iter().map(|value| unsafe { value.assume_init() }).collect();
@@ -293,7 +306,12 @@ mod tests {
         for level in levels() {
             let mut out = [MaybeUninit::new(0.0)];
             let finish = Finish { relu: true, ..Finish::default() };
-            let left = Left { values: &[f32::NAN], starts: &[0], segments: &[Segment { offset: 0, len: 1 }] };
+            let left = Left {
+                values: &[f32::NAN],
+                starts: &[0],
+                segments: &[Segment { offset: 0, len: 1 }],
+                next: None,
+            };
             let target = Target { values: &mut out, starts: &[0], columns: 1 };
             dot(level, left, &[1.0; COLUMNS], target, finish);
             // SAFETY: initialised above.
@@ -305,7 +323,8 @@ mod tests {
     #[should_panic(expected = "left factor too short")]
     fn a_row_beyond_the_end_is_refused() {
         let mut out = [MaybeUninit::new(0.0); COLUMNS];
-        let left = Left { values: &[1.0; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }] };
+        let left =
+            Left { values: &[1.0; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }], next: None };
         let target = Target { values: &mut out, starts: &[0], columns: COLUMNS };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }

@@ -215,6 +215,7 @@ fn multiply(
             values: &inputs[point * point_stride(c)..],
             starts: &starts[..rows],
             segments: &[Segment { offset: 0, len: c }],
+            next: None,
         };
         let products = as_uninit(&mut products[point * point_stride(k) + first..]);
         let target = Target { values: products, starts: &targets[..rows], columns: width };
