@@ -15,6 +15,7 @@
 //! | [`resample`] | images to a batch's rows, bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`precision`] | f32 or bf16 products |
 //! | [`simd`] | the level of vector instructions in use |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
@@ -39,6 +40,7 @@ pub mod norm;
 pub mod normalize;
 mod panels;
 pub mod pool;
+pub mod precision;
 pub mod resample;
 pub mod resize;
 pub mod roi_align;
@@ -50,4 +52,5 @@ pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
 pub use graph::{Gradients, Value};
 pub use linear::linear;
+pub use precision::Precision;
 pub use simd::Simd;

@@ -111,8 +111,6 @@ pub(crate) trait Lanes: Copy {
     fn scale(self, factor: f32) -> Self;
     /// self + `factor` · other, perhaps rounded once.
     fn plus(self, factor: f32, other: Self) -> Self;
-    /// self + factor · other, lane by lane, perhaps rounded once.
-    fn plus_product(self, factor: Self, other: Self) -> Self;
     /// 0 where negative; not where NaN.
     fn rectified(self) -> Self;
 }
@@ -173,11 +171,6 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn plus_product(self, factor: Self, other: Self) -> Self {
-        self.add(factor.zip(other, |a, b| a * b))
-    }
-
-    #[inline(always)]
     fn rectified(self) -> Self {
         self.zip(self, |a, _| crate::elementwise::rectified(a))
     }
@@ -232,11 +225,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn plus_product(self, factor: Self, other: Self) -> Self {
-        Self(unsafe { std::arch::x86_64::_mm512_fmadd_ps(factor.0, other.0, self.0) })
-    }
-
-    #[inline(always)]
     fn rectified(self) -> Self {
         use std::arch::x86_64::*;
         // The second operand wins where it is NaN.
@@ -279,6 +267,50 @@ macro_rules! each_level {
     };
 }
 pub(crate) use each_level;
+
+/// Whether the processor, at the level in use, multiplies pairs of bfloat16.
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        Simd::level() == Simd::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// `from` rounded to bfloat16, two numbers in each of `to`.
+pub(crate) fn pack_bf16(from: &[f32], to: &mut [f32]) {
+    assert!(from.len() == 2 * to.len(), "pack: {} numbers to {} pairs", from.len(), to.len());
+    let done = match has_bf16() {
+        // SAFETY: the processor has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        true => unsafe { pack_vectors(from, to) },
+        _ => 0,
+    };
+    for (pair, to) in from.chunks_exact(2).zip(to).skip(done) {
+        *to = crate::precision::pair(pair[0], pair[1]);
+    }
+}
+
+/// Whole vectors of pairs; returns how many pairs were written.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_vectors(from: &[f32], to: &mut [f32]) -> usize {
+    use std::arch::x86_64::*;
+    let mut done = 0;
+    for (from, to) in from.chunks_exact(2 * LANES).zip(to.chunks_exact_mut(LANES)) {
+        // SAFETY: both have as many numbers as are read and written.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(LANES)));
+            let pairs: __m512bh = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_ps(to.as_mut_ptr(), std::mem::transmute::<__m512bh, __m512>(pairs));
+        }
+        done += LANES;
+    }
+    done
+}
 
 /// Runs `rounds` of independent fused multiply-adds in registers at the level in use, and tells how many
 /// multiplications that were: a processor can do no more of them.

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::geometry::Geometry;
-use super::sweep::Sweep;
+use super::sweep::{Sweep, in_precision};
 use super::{Epilogue, depthwise, winograd};
 use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
@@ -87,7 +87,9 @@ pub(super) fn product(
     }
     let geometry = geometry.flattened();
     let phases = [geometry.forward_phase()];
+    let (precision, panels) = in_precision(geometry.precision, group_c, panels);
     let sweep = Sweep {
+        precision,
         source: geometry.input_map(input),
         result: (geometry.oh, geometry.ow, k),
         stride: [1, 1],

@@ -16,6 +16,7 @@ mod scalar;
 
 use std::mem::MaybeUninit;
 
+use crate::precision::Precision;
 use crate::simd::Simd;
 
 /// Rows of a tile.
@@ -33,6 +34,8 @@ pub(crate) struct Segment {
 /// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in turn.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
+    /// What the numbers of both factors are; those of [`Precision::Bf16`] are pairs, multiplied one by one.
+    pub(crate) precision: Precision,
     pub(crate) values: &'a [f32],
     pub(crate) starts: &'a [usize],
     pub(crate) segments: &'a [Segment],
@@ -132,7 +135,10 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => avx512::dot(&call),
+            Simd::Avx512 if left.precision == Precision::F32 => avx512::dot(&call),
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 if left.precision.is_native() => avx512::dot_pairs(&call),
+            _ if left.precision == Precision::Bf16 => scalar::dot_pairs(&call),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2::dot(&call),
             _ => scalar::dot(&call),
@@ -245,11 +251,12 @@ mod tests {
             for level in levels() {
                 let mut out: Vec<MaybeUninit<f32>> = before.iter().copied().map(MaybeUninit::new).collect();
                 let finish = Finish {
+                    stream: false,
                     accumulate, relu,
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
-                let factor = Left { values: &left, starts: &starts, segments: &segments, next: None };
+                let factor = Left { precision: Precision::F32, values: &left, starts: &starts, segments: &segments, next: None };
                 dot(level, factor, &panel, Target { values: &mut out, starts: &targets, columns }, finish);
                 // SAFETY: initialised above.
                 let out: Vec<f32> = out.iter().map(|value| unsafe { value.assume_init() }).collect();
@@ -302,11 +309,47 @@ mod tests {
     }
 
     #[test]
+    fn pairs_are_multiplied_one_by_one() {
+        use crate::precision::{pair, unpaired};
+        let pairs = |seed, count| -> Vec<f32> {
+            noise(seed, 2 * count).chunks_exact(2).map(|pair_| pair(pair_[0], pair_[1])).collect()
+        };
+        let (left, panel) = (pairs(1, 400), pairs(2, 33 * COLUMNS));
+        for level in levels() {
+            let mut out = vec![MaybeUninit::new(0.0); 5 * 40];
+            let (starts, targets) = ([3, 90, 40, 0, 200], [0, 40, 80, 120, 160]);
+            let segments = [Segment { offset: 1, len: 20 }, Segment { offset: 50, len: 13 }];
+            let factor = Left {
+                precision: Precision::Bf16,
+                values: &left,
+                starts: &starts,
+                segments: &segments,
+                next: None,
+            };
+            let target = Target { values: &mut out, starts: &targets, columns: 27 };
+            dot(level, factor, &panel, target, Finish::default());
+            for (start, target) in starts.iter().zip(targets) {
+                for j in 0..27 {
+                    let at = (1..21).chain(50..63).map(|offset| unpaired(left[start + offset]));
+                    let by = (0..33).map(|p| unpaired(panel[p * COLUMNS + j]));
+                    let terms =
+                        at.zip(by).flat_map(|(a, b)| [0, 1].map(|i| f64::from(a[i]) * f64::from(b[i])));
+                    let expected: f64 = terms.sum();
+                    // SAFETY: initialised above.
+                    let got = f64::from(unsafe { out[target + j].assume_init() });
+                    assert!((got - expected).abs() < 1e-5, "{level}: {got} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_nan_is_never_rectified_away() {
         for level in levels() {
             let mut out = [MaybeUninit::new(0.0)];
             let finish = Finish { relu: true, ..Finish::default() };
             let left = Left {
+                precision: Precision::F32,
                 values: &[f32::NAN],
                 starts: &[0],
                 segments: &[Segment { offset: 0, len: 1 }],
@@ -323,8 +366,13 @@ mod tests {
     #[should_panic(expected = "left factor too short")]
     fn a_row_beyond_the_end_is_refused() {
         let mut out = [MaybeUninit::new(0.0); COLUMNS];
-        let left =
-            Left { values: &[1.0; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }], next: None };
+        let left = Left {
+            precision: Precision::F32,
+            values: &[1.0; 4],
+            starts: &[1],
+            segments: &[Segment { offset: 0, len: 4 }],
+            next: None,
+        };
         let target = Target { values: &mut out, starts: &[0], columns: COLUMNS };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }
