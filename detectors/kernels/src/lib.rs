@@ -14,6 +14,7 @@
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`reduce`] | sums over slices in f64 |
 //! | [`simd`] | the level of vector instructions in use |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
@@ -36,6 +37,7 @@ pub mod memory;
 pub mod norm;
 pub mod normalize;
 pub mod pool;
+pub mod reduce;
 pub mod resize;
 pub mod roi_align;
 pub mod sgd;

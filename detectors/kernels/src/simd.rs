@@ -66,10 +66,11 @@ impl fmt::Display for Simd {
 
 /// Runs a plain loop compiled for the level in use, so that the compiler vectorises it with those instructions.
 ///
-/// `f` and what it calls must be small enough to be inlined; fused multiply-adds are not introduced, so the
+/// `f` and what it calls must be small enough to be inlined (for more than one loop take [`for_each_level!`], which
+/// leaves no doubt); fused multiply-adds are not introduced, so the
 /// result is the same at every level unless `f` sums in vectors of its own.
 #[inline]
-pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     match Simd::level() {
         Simd::Scalar => f(),
         // SAFETY: a level is only in use if the processor has it.
@@ -94,3 +95,45 @@ fn with_avx2<R>(f: impl FnOnce() -> R) -> R {
 fn with_avx512<R>(f: impl FnOnce() -> R) -> R {
     f()
 }
+
+/// Compiles a function once for every level; calls run the copy of the level in use.
+///
+/// All that the function calls must be `#[inline(always)]`, or it stays at the lowest level.
+macro_rules! for_each_level {
+    ($($(#[$attribute:meta])* $vis:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block)*) => {$(
+        $(#[$attribute])*
+        $vis fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn plain($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($argument: $type),*) $(-> $result)? {
+                plain($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                plain($($argument),*)
+            }
+
+            match $crate::simd::Simd::level() {
+                $crate::simd::Simd::Scalar => plain($($argument),*),
+                // SAFETY: a level is only in use if the processor has it.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Simd::Avx2 => unsafe { avx2($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Simd::Avx512 => unsafe { avx512($($argument),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => plain($($argument),*),
+            }
+        }
+    )*};
+}
+
+pub(crate) use for_each_level;

@@ -2,14 +2,16 @@
 //!
 //! Almost every element of a detector's class map is background: the loss of x with target 0 is
 //! p^gamma softplus(x), and a target of 1 is the same function of -x. That one function runs over whole
-//! rows, eight lanes at a time and without branches; the one element of a row that is a class is
+//! rows, many lanes at a time and without branches; the one element of a row that is a class is
 //! corrected afterwards. No one-hot targets are made.
 
-use super::{expect_count, sum_over_rows};
+use super::{Divisor, expect_count, sum_over_rows};
+use crate::reduce::{exp_of_negative, log_of_one_plus};
+use crate::simd::vectorized;
 use crate::{Error, Result, Value};
 
 const NAME: &str = "sigmoid_focal_loss";
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// What a row (an anchor) should say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +44,14 @@ pub enum FocalTargets<'a> {
 /// # Errors
 /// Counts that differ; a class of K or more; alpha above 1, negative gamma; a divisor that is not
 /// positive (unless M is 0).
-pub fn sigmoid_focal_loss(
+pub fn sigmoid_focal_loss<'d>(
     logits: &Value,
     targets: FocalTargets<'_>,
     alpha: f64,
     gamma: f64,
-    divisor: f64,
+    divisor: impl Into<Divisor<'d>>,
 ) -> Result<Value> {
+    let divisor = divisor.into();
     let &[m, k] = logits.dims() else {
         return Err(Error::invalid(NAME, format!("(M, K) expected, got {:?}", logits.dims())));
     };
@@ -93,7 +96,7 @@ fn focal(
     gamma: f32,
     power: impl Fn(f32) -> f32 + Sync,
     k: usize,
-    divisor: f64,
+    divisor: Divisor<'_>,
 ) -> Result<Value> {
     let as_background = |x: f32| {
         let (value, derivative) = absent(x, gamma, &power);
@@ -106,12 +109,12 @@ fn focal(
     sum_over_rows(NAME, logits, k, divisor, |i, x, gradient| match targets {
         FocalTargets::Rows(targets) => match targets[i] {
             RowTarget::Ignored => 0.0,
-            RowTarget::Background => sum_of_row(x, gradient, as_background),
+            RowTarget::Background => vectorized(|| sum_of_row(x, gradient, as_background)),
             RowTarget::Class(class) => {
                 let class = class as usize;
                 let (before, after) = (class, class + 1);
-                let mut sum = sum_of_row(&x[..before], &mut gradient[..before], as_background);
-                sum += sum_of_row(&x[after..], &mut gradient[after..], as_background);
+                let mut sum = vectorized(|| sum_of_row(&x[..before], &mut gradient[..before], as_background));
+                sum += vectorized(|| sum_of_row(&x[after..], &mut gradient[after..], as_background));
                 sum + sum_of_row(&x[class..after], &mut gradient[class..after], as_class)
             }
         },
@@ -132,6 +135,7 @@ fn focal(
 }
 
 /// Sums a function over a row and writes its derivatives.
+#[inline(always)]
 fn sum_of_row(x: &[f32], gradient: &mut [f32], f: impl Fn(f32) -> (f32, f32)) -> f64 {
     let (xs, x_rest) = x.as_chunks::<LANES>();
     let (gs, g_rest) = gradient.as_chunks_mut::<LANES>();
@@ -178,55 +182,4 @@ fn between(x: f32, t: f32, weights: Weights, gamma: f32) -> (f32, f32) {
     let value = entropy * miss.powf(gamma);
     let derivative = (p - t) * miss.powf(gamma) + entropy * by_miss * p * q * (1.0 - 2.0 * t);
     ((weight * value) as f32, (weight * derivative) as f32)
-}
-
-/// exp(-y) for y >= 0, to 2 ulp; y beyond 87 counts as 87.
-#[inline(always)]
-fn exp_of_negative(y: f32) -> f32 {
-    // Adding this number rounds to an integer and leaves it in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    const LN_2_HIGH: f32 = 0.693_359_4;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    let x = -(y.min(87.0));
-    let rounded = x * std::f32::consts::LOG2_E + ROUND;
-    let n = rounded - ROUND;
-    let r = x - n * LN_2_HIGH - n * LN_2_LOW;
-    // exp(r) for |r| <= ln(2) / 2 by its Taylor series: the first term left out is below 6e-9.
-    let mut series = 1.0 / 5040.0;
-    for coefficient in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-        series = series * r + coefficient;
-    }
-    let power_of_two = f32::from_bits(rounded.to_bits().wrapping_add(127) << 23);
-    series * power_of_two
-}
-
-/// log(1 + e) for e in [0, 1], relatively exact to 2 ulp: 2 artanh(s) with s = e / (2 + e) <= 1/3.
-#[inline(always)]
-fn log_of_one_plus(e: f32) -> f32 {
-    let s = e / (2.0 + e);
-    let square = s * s;
-    let mut series = 1.0 / 15.0;
-    for odd in [13.0, 11.0, 9.0, 7.0, 5.0, 3.0, 1.0] {
-        series = series * square + 1.0 / odd;
-    }
-    2.0 * s * series
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_branch_free_functions_agree_with_the_library() {
-        for i in 0..=400_000 {
-            let y = i as f32 * 2e-4;
-            let (got, want) = (f64::from(exp_of_negative(y)), (-f64::from(y)).exp());
-            assert!((got / want - 1.0).abs() < 3e-7, "exp(-{y}): {got} {want}");
-            let e = want as f32;
-            let (got, want) = (f64::from(log_of_one_plus(e)), f64::from(e).ln_1p());
-            assert!((got / want - 1.0).abs() < 3e-7, "log(1 + {e}): {got} {want}");
-        }
-        assert_eq!(exp_of_negative(0.0), 1.0);
-        assert!(exp_of_negative(1e30) < 2e-38);
-    }
 }
