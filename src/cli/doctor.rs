@@ -1,11 +1,12 @@
 //! `ckd-det doctor`: what this machine and this program have, and what is missing.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use candle_core::DeviceLocation;
+use ckd_kernels::Simd;
 
+use super::machine::{field, mebibytes};
 use super::{Context, say};
 use crate::config::{Config, DataKind, Loaded, list};
 use crate::fsx;
@@ -56,9 +57,9 @@ fn machine(context: &Context) -> anyhow::Result<()> {
         "cores        {cores}, computing with {} threads (--threads)",
         rayon::current_num_threads()
     ))?;
-    if let (Some(total), Some(free)) = (kibibytes("MemTotal"), kibibytes("MemAvailable")) {
-        let gib = |kib: f64| kib / 1024.0 / 1024.0;
-        say(format!("memory       {:.1} GiB, {:.1} GiB free", gib(total), gib(free)))?;
+    let memory = |name: &str| mebibytes("/proc/meminfo", name);
+    if let (Some(total), Some(free)) = (memory("MemTotal"), memory("MemAvailable")) {
+        say(format!("memory       {:.1} GiB, {:.1} GiB free", total / 1024.0, free / 1024.0))?;
     }
     match context.device.location() {
         DeviceLocation::Cuda { gpu_id } => say(format!("device       cuda:{gpu_id}"))?,
@@ -67,31 +68,22 @@ fn machine(context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The value of `name: value` in a file of /proc; nothing elsewhere than on Linux.
-fn field(file: &str, name: &str) -> Option<String> {
-    let text = fs::read_to_string(file).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-    Some(line.trim_start().strip_prefix(':')?.trim().to_owned())
-}
-
-fn kibibytes(name: &str) -> Option<f64> {
-    field("/proc/meminfo", name)?.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(target_arch = "x86_64")]
-fn vector_instructions() -> &'static str {
-    if is_x86_feature_detected!("avx512f") {
-        "AVX-512"
-    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        "AVX2 with FMA"
-    } else {
-        "SSE2 only: expect a tenth of the usual speed"
+/// The level in use, as `CKD_DET_SIMD` takes it, and what it is.
+fn vector_instructions() -> String {
+    let level = Simd::level();
+    let known_as = match level {
+        Simd::Avx512 => "AVX-512",
+        Simd::Avx2 => "AVX2 with FMA",
+        Simd::Scalar if cfg!(target_arch = "x86_64") => "SSE2 only: expect a tenth of the usual speed",
+        Simd::Scalar => "those that the compiler assumes for this architecture",
+    };
+    match level == Simd::highest() {
+        true => format!("{level}: {known_as}"),
+        false => format!(
+            "{level}: {known_as} (asked for with CKD_DET_SIMD; this processor has {})",
+            Simd::highest()
+        ),
     }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn vector_instructions() -> &'static str {
-    "those that the compiler assumes for this architecture"
 }
 
 /// The data and weights that the configurations name.

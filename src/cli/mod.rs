@@ -7,6 +7,7 @@
 //! 0 done; 1 a failure while running; 2 bad usage or configuration; 3 missing data or weights; 4 a
 //! non-finite loss; 130 interrupted. [`ExitStatus`] is their list.
 
+mod bench;
 mod completions;
 mod config;
 mod data;
@@ -16,6 +17,7 @@ mod eval;
 mod eval_results;
 mod exit;
 mod export;
+mod machine;
 mod model;
 mod predict;
 mod train;
@@ -78,6 +80,7 @@ Examples:
   ckd-det config list                   the experiments there are
   ckd-det config show coco_r101_r18     one of them, with every default written out
   ckd-det config check my_experiment.toml
+  ckd-det bench step coco_r101_r18      how long a training step takes here
   ckd-det doctor                        what this machine has, and what is missing
 
 Exit codes:
@@ -103,6 +106,8 @@ pub enum Command {
     Data(data::Args),
     /// Show, check and list configurations
     Config(config::Args),
+    /// Time training steps or inference on random images
+    Bench(bench::Args),
     /// Tell what this machine and this program have, and what is missing
     Doctor(doctor::Args),
     /// Print a script that completes commands in your shell
@@ -118,6 +123,7 @@ impl Command {
             Self::Export(args) => export::run(args, context),
             Self::Data(args) => data::run(args, context),
             Self::Config(args) => config::run(args, context),
+            Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
         }

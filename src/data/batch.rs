@@ -63,7 +63,7 @@ impl Batch {
         for (place, (item, placement)) in items.iter().zip(&placements).enumerate() {
             let Image { id, width, height, ref path, .. } = dataset.images[item.image];
             let image = decode::read_annotated(path, width, height)?;
-            batch.render(place, placement, &image);
+            batch.append(placement, &image);
             batch.image_ids[place] = id;
             batch.targets[place] = Target::of(dataset, item.image, placement);
         }
@@ -79,12 +79,13 @@ impl Batch {
             images.iter().map(|image| placement(image.height(), image.width(), rule, Flip::None)).collect();
         let mut batch = Self::blank(&placements, size_divisor);
         for (place, (image, placement)) in images.iter().zip(&placements).enumerate() {
-            batch.render(place, placement, image);
+            batch.append(placement, image);
             batch.image_ids[place] = ImageId(place as u64);
         }
         batch
     }
 
+    /// A batch that lacks its pixels.
     fn blank(placements: &[Placement], divisor: usize) -> Self {
         let largest = |side: fn(&Placement) -> usize| {
             placements.iter().map(side).max().unwrap_or(0).next_multiple_of(divisor)
@@ -95,7 +96,7 @@ impl Batch {
             largest(|placement| placement.resized.1),
         );
         Self {
-            pixels: vec![0.0; batch * height * width * 3],
+            pixels: Vec::with_capacity(batch * height * width * 3),
             batch,
             height,
             width,
@@ -106,9 +107,9 @@ impl Batch {
         }
     }
 
-    fn render(&mut self, place: usize, placement: &Placement, image: &RgbImage) {
-        let len = self.height * self.width * 3;
-        placement.render(image, &mut self.pixels[place * len..(place + 1) * len], self.width);
+    /// The pixels of the next image.
+    fn append(&mut self, placement: &Placement, image: &RgbImage) {
+        placement.render(image, (self.height, self.width), &mut self.pixels);
     }
 }
 

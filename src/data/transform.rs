@@ -7,6 +7,7 @@
 //! Pixels come out as RGB in [0, 1], channels last. Mean and standard deviation belong to each model
 //! and are applied there; as the weights of a pixel sum to 1, the order does not matter.
 
+use ckd_kernels::resample::{self, Columns, ROW_SLACK, Tap};
 use image::RgbImage;
 
 /// How large an image becomes: its short side is brought to `short_side_px`, unless its long side
@@ -65,122 +66,72 @@ impl Placement {
         [x1 * across, y1 * down, x2 * across, y2 * down]
     }
 
-    /// Resamples `image` to the top left of `slot`, whose rows are `slot_width` pixels of 3 values.
-    /// The rest of the slot is left as it is.
+    /// Appends `image`, resampled, to `batch`: `slot` (height, width) pixels of 3 values, 0 beyond the image.
     ///
     /// # Panics
     /// When `image` is not of the original size or the slot is too small for the resized one.
-    pub fn render(&self, image: &RgbImage, slot: &mut [f32], slot_width: usize) {
+    pub fn render(&self, image: &RgbImage, slot: (usize, usize), batch: &mut Vec<f32>) {
         assert_eq!((image.height(), image.width()), self.original, "the image the placement was made for");
-        self.resample(image.as_raw(), slot, slot_width);
+        let row_len = image.width() as usize * 3;
+        self.resample(slot, batch, |row, out| {
+            resample::bytes_to_unit(&image.as_raw()[row * row_len..][..row_len], out);
+        });
     }
 
-    /// Each source row that is needed is resampled horizontally once; two such rows, kept, make an
-    /// output row.
-    fn resample<S: Sample>(&self, source: &[S], slot: &mut [f32], slot_width: usize) {
-        let (height, width) = (self.original.0 as usize, self.original.1 as usize);
-        let columns = taps(width, self.resized.1);
-        let columns: Vec<Tap> = match self.flip {
-            Flip::None => columns.collect(),
-            Flip::Horizontal => columns.map(|tap| tap.mirrored(width)).collect(),
+    /// `read` puts a source row in [0, 1] at the start of a buffer. Each row that is needed is read and resampled
+    /// horizontally once; two such rows, kept, make an output row.
+    fn resample(&self, slot: (usize, usize), batch: &mut Vec<f32>, read: impl Fn(usize, &mut [f32])) {
+        let ((height, width), (rows, columns)) = (self.original, self.resized);
+        assert!(rows <= slot.0 && columns <= slot.1, "a slot of {slot:?} for an image of {:?}", self.resized);
+        let turned = |tap| if self.flip == Flip::Horizontal { mirrored(tap, width) } else { tap };
+        let grid = Columns::new(taps(width, columns).map(turned).collect());
+        let source_len = width as usize * 3;
+        let mut source = vec![0.0; source_len + ROW_SLACK];
+        let mut fill = |kept: &mut Row, row: u32| {
+            if kept.source != Some(row) {
+                kept.source = Some(row);
+                read(row as usize, &mut source[..source_len]);
+                grid.across(&source, &mut kept.values);
+            }
         };
-        let row_len = self.resized.1 * 3;
-        let mut upper = Row { source: usize::MAX, values: vec![0.0; row_len] };
+        let mut upper = Row { source: None, values: vec![0.0; columns * 3 + ROW_SLACK] };
         let mut lower = upper.clone();
-        for (tap, out) in taps(height, self.resized.0).zip(slot.chunks_mut(slot_width * 3)) {
-            if lower.source == tap.near {
+        let row_len = columns * 3;
+        for Tap { near, far, near_weight, far_weight } in taps(height, rows) {
+            if lower.source == Some(near) {
                 std::mem::swap(&mut upper, &mut lower);
             }
-            upper.fill(tap.near, source, width, &columns);
-            lower.fill(tap.far, source, width, &columns);
-            let rows = upper.values.iter().zip(&lower.values);
-            for (out, (near, far)) in out[..row_len].iter_mut().zip(rows) {
-                *out = tap.near_weight * near + tap.far_weight * far;
-            }
+            fill(&mut upper, near);
+            fill(&mut lower, far);
+            let weights = [near_weight, far_weight];
+            resample::between(&upper.values[..row_len], &lower.values[..row_len], weights, batch);
+            batch.resize(batch.len() + (slot.1 - columns) * 3, 0.0);
         }
-    }
-}
-
-/// The two source pixels that an output pixel lies between, along one axis.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Tap {
-    near: usize,
-    far: usize,
-    near_weight: f32,
-    far_weight: f32,
-}
-
-impl Tap {
-    fn mirrored(self, len: usize) -> Self {
-        Self { near: len - 1 - self.near, far: len - 1 - self.far, ..self }
+        batch.resize(batch.len() + (slot.0 - rows) * slot.1 * 3, 0.0);
     }
 }
 
 /// PyTorch's half-pixel rule: output `i` looks at source (i + 1/2) * in/out - 1/2, from 0 on.
-fn taps(input: usize, output: usize) -> impl Iterator<Item = Tap> {
+fn taps(input: u32, output: usize) -> impl Iterator<Item = Tap> {
     let scale = input as f32 / output as f32;
     (0..output).map(move |place| {
         let at = (scale * (place as f32 + 0.5) - 0.5).max(0.0);
-        let near = (at as usize).min(input - 1);
+        let near = (at as u32).min(input - 1);
         let far_weight = (at - near as f32).clamp(0.0, 1.0);
         Tap { near, far: (near + 1).min(input - 1), near_weight: 1.0 - far_weight, far_weight }
     })
 }
 
+fn mirrored(tap: Tap, len: u32) -> Tap {
+    Tap { near: len - 1 - tap.near, far: len - 1 - tap.far, ..tap }
+}
+
 /// A source row resampled to the output's columns.
 #[derive(Clone)]
 struct Row {
-    source: usize,
+    source: Option<u32>,
     values: Vec<f32>,
 }
-
-impl Row {
-    fn fill<S: Sample>(&mut self, row: usize, source: &[S], width: usize, columns: &[Tap]) {
-        if self.source == row {
-            return;
-        }
-        self.source = row;
-        let pixels = &source[row * width * 3..(row + 1) * width * 3];
-        for (out, tap) in self.values.chunks_exact_mut(3).zip(columns) {
-            let near = &pixels[tap.near * 3..tap.near * 3 + 3];
-            let far = &pixels[tap.far * 3..tap.far * 3 + 3];
-            for channel in 0..3 {
-                out[channel] =
-                    tap.near_weight * near[channel].value() + tap.far_weight * far[channel].value();
-            }
-        }
-    }
-}
-
-/// A stored channel value. Files have `u8`; PyTorch's golden values are made from `f32`.
-trait Sample: Copy {
-    /// In [0, 1].
-    fn value(self) -> f32;
-}
-
-impl Sample for u8 {
-    fn value(self) -> f32 {
-        BYTE_TO_UNIT[usize::from(self)]
-    }
-}
-
-#[cfg(test)]
-impl Sample for f32 {
-    fn value(self) -> f32 {
-        self
-    }
-}
-
-/// `b / 255`, rounded once: what torchvision's `to_tensor` gives.
-static BYTE_TO_UNIT: [f32; 256] = {
-    let mut table = [0.0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        table[byte] = byte as f32 / 255.0;
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 #[path = "../../tests/support/golden.rs"]
@@ -228,8 +179,10 @@ mod tests {
                 let original = (h as u32, w as u32);
                 let resized = rule.resized(original.0, original.1);
                 let placement = Placement { original, resized, flip: Flip::None };
-                let mut slot = vec![0.0; height * width * 3];
-                placement.resample(&source, &mut slot, width);
+                let mut slot = Vec::new();
+                placement.resample((height, width), &mut slot, |row, out| {
+                    out.copy_from_slice(&source[row * w * 3..][..w * 3]);
+                });
                 batch
                     .extend((0..3).flat_map(|c| slot.iter().skip(c).step_by(3).copied().collect::<Vec<_>>()));
 
@@ -248,8 +201,8 @@ mod tests {
 
     fn rendered(image: &RgbImage, resized: (usize, usize), flip: Flip) -> Vec<f32> {
         let placement = Placement { original: (image.height(), image.width()), resized, flip };
-        let mut slot = vec![f32::NAN; resized.0 * resized.1 * 3];
-        placement.render(image, &mut slot, resized.1);
+        let mut slot = Vec::new();
+        placement.render(image, resized, &mut slot);
         slot
     }
 
@@ -289,14 +242,15 @@ mod tests {
     }
 
     #[test]
-    fn pixels_beyond_the_image_are_left_alone() {
-        let image = picture(4, 4);
+    fn pixels_beyond_the_image_are_0() {
+        let image = RgbImage::from_pixel(4, 4, image::Rgb([255; 3]));
         let placement = Placement { original: (4, 4), resized: (4, 4), flip: Flip::None };
-        let mut slot = vec![-1.0; 6 * 8 * 3];
-        placement.render(&image, &mut slot, 8);
-        for (place, value) in slot.iter().enumerate() {
+        let mut batch = vec![-1.0];
+        placement.render(&image, (6, 8), &mut batch);
+        assert_eq!((batch[0], batch.len()), (-1.0, 1 + 6 * 8 * 3), "it is appended");
+        for (place, value) in batch[1..].iter().enumerate() {
             let (row, column) = (place / 24, place % 24 / 3);
-            assert_eq!(*value == -1.0, row >= 4 || column >= 4);
+            assert_eq!(*value, if row < 4 && column < 4 { 1.0 } else { 0.0 });
         }
     }
 }

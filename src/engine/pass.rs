@@ -1,5 +1,7 @@
 //! One batch: the teacher looks, the student learns.
 
+use std::time::{Duration, Instant};
+
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::Mode;
 use ckd_detectors::taps::{Tap, Taps, UnknownName};
@@ -38,6 +40,23 @@ impl Distillation {
 
     fn wants_pyramid(&self) -> bool {
         self.teacher.levels().iter().any(|&level| self.wants(Tap::Fpn(level)))
+    }
+
+    fn anchors_per_image(&self) -> Option<usize> {
+        self.methods.iter().filter_map(|method| method.anchors_per_image).max()
+    }
+
+    /// The teacher's logits of the student's regions (of all anchors), if a method compares them.
+    fn teacher_logits(&self, pyramid: &[Value], regions: &Regions) -> Result<Option<Value>> {
+        Ok(match (&self.teacher, regions) {
+            (Detector::FasterRcnn(teacher), Regions::Rois { samples, .. }) if self.wants(Tap::RoiLogits) => {
+                Some(teacher.roi_logits(pyramid, &samples.boxes)?)
+            }
+            (Detector::RetinaNet(teacher), Regions::Anchors { .. }) if self.anchors_per_image().is_some() => {
+                Some(teacher.anchor_logits(pyramid)?)
+            }
+            _ => None,
+        })
     }
 }
 
@@ -98,6 +117,19 @@ pub struct Pass {
     pub terms: Vec<LossTerm>,
     /// The gradient of their sum.
     pub gradients: Gradients,
+    /// How long it took.
+    pub times: PartTimes,
+}
+
+/// How long the parts of a pass took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartTimes {
+    /// The teacher: its pyramid, and its logits of the student's regions.
+    pub teacher: Duration,
+    /// The student's forward pass and all losses.
+    pub student_forward: Duration,
+    /// The gradients.
+    pub backward: Duration,
 }
 
 /// Runs teacher and student on one batch at `step` and computes the gradients.
@@ -109,14 +141,20 @@ pub fn training_pass(
     step: u64,
     random: &mut impl Rng,
 ) -> Result<Pass> {
+    let started = Instant::now();
+    let mut teaching = Duration::ZERO;
     // The teacher goes first: its activations are gone before the student's are kept.
-    let teacher_pyramid = distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()?;
+    let teacher_pyramid = timed(&mut teaching, || {
+        distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()
+    })?;
     let pyramid = student.pyramid(images, Mode::Train)?;
     let (losses, regions) = regions(student, images, &pyramid, targets, random)?;
     let mut terms: Vec<(String, Value, f64)> =
         losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
     if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
-        let (teacher, student) = paired_taps(distillation, teacher_pyramid, student, &pyramid, &regions)?;
+        let teacher_logits = timed(&mut teaching, || distillation.teacher_logits(teacher_pyramid, &regions))?;
+        let (teacher, student) =
+            paired_taps(distillation, teacher_pyramid, teacher_logits, &pyramid, &regions)?;
         for method in &distillation.methods {
             let warm = match step < method.warmup_steps {
                 true => (step + 1) as f64 / (method.warmup_steps + 1) as f64,
@@ -133,7 +171,19 @@ pub fn training_pass(
         .map(|(name, value, weight)| Ok(LossTerm { name, weighted: f64::from(value.item()?) * weight }))
         .collect::<Result<_>>()?;
     check_finite(&terms, step)?;
-    Ok(Pass { terms, gradients: total.backward()? })
+    let forward = started.elapsed();
+    let gradients = total.backward()?;
+    let backward = started.elapsed() - forward;
+    let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
+    Ok(Pass { terms, gradients, times })
+}
+
+/// Runs `work` and adds the time it took to `total`.
+fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    *total += started.elapsed();
+    result
 }
 
 fn check_finite(terms: &[LossTerm], step: u64) -> Result<()> {
@@ -174,34 +224,30 @@ fn regions(
 fn paired_taps(
     distillation: &Distillation,
     teacher_pyramid: &[Value],
-    student: &Detector,
+    teacher_logits: Option<Value>,
     pyramid: &[Value],
     regions: &Regions,
 ) -> Result<(Taps, Taps)> {
     let (mut teacher_taps, mut student_taps) = (Taps::default(), Taps::default());
     if distillation.wants_pyramid() {
-        for (level, (theirs, ours)) in student.levels().iter().zip(teacher_pyramid.iter().zip(pyramid)) {
+        let levels = distillation.teacher.levels();
+        for (level, (theirs, ours)) in levels.iter().zip(teacher_pyramid.iter().zip(pyramid)) {
             teacher_taps.insert(Tap::Fpn(*level), theirs.clone());
             student_taps.insert(Tap::Fpn(*level), ours.clone());
         }
     }
-    match (&distillation.teacher, regions) {
-        (Detector::FasterRcnn(teacher), Regions::Rois { samples, logits })
-            if distillation.wants(Tap::RoiLogits) =>
-        {
-            teacher_taps.insert(Tap::RoiLogits, teacher.roi_logits(teacher_pyramid, &samples.boxes)?);
+    match (teacher_logits, regions) {
+        (Some(theirs), Regions::Rois { logits, .. }) => {
+            teacher_taps.insert(Tap::RoiLogits, theirs);
             student_taps.insert(Tap::RoiLogits, logits.clone());
         }
-        (Detector::RetinaNet(teacher), Regions::Anchors { logits, positives }) => {
-            let per_image = distillation.methods.iter().filter_map(|method| method.anchors_per_image).max();
-            if let Some(per_image) = per_image {
-                let theirs = teacher.anchor_logits(teacher_pyramid)?;
-                let chosen = telling_anchors(&theirs, positives, per_image)?;
-                teacher_taps.insert(Tap::AnchorLogits, rows(&theirs, &chosen)?);
-                student_taps.insert(Tap::AnchorLogits, rows(logits, &chosen)?);
-            }
+        (Some(theirs), Regions::Anchors { logits, positives }) => {
+            let per_image = distillation.anchors_per_image().unwrap_or(0);
+            let chosen = telling_anchors(&theirs, positives, per_image)?;
+            teacher_taps.insert(Tap::AnchorLogits, rows(&theirs, &chosen)?);
+            student_taps.insert(Tap::AnchorLogits, rows(logits, &chosen)?);
         }
-        _ => {}
+        (None, _) => {}
     }
     Ok((teacher_taps, student_taps))
 }

@@ -3,7 +3,9 @@
 use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
 use rayon::prelude::*;
 
-use crate::memory::{Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks};
+use crate::memory::{
+    Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
+};
 use crate::simd::vectorized;
 use crate::{Error, Result, Value};
 

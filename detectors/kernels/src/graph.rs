@@ -153,9 +153,21 @@ impl Value {
                 format!("the gradient of a scalar is defined, not that of {:?}", self.tensor.shape()),
             ));
         }
+        self.backward_from(&self.tensor.ones_like()?)
+    }
+
+    /// The gradients of Σ `gradient` · self with respect to every leaf: [`backward`](Self::backward) from further on.
+    ///
+    /// # Errors
+    /// If `gradient` has another shape.
+    pub fn backward_from(&self, gradient: &Tensor) -> Result<Gradients> {
+        if gradient.dims() != self.dims() {
+            let reason = format!("gradient {:?} of a result {:?}", gradient.dims(), self.dims());
+            return Err(Error::invalid("backward", reason));
+        }
         let mut gradients = Gradients::new();
         let Some(root) = &self.node else { return Ok(gradients) };
-        let mut pending = HashMap::from([(root.number, self.tensor.ones_like()?)]);
+        let mut pending = HashMap::from([(root.number, gradient.clone())]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
             let Some(gradient) = pending.remove(&node.number) else { continue };

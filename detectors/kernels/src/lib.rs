@@ -12,6 +12,7 @@
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
+//! | [`resample`] | images to a batch's rows, bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`reduce`] | sums over slices in f64 |
@@ -34,10 +35,13 @@ pub mod input;
 pub mod linear;
 pub mod losses;
 pub mod memory;
+mod microkernel;
 pub mod norm;
 pub mod normalize;
+mod panels;
 pub mod pool;
 pub mod reduce;
+pub mod resample;
 pub mod resize;
 pub mod roi_align;
 pub mod sgd;

@@ -3,8 +3,10 @@
 use gemm::Parallelism;
 use rayon::prelude::*;
 
-use crate::elementwise::{CHUNK, mask_positive, rectified};
+use crate::conv::pixels;
+use crate::elementwise::{CHUNK, mask_positive};
 use crate::memory::{elements, from_elements, on_host};
+use crate::microkernel::Finish;
 use crate::{Error, Result, Value};
 
 /// What a layer does to its result.
@@ -31,20 +33,14 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         ));
     }
     crate::flops::count(m * i * o);
-    let mut out = vec![0f32; m * o];
-    {
+    let out = {
         let (x, w) = (on_host(x.tensor())?, on_host(weight.tensor())?);
         let bias = bias.map(|bias| on_host(bias.tensor())).transpose()?;
-        if let Some(bias) = &bias {
-            let bias = elements(bias)?;
-            out.chunks_exact_mut(o.max(1)).for_each(|row| row.copy_from_slice(&bias));
-        }
-        let add = if bias.is_some() { Accumulate::Add } else { Accumulate::Replace };
-        product(&mut out, (m, o, i), &elements(&x)?, Form::Plain, &elements(&w)?, Form::Transposed, add);
-        if activation == Activation::Relu {
-            out.iter_mut().for_each(|y| *y = rectified(*y));
-        }
-    }
+        let bias = bias.as_ref().map(elements).transpose()?;
+        let relu = activation == Activation::Relu;
+        let finish = Finish { shift: bias.as_deref(), relu, ..Finish::default() };
+        pixels::product((m, i, o), &elements(&x)?, &elements(&w)?, finish)
+    };
     let out = from_elements(out, (m, o), x.tensor())?;
     let tracked = (x.is_tracked(), weight.is_tracked(), bias.is_some_and(Value::is_tracked));
     let (saved_x, saved_w, saved_y) = (x.tensor().clone(), weight.tensor().clone(), out.clone());
@@ -61,22 +57,12 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         let mut gradients = vec![None, None];
         if tracked.0 {
             let w = on_host(&saved_w)?;
-            let mut gx = vec![0f32; m * i];
-            product(&mut gx, (m, i, o), &gy, Form::Plain, &elements(&w)?, Form::Plain, Accumulate::Replace);
+            let gx = pixels::input_gradient((m, i, o), &gy, &elements(&w)?);
             gradients[0] = Some(from_elements(gx, (m, i), &g)?);
         }
         if tracked.1 {
             let x = on_host(&saved_x)?;
-            let mut gw = vec![0f32; o * i];
-            product(
-                &mut gw,
-                (o, i, m),
-                &gy,
-                Form::Transposed,
-                &elements(&x)?,
-                Form::Plain,
-                Accumulate::Replace,
-            );
+            let gw = pixels::weight_gradient((m, i, o), &elements(&x)?, &gy);
             gradients[1] = Some(from_elements(gw, (o, i), &g)?);
         }
         if has_bias {

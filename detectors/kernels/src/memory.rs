@@ -72,6 +72,18 @@ pub fn from_channels_last(
     Ok(from_elements(values, (n, h, w, c), like)?.permute((0, 3, 1, 2))?)
 }
 
+/// A buffer of `len` numbers that `write` fills: without zeroing it first.
+///
+/// # Safety
+/// `write` must write every number.
+pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
+    let mut values = Vec::with_capacity(len);
+    write(&mut values.spare_capacity_mut()[..len]);
+    // SAFETY: the caller promises that all `len` numbers were written.
+    unsafe { values.set_len(len) };
+    values
+}
+
 /// A row-major tensor over `values`, on the device of `like`.
 pub fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, shape.into(), &Device::Cpu)?;
@@ -81,7 +93,7 @@ pub fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -
 /// A fresh buffer of `len` numbers, written in parallel: `write` gets the number of a chunk and its [`Place`].
 ///
 /// Unlike zeros that are overwritten, it costs one pass over memory.
-pub(crate) fn written<T: Copy + Default + Send>(
+pub(crate) fn written_in_chunks<T: Copy + Default + Send>(
     len: usize,
     chunk: usize,
     write: impl Fn(usize, &mut Place<'_, T>) + Sync,

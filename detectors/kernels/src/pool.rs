@@ -5,7 +5,7 @@
 
 use crate::elementwise::reshape;
 use crate::memory::{Place, both_written, channels_last, elements, from_channels_last, written_in_chunks};
-use crate::simd::vectorized;
+use crate::simd::{for_each_level, vectorized};
 use crate::{Error, Result, Value};
 
 /// The largest kernel of [`max_pool2d`]: a window position is kept in one byte.
@@ -43,7 +43,7 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
         let widths = (ow * c, if x.is_tracked() { ow * c } else { 0 });
         both_written(n * oh, widths, 1, |row, out, winners| {
             let image = &input[row / oh * h * w * c..][..h * w * c];
-            vectorized(|| windows.forward_row(image, row % oh, out, winners));
+            forward_row(&windows, image, row % oh, out, winners);
         })
     };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
@@ -53,10 +53,27 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
         let spread = written_in_chunks(n * h * w * c, w * c, |row, spread| {
             let image = row / h * oh * ow * c..(row / h + 1) * oh * ow * c;
             let (g, winners) = (&g[image.clone()], &winners[image]);
-            vectorized(|| windows.backward_row(g, winners, row % h, spread.zeros()));
+            backward_row(&windows, g, winners, row % h, spread.zeros());
         });
         Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
     }))
+}
+
+for_each_level! {
+
+    fn forward_row(
+        windows: &Windows,
+        image: &[f32],
+        oy: usize,
+        out: &mut Place<f32>,
+        winners: &mut Place<u8>,
+    ) {
+        windows.forward_row(image, oy, out, winners);
+    }
+
+    fn backward_row(windows: &Windows, g: &[f32], winners: &[u8], y: usize, spread: &mut [f32]) {
+        windows.backward_row(g, winners, y, spread);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -73,6 +90,7 @@ struct Windows {
 
 impl Windows {
     /// The kernel positions of window `index` that lie on a map of `size` pixels.
+    #[inline(always)]
     fn on_map(&self, index: usize, size: usize) -> std::ops::Range<usize> {
         let start = index * self.stride;
         let first = self.padding.saturating_sub(start);

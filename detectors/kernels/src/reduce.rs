@@ -1,31 +1,26 @@
 //! Sums over slices, in f64 and in an order that depends on their length alone.
 
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 
 const LANES: usize = 16;
 
-/// Σ a_i b_i.
-pub fn dot(a: &[f32], b: &[f32]) -> f64 {
-    vectorized(|| dot_in_lanes(a, b))
-}
-
-#[inline(always)]
-fn dot_in_lanes(a: &[f32], b: &[f32]) -> f64 {
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0f64; LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+for_each_level! {
+    /// Σ a_i b_i.
+    pub fn dot(a: &[f32], b: &[f32]) -> f64 {
+        let (a_lanes, a_rest) = a.as_chunks::<LANES>();
+        let (b_lanes, b_rest) = b.as_chunks::<LANES>();
+        let mut sums = [0f64; LANES];
+        for (a, b) in a_lanes.iter().zip(b_lanes) {
+            for lane in 0..LANES {
+                sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
+            }
         }
+        let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b));
+        sums.iter().sum::<f64>() + rest.sum::<f64>()
     }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b));
-    sums.iter().sum::<f64>() + rest.sum::<f64>()
-}
 
-/// Σ a_i.
-pub fn sum(a: &[f32]) -> f64 {
-    vectorized(|| {
+    /// Σ a_i.
+    pub fn sum(a: &[f32]) -> f64 {
         let (lanes, rest) = a.as_chunks::<LANES>();
         let mut sums = [0f64; LANES];
         for a in lanes {
@@ -34,12 +29,10 @@ pub fn sum(a: &[f32]) -> f64 {
             }
         }
         sums.iter().sum::<f64>() + rest.iter().map(|&a| f64::from(a)).sum::<f64>()
-    })
-}
+    }
 
-/// The largest number; of none, and of NaN alone, minus infinity.
-pub fn largest(a: &[f32]) -> f32 {
-    vectorized(|| {
+    /// The largest number; of none, and of NaN alone, minus infinity.
+    pub fn largest(a: &[f32]) -> f32 {
         let (lanes, rest) = a.as_chunks::<LANES>();
         let mut highest = [f32::NEG_INFINITY; LANES];
         let larger = |a: f32, b: f32| if a > b { a } else { b };
@@ -49,14 +42,12 @@ pub fn largest(a: &[f32]) -> f32 {
             }
         }
         highest.iter().chain(rest).fold(f32::NEG_INFINITY, |highest, &a| larger(a, highest))
-    })
-}
+    }
 
-/// x_i becomes exp(`scale` (x_i - `largest`)), where nothing is above `largest`; returns their sum.
-///
-/// To 2 ulp; below e^-87 it is e^-87. NaN stays NaN, and becomes the sum.
-pub fn exponentials(x: &mut [f32], largest: f32, scale: f32) -> f64 {
-    vectorized(|| {
+    /// x_i becomes exp(`scale` (x_i - `largest`)), where nothing is above `largest`; returns their sum.
+    ///
+    /// To 2 ulp; below e^-87 it is e^-87. NaN stays NaN, and becomes the sum.
+    pub fn exponentials(x: &mut [f32], largest: f32, scale: f32) -> f64 {
         let exponential = |x: f32| exp_of_negative((largest - x) * scale);
         let (lanes, rest) = x.as_chunks_mut::<LANES>();
         let mut sums = [0f64; LANES];
@@ -72,7 +63,7 @@ pub fn exponentials(x: &mut [f32], largest: f32, scale: f32) -> f64 {
             sum += f64::from(*x);
         }
         sum
-    })
+    }
 }
 
 /// exp(-y) for y >= 0, to 2 ulp; y beyond 87 counts as 87, NaN gives NaN.

@@ -5,7 +5,7 @@
 //! give, in their order: no two tasks write the same place.
 
 use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// `x` resized to `size` (height, width), bilinear.
@@ -29,7 +29,7 @@ pub fn resize_bilinear(x: &Value, size: (usize, usize)) -> Result<Value> {
             let mix = rows[row % oh];
             let image = &input[row / oh * h * w * c..][..h * w * c];
             let (top, bottom) = (&image[mix.low * w * c..][..w * c], &image[mix.high * w * c..][..w * c]);
-            vectorized(|| mix_row(out, top, bottom, mix.weights, &columns, c));
+            mix_row(out, top, bottom, mix.weights, &columns, c);
         })
     };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
@@ -44,41 +44,42 @@ pub fn resize_bilinear(x: &Value, size: (usize, usize)) -> Result<Value> {
             let last = rows.partition_point(|mix| mix.low <= y);
             for (oy, mix) in rows.iter().enumerate().take(last).skip(first) {
                 let g = &g[(image * oh + oy) * ow * c..][..ow * c];
-                vectorized(|| spread_row(sums, g, mix.weight_of(y), &columns, c));
+                spread_row(sums, g, mix.weight_of(y), &columns, c);
             }
         });
         Ok(vec![Some(from_channels_last(sums, (n, h, w, c), gradient)?)])
     }))
 }
 
-/// A row of the result, `weights` of two rows of the input.
-#[inline(always)]
-fn mix_row(
-    out: &mut Place<f32>,
-    top: &[f32],
-    bottom: &[f32],
-    [wy0, wy1]: [f32; 2],
-    columns: &[Mix],
-    c: usize,
-) {
-    for &Mix { low, high, weights: [wx0, wx1] } in columns {
-        let (low, high) = (low * c..(low + 1) * c, high * c..(high + 1) * c);
-        let top = top[low.clone()].iter().zip(&top[high.clone()]);
-        let bottom = bottom[low].iter().zip(&bottom[high]);
-        out.extend(
-            top.zip(bottom).map(|((a, b), (d, e))| wy0 * (wx0 * a + wx1 * b) + wy1 * (wx0 * d + wx1 * e)),
-        );
+for_each_level! {
+    /// A row of the result, `weights` of two rows of the input.
+    fn mix_row(
+        out: &mut Place<f32>,
+        top: &[f32],
+        bottom: &[f32],
+        weights: [f32; 2],
+        columns: &[Mix],
+        c: usize,
+    ) {
+        let [wy0, wy1] = weights;
+        for &Mix { low, high, weights: [wx0, wx1] } in columns {
+            let (low, high) = (low * c..(low + 1) * c, high * c..(high + 1) * c);
+            let top = top[low.clone()].iter().zip(&top[high.clone()]);
+            let bottom = bottom[low].iter().zip(&bottom[high]);
+            out.extend(
+                top.zip(bottom).map(|((a, b), (d, e))| wy0 * (wx0 * a + wx1 * b) + wy1 * (wx0 * d + wx1 * e)),
+            );
+        }
     }
-}
 
-/// Adds to a row of the input's gradient what a row `g` of the result's gives it.
-#[inline(always)]
-fn spread_row(sums: &mut [f32], g: &[f32], wy: f32, columns: &[Mix], c: usize) {
-    for (g, &Mix { low, high, weights }) in g.chunks_exact(c).zip(columns) {
-        for (x, weight) in [low, high].into_iter().zip(weights) {
-            let weight = wy * weight;
-            if weight != 0.0 {
-                sums[x * c..][..c].iter_mut().zip(g).for_each(|(sum, g)| *sum += weight * g);
+    /// Adds to a row of the input's gradient what a row `g` of the result's gives it.
+    fn spread_row(sums: &mut [f32], g: &[f32], wy: f32, columns: &[Mix], c: usize) {
+        for (g, &Mix { low, high, weights }) in g.chunks_exact(c).zip(columns) {
+            for (x, weight) in [low, high].into_iter().zip(weights) {
+                let weight = wy * weight;
+                if weight != 0.0 {
+                    sums[x * c..][..c].iter_mut().zip(g).for_each(|(sum, g)| *sum += weight * g);
+                }
             }
         }
     }

@@ -5,8 +5,8 @@
 
 use std::ops::Range;
 
-use crate::memory::{channels_last, elements, from_channels_last, written_in_chunks};
-use crate::simd::vectorized;
+use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// `x` resized to `size` (height, width) by repeating or leaving out pixels.
@@ -53,11 +53,7 @@ pub fn upsample_nearest_add(top: &Value, lateral: &Value) -> Result<Value> {
         written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
             let source = resize.source_row(&input, row);
             let side = &side[row * ow * c..][..ow * c];
-            vectorized(|| {
-                for (side, &x) in side.chunks_exact(c).zip(&resize.columns) {
-                    out.extend(side.iter().zip(&source[x * c..][..c]).map(|(side, top)| side + top));
-                }
-            });
+            add_tops(out, side, source, &resize.columns, c);
         })
     };
     let out = from_channels_last(out, (n, oh, ow, c), lateral.tensor())?;
@@ -105,19 +101,28 @@ impl Resize {
             let sums = sums.zeros();
             for oy in readers(&self.rows, y) {
                 let g = &g[(image * oh + oy) * ow * c..][..ow * c];
-                vectorized(|| add_runs(g, &columns, c, sums));
+                add_runs(g, &columns, c, sums);
             }
         });
         from_channels_last(sums, (n, h, w, c), gradient)
     }
 }
 
-/// Adds to each pixel of `sums` the run of pixels of `g` that read it.
-#[inline(always)]
-fn add_runs(g: &[f32], columns: &[Range<usize>], c: usize, sums: &mut [f32]) {
-    for (sum, columns) in sums.chunks_exact_mut(c).zip(columns) {
-        for g in g[columns.start * c..columns.end * c].chunks_exact(c) {
-            sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
+for_each_level! {
+
+    /// Each pixel of `side` plus the pixel of `source` that it reads.
+    fn add_tops(out: &mut Place<f32>, side: &[f32], source: &[f32], columns: &[usize], c: usize) {
+        for (side, &x) in side.chunks_exact(c).zip(columns) {
+            out.extend(side.iter().zip(&source[x * c..][..c]).map(|(side, top)| side + top));
+        }
+    }
+
+    /// Adds to each pixel of `sums` the run of pixels of `g` that read it.
+    fn add_runs(g: &[f32], columns: &[Range<usize>], c: usize, sums: &mut [f32]) {
+        for (sum, columns) in sums.chunks_exact_mut(c).zip(columns) {
+            for g in g[columns.start * c..columns.end * c].chunks_exact(c) {
+                sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
+            }
         }
     }
 }

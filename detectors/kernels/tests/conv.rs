@@ -134,6 +134,76 @@ proptest! {
     }
 }
 
+/// 3x3 convolutions of stride 1 with channels in whole vectors: Winograd's form.
+fn winograd_sizes() -> impl Strategy<Value = Sizes> {
+    let channels = prop_oneof![Just(32usize), Just(48), Just(64)];
+    (0usize..=3, 4usize..=23, 4usize..=23, channels.clone(), channels, 0usize..=2)
+        .prop_map(|(n, h, w, group_c, group_k, padding)| Sizes {
+            n,
+            h,
+            w,
+            group_c,
+            group_k,
+            kernel: [3, 3],
+            config: Conv2dConfig::new(1, padding),
+        })
+        .prop_filter("the kernel fits", Sizes::fits)
+}
+
+/// One channel a group.
+fn depthwise_sizes() -> impl Strategy<Value = Sizes> {
+    let channels = prop_oneof![2usize..=40, Just(64usize), Just(96)];
+    (0usize..=3, 1usize..=12, 1usize..=12, channels, 1usize..=5, 1usize..=3, 0usize..=2)
+        .prop_map(|(n, h, w, groups, kernel, stride, padding)| Sizes {
+            n,
+            h,
+            w,
+            group_c: 1,
+            group_k: 1,
+            kernel: [kernel; 2],
+            config: Conv2dConfig { groups, ..Conv2dConfig::new(stride, padding) },
+        })
+        .prop_filter("the kernel fits", Sizes::fits)
+}
+
+/// Result and gradients against f64, the largest error relative to the root mean square of each.
+fn relative_errors(sizes: &Sizes) -> [f64; 3] {
+    let (x, weight) = (sizes.x(), sizes.weight());
+    let (out, gx, gw) = reference(sizes, &values(&x), &values(&weight));
+    let (leaf_x, leaf_w) = (Value::leaf("x", nhwc(&x)), Value::leaf("w", weight));
+    let got = conv2d(&leaf_x, &leaf_w, sizes.config, Epilogue::default()).unwrap();
+    let gradients = gradients_of(&got, &noise(3, got.dims()));
+    [(got.tensor(), &out), (&gradients["x"], &gx), (&gradients["w"], &gw)].map(|(got, expected)| {
+        let mean = expected.iter().map(|value| value * value).sum::<f64>() / expected.len().max(1) as f64;
+        let error = |(got, expected): (&f32, &f64)| (f64::from(*got) - expected).abs();
+        values(got).iter().zip(expected).map(error).fold(0.0, f64::max) / mean.sqrt().max(1e-12)
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 60,
+        rng_seed: RngSeed::Fixed(2),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    /// The bound that the module states: 3e-5 of the result's root mean square, for sums of up to 64·9 products.
+    #[test]
+    fn winograds_form_stays_within_its_stated_error(sizes in winograd_sizes()) {
+        for (error, of) in relative_errors(&sizes).into_iter().zip(["y", "x", "w"]) {
+            prop_assert!(error < 3e-5, "{of}: {error:.1e}");
+        }
+    }
+
+    #[test]
+    fn depthwise_convolution_equals_the_scalar_reference(sizes in depthwise_sizes()) {
+        for (error, of) in relative_errors(&sizes).into_iter().zip(["y", "x", "w"]) {
+            prop_assert!(error < 1e-5, "{of}: {error:.1e}");
+        }
+    }
+}
+
 /// The epilogue's parts, each present or not.
 fn epilogues() -> impl Iterator<Item = (bool, bool, bool, Activation)> {
     (0..16).map(|bits| {

@@ -1,15 +1,14 @@
 //! The forward product.
 
 use candle_core::Tensor;
-use gemm::Parallelism;
-use rayon::prelude::*;
 
-use super::gather::{Source, band_rows, gather_pixels, tile_pixels};
 use super::geometry::Geometry;
-use super::{Conv2dConfig, Epilogue};
-use crate::elementwise::rectified;
-use crate::linear::{Accumulate, Activation, Strides, strided_product};
-use crate::memory::{channels_last, elements, from_channels_last, on_host};
+use super::sweep::Sweep;
+use super::{Epilogue, depthwise, winograd};
+use crate::linear::Activation;
+use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
+use crate::microkernel::Finish;
+use crate::panels::Panels;
 use crate::{Error, Result};
 
 pub(super) fn forward(
@@ -22,106 +21,82 @@ pub(super) fn forward(
     let residual = match epilogue.residual {
         Some(residual) if residual.dims() == [n, k, oh, ow] => Some(channels_last(residual.tensor())?),
         Some(residual) => {
-            return Err(Error::invalid(
-                "conv2d",
-                format!("residual {:?}, result {:?}", residual.dims(), [n, k, oh, ow]),
-            ));
+            let reason = format!("residual {:?}, result {:?}", residual.dims(), [n, k, oh, ow]);
+            return Err(Error::invalid("conv2d", reason));
         }
         None => None,
     };
-    let shift = match epilogue.shift {
-        Some(shift) if shift.dims() == [k] => Some(on_host(shift.tensor())?),
-        Some(shift) => {
-            return Err(Error::invalid("conv2d", format!("shift {:?}, {k} channels", shift.dims())));
-        }
-        None => None,
+    let per_channel = |name, values: Option<&Tensor>| match values {
+        Some(values) if values.dims() == [k] => Ok(Some(on_host(values)?)),
+        Some(values) => Err(Error::invalid("conv2d", format!("{name} {:?}, {k} channels", values.dims()))),
+        None => Ok(None),
     };
+    let shift = per_channel("shift", epilogue.shift.map(crate::Value::tensor))?;
+    let scale = per_channel("scale", epilogue.scale)?;
     let (input, weight) = (channels_last(x)?, channels_last(weight)?);
-    let mut out = vec![0f32; n * oh * ow * k];
-    {
-        let (input, weight) = (elements(&input)?, elements(&weight)?);
-        let residual = residual.as_ref().map(elements).transpose()?;
-        let shift = shift.as_ref().map(elements).transpose()?;
-        let finish = |out: &mut [f32], first: usize| {
-            let relu = epilogue.activation == Activation::Relu;
-            finish_rows(
-                out,
-                k,
-                shift.as_deref(),
-                residual.as_deref().map(|r| &r[first..][..out.len()]),
-                relu,
-            );
-        };
-        forward_bands(geometry, &input, &weight, &mut out, finish);
-    }
+    let shift = shift.as_ref().map(elements).transpose()?;
+    let scale = scale.as_ref().map(elements).transpose()?;
+    let residual = residual.as_ref().map(elements).transpose()?;
+    let finish = Finish {
+        accumulate: false,
+        shift: shift.as_deref(),
+        residual: residual.as_deref(),
+        relu: epilogue.activation == Activation::Relu,
+    };
+    let (input, weight) = (elements(&input)?, elements(&weight)?);
+    let out = product(geometry, &input, &weight, scale.as_deref(), finish);
     from_channels_last(out, (n, oh, ow, k), x)
 }
 
-/// Adds shift and residual to rows of `k` channels and applies the ReLU.
-fn finish_rows(out: &mut [f32], k: usize, shift: Option<&[f32]>, residual: Option<&[f32]>, relu: bool) {
-    if let Some(shift) = shift {
-        for row in out.chunks_exact_mut(k) {
-            row.iter_mut().zip(shift).for_each(|(y, shift)| *y += shift);
-        }
-    }
-    if let Some(residual) = residual {
-        out.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
-    }
-    if relu {
-        out.iter_mut().for_each(|y| *y = rectified(*y));
-    }
-}
-
-fn forward_bands(
+/// The result (n, oh, ow, k) of the input and the weights (k, r, s, c/groups), row k of them times `scale[k]`.
+pub(super) fn product(
     geometry: &Geometry,
     input: &[f32],
     weight: &[f32],
-    out: &mut [f32],
-    finish: impl Fn(&mut [f32], usize) + Sync,
-) {
-    let &Geometry { config, n, h, w, c, oh, ow, k, r, s } = geometry;
-    let (group_c, group_k) = geometry.group_channels();
-    let taps = geometry.forward_taps();
-    let width = taps.len() * group_c;
-    let row = ow * k;
-    if out.is_empty() {
-        return;
+    scale: Option<&[f32]>,
+    finish: Finish,
+) -> Vec<f32> {
+    let &Geometry { config, n, oh, ow, k, .. } = geometry;
+    let size = n * oh * ow * k;
+    if geometry.is_depthwise() {
+        // SAFETY: the convolution writes every number.
+        return unsafe {
+            written(size, |out| depthwise::forward(geometry, input, weight, scale, finish, out))
+        };
     }
-    // A 1x1 convolution reads its input as it lies.
-    let direct = r * s == 1 && config == Conv2dConfig { groups: config.groups, ..Conv2dConfig::default() };
-    let band = band_rows(n * oh, ow, width);
-    out.par_chunks_mut(band * row).enumerate().for_each_init(
-        Vec::new,
-        |tile: &mut Vec<f32>, (index, out)| {
-            let first_pixel = index * band * ow;
-            let pixels = out.len() / k;
-            let step = tile_pixels(width);
-            for group in 0..config.groups {
-                let weight = &weight[group * group_k * width..][..group_k * width];
-                let source = Source { values: input, h, w, c, first: group * group_c, channels: group_c };
-                for start in (0..pixels).step_by(step) {
-                    let count = step.min(pixels - start);
-                    let (rows, row_stride): (&[f32], usize) = if direct {
-                        (&input[(first_pixel + start) * c + source.first..], c)
-                    } else {
-                        tile.resize(step * width, 0.0);
-                        gather_pixels(&source, &taps, first_pixel + start, count, geometry, tile);
-                        (tile, width)
-                    };
-                    let strides = Strides { out_row: k, a: (row_stride, 1), b: (1, width) };
-                    let to = &mut out[start * k + group * group_k..];
-                    strided_product(
-                        to,
-                        (count, group_k, width),
-                        rows,
-                        weight,
-                        strides,
-                        Accumulate::Replace,
-                        Parallelism::None,
-                    );
-                }
-            }
-            finish(out, first_pixel * k);
-        },
-    );
+    let (group_c, group_k) = geometry.group_channels();
+    let width = geometry.r * geometry.s * group_c;
+    let panels: Vec<Panels> = (0..config.groups)
+        .map(|group| {
+            let scale = scale.map(|scale| &scale[group * group_k..][..group_k]);
+            Panels::of_transposed(
+                &weight[group * group_k * width..][..group_k * width],
+                (width, group_k),
+                scale,
+            )
+        })
+        .collect();
+    if winograd::suits(geometry) {
+        let padding = config.padding.map(|padding| padding as isize);
+        // SAFETY: the convolution writes every number.
+        return unsafe {
+            written(size, |out| {
+                winograd::convolve(geometry.input_map(input), (oh, ow), padding, &panels[0], finish, out);
+            })
+        };
+    }
+    let geometry = geometry.flattened();
+    let phases = [geometry.forward_phase()];
+    let sweep = Sweep {
+        source: geometry.input_map(input),
+        result: (geometry.oh, geometry.ow, k),
+        stride: [1, 1],
+        step: config.stride,
+        phases: &phases,
+        panels: &panels,
+        groups: config.groups,
+        finish,
+    };
+    // SAFETY: a sweep writes every number.
+    unsafe { written(size, |out| sweep.run(out)) }
 }

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use super::Conv2dConfig;
+use super::sweep::Map;
 use crate::{Error, Result};
 
 /// Sizes of one convolution; N, H, W, C of the input, OH, OW, K of the output, R, S of the kernel.
@@ -49,28 +50,65 @@ impl Geometry {
         (self.c / self.config.groups, self.k / self.config.groups)
     }
 
-    /// Offsets of the taps from the input pixel y·stride, x·stride.
-    pub(super) fn forward_taps(&self) -> Vec<Tap> {
+    /// Whether every channel is a group of its own, with one output channel.
+    pub(super) fn is_depthwise(&self) -> bool {
+        self.config.groups == self.c && self.c == self.k && self.c > 1
+    }
+
+    /// `values` as the input.
+    pub(super) fn input_map<'a>(&self, values: &'a [f32]) -> Map<'a> {
+        Map { values, n: self.n, h: self.h, w: self.w, c: self.c }
+    }
+
+    /// `values` as the result or its gradient.
+    pub(super) fn output_map<'a>(&self, values: &'a [f32]) -> Map<'a> {
+        Map { values, n: self.n, h: self.oh, w: self.ow, c: self.k }
+    }
+
+    /// A 1x1 convolution that sees each pixel once: a matrix product of pixels and weights.
+    pub(super) fn is_pointwise(&self) -> bool {
+        let Conv2dConfig { stride, padding, .. } = self.config;
+        self.r * self.s == 1 && stride == [1, 1] && padding == [0, 0]
+    }
+
+    /// The same for one long column of pixels, if nothing depends on where a pixel lies.
+    pub(super) fn flattened(self) -> Self {
+        if !self.is_pointwise() {
+            return self;
+        }
+        let pixels = self.n * self.h * self.w;
+        Self { n: 1, h: pixels, w: 1, oh: pixels, ow: 1, ..self }
+    }
+
+    /// The forward pass as one phase: output pixel (y, x) sees the input from (y·stride − padding, ...) on.
+    pub(super) fn forward_phase(&self) -> Phase {
         let offset = |axis: usize, i: usize| {
             (i * self.config.dilation[axis]) as isize - self.config.padding[axis] as isize
         };
-        (0..self.r * self.s)
-            .map(|index| Tap { index, dy: offset(0, index / self.s), dx: offset(1, index % self.s) })
+        let tap = |index| Tap { index, dy: offset(0, index / self.s), dx: offset(1, index % self.s) };
+        Phase::new([0, 0], (0..self.r * self.s).map(tap).collect())
+    }
+
+    /// The gradient of the input: input pixels with equal remainders of the stride were seen through the same taps,
+    /// by output pixels at the same distances.
+    pub(super) fn gradient_phases(&self) -> Vec<Phase> {
+        let [stride_y, stride_x] = self.config.stride;
+        (0..stride_y)
+            .flat_map(|py| (0..stride_x).map(move |px| [py, px]))
+            .map(|at| Phase::new(at, self.taps_of_phase(at)))
             .collect()
     }
 
-    /// The taps through which input pixels of the phase (py, px) were seen, and where from.
-    pub(super) fn phase_taps(&self, py: usize, px: usize) -> Vec<Tap> {
-        let source = |axis: usize, phase: usize, i: usize| {
+    fn taps_of_phase(&self, phase: [usize; 2]) -> Vec<Tap> {
+        let source = |axis: usize, i: usize| {
             let stride = self.config.stride[axis] as isize;
-            let at = (phase + self.config.padding[axis]) as isize - (i * self.config.dilation[axis]) as isize;
+            let at = (phase[axis] + self.config.padding[axis]) as isize;
+            let at = at - (i * self.config.dilation[axis]) as isize;
             (at.rem_euclid(stride) == 0).then(|| at.div_euclid(stride))
         };
         (0..self.r * self.s)
             .filter_map(|index| {
-                let dy = source(0, py, index / self.s)?;
-                let dx = source(1, px, index % self.s)?;
-                Some(Tap { index, dy, dx })
+                Some(Tap { index, dy: source(0, index / self.s)?, dx: source(1, index % self.s)? })
             })
             .collect()
     }
@@ -82,4 +120,35 @@ pub(super) struct Tap {
     pub(super) index: usize,
     pub(super) dy: isize,
     pub(super) dx: isize,
+}
+
+/// Result pixels at equal distances that see the source through the same taps.
+#[derive(Debug, Clone)]
+pub(super) struct Phase {
+    /// The first of them.
+    pub(super) at: [usize; 2],
+    /// Top to bottom, left to right.
+    pub(super) taps: Vec<Tap>,
+    /// The corner of what the first of them sees.
+    pub(super) origin: [isize; 2],
+    /// Size of what each of them sees.
+    pub(super) span: [usize; 2],
+}
+
+impl Phase {
+    fn new(at: [usize; 2], mut taps: Vec<Tap>) -> Self {
+        taps.sort_by_key(|tap| (tap.dy, tap.dx));
+        let range = |of: fn(&Tap) -> isize| {
+            let least = taps.iter().map(of).min().unwrap_or(0);
+            let most = taps.iter().map(of).max().unwrap_or(0);
+            (least, (most - least) as usize + 1)
+        };
+        let ((top, height), (left, width)) = (range(|tap| tap.dy), range(|tap| tap.dx));
+        Self { at, taps, origin: [top, left], span: [height, width] }
+    }
+
+    /// Where `tap` lies in what a pixel sees.
+    pub(super) fn offset(&self, tap: &Tap) -> [usize; 2] {
+        [(tap.dy - self.origin[0]) as usize, (tap.dx - self.origin[1]) as usize]
+    }
 }

@@ -14,11 +14,14 @@
 //!   stride-1 gather; exact for every parity of H and W.
 //! - gradient of the weights: gathered rows times output-gradient rows, summed per thread and then
 //!   over threads in order: the same bits for the same number of threads.
+mod depthwise;
 mod forward;
-mod gather;
 mod geometry;
 mod input_gradient;
+pub(crate) mod pixels;
+mod sweep;
 mod weight_gradient;
+mod winograd;
 
 use candle_core::Tensor;
 
@@ -91,11 +94,7 @@ impl Default for Epilogue<'_> {
 /// If shapes, groups or the kernel's span do not fit.
 pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogue) -> Result<Value> {
     let geometry = Geometry::new(x.tensor(), weight.tensor(), config)?;
-    let scaled = match epilogue.scale {
-        Some(scale) => scale_rows(weight.tensor(), scale)?,
-        None => weight.tensor().clone(),
-    };
-    let out = forward(&geometry, x.tensor(), &scaled, &epilogue)?;
+    let out = forward(&geometry, x.tensor(), weight.tensor(), &epilogue)?;
     crate::flops::count(out.elem_count() * geometry.r * geometry.s * geometry.group_channels().0);
 
     let (track_x, track_w) = (x.is_tracked(), weight.is_tracked());
@@ -105,7 +104,7 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     inputs.extend(epilogue.shift);
     inputs.extend(epilogue.residual);
     let saved_x = track_w.then(|| x.tensor().clone());
-    let saved_w = track_x.then_some(scaled);
+    let saved_w = track_x.then(|| weight.tensor().clone());
     let saved_y = (epilogue.activation == Activation::Relu).then(|| out.clone());
     let scale = epilogue.scale.cloned();
     Ok(Value::operation(&inputs, out, move |g| {
@@ -114,7 +113,7 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
             None => channels_last(g)?,
         };
         let mut gradients = Vec::with_capacity(4);
-        gradients.push(saved_w.map(|w| input_gradient(&geometry, &g, &w)).transpose()?);
+        gradients.push(saved_w.map(|w| input_gradient(&geometry, &g, &w, scale.as_ref())).transpose()?);
         let weight_gradient = saved_x.map(|x| weight_gradient(&geometry, &g, &x)).transpose()?;
         gradients.push(match (weight_gradient, &scale) {
             (Some(gradient), Some(scale)) => Some(scale_rows(&gradient, scale)?),

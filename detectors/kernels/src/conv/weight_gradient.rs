@@ -1,64 +1,190 @@
 //! The gradient of the weights.
 
+use std::cell::RefCell;
+
 use candle_core::Tensor;
-use gemm::Parallelism;
 use rayon::prelude::*;
 
-use super::Conv2dConfig;
-use super::gather::{Source, gather_pixels, tile_pixels};
-use super::geometry::Geometry;
+use super::geometry::{Geometry, Phase};
+use super::sweep::{Map, Window};
+use super::{depthwise, winograd};
 use crate::Result;
-use crate::linear::{Accumulate, Strides, strided_product};
 use crate::memory::{channels_last, elements, from_channels_last};
+use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
+use crate::panels::Aligned;
+use crate::simd::{Simd, vectorized};
 
 /// Gradient of the weights, (K, C/groups, R, S) over channels-last memory. `g` (N, OH, OW, K).
 pub(super) fn weight_gradient(geometry: &Geometry, g: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let &Geometry { config, n, h, w, c, oh, ow, k, r, s } = geometry;
-    let (group_c, group_k) = geometry.group_channels();
-    let taps = geometry.forward_taps();
-    let width = taps.len() * group_c;
+    let &Geometry { k, r, s, .. } = geometry;
+    let (group_c, _) = geometry.group_channels();
     let like = g;
     let (g, x) = (elements(g)?, channels_last(x)?);
     let x = elements(&x)?;
-    let pixels = n * oh * ow;
-    let step = tile_pixels(width);
-    let direct = r * s == 1 && config == Conv2dConfig { groups: config.groups, ..Conv2dConfig::default() };
-    let share = pixels.div_ceil(rayon::current_num_threads()).max(1);
-    let partial_sums: Vec<Vec<f32>> = (0..pixels.div_ceil(share))
-        .into_par_iter()
-        .map(|part| {
-            let mut sum = vec![0f32; k * width];
-            let mut tile = vec![0f32; if direct { 0 } else { step * width }];
-            let end = pixels.min((part + 1) * share);
-            for start in (part * share..end).step_by(step) {
-                let count = step.min(end - start);
-                for group in 0..config.groups {
-                    let source = Source { values: &x, h, w, c, first: group * group_c, channels: group_c };
-                    let (rows, row_stride): (&[f32], usize) = if direct {
-                        (&x[start * c + source.first..], c)
-                    } else {
-                        gather_pixels(&source, &taps, start, count, geometry, &mut tile);
-                        (&tile, width)
-                    };
-                    let strides = Strides { out_row: width, a: (1, k), b: (row_stride, 1) };
-                    strided_product(
-                        &mut sum[group * group_k * width..],
-                        (group_k, width, count),
-                        &g[start * k + group * group_k..],
-                        rows,
-                        strides,
-                        Accumulate::Add,
-                        Parallelism::None,
-                    );
+    from_channels_last(sums(geometry, &x, &g), (k, r, s, group_c), like)
+}
+
+/// The gradient (k, r, s, c/groups) from the input and the result's gradient `g`.
+pub(super) fn sums(geometry: &Geometry, x: &[f32], g: &[f32]) -> Vec<f32> {
+    if geometry.is_depthwise() {
+        depthwise::weight_gradient(geometry, x, g)
+    } else if winograd::suits_weight_gradient(geometry) {
+        winograd::weight_gradient(geometry, x, g)
+    } else {
+        Direct::new(&geometry.flattened(), x, g).sums()
+    }
+}
+
+/// Sums of outer products of output gradients and the input windows that they come from.
+struct Direct<'a> {
+    geometry: Geometry,
+    phase: Phase,
+    x: Map<'a>,
+    g: &'a [f32],
+    /// Rows of windows that are placed at once.
+    band: usize,
+}
+
+/// Weights (floats) up to which tasks share the pixels and add their sums; beyond, they share the output channels.
+const SMALL: usize = 64 * 1024;
+/// Shares of the pixels: fixed, so that the sums do not depend on the number of threads.
+const SHARES: usize = 8;
+/// Output channels of a task.
+const TASK_CHANNELS: usize = 4 * ROWS;
+/// Pixels that are summed in registers at once.
+const TERMS: usize = 128;
+
+#[derive(Default)]
+struct Scratch {
+    window: Aligned,
+    windows: Vec<usize>,
+    gradients: Vec<usize>,
+    left: Aligned,
+    right: Aligned,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl<'a> Direct<'a> {
+    fn new(geometry: &Geometry, x: &'a [f32], g: &'a [f32]) -> Self {
+        let (phase, x) = (geometry.forward_phase(), geometry.input_map(x));
+        let band = (2 * TERMS / geometry.ow.max(1)).max(1);
+        Self { geometry: *geometry, phase, x, g, band }
+    }
+
+    fn sums(&self) -> Vec<f32> {
+        let &Geometry { n, oh, k, r, s, .. } = &self.geometry;
+        let (group_c, _) = self.geometry.group_channels();
+        let width = r * s * group_c;
+        let rows = n * oh;
+        let mut sums = vec![0f32; k * width];
+        if sums.is_empty() || rows == 0 {
+            return sums;
+        }
+        if sums.len() > SMALL {
+            let share = TASK_CHANNELS;
+            sums.par_chunks_mut(share * width)
+                .enumerate()
+                .for_each(|(index, sums)| self.add(0..rows, index * share, sums));
+            return sums;
+        }
+        let share = rows.div_ceil(SHARES).next_multiple_of(self.band);
+        let partial: Vec<Vec<f32>> = (0..rows.div_ceil(share))
+            .into_par_iter()
+            .map(|index| {
+                let mut sums = vec![0f32; k * width];
+                self.add(index * share..rows.min((index + 1) * share), 0, &mut sums);
+                sums
+            })
+            .collect();
+        for partial in partial {
+            sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
+        }
+        sums
+    }
+
+    /// Adds what the output rows `rows` give to the weights of the output channels from `first_k` on.
+    fn add(&self, rows: std::ops::Range<usize>, first_k: usize, sums: &mut [f32]) {
+        let &Geometry { config, oh, ow, k, .. } = &self.geometry;
+        let (group_c, group_k) = self.geometry.group_channels();
+        let window =
+            Window { source: self.x, step: config.stride, phase: &self.phase, rows: oh, columns: ow };
+        let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
+        let inner = self.phase.taps.len() * group_c;
+        let level = Simd::level();
+        // Runs of numbers that lie side by side in a window and in a row of the weights.
+        let mut runs: Vec<(usize, usize, usize)> = Vec::new();
+        for tap in &self.phase.taps {
+            let [dy, dx] = self.phase.offset(tap);
+            let (offset, to) = ((dy * width + dx) * pixel_size, tap.index * group_c);
+            match runs.last_mut() {
+                Some((from, first, len)) if *from + *len == offset && *first + *len == to => *len += group_c,
+                _ => runs.push((offset, to, group_c)),
+            }
+        }
+        let last_k = first_k + sums.len() / inner;
+        SCRATCH.with_borrow_mut(|Scratch { window: copy, windows, gradients, left, right }| {
+            for first in rows.clone().step_by(self.band) {
+                windows.clear();
+                gradients.clear();
+                let band = first..rows.end.min(first + self.band);
+                let lattice = band.map(|row| (row / oh, row % oh, row));
+                let source = window.place(lattice, copy, |left, row| {
+                    for column in 0..ow {
+                        windows.push(left + column * config.stride[1] * pixel_size);
+                        gradients.push((row * ow + column) * k);
+                    }
+                });
+                for (windows, gradients) in windows.chunks(TERMS).zip(gradients.chunks(TERMS)) {
+                    for group in first_k / group_k..last_k.div_ceil(group_k) {
+                        let channels = first_k.max(group * group_k)..last_k.min((group + 1) * group_k);
+                        // Both factors are brought together: each is read many times.
+                        let height = channels.len();
+                        pack(
+                            self.g,
+                            gradients,
+                            (channels.start, height),
+                            left.at_least(TERMS * height),
+                            height,
+                        );
+                        for &(offset, to, len) in &runs {
+                            for column in (0..len).step_by(COLUMNS) {
+                                let width = COLUMNS.min(len - column);
+                                let offset = group * group_c + offset + column;
+                                pack(
+                                    source,
+                                    windows,
+                                    (offset, width),
+                                    right.at_least(TERMS * COLUMNS),
+                                    COLUMNS,
+                                );
+                                let right = Terms { values: right.as_slice(), stride: COLUMNS };
+                                for row in (0..height).step_by(ROWS) {
+                                    let left = Terms { values: &left.as_slice()[row..], stride: height };
+                                    let size = (ROWS.min(height - row), width);
+                                    let at = (channels.start - first_k + row) * inner + to + column;
+                                    outer(level, windows.len(), size, left, right, &mut sums[at..], inner);
+                                }
+                            }
+                        }
+                    }
                 }
             }
-            sum
-        })
-        .collect();
-    let mut partial_sums = partial_sums.into_iter();
-    let mut sum = partial_sums.next().unwrap_or_else(|| vec![0f32; k * width]);
-    for partial in partial_sums {
-        sum.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
+        });
     }
-    from_channels_last(sum, (k, r, s, group_c), like)
+}
+
+/// `width` numbers at `offset` from each of `starts`, one after another at every `stride`.
+fn pack(values: &[f32], starts: &[usize], (offset, width): (usize, usize), to: &mut [f32], stride: usize) {
+    vectorized(|| {
+        for (to, start) in to.chunks_exact_mut(stride).zip(starts) {
+            let from = &values[start + offset..][..width];
+            match (<&mut [f32; COLUMNS]>::try_from(&mut to[..width]), from.first_chunk::<COLUMNS>()) {
+                (Ok(to), Some(from)) => *to = *from,
+                _ => to[..width].copy_from_slice(from),
+            }
+        }
+    });
 }

@@ -7,7 +7,7 @@
 
 use super::{Divisor, expect_count, sum_over_rows};
 use crate::reduce::{exp_of_negative, log_of_one_plus};
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 const NAME: &str = "sigmoid_focal_loss";
@@ -73,14 +73,40 @@ pub fn sigmoid_focal_loss<'d>(
         ));
     }
     let (class, background) = if alpha < 0.0 { (1.0, 1.0) } else { (alpha as f32, (1.0 - alpha) as f32) };
-    let weights = Weights { class, background };
-    // The usual exponents avoid `powf`.
-    if gamma == 2.0 {
-        focal(logits, targets, weights, 2.0, |p| p * p, k, divisor)
-    } else {
-        let gamma = gamma as f32;
-        focal(logits, targets, weights, gamma, |p| p.powf(gamma), k, divisor)
-    }
+    let gamma = gamma as f32;
+    // The usual exponent avoids `powf`, which no vector instruction does.
+    let sum_of_row = if gamma == 2.0 { sum_of_row_with_squares } else { sum_of_row_with_powers };
+    // The loss of `weight` times a target of 0; of a target of 1, mirrored.
+    let as_background = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, background, 1.0, gamma);
+    let as_class = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, class, -1.0, gamma);
+    sum_over_rows(NAME, logits, k, divisor, |i, x, gradient| match targets {
+        FocalTargets::Rows(targets) => match targets[i] {
+            RowTarget::Ignored => 0.0,
+            RowTarget::Background => as_background(x, gradient),
+            RowTarget::Class(class) => {
+                let (before, after) = (class as usize, class as usize + 1);
+                let mut sum = as_background(&x[..before], &mut gradient[..before]);
+                sum += as_background(&x[after..], &mut gradient[after..]);
+                sum + as_class(&x[before..after], &mut gradient[before..after])
+            }
+        },
+        FocalTargets::Dense(targets) => {
+            let mut sum = 0.0;
+            for (j, &t) in targets[i * k..][..k].iter().enumerate() {
+                let (x, gradient) = (&x[j..=j], &mut gradient[j..=j]);
+                sum += match t {
+                    0.0 => as_background(x, gradient),
+                    1.0 => as_class(x, gradient),
+                    t => {
+                        let (value, derivative) = between(x[0], t, Weights { class, background }, gamma);
+                        gradient[0] = derivative;
+                        f64::from(value)
+                    }
+                };
+            }
+            sum
+        }
+    })
 }
 
 #[derive(Clone, Copy)]
@@ -89,54 +115,26 @@ struct Weights {
     background: f32,
 }
 
-fn focal(
-    logits: &Value,
-    targets: FocalTargets<'_>,
-    weights: Weights,
-    gamma: f32,
-    power: impl Fn(f32) -> f32 + Sync,
-    k: usize,
-    divisor: Divisor<'_>,
-) -> Result<Value> {
-    let as_background = |x: f32| {
-        let (value, derivative) = absent(x, gamma, &power);
-        (weights.background * value, weights.background * derivative)
-    };
-    let as_class = |x: f32| {
-        let (value, derivative) = absent(-x, gamma, &power);
-        (weights.class * value, -weights.class * derivative)
-    };
-    sum_over_rows(NAME, logits, k, divisor, |i, x, gradient| match targets {
-        FocalTargets::Rows(targets) => match targets[i] {
-            RowTarget::Ignored => 0.0,
-            RowTarget::Background => vectorized(|| sum_of_row(x, gradient, as_background)),
-            RowTarget::Class(class) => {
-                let class = class as usize;
-                let (before, after) = (class, class + 1);
-                let mut sum = vectorized(|| sum_of_row(&x[..before], &mut gradient[..before], as_background));
-                sum += vectorized(|| sum_of_row(&x[after..], &mut gradient[after..], as_background));
-                sum + sum_of_row(&x[class..after], &mut gradient[class..after], as_class)
-            }
-        },
-        FocalTargets::Dense(targets) => {
-            let mut sum = 0.0;
-            for ((&x, gradient), &t) in x.iter().zip(gradient).zip(&targets[i * k..]) {
-                let (value, derivative) = match t {
-                    0.0 => as_background(x),
-                    1.0 => as_class(x),
-                    t => between(x, t, weights, gamma),
-                };
-                sum += f64::from(value);
-                *gradient = derivative;
-            }
-            sum
-        }
-    })
+for_each_level! {
+
+    /// The weighted losses of a row towards 0, or with `sign` -1 towards 1, and their derivatives; gamma is 2.
+    fn sum_of_row_with_squares(x: &[f32], gradient: &mut [f32], weight: f32, sign: f32, gamma: f32) -> f64 {
+        sum_of_row(x, gradient, weight, sign, |x| absent(x, gamma, |p| p * p))
+    }
+
+    /// As above with any gamma.
+    fn sum_of_row_with_powers(x: &[f32], gradient: &mut [f32], weight: f32, sign: f32, gamma: f32) -> f64 {
+        sum_of_row(x, gradient, weight, sign, |x| absent(x, gamma, |p| p.powf(gamma)))
+    }
 }
 
-/// Sums a function over a row and writes its derivatives.
+/// Sums weight f(sign x) over a row and writes its derivatives; `f` gives a value and its derivative.
 #[inline(always)]
-fn sum_of_row(x: &[f32], gradient: &mut [f32], f: impl Fn(f32) -> (f32, f32)) -> f64 {
+fn sum_of_row(x: &[f32], gradient: &mut [f32], weight: f32, sign: f32, f: impl Fn(f32) -> (f32, f32)) -> f64 {
+    let f = |x: f32| {
+        let (value, derivative) = f(sign * x);
+        (weight * value, sign * weight * derivative)
+    };
     let (xs, x_rest) = x.as_chunks::<LANES>();
     let (gs, g_rest) = gradient.as_chunks_mut::<LANES>();
     let mut lanes = [0f64; LANES];

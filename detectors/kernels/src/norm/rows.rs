@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use crate::elementwise::{CHUNK, rectified, through_relu};
 use crate::linear::Activation;
 use crate::memory::{Place, both_written, written_in_chunks};
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 
 /// A channels-last buffer: `sections` times `rows` rows of `c` channels; tables have one entry per section and channel.
 #[derive(Debug, Clone, Copy)]
@@ -82,7 +82,7 @@ impl Rows {
                 let at = section * width..(section + 1) * width;
                 let tables = (&mean[at.clone()], &factor[at.clone()], &bias[at]);
                 let (x, residual) = (&x[range.clone()], residual.map(|residual| &residual[range]));
-                vectorized(|| forward_rows(out, x, tables, residual, activation));
+                forward_rows(out, x, tables, residual, activation);
             }
         })
     }
@@ -107,7 +107,7 @@ impl Rows {
                 let tables = (&a[at.clone()], &b[at.clone()], &d[at.clone()], &mean[at]);
                 let (x, y) = (x.map(|x| &x[range.clone()]), y.map(|y| &y[range.clone()]));
                 let g = &g[range];
-                vectorized(|| backward_rows(out, masked, g, x, y, tables));
+                backward_rows(out, masked, g, x, y, tables);
             }
         });
         (out, keep_masked.then_some(masked))
@@ -115,7 +115,7 @@ impl Rows {
 
     /// Σ x and Σ x² per section and channel.
     pub(super) fn value_sums(&self, x: &[f32]) -> (Vec<f64>, Vec<f64>) {
-        self.sums(|_, range, sums| vectorized(|| add_values(&x[range], sums)))
+        self.sums(|_, range, sums| add_values(&x[range], sums))
     }
 
     pub(super) fn gradient_sums(
@@ -130,7 +130,7 @@ impl Rows {
             let mean = &mean[section * sums.0.len()..][..sums.0.len()];
             let y = y.map(|y| &y[range.clone()]);
             let (g, x) = (&g[range.clone()], &x[range]);
-            vectorized(|| add_gradients(g, x, y, mean, sums));
+            add_gradients(g, x, y, mean, sums);
         });
         GradientSums { of_gradients, of_products }
     }
@@ -172,119 +172,115 @@ impl Rows {
     }
 }
 
-#[inline(always)]
-fn forward_rows(
-    out: &mut Place<f32>,
-    x: &[f32],
-    (mean, factor, bias): (&[f32], &[f32], &[f32]),
-    residual: Option<&[f32]>,
-    activation: Activation,
-) {
-    let width = mean.len();
-    let on_line = |(x, ((mean, factor), bias)): (&f32, ((&f32, &f32), &f32))| (x - mean) * factor + bias;
-    let tables = || mean.iter().zip(factor).zip(bias);
-    match (residual, activation) {
-        (None, Activation::Identity) => {
-            x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line)));
-        }
-        (None, Activation::Relu) => {
-            x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line).map(rectified)));
-        }
-        (Some(residual), Activation::Identity) => {
-            for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
-                out.extend(
-                    x.iter().zip(tables()).map(on_line).zip(residual).map(|(y, residual)| y + residual),
-                );
+for_each_level! {
+    fn forward_rows(
+        out: &mut Place<f32>,
+        x: &[f32],
+        tables: (&[f32], &[f32], &[f32]),
+        residual: Option<&[f32]>,
+        activation: Activation,
+    ) {
+        let (mean, factor, bias) = tables;
+        let width = mean.len();
+        let on_line = |(x, ((mean, factor), bias)): (&f32, ((&f32, &f32), &f32))| (x - mean) * factor + bias;
+        let tables = || mean.iter().zip(factor).zip(bias);
+        match (residual, activation) {
+            (None, Activation::Identity) => {
+                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line)));
             }
-        }
-        (Some(residual), Activation::Relu) => {
-            for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
-                out.extend(
-                    x.iter()
-                        .zip(tables())
-                        .map(on_line)
-                        .zip(residual)
-                        .map(|(y, residual)| rectified(y + residual)),
-                );
+            (None, Activation::Relu) => {
+                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line).map(rectified)));
+            }
+            (Some(residual), Activation::Identity) => {
+                for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
+                    out.extend(
+                        x.iter().zip(tables()).map(on_line).zip(residual).map(|(y, residual)| y + residual),
+                    );
+                }
+            }
+            (Some(residual), Activation::Relu) => {
+                for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
+                    out.extend(
+                        x.iter()
+                            .zip(tables())
+                            .map(on_line)
+                            .zip(residual)
+                            .map(|(y, residual)| rectified(y + residual)),
+                    );
+                }
             }
         }
     }
-}
 
-#[inline(always)]
-fn backward_rows(
-    out: &mut Place<f32>,
-    masked: &mut Place<f32>,
-    g: &[f32],
-    x: Option<&[f32]>,
-    y: Option<&[f32]>,
-    (a, b, d, mean): (&[f32], &[f32], &[f32], &[f32]),
-) {
-    let width = a.len();
-    let tables = || a.iter().zip(b).zip(d).zip(mean);
-    let through = |(g, y): (&f32, &f32)| through_relu(*g, *y);
-    match (x, y) {
-        (None, None) => g.chunks(width).for_each(|g| out.extend(g.iter().zip(a).map(|(g, a)| g * a))),
-        (None, Some(y)) => {
-            for (g, y) in g.chunks(width).zip(y.chunks(width)) {
-                out.extend(g.iter().zip(y).map(through).zip(a).map(|(g, a)| g * a));
+    fn backward_rows(
+        out: &mut Place<f32>,
+        masked: &mut Place<f32>,
+        g: &[f32],
+        x: Option<&[f32]>,
+        y: Option<&[f32]>,
+        tables: (&[f32], &[f32], &[f32], &[f32]),
+    ) {
+        let (a, b, d, mean) = tables;
+        let width = a.len();
+        let tables = || a.iter().zip(b).zip(d).zip(mean);
+        let through = |(g, y): (&f32, &f32)| through_relu(*g, *y);
+        match (x, y) {
+            (None, None) => g.chunks(width).for_each(|g| out.extend(g.iter().zip(a).map(|(g, a)| g * a))),
+            (None, Some(y)) => {
+                for (g, y) in g.chunks(width).zip(y.chunks(width)) {
+                    out.extend(g.iter().zip(y).map(through).zip(a).map(|(g, a)| g * a));
+                }
+            }
+            (Some(x), None) => {
+                for (g, x) in g.chunks(width).zip(x.chunks(width)) {
+                    let terms = g.iter().zip(x).zip(tables());
+                    out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
+                }
+            }
+            (Some(x), Some(y)) => {
+                for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
+                    let terms = g.iter().zip(y).map(through).zip(x).zip(tables());
+                    out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
+                    masked.extend(g.iter().zip(y).map(through));
+                }
+                return;
             }
         }
-        (Some(x), None) => {
-            for (g, x) in g.chunks(width).zip(x.chunks(width)) {
-                let terms = g.iter().zip(x).zip(tables());
-                out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
-            }
-        }
-        (Some(x), Some(y)) => {
-            for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
-                let terms = g.iter().zip(y).map(through).zip(x).zip(tables());
-                out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
-                masked.extend(g.iter().zip(y).map(through));
-            }
-            return;
+        // Rare: what the loops above do not keep.
+        match y {
+            Some(y) => masked.extend(g.iter().zip(y).map(through)),
+            None => masked.extend_from_slice(g),
         }
     }
-    // Rare: what the loops above do not keep.
-    match y {
-        Some(y) => masked.extend(g.iter().zip(y).map(through)),
-        None => masked.extend_from_slice(g),
-    }
-}
 
-#[inline(always)]
-fn add_values(x: &[f32], (sums, squares): (&mut [f64], &mut [f64])) {
-    for x in x.chunks(sums.len()) {
-        for ((sum, square), x) in sums.iter_mut().zip(&mut *squares).zip(x) {
-            let x = f64::from(*x);
-            *sum += x;
-            *square += x * x;
-        }
-    }
-}
-
-#[inline(always)]
-fn add_gradients(
-    g: &[f32],
-    x: &[f32],
-    y: Option<&[f32]>,
-    mean: &[f32],
-    (sums, products): (&mut [f64], &mut [f64]),
-) {
-    let width = sums.len();
-    let mut add = |at: usize, g: f32, x: f32| {
-        sums[at] += f64::from(g);
-        products[at] += f64::from(g * (x - mean[at]));
-    };
-    match y {
-        None => {
-            for (g, x) in g.chunks(width).zip(x.chunks(width)) {
-                (0..g.len()).for_each(|i| add(i, g[i], x[i]));
+    fn add_values(x: &[f32], both: (&mut [f64], &mut [f64])) {
+        let (sums, squares) = both;
+        for x in x.chunks(sums.len()) {
+            for ((sum, square), x) in sums.iter_mut().zip(&mut *squares).zip(x) {
+                let x = f64::from(*x);
+                *sum += x;
+                *square += x * x;
             }
         }
-        Some(y) => {
-            for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
-                (0..g.len()).for_each(|i| add(i, through_relu(g[i], y[i]), x[i]));
+    }
+
+    fn add_gradients(g: &[f32], x: &[f32], y: Option<&[f32]>, mean: &[f32], both: (&mut [f64], &mut [f64])) {
+        let (sums, products) = both;
+        let width = sums.len();
+        let mut add = |at: usize, g: f32, x: f32| {
+            sums[at] += f64::from(g);
+            products[at] += f64::from(g * (x - mean[at]));
+        };
+        match y {
+            None => {
+                for (g, x) in g.chunks(width).zip(x.chunks(width)) {
+                    (0..g.len()).for_each(|i| add(i, g[i], x[i]));
+                }
+            }
+            Some(y) => {
+                for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
+                    (0..g.len()).for_each(|i| add(i, through_relu(g[i], y[i]), x[i]));
+                }
             }
         }
     }

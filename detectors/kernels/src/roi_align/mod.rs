@@ -16,8 +16,10 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::elementwise::CHUNK;
-use crate::memory::{Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks};
-use crate::simd::vectorized;
+use crate::memory::{
+    Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
+};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 use shares::{Share, Shares, axis_shares};
 
@@ -108,7 +110,7 @@ pub fn multi_level_roi_align(
             let mut bins = vec![0f32; c * oh * ow];
             for (bin, to) in bins.chunks_exact_mut(c).enumerate() {
                 let (ys, xs) = (roi.y.of(bin / ow), roi.x.of(bin % ow));
-                vectorized(|| add_weighted(to, image, w, ys, xs));
+                add_weighted(to, image, w, ys, xs);
             }
             transpose(&bins, oh * ow, c, out.zeros());
         })
@@ -203,32 +205,33 @@ impl Placed {
 /// Channels whose sums are held in registers at a time.
 const BLOCK: usize = 64;
 
-/// out += Σ_y Σ_x share_y share_x pixel(y, x), pixels of a map of width `w` with as many channels as `out`.
-#[inline(always)]
-fn add_weighted(out: &mut [f32], map: &[f32], w: usize, ys: &[Share], xs: &[Share]) {
-    let c = out.len();
-    let mut blocks = out.chunks_exact_mut(BLOCK);
-    let mut first = 0;
-    for out in &mut blocks {
-        let mut sums = [0f32; BLOCK];
+for_each_level! {
+    /// out += Σ_y Σ_x share_y share_x pixel(y, x), pixels of a map of width `w` with as many channels as `out`.
+    fn add_weighted(out: &mut [f32], map: &[f32], w: usize, ys: &[Share], xs: &[Share]) {
+        let c = out.len();
+        let mut blocks = out.chunks_exact_mut(BLOCK);
+        let mut first = 0;
+        for out in &mut blocks {
+            let mut sums = [0f32; BLOCK];
+            for y in ys {
+                for x in xs {
+                    let weight = y.weight * x.weight;
+                    let pixel = &map[(y.source * w + x.source) * c + first..][..BLOCK];
+                    for (sum, value) in sums.iter_mut().zip(pixel) {
+                        *sum += weight * value;
+                    }
+                }
+            }
+            out.iter_mut().zip(&sums).for_each(|(out, sum)| *out += sum);
+            first += BLOCK;
+        }
+        let rest = blocks.into_remainder();
         for y in ys {
             for x in xs {
                 let weight = y.weight * x.weight;
-                let pixel = &map[(y.source * w + x.source) * c + first..][..BLOCK];
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += weight * value;
-                }
+                let pixel = &map[(y.source * w + x.source) * c + first..];
+                rest.iter_mut().zip(pixel).for_each(|(out, value)| *out += weight * value);
             }
-        }
-        out.iter_mut().zip(&sums).for_each(|(out, sum)| *out += sum);
-        first += BLOCK;
-    }
-    let rest = blocks.into_remainder();
-    for y in ys {
-        for x in xs {
-            let weight = y.weight * x.weight;
-            let pixel = &map[(y.source * w + x.source) * c + first..];
-            rest.iter_mut().zip(pixel).for_each(|(out, value)| *out += weight * value);
         }
     }
 }
@@ -260,7 +263,7 @@ fn spread(g: &[f32], rois: &[Placed], level: usize, size: &Size, (oh, ow): (usiz
                 let row = &mut out[(y - first) * w * c..][..w * c];
                 for x in roi.x.targets() {
                     let to = &mut row[x * c..][..c];
-                    vectorized(|| add_weighted(to, g, ow, roi.y.of(y), roi.x.of(x)));
+                    add_weighted(to, g, ow, roi.y.of(y), roi.x.of(x));
                 }
             }
         }

@@ -1,0 +1,220 @@
+//! The convolution: transform, multiply, transform back.
+
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::super::sweep::Map;
+use super::transforms::{LANES, input_tile, output_tile, weight_panel};
+use super::{POINTS, Tiles, point_stride};
+use crate::elementwise::rectified;
+use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
+use crate::panels::{Aligned, Panels};
+use crate::simd::{Simd, vectorized};
+
+/// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
+const TASK: usize = 224 * 1024;
+/// Floats of a whole transformed map that is better transformed once and shared, the output channels being divided.
+const SHARED: usize = 2 << 20;
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    inputs: Aligned,
+    weights: Aligned,
+    products: Aligned,
+}
+
+/// Convolves `source` with 3x3 weights `panels` (9 · channels, outputs) and writes every number of `out`
+/// (n, `h`, `w`, outputs); `padding` zeros lie above and left of the source, enough below and right.
+pub(in super::super) fn convolve(
+    source: Map,
+    (h, w): (usize, usize),
+    padding: [isize; 2],
+    panels: &Panels,
+    finish: Finish,
+    out: &mut [MaybeUninit<f32>],
+) {
+    let tiles = Tiles::of(source.n, (h, w));
+    let k = panels.columns;
+    assert!(out.len() == source.n * h * w * k, "winograd: result {}", out.len());
+    assert!(finish.residual.is_none_or(|residual| residual.len() == out.len()), "winograd: residual");
+    let task =
+        Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
+    if tiles.count() * POINTS * source.c <= SHARED {
+        task.by_channels();
+    } else {
+        task.by_tiles();
+    }
+}
+
+struct Task<'a> {
+    source: Map<'a>,
+    tiles: Tiles,
+    size: (usize, usize),
+    padding: [isize; 2],
+    panels: &'a Panels,
+    finish: Finish<'a>,
+    out: Shared,
+}
+
+/// The result, which tasks write at places of their own.
+struct Shared(*mut f32);
+
+// SAFETY: tasks write disjoint tiles or disjoint channels.
+unsafe impl Sync for Shared {}
+
+impl Task<'_> {
+    /// Each task takes some tiles through all output channels; its inputs stay in the L2 cache, the weights in L3.
+    fn by_tiles(&self) {
+        let (c, k) = (self.source.c, self.panels.columns);
+        let count = self.tiles.count();
+        let fits = (TASK / (POINTS * c)).clamp(ROWS, 8 * ROWS) / ROWS * ROWS;
+        let threads = rayon::current_num_threads();
+        let tasks = count.div_ceil(fits).next_multiple_of(threads);
+        let share = count.div_ceil(tasks).next_multiple_of(4);
+        let weight_size = POINTS * c * COLUMNS;
+        let mut weights = Aligned::zeros(self.panels.count() * weight_size);
+        weights
+            .as_mut_slice()
+            .par_chunks_mut(weight_size)
+            .enumerate()
+            .for_each(|(panel, weights)| weight_panel(self.panels.panel(panel, 0), c, weights));
+        let weights = weights.as_slice();
+        (0..count.div_ceil(share)).into_par_iter().for_each(|index| {
+            let tiles = index * share..count.min((index + 1) * share);
+            SCRATCH.with_borrow_mut(|Scratch { inputs, products, .. }| {
+                let inputs = inputs.at_least(tiles.len() * tile_stride(c));
+                for (tile, to) in tiles.clone().zip(inputs.chunks_exact_mut(tile_stride(c))) {
+                    self.input(tile, to);
+                }
+                let products = products.at_least(tiles.len() * tile_stride(k));
+                for point in 0..POINTS {
+                    for panel in 0..self.panels.count() {
+                        let weights = &weights[panel * weight_size + point * c * COLUMNS..];
+                        let width = COLUMNS.min(k - panel * COLUMNS);
+                        multiply(inputs, c, weights, point, (panel * COLUMNS, width), products, k);
+                    }
+                }
+                self.output(tiles, 0..k, products);
+            });
+        });
+    }
+
+    /// All tiles are transformed first; each task takes them through some output channels, and transforms those
+    /// channels' weights itself: large weights are read once.
+    fn by_channels(&self) {
+        let c = self.source.c;
+        let count = self.tiles.count();
+        let mut inputs = Aligned::zeros(count * tile_stride(c));
+        inputs
+            .as_mut_slice()
+            .par_chunks_mut(tile_stride(c))
+            .enumerate()
+            .for_each(|(tile, to)| self.input(tile, to));
+        let inputs = inputs.as_slice();
+        (0..self.panels.count()).into_par_iter().for_each(|panel| {
+            SCRATCH.with_borrow_mut(|Scratch { weights, products, .. }| {
+                let weights = weights.at_least(POINTS * c * COLUMNS);
+                weight_panel(self.panels.panel(panel, 0), c, weights);
+                let first = panel * COLUMNS;
+                let width = COLUMNS.min(self.panels.columns - first);
+                let products = products.at_least(count * tile_stride(width));
+                for point in 0..POINTS {
+                    let weights = &weights[point * c * COLUMNS..];
+                    multiply(inputs, c, weights, point, (0, width), products, width);
+                }
+                self.output(0..count, first..first + width, products);
+            });
+        });
+    }
+
+    fn input(&self, tile: usize, to: &mut [f32]) {
+        let (image, y, x) = self.tiles.at(tile);
+        input_tile(&self.source, (image, y as isize - self.padding[0], x as isize - self.padding[1]), to);
+    }
+
+    /// Transforms the products of `tiles` (each 36, `channels`) back, finishes and writes them.
+    fn output(&self, tiles: Range<usize>, channels: Range<usize>, products: &[f32]) {
+        let (h, w) = self.size;
+        let k = self.panels.columns;
+        let Finish { shift, residual, relu, .. } = self.finish;
+        let stride = point_stride(channels.len());
+        for (tile, products) in tiles.zip(products.chunks_exact(tile_stride(channels.len()))) {
+            let (image, top, left) = self.tiles.at(tile);
+            vectorized(|| {
+                for first in (0..channels.len()).step_by(LANES) {
+                    let channel = channels.start + first;
+                    let pixels = output_tile(products, stride, first);
+                    let shift: [f32; LANES] = match shift {
+                        Some(shift) => *shift[channel..].first_chunk().expect("16 channels"),
+                        None => [0.0; LANES],
+                    };
+                    for (i, row) in pixels.iter().enumerate().take(h - top) {
+                        for (j, pixel) in row.iter().enumerate().take(w - left) {
+                            let at = ((image * h + top + i) * w + left + j) * k + channel;
+                            let mut y = *pixel;
+                            y.iter_mut().zip(shift).for_each(|(y, shift)| *y += shift);
+                            if let Some(residual) = residual {
+                                let residual: &[f32; LANES] =
+                                    residual[at..].first_chunk().expect("16 channels");
+                                y.iter_mut().zip(residual).for_each(|(y, residual)| *y += residual);
+                            }
+                            if relu {
+                                y.iter_mut().for_each(|y| *y = rectified(*y));
+                            }
+                            // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
+                            unsafe { self.out.0.add(at).cast::<[f32; LANES]>().write_unaligned(y) };
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+fn tile_stride(channels: usize) -> usize {
+    POINTS * point_stride(channels)
+}
+
+/// At one point, all tiles of `inputs` (c channels) times a panel, to `columns` (first, count) of `products`.
+fn multiply(
+    inputs: &[f32],
+    c: usize,
+    panel: &[f32],
+    point: usize,
+    (first, width): (usize, usize),
+    products: &mut [f32],
+    k: usize,
+) {
+    let count = inputs.len() / tile_stride(c);
+    let level = Simd::level();
+    let mut starts = [0; ROWS];
+    let mut targets = [0; ROWS];
+    for tile in (0..count).step_by(ROWS) {
+        let rows = ROWS.min(count - tile);
+        for i in 0..rows {
+            starts[i] = (tile + i) * tile_stride(c);
+            targets[i] = (tile + i) * tile_stride(k);
+        }
+        let left = Left {
+            values: &inputs[point * point_stride(c)..],
+            starts: &starts[..rows],
+            segments: &[Segment { offset: 0, len: c }],
+        };
+        let products = as_uninit(&mut products[point * point_stride(k) + first..]);
+        let target = Target { values: products, starts: &targets[..rows], columns: width };
+        dot(level, left, panel, target, Finish::default());
+    }
+}
+
+/// The same numbers, to be overwritten.
+fn as_uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
+    // SAFETY: same layout, and `dot` writes nothing but initialised numbers.
+    unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
+}

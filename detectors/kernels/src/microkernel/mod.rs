@@ -1,0 +1,312 @@
+//! The two products that convolutions and linear layers are made of, on tiles that stay in registers.
+//!
+//! - [`dot`]: up to 12 rows, wherever they lie, times a packed panel of 32 columns. Forward passes and
+//!   gradients of inputs.
+//! - [`outer`]: the sum of outer products of row pairs, up to 12 by 32. Gradients of weights.
+//!
+//! The tile is 12 x 2 vectors of 16: 24 accumulators hide the latency of the multiply-add, and each number that
+//! is read from memory takes part in 12 or 32 of them. Every level of [`Simd`] computes the same sums in the same
+//! order; levels differ by the rounding of fused multiply-adds.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod scalar;
+
+use std::mem::MaybeUninit;
+
+use crate::simd::Simd;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 12;
+/// Columns of a tile, and of a panel.
+pub(crate) const COLUMNS: usize = 32;
+
+/// A run of consecutive inner indices: `len` numbers at `offset` from a row's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) offset: usize,
+    pub(crate) len: usize,
+}
+
+/// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in turn.
+#[derive(Clone, Copy)]
+pub(crate) struct Left<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) starts: &'a [usize],
+    pub(crate) segments: &'a [Segment],
+}
+
+/// What becomes of the sums, in this order.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Finish<'a> {
+    /// Add what the destination holds.
+    pub(crate) accumulate: bool,
+    /// Add a number per column.
+    pub(crate) shift: Option<&'a [f32]>,
+    /// Add the numbers that lie where the destination lies in its own buffer.
+    pub(crate) residual: Option<&'a [f32]>,
+    /// Replace negative numbers by 0.
+    pub(crate) relu: bool,
+}
+
+/// Where the sums go: row i to `starts[i]`, `columns` of them.
+pub(crate) struct Target<'a> {
+    pub(crate) values: &'a mut [MaybeUninit<f32>],
+    pub(crate) starts: &'a [usize],
+    pub(crate) columns: usize,
+}
+
+/// What a level's kernel is called with; every access was checked.
+#[derive(Clone, Copy)]
+struct Dot<'a> {
+    left: *const f32,
+    left_starts: [usize; ROWS],
+    segments: &'a [Segment],
+    panel: *const f32,
+    out: *mut f32,
+    out_starts: [usize; ROWS],
+    rows: usize,
+    columns: usize,
+    accumulate: bool,
+    shift: Option<*const f32>,
+    residual: Option<*const f32>,
+    relu: bool,
+}
+
+/// `left` times `panel` (inner x 32, row-major), finished, to `target`.
+///
+/// With `finish.accumulate` the target must have been written before.
+///
+/// # Panics
+/// If a row, the panel, the shift or the residual is too short, or there are not 1 to 12 rows and 1 to 32 columns.
+#[inline]
+pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish: Finish) {
+    let rows = left.starts.len();
+    let columns = target.columns;
+    assert!((1..=ROWS).contains(&rows) && target.starts.len() == rows, "dot: {rows} rows");
+    assert!((1..=COLUMNS).contains(&columns), "dot: {columns} columns");
+    let (mut inner, mut reach) = (0, 0);
+    for segment in left.segments {
+        inner += segment.len;
+        reach = reach.max(segment.offset + segment.len);
+    }
+    let last = |starts: &[usize]| starts.iter().copied().max().unwrap_or(0);
+    assert!(last(left.starts) + reach <= left.values.len(), "dot: left factor too short");
+    assert!(inner * COLUMNS <= panel.len(), "dot: panel too short");
+    let end = last(target.starts) + columns;
+    assert!(end <= target.values.len(), "dot: target too short");
+    assert!(finish.shift.is_none_or(|shift| columns <= shift.len()), "dot: shift too short");
+    assert!(finish.residual.is_none_or(|residual| end <= residual.len()), "dot: residual too short");
+    // Rows that are not there repeat the last one; their sums are not written.
+    let padded = |starts: &[usize]| std::array::from_fn(|i| starts[i.min(rows - 1)]);
+    let call = Dot {
+        left: left.values.as_ptr(),
+        left_starts: padded(left.starts),
+        segments: left.segments,
+        panel: panel.as_ptr(),
+        out: target.values.as_mut_ptr().cast(),
+        out_starts: padded(target.starts),
+        rows,
+        columns,
+        accumulate: finish.accumulate,
+        shift: finish.shift.map(<[f32]>::as_ptr),
+        residual: finish.residual.map(<[f32]>::as_ptr),
+        relu: finish.relu,
+    };
+    // SAFETY: the largest offset of every access was checked above; `level` is only in use if the processor has it.
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => avx512::dot(&call),
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => avx2::dot(&call),
+            _ => scalar::dot(&call),
+        }
+    }
+}
+
+/// A factor of [`outer`]: the numbers of term p start at `p · stride`.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) values: &'a [f32],
+    pub(crate) stride: usize,
+}
+
+struct Outer {
+    terms: usize,
+    left: *const f32,
+    left_stride: usize,
+    right: *const f32,
+    right_stride: usize,
+    out: *mut f32,
+    out_stride: usize,
+    rows: usize,
+    columns: usize,
+}
+
+/// out[i · stride + j] += Σ over p of left[p][i] · right[p][j], for `rows` i and `columns` j.
+///
+/// Terms of `right` are 32 numbers, whatever lies beyond the columns.
+///
+/// # Panics
+/// If a factor or `out` is too short, or there are more than 12 x 32 sums.
+#[inline]
+pub(crate) fn outer(
+    level: Simd,
+    terms: usize,
+    (rows, columns): (usize, usize),
+    left: Terms,
+    right: Terms,
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    assert!((1..=ROWS).contains(&rows) && (1..=COLUMNS).contains(&columns), "outer: {rows} x {columns}");
+    if terms == 0 {
+        return;
+    }
+    assert!((terms - 1) * left.stride + rows <= left.values.len(), "outer: left factor too short");
+    assert!((terms - 1) * right.stride + COLUMNS <= right.values.len(), "outer: right factor too short");
+    assert!(columns <= out_stride, "outer: rows of the result overlap");
+    assert!((rows - 1) * out_stride + columns <= out.len(), "outer: result too short");
+    let call = Outer {
+        terms,
+        left: left.values.as_ptr(),
+        left_stride: left.stride,
+        right: right.values.as_ptr(),
+        right_stride: right.stride,
+        out: out.as_mut_ptr(),
+        out_stride,
+        rows,
+        columns,
+    };
+    // SAFETY: as in `dot`; the result is borrowed mutably, so no factor overlaps it.
+    unsafe {
+        match level {
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 => avx512::outer(&call),
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx2 => avx2::outer(&call),
+            _ => scalar::outer(&call),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn noise(seed: u64, count: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn levels() -> impl Iterator<Item = Simd> {
+        Simd::ALL.into_iter().filter(|level| *level <= Simd::highest())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_level_computes_the_finished_product(
+            rows in 1..=ROWS, columns in 1..=COLUMNS, lens in prop::collection::vec(0usize..40, 1..4),
+            accumulate: bool, shifted: bool, residual: bool, relu: bool,
+        ) {
+            let inner: usize = lens.iter().sum();
+            let left = noise(1, 4096);
+            let mut at = 0;
+            let segments: Vec<Segment> = lens.iter().map(|&len| { at += len + 3; Segment { offset: at - len, len } }).collect();
+            let starts: Vec<usize> = (0..rows).map(|i| 37 * (rows - i)).collect();
+            let targets: Vec<usize> = (0..rows).map(|i| (i * 5 % rows) * 40).collect();
+            let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, ROWS * 40));
+            let before = noise(5, ROWS * 40);
+            for level in levels() {
+                let mut out: Vec<MaybeUninit<f32>> = before.iter().copied().map(MaybeUninit::new).collect();
+                let finish = Finish {
+                    accumulate, relu,
+                    shift: shifted.then_some(&shift[..]),
+                    residual: residual.then_some(&other[..]),
+                };
+                let factor = Left { values: &left, starts: &starts, segments: &segments };
+                dot(level, factor, &panel, Target { values: &mut out, starts: &targets, columns }, finish);
+                // SAFETY: initialised above.
+                let out: Vec<f32> = out.iter().map(|value| unsafe { value.assume_init() }).collect();
+                let mut expected: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
+                for (&start, &target) in starts.iter().zip(&targets) {
+                    for j in 0..columns {
+                        let mut sum = 0.0;
+                        let mut p = 0;
+                        for segment in &segments {
+                            for l in 0..segment.len {
+                                sum += f64::from(left[start + segment.offset + l]) * f64::from(panel[p * COLUMNS + j]);
+                                p += 1;
+                            }
+                        }
+                        let at = target + j;
+                        sum += if accumulate { expected[at] } else { 0.0 };
+                        sum += if shifted { f64::from(shift[j]) } else { 0.0 };
+                        sum += if residual { f64::from(other[at]) } else { 0.0 };
+                        expected[at] = if relu { sum.max(0.0) } else { sum };
+                    }
+                }
+                for (value, expected) in out.iter().zip(&expected) {
+                    prop_assert!((f64::from(*value) - expected).abs() < 2e-5, "{level}: {value} {expected}");
+                }
+            }
+        }
+
+        #[test]
+        fn every_level_computes_the_sum_of_outer_products(
+            rows in 1..=ROWS, columns in 1..=COLUMNS, terms in 0usize..70,
+        ) {
+            let (left, right) = (noise(1, 70 * 13), noise(2, 70 * COLUMNS));
+            let before = noise(3, ROWS * 40);
+            for level in levels() {
+                let mut out = before.clone();
+                let (l, r) = (Terms { values: &left, stride: 13 }, Terms { values: &right, stride: COLUMNS });
+                outer(level, terms, (rows, columns), l, r, &mut out, 40);
+                for (at, value) in out.iter().enumerate() {
+                    let (i, j) = (at / 40, at % 40);
+                    let mut expected = f64::from(before[at]);
+                    if i < rows && j < columns {
+                        for p in 0..terms {
+                            expected += f64::from(left[p * 13 + i]) * f64::from(right[p * COLUMNS + j]);
+                        }
+                    }
+                    prop_assert!((f64::from(*value) - expected).abs() < 2e-5, "{level}: {value} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_nan_is_never_rectified_away() {
+        for level in levels() {
+            let mut out = [MaybeUninit::new(0.0)];
+            let finish = Finish { relu: true, ..Finish::default() };
+            let left = Left { values: &[f32::NAN], starts: &[0], segments: &[Segment { offset: 0, len: 1 }] };
+            let target = Target { values: &mut out, starts: &[0], columns: 1 };
+            dot(level, left, &[1.0; COLUMNS], target, finish);
+            // SAFETY: initialised above.
+            assert!(unsafe { out[0].assume_init() }.is_nan(), "{level}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "left factor too short")]
+    fn a_row_beyond_the_end_is_refused() {
+        let mut out = [MaybeUninit::new(0.0); COLUMNS];
+        let left = Left { values: &[1.0; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }] };
+        let target = Target { values: &mut out, starts: &[0], columns: COLUMNS };
+        dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
+    }
+}

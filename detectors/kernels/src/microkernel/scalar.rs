@@ -1,0 +1,76 @@
+//! The reference: what every processor runs.
+
+use super::{COLUMNS, Dot, Outer};
+
+/// # Safety
+/// Every access of `call` is in bounds.
+pub(super) unsafe fn dot(call: &Dot) {
+    for i in 0..call.rows {
+        let mut sums = [0f32; COLUMNS];
+        // SAFETY: the caller checked every access.
+        unsafe {
+            let mut panel = call.panel;
+            for segment in call.segments {
+                let left = call.left.add(call.left_starts[i] + segment.offset);
+                for inner in 0..segment.len {
+                    let factor = *left.add(inner);
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        *sum += factor * *panel.add(j);
+                    }
+                    panel = panel.add(COLUMNS);
+                }
+            }
+            finish_row(call, i, 0, &sums);
+        }
+    }
+}
+
+/// Finishes the sums of row `i` from column `first` on.
+///
+/// # Safety
+/// Every access of `call` is in bounds.
+#[inline]
+pub(super) unsafe fn finish_row(call: &Dot, i: usize, first: usize, sums: &[f32]) {
+    let columns = call.columns.saturating_sub(first).min(sums.len());
+    for (j, &sum) in (first..).zip(&sums[..columns]) {
+        let at = call.out_starts[i] + j;
+        let mut sum = sum;
+        // SAFETY: the caller checked every access.
+        unsafe {
+            if call.accumulate {
+                sum += *call.out.add(at);
+            }
+            if let Some(shift) = call.shift {
+                sum += *shift.add(j);
+            }
+            if let Some(residual) = call.residual {
+                sum += *residual.add(at);
+            }
+            if call.relu {
+                sum = crate::elementwise::rectified(sum);
+            }
+            *call.out.add(at) = sum;
+        }
+    }
+}
+
+/// # Safety
+/// Every access of `call` is in bounds.
+pub(super) unsafe fn outer(call: &Outer) {
+    for i in 0..call.rows {
+        let mut sums = [0f32; COLUMNS];
+        // SAFETY: the caller checked every access.
+        unsafe {
+            for p in 0..call.terms {
+                let factor = *call.left.add(p * call.left_stride + i);
+                let right = call.right.add(p * call.right_stride);
+                for (j, sum) in sums[..call.columns].iter_mut().enumerate() {
+                    *sum += factor * *right.add(j);
+                }
+            }
+            for (j, sum) in sums[..call.columns].iter().enumerate() {
+                *call.out.add(i * call.out_stride + j) += sum;
+            }
+        }
+    }
+}

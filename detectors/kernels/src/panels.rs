@@ -1,0 +1,113 @@
+//! Weights packed into panels of 32 columns, as [`microkernel::dot`](crate::microkernel::dot) reads them.
+
+use rayon::prelude::*;
+
+use crate::microkernel::COLUMNS;
+use crate::simd::vectorized;
+
+/// Floats that start at a multiple of 64 bytes: a vector load never straddles two cache lines.
+#[derive(Default)]
+pub(crate) struct Aligned {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
+
+const LINE: usize = 16;
+
+impl Aligned {
+    /// `len` zeros.
+    pub(crate) fn zeros(len: usize) -> Self {
+        Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
+    }
+
+    /// At least `len` numbers, which may be those of an earlier use.
+    pub(crate) fn at_least(&mut self, len: usize) -> &mut [f32] {
+        if self.len < len {
+            *self = Self::zeros(len);
+        }
+        &mut self.as_mut_slice()[..len]
+    }
+
+    pub(crate) fn as_slice(&self) -> &[f32] {
+        // SAFETY: the lines are `len` or more consecutive floats.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// A matrix (inner, columns) as panels: 32 columns at a time, (inner, 32) row-major, the last one filled with 0.
+pub(crate) struct Panels {
+    values: Aligned,
+    pub(crate) inner: usize,
+    pub(crate) columns: usize,
+}
+
+impl Panels {
+    /// Panel `index`, from inner index `first` on.
+    #[inline]
+    pub(crate) fn panel(&self, index: usize, first: usize) -> &[f32] {
+        let size = self.inner * COLUMNS;
+        &self.values.as_slice()[index * size..][..size][first * COLUMNS..]
+    }
+
+    /// The panels' number.
+    pub(crate) fn count(&self) -> usize {
+        self.columns.div_ceil(COLUMNS)
+    }
+
+    /// The transpose of `matrix` (columns, inner), whose row k is multiplied by `scale[k]`.
+    pub(crate) fn of_transposed(
+        matrix: &[f32],
+        (inner, columns): (usize, usize),
+        scale: Option<&[f32]>,
+    ) -> Self {
+        Self::fill((inner, columns), |first, panel| {
+            // A few rows of the panel at a time: they stay in the L1 cache while its columns are written.
+            for (block, panel) in panel.chunks_mut(64 * COLUMNS).enumerate() {
+                for (j, k) in (first..columns).take(COLUMNS).enumerate() {
+                    let scale = scale.map_or(1.0, |scale| scale[k]);
+                    let row = &matrix[k * inner + 64 * block..];
+                    for (panel, &value) in panel.chunks_exact_mut(COLUMNS).zip(row) {
+                        panel[j] = value * scale;
+                    }
+                }
+            }
+        })
+    }
+
+    /// Row i is `columns` numbers of `values` from `start(i)` on, times `scale(i)`.
+    pub(crate) fn of_rows(
+        values: &[f32],
+        (inner, columns): (usize, usize),
+        start: impl Fn(usize) -> usize + Sync,
+        scale: impl Fn(usize) -> f32 + Sync,
+    ) -> Self {
+        Self::fill((inner, columns), |first, panel| {
+            let width = COLUMNS.min(columns - first);
+            for (i, panel) in panel.chunks_exact_mut(COLUMNS).enumerate() {
+                let row = &values[start(i) + first..][..width];
+                let scale = scale(i);
+                vectorized(|| panel.iter_mut().zip(row).for_each(|(to, from)| *to = from * scale));
+            }
+        })
+    }
+
+    /// Panel by panel, each given its first column and itself, zeros.
+    fn fill((inner, columns): (usize, usize), fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
+        let mut values = Aligned::zeros(columns.div_ceil(COLUMNS) * inner * COLUMNS);
+        values
+            .as_mut_slice()
+            .par_chunks_mut((inner * COLUMNS).max(1))
+            .enumerate()
+            .for_each(|(index, panel)| fill(index * COLUMNS, panel));
+        Self { values, inner, columns }
+    }
+}

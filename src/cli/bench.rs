@@ -1,0 +1,247 @@
+//! `ckd-det bench step|forward CONFIG`: how long an experiment's work takes here, and the memory it needs.
+
+use std::time::Duration;
+
+use ckd_kernels::Simd;
+use clap::Subcommand;
+use serde::Serialize;
+
+use super::machine::peak_memory_mib;
+use super::{Context, UsageError, say};
+use crate::config::{Config, Input};
+use crate::engine::bench::{Inference, StepTime, Timings, Workload};
+
+/// Arguments of `bench`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    work: Work,
+}
+
+#[derive(Debug, Subcommand)]
+enum Work {
+    /// Time whole training steps: teacher, student, losses, gradients, update
+    #[command(after_help = "\
+Images, boxes and weights are random: neither data nor weight files are needed. A step is one
+batch of train.batch_size images; without a teacher it is the student's step alone.
+
+Examples:
+  ckd-det bench step coco_r101_r18 --set train.batch_size=1
+  ckd-det bench step coco_retinanet_r101_r50 --set train.batch_size=1 --size 640x640 --json
+  ckd-det bench step quickstart_teacher --threads 1")]
+    Step(Setting),
+    /// Time inference: the student from images to detections, or the teacher's pyramid
+    #[command(after_help = "\
+Images and weights are random: neither data nor weight files are needed. A step is one batch
+of train.batch_size images.
+
+Examples:
+  ckd-det bench forward coco_r101_r18 --set train.batch_size=1
+  ckd-det bench forward coco_r101_r18 --set train.batch_size=1 --teacher --json")]
+    Forward {
+        /// Run the teacher up to its pyramid, as a training step does
+        #[arg(long)]
+        teacher: bool,
+        #[command(flatten)]
+        setting: Setting,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Setting {
+    /// A file, or the name of a configuration (`ckd-det config list`)
+    #[arg(value_name = "CONFIG")]
+    config: String,
+    /// Change a key: a.b=VALUE, or distill.0.weight=VALUE inside an array
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Steps that count
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps before them
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    warmup: u32,
+    /// Height and width of the images in pixels [default: the largest of the configuration's]
+    #[arg(long, value_name = "HxW", value_parser = size)]
+    size: Option<(usize, usize)>,
+    /// Classes without background
+    #[arg(long, value_name = "K", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..))]
+    classes: u16,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn size(text: &str) -> Result<(usize, usize), String> {
+    let side = |text: &str| text.parse::<u16>().ok().filter(|&side| side > 0).map(usize::from);
+    text.split_once('x').and_then(|(height, width)| Some((side(height)?, side(width)?))).ok_or_else(|| {
+        format!("give HEIGHTxWIDTH in pixels, each from 1 to {}, for example 800x1344", u16::MAX)
+    })
+}
+
+/// More pixels in a batch are a slip: they fit in no memory.
+const MOST_PIXELS: usize = 1 << 30;
+
+/// The images of `input` at their largest: the longest short side, and the long side as it is padded.
+fn largest(input: &Input) -> (usize, usize) {
+    let short = input.short_side_px.iter().max().copied().unwrap_or(input.long_side_px);
+    (short as usize, (input.long_side_px as usize).next_multiple_of(input.size_divisor as usize))
+}
+
+fn refuse_too_large(&Workload { batch, size: (height, width), .. }: &Workload) -> Result<(), UsageError> {
+    match batch.checked_mul(height * width) {
+        Some(0..=MOST_PIXELS) => Ok(()),
+        _ => Err(UsageError(format!(
+            "a batch of {batch} images of {height}x{width} pixels is too large; give a smaller --size or --set \
+             train.batch_size=N"
+        ))),
+    }
+}
+
+/// What was measured.
+#[derive(Debug, Serialize)]
+struct Report {
+    config: String,
+    work: &'static str,
+    batch: usize,
+    /// Height and width in pixels.
+    size: [usize; 2],
+    classes: usize,
+    steps: u32,
+    ms_median: f64,
+    ms_min: f64,
+    ms_max: f64,
+    images_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts_ms: Option<Parts>,
+    /// 10^9 multiply-adds of the forward passes.
+    gflop_per_image: f64,
+    peak_rss_mib: Option<f64>,
+    threads: usize,
+    simd: &'static str,
+    precision: &'static str,
+}
+
+/// Medians of the parts of a training step.
+#[derive(Debug, Serialize)]
+struct Parts {
+    teacher: f64,
+    student_forward: f64,
+    backward_update: f64,
+}
+
+/// Runs the verb.
+///
+/// # Errors
+/// A configuration that cannot be used, or has no teacher to time; networks that cannot run on such images.
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let (setting, teacher) = match &args.work {
+        Work::Step(setting) => (setting, false),
+        Work::Forward { setting, teacher } => (setting, *teacher),
+    };
+    let config = Config::load(&setting.config, &setting.sets)?.config;
+    let workload = Workload {
+        classes: setting.classes.into(),
+        batch: config.train.batch_size,
+        size: setting.size.unwrap_or_else(|| largest(&config.input)),
+        warmup: setting.warmup,
+        steps: setting.steps,
+    };
+    refuse_too_large(&workload)?;
+    let report = match args.work {
+        Work::Step(_) => {
+            let timings = workload.training_steps(&config, &context.device)?;
+            let parts = Parts::of(&timings.steps);
+            let totals = timings.steps.iter().map(StepTime::total).collect();
+            let timings = Timings { steps: totals, multiply_adds_per_image: timings.multiply_adds_per_image };
+            Report { parts_ms: Some(parts), ..Report::new("training step", &config, &workload, &timings) }
+        }
+        Work::Forward { .. } => {
+            let (work, network) = match (&config.teacher, teacher) {
+                (_, false) => ("student's inference", Inference::Student),
+                (Some(teacher), true) => ("teacher's pyramid", Inference::Teacher(teacher)),
+                (None, true) => {
+                    return Err(UsageError(format!("{} has no teacher to time", setting.config)).into());
+                }
+            };
+            let timings = workload.inference(&config, network, &context.device)?;
+            Report::new(work, &config, &workload, &timings)
+        }
+    };
+    match setting.json {
+        true => say(serde_json::to_string(&report)?)?,
+        false => report.print()?,
+    }
+    Ok(())
+}
+
+impl Report {
+    fn new(work: &'static str, config: &Config, workload: &Workload, timings: &Timings<Duration>) -> Self {
+        let ms = sorted_ms(timings.steps.iter().copied());
+        let ms_median = median(&ms);
+        Self {
+            config: config.name.clone(),
+            work,
+            batch: workload.batch,
+            size: workload.size.into(),
+            classes: workload.classes,
+            steps: workload.steps,
+            ms_median,
+            ms_min: ms[0],
+            ms_max: ms[ms.len() - 1],
+            images_per_s: workload.batch as f64 * 1e3 / ms_median,
+            parts_ms: None,
+            gflop_per_image: timings.multiply_adds_per_image as f64 / 1e9,
+            peak_rss_mib: peak_memory_mib(),
+            threads: rayon::current_num_threads(),
+            simd: Simd::level().name(),
+            precision: "f32",
+        }
+    }
+
+    fn print(&self) -> anyhow::Result<()> {
+        let Self { config, work, batch, size: [height, width], classes, steps, .. } = self;
+        say(format!("{config}: {work}, batch {batch} of {height}x{width} pixels, {classes} classes"))?;
+        say(format!("{} threads, {}, {}, {steps} steps", self.threads, self.simd, self.precision))?;
+        let ms = |name: &str, ms: f64| format!("{name:<20} {ms:>10.1} ms");
+        say(format!("{}  ({:.1} to {:.1})", ms("a step", self.ms_median), self.ms_min, self.ms_max))?;
+        if let Some(parts) = &self.parts_ms {
+            say(ms("  teacher", parts.teacher))?;
+            say(ms("  student forward", parts.student_forward))?;
+            say(ms("  backward, update", parts.backward_update))?;
+        }
+        say(format!("{:<20} {:>10.2} images/s", "", self.images_per_s))?;
+        say(format!("{:<20} {:>10.2} GFLOPs an image", "forward", self.gflop_per_image))?;
+        if let Some(peak) = self.peak_rss_mib {
+            say(format!("{:<20} {peak:>10.0} MiB", "peak memory"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Parts {
+    fn of(steps: &[StepTime]) -> Self {
+        let median_of = |part: fn(&StepTime) -> Duration| median(&sorted_ms(steps.iter().map(part)));
+        Self {
+            teacher: median_of(|step| step.teacher),
+            student_forward: median_of(|step| step.student_forward),
+            backward_update: median_of(|step| step.backward_update),
+        }
+    }
+}
+
+/// In milliseconds, to the microsecond, ascending.
+fn sorted_ms(times: impl Iterator<Item = Duration>) -> Vec<f64> {
+    let mut ms: Vec<f64> = times.map(|time| time.as_micros() as f64 / 1e3).collect();
+    ms.sort_by(f64::total_cmp);
+    ms
+}
+
+/// Of ascending numbers, at least one; of an even number of them, the mean of the middle two.
+fn median(ascending: &[f64]) -> f64 {
+    let middle = ascending.len() / 2;
+    match ascending.len() % 2 {
+        0 => (ascending[middle - 1] + ascending[middle]) / 2.0,
+        _ => ascending[middle],
+    }
+}

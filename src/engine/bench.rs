@@ -1,0 +1,188 @@
+//! How long an experiment's work takes: whole training steps, or inference, on random images.
+//!
+//! Weights are random and nothing is read, so only time and memory mean anything. The learning rate is 0: an
+//! update costs what it always costs, and every step does the same work on the same weights, however many there
+//! are.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Tensor};
+use ckd_detectors::Detector;
+use ckd_detectors::images::{Images, Target};
+use ckd_detectors::init::stream;
+use ckd_detectors::nn::Mode;
+use ckd_kernels::flops;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::optim::Sgd;
+use super::pass::{Distillation, training_pass};
+use super::{EngineError, Result, build};
+use crate::config::{self, Config};
+
+/// Boxes on every image.
+const BOXES_PER_IMAGE: usize = 8;
+/// No side of a box is shorter, in pixels.
+const SHORTEST_SIDE: f32 = 32.0;
+
+/// What is timed, and how often.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workload {
+    /// Foreground classes.
+    pub classes: usize,
+    /// Images of a batch: one batch a step.
+    pub batch: usize,
+    /// (height, width) of the images in pixels, before padding.
+    pub size: (usize, usize),
+    /// Steps before those that count.
+    pub warmup: u32,
+    /// Steps that count.
+    pub steps: u32,
+}
+
+/// The network of an experiment whose inference is timed.
+#[derive(Debug, Clone, Copy)]
+pub enum Inference<'a> {
+    /// The student, from images to detections.
+    Student,
+    /// The teacher as a step runs it, from images to its pyramid.
+    Teacher(&'a config::Teacher),
+}
+
+/// How long the counted steps took, and their work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timings<T> {
+    /// Step by step.
+    pub steps: Vec<T>,
+    /// Multiply-adds of the forward passes of one image, as [`flops::counted`] counts them.
+    pub multiply_adds_per_image: u64,
+}
+
+/// How long the parts of one training step took; there is nothing else in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepTime {
+    /// The teacher's pyramid, and its logits of the student's regions; zero without a teacher.
+    pub teacher: Duration,
+    /// The student's forward pass and all losses.
+    pub student_forward: Duration,
+    /// Gradients, their norm, and the update.
+    pub backward_update: Duration,
+}
+
+impl StepTime {
+    /// The whole step.
+    pub fn total(&self) -> Duration {
+        self.teacher + self.student_forward + self.backward_update
+    }
+}
+
+impl Workload {
+    /// Times training steps of the student of `config`, taught by its teacher if it has one.
+    ///
+    /// # Errors
+    /// If the networks cannot be built or run, or a random loss is not finite.
+    pub fn training_steps(&self, config: &Config, device: &Device) -> Result<Timings<StepTime>> {
+        let teacher =
+            config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
+        let distillation = match teacher.transpose()? {
+            Some(teacher) => Distillation::new(config, teacher)?,
+            None => None,
+        };
+        let student = build::student(config, self.classes, device)?;
+        let mut sgd = Sgd::new(student.params(), &config.optim)?;
+        let (images, targets) = self.scene(config, device)?;
+        self.repeat(|step| {
+            let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
+            let started = Instant::now();
+            let pass = training_pass(&student, distillation.as_ref(), &images, &targets, step, &mut random)?;
+            let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
+            if !norm.is_finite() {
+                return Err(EngineError::non_finite(step, "the norm of the gradient", norm, &pass.terms));
+            }
+            sgd.step(&pass.gradients, 0.0, 1.0, norm)?;
+            drop(pass.gradients);
+            device.synchronize()?;
+            let took = started.elapsed();
+            let (teacher, student_forward) = (pass.times.teacher, pass.times.student_forward);
+            Ok(StepTime { teacher, student_forward, backward_update: took - teacher - student_forward })
+        })
+    }
+
+    /// Times the inference of a network of `config`.
+    ///
+    /// # Errors
+    /// If the network cannot be built or run.
+    pub fn inference(
+        &self,
+        config: &Config,
+        network: Inference,
+        device: &Device,
+    ) -> Result<Timings<Duration>> {
+        let detector = match network {
+            Inference::Student => build::frozen_student(config, self.classes, device)?,
+            Inference::Teacher(teacher) => build::teacher(config, teacher, self.classes, device)?,
+        };
+        let (images, _) = self.scene(config, device)?;
+        self.repeat(|_| {
+            let started = Instant::now();
+            run(&detector, network, &images)?;
+            device.synchronize()?;
+            Ok(started.elapsed())
+        })
+    }
+
+    /// Runs `step` as often as is asked for.
+    fn repeat<T>(&self, mut step: impl FnMut(u64) -> Result<T>) -> Result<Timings<T>> {
+        let mut timings = Timings { steps: Vec::new(), multiply_adds_per_image: 0 };
+        let warmup = u64::from(self.warmup);
+        for number in 0..warmup + u64::from(self.steps) {
+            let (time, multiply_adds) = flops::counted(|| step(number));
+            let time = time?;
+            if number >= warmup {
+                timings.steps.push(time);
+                timings.multiply_adds_per_image = multiply_adds / self.batch.max(1) as u64;
+            }
+        }
+        Ok(timings)
+    }
+
+    /// Random pixels, padded as a batch of `config` is, and random boxes.
+    fn scene(&self, config: &Config, device: &Device) -> Result<(Images, Vec<Target>)> {
+        let (height, width) = self.size;
+        let [rows, columns] =
+            [height, width].map(|side| side.next_multiple_of(config.input.size_divisor as usize));
+        let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, "bench/scene"));
+        let mut pixels = vec![0f32; self.batch * rows * columns * 3];
+        for image in pixels.chunks_exact_mut(rows * columns * 3) {
+            for row in image.chunks_exact_mut(columns * 3).take(height) {
+                row[..width * 3].fill_with(|| random.random());
+            }
+        }
+        let pixels =
+            Tensor::from_vec(pixels, (self.batch, rows, columns, 3), device)?.permute((0, 3, 1, 2))?;
+        let targets = (0..self.batch).map(|_| self.target(&mut random)).collect();
+        Ok((Images { pixels, sizes: vec![self.size; self.batch] }, targets))
+    }
+
+    /// Boxes that begin in the upper left of an image, and may end beyond it.
+    fn target(&self, random: &mut impl Rng) -> Target {
+        let (height, width) = (self.size.0 as f32, self.size.1 as f32);
+        let mut target = Target::default();
+        for _ in 0..BOXES_PER_IMAGE {
+            let mut share = |of: f32| random.random::<f32>() * of;
+            let (x, y) = (share(0.6 * width), share(0.6 * height));
+            let (w, h) = (SHORTEST_SIDE + share(0.3 * width), SHORTEST_SIDE + share(0.3 * height));
+            target.boxes.push([x, y, x + w, y + h]);
+            target.labels.push(random.random_range(0..self.classes as u32));
+        }
+        target
+    }
+}
+
+fn run(detector: &Detector, network: Inference, images: &Images) -> Result<()> {
+    match network {
+        Inference::Student => drop(detector.detect(images)?),
+        Inference::Teacher(_) => drop(detector.pyramid(images, Mode::Inference)?),
+    }
+    Ok(())
+}
