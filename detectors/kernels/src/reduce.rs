@@ -124,7 +124,7 @@ mod tests {
             let b: Vec<f32> = a.iter().rev().map(|a| a + 1.0).collect();
             let plain: f64 = a.iter().zip(&b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
             assert!((dot(&a, &b) - plain).abs() <= 1e-12 * plain.abs());
-            assert_eq!(sum(&a), a.iter().map(|&a| f64::from(a)).sum());
+            assert_eq!(sum(&a), a.iter().map(|&a| f64::from(a)).sum::<f64>());
             let highest = a.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             assert_eq!(largest(&a), highest);
             let mut e = a.clone();

@@ -267,19 +267,24 @@ for_each_level! {
     fn add_gradients(g: &[f32], x: &[f32], y: Option<&[f32]>, mean: &[f32], both: (&mut [f64], &mut [f64])) {
         let (sums, products) = both;
         let width = sums.len();
-        let mut add = |at: usize, g: f32, x: f32| {
-            sums[at] += f64::from(g);
-            products[at] += f64::from(g * (x - mean[at]));
-        };
         match y {
             None => {
                 for (g, x) in g.chunks(width).zip(x.chunks(width)) {
-                    (0..g.len()).for_each(|i| add(i, g[i], x[i]));
+                    let sums = sums.iter_mut().zip(&mut *products).zip(mean);
+                    for (((sum, product), mean), (g, x)) in sums.zip(g.iter().zip(x)) {
+                        *sum += f64::from(*g);
+                        *product += f64::from(g * (x - mean));
+                    }
                 }
             }
             Some(y) => {
                 for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
-                    (0..g.len()).for_each(|i| add(i, through_relu(g[i], y[i]), x[i]));
+                    let sums = sums.iter_mut().zip(&mut *products).zip(mean);
+                    for (((sum, product), mean), ((g, x), y)) in sums.zip(g.iter().zip(x).zip(y)) {
+                        let g = through_relu(*g, *y);
+                        *sum += f64::from(g);
+                        *product += f64::from(g * (x - mean));
+                    }
                 }
             }
         }
