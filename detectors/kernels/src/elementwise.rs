@@ -280,36 +280,6 @@ fn gather_runs(
     }
 }
 
-/// The `count` rows of a matrix from row `first` on.
-///
-/// # Shapes
-/// `a` (M, D) to (`count`, D).
-pub fn narrow_rows(a: &Value, first: usize, count: usize) -> Result<Value> {
-    let (m, d) = a.tensor().dims2()?;
-    if count > m || first > m - count {
-        return Err(Error::invalid("narrow_rows", format!("{count} rows from {first} on, of {m}")));
-    }
-    if count == m {
-        return Ok(a.clone());
-    }
-    let out = a.tensor().narrow(0, first, count)?;
-    Ok(Value::operation(&[a], out, move |g| {
-        let host = on_host(g)?;
-        let host = elements(&host)?;
-        let inside = first * d..(first + count) * d;
-        let spread = written_in_chunks(m * d, CHUNK, |index, out| {
-            let range = index * CHUNK..index * CHUNK + out.len();
-            let before = inside.start.clamp(range.start, range.end) - range.start;
-            out.extend(std::iter::repeat_n(0.0, before));
-            let shared = inside.start.max(range.start)..inside.end.min(range.end);
-            if !shared.is_empty() {
-                out.extend_from_slice(&host[shared.start - inside.start..shared.end - inside.start]);
-            }
-        });
-        Ok(vec![Some(from_elements(spread, (m, d), g)?)])
-    }))
-}
-
 /// Rows of a matrix, in the order of `indices`, which may repeat.
 ///
 /// # Shapes

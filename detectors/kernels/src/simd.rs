@@ -64,13 +64,52 @@ impl fmt::Display for Simd {
     }
 }
 
+/// Plain loops that [`at_level`] compiles once for every level.
+pub trait Loops {
+    /// What they come to.
+    type Output;
+
+    /// Runs them. `#[inline(always)]`, and so is all that it calls, or it stays at the lowest level.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs the copy of `loops` that is compiled for the level in use.
+///
+/// Fused multiply-adds are not introduced, so the result is the same at every level.
+#[inline]
+pub fn at_level<L: Loops>(loops: L) -> L::Output {
+    match Simd::level() {
+        Simd::Scalar => loops.run(),
+        // SAFETY: a level is only in use if the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => unsafe { at_avx2(loops) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => unsafe { at_avx512(loops) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => loops.run(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn at_avx2<L: Loops>(loops: L) -> L::Output {
+    loops.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn at_avx512<L: Loops>(loops: L) -> L::Output {
+    loops.run()
+}
+
 /// Runs a plain loop compiled for the level in use, so that the compiler vectorises it with those instructions.
 ///
-/// `f` and what it calls must be small enough to be inlined (for more than one loop take [`for_each_level!`], which
-/// leaves no doubt); fused multiply-adds are not introduced, so the
+/// `f` and what it calls must be small enough to be inlined (for more than one short loop take [`Loops`], or
+/// `for_each_level!` in this crate, which leave no doubt); fused multiply-adds are not introduced, so the
 /// result is the same at every level unless `f` sums in vectors of its own.
 #[inline]
-pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     match Simd::level() {
         Simd::Scalar => f(),
         // SAFETY: a level is only in use if the processor has it.
