@@ -13,6 +13,7 @@
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`resample`] | images to a batch's rows, bilinear |
+//! | [`patches`], [`gram`] | maps cut into patches; products of rows |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`reduce`] | sums over slices in f64 |
@@ -30,6 +31,7 @@ pub mod conv;
 pub mod elementwise;
 mod error;
 pub mod flops;
+pub mod gram;
 pub mod graph;
 pub mod input;
 pub mod linear;
@@ -39,6 +41,7 @@ mod microkernel;
 pub mod norm;
 pub mod normalize;
 mod panels;
+pub mod patches;
 pub mod pool;
 pub mod reduce;
 pub mod resample;

@@ -87,10 +87,10 @@ for_each_level! {
 
 /// Two neighbouring input pixels and their shares in one output pixel.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Mix {
-    low: usize,
-    high: usize,
-    weights: [f32; 2],
+pub(crate) struct Mix {
+    pub(crate) low: usize,
+    pub(crate) high: usize,
+    pub(crate) weights: [f32; 2],
 }
 
 impl Mix {
@@ -102,7 +102,8 @@ impl Mix {
     }
 }
 
-fn mixes(input: usize, output: usize) -> Vec<Mix> {
+/// The mix of each of `output` pixels along an axis of `input` pixels; positions ascend.
+pub(crate) fn mixes(input: usize, output: usize) -> Vec<Mix> {
     let scale = input as f64 / output as f64;
     let last = input.saturating_sub(1);
     (0..output)
