@@ -64,9 +64,49 @@ impl fmt::Display for Simd {
     }
 }
 
+/// Plain loops that [`at_level`] compiles once for every level.
+pub trait Loops {
+    /// What they come to.
+    type Output;
+
+    /// Runs them. `#[inline(always)]`, and so is all that it calls, or it stays at the lowest level.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs the copy of `loops` that is compiled for the level in use.
+///
+/// Fused multiply-adds are not introduced, so the result is the same at every level.
+#[inline]
+pub fn at_level<L: Loops>(loops: L) -> L::Output {
+    match Simd::level() {
+        Simd::Scalar => loops.run(),
+        // SAFETY: a level is only in use if the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => unsafe { at_avx2(loops) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => unsafe { at_avx512(loops) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => loops.run(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn at_avx2<L: Loops>(loops: L) -> L::Output {
+    loops.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn at_avx512<L: Loops>(loops: L) -> L::Output {
+    loops.run()
+}
+
 /// Runs a plain loop compiled for the level in use, so that the compiler vectorises it with those instructions.
 ///
-/// `f` and what it calls must be small enough to be inlined; fused multiply-adds are not introduced, so the
+/// `f` and what it calls must be small enough to be inlined (for more than one short loop take [`Loops`], or
+/// `for_each_level!` in this crate, which leave no doubt); fused multiply-adds are not introduced, so the
 /// result is the same at every level unless `f` sums in vectors of its own.
 #[inline]
 pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
@@ -311,6 +351,50 @@ fn pack_vectors(from: &[f32], to: &mut [f32]) -> usize {
     }
     done
 }
+/// Compiles a function once for every level; calls run the copy of the level in use.
+///
+/// All that the function calls must be `#[inline(always)]`, or it stays at the lowest level.
+macro_rules! for_each_level {
+    ($(
+        $(#[$attribute:meta])*
+        $vis:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
+    )*) => {$(
+        $(#[$attribute])*
+        $vis fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn plain($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($argument: $type),*) $(-> $result)? {
+                plain($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                plain($($argument),*)
+            }
+
+            match $crate::simd::Simd::level() {
+                $crate::simd::Simd::Scalar => plain($($argument),*),
+                // SAFETY: a level is only in use if the processor has it.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Simd::Avx2 => unsafe { avx2($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Simd::Avx512 => unsafe { avx512($($argument),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => plain($($argument),*),
+            }
+        }
+    )*};
+}
+
+pub(crate) use for_each_level;
 
 /// Runs `rounds` of independent fused multiply-adds in registers at the level in use, and tells how many
 /// multiplications that were: a processor can do no more of them.
