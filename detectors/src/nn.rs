@@ -1,6 +1,7 @@
 //! Layers: convolutions with their norm, and linear layers.
 
 use candle_core::Tensor;
+use ckd_kernels::graph::is_again;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear};
@@ -105,6 +106,15 @@ impl ConvNorm {
         Ok(Self { weight, config: Conv2dConfig::new(stride, kernel / 2), norm })
     }
 
+    /// Its weights.
+    pub fn weights(&self) -> [&Value; 3] {
+        match &self.norm {
+            Norm::Batch { weight, bias, .. } | Norm::Group { weight, bias, .. } => {
+                [&self.weight, weight, bias]
+            }
+        }
+    }
+
     /// activation(norm(conv(x)) + residual).
     ///
     /// # Shapes
@@ -121,7 +131,9 @@ impl ConvNorm {
                 let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
                 let epilogue = NormEpilogue { residual, activation };
                 let (y, statistics) = batch_norm_train(&y, weight, bias, EPSILON, epilogue)?;
-                statistics.fold_into(mean, var, MOMENTUM)?;
+                if !is_again() {
+                    statistics.fold_into(mean, var, MOMENTUM)?;
+                }
                 Ok(y)
             }
             Norm::Batch { weight, bias, mean, var, .. } => {

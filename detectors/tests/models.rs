@@ -158,7 +158,7 @@ struct Classifier {
 impl Classifier {
     fn new(depth: ResNetDepth, norm: NormKind, weights: &Weights) -> Result<Self> {
         let builder = Builder::new(0, &Device::Cpu);
-        let config = ResNetConfig { depth, width: 64, norm, freeze_at: 0 };
+        let config = ResNetConfig { depth, width: 64, norm, freeze_at: 0, recompute: [false; 4] };
         let body = ResNet::new(&builder, config)?;
         let fc = Linear::new(&builder.within("fc"), body.channels()[3], 1000)?;
         let params = builder.finish();

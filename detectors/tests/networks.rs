@@ -209,6 +209,36 @@ fn refused(what: &str, config: DetectorConfig) {
     assert!(error.contains(what), "{error:?} does not speak of {what}");
 }
 
+// ---- stages that are computed again ----
+
+#[test]
+fn what_is_computed_again_gives_the_same_gradients_and_moves_statistics_once() -> Result<()> {
+    for norm in [NormKind::Bn, NormKind::FrozenBn, NormKind::Gn] {
+        let run = |recompute: [bool; 4]| -> Result<(Gradients, BTreeMap<String, Tensor>)> {
+            let mut config = support::tiny_faster_rcnn(CLASSES);
+            config.backbone = ResNetConfig { norm, freeze_at: 1, recompute, ..config.backbone };
+            let detector = build(1, DetectorConfig::FasterRcnn(config))?;
+            let losses = train(&detector, &scene(2), &[objects(), objects()])?;
+            let gradients = total(&losses)?.backward()?;
+            Ok((gradients, detector.params().snapshot()?))
+        };
+        let (kept, kept_params) = run([false; 4])?;
+        let (again, again_params) = run([true, true, false, true])?;
+        assert_eq!(kept.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+        for (name, gradient) in &kept {
+            // A map's gradients are summed in another order.
+            let (kept, again) = (values(gradient), values(&again[name]));
+            let norm_of = |values: &[f32]| values.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            let difference: Vec<f32> = kept.iter().zip(&again).map(|(a, b)| a - b).collect();
+            assert!(norm_of(&difference) <= 1e-5 * norm_of(&kept), "{norm:?} {name}");
+        }
+        for (name, tensor) in &kept_params {
+            assert_eq!(values(tensor), values(&again_params[name]), "{norm:?} {name}");
+        }
+    }
+    Ok(())
+}
+
 // ---- frozen parts ----
 
 #[test]

@@ -119,7 +119,7 @@ struct Report {
     peak_rss_mib: Option<f64>,
     threads: usize,
     simd: &'static str,
-    precision: &'static str,
+    precision: String,
 }
 
 /// Medians of the parts of a training step.
@@ -195,7 +195,7 @@ impl Report {
             peak_rss_mib: peak_memory_mib(),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
-            precision: "f32",
+            precision: crate::engine::build::precision(config).to_string(),
         }
     }
 

@@ -14,7 +14,7 @@ pub use data::{Data, DataKind, Input, Normalization, Synth};
 pub use detector::{Architecture, Detector, Retina, Roi, RoiAlign, Rpn};
 pub use distill::{Ckd, CkdAt, Distill, Method, Negatives, Rcka, RckaAt};
 pub use network::{Backbone, Network, Norm, Student, Teacher};
-pub use training::{Eval, Length, Optim, Schedule, ScheduleKind, Train};
+pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 
 use super::section::section;
 
@@ -47,6 +47,8 @@ section! {
         pub schedule: Schedule,
         /// The training loop.
         pub train: Train,
+        /// How training computes.
+        pub engine: Engine,
         /// The evaluation loop.
         pub eval: Eval,
     }

@@ -94,7 +94,9 @@ impl Workload {
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = training_pass(&student, distillation.as_ref(), &images, &targets, step, &mut random)?;
+            let pass = build::precision(config).scope(|| {
+                training_pass(&student, distillation.as_ref(), &images, &targets, step, &mut random)
+            })?;
             let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
             if !norm.is_finite() {
                 return Err(EngineError::non_finite(step, "the norm of the gradient", norm, &pass.terms));
@@ -125,7 +127,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(|_| {
             let started = Instant::now();
-            run(&detector, network, &images)?;
+            build::precision(config).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })

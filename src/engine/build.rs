@@ -14,10 +14,11 @@ use ckd_detectors::roi_heads::RoiConfig;
 use ckd_detectors::rpn::RpnConfig;
 use ckd_detectors::sampler::SampleSize;
 use ckd_detectors::{Detector, DetectorConfig};
+use ckd_kernels::Precision;
 use ckd_kernels::roi_align::{Alignment, Sampling};
 
 use super::Result;
-use crate::config::{self, Architecture, Backbone, Config, Network, Norm, RoiAlign};
+use crate::config::{self, Architecture, Backbone, Config, Network, Norm, RoiAlign, Stage};
 
 /// The student of `config` with its initial weights: random ones that depend on the seed alone.
 pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
@@ -46,6 +47,14 @@ pub fn teacher(
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
 }
 
+/// What training's products are rounded to.
+pub fn precision(config: &Config) -> Precision {
+    match config.engine.precision {
+        config::Precision::F32 => Precision::F32,
+        config::Precision::Bf16 => Precision::Bf16,
+    }
+}
+
 fn normalization(normalization: &config::Normalization) -> Normalization {
     Normalization { mean: normalization.mean, std: normalization.std }
 }
@@ -72,6 +81,8 @@ fn detector_config(
             Norm::Gn => NormKind::Gn,
         },
         freeze_at,
+        recompute: [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
+            .map(|stage| config.engine.recompute.contains(&stage)),
     };
     let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
     let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));

@@ -182,8 +182,9 @@ impl<'a> Training<'a> {
             let step = self.state.step;
             let stream = stream(config.seed, &format!("sample/{}", step * accumulate + part));
             let mut random = ChaCha8Rng::seed_from_u64(stream);
-            let pass =
-                training_pass(&self.student, self.job.distillation, &images, &targets, step, &mut random)?;
+            let pass = build::precision(config).scope(|| {
+                training_pass(&self.student, self.job.distillation, &images, &targets, step, &mut random)
+            })?;
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
             }

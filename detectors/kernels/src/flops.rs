@@ -17,5 +17,9 @@ pub fn counted<T>(f: impl FnOnce() -> T) -> (T, u64) {
 }
 
 pub(crate) fn count(multiply_adds: usize) {
+    // What a gradient computes again was counted before.
+    if crate::graph::is_again() {
+        return;
+    }
     MULTIPLY_ADDS.set(MULTIPLY_ADDS.get() + multiply_adds as u64);
 }

@@ -11,13 +11,14 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Tensor, Var};
 
 use crate::elementwise::sum_of;
-use crate::{Error, Result};
+use crate::{Error, Precision, Result};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
 
@@ -37,6 +38,60 @@ pub fn untracked<T>(f: impl FnOnce() -> T) -> T {
     let _restore = Restore(UNTRACKED.replace(true));
     f()
 }
+
+thread_local! {
+    static AGAIN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether what runs was run before, and runs [again](recomputed) for its gradient: what a forward pass changes
+/// beside its result (running statistics) must not be changed twice.
+pub fn is_again() -> bool {
+    AGAIN.get()
+}
+
+/// `f` of `x`, none of whose activations are kept: the walk back runs it again to have them.
+///
+/// `parameters` are the leaves that `f` uses; it must give the same result when it runs again.
+pub fn recomputed<E: From<Error> + Display>(
+    x: &Value,
+    parameters: &[&Value],
+    f: impl Fn(&Value) -> std::result::Result<Value, E> + Send + 'static,
+) -> std::result::Result<Value, E> {
+    let leaves: Vec<&Value> = parameters.iter().copied().filter(|value| value.is_tracked()).collect();
+    if UNTRACKED.get() || (leaves.is_empty() && !x.is_tracked()) {
+        return f(x);
+    }
+    let result = untracked(|| f(x))?;
+    let names = leaves
+        .iter()
+        .map(|leaf| match leaf.node.as_deref().map(|node| &node.kind) {
+            Some(Kind::Leaf(name)) => Ok(name.clone()),
+            _ => Err(Error::invalid("recomputed", "a parameter is not a leaf")),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let precision = Precision::asked();
+    let (saved, tracked) = (x.tensor.clone(), x.is_tracked());
+    let inputs: Vec<&Value> = [x].into_iter().chain(leaves).collect();
+    Ok(Value::operation(&inputs, result.tensor, move |g| {
+        let x = match tracked {
+            true => Value::leaf(INPUT, saved),
+            false => Value::constant(saved),
+        };
+        let before = AGAIN.replace(true);
+        let result = precision.scope(|| f(&x));
+        AGAIN.set(before);
+        let result = result.map_err(|error| Error::invalid("recomputed", error.to_string()))?;
+        let mut gradients = result.backward_from(g)?;
+        Ok([INPUT]
+            .into_iter()
+            .chain(names.iter().map(|name| &**name))
+            .map(|name| gradients.remove(name))
+            .collect())
+    }))
+}
+
+/// The name of the input of what is recomputed; no parameter's, since those have a layer.
+const INPUT: &str = "input";
 
 type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 

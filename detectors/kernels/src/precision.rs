@@ -41,9 +41,14 @@ impl Precision {
         }
     }
 
+    /// That of the innermost [`scope`](Self::scope).
+    pub(crate) fn asked() -> Self {
+        CURRENT.get()
+    }
+
     /// That of the innermost [`scope`](Self::scope), if this processor computes in it.
     pub(crate) fn current() -> Self {
-        match CURRENT.get() {
+        match Self::asked() {
             precision if precision.is_native() => precision,
             _ => Self::F32,
         }

@@ -1,8 +1,10 @@
 //! ResNet (He et al. 2016, arXiv 1512.03385), as in torchvision: a bottleneck's stride is in its 3x3.
 
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ckd_kernels::Value;
+use ckd_kernels::graph::recomputed;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::pool::max_pool2d;
 
@@ -77,6 +79,9 @@ pub struct ResNetConfig {
     pub norm: NormKind,
     /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and layer1, ... 5 all.
     pub freeze_at: usize,
+    /// Which of layer1 to layer4 keep no activations: the walk back computes them again (Chen et al. 2016,
+    /// arXiv 1604.06174).
+    pub recompute: [bool; 4],
 }
 
 /// The stem and layer1 to layer4.
@@ -86,9 +91,10 @@ const STAGES: usize = 5;
 #[derive(Debug)]
 pub struct ResNet {
     stem: ConvNorm,
-    stages: Vec<Vec<Block>>,
+    stages: Vec<Arc<Vec<Block>>>,
     channels: [usize; 4],
     frozen: usize,
+    recompute: [bool; 4],
 }
 
 #[derive(Debug)]
@@ -104,7 +110,7 @@ impl ResNet {
     /// # Errors
     /// If the width is 0, or more stages are frozen than there are.
     pub fn new(builder: &Builder, config: ResNetConfig) -> Result<Self> {
-        let ResNetConfig { depth, width, norm, freeze_at } = config;
+        let ResNetConfig { depth, width, norm, freeze_at, recompute } = config;
         Error::unless_positive("backbone", &[("width", width)])?;
         if freeze_at > STAGES {
             let reason = format!("freeze_at is {freeze_at}, but there are {STAGES} stages with the stem");
@@ -128,10 +134,10 @@ impl ResNet {
                 )?);
                 inputs = inner * depth.expansion();
             }
-            stages.push(stage);
+            stages.push(Arc::new(stage));
         }
         let channels = std::array::from_fn(|stage| (width << stage) * depth.expansion());
-        Ok(Self { stem, stages, channels, frozen: freeze_at })
+        Ok(Self { stem, stages, channels, frozen: freeze_at, recompute })
     }
 
     /// Channels of the four maps that [`forward`](Self::forward) gives.
@@ -149,16 +155,37 @@ impl ResNet {
         let mut x = max_pool2d(&stem, 3, 2, 1)?;
         let mut maps = Vec::with_capacity(4);
         for (index, stage) in self.stages.iter().enumerate() {
-            for block in stage {
-                x = block.forward(&x, mode_of(index + 1))?;
-            }
+            let mode = mode_of(index + 1);
+            x = match self.recompute[index] {
+                true => again(stage, &x, mode)?,
+                false => through(stage, &x, mode)?,
+            };
             maps.push(x.clone());
         }
         Ok(maps)
     }
 }
 
+fn through(stage: &[Block], x: &Value, mode: Mode) -> Result<Value> {
+    let mut x = x.clone();
+    for block in stage {
+        x = block.forward(&x, mode)?;
+    }
+    Ok(x)
+}
+
+/// As [`through`], without keeping what is between.
+fn again(stage: &Arc<Vec<Block>>, x: &Value, mode: Mode) -> Result<Value> {
+    let weights: Vec<&Value> = stage.iter().flat_map(Block::weights).collect();
+    let saved = stage.clone();
+    recomputed(x, &weights, move |x: &Value| through(&saved, x, mode))
+}
+
 impl Block {
+    fn weights(&self) -> impl Iterator<Item = &Value> {
+        self.convs.iter().chain(&self.downsample).flat_map(ConvNorm::weights)
+    }
+
     fn new(
         builder: &Builder,
         expansion: usize,

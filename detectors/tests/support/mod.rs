@@ -24,7 +24,7 @@ pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 pub const EVERYTHING: SampleSize = SampleSize { per_image: 1_000_000, positive_fraction: 0.5 };
 
 pub fn backbone(depth: ResNetDepth) -> ResNetConfig {
-    ResNetConfig { depth, width: 64, norm: NormKind::FrozenBn, freeze_at: 0 }
+    ResNetConfig { depth, width: 64, norm: NormKind::FrozenBn, freeze_at: 0, recompute: [false; 4] }
 }
 
 /// torchvision's defaults, but for the sampling.

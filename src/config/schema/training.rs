@@ -110,6 +110,41 @@ section! {
     }
 }
 
+choices! {
+    /// What the factors of training's products are rounded to.
+    pub enum Precision {
+        /// Nothing.
+        F32 = "f32",
+        /// bfloat16 where the processor multiplies such numbers, in teacher and student; weights, sums and the
+        /// gradients of weights stay f32, and so do 3x3 convolutions of stride 1 (Winograd's form).
+        Bf16 = "bf16",
+    }
+}
+
+choices! {
+    /// A stage of the student's backbone.
+    pub enum Stage {
+        /// Stride 4.
+        Layer1 = "layer1",
+        /// Stride 8.
+        Layer2 = "layer2",
+        /// Stride 16.
+        Layer3 = "layer3",
+        /// Stride 32.
+        Layer4 = "layer4",
+    }
+}
+
+section! {
+    /// How training computes.
+    pub struct Engine {
+        /// What the factors of products are rounded to. Evaluation and inference are always f32.
+        pub precision: Precision = Precision::F32,
+        /// Stages of the student's ResNet whose activations are not kept but computed again: less memory, more time.
+        pub recompute: Vec<Stage> = Vec::new(),
+    }
+}
+
 section! {
     /// The evaluation loop.
     pub struct Eval {
