@@ -73,23 +73,29 @@ impl Patches {
     pub fn cut(&self, map: &[f32], channels: Range<usize>, strides: Strides, out: &mut [f32]) {
         let (n, h, w, c) = self.map;
         let width = channels.len();
-        for image in 0..n {
-            let map = &map[image * h * w * c..][..h * w * c];
-            for (oy, &mix) in self.rows.iter().enumerate() {
-                let row = |y: usize| &map[y * w * c..][..w * c];
-                let cut = Cut {
-                    c,
-                    first: channels.start,
-                    place: self.place(image, oy, strides),
-                    side: self.side,
-                    columns: &self.columns,
-                    strides,
-                };
-                let (low, high) = (row(mix.low), row(mix.high));
-                match width {
-                    GROUP => cut_row(&cut, low, high, mix.weights, out),
-                    _ => cut_narrow_row(&cut, width, low, high, mix.weights, out),
+        // Lines a whole pixel apart fall into few sets of a cache: each is read once, and kept side by side.
+        let mut taken = [(usize::MAX, vec![0f32; w * width]), (usize::MAX, vec![0f32; w * width])];
+        for row in 0..n * self.rows.len() {
+            let (image, oy) = (row / self.rows.len(), row % self.rows.len());
+            let mix = self.rows[oy];
+            for y in [image * h + mix.low, image * h + mix.high] {
+                if taken.iter().all(|(kept, _)| *kept != y) {
+                    // The row that comes first is not needed again.
+                    let [a, b] = &mut taken;
+                    let oldest = if a.0 == usize::MAX || b.0 != usize::MAX && a.0 < b.0 { a } else { b };
+                    let next = &map[(y + 1).min(n * h - 1) * w * c..][..w * c];
+                    take_channels(&map[y * w * c..][..w * c], next, c, channels.clone(), &mut oldest.1);
+                    oldest.0 = y;
                 }
+            }
+            let [low, high] = [mix.low, mix.high].map(|y| {
+                let kept = taken.iter().find(|(kept, _)| *kept == image * h + y);
+                &kept.expect("both rows were just taken").1[..]
+            });
+            let cut = self.row(image, oy, strides);
+            match width {
+                GROUP => cut_row(&cut, low, high, mix.weights, out),
+                _ => cut_narrow_row(&cut, width, low, high, mix.weights, out),
             }
         }
     }
@@ -104,23 +110,13 @@ impl Patches {
         for image in 0..n {
             let out = &mut out[image * h * w * width..][..h * w * width];
             for (oy, &mix) in self.rows.iter().enumerate() {
-                let cut = Cut {
-                    c: width,
-                    first: 0,
-                    place: self.place(image, oy, strides),
-                    side: self.side,
-                    columns: &self.columns,
-                    strides,
-                };
-                for (y, weight) in [mix.low, mix.high].into_iter().zip(mix.weights) {
-                    if weight == 0.0 {
-                        continue;
-                    }
-                    let row = &mut out[y * w * width..][..w * width];
-                    match width {
-                        GROUP => paste_row(&cut, matrices, weight, row),
-                        _ => paste_narrow_row(&cut, width, matrices, weight, row),
-                    }
+                let cut = self.row(image, oy, strides);
+                let rows = &mut out[mix.low * w * width..(mix.high + 1) * w * width];
+                // The last row mixes with itself.
+                let below = (mix.high - mix.low) * w * width;
+                match width {
+                    GROUP => paste_row(&cut, matrices, mix.weights, rows, below),
+                    _ => paste_narrow_row(&cut, width, matrices, mix.weights, rows, below),
                 }
             }
         }
@@ -145,17 +141,16 @@ impl Patches {
         })
     }
 
-    /// Where row `oy` of an image begins in a matrix.
-    fn place(&self, image: usize, oy: usize, strides: Strides) -> usize {
+    /// Row `oy` of an image, resized.
+    fn row(&self, image: usize, oy: usize, strides: Strides) -> Cut<'_> {
         let pixel = (image * self.side + oy % self.side) * self.side;
-        pixel * strides.pixel + oy / self.side * self.across * strides.patch
+        let place = pixel * strides.pixel + oy / self.side * self.across * strides.patch;
+        Cut { place, side: self.side, columns: &self.columns, strides }
     }
 }
 
 /// A row of a resized map, and where it lies in the matrices.
 struct Cut<'a> {
-    c: usize,
-    first: usize,
     place: usize,
     side: usize,
     columns: &'a [Mix],
@@ -172,17 +167,17 @@ impl Cut<'_> {
         })
     }
 
-    /// Pixel `x` of a map's row.
-    #[inline(always)]
-    fn pixel<'r>(&self, row: &'r [f32], x: usize) -> &'r [f32; GROUP] {
-        row[x * self.c + self.first..].first_chunk().expect("a map has all its channels")
-    }
-
     /// A pixel of the resized row.
     #[inline(always)]
     fn mixed(&self, row: &[f32], mix: &Mix) -> [f32; GROUP] {
-        mixed(self.pixel(row, mix.low), self.pixel(row, mix.high), mix.weights)
+        mixed(pixel(row, mix.low), pixel(row, mix.high), mix.weights)
     }
+}
+
+/// Pixel `x` of a row of a group.
+#[inline(always)]
+fn pixel(row: &[f32], x: usize) -> &[f32; GROUP] {
+    row[x * GROUP..].first_chunk().expect("a row has all its pixels")
 }
 
 /// A neighbour without a share does not count: it may be infinite.
@@ -209,24 +204,56 @@ for_each_level! {
         }
     }
 
-    fn paste_row(cut: &Cut, matrices: &[f32], weight: f32, row: &mut [f32]) {
+    /// Adds a resized row's derivatives to those of the rows that it mixes, the second from `below` on.
+    fn paste_row(cut: &Cut, matrices: &[f32], weights: [f32; 2], rows: &mut [f32], below: usize) {
         let last = (GROUP - 1) * cut.strides.matrix;
         for (mix, place) in cut.places() {
             let matrices = &matrices[place..=place + last];
             let mut g = [0f32; GROUP];
             for lane in 0..GROUP {
-                g[lane] = weight * matrices[lane * cut.strides.matrix];
+                g[lane] = matrices[lane * cut.strides.matrix];
             }
             for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
                 if share != 0.0 {
-                    let to = row[x * GROUP..].first_chunk_mut::<GROUP>().expect("a row has all its pixels");
-                    for lane in 0..GROUP {
-                        to[lane] += share * g[lane];
+                    add_share(&mut rows[x * GROUP..], weights[0] * share, &g);
+                    if weights[1] != 0.0 {
+                        add_share(&mut rows[below + x * GROUP..], weights[1] * share, &g);
                     }
                 }
             }
         }
     }
+}
+
+#[inline(always)]
+fn add_share(to: &mut [f32], share: f32, g: &[f32; GROUP]) {
+    let to = to.first_chunk_mut::<GROUP>().expect("a row has all its pixels");
+    for lane in 0..GROUP {
+        to[lane] += share * g[lane];
+    }
+}
+
+/// Some channels of a row of a map, side by side; `next` is the row that will be wanted afterwards.
+fn take_channels(row: &[f32], next: &[f32], c: usize, channels: Range<usize>, out: &mut [f32]) {
+    let pixels = out.chunks_exact_mut(channels.len()).zip(row.chunks_exact(c).zip(next.chunks_exact(c)));
+    for (out, (pixel, next)) in pixels {
+        // Lines so far apart are not fetched ahead by themselves.
+        prefetch(&next[channels.start]);
+        out.copy_from_slice(&pixel[channels.clone()]);
+    }
+}
+
+/// Asks for the cache line of `value` before it is read.
+#[inline(always)]
+fn prefetch(value: &f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint; it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
 }
 
 /// As `cut_row`, of fewer channels.
@@ -235,7 +262,7 @@ fn cut_narrow_row(cut: &Cut, width: usize, low: &[f32], high: &[f32], weights: [
         |a: f32, b: f32, [first, second]: [f32; 2]| if second == 0.0 { a } else { first * a + second * b };
     for (mix, place) in cut.places() {
         for lane in 0..width {
-            let pixel = |row: &[f32], x: usize| row[x * cut.c + cut.first + lane];
+            let pixel = |row: &[f32], x: usize| row[x * width + lane];
             let across = |row: &[f32]| mixed(pixel(row, mix.low), pixel(row, mix.high), mix.weights);
             out[place + lane * cut.strides.matrix] = mixed(across(low), across(high), weights);
         }
@@ -243,13 +270,23 @@ fn cut_narrow_row(cut: &Cut, width: usize, low: &[f32], high: &[f32], weights: [
 }
 
 /// As `paste_row`, of fewer channels.
-fn paste_narrow_row(cut: &Cut, width: usize, matrices: &[f32], weight: f32, row: &mut [f32]) {
+fn paste_narrow_row(
+    cut: &Cut,
+    width: usize,
+    matrices: &[f32],
+    weights: [f32; 2],
+    rows: &mut [f32],
+    below: usize,
+) {
     for (mix, place) in cut.places() {
         for lane in 0..width {
-            let g = weight * matrices[place + lane * cut.strides.matrix];
+            let g = matrices[place + lane * cut.strides.matrix];
             for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
                 if share != 0.0 {
-                    row[x * width + lane] += share * g;
+                    rows[x * width + lane] += weights[0] * share * g;
+                    if weights[1] != 0.0 {
+                        rows[below + x * width + lane] += weights[1] * share * g;
+                    }
                 }
             }
         }
