@@ -4,6 +4,7 @@
 //! on NaN, infinite or inverted boxes: they simply overlap nothing. The formulas are torchvision's
 //! (`torchvision.ops.boxes`), evaluated in f32 in the same order, so thresholds fall the same way.
 
+use ckd_kernels::simd::{Loops, at_level};
 use rayon::prelude::*;
 
 /// Left, top, right, bottom in absolute pixels.
@@ -43,14 +44,14 @@ impl GeometryError {
 
 /// Width times height; inverted boxes may give a negative area, as in torchvision.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn area(b: &Xyxy) -> f32 {
     (b[2] - b[0]) * (b[3] - b[1])
 }
 
 /// Area that two boxes share; 0 when they don't overlap.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn intersection(a: &Xyxy, b: &Xyxy) -> f32 {
     positive(min(a[2], b[2]) - max(a[0], b[0])) * positive(min(a[3], b[3]) - max(a[1], b[1]))
 }
@@ -160,27 +161,59 @@ impl BoxLanes {
     /// Writes the IoU of `b` with each box into `out`, which has a place for each.
     #[inline]
     pub(crate) fn iou_into(&self, b: &Xyxy, out: &mut [f32]) {
-        let own = area(b);
-        let n = out.len();
-        let (x1, y1, x2, y2) = (&self.x1[..n], &self.y1[..n], &self.x2[..n], &self.y2[..n]);
-        let areas = &self.area[..n];
-        for i in 0..n {
-            out[i] = iou_with_areas(b, own, &[x1[i], y1[i], x2[i], y2[i]], areas[i]);
-        }
+        at_level(IouInto { lanes: self, b, out });
     }
 
     /// Whether the IoU of `b` with any of the boxes is above `threshold`; stops at the first block that has one.
     #[inline]
     pub(crate) fn any_iou_above(&self, b: &Xyxy, threshold: f32) -> bool {
-        const BLOCK: usize = 32;
+        at_level(AnyIouAbove { lanes: self, b, threshold })
+    }
+}
+
+struct IouInto<'a> {
+    lanes: &'a BoxLanes,
+    b: &'a Xyxy,
+    out: &'a mut [f32],
+}
+
+impl Loops for IouInto<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { lanes, b, out } = self;
         let own = area(b);
-        let n = self.area.len();
+        let n = out.len();
+        let (x1, y1, x2, y2) = (&lanes.x1[..n], &lanes.y1[..n], &lanes.x2[..n], &lanes.y2[..n]);
+        let areas = &lanes.area[..n];
+        for i in 0..n {
+            out[i] = iou_with_areas(b, own, &[x1[i], y1[i], x2[i], y2[i]], areas[i]);
+        }
+    }
+}
+
+struct AnyIouAbove<'a> {
+    lanes: &'a BoxLanes,
+    b: &'a Xyxy,
+    threshold: f32,
+}
+
+impl Loops for AnyIouAbove<'_> {
+    type Output = bool;
+
+    #[inline(always)]
+    fn run(self) -> bool {
+        const BLOCK: usize = 64;
+        let Self { lanes, b, threshold } = self;
+        let own = area(b);
+        let n = lanes.area.len();
         let mut start = 0;
         while start < n {
             let end = (start + BLOCK).min(n);
-            let (x1, y1) = (&self.x1[start..end], &self.y1[start..end]);
-            let (x2, y2) = (&self.x2[start..end], &self.y2[start..end]);
-            let areas = &self.area[start..end];
+            let (x1, y1) = (&lanes.x1[start..end], &lanes.y1[start..end]);
+            let (x2, y2) = (&lanes.x2[start..end], &lanes.y2[start..end]);
+            let areas = &lanes.area[start..end];
             let mut above = 0_u32;
             for i in 0..end - start {
                 let overlap = iou_with_areas(b, own, &[x1[i], y1[i], x2[i], y2[i]], areas[i]);

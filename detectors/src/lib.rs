@@ -34,6 +34,7 @@ pub mod nn;
 pub mod param;
 pub mod postprocess;
 pub mod proposals;
+mod ranking;
 pub mod retinanet;
 pub mod roi_heads;
 pub mod rpn;

@@ -4,6 +4,7 @@
 //! candidates: for 200,000 anchors and 100 boxes no matrix of 20 million overlaps is ever held.
 
 use crate::boxes::{BoxLanes, GeometryError, Xyxy, area, coverage};
+use ckd_kernels::simd::{Loops, at_level};
 use rayon::prelude::*;
 
 /// The share of a candidate's own area in an ignored (crowd) box from which on it is not used as a negative.
@@ -120,14 +121,8 @@ impl ChunkBest {
             Self { iou: vec![0.0; candidates.len()], gt: vec![0; candidates.len()], best_of_gt: Vec::new() };
         for (g, gt) in (0_u32..).zip(ground_truth) {
             lanes.iou_into(gt, &mut row);
-            let mut highest = 0.0_f32;
-            for ((best_iou, best_gt), &iou) in best.iou.iter_mut().zip(&mut best.gt).zip(&row) {
-                highest = if iou > highest { iou } else { highest };
-                let better = iou > *best_iou;
-                *best_iou = if better { iou } else { *best_iou };
-                *best_gt = if better { g } else { *best_gt };
-            }
-            best.best_of_gt.push(highest);
+            let (best_iou, best_gt) = (&mut best.iou[..], &mut best.gt[..]);
+            best.best_of_gt.push(at_level(KeepBest { row: &row, g, best_iou, best_gt }));
         }
         best
     }
@@ -148,12 +143,47 @@ impl ChunkBest {
         let mut row = vec![0.0; candidates.len()];
         for g in reached {
             lanes.iou_into(&ground_truth[g], &mut row);
-            for ((m, &iou), &gt) in matches.iter_mut().zip(&row).zip(&self.gt) {
-                if iou == best_of_gt[g] {
-                    *m = Match::Gt(gt);
+            // Few candidates reach it: whole blocks are passed over.
+            const BLOCK: usize = 64;
+            let wanted = best_of_gt[g];
+            for (block, ious) in row.chunks(BLOCK).enumerate() {
+                if ious.iter().fold(false, |any, &iou| any | (iou == wanted)) {
+                    let places = (block * BLOCK..).zip(ious).filter(|&(_, &iou)| iou == wanted);
+                    places.for_each(|(i, _)| matches[i] = Match::Gt(self.gt[i]));
                 }
             }
         }
+    }
+}
+
+/// Raises each candidate's best to its IoU with box `g` where that is higher, and gives the highest of these.
+struct KeepBest<'a> {
+    row: &'a [f32],
+    g: u32,
+    best_iou: &'a mut [f32],
+    best_gt: &'a mut [u32],
+}
+
+impl Loops for KeepBest<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run(self) -> f32 {
+        const LANES: usize = 16;
+        let Self { row, g, best_iou, best_gt } = self;
+        for ((best_iou, best_gt), &iou) in best_iou.iter_mut().zip(best_gt).zip(row) {
+            let better = iou > *best_iou;
+            *best_iou = if better { iou } else { *best_iou };
+            *best_gt = if better { g } else { *best_gt };
+        }
+        let (blocks, rest) = row.as_chunks::<LANES>();
+        let mut highest = [0.0_f32; LANES];
+        for block in blocks {
+            for (highest, &iou) in highest.iter_mut().zip(block) {
+                *highest = if iou > *highest { iou } else { *highest };
+            }
+        }
+        highest.iter().chain(rest).fold(0.0, |highest, &iou| if iou > highest { iou } else { highest })
     }
 }
 

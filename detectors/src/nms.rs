@@ -5,6 +5,7 @@
 //! Classes are kept apart exactly, not by shifting coordinates, which costs precision.
 
 use crate::boxes::{BoxLanes, GeometryError, Xyxy};
+use crate::ranking::by_descending;
 
 /// The indices of the boxes that stay, by descending score.
 ///
@@ -60,7 +61,8 @@ fn suppress(
     let threshold = largest_f32_up_to(threshold);
     let mut kept = Vec::new();
     let mut kept_of_group: Vec<BoxLanes> = Vec::new();
-    for i in by_descending_score(boxes, scores) {
+    let order = by_descending(scores, |i| boxes[i].iter().all(|c| c.is_finite()));
+    for i in order {
         if kept.len() == limit {
             break;
         }
@@ -74,14 +76,6 @@ fn suppress(
         }
     }
     Ok(kept)
-}
-
-fn by_descending_score(boxes: &[Xyxy], scores: &[f32]) -> Vec<usize> {
-    let usable = |i: &usize| !scores[*i].is_nan() && boxes[*i].iter().all(|c| c.is_finite());
-    let mut order: Vec<usize> = (0..boxes.len()).filter(usable).collect();
-    // Stable: equal scores (also 0 and -0) stay in the order of their indices.
-    order.sort_by(|&a, &b| scores[b].partial_cmp(&scores[a]).expect("NaN was left out"));
-    order
 }
 
 /// For an f32 `x`, `x > threshold` in f64 is `x > largest_f32_up_to(threshold)` in f32.

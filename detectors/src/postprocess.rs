@@ -6,7 +6,8 @@
 use crate::box_coder::BoxCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
 use crate::nms::batched_nms_first;
-use crate::proposals::{sigmoid, top_k};
+use crate::proposals::sigmoid;
+use crate::ranking::top_k;
 
 /// The side in pixels that a clipped detection of Faster R-CNN must reach.
 const MIN_SIZE: f32 = 1e-2;

@@ -6,6 +6,7 @@
 use crate::box_coder::BoxCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
 use crate::nms::batched_nms_first;
+use crate::ranking::top_k;
 
 /// How many proposals are looked at and kept, and which.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -90,22 +91,6 @@ impl ProposalFilter {
     }
 }
 
-/// The indices of the `k` highest values by descending value, equal ones by lower index; NaN is never chosen.
-pub(crate) fn top_k(values: &[f32], k: usize) -> Vec<usize> {
-    let mut chosen: Vec<usize> = (0..values.len()).filter(|&i| !values[i].is_nan()).collect();
-    let order =
-        |a: &usize, b: &usize| values[*b].partial_cmp(&values[*a]).expect("NaN was left out").then(a.cmp(b));
-    if k == 0 {
-        return Vec::new();
-    }
-    if k < chosen.len() {
-        chosen.select_nth_unstable_by(k - 1, order);
-        chosen.truncate(k);
-    }
-    chosen.sort_unstable_by(order);
-    chosen
-}
-
 /// 1 / (1 + e^-x) in f32.
 #[inline]
 pub(crate) fn sigmoid(x: f32) -> f32 {
@@ -126,15 +111,6 @@ mod tests {
 
     fn square(x: f32) -> Xyxy {
         [x, 0.0, x + 10.0, 10.0]
-    }
-
-    #[test]
-    fn top_k_breaks_ties_by_lower_index_and_skips_nan() {
-        let values = [1.0, f32::NAN, 3.0, 1.0, 3.0, -0.0, 0.0, f32::INFINITY];
-        assert_eq!(top_k(&values, 3), [7, 2, 4]);
-        assert_eq!(top_k(&values, 4), [7, 2, 4, 0]);
-        assert_eq!(top_k(&values, 99), [7, 2, 4, 0, 3, 5, 6]);
-        assert!(top_k(&values, 0).is_empty() && top_k(&[], 5).is_empty() && top_k(&[f32::NAN], 5).is_empty());
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! RetinaNet (Lin et al. 2017, arXiv 1708.02002), as in torchvision.
 
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::{concatenate, reshape, rows, weighted_sum};
+use ckd_kernels::elementwise::{concatenate, reshape, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::losses::{FocalTargets, RowTarget, sigmoid_focal_loss, smooth_l1};
+use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, sigmoid_focal_loss, smooth_l1};
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::{ResNet, ResNetConfig};
@@ -169,44 +169,35 @@ impl RetinaNet {
         images.check_targets(targets, self.config.classes)?;
         let output = self.forward(images, pyramid)?;
         let count = output.anchors.len();
-        let share = 1.0 / targets.len().max(1) as f64;
-        let (mut classification, mut regression, mut positives) = (Vec::new(), Vec::new(), Vec::new());
+        let mut classes = Vec::with_capacity(count * targets.len());
+        let (mut chosen, mut deltas, mut positives) = (Vec::new(), Vec::new(), Vec::new());
+        // Both losses are means over the images of sums over an image, divided by its number of positives.
+        let (mut per_anchor, mut per_positive) = (Vec::new(), Vec::new());
         for (image, target) in targets.iter().enumerate() {
             let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &output.anchors);
-            let first = image * count;
-            let (mut rows_of, mut deltas) = (Vec::new(), Vec::new());
-            let classes: Vec<RowTarget> = matches
-                .iter()
-                .enumerate()
-                .map(|(anchor, matched)| match *matched {
-                    Match::Gt(truth) => {
-                        rows_of.push((first + anchor) as u32);
-                        deltas.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
-                        RowTarget::Class(target.labels[truth as usize])
-                    }
-                    Match::Background => RowTarget::Background,
-                    Match::Between => RowTarget::Ignored,
-                })
-                .collect();
-            // Both losses are sums over an image, divided by its number of positives.
-            let divisor = rows_of.len().max(1) as f64;
-            let logits = ckd_kernels::elementwise::narrow_rows(&output.logits, first, count)?;
-            let (alpha, gamma) = (self.config.focal_alpha, self.config.focal_gamma);
-            classification.push(sigmoid_focal_loss(
-                &logits,
-                FocalTargets::Rows(&classes),
-                alpha,
-                gamma,
-                divisor,
-            )?);
-            regression.push(smooth_l1(&rows(&output.deltas, &rows_of)?, &deltas, 0.0, divisor)?);
+            let mut rows_of = Vec::new();
+            classes.extend(matches.iter().enumerate().map(|(anchor, matched)| match *matched {
+                Match::Gt(truth) => {
+                    rows_of.push((image * count + anchor) as u32);
+                    deltas.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
+                    RowTarget::Class(target.labels[truth as usize])
+                }
+                Match::Background => RowTarget::Background,
+                Match::Between => RowTarget::Ignored,
+            }));
+            let divisor = (rows_of.len().max(1) * targets.len()) as f64;
+            per_anchor.push((count, divisor));
+            per_positive.push((rows_of.len(), divisor));
+            chosen.extend_from_slice(&rows_of);
             positives.push(rows_of);
         }
-        let mean = |terms: &[Value]| -> Result<Value> {
-            Ok(weighted_sum(&terms.iter().map(|term| (term, share)).collect::<Vec<_>>())?)
-        };
-        let losses =
-            vec![("classification", mean(&classification)?), ("bbox_regression", mean(&regression)?)];
+        let (alpha, gamma) = (self.config.focal_alpha, self.config.focal_gamma);
+        let class_targets = FocalTargets::Rows(&classes);
+        let per_anchor = Divisor::Parts(&per_anchor);
+        let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, per_anchor)?;
+        let regression =
+            smooth_l1(&rows(&output.deltas, &chosen)?, &deltas, 0.0, Divisor::Parts(&per_positive))?;
+        let losses = vec![("classification", classification), ("bbox_regression", regression)];
         Ok(AnchorPass { losses, logits: output.logits, positives })
     }
 

@@ -263,21 +263,21 @@ impl Columns {
 }
 
 /// ka = <K, L> / sqrt(<K, K> <L, L>), and dka/dL = `by_cross` K + `by_own` L.
-struct Ratio {
-    value: f64,
-    by_cross: f64,
-    by_own: f64,
+pub(super) struct Ratio {
+    pub(super) value: f64,
+    pub(super) by_cross: f64,
+    pub(super) by_own: f64,
 }
 
 impl Ratio {
-    fn of(cross: f64, own_x: f64, own_y: f64) -> Self {
+    pub(super) fn of(cross: f64, own_x: f64, own_y: f64) -> Self {
         let size = (own_x * own_y + EPS).sqrt();
         let value = cross / size;
         Self { value, by_cross: size.recip(), by_own: -value * (own_x / size) / size }
     }
 }
 
-fn center_columns(rows: &mut [f32], width: usize) {
+pub(super) fn center_columns(rows: &mut [f32], width: usize) {
     let width = width.max(1);
     let count = rows.len() / width;
     let mut means = vec![0f64; width];

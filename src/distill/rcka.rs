@@ -6,26 +6,25 @@
 //! pixel of the patch. The loss is the mean over channels of 1 - ka(X_c of the teacher, X_c of the
 //! student); between columns it takes the transposes. The authors minimise -ka: the gradient is the same.
 //!
-//! Channels run in parallel, each on one thread; besides the gradient a thread holds the matrices of a
-//! few channels only.
-
-use std::ops::Range;
+//! Groups of neighbouring channels run in parallel, each on one thread. A map is read once: patches are
+//! resized while they are cut, and besides the gradient a thread holds the matrices of its group only.
 
 use candle_core::Tensor;
 use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::Value;
+use ckd_kernels::gram::Gram;
 use ckd_kernels::linear::product_on_this_thread;
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
-use ckd_kernels::resize::resize_bilinear;
+use ckd_kernels::patches::{GROUP, Patches, Strides};
 use rayon::prelude::*;
 
-use super::ka::{Aligned, Kernel, Wanted, align};
+use super::ka::{Kernel, Ratio, RowNorm, Wanted, align, center_columns};
 use super::{DistillError, Distiller, Term, at_tap, nothing, scalar_of};
 
 const NAME: &str = "rcka";
 
-/// Channels that a task cuts at once: neighbours in memory.
-const CHANNELS_A_TASK: usize = 8;
+/// Numbers of a cache line.
+const LINE: usize = 16;
 
 /// What is compared with each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,14 +65,12 @@ impl Distiller for Rcka {
         let mut terms = Vec::new();
         for tap in self.taps() {
             let (teacher, student) = at_tap(tap, teacher, student)?;
-            let (teacher, student) =
-                whole_patches(teacher, student, self.patch).map_err(|error| error.at(tap))?;
             let kinds =
                 [("intra", PatchRows::Patches, self.weight), ("inter", PatchRows::Pixels, self.weight_inter)];
             for (kind, rows, weight) in
                 kinds.into_iter().filter(|&(kind, _, weight)| kind == "intra" || weight != 0.0)
             {
-                let value = patch_cka(&teacher, &student, rows, self.patch, self.kernel)
+                let value = patch_cka(teacher, student, rows, self.patch, self.kernel)
                     .map_err(|error| error.at(tap))?;
                 terms.push(Term { name: format!("{NAME}/{tap}/{kind}"), value, weight });
             }
@@ -98,56 +95,56 @@ pub fn patch_cka(
     patch: usize,
     kernel: Kernel,
 ) -> Result<Value, DistillError> {
-    let (teacher, student) = whole_patches(teacher, student, patch)?;
-    let (images, channels, height, width) = student.tensor().dims4()?;
-    let grid = Grid::new(images, (height, width), channels, patch, rows);
-    if student.tensor().elem_count() == 0 || grid.patches == 1 {
-        return nothing(&student);
+    let dims = check(teacher, student, patch)?;
+    let (images, channels, height, width) = dims;
+    let patches = Patches::new(dims, patch)?;
+    if student.tensor().elem_count() == 0 || patches.count() == 1 {
+        return nothing(student);
     }
-    let (teacher, host) = (channels_last(&teacher)?, channels_last(student.tensor())?);
+    let shape = Shape::new(&patches, rows, kernel);
+    let (teacher, host) = (channels_last(teacher)?, channels_last(student.tensor())?);
     let (teacher, map) = (elements(&teacher)?, elements(&host)?);
-    let wanted = if student.is_tracked() { Wanted::ValueAndGradient } else { Wanted::Value };
-    let share = -(channels as f64).recip() as f32;
-
-    let aligned = |x: Vec<f32>, y: Vec<f32>| {
-        let (n, p) = grid.matrix();
-        align(x, y, (n, p, p), kernel, wanted, product_on_this_thread)
+    let groups = channels.div_ceil(GROUP);
+    let task = |scratch: &mut Scratch, index: usize, pasted: Option<&mut [f32]>| {
+        let group = index * GROUP..((index + 1) * GROUP).min(channels);
+        let width = group.len();
+        let wanted = if pasted.is_some() { Wanted::ValueAndGradient } else { Wanted::Value };
+        patches.cut(&teacher, group.clone(), shape.strides, &mut scratch.x);
+        patches.cut(&map, group, shape.strides, &mut scratch.y);
+        let values = scratch.align(&shape, width, wanted);
+        if let Some(pasted) = pasted {
+            patches.paste(&scratch.x, width, shape.strides, pasted);
+        }
+        values
     };
-    // One plane (N, H, W) of the gradient a channel, so that every task owns what it writes.
-    let pixels = images * height * width;
-    let mut planes = vec![0f32; if student.is_tracked() { channels * pixels } else { 0 }];
-    let first_channels: Vec<usize> = (0..channels).step_by(CHANNELS_A_TASK).collect();
-    let task = |first: usize, planes: &mut [f32]| -> Vec<f64> {
-        let group = first..(first + CHANNELS_A_TASK).min(channels);
-        let cuts = grid.cut(&teacher, group.clone()).into_iter().zip(grid.cut(&map, group));
-        let align_channel = |(i, (x, y))| {
-            let Aligned { value, gradient } = aligned(x, y);
-            if let Some(gradient) = gradient {
-                grid.paste(&gradient, share, &mut planes[i * pixels..][..pixels]);
-            }
-            value
-        };
-        cuts.enumerate().map(align_channel).collect()
-    };
+    // The gradient of a group of channels is a map of its own: every task owns what it writes.
+    let mut pasted = vec![0f32; if student.is_tracked() { channels * patches.plane() } else { 0 }];
+    let scratch = || Scratch::new(&shape);
     let values: Vec<Vec<f64>> = if student.is_tracked() {
-        let planes = planes.par_chunks_mut(CHANNELS_A_TASK * pixels);
-        first_channels.par_iter().zip(planes).map(|(&first, planes)| task(first, planes)).collect()
+        let pasted = pasted.par_chunks_mut(GROUP * patches.plane()).enumerate();
+        pasted.map_init(scratch, |scratch, (index, pasted)| task(scratch, index, Some(pasted))).collect()
     } else {
-        first_channels.par_iter().map(|&first| task(first, &mut [])).collect()
+        (0..groups).into_par_iter().map_init(scratch, |scratch, index| task(scratch, index, None)).collect()
     };
 
     let loss = 1.0 - values.iter().flatten().sum::<f64>() / channels as f64;
     if !student.is_tracked() {
-        return scalar_of(&student, loss, None);
+        return scalar_of(student, loss, None);
     }
-    let gradient = interleave(&planes, channels);
-    drop(planes);
-    let gradient = from_channels_last(gradient, (images, height, width, channels), student.tensor())?;
-    scalar_of(&student, loss, Some(gradient))
+    let tensor = Tensor::new(loss as f32, student.tensor().device())?;
+    Ok(Value::operation(&[student], tensor, move |incoming| {
+        let share = incoming.reshape(())?.to_scalar::<f32>()? / -(channels as f32);
+        let gradient = patches.join(&pasted, share);
+        Ok(vec![Some(from_channels_last(gradient, (images, height, width, channels), incoming)?)])
+    }))
 }
 
-/// Both maps, resized up to whole patches if they are not.
-fn whole_patches(teacher: &Tensor, student: &Value, patch: usize) -> Result<(Tensor, Value), DistillError> {
+/// (N, C, H, W) of both maps.
+fn check(
+    teacher: &Tensor,
+    student: &Value,
+    patch: usize,
+) -> Result<(usize, usize, usize, usize), DistillError> {
     let (&[n, c, h, w], &[teacher_n, teacher_c, teacher_h, teacher_w]) = (student.dims(), teacher.dims())
     else {
         let reason = format!(
@@ -170,109 +167,117 @@ fn whole_patches(teacher: &Tensor, student: &Value, patch: usize) -> Result<(Ten
     if patch == 0 {
         return Err(DistillError::invalid(NAME, "a patch needs at least one cell"));
     }
-    let size = (h.next_multiple_of(patch), w.next_multiple_of(patch));
-    if size == (h, w) || student.tensor().elem_count() == 0 {
-        return Ok((teacher.clone(), student.clone()));
-    }
-    let teacher = resize_bilinear(&Value::constant(teacher.clone()), size)?;
-    Ok((teacher.tensor().clone(), resize_bilinear(student, size)?))
+    Ok((n, c, h, w))
 }
 
-/// Where the cells of a batch of maps lie in the matrix of one channel.
-///
-/// A cell's place is the sum of what its image, its row and its column contribute.
-struct Grid {
-    images: usize,
-    channels: usize,
-    patches: usize,
-    columns: usize,
-    rows: PatchRows,
-    image_stride: usize,
-    by_y: Vec<usize>,
-    by_x: Vec<usize>,
+/// The matrix of a channel, and how matrices are compared.
+struct Shape {
+    rows: usize,
+    width: usize,
+    /// Numbers of a matrix.
+    size: usize,
+    strides: Strides,
+    kernel: Kernel,
+    form: Form,
 }
 
-impl Grid {
-    fn new(
-        images: usize,
-        (height, width): (usize, usize),
-        channels: usize,
-        patch: usize,
-        rows: PatchRows,
-    ) -> Self {
-        let (down, across) = (height / patch, width / patch);
-        let (patches, columns) = (down * across, images * patch * patch);
-        let (patch_stride, pixel_stride) = match rows {
-            PatchRows::Patches => (columns, 1),
-            PatchRows::Pixels => (1, patches),
+/// How a channel's matrices lie in memory, by how their kernels are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// Column after column, each filled up for [`Gram`]: through the kernels themselves, which are symmetric.
+    Columns,
+    /// Row after row: the general case.
+    Rows,
+}
+
+impl Shape {
+    fn new(patches: &Patches, rows: PatchRows, kernel: Kernel) -> Self {
+        let (count, pixels) = (patches.count(), patches.pixels());
+        let (rows_count, width) = match rows {
+            PatchRows::Patches => (count, pixels),
+            PatchRows::Pixels => (pixels, count),
         };
-        let places = |len: usize, patch_step: usize, pixel_step: usize| {
-            (0..len).map(|i| i / patch * patch_step + i % patch * pixel_step).collect()
+        // Many short rows are compared through their columns, which `align` can.
+        let form = match kernel.row_norm {
+            RowNorm::Off if 3 * rows_count <= 5 * width => Form::Columns,
+            _ => Form::Rows,
         };
-        Self {
-            images,
-            channels,
-            patches,
-            columns,
-            rows,
-            image_stride: patch * patch * pixel_stride,
-            by_y: places(height, across * patch_stride, patch * pixel_stride),
-            by_x: places(width, patch_stride, pixel_stride),
-        }
+        let (row, column, size) = match form {
+            Form::Columns => (1, Gram::padded(rows_count), width * Gram::padded(rows_count)),
+            Form::Rows => (width, 1, rows_count * width),
+        };
+        // A line more: matrices at a distance of whole pages would displace each other from the first cache.
+        let matrix = size.next_multiple_of(LINE) + LINE;
+        let strides = match rows {
+            PatchRows::Patches => Strides { patch: row, pixel: column, matrix },
+            PatchRows::Pixels => Strides { patch: column, pixel: row, matrix },
+        };
+        Self { rows: rows_count, width, size, strides, kernel, form }
+    }
+}
+
+/// What a thread holds: the matrices of a group of channels, and two kernels.
+struct Scratch {
+    x: Vec<f32>,
+    y: Vec<f32>,
+    kernels: Option<(Gram, Gram)>,
+}
+
+impl Scratch {
+    fn new(shape: &Shape) -> Self {
+        // Zeros fill columns up; nothing else is ever written there.
+        let zeros = || vec![0f32; GROUP * shape.strides.matrix];
+        let kernels = (shape.form == Form::Columns).then(|| (Gram::new(shape.rows), Gram::new(shape.rows)));
+        Self { x: zeros(), y: zeros(), kernels }
     }
 
-    /// Rows and columns of a channel's matrix.
-    fn matrix(&self) -> (usize, usize) {
-        match self.rows {
-            PatchRows::Patches => (self.patches, self.columns),
-            PatchRows::Pixels => (self.columns, self.patches),
-        }
-    }
-
-    /// Calls `f` with every cell of (N, H, W) and its place.
-    fn each_cell(&self, mut f: impl FnMut(usize, usize)) {
-        let mut cell = 0;
-        for image in 0..self.images {
-            for y in &self.by_y {
-                let start = image * self.image_stride + y;
-                for x in &self.by_x {
-                    f(cell, start + x);
-                    cell += 1;
+    /// The alignments of the first `channels` pairs of matrices; the derivatives by those in `y` take the place
+    /// of those in `x`, if wanted.
+    fn align(&mut self, shape: &Shape, channels: usize, wanted: Wanted) -> Vec<f64> {
+        let Self { x, y, kernels } = self;
+        let stride = shape.strides.matrix;
+        let pairs = x.chunks_exact_mut(stride).zip(y.chunks_exact_mut(stride)).take(channels);
+        let align_pair = |(x, y): (&mut [f32], &mut [f32])| match kernels {
+            Some((k, l)) => align_columns(x, y, shape, (k, l), wanted),
+            None => {
+                let sizes = (shape.rows, shape.width, shape.width);
+                let pair = (x.to_vec(), y.to_vec());
+                let aligned = align(pair.0, pair.1, sizes, shape.kernel, wanted, product_on_this_thread);
+                if let Some(gradient) = aligned.gradient {
+                    x.copy_from_slice(&gradient);
                 }
+                aligned.value
             }
-        }
-    }
-
-    /// The matrices of some channels of an (N, H, W, C) map.
-    fn cut(&self, map: &[f32], channels: Range<usize>) -> Vec<Vec<f32>> {
-        let mut matrices = vec![vec![0f32; self.patches * self.columns]; channels.len()];
-        self.each_cell(|cell, place| {
-            let values = &map[cell * self.channels..][channels.clone()];
-            for (matrix, value) in matrices.iter_mut().zip(values) {
-                matrix[place] = *value;
-            }
-        });
-        matrices
-    }
-
-    /// `factor` times a matrix, back as a plane (N, H, W).
-    fn paste(&self, matrix: &[f32], factor: f32, plane: &mut [f32]) {
-        self.each_cell(|cell, place| plane[cell] = factor * matrix[place]);
+        };
+        pairs.map(|(x, y)| (&mut x[..shape.size], &mut y[..shape.size])).map(align_pair).collect()
     }
 }
 
-/// Planes (C, cells) as (cells, C).
-fn interleave(planes: &[f32], channels: usize) -> Vec<f32> {
-    const CELLS_A_TASK: usize = 64;
-    let cells = planes.len() / channels;
-    let mut out = vec![0f32; planes.len()];
-    out.par_chunks_mut(CELLS_A_TASK * channels).enumerate().for_each(|(task, out)| {
-        let first = task * CELLS_A_TASK;
-        let count = out.len() / channels;
-        for channel in 0..channels {
-            let plane = &planes[channel * cells + first..][..count];
-            out[channel..].iter_mut().step_by(channels).zip(plane).for_each(|(out, value)| *out = *value);
+/// As [`align`] without row norms, of matrices given by columns; `x` becomes the derivatives by `y`, if wanted.
+fn align_columns(
+    x: &mut [f32],
+    y: &mut [f32],
+    shape: &Shape,
+    (k, l): (&mut Gram, &mut Gram),
+    wanted: Wanted,
+) -> f64 {
+    let center = |columns: &mut [f32]| {
+        if shape.kernel.center {
+            for column in columns.chunks_exact_mut(Gram::padded(shape.rows)) {
+                center_columns(&mut column[..shape.rows], 1);
+            }
         }
-    });
-    out
+    };
+    center(x);
+    center(y);
+    k.set_to_products(x);
+    l.set_to_products(y);
+    let ratio = Ratio::of(k.inner_product(l), k.inner_product(k), l.inner_product(l));
+    if wanted == Wanted::ValueAndGradient {
+        // L is Y Yᵀ: its derivative counts twice.
+        k.combine(2.0 * ratio.by_cross as f32, l, 2.0 * ratio.by_own as f32);
+        k.multiply(y, x);
+        center(x);
+    }
+    ratio.value
 }

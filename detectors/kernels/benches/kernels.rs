@@ -1,6 +1,6 @@
 //! The kernels one by one, with their share of the measured multiply-add peak.
 //!
-//!     cargo bench -p ckd-kernels -- [--json] [NAME...]
+//!     cargo bench -p ckd-kernels -- [--json] [--bf16] [NAME...]
 //!
 //! Times are medians of interleaved rounds: a drift of the machine's speed reaches all kernels alike. The share is
 //! that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %.
@@ -11,7 +11,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Tensor};
 use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::linear::Activation;
-use ckd_kernels::{Conv2dConfig, Epilogue, Simd, Value, conv2d, linear};
+use ckd_kernels::{Conv2dConfig, Epilogue, Precision, Simd, Value, conv2d, linear};
 
 // What the program uses: without it, fresh pages would be measured.
 #[global_allocator]
@@ -63,9 +63,13 @@ fn main() {
     kernels.extend(LINEARS.iter().map(fully_connected));
     kernels.retain(|kernel| wanted(&kernel.name));
     let peak = peak();
+    let precision = match arguments.iter().any(|argument| argument == "--bf16") {
+        true => Precision::Bf16,
+        false => Precision::F32,
+    };
     for _ in 0..7 {
         for kernel in &mut kernels {
-            let times = (kernel.run)();
+            let times = precision.scope(|| (kernel.run)());
             kernel.times.push(times);
         }
     }

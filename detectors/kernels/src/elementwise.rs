@@ -1,9 +1,12 @@
 //! Sums, scalings, views and gathers.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
 use rayon::prelude::*;
 
-use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
+use crate::memory::{
+    Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
+};
+use crate::simd::vectorized;
 use crate::{Error, Result, Value};
 
 /// Elements that one task of an elementwise pass takes: 64 KiB a stream.
@@ -21,15 +24,10 @@ pub(crate) fn zip_map(
     }
     let combine = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>> {
         let (a, b) = (elements(a)?, elements(b)?);
-        let mut out = vec![0f32; a.len()];
-        out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(
-            |((out, a), b)| {
-                for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-                    *out = f(*a, *b);
-                }
-            },
-        );
-        Ok(out)
+        Ok(written_in_chunks(a.len(), CHUNK, |index, out| {
+            let range = index * CHUNK..index * CHUNK + out.len();
+            vectorized(|| out.extend(a[range.clone()].iter().zip(&b[range]).map(|(a, b)| f(*a, *b))));
+        }))
     };
     if is_channels_last(a) {
         let (n, c, h, w) = a.dims4()?;
@@ -42,13 +40,10 @@ pub(crate) fn zip_map(
 pub(crate) fn map(a: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
     let apply = |a: &Tensor| -> Result<Vec<f32>> {
         let a = elements(a)?;
-        let mut out = vec![0f32; a.len()];
-        out.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).for_each(|(out, a)| {
-            for (out, a) in out.iter_mut().zip(a) {
-                *out = f(*a);
-            }
-        });
-        Ok(out)
+        Ok(written_in_chunks(a.len(), CHUNK, |index, out| {
+            let a = &a[index * CHUNK..][..out.len()];
+            vectorized(|| out.extend(a.iter().map(|a| f(*a))));
+        }))
     };
     if is_channels_last(a) {
         let (n, c, h, w) = a.dims4()?;
@@ -64,6 +59,69 @@ fn is_channels_last(a: &Tensor) -> bool {
 /// The sum of two gradients.
 pub(crate) fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     zip_map("sum", a, b, |a, b| a + b)
+}
+
+/// to += from, in the memory of `to`: everything that shares that memory sees it.
+///
+/// # Shapes
+/// Two f32 tensors of one shape; `to` is contiguous, or NCHW with its channels last in memory.
+///
+/// # Errors
+/// If shapes, types or devices differ, `to` lies otherwise, or both share their memory.
+pub fn add_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
+    if to.dims() != from.dims() {
+        let reason = format!("shapes differ: {:?} and {:?}", to.shape(), from.shape());
+        return Err(Error::invalid("add_in_place", reason));
+    }
+    let in_order = |t: &Tensor| if is_channels_last(to) { t.permute((0, 2, 3, 1)) } else { Ok(t.clone()) };
+    Ok(in_order(to)?.inplace_op2(&in_order(from)?.contiguous()?, &AddInPlace)?)
+}
+
+struct AddInPlace;
+
+impl InplaceOp2 for AddInPlace {
+    fn name(&self) -> &'static str {
+        "add_in_place"
+    }
+
+    fn cpu_fwd(
+        &self,
+        to: &mut CpuStorage,
+        to_layout: &Layout,
+        from: &CpuStorage,
+        from_layout: &Layout,
+    ) -> candle_core::Result<()> {
+        let (to, from) = (contiguous_mut(to, to_layout)?, contiguous(from, from_layout)?);
+        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
+            vectorized(|| to.iter_mut().zip(from).for_each(|(to, from)| *to += from));
+        });
+        Ok(())
+    }
+}
+
+/// Whether two tensors lie in the same buffer.
+pub(crate) fn share_memory(a: &Tensor, b: &Tensor) -> bool {
+    let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
+    std::ptr::eq(&*a, &*b)
+}
+
+/// The elements of a contiguous f32 operand of an operation in place.
+pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
+        _ => candle_core::bail!("in place: contiguous f32 expected"),
+    }
+}
+
+/// As [`contiguous`], to be written to.
+pub(crate) fn contiguous_mut<'a>(
+    storage: &'a mut CpuStorage,
+    layout: &Layout,
+) -> candle_core::Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => candle_core::bail!("in place: contiguous f32 expected"),
+    }
 }
 
 /// a + b, of equal shapes.
@@ -150,10 +208,38 @@ pub fn permute(a: &Value, order: &[usize]) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(g.permute(inverse)?)])))
 }
 
-/// The values one after another along dimension `dim`.
+/// The values one after another along dimension `dim`, row-major.
+///
+/// # Errors
+/// If there is none, or their other dimensions differ.
 pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
-    let tensors: Vec<&Tensor> = parts.iter().map(Value::tensor).collect();
-    let out = Tensor::cat(&tensors, dim)?;
+    let invalid = || {
+        let shapes: Vec<_> = parts.iter().map(Value::dims).collect();
+        Error::invalid("concatenate", format!("shapes {shapes:?} along dimension {dim}"))
+    };
+    let mut shape = parts.first().filter(|part| dim < part.dims().len()).ok_or_else(invalid)?.dims().to_vec();
+    let fits = |part: &Value| {
+        let dims = part.dims();
+        dims.len() == shape.len() && (0..shape.len()).all(|i| i == dim || dims[i] == shape[i])
+    };
+    if !parts.iter().all(fits) {
+        return Err(invalid());
+    }
+    // A part is one run of elements for each index before `dim`.
+    let within: usize = shape[dim + 1..].iter().product();
+    let runs: Vec<usize> = parts.iter().map(|part| part.dims()[dim] * within).collect();
+    let row: usize = runs.iter().sum();
+    shape[dim] = parts.iter().map(|part| part.dims()[dim]).sum();
+    let first = parts[0].tensor();
+    let hosts = parts.iter().map(|part| on_host(part.tensor())).collect::<Result<Vec<_>>>()?;
+    let values = hosts.iter().map(elements).collect::<Result<Vec<_>>>()?;
+    let out = written_in_chunks(shape.iter().product(), CHUNK, |index, out| {
+        let range = index * CHUNK..index * CHUNK + out.len();
+        gather_runs(range, row, &runs, |part, from, count| {
+            out.extend_from_slice(&values[part][from..][..count])
+        });
+    });
+    let out = from_elements(out, shape, first)?;
     let sizes: Vec<usize> = parts.iter().map(|part| part.dims()[dim]).collect();
     let inputs: Vec<&Value> = parts.iter().collect();
     Ok(Value::operation(&inputs, out, move |g| {
@@ -167,25 +253,31 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
     }))
 }
 
-/// The `count` rows of a matrix from row `first` on.
-///
-/// # Shapes
-/// `a` (M, D) to (`count`, D).
-pub fn narrow_rows(a: &Value, first: usize, count: usize) -> Result<Value> {
-    let (m, d) = a.tensor().dims2()?;
-    if count > m || first > m - count {
-        return Err(Error::invalid("narrow_rows", format!("{count} rows from {first} on, of {m}")));
+/// Calls `copy(part, from, count)` for the pieces that elements `range` are made of, in order; a row of `row` elements
+/// has `runs[part]` elements of each part.
+fn gather_runs(
+    range: std::ops::Range<usize>,
+    row: usize,
+    runs: &[usize],
+    mut copy: impl FnMut(usize, usize, usize),
+) {
+    let mut at = range.start;
+    while at < range.end {
+        let (index, mut offset) = (at / row, at % row);
+        for (part, &run) in runs.iter().enumerate() {
+            if offset >= run {
+                offset -= run;
+                continue;
+            }
+            let count = (run - offset).min(range.end - at);
+            if count == 0 {
+                break;
+            }
+            copy(part, index * run + offset, count);
+            at += count;
+            offset = 0;
+        }
     }
-    if count == m {
-        return Ok(a.clone());
-    }
-    let out = a.tensor().narrow(0, first, count)?;
-    Ok(Value::operation(&[a], out, move |g| {
-        let host = on_host(g)?;
-        let mut spread = vec![0f32; m * d];
-        spread[first * d..(first + count) * d].copy_from_slice(&elements(&host)?);
-        Ok(vec![Some(from_elements(spread, (m, d), g)?)])
-    }))
 }
 
 /// Rows of a matrix, in the order of `indices`, which may repeat.
@@ -210,7 +302,8 @@ pub fn rows(a: &Value, indices: &[u32]) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| {
         let host = on_host(g)?;
         let host = elements(&host)?;
-        let mut spread = vec![0f32; m * d];
+        // All zeros at first.
+        let mut spread = written_in_chunks(m * d, CHUNK, |_, _: &mut Place<f32>| ());
         for (&i, g) in indices.iter().zip(host.chunks_exact(d)) {
             for (sum, g) in spread[i as usize * d..][..d].iter_mut().zip(g) {
                 *sum += g;

@@ -13,8 +13,11 @@
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`resample`] | images to a batch's rows, bilinear |
+//! | [`patches`], [`gram`] | maps cut into patches; products of rows |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`precision`] | f32 or bf16 products |
+//! | [`reduce`] | sums over slices in f64 |
 //! | [`simd`] | the level of vector instructions in use |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
@@ -29,6 +32,7 @@ pub mod conv;
 pub mod elementwise;
 mod error;
 pub mod flops;
+pub mod gram;
 pub mod graph;
 pub mod input;
 pub mod linear;
@@ -38,7 +42,10 @@ mod microkernel;
 pub mod norm;
 pub mod normalize;
 mod panels;
+pub mod patches;
 pub mod pool;
+pub mod precision;
+pub mod reduce;
 pub mod resample;
 pub mod resize;
 pub mod roi_align;
@@ -50,4 +57,5 @@ pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
 pub use graph::{Gradients, Value};
 pub use linear::linear;
+pub use precision::Precision;
 pub use simd::Simd;

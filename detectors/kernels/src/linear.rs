@@ -33,13 +33,14 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         ));
     }
     crate::flops::count(m * i * o);
+    let size = pixels::Sizes { m, i, o, precision: crate::Precision::current() };
     let out = {
         let (x, w) = (on_host(x.tensor())?, on_host(weight.tensor())?);
         let bias = bias.map(|bias| on_host(bias.tensor())).transpose()?;
         let bias = bias.as_ref().map(elements).transpose()?;
         let relu = activation == Activation::Relu;
         let finish = Finish { shift: bias.as_deref(), relu, ..Finish::default() };
-        pixels::product((m, i, o), &elements(&x)?, &elements(&w)?, finish)
+        pixels::product(size, &elements(&x)?, &elements(&w)?, finish)
     };
     let out = from_elements(out, (m, o), x.tensor())?;
     let tracked = (x.is_tracked(), weight.is_tracked(), bias.is_some_and(Value::is_tracked));
@@ -57,12 +58,12 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         let mut gradients = vec![None, None];
         if tracked.0 {
             let w = on_host(&saved_w)?;
-            let gx = pixels::input_gradient((m, i, o), &gy, &elements(&w)?);
+            let gx = pixels::input_gradient(size, &gy, &elements(&w)?);
             gradients[0] = Some(from_elements(gx, (m, i), &g)?);
         }
         if tracked.1 {
             let x = on_host(&saved_x)?;
-            let gw = pixels::weight_gradient((m, i, o), &elements(&x)?, &gy);
+            let gw = pixels::weight_gradient(size, &elements(&x)?, &gy);
             gradients[1] = Some(from_elements(gw, (o, i), &g)?);
         }
         if has_bias {

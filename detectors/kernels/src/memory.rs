@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, DType, Device, Shape, Storage, StorageRef, Tensor};
+use rayon::prelude::*;
 
 use crate::{Error, Result};
 
@@ -87,4 +88,112 @@ pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f3
 pub fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, shape.into(), &Device::Cpu)?;
     Ok(if like.device().is_cpu() { tensor } else { tensor.to_device(like.device())? })
+}
+
+/// A fresh buffer of `len` numbers, written in parallel: `write` gets the number of a chunk and its [`Place`].
+///
+/// Unlike zeros that are overwritten, it costs one pass over memory.
+pub(crate) fn written_in_chunks<T: Copy + Default + Send>(
+    len: usize,
+    chunk: usize,
+    write: impl Fn(usize, &mut Place<'_, T>) + Sync,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    let places = out.spare_capacity_mut()[..len].par_chunks_mut(chunk.max(1)).enumerate();
+    places.for_each(|(index, values)| Place { values, filled: 0 }.finish(|place| write(index, place)));
+    // SAFETY: `finish` filled every chunk.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// Two fresh buffers, as [`written_in_chunks`], with `widths` numbers for each of `rows` rows; a task writes `rows_a_task` rows
+/// of both, and gets the number of its first one.
+pub(crate) fn both_written<A: Copy + Default + Send, B: Copy + Default + Send>(
+    rows: usize,
+    widths: (usize, usize),
+    rows_a_task: usize,
+    write: impl Fn(usize, &mut Place<'_, A>, &mut Place<'_, B>) + Sync,
+) -> (Vec<A>, Vec<B>) {
+    let rows_a_task = rows_a_task.max(1);
+    let lens = (rows * widths.0, rows * widths.1);
+    let (mut a, mut b) = (Vec::with_capacity(lens.0), Vec::with_capacity(lens.1));
+    let mut rest = (&mut a.spare_capacity_mut()[..lens.0], &mut b.spare_capacity_mut()[..lens.1]);
+    let mut tasks = Vec::with_capacity(rows.div_ceil(rows_a_task));
+    for first in (0..rows).step_by(rows_a_task) {
+        let count = rows_a_task.min(rows - first);
+        let ours = (rest.0.split_off_mut(..count * widths.0), rest.1.split_off_mut(..count * widths.1));
+        tasks.push((first, ours.0.expect("rows are left"), ours.1.expect("rows are left")));
+    }
+    tasks.into_par_iter().for_each(|(first, a, b)| {
+        Place { values: a, filled: 0 }
+            .finish(|a| Place { values: b, filled: 0 }.finish(|b| write(first, a, b)));
+    });
+    // SAFETY: the tasks cover all rows, and `finish` filled the places of each.
+    unsafe {
+        a.set_len(lens.0);
+        b.set_len(lens.1);
+    }
+    (a, b)
+}
+
+/// Memory that is written once, from its start on. What is never written is 0 in the end.
+pub(crate) struct Place<'a, T> {
+    values: &'a mut [MaybeUninit<T>],
+    filled: usize,
+}
+
+impl<T: Copy + Default> Place<'_, T> {
+    /// How much fits in.
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Writes `values` behind what is there, as far as they fit.
+    #[inline(always)]
+    pub(crate) fn extend(&mut self, values: impl ExactSizeIterator<Item = T>) {
+        let count = values.len().min(self.values.len() - self.filled);
+        let places = &mut self.values[self.filled..][..count];
+        let mut written = 0;
+        for (place, value) in places.iter_mut().zip(values) {
+            place.write(value);
+            written += 1;
+        }
+        // An iterator may have lied about its length.
+        self.filled += written;
+    }
+
+    /// Writes `values` behind what is there, as far as they fit.
+    #[inline(always)]
+    pub(crate) fn extend_from_slice(&mut self, values: &[T]) {
+        let count = values.len().min(self.values.len() - self.filled);
+        self.values[self.filled..][..count].write_copy_of_slice(&values[..count]);
+        self.filled += count;
+    }
+
+    /// The whole of it as zeros, to add to.
+    #[inline(always)]
+    pub(crate) fn zeros(&mut self) -> &mut [T] {
+        self.values.iter_mut().for_each(|place| {
+            place.write(T::default());
+        });
+        self.filled = self.values.len();
+        // SAFETY: all of it was just written.
+        unsafe { self.values.assume_init_mut() }
+    }
+
+    /// Lets `write` fill the next `len` values, as far as they fit.
+    #[inline(always)]
+    pub(crate) fn part(&mut self, len: usize, write: impl FnOnce(&mut Place<'_, T>)) {
+        let count = len.min(self.values.len() - self.filled);
+        Place { values: &mut self.values[self.filled..][..count], filled: 0 }.finish(write);
+        self.filled += count;
+    }
+
+    #[inline(always)]
+    fn finish(mut self, write: impl FnOnce(&mut Self)) {
+        write(&mut self);
+        self.values[self.filled..].iter_mut().for_each(|place| {
+            place.write(T::default());
+        });
+    }
 }

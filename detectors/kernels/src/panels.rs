@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use crate::microkernel::COLUMNS;
+use crate::precision::pair;
 use crate::simd::vectorized;
 
 /// Floats that start at a multiple of 64 bytes: a vector load never straddles two cache lines.
@@ -96,6 +97,23 @@ impl Panels {
                 let row = &values[start(i) + first..][..width];
                 let scale = scale(i);
                 vectorized(|| panel.iter_mut().zip(row).for_each(|(to, from)| *to = from * scale));
+            }
+        })
+    }
+
+    /// The same in pairs of bfloat16: inner indices 2i and 2i + 1 in the place of one number.
+    ///
+    /// # Panics
+    /// If the number of inner indices is odd.
+    pub(crate) fn in_pairs(&self) -> Self {
+        assert!(self.inner.is_multiple_of(2), "pairs of {} inner indices", self.inner);
+        Self::fill((self.inner / 2, self.columns), |first, pairs| {
+            let panel = self.panel(first / COLUMNS, 0).chunks_exact(2 * COLUMNS);
+            for (pairs, rows) in pairs.chunks_exact_mut(COLUMNS).zip(panel) {
+                let (low, high) = rows.split_at(COLUMNS);
+                vectorized(|| {
+                    pairs.iter_mut().zip(low).zip(high).for_each(|((to, low), high)| *to = pair(*low, *high));
+                });
             }
         })
     }

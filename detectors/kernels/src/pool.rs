@@ -3,10 +3,9 @@
 //! Both write their gradients by rows of the input: a task owns a row, and adds what the windows over it
 //! give, in the windows' order. No two tasks write the same place, so the result does not depend on threads.
 
-use rayon::prelude::*;
-
 use crate::elementwise::reshape;
-use crate::memory::{channels_last, elements, from_channels_last};
+use crate::memory::{Place, both_written, channels_last, elements, from_channels_last, written_in_chunks};
+use crate::simd::{for_each_level, vectorized};
 use crate::{Error, Result, Value};
 
 /// The largest kernel of [`max_pool2d`]: a window position is kept in one byte.
@@ -39,29 +38,42 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
     };
     let windows = Windows { kernel, stride, padding, h, w, oh, ow, c };
     let input = channels_last(x.tensor())?;
-    let mut out = vec![0f32; n * oh * ow * c];
-    let mut winners = vec![0u8; if x.is_tracked() { out.len() } else { 0 }];
-    if !out.is_empty() {
+    let (out, winners) = {
         let input = elements(&input)?;
-        let mut rows: Vec<&mut [u8]> = winners.chunks_mut(ow * c).collect();
-        rows.resize_with(n * oh, Default::default);
-        out.par_chunks_mut(ow * c).zip(rows).enumerate().for_each(|(row, (out, winners))| {
-            windows.forward_row(&input[row / oh * h * w * c..][..h * w * c], row % oh, out, winners);
-        });
-    }
+        let widths = (ow * c, if x.is_tracked() { ow * c } else { 0 });
+        both_written(n * oh, widths, 1, |row, out, winners| {
+            let image = &input[row / oh * h * w * c..][..h * w * c];
+            forward_row(&windows, image, row % oh, out, winners);
+        })
+    };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
     Ok(Value::operation(&[x], out, move |gradient| {
         let host = channels_last(gradient)?;
         let g = elements(&host)?;
-        let mut spread = vec![0f32; n * h * w * c];
-        if !spread.is_empty() {
-            spread.par_chunks_mut(w * c).enumerate().for_each(|(row, spread)| {
-                let image = row / h * oh * ow * c..(row / h + 1) * oh * ow * c;
-                windows.backward_row(&g[image.clone()], &winners[image], row % h, spread);
-            });
-        }
+        let spread = written_in_chunks(n * h * w * c, w * c, |row, spread| {
+            let image = row / h * oh * ow * c..(row / h + 1) * oh * ow * c;
+            let (g, winners) = (&g[image.clone()], &winners[image]);
+            backward_row(&windows, g, winners, row % h, spread.zeros());
+        });
         Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
     }))
+}
+
+for_each_level! {
+
+    fn forward_row(
+        windows: &Windows,
+        image: &[f32],
+        oy: usize,
+        out: &mut Place<f32>,
+        winners: &mut Place<u8>,
+    ) {
+        windows.forward_row(image, oy, out, winners);
+    }
+
+    fn backward_row(windows: &Windows, g: &[f32], winners: &[u8], y: usize, spread: &mut [f32]) {
+        windows.backward_row(g, winners, y, spread);
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -78,47 +90,61 @@ struct Windows {
 
 impl Windows {
     /// The kernel positions of window `index` that lie on a map of `size` pixels.
+    #[inline(always)]
     fn on_map(&self, index: usize, size: usize) -> std::ops::Range<usize> {
         let start = index * self.stride;
         let first = self.padding.saturating_sub(start);
         first..self.kernel.min((size + self.padding).saturating_sub(start))
     }
 
-    /// Output row `oy` of one image, and which kernel position won (unless `winners` is empty).
-    fn forward_row(&self, image: &[f32], oy: usize, out: &mut [f32], winners: &mut [u8]) {
-        let &Self { kernel, stride, padding, w, c, .. } = self;
-        let mut position = vec![0u32; if winners.is_empty() { 0 } else { c }];
-        for (ox, best) in out.chunks_exact_mut(c).enumerate() {
-            let mut first = true;
-            for ky in self.on_map(oy, self.h) {
-                for kx in self.on_map(ox, w) {
-                    let (y, x) = (oy * stride + ky - padding, ox * stride + kx - padding);
-                    let pixel = &image[(y * w + x) * c..][..c];
-                    let at = (ky * kernel + kx) as u32;
-                    if first {
-                        best.copy_from_slice(pixel);
-                        position.fill(at);
-                        first = false;
-                    } else if position.is_empty() {
-                        for (best, value) in best.iter_mut().zip(pixel) {
-                            *best = if wins(*value, *best) { *value } else { *best };
-                        }
-                    } else {
-                        for ((best, position), value) in best.iter_mut().zip(&mut position).zip(pixel) {
-                            let wins = wins(*value, *best);
-                            *best = if wins { *value } else { *best };
-                            *position = if wins { at } else { *position };
-                        }
-                    }
-                }
+    /// Output row `oy` of one image, and which kernel position won (if `winners` has room for it).
+    #[inline(always)]
+    fn forward_row(&self, image: &[f32], oy: usize, out: &mut Place<f32>, winners: &mut Place<u8>) {
+        const WIDE: usize = 32;
+        let whole = self.c / WIDE * WIDE;
+        for ox in 0..self.ow {
+            for first in (0..whole).step_by(WIDE) {
+                self.forward_channels::<WIDE>(image, (oy, ox), first, out, winners);
             }
-            if let Some(winners) = winners.get_mut(ox * c..(ox + 1) * c) {
-                winners.iter_mut().zip(&position).for_each(|(winner, at)| *winner = *at as u8);
+            for first in whole..self.c {
+                self.forward_channels::<1>(image, (oy, ox), first, out, winners);
             }
         }
     }
 
+    /// Channels `first..first + B` of one output pixel.
+    #[inline(always)]
+    fn forward_channels<const B: usize>(
+        &self,
+        image: &[f32],
+        (oy, ox): (usize, usize),
+        first: usize,
+        out: &mut Place<f32>,
+        winners: &mut Place<u8>,
+    ) {
+        let &Self { kernel, stride, padding, w, c, .. } = self;
+        let (ys, xs) = (self.on_map(oy, self.h), self.on_map(ox, w));
+        // No number loses against this, and of windows full of it the first position wins.
+        let mut best = [f32::NEG_INFINITY; B];
+        let mut position = [(ys.start * kernel + xs.start) as u32; B];
+        for ky in ys {
+            let row = (oy * stride + ky - padding) * w;
+            for kx in xs.clone() {
+                let pixel = &image[(row + ox * stride + kx - padding) * c + first..][..B];
+                let at = (ky * kernel + kx) as u32;
+                for i in 0..B {
+                    let wins = wins(pixel[i], best[i]);
+                    best[i] = if wins { pixel[i] } else { best[i] };
+                    position[i] = if wins { at } else { position[i] };
+                }
+            }
+        }
+        out.extend_from_slice(&best);
+        winners.extend_from_slice(&position.map(|at| at as u8));
+    }
+
     /// Gradient of input row `y` of one image.
+    #[inline(always)]
     fn backward_row(&self, g: &[f32], winners: &[u8], y: usize, spread: &mut [f32]) {
         let &Self { kernel, stride, padding, ow, oh, c, w, .. } = self;
         let first = (y + padding + 1).saturating_sub(kernel).div_ceil(stride);
@@ -141,6 +167,7 @@ impl Windows {
 }
 
 /// Whether `value` replaces `best`: if it is larger, or not a number.
+#[inline(always)]
 fn wins(value: f32, best: f32) -> bool {
     value > best || value.is_nan()
 }
@@ -161,48 +188,52 @@ pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value>
     let bin =
         |index: usize, input: usize, bins: usize| index * input / bins..((index + 1) * input).div_ceil(bins);
     let input = channels_last(x.tensor())?;
-    let mut out = vec![0f32; n * oh * ow * c];
-    if !out.is_empty() {
+    let out = {
         let input = elements(&input)?;
-        out.par_chunks_mut(ow * c).enumerate().for_each(|(row, out)| {
+        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
             let image = &input[row / oh * h * w * c..][..h * w * c];
             let ys = bin(row % oh, h, oh);
             let mut sums = vec![0f64; c];
-            for (ox, out) in out.chunks_exact_mut(c).enumerate() {
+            for ox in 0..ow {
                 let xs = bin(ox, w, ow);
                 sums.fill(0.0);
                 for y in ys.clone() {
-                    for pixel in image[(y * w + xs.start) * c..][..xs.len() * c].chunks_exact(c) {
-                        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
-                    }
+                    let run = &image[(y * w + xs.start) * c..][..xs.len() * c];
+                    vectorized(|| add_pixels(&mut sums, run));
                 }
                 let share = 1.0 / (ys.len() * xs.len()) as f64;
-                out.iter_mut().zip(&sums).for_each(|(out, sum)| *out = (sum * share) as f32);
+                out.extend(sums.iter().map(|sum| (sum * share) as f32));
             }
-        });
-    }
+        })
+    };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
     Ok(Value::operation(&[x], out, move |gradient| {
         let host = channels_last(gradient)?;
         let g = elements(&host)?;
-        let mut spread = vec![0f32; n * h * w * c];
-        if !spread.is_empty() {
-            spread.par_chunks_mut(w * c).enumerate().for_each(|(row, spread)| {
-                let (image, y) = (row / h, row % h);
-                for oy in (0..oh).filter(|&oy| bin(oy, h, oh).contains(&y)) {
-                    for ox in 0..ow {
-                        let xs = bin(ox, w, ow);
-                        let share = 1.0 / (bin(oy, h, oh).len() * xs.len()) as f32;
-                        let g = &g[((image * oh + oy) * ow + ox) * c..][..c];
-                        for pixel in spread[xs.start * c..xs.end * c].chunks_exact_mut(c) {
-                            pixel.iter_mut().zip(g).for_each(|(pixel, g)| *pixel += g * share);
-                        }
+        let spread = written_in_chunks(n * h * w * c, w * c, |row, spread| {
+            let spread = spread.zeros();
+            let (image, y) = (row / h, row % h);
+            for oy in (0..oh).filter(|&oy| bin(oy, h, oh).contains(&y)) {
+                for ox in 0..ow {
+                    let xs = bin(ox, w, ow);
+                    let share = 1.0 / (bin(oy, h, oh).len() * xs.len()) as f32;
+                    let g = &g[((image * oh + oy) * ow + ox) * c..][..c];
+                    for pixel in spread[xs.start * c..xs.end * c].chunks_exact_mut(c) {
+                        vectorized(|| pixel.iter_mut().zip(g).for_each(|(pixel, g)| *pixel += g * share));
                     }
                 }
-            });
-        }
+            }
+        });
         Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
     }))
+}
+
+/// Adds each pixel of a run to `sums`, channel by channel.
+#[inline(always)]
+fn add_pixels(sums: &mut [f64], run: &[f32]) {
+    for pixel in run.chunks_exact(sums.len()) {
+        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
+    }
 }
 
 /// The mean over each map.

@@ -4,9 +4,8 @@
 //! The axes are independent. Gradients go by rows of the input, each adding what the outputs around it
 //! give, in their order: no two tasks write the same place.
 
-use rayon::prelude::*;
-
-use crate::memory::{channels_last, elements, from_channels_last};
+use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// `x` resized to `size` (height, width), bilinear.
@@ -24,55 +23,74 @@ pub fn resize_bilinear(x: &Value, size: (usize, usize)) -> Result<Value> {
     }
     let (rows, columns) = (mixes(h, oh), mixes(w, ow));
     let input = channels_last(x.tensor())?;
-    let mut out = vec![0f32; n * oh * ow * c];
-    if !out.is_empty() {
+    let out = {
         let input = elements(&input)?;
-        out.par_chunks_mut(ow * c).enumerate().for_each(|(row, out)| {
-            let Mix { low, high, weights: [wy0, wy1] } = rows[row % oh];
+        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
+            let mix = rows[row % oh];
             let image = &input[row / oh * h * w * c..][..h * w * c];
-            let (top, bottom) = (&image[low * w * c..][..w * c], &image[high * w * c..][..w * c]);
-            for (out, &Mix { low, high, weights: [wx0, wx1] }) in out.chunks_exact_mut(c).zip(&columns) {
-                let top = top[low * c..][..c].iter().zip(&top[high * c..][..c]);
-                let bottom = bottom[low * c..][..c].iter().zip(&bottom[high * c..][..c]);
-                for (out, ((a, b), (d, e))) in out.iter_mut().zip(top.zip(bottom)) {
-                    *out = wy0 * (wx0 * a + wx1 * b) + wy1 * (wx0 * d + wx1 * e);
-                }
-            }
-        });
-    }
+            let (top, bottom) = (&image[mix.low * w * c..][..w * c], &image[mix.high * w * c..][..w * c]);
+            mix_row(out, top, bottom, mix.weights, &columns, c);
+        })
+    };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
     Ok(Value::operation(&[x], out, move |gradient| {
         let host = channels_last(gradient)?;
         let g = elements(&host)?;
-        let mut sums = vec![0f32; n * h * w * c];
-        if !sums.is_empty() {
-            sums.par_chunks_mut(w * c).enumerate().for_each(|(row, sums)| {
-                let (image, y) = (row / h, row % h);
-                // Positions ascend, so the outputs that see this row are neighbours.
-                let first = rows.partition_point(|mix| mix.high < y);
-                let last = rows.partition_point(|mix| mix.low <= y);
-                for (oy, mix) in rows.iter().enumerate().take(last).skip(first) {
-                    let wy = mix.weight_of(y);
-                    let g = &g[(image * oh + oy) * ow * c..][..ow * c];
-                    for (g, &Mix { low, high, weights }) in g.chunks_exact(c).zip(&columns) {
-                        for (x, weight) in [low, high].into_iter().zip(weights) {
-                            let weight = wy * weight;
-                            sums[x * c..][..c].iter_mut().zip(g).for_each(|(sum, g)| *sum += weight * g);
-                        }
-                    }
-                }
-            });
-        }
+        let sums = written_in_chunks(n * h * w * c, w * c, |row, sums| {
+            let (image, y) = (row / h, row % h);
+            let sums = sums.zeros();
+            // Positions ascend, so the outputs that see this row are neighbours.
+            let first = rows.partition_point(|mix| mix.high < y);
+            let last = rows.partition_point(|mix| mix.low <= y);
+            for (oy, mix) in rows.iter().enumerate().take(last).skip(first) {
+                let g = &g[(image * oh + oy) * ow * c..][..ow * c];
+                spread_row(sums, g, mix.weight_of(y), &columns, c);
+            }
+        });
         Ok(vec![Some(from_channels_last(sums, (n, h, w, c), gradient)?)])
     }))
 }
 
+for_each_level! {
+    /// A row of the result, `weights` of two rows of the input.
+    fn mix_row(
+        out: &mut Place<f32>,
+        top: &[f32],
+        bottom: &[f32],
+        weights: [f32; 2],
+        columns: &[Mix],
+        c: usize,
+    ) {
+        let [wy0, wy1] = weights;
+        for &Mix { low, high, weights: [wx0, wx1] } in columns {
+            let (low, high) = (low * c..(low + 1) * c, high * c..(high + 1) * c);
+            let top = top[low.clone()].iter().zip(&top[high.clone()]);
+            let bottom = bottom[low].iter().zip(&bottom[high]);
+            out.extend(
+                top.zip(bottom).map(|((a, b), (d, e))| wy0 * (wx0 * a + wx1 * b) + wy1 * (wx0 * d + wx1 * e)),
+            );
+        }
+    }
+
+    /// Adds to a row of the input's gradient what a row `g` of the result's gives it.
+    fn spread_row(sums: &mut [f32], g: &[f32], wy: f32, columns: &[Mix], c: usize) {
+        for (g, &Mix { low, high, weights }) in g.chunks_exact(c).zip(columns) {
+            for (x, weight) in [low, high].into_iter().zip(weights) {
+                let weight = wy * weight;
+                if weight != 0.0 {
+                    sums[x * c..][..c].iter_mut().zip(g).for_each(|(sum, g)| *sum += weight * g);
+                }
+            }
+        }
+    }
+}
+
 /// Two neighbouring input pixels and their shares in one output pixel.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Mix {
-    low: usize,
-    high: usize,
-    weights: [f32; 2],
+pub(crate) struct Mix {
+    pub(crate) low: usize,
+    pub(crate) high: usize,
+    pub(crate) weights: [f32; 2],
 }
 
 impl Mix {
@@ -84,7 +102,8 @@ impl Mix {
     }
 }
 
-fn mixes(input: usize, output: usize) -> Vec<Mix> {
+/// The mix of each of `output` pixels along an axis of `input` pixels; positions ascend.
+pub(crate) fn mixes(input: usize, output: usize) -> Vec<Mix> {
     let scale = input as f64 / output as f64;
     let last = input.saturating_sub(1);
     (0..output)

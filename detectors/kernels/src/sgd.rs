@@ -1,9 +1,13 @@
 //! Stochastic gradient descent with momentum, in place (PyTorch's `torch.optim.SGD`).
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Tensor};
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
 use rayon::prelude::*;
 
-use crate::elementwise::CHUNK;
+use crate::elementwise::{CHUNK, contiguous, contiguous_mut, share_memory};
+use crate::reduce::dot;
+use crate::simd::vectorized;
 use crate::{Error, Result};
 
 /// One update of one parameter.
@@ -31,10 +35,15 @@ impl SgdStep {
             let reason = format!("shapes {:?}, {:?}, {:?}", param.dims(), velocity.dims(), gradient.dims());
             return Err(Error::invalid("sgd", reason));
         }
+        if share_memory(velocity, param) || share_memory(velocity, gradient) {
+            return Err(Error::invalid(
+                "sgd",
+                "the velocity shares its memory with the parameter or the gradient",
+            ));
+        }
         let gradient = in_memory_order(gradient)?.to_device(param.device())?.contiguous()?;
         let (param, velocity) = (in_memory_order(param)?, in_memory_order(velocity)?);
-        velocity.inplace_op3(&param, &gradient, &Velocity(*self))?;
-        param.inplace_op3(&velocity, &gradient, &Position(*self))?;
+        param.inplace_op2(&gradient, &Update { step: *self, velocity: &velocity })?;
         Ok(())
     }
 }
@@ -43,10 +52,7 @@ impl SgdStep {
 pub fn squared_norm(tensor: &Tensor) -> Result<f64> {
     let host = crate::memory::on_host(&in_memory_order(tensor)?)?;
     let values = crate::memory::elements(&host)?;
-    let sums: Vec<f64> = values
-        .par_chunks(CHUNK)
-        .map(|chunk| chunk.iter().map(|&value| f64::from(value) * f64::from(value)).sum())
-        .collect();
+    let sums: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| dot(chunk, chunk)).collect();
     Ok(sums.into_iter().sum())
 }
 
@@ -55,78 +61,65 @@ fn in_memory_order(tensor: &Tensor) -> Result<Tensor> {
     Ok(if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() })
 }
 
-struct Velocity(SgdStep);
-
-impl InplaceOp3 for Velocity {
-    fn name(&self) -> &'static str {
-        "sgd velocity"
-    }
-
-    fn cpu_fwd(
-        &self,
-        velocity: &mut CpuStorage,
-        velocity_layout: &Layout,
-        param: &CpuStorage,
-        param_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let SgdStep { momentum, weight_decay, gradient_scale, .. } = self.0;
-        let (momentum, decay, scale) = (momentum as f32, weight_decay as f32, gradient_scale as f32);
-        let sources = (slice(param, param_layout)?, slice(gradient, gradient_layout)?);
-        update(slice_mut(velocity, velocity_layout)?, sources, |velocity, param, gradient| {
-            momentum * velocity + (gradient * scale + decay * param)
-        });
-        Ok(())
-    }
+/// Candle lends one tensor at a time for writing: the update runs where the parameter is lent, and borrows the
+/// velocity there.
+struct Update<'a> {
+    step: SgdStep,
+    velocity: &'a Tensor,
 }
 
-struct Position(SgdStep);
-
-impl InplaceOp3 for Position {
+impl InplaceOp2 for Update<'_> {
     fn name(&self) -> &'static str {
-        "sgd position"
+        "sgd"
     }
 
     fn cpu_fwd(
         &self,
         param: &mut CpuStorage,
         param_layout: &Layout,
-        velocity: &CpuStorage,
-        velocity_layout: &Layout,
         gradient: &CpuStorage,
         gradient_layout: &Layout,
     ) -> candle_core::Result<()> {
-        let SgdStep { lr, momentum, nesterov, weight_decay, gradient_scale } = self.0;
-        let (lr, momentum, decay, scale) =
-            (lr as f32, momentum as f32, weight_decay as f32, gradient_scale as f32);
-        let sources = (slice(velocity, velocity_layout)?, slice(gradient, gradient_layout)?);
-        update(slice_mut(param, param_layout)?, sources, |param, velocity, gradient| match nesterov {
-            true => param - lr * (gradient * scale + decay * param + momentum * velocity),
-            false => param - lr * velocity,
+        let param = Mutex::new(contiguous_mut(param, param_layout)?);
+        let gradient = contiguous(gradient, gradient_layout)?;
+        self.velocity.inplace_op1(&WithVelocity { step: self.step, param, gradient })
+    }
+}
+
+struct WithVelocity<'a> {
+    step: SgdStep,
+    /// Behind a lock, as an operation sees itself shared.
+    param: Mutex<&'a mut [f32]>,
+    gradient: &'a [f32],
+}
+
+impl InplaceOp1 for WithVelocity<'_> {
+    fn name(&self) -> &'static str {
+        "sgd"
+    }
+
+    fn cpu_fwd(&self, velocity: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
+        let velocity = contiguous_mut(velocity, layout)?;
+        let mut param = self.param.lock().unwrap_or_else(PoisonError::into_inner);
+        let chunks = param.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
+        chunks.zip(self.gradient.par_chunks(CHUNK)).for_each(|((param, velocity), gradient)| {
+            vectorized(|| self.step.update(param, velocity, gradient));
         });
         Ok(())
     }
 }
 
-fn update(to: &mut [f32], (a, b): (&[f32], &[f32]), f: impl Fn(f32, f32, f32) -> f32 + Sync) {
-    to.par_chunks_mut(CHUNK).zip(a.par_chunks(CHUNK)).zip(b.par_chunks(CHUNK)).for_each(|((to, a), b)| {
-        for ((to, a), b) in to.iter_mut().zip(a).zip(b) {
-            *to = f(*to, *a, *b);
+impl SgdStep {
+    #[inline(always)]
+    fn update(&self, param: &mut [f32], velocity: &mut [f32], gradient: &[f32]) {
+        let &Self { lr, momentum, nesterov, weight_decay, gradient_scale } = self;
+        let (lr, momentum) = (lr as f32, momentum as f32);
+        let (decay, scale) = (weight_decay as f32, gradient_scale as f32);
+        for ((param, velocity), gradient) in param.iter_mut().zip(velocity).zip(gradient) {
+            let gradient = gradient * scale + decay * *param;
+            *velocity = momentum * *velocity + gradient;
+            let direction = if nesterov { gradient + momentum * *velocity } else { *velocity };
+            *param -= lr * direction;
         }
-    });
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        _ => candle_core::bail!("sgd: contiguous f32 expected"),
-    }
-}
-
-fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> candle_core::Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
-        _ => candle_core::bail!("sgd: contiguous f32 expected"),
     }
 }

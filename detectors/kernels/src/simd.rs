@@ -64,9 +64,49 @@ impl fmt::Display for Simd {
     }
 }
 
+/// Plain loops that [`at_level`] compiles once for every level.
+pub trait Loops {
+    /// What they come to.
+    type Output;
+
+    /// Runs them. `#[inline(always)]`, and so is all that it calls, or it stays at the lowest level.
+    fn run(self) -> Self::Output;
+}
+
+/// Runs the copy of `loops` that is compiled for the level in use.
+///
+/// Fused multiply-adds are not introduced, so the result is the same at every level.
+#[inline]
+pub fn at_level<L: Loops>(loops: L) -> L::Output {
+    match Simd::level() {
+        Simd::Scalar => loops.run(),
+        // SAFETY: a level is only in use if the processor has it.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx2 => unsafe { at_avx2(loops) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Simd::Avx512 => unsafe { at_avx512(loops) },
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => loops.run(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn at_avx2<L: Loops>(loops: L) -> L::Output {
+    loops.run()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+fn at_avx512<L: Loops>(loops: L) -> L::Output {
+    loops.run()
+}
+
 /// Runs a plain loop compiled for the level in use, so that the compiler vectorises it with those instructions.
 ///
-/// `f` and what it calls must be small enough to be inlined; fused multiply-adds are not introduced, so the
+/// `f` and what it calls must be small enough to be inlined (for more than one short loop take [`Loops`], or
+/// `for_each_level!` in this crate, which leave no doubt); fused multiply-adds are not introduced, so the
 /// result is the same at every level unless `f` sums in vectors of its own.
 #[inline]
 pub(crate) fn vectorized<R>(f: impl FnOnce() -> R) -> R {
@@ -111,8 +151,6 @@ pub(crate) trait Lanes: Copy {
     fn scale(self, factor: f32) -> Self;
     /// self + `factor` · other, perhaps rounded once.
     fn plus(self, factor: f32, other: Self) -> Self;
-    /// self + factor · other, lane by lane, perhaps rounded once.
-    fn plus_product(self, factor: Self, other: Self) -> Self;
     /// 0 where negative; not where NaN.
     fn rectified(self) -> Self;
 }
@@ -173,11 +211,6 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn plus_product(self, factor: Self, other: Self) -> Self {
-        self.add(factor.zip(other, |a, b| a * b))
-    }
-
-    #[inline(always)]
     fn rectified(self) -> Self {
         self.zip(self, |a, _| crate::elementwise::rectified(a))
     }
@@ -232,11 +265,6 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    fn plus_product(self, factor: Self, other: Self) -> Self {
-        Self(unsafe { std::arch::x86_64::_mm512_fmadd_ps(factor.0, other.0, self.0) })
-    }
-
-    #[inline(always)]
     fn rectified(self) -> Self {
         use std::arch::x86_64::*;
         // The second operand wins where it is NaN.
@@ -279,6 +307,94 @@ macro_rules! each_level {
     };
 }
 pub(crate) use each_level;
+
+/// Whether the processor, at the level in use, multiplies pairs of bfloat16.
+pub(crate) fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        Simd::level() == Simd::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// `from` rounded to bfloat16, two numbers in each of `to`.
+pub(crate) fn pack_bf16(from: &[f32], to: &mut [f32]) {
+    assert!(from.len() == 2 * to.len(), "pack: {} numbers to {} pairs", from.len(), to.len());
+    let done = match has_bf16() {
+        // SAFETY: the processor has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        true => unsafe { pack_vectors(from, to) },
+        _ => 0,
+    };
+    for (pair, to) in from.chunks_exact(2).zip(to).skip(done) {
+        *to = crate::precision::pair(pair[0], pair[1]);
+    }
+}
+
+/// Whole vectors of pairs; returns how many pairs were written.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_vectors(from: &[f32], to: &mut [f32]) -> usize {
+    use std::arch::x86_64::*;
+    let mut done = 0;
+    for (from, to) in from.chunks_exact(2 * LANES).zip(to.chunks_exact_mut(LANES)) {
+        // SAFETY: both have as many numbers as are read and written.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(LANES)));
+            let pairs: __m512bh = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_ps(to.as_mut_ptr(), std::mem::transmute::<__m512bh, __m512>(pairs));
+        }
+        done += LANES;
+    }
+    done
+}
+/// Compiles a function once for every level; calls run the copy of the level in use.
+///
+/// All that the function calls must be `#[inline(always)]`, or it stays at the lowest level.
+macro_rules! for_each_level {
+    ($(
+        $(#[$attribute:meta])*
+        $vis:vis fn $name:ident($($argument:ident: $type:ty),* $(,)?) $(-> $result:ty)? $body:block
+    )*) => {$(
+        $(#[$attribute])*
+        $vis fn $name($($argument: $type),*) $(-> $result)? {
+            #[inline(always)]
+            #[allow(clippy::too_many_arguments)]
+            fn plain($($argument: $type),*) $(-> $result)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx2($($argument: $type),*) $(-> $result)? {
+                plain($($argument),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+            #[allow(clippy::too_many_arguments)]
+            fn avx512($($argument: $type),*) $(-> $result)? {
+                plain($($argument),*)
+            }
+
+            match $crate::simd::Simd::level() {
+                $crate::simd::Simd::Scalar => plain($($argument),*),
+                // SAFETY: a level is only in use if the processor has it.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Simd::Avx2 => unsafe { avx2($($argument),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                $crate::simd::Simd::Avx512 => unsafe { avx512($($argument),*) },
+                #[cfg(not(target_arch = "x86_64"))]
+                _ => plain($($argument),*),
+            }
+        }
+    )*};
+}
+
+pub(crate) use for_each_level;
 
 /// Runs `rounds` of independent fused multiply-adds in registers at the level in use, and tells how many
 /// multiplications that were: a processor can do no more of them.

@@ -5,9 +5,8 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use crate::memory::{channels_last, elements, from_channels_last};
+use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// `x` resized to `size` (height, width) by repeating or leaving out pixels.
@@ -22,16 +21,13 @@ pub fn upsample_nearest(x: &Value, size: (usize, usize)) -> Result<Value> {
     let resize = Resize::new("upsample_nearest", (n, h, w, c), size)?;
     let (oh, ow) = size;
     let input = channels_last(x.tensor())?;
-    let mut out = vec![0f32; n * oh * ow * c];
-    if !out.is_empty() {
+    let out = {
         let input = elements(&input)?;
-        out.par_chunks_mut(ow * c).enumerate().for_each(|(row, out)| {
+        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
             let source = resize.source_row(&input, row);
-            for (out, &x) in out.chunks_exact_mut(c).zip(&resize.columns) {
-                out.copy_from_slice(&source[x * c..][..c]);
-            }
-        });
-    }
+            resize.columns.iter().for_each(|&x| out.extend_from_slice(&source[x * c..][..c]));
+        })
+    };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
     Ok(Value::operation(&[x], out, move |g| Ok(vec![Some(resize.gradient(g)?)])))
 }
@@ -52,18 +48,14 @@ pub fn upsample_nearest_add(top: &Value, lateral: &Value) -> Result<Value> {
     }
     let resize = Resize::new(name, (n, h, w, c), (oh, ow))?;
     let (input, side) = (channels_last(top.tensor())?, channels_last(lateral.tensor())?);
-    let mut out = vec![0f32; n * oh * ow * c];
-    if !out.is_empty() {
+    let out = {
         let (input, side) = (elements(&input)?, elements(&side)?);
-        out.par_chunks_mut(ow * c).zip(side.par_chunks(ow * c)).enumerate().for_each(|(row, (out, side))| {
+        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
             let source = resize.source_row(&input, row);
-            let pixels = out.chunks_exact_mut(c).zip(side.chunks_exact(c));
-            for ((out, side), &x) in pixels.zip(&resize.columns) {
-                let top = &source[x * c..][..c];
-                out.iter_mut().zip(side).zip(top).for_each(|((out, side), top)| *out = side + top);
-            }
-        });
-    }
+            let side = &side[row * ow * c..][..ow * c];
+            add_tops(out, side, source, &resize.columns, c);
+        })
+    };
     let out = from_channels_last(out, (n, oh, ow, c), lateral.tensor())?;
     let tracked = top.is_tracked();
     Ok(Value::operation(&[top, lateral], out, move |g| {
@@ -103,22 +95,35 @@ impl Resize {
         let (oh, ow) = (self.rows.len(), self.columns.len());
         let host = channels_last(gradient)?;
         let g = elements(&host)?;
-        let mut sums = vec![0f32; n * h * w * c];
-        if !sums.is_empty() {
-            let columns: Vec<Range<usize>> = (0..w).map(|x| readers(&self.columns, x)).collect();
-            sums.par_chunks_mut(w * c).enumerate().for_each(|(row, sums)| {
-                let (image, y) = (row / h, row % h);
-                for oy in readers(&self.rows, y) {
-                    let g = &g[(image * oh + oy) * ow * c..][..ow * c];
-                    for (sum, columns) in sums.chunks_exact_mut(c).zip(&columns) {
-                        for g in g[columns.start * c..columns.end * c].chunks_exact(c) {
-                            sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
-                        }
-                    }
-                }
-            });
-        }
+        let columns: Vec<Range<usize>> = (0..w).map(|x| readers(&self.columns, x)).collect();
+        let sums = written_in_chunks(n * h * w * c, w * c, |row, sums| {
+            let (image, y) = (row / h, row % h);
+            let sums = sums.zeros();
+            for oy in readers(&self.rows, y) {
+                let g = &g[(image * oh + oy) * ow * c..][..ow * c];
+                add_runs(g, &columns, c, sums);
+            }
+        });
         from_channels_last(sums, (n, h, w, c), gradient)
+    }
+}
+
+for_each_level! {
+
+    /// Each pixel of `side` plus the pixel of `source` that it reads.
+    fn add_tops(out: &mut Place<f32>, side: &[f32], source: &[f32], columns: &[usize], c: usize) {
+        for (side, &x) in side.chunks_exact(c).zip(columns) {
+            out.extend(side.iter().zip(&source[x * c..][..c]).map(|(side, top)| side + top));
+        }
+    }
+
+    /// Adds to each pixel of `sums` the run of pixels of `g` that read it.
+    fn add_runs(g: &[f32], columns: &[Range<usize>], c: usize, sums: &mut [f32]) {
+        for (sum, columns) in sums.chunks_exact_mut(c).zip(columns) {
+            for g in g[columns.start * c..columns.end * c].chunks_exact(c) {
+                sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += g);
+            }
+        }
     }
 }
 

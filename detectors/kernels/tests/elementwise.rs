@@ -3,9 +3,7 @@
 mod support;
 
 use candle_core::Tensor;
-use ckd_kernels::elementwise::{
-    add, concatenate, narrow_rows, permute, relu, relu6, reshape, rows, scale, weighted_sum,
-};
+use ckd_kernels::elementwise::{add, concatenate, permute, relu, relu6, reshape, rows, scale, weighted_sum};
 use ckd_kernels::{Error, Value};
 use support::*;
 
@@ -105,7 +103,6 @@ fn views_and_gathers_agree_with_differences() {
     }
     let matrix = [noise(12, &[5, 3])];
     check_gradients(&matrix, 0.1, 1e-4, |t| rows(&t[0], &[4, 0, 4, 4, 2]).unwrap());
-    check_gradients(&matrix, 0.1, 1e-4, |t| narrow_rows(&t[0], 1, 3).unwrap());
     for dim in 0..3 {
         let mut shape = [2, 3, 4];
         let first = noise(13, &shape);
@@ -134,15 +131,12 @@ fn rows_may_repeat_or_be_none() {
     let none = rows(&a, &[]).unwrap();
     assert_eq!(none.dims(), [0, 2]);
     assert_eq!(values(&gradients_of(&none, none.tensor())["a"]), [0.0; 6]);
-    assert_eq!(narrow_rows(&a, 3, 0).unwrap().dims(), [0, 2]);
 }
 
 #[test]
 fn rows_that_are_not_there_are_an_error() {
     let a = Value::constant(noise(18, &[3, 2]));
     assert!(rows(&a, &[3]).unwrap_err().to_string().contains("row 3 of 3"));
-    assert!(narrow_rows(&a, 2, 2).is_err());
-    assert!(narrow_rows(&a, usize::MAX, 2).is_err());
     assert!(concatenate(&[a.clone(), a.clone()], 2).is_err());
     assert!(concatenate(&[], 0).is_err());
     assert!(permute(&a, &[0, 0]).is_err());

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::geometry::Geometry;
-use super::sweep::Sweep;
+use super::sweep::{Sweep, in_precision};
 use super::{Epilogue, depthwise, winograd};
 use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
@@ -38,10 +38,10 @@ pub(super) fn forward(
     let scale = scale.as_ref().map(elements).transpose()?;
     let residual = residual.as_ref().map(elements).transpose()?;
     let finish = Finish {
-        accumulate: false,
         shift: shift.as_deref(),
         residual: residual.as_deref(),
         relu: epilogue.activation == Activation::Relu,
+        ..Finish::default()
     };
     let (input, weight) = (elements(&input)?, elements(&weight)?);
     let out = product(geometry, &input, &weight, scale.as_deref(), finish);
@@ -87,7 +87,9 @@ pub(super) fn product(
     }
     let geometry = geometry.flattened();
     let phases = [geometry.forward_phase()];
+    let (precision, panels) = in_precision(geometry.precision, group_c, panels);
     let sweep = Sweep {
+        precision,
         source: geometry.input_map(input),
         result: (geometry.oh, geometry.ow, k),
         stride: [1, 1],

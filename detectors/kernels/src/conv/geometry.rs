@@ -4,7 +4,7 @@ use candle_core::Tensor;
 
 use super::Conv2dConfig;
 use super::sweep::Map;
-use crate::{Error, Result};
+use crate::{Error, Precision, Result};
 
 /// Sizes of one convolution; N, H, W, C of the input, OH, OW, K of the output, R, S of the kernel.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,7 @@ pub(super) struct Geometry {
     pub(super) k: usize,
     pub(super) r: usize,
     pub(super) s: usize,
+    pub(super) precision: Precision,
 }
 
 impl Geometry {
@@ -42,7 +43,7 @@ impl Geometry {
         let (Some(oh), Some(ow)) = (config.output_size(0, h, r), config.output_size(1, w, s)) else {
             return Err(invalid("the kernel is larger than the padded input"));
         };
-        Ok(Self { config, n, h, w, c, oh, ow, k, r, s })
+        Ok(Self { config, n, h, w, c, oh, ow, k, r, s, precision: Precision::current() })
     }
 
     /// Channels of one group, on the input and on the output side.

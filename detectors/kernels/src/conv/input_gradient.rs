@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::geometry::{Geometry, Phase};
-use super::sweep::Sweep;
+use super::sweep::{Sweep, in_precision};
 use super::{depthwise, winograd};
 use crate::Result;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
@@ -50,13 +50,16 @@ pub(super) fn product(geometry: &Geometry, g: &[f32], weight: &[f32], scale: Opt
     } else {
         let geometry = geometry.flattened();
         let phases = geometry.gradient_phases();
+        let (precision, panels) =
+            in_precision(geometry.precision, geometry.group_channels().1, panels(&phases));
         let sweep = Sweep {
+            precision,
             source: geometry.output_map(g),
             result: (geometry.h, geometry.w, c),
             stride: config.stride,
             step: [1, 1],
             phases: &phases,
-            panels: &panels(&phases),
+            panels: &panels,
             groups: config.groups,
             finish: Finish::default(),
         };

@@ -14,7 +14,8 @@ use rayon::prelude::*;
 use super::geometry::Phase;
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
-use crate::simd::{Simd, vectorized};
+use crate::precision::{Precision, pack};
+use crate::simd::Simd;
 
 /// A channels-last map (n, h, w, c).
 #[derive(Clone, Copy)]
@@ -28,6 +29,8 @@ pub(super) struct Map<'a> {
 
 /// One sweep: a source, the shape (h, w, k) of the result's images, and the phases of its pixels.
 pub(super) struct Sweep<'a> {
+    /// What the panels hold, and the source is rounded to.
+    pub(super) precision: Precision,
     pub(super) source: Map<'a>,
     pub(super) result: (usize, usize, usize),
     /// Result pixels between neighbours of a phase.
@@ -41,8 +44,24 @@ pub(super) struct Sweep<'a> {
     pub(super) finish: Finish<'a>,
 }
 
+/// The panels in `precision`, or in f32 if the `channels` of a group have no pairs.
+pub(super) fn in_precision(
+    precision: Precision,
+    channels: usize,
+    panels: Vec<Panels>,
+) -> (Precision, Vec<Panels>) {
+    match precision {
+        Precision::Bf16 if channels.is_multiple_of(2) => {
+            (precision, panels.iter().map(Panels::in_pairs).collect())
+        }
+        _ => (Precision::F32, panels),
+    }
+}
+
 /// Floats of a source band that a task copies or reads: part of a 1 MiB L2 cache, which it shares with a panel.
 const BAND: usize = 96 * 1024;
+/// Floats of a result that is larger than what the caches may still hold when it is read.
+const STREAMED: usize = 6 << 20;
 /// Inner indices that are summed in registers at once: longer sums are sums of such sums, which is also more exact.
 const BLOCK: usize = 1024;
 
@@ -120,7 +139,10 @@ impl Sweep<'_> {
                 outs.push((at + phase.at[1] + column * self.stride[1]) * k);
             }
         });
-        let (group_c, group_k) = (self.source.c / self.groups, k / self.groups);
+        let (group_c, group_k) = (window.channels() / self.groups, k / self.groups);
+        let all_lefts = &lefts[..];
+        let stream = blocks.len() == 1 && self.source.n * h * w * k >= STREAMED;
+        let in_place = window.reads_in_place();
         for group in 0..self.groups {
             let panels = &self.panels[number * self.groups + group];
             for (index, block) in blocks.iter().enumerate() {
@@ -134,10 +156,20 @@ impl Sweep<'_> {
                         shift: self.finish.shift.filter(|_| last).map(|shift| &shift[column..]),
                         residual: self.finish.residual.filter(|_| last).map(|residual| &residual[offset..]),
                         relu: self.finish.relu && last,
+                        stream,
                     };
-                    for (lefts, outs) in lefts.chunks(ROWS).zip(outs.chunks(ROWS)) {
+                    for (tile, (lefts, outs)) in all_lefts.chunks(ROWS).zip(outs.chunks(ROWS)).enumerate() {
+                        // The first panel meets the source when it is not in cache yet.
+                        let next =
+                            all_lefts.get((tile + 1) * ROWS).filter(|_| panel == 0 && in_place).copied();
                         let values = &source[group * group_c..];
-                        let left = Left { values, starts: lefts, segments: &block.segments };
+                        let left = Left {
+                            precision: self.precision,
+                            values,
+                            starts: lefts,
+                            segments: &block.segments,
+                            next,
+                        };
                         let target = Target { values: &mut out[column..], starts: outs, columns: width };
                         dot(level, left, panels.panel(panel, block.first), target, finish);
                     }
@@ -150,14 +182,21 @@ impl Sweep<'_> {
         let (h, w, _) = self.result;
         let count =
             |axis: usize, size: usize| size.saturating_sub(phase.at[axis]).div_ceil(self.stride[axis]);
-        Window { source: self.source, step: self.step, phase, rows: count(0, h), columns: count(1, w) }
+        Window {
+            precision: self.precision,
+            source: self.source,
+            step: self.step,
+            phase,
+            rows: count(0, h),
+            columns: count(1, w),
+        }
     }
 
     /// The segments of a phase's taps, at most [`BLOCK`] inner indices at a time.
     fn blocks(&self, phase: &Phase) -> Vec<Block> {
         let window = self.window(phase);
         let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
-        let group_c = self.source.c / self.groups;
+        let group_c = window.channels() / self.groups;
         // One block at least: a sum of nothing is still written.
         let mut blocks = vec![Block { first: 0, segments: Vec::new() }];
         let (mut inner, mut in_block) = (0, 0);
@@ -191,6 +230,8 @@ struct Block {
 
 /// What the pixels of a phase see of the source.
 pub(super) struct Window<'a> {
+    /// What it is rounded to; pairs of channels take the place of one number.
+    pub(super) precision: Precision,
     pub(super) source: Map<'a>,
     pub(super) step: [usize; 2],
     pub(super) phase: &'a Phase,
@@ -212,17 +253,25 @@ impl<'a> Window<'a> {
 
     /// Whether rows of a tile would all fall into the same few sets of the L1 cache.
     fn collides(&self) -> bool {
-        let size = self.source.c;
+        let size = self.channels();
         size > 0 && self.rows * self.columns > 1 && (size * self.step[1]).is_multiple_of(1024)
     }
 
     fn reads_in_place(&self) -> bool {
-        self.is_inside() && !self.collides()
+        self.precision == Precision::F32 && self.is_inside() && !self.collides()
+    }
+
+    /// Numbers of a pixel, where the window is read.
+    fn channels(&self) -> usize {
+        match self.precision {
+            Precision::F32 => self.source.c,
+            Precision::Bf16 => self.source.c / 2,
+        }
     }
 
     /// Floats from one pixel to the next, where the window is read.
     pub(super) fn pixel_size(&self) -> usize {
-        self.source.c + if self.collides() { 16 } else { 0 }
+        self.channels() + if self.collides() { 16 } else { 0 }
     }
 
     /// Pixels from one row to the next, where the window is read.
@@ -282,15 +331,18 @@ impl<'a> Window<'a> {
             to[..left * pixel_size].fill(0.0);
             let (middle, right) = to[left * pixel_size..].split_at_mut(inside * pixel_size);
             right.fill(0.0);
-            vectorized(|| {
-                if pixel_size == c {
-                    middle.copy_from_slice(from);
-                } else {
-                    for (to, from) in middle.chunks_exact_mut(pixel_size).zip(from.chunks_exact(c)) {
-                        to[..c].copy_from_slice(from);
-                    }
+            let channels = self.channels();
+            let place = |from: &[f32], to: &mut [f32]| match self.precision {
+                Precision::F32 => to.copy_from_slice(from),
+                Precision::Bf16 => pack(from, to),
+            };
+            if pixel_size == channels {
+                place(from, middle);
+            } else {
+                for (to, from) in middle.chunks_exact_mut(pixel_size).zip(from.chunks_exact(c)) {
+                    place(from, &mut to[..channels]);
                 }
-            });
+            }
         }
         copy
     }

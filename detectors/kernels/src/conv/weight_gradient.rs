@@ -12,6 +12,7 @@ use crate::Result;
 use crate::memory::{channels_last, elements, from_channels_last};
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
 use crate::panels::Aligned;
+use crate::precision::Precision;
 use crate::simd::{LANES, Simd, each_level};
 
 /// Gradient of the weights, (K, C/groups, R, S) over channels-last memory. `g` (N, OH, OW, K).
@@ -113,8 +114,14 @@ impl<'a> Direct<'a> {
     fn add(&self, rows: std::ops::Range<usize>, first_k: usize, sums: &mut [f32]) {
         let &Geometry { config, oh, ow, k, .. } = &self.geometry;
         let (group_c, group_k) = self.geometry.group_channels();
-        let window =
-            Window { source: self.x, step: config.stride, phase: &self.phase, rows: oh, columns: ow };
+        let window = Window {
+            precision: Precision::F32,
+            source: self.x,
+            step: config.stride,
+            phase: &self.phase,
+            rows: oh,
+            columns: ow,
+        };
         let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
         let inner = self.phase.taps.len() * group_c;
         let level = Simd::level();

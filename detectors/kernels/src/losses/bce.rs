@@ -1,6 +1,6 @@
 //! Binary cross-entropy of logits.
 
-use super::{expect_count, sum_over_rows, zero_if_finite};
+use super::{Divisor, expect_count, sum_over_rows, zero_if_finite};
 use crate::{Result, Value};
 
 /// sum_i [ -t_i log sigmoid(x_i) - (1 - t_i) log(1 - sigmoid(x_i)) ] / `divisor`, exact for logits of any size.
@@ -10,10 +10,14 @@ use crate::{Result, Value};
 ///
 /// # Errors
 /// A count of targets other than M; a divisor that is not positive (unless M is 0).
-pub fn bce_with_logits(logits: &Value, targets: &[f32], divisor: f64) -> Result<Value> {
+pub fn bce_with_logits<'d>(
+    logits: &Value,
+    targets: &[f32],
+    divisor: impl Into<Divisor<'d>>,
+) -> Result<Value> {
     const NAME: &str = "bce_with_logits";
     expect_count(NAME, "targets", logits.tensor().elem_count(), targets.len())?;
-    sum_over_rows(NAME, logits, 1, divisor, |i, x, gradient| {
+    sum_over_rows(NAME, logits, 1, divisor.into(), |i, x, gradient| {
         let poison = f64::from(zero_if_finite(x));
         let (x, t) = (f64::from(x[0]), f64::from(targets[i]));
         // e <= 1: nothing overflows on either side.

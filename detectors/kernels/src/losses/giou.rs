@@ -1,6 +1,6 @@
 //! Generalised IoU as a loss (Rezatofighi et al., 2019), in torchvision's form.
 
-use super::{expect_count, rows_of, sum_over_rows, zero_if_finite};
+use super::{Divisor, expect_count, rows_of, sum_over_rows, zero_if_finite};
 use crate::{Result, Value};
 
 /// torchvision's guard of the two divisions.
@@ -15,10 +15,10 @@ const EPS: f64 = 1e-7;
 ///
 /// # Errors
 /// Shapes that differ; a divisor that is not positive (unless M is 0).
-pub fn giou_loss(pred: &Value, target: &[[f32; 4]], divisor: f64) -> Result<Value> {
+pub fn giou_loss<'d>(pred: &Value, target: &[[f32; 4]], divisor: impl Into<Divisor<'d>>) -> Result<Value> {
     const NAME: &str = "giou_loss";
     expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
-    sum_over_rows(NAME, pred, 4, divisor, |i, pred, gradient| {
+    sum_over_rows(NAME, pred, 4, divisor.into(), |i, pred, gradient| {
         let p = [pred[0], pred[1], pred[2], pred[3]].map(f64::from);
         let (loss, derivatives) = giou_distance(p, target[i].map(f64::from));
         for (gradient, derivative) in gradient.iter_mut().zip(derivatives) {

@@ -28,8 +28,47 @@ pub use smooth_l1::smooth_l1;
 use rayon::prelude::*;
 
 use crate::elementwise::CHUNK;
-use crate::memory::{elements, from_elements, on_host};
+use crate::memory::{both_written, elements, from_elements, on_host};
+use crate::simd::vectorized;
 use crate::{Error, Result, Value};
+
+/// What a sum over rows is divided by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Divisor<'a> {
+    /// All rows by one number.
+    All(f64),
+    /// Runs of rows, one after another: how many, and by what. An image's rows by the number of its objects, say.
+    Parts(&'a [(usize, f64)]),
+}
+
+impl From<f64> for Divisor<'_> {
+    fn from(divisor: f64) -> Self {
+        Self::All(divisor)
+    }
+}
+
+impl Divisor<'_> {
+    /// Runs of rows, as [`Divisor::Parts`]; those of `rows` rows.
+    fn parts(self, operation: &'static str, rows: usize) -> Result<Vec<(usize, f64)>> {
+        let parts = match self {
+            Self::All(divisor) => vec![(rows, divisor)],
+            Self::Parts(parts) => parts.to_vec(),
+        };
+        expect_count(
+            operation,
+            "rows in the parts of the divisor",
+            rows,
+            parts.iter().map(|part| part.0).sum(),
+        )?;
+        match parts.iter().find(|(rows, divisor)| *rows > 0 && !(divisor.is_finite() && *divisor > 0.0)) {
+            Some((_, divisor)) => Err(Error::invalid(
+                operation,
+                format!("the divisor must be positive and finite, got {divisor}"),
+            )),
+            None => Ok(parts),
+        }
+    }
+}
 
 /// The scalar sum_i loss(row i) / `divisor` of an input whose rows have `width` elements.
 ///
@@ -39,42 +78,41 @@ fn sum_over_rows(
     operation: &'static str,
     input: &Value,
     width: usize,
-    divisor: f64,
+    divisor: Divisor<'_>,
     row: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync,
 ) -> Result<Value> {
-    let count = input.tensor().elem_count();
-    if count > 0 && !(divisor.is_finite() && divisor > 0.0) {
-        return Err(Error::invalid(
-            operation,
-            format!("the divisor must be positive and finite, got {divisor}"),
-        ));
-    }
-    let mut gradient = vec![0f32; count];
-    let mut loss = 0.0;
-    if count > 0 {
-        let host = on_host(input.tensor())?;
-        let x = elements(&host)?;
-        let rows_a_task = CHUNK.div_ceil(width);
-        let sums: Vec<f64> = gradient
-            .par_chunks_mut(rows_a_task * width)
-            .zip(x.par_chunks(rows_a_task * width))
-            .enumerate()
-            .map(|(task, (gradient, x))| {
-                let rows = x.chunks_exact(width).zip(gradient.chunks_exact_mut(width)).enumerate();
-                let sum = rows.map(|(i, (x, gradient))| row(task * rows_a_task + i, x, gradient)).sum();
-                let scale = divisor.recip() as f32;
-                gradient.iter_mut().for_each(|g| *g *= scale);
-                sum
-            })
-            .collect();
-        loss = sums.iter().sum::<f64>() / divisor;
-    }
+    let rows = input.tensor().elem_count().checked_div(width).unwrap_or(0);
+    let parts = divisor.parts(operation, rows)?;
+    let host = on_host(input.tensor())?;
+    let x = elements(&host)?;
+    let rows_a_task = CHUNK.div_ceil(width.max(1));
+    let (mut gradient, losses) = both_written(rows, (width, 1), rows_a_task, |first, gradient, losses| {
+        let (gradient, end) = (gradient.zeros(), first + losses.len());
+        let mut part = 0..0;
+        for &(rows, divisor) in &parts {
+            part = part.end..part.end + rows;
+            let ours = part.start.max(first)..part.end.min(end);
+            if ours.is_empty() {
+                continue;
+            }
+            let gradient = &mut gradient[(ours.start - first) * width..(ours.end - first) * width];
+            for (i, gradient) in ours.zip(gradient.chunks_exact_mut(width)) {
+                losses.extend(std::iter::once(row(i, &x[i * width..][..width], gradient) / divisor));
+            }
+            let scale = divisor.recip() as f32;
+            vectorized(|| gradient.iter_mut().for_each(|g| *g *= scale));
+        }
+    });
+    drop(x);
+    let loss = losses.iter().sum::<f64>();
     let loss = from_elements(vec![loss as f32], (), input.tensor())?;
     let shape = input.tensor().shape().clone();
     Ok(Value::operation(&[input], loss, move |incoming| {
         let factor = incoming.reshape(())?.to_scalar::<f32>()?;
         if factor != 1.0 {
-            gradient.par_chunks_mut(CHUNK).for_each(|part| part.iter_mut().for_each(|g| *g *= factor));
+            gradient.par_chunks_mut(CHUNK).for_each(|part| {
+                vectorized(|| part.iter_mut().for_each(|g| *g *= factor));
+            });
         }
         Ok(vec![Some(from_elements(gradient, shape, incoming)?)])
     }))

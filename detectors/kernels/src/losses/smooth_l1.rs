@@ -1,6 +1,6 @@
 //! Smooth L1, the loss of box deltas (Girshick, Fast R-CNN, 2015; with Detectron's beta).
 
-use super::{expect_count, rows_of, sum_over_rows, zero_if_finite};
+use super::{Divisor, expect_count, rows_of, sum_over_rows, zero_if_finite};
 use crate::{Error, Result, Value};
 
 /// sum over all coordinates of d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere, over `divisor`.
@@ -12,13 +12,18 @@ use crate::{Error, Result, Value};
 ///
 /// # Errors
 /// Shapes that differ; a negative beta; a divisor that is not positive (unless M is 0).
-pub fn smooth_l1(pred: &Value, target: &[[f32; 4]], beta: f64, divisor: f64) -> Result<Value> {
+pub fn smooth_l1<'d>(
+    pred: &Value,
+    target: &[[f32; 4]],
+    beta: f64,
+    divisor: impl Into<Divisor<'d>>,
+) -> Result<Value> {
     const NAME: &str = "smooth_l1";
     expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
     if !(beta >= 0.0 && beta.is_finite()) {
         return Err(Error::invalid(NAME, format!("beta must not be negative, got {beta}")));
     }
-    sum_over_rows(NAME, pred, 4, divisor, |i, pred, gradient| {
+    sum_over_rows(NAME, pred, 4, divisor.into(), |i, pred, gradient| {
         let mut sum = f64::from(zero_if_finite(pred));
         for ((pred, target), gradient) in pred.iter().zip(&target[i]).zip(gradient) {
             let d = f64::from(*pred) - f64::from(*target);

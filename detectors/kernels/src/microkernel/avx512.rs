@@ -7,84 +7,105 @@ use super::{COLUMNS, Dot, Outer};
 /// How many floats of a panel are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
 
-/// # Safety
-/// Every access of `call` is in bounds, and the processor has AVX-512F.
-#[target_feature(enable = "avx512f")]
-pub(super) unsafe fn dot(call: &Dot) {
-    // SAFETY: passed on.
-    unsafe {
-        match (call.rows, call.columns > 16) {
-            (9.., true) => dot_tile::<12, 2>(call),
-            (5..=8, true) => dot_tile::<8, 2>(call),
-            (_, true) => dot_tile::<4, 2>(call),
-            (9.., false) => dot_tile::<12, 1>(call),
-            (5..=8, false) => dot_tile::<8, 1>(call),
-            (_, false) => dot_tile::<4, 1>(call),
-        }
-    }
-}
-
-/// R rows (at least as many as there are) by V vectors.
-#[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn dot_tile<const R: usize, const V: usize>(call: &Dot) {
-    let mut sums = [[_mm512_setzero_ps(); V]; R];
-    // SAFETY: the caller checked every access.
-    unsafe {
-        let mut panel = call.panel;
-        for segment in call.segments {
-            let left = call.left.add(segment.offset);
-            let rows: [*const f32; R] = std::array::from_fn(|i| left.add(call.left_starts[i]));
-            for inner in 0..segment.len {
-                // The panel comes from the L2 cache or beyond; a prefetch past its end does nothing.
-                _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
-                _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
-                let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
-                for i in 0..R {
-                    let factor = _mm512_set1_ps(*rows[i].add(inner));
-                    for v in 0..V {
-                        sums[i][v] = _mm512_fmadd_ps(factor, right[v], sums[i][v]);
-                    }
+/// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a vector of
+/// right numbers and the sums.
+macro_rules! dot_kernel {
+    ($dot:ident, $tile:ident, $features:literal, |$factor:ident, $right:ident, $sum:ident| $multiply_add:expr) => {
+        /// # Safety
+        /// Every access of `call` is in bounds, and the processor has the instructions.
+        #[target_feature(enable = $features)]
+        pub(super) unsafe fn $dot(call: &Dot) {
+            // SAFETY: passed on.
+            unsafe {
+                match (call.rows, call.columns > 16) {
+                    (9.., true) => $tile::<12, 2>(call),
+                    (5..=8, true) => $tile::<8, 2>(call),
+                    (_, true) => $tile::<4, 2>(call),
+                    (9.., false) => $tile::<12, 1>(call),
+                    (5..=8, false) => $tile::<8, 1>(call),
+                    (_, false) => $tile::<4, 1>(call),
                 }
-                panel = panel.add(COLUMNS);
             }
         }
-        // Written out: a loop would index the sums, and so keep all of them in memory.
-        macro_rules! finish {
-            ($($row:literal)*) => {$(
-                if $row < R && $row < call.rows {
-                    finish_row(call, $row, sums[$row % R]);
+
+        /// R rows (at least as many as there are) by V vectors.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn $tile<const R: usize, const V: usize>(call: &Dot) {
+            let mut sums = [[_mm512_setzero_ps(); V]; R];
+            // SAFETY: the caller checked every access.
+            unsafe {
+                let (mut panel, mut next) = (call.panel, call.next);
+                for segment in call.segments {
+                    let left = call.left.add(segment.offset);
+                    let rows: [*const f32; R] = std::array::from_fn(|i| left.add(call.left_starts[i]));
+                    for inner in 0..segment.len {
+                        // The panel comes from the L2 cache or beyond; a prefetch past its end does nothing.
+                        _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
+                        _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                        next = next.wrapping_add(16);
+                        let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
+                        for i in 0..R {
+                            let $factor = _mm512_set1_ps(*rows[i].add(inner));
+                            for v in 0..V {
+                                let ($right, $sum) = (right[v], sums[i][v]);
+                                sums[i][v] = $multiply_add;
+                            }
+                        }
+                        panel = panel.add(COLUMNS);
+                    }
                 }
-            )*};
+                let masks: [__mmask16; V] =
+                    std::array::from_fn(|v| ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16);
+                finish_rows!(call, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
+            }
         }
-        finish!(0 1 2 3 4 5 6 7 8 9 10 11);
-    }
+    };
 }
+
+/// Written out: a loop would index the sums, and so keep all of them in memory.
+macro_rules! finish_rows {
+    ($call:ident, $sums:ident, $masks:ident, $rows:ident: $($row:literal)*) => {$(
+        if $row < $rows && $row < $call.rows {
+            finish_row($call, $row, $sums[$row % $rows], &$masks);
+        }
+    )*};
+}
+
+dot_kernel!(dot, dot_tile, "avx512f", |factor, right, sum| _mm512_fmadd_ps(factor, right, sum));
+dot_kernel!(dot_pairs, dot_pairs_tile, "avx512f,avx512bf16", |factor, right, sum| {
+    _mm512_dpbf16_ps(sum, std::mem::transmute(factor), std::mem::transmute(right))
+});
 
 /// Finishes and writes the sums of one row.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V]) {
-    for (v, mut sum) in sums.into_iter().enumerate() {
-        let columns = call.columns.saturating_sub(16 * v).min(16);
-        let mask = ((1u32 << columns) - 1) as __mmask16;
-        let at = call.out_starts[row] + 16 * v;
-        // SAFETY: the caller checked every access.
-        unsafe {
+unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V], masks: &[__mmask16; V]) {
+    // SAFETY: the caller checked every access.
+    unsafe {
+        let out = call.out.add(call.out_starts[row]);
+        for v in 0..V {
+            let mut sum = sums[v];
             if call.accumulate {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, call.out.add(at)));
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], out.add(16 * v)));
             }
             if let Some(shift) = call.shift {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, shift.add(16 * v)));
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], shift.add(16 * v)));
             }
             if let Some(residual) = call.residual {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, residual.add(at)));
+                let residual = residual.add(call.out_starts[row] + 16 * v);
+                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], residual));
             }
             if call.relu {
                 // The second operand wins where it is NaN.
                 sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
             }
-            _mm512_mask_storeu_ps(call.out.add(at), mask, sum);
+            if call.stream {
+                _mm512_stream_ps(out.add(16 * v), sum);
+            } else {
+                _mm512_mask_storeu_ps(out.add(16 * v), masks[v], sum);
+            }
         }
     }
 }

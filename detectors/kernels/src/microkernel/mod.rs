@@ -16,6 +16,7 @@ mod scalar;
 
 use std::mem::MaybeUninit;
 
+use crate::precision::Precision;
 use crate::simd::Simd;
 
 /// Rows of a tile.
@@ -33,9 +34,13 @@ pub(crate) struct Segment {
 /// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in turn.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
+    /// What the numbers of both factors are; those of [`Precision::Bf16`] are pairs, multiplied one by one.
+    pub(crate) precision: Precision,
     pub(crate) values: &'a [f32],
     pub(crate) starts: &'a [usize],
     pub(crate) segments: &'a [Segment],
+    /// Where the numbers begin that are read next: they are asked for while this tile is computed.
+    pub(crate) next: Option<usize>,
 }
 
 /// What becomes of the sums, in this order.
@@ -49,6 +54,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) residual: Option<&'a [f32]>,
     /// Replace negative numbers by 0.
     pub(crate) relu: bool,
+    /// Write around the caches: for results that are too large to be found there later.
+    pub(crate) stream: bool,
 }
 
 /// Where the sums go: row i to `starts[i]`, `columns` of them.
@@ -64,6 +71,8 @@ struct Dot<'a> {
     left: *const f32,
     left_starts: [usize; ROWS],
     segments: &'a [Segment],
+    /// Where to read ahead, a cache line for each inner index.
+    next: *const f32,
     panel: *const f32,
     out: *mut f32,
     out_starts: [usize; ROWS],
@@ -73,6 +82,8 @@ struct Dot<'a> {
     shift: Option<*const f32>,
     residual: Option<*const f32>,
     relu: bool,
+    /// Whole vectors are written past the caches; all their places are multiples of 64 bytes.
+    stream: bool,
 }
 
 /// `left` times `panel` (inner x 32, row-major), finished, to `target`.
@@ -105,6 +116,7 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
         left: left.values.as_ptr(),
         left_starts: padded(left.starts),
         segments: left.segments,
+        next: left.next.map_or(panel.as_ptr(), |next| left.values.as_ptr().wrapping_add(next)),
         panel: panel.as_ptr(),
         out: target.values.as_mut_ptr().cast(),
         out_starts: padded(target.starts),
@@ -114,12 +126,19 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
         shift: finish.shift.map(<[f32]>::as_ptr),
         residual: finish.residual.map(<[f32]>::as_ptr),
         relu: finish.relu,
+        stream: finish.stream && columns.is_multiple_of(16) && {
+            let out = target.values.as_ptr() as usize;
+            out.is_multiple_of(64) && target.starts.iter().all(|start| start.is_multiple_of(16))
+        },
     };
     // SAFETY: the largest offset of every access was checked above; `level` is only in use if the processor has it.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
-            Simd::Avx512 => avx512::dot(&call),
+            Simd::Avx512 if left.precision == Precision::F32 => avx512::dot(&call),
+            #[cfg(target_arch = "x86_64")]
+            Simd::Avx512 if left.precision.is_native() => avx512::dot_pairs(&call),
+            _ if left.precision == Precision::Bf16 => scalar::dot_pairs(&call),
             #[cfg(target_arch = "x86_64")]
             Simd::Avx2 => avx2::dot(&call),
             _ => scalar::dot(&call),
@@ -232,11 +251,12 @@ mod tests {
             for level in levels() {
                 let mut out: Vec<MaybeUninit<f32>> = before.iter().copied().map(MaybeUninit::new).collect();
                 let finish = Finish {
+                    stream: false,
                     accumulate, relu,
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
-                let factor = Left { values: &left, starts: &starts, segments: &segments };
+                let factor = Left { precision: Precision::F32, values: &left, starts: &starts, segments: &segments, next: None };
                 dot(level, factor, &panel, Target { values: &mut out, starts: &targets, columns }, finish);
                 // SAFETY: initialised above.
                 let out: Vec<f32> = out.iter().map(|value| unsafe { value.assume_init() }).collect();
@@ -289,11 +309,52 @@ mod tests {
     }
 
     #[test]
+    fn pairs_are_multiplied_one_by_one() {
+        use crate::precision::{pair, unpaired};
+        let pairs = |seed, count| -> Vec<f32> {
+            noise(seed, 2 * count).chunks_exact(2).map(|pair_| pair(pair_[0], pair_[1])).collect()
+        };
+        let (left, panel) = (pairs(1, 400), pairs(2, 33 * COLUMNS));
+        for level in levels() {
+            let mut out = vec![MaybeUninit::new(0.0); 5 * 40];
+            let (starts, targets) = ([3, 90, 40, 0, 200], [0, 40, 80, 120, 160]);
+            let segments = [Segment { offset: 1, len: 20 }, Segment { offset: 50, len: 13 }];
+            let factor = Left {
+                precision: Precision::Bf16,
+                values: &left,
+                starts: &starts,
+                segments: &segments,
+                next: None,
+            };
+            let target = Target { values: &mut out, starts: &targets, columns: 27 };
+            dot(level, factor, &panel, target, Finish::default());
+            for (start, target) in starts.iter().zip(targets) {
+                for j in 0..27 {
+                    let at = (1..21).chain(50..63).map(|offset| unpaired(left[start + offset]));
+                    let by = (0..33).map(|p| unpaired(panel[p * COLUMNS + j]));
+                    let terms =
+                        at.zip(by).flat_map(|(a, b)| [0, 1].map(|i| f64::from(a[i]) * f64::from(b[i])));
+                    let expected: f64 = terms.sum();
+                    // SAFETY: initialised above.
+                    let got = f64::from(unsafe { out[target + j].assume_init() });
+                    assert!((got - expected).abs() < 1e-5, "{level}: {got} {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn a_nan_is_never_rectified_away() {
         for level in levels() {
             let mut out = [MaybeUninit::new(0.0)];
             let finish = Finish { relu: true, ..Finish::default() };
-            let left = Left { values: &[f32::NAN], starts: &[0], segments: &[Segment { offset: 0, len: 1 }] };
+            let left = Left {
+                precision: Precision::F32,
+                values: &[f32::NAN],
+                starts: &[0],
+                segments: &[Segment { offset: 0, len: 1 }],
+                next: None,
+            };
             let target = Target { values: &mut out, starts: &[0], columns: 1 };
             dot(level, left, &[1.0; COLUMNS], target, finish);
             // SAFETY: initialised above.
@@ -305,7 +366,13 @@ mod tests {
     #[should_panic(expected = "left factor too short")]
     fn a_row_beyond_the_end_is_refused() {
         let mut out = [MaybeUninit::new(0.0); COLUMNS];
-        let left = Left { values: &[1.0; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }] };
+        let left = Left {
+            precision: Precision::F32,
+            values: &[1.0; 4],
+            starts: &[1],
+            segments: &[Segment { offset: 0, len: 4 }],
+            next: None,
+        };
         let target = Target { values: &mut out, starts: &[0], columns: COLUMNS };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }

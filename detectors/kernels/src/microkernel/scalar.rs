@@ -1,6 +1,7 @@
 //! The reference: what every processor runs.
 
 use super::{COLUMNS, Dot, Outer};
+use crate::precision::unpaired;
 
 /// # Safety
 /// Every access of `call` is in bounds.
@@ -16,6 +17,32 @@ pub(super) unsafe fn dot(call: &Dot) {
                     let factor = *left.add(inner);
                     for (j, sum) in sums.iter_mut().enumerate() {
                         *sum += factor * *panel.add(j);
+                    }
+                    panel = panel.add(COLUMNS);
+                }
+            }
+            finish_row(call, i, 0, &sums);
+        }
+    }
+}
+
+/// As [`dot`], of pairs of bfloat16.
+///
+/// # Safety
+/// Every access of `call` is in bounds.
+pub(super) unsafe fn dot_pairs(call: &Dot) {
+    for i in 0..call.rows {
+        let mut sums = [0f32; COLUMNS];
+        // SAFETY: the caller checked every access.
+        unsafe {
+            let mut panel = call.panel;
+            for segment in call.segments {
+                let left = call.left.add(call.left_starts[i] + segment.offset);
+                for inner in 0..segment.len {
+                    let factor = unpaired(*left.add(inner));
+                    for (j, sum) in sums.iter_mut().enumerate() {
+                        let right = unpaired(*panel.add(j));
+                        *sum += factor[0] * right[0] + factor[1] * right[1];
                     }
                     panel = panel.add(COLUMNS);
                 }

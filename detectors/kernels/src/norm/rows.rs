@@ -2,10 +2,14 @@
 //!
 //! The inner loops run over channels, which are contiguous; tasks are chunks of a fixed number of rows.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use crate::elementwise::{CHUNK, rectified, through_relu};
 use crate::linear::Activation;
+use crate::memory::{Place, both_written, written_in_chunks};
+use crate::simd::for_each_level;
 
 /// A channels-last buffer: `sections` times `rows` rows of `c` channels; tables have one entry per section and channel.
 #[derive(Debug, Clone, Copy)]
@@ -43,19 +47,24 @@ impl Rows {
         (WIDE / self.c.max(1)).max(1)
     }
 
-    /// The table of `section`, repeated for rows taken together.
-    fn wide(&self, table: &[f32], section: usize) -> Vec<f32> {
-        table[section * self.c..][..self.c].repeat(self.together())
+    /// A table with the entries of each section repeated, for rows taken together.
+    fn wide(&self, table: &[f32]) -> Vec<f32> {
+        table.chunks(self.c.max(1)).flat_map(|section| section.repeat(self.together())).collect()
     }
 
-    /// Elements of the chunks that sections are cut into: whole rows, a whole number of times taken together.
-    fn chunk(&self) -> usize {
-        let wide = (self.c * self.together()).max(1);
-        (CHUNK / wide).max(1) * wide
+    /// Rows that a task takes: a whole number of times those taken together.
+    fn rows_a_task(&self) -> usize {
+        (CHUNK / (self.c * self.together()).max(1)).max(1) * self.together()
     }
 
-    fn section_len(&self) -> usize {
-        self.rows * self.c
+    /// The sections that `count` rows from row `first` on (of all sections) lie in, and which elements there.
+    fn pieces(&self, first: usize, count: usize) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
+        let &Self { rows, c, .. } = self;
+        let sections = first / rows.max(1)..(first + count).div_ceil(rows.max(1));
+        sections.map(move |section| {
+            let ours = first.max(section * rows)..(first + count).min((section + 1) * rows);
+            (section, ours.start * c..ours.end * c)
+        })
     }
 
     /// activation((x - mean) factor + bias + residual).
@@ -66,36 +75,16 @@ impl Rows {
         residual: Option<&[f32]>,
         activation: Activation,
     ) -> Vec<f32> {
-        let mut out = vec![0f32; x.len()];
-        if out.is_empty() {
-            return out;
-        }
-        let work: Vec<_> = out.chunks_mut(self.section_len()).enumerate().collect();
-        let relu = activation == Activation::Relu;
-        work.into_par_iter().for_each(|(section, out)| {
-            let start = section * self.section_len();
-            let mean = self.wide(line.mean, section);
-            let factor = self.wide(line.factor, section);
-            let bias = self.wide(line.bias, section);
-            let width = mean.len();
-            out.par_chunks_mut(self.chunk()).enumerate().for_each(|(index, out)| {
-                let start = start + index * self.chunk();
-                let x = &x[start..][..out.len()];
-                for (out, x) in out.chunks_mut(width).zip(x.chunks(width)) {
-                    let tables = mean.iter().zip(&factor).zip(&bias);
-                    for ((out, x), ((mean, factor), bias)) in out.iter_mut().zip(x).zip(tables) {
-                        *out = (x - mean) * factor + bias;
-                    }
-                }
-                if let Some(residual) = residual {
-                    out.iter_mut().zip(&residual[start..]).for_each(|(out, residual)| *out += residual);
-                }
-                if relu {
-                    out.iter_mut().for_each(|out| *out = rectified(*out));
-                }
-            });
-        });
-        out
+        let (mean, factor, bias) = (self.wide(line.mean), self.wide(line.factor), self.wide(line.bias));
+        let (width, rows_a_task) = (self.c * self.together(), self.rows_a_task());
+        written_in_chunks(x.len(), rows_a_task * self.c, |task, out| {
+            for (section, range) in self.pieces(task * rows_a_task, out.len() / self.c) {
+                let at = section * width..(section + 1) * width;
+                let tables = (&mean[at.clone()], &factor[at.clone()], &bias[at]);
+                let (x, residual) = (&x[range.clone()], residual.map(|residual| &residual[range]));
+                forward_rows(out, x, tables, residual, activation);
+            }
+        })
     }
 
     /// a g + b (x - mean) + d, where `y` (if a ReLU followed) is positive or g counts as 0; without `x`, a g.
@@ -108,65 +97,25 @@ impl Rows {
         line: &BackwardLine,
         keep_masked: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
-        let mut out = vec![0f32; g.len()];
-        let mut masked = vec![0f32; if keep_masked { g.len() } else { 0 }];
-        if out.is_empty() {
-            return (out, keep_masked.then_some(masked));
-        }
-        let len = self.section_len();
-        let mut masked_sections: Vec<&mut [f32]> = masked.chunks_mut(len).collect();
-        masked_sections.resize_with(self.sections, Default::default);
-        let work: Vec<_> = out.chunks_mut(len).zip(masked_sections).enumerate().collect();
-        work.into_par_iter().for_each(|(section, (out, masked))| {
-            let first = section * len;
-            let (a, b) = (self.wide(line.a, section), self.wide(line.b, section));
-            let (d, mean) = (self.wide(line.d, section), self.wide(line.mean, section));
-            let width = a.len();
-            let mut masked: Vec<&mut [f32]> = masked.chunks_mut(self.chunk()).collect();
-            masked.resize_with(len.div_ceil(self.chunk()), Default::default);
-            out.par_chunks_mut(self.chunk()).zip(masked).enumerate().for_each(|(index, (out, masked))| {
-                let start = first + index * self.chunk();
-                let g = &g[start..][..out.len()];
-                match y {
-                    Some(y) => {
-                        let y = &y[start..][..out.len()];
-                        for ((out, g), y) in out.iter_mut().zip(g).zip(y) {
-                            *out = through_relu(*g, *y);
-                        }
-                    }
-                    None => out.copy_from_slice(g),
-                }
-                masked.copy_from_slice(&out[..masked.len()]);
-                let Some(x) = x else {
-                    for out in out.chunks_mut(width) {
-                        out.iter_mut().zip(&a).for_each(|(out, a)| *out *= a);
-                    }
-                    return;
-                };
-                let x = &x[start..][..out.len()];
-                for (out, x) in out.chunks_mut(width).zip(x.chunks(width)) {
-                    let tables = a.iter().zip(&b).zip(&d).zip(&mean);
-                    for ((out, x), (((a, b), d), mean)) in out.iter_mut().zip(x).zip(tables) {
-                        *out = a * *out + d + b * (x - mean);
-                    }
-                }
-            });
+        let (a, b, d, mean) = (self.wide(line.a), self.wide(line.b), self.wide(line.d), self.wide(line.mean));
+        let width = self.c * self.together();
+        let widths = (self.c, if keep_masked { self.c } else { 0 });
+        let rows = g.len().checked_div(self.c).unwrap_or(0);
+        let (out, masked) = both_written(rows, widths, self.rows_a_task(), |first, out, masked| {
+            for (section, range) in self.pieces(first, out.len() / self.c) {
+                let at = section * width..(section + 1) * width;
+                let tables = (&a[at.clone()], &b[at.clone()], &d[at.clone()], &mean[at]);
+                let (x, y) = (x.map(|x| &x[range.clone()]), y.map(|y| &y[range.clone()]));
+                let g = &g[range];
+                backward_rows(out, masked, g, x, y, tables);
+            }
         });
         (out, keep_masked.then_some(masked))
     }
 
     /// Σ x and Σ x² per section and channel.
     pub(super) fn value_sums(&self, x: &[f32]) -> (Vec<f64>, Vec<f64>) {
-        self.sums(|_, start, len, first, second| {
-            let width = first.len();
-            for x in x[start..][..len].chunks(width) {
-                for ((first, second), x) in first.iter_mut().zip(&mut *second).zip(x) {
-                    let x = f64::from(*x);
-                    *first += x;
-                    *second += x * x;
-                }
-            }
-        })
+        self.sums(|_, range, sums| add_values(&x[range], sums))
     }
 
     pub(super) fn gradient_sums(
@@ -176,48 +125,36 @@ impl Rows {
         y: Option<&[f32]>,
         mean: &[f32],
     ) -> GradientSums {
-        let (of_gradients, of_products) = self.sums(|section, start, len, first, second| {
-            let width = first.len();
-            let mean = self.wide(mean, section);
-            let (g, x) = (&g[start..][..len], &x[start..][..len]);
-            let mut add = |g: &[f32], x: &[f32]| {
-                let sums = first.iter_mut().zip(&mut *second);
-                for (((first, second), (g, x)), mean) in sums.zip(g.iter().zip(x)).zip(&mean) {
-                    *first += f64::from(*g);
-                    *second += f64::from(g * (x - mean));
-                }
-            };
-            let Some(y) = y else {
-                g.chunks(width).zip(x.chunks(width)).for_each(|(g, x)| add(g, x));
-                return;
-            };
-            let mut masked = vec![0f32; width];
-            for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y[start..][..len].chunks(width)) {
-                for ((masked, g), y) in masked.iter_mut().zip(g).zip(y) {
-                    *masked = through_relu(*g, *y);
-                }
-                add(&masked[..g.len()], x);
-            }
+        let mean = self.wide(mean);
+        let (of_gradients, of_products) = self.sums(|section, range, sums| {
+            let mean = &mean[section * sums.0.len()..][..sums.0.len()];
+            let y = y.map(|y| &y[range.clone()]);
+            let (g, x) = (&g[range.clone()], &x[range]);
+            add_gradients(g, x, y, mean, sums);
         });
         GradientSums { of_gradients, of_products }
     }
 
-    /// Two sums per section and channel. `add(section, start, len, first, second)` adds the elements start..start + len
-    /// to wide accumulators; chunks are added up in order.
-    fn sums(&self, add: impl Fn(usize, usize, usize, &mut [f64], &mut [f64]) + Sync) -> (Vec<f64>, Vec<f64>) {
-        let &Self { sections, c, .. } = self;
-        let (len, chunk) = (self.section_len(), self.chunk());
-        let chunks = len.div_ceil(chunk);
-        let partial: Vec<Vec<f64>> = (0..sections * chunks)
+    /// Two sums per section and channel. `add(section, range, sums)` adds the elements of a range to wide
+    /// accumulators; tasks are added up in order.
+    fn sums(
+        &self,
+        add: impl Fn(usize, Range<usize>, (&mut [f64], &mut [f64])) + Sync,
+    ) -> (Vec<f64>, Vec<f64>) {
+        let &Self { sections, rows, c } = self;
+        let rows_a_task = self.rows_a_task();
+        let tasks = if c == 0 { 0 } else { rows.div_ceil(rows_a_task) };
+        let partial: Vec<Vec<f64>> = (0..sections * tasks)
             .into_par_iter()
             .map(|index| {
-                let (section, start) = (index / chunks, index % chunks * chunk);
+                let (section, first) = (index / tasks, index % tasks * rows_a_task);
+                let count = rows_a_task.min(rows - first);
                 let width = c * self.together();
                 let mut wide = vec![0f64; 2 * width];
-                let (first, second) = wide.split_at_mut(width);
-                add(section, section * len + start, chunk.min(len - start), first, second);
+                let start = (section * rows + first) * c;
+                add(section, start..start + count * c, wide.split_at_mut(width));
                 let mut sums = vec![0f64; 2 * c];
-                for (half, wide) in sums.chunks_exact_mut(c).zip([first, second]) {
+                for (half, wide) in sums.chunks_exact_mut(c).zip(wide.chunks_exact(width)) {
                     for wide in wide.chunks_exact(c) {
                         half.iter_mut().zip(wide).for_each(|(sum, wide)| *sum += *wide);
                     }
@@ -227,10 +164,129 @@ impl Rows {
             .collect();
         let (mut first, mut second) = (vec![0f64; sections * c], vec![0f64; sections * c]);
         for (index, partial) in partial.iter().enumerate() {
-            let at = index / chunks * c;
+            let at = index / tasks * c;
             first[at..at + c].iter_mut().zip(&partial[..c]).for_each(|(sum, part)| *sum += part);
             second[at..at + c].iter_mut().zip(&partial[c..]).for_each(|(sum, part)| *sum += part);
         }
         (first, second)
+    }
+}
+
+for_each_level! {
+    fn forward_rows(
+        out: &mut Place<f32>,
+        x: &[f32],
+        tables: (&[f32], &[f32], &[f32]),
+        residual: Option<&[f32]>,
+        activation: Activation,
+    ) {
+        let (mean, factor, bias) = tables;
+        let width = mean.len();
+        let on_line = |(x, ((mean, factor), bias)): (&f32, ((&f32, &f32), &f32))| (x - mean) * factor + bias;
+        let tables = || mean.iter().zip(factor).zip(bias);
+        match (residual, activation) {
+            (None, Activation::Identity) => {
+                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line)));
+            }
+            (None, Activation::Relu) => {
+                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line).map(rectified)));
+            }
+            (Some(residual), Activation::Identity) => {
+                for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
+                    out.extend(
+                        x.iter().zip(tables()).map(on_line).zip(residual).map(|(y, residual)| y + residual),
+                    );
+                }
+            }
+            (Some(residual), Activation::Relu) => {
+                for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
+                    out.extend(
+                        x.iter()
+                            .zip(tables())
+                            .map(on_line)
+                            .zip(residual)
+                            .map(|(y, residual)| rectified(y + residual)),
+                    );
+                }
+            }
+        }
+    }
+
+    fn backward_rows(
+        out: &mut Place<f32>,
+        masked: &mut Place<f32>,
+        g: &[f32],
+        x: Option<&[f32]>,
+        y: Option<&[f32]>,
+        tables: (&[f32], &[f32], &[f32], &[f32]),
+    ) {
+        let (a, b, d, mean) = tables;
+        let width = a.len();
+        let tables = || a.iter().zip(b).zip(d).zip(mean);
+        let through = |(g, y): (&f32, &f32)| through_relu(*g, *y);
+        match (x, y) {
+            (None, None) => g.chunks(width).for_each(|g| out.extend(g.iter().zip(a).map(|(g, a)| g * a))),
+            (None, Some(y)) => {
+                for (g, y) in g.chunks(width).zip(y.chunks(width)) {
+                    out.extend(g.iter().zip(y).map(through).zip(a).map(|(g, a)| g * a));
+                }
+            }
+            (Some(x), None) => {
+                for (g, x) in g.chunks(width).zip(x.chunks(width)) {
+                    let terms = g.iter().zip(x).zip(tables());
+                    out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
+                }
+            }
+            (Some(x), Some(y)) => {
+                for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
+                    let terms = g.iter().zip(y).map(through).zip(x).zip(tables());
+                    out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
+                    masked.extend(g.iter().zip(y).map(through));
+                }
+                return;
+            }
+        }
+        // Rare: what the loops above do not keep.
+        match y {
+            Some(y) => masked.extend(g.iter().zip(y).map(through)),
+            None => masked.extend_from_slice(g),
+        }
+    }
+
+    fn add_values(x: &[f32], both: (&mut [f64], &mut [f64])) {
+        let (sums, squares) = both;
+        for x in x.chunks(sums.len()) {
+            for ((sum, square), x) in sums.iter_mut().zip(&mut *squares).zip(x) {
+                let x = f64::from(*x);
+                *sum += x;
+                *square += x * x;
+            }
+        }
+    }
+
+    fn add_gradients(g: &[f32], x: &[f32], y: Option<&[f32]>, mean: &[f32], both: (&mut [f64], &mut [f64])) {
+        let (sums, products) = both;
+        let width = sums.len();
+        match y {
+            None => {
+                for (g, x) in g.chunks(width).zip(x.chunks(width)) {
+                    let sums = sums.iter_mut().zip(&mut *products).zip(mean);
+                    for (((sum, product), mean), (g, x)) in sums.zip(g.iter().zip(x)) {
+                        *sum += f64::from(*g);
+                        *product += f64::from(g * (x - mean));
+                    }
+                }
+            }
+            Some(y) => {
+                for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
+                    let sums = sums.iter_mut().zip(&mut *products).zip(mean);
+                    for (((sum, product), mean), ((g, x), y)) in sums.zip(g.iter().zip(x).zip(y)) {
+                        let g = through_relu(*g, *y);
+                        *sum += f64::from(g);
+                        *product += f64::from(g * (x - mean));
+                    }
+                }
+            }
+        }
     }
 }

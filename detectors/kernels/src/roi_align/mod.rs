@@ -15,7 +15,11 @@ mod shares;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
+use crate::elementwise::CHUNK;
+use crate::memory::{
+    Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
+};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 use shares::{Share, Shares, axis_shares};
 
@@ -97,22 +101,20 @@ pub fn multi_level_roi_align(
         .collect();
 
     let maps = levels.iter().map(|level| channels_last(level.tensor())).collect::<Result<Vec<_>>>()?;
-    let mut out = vec![0f32; rois.len() * c * oh * ow];
-    if !out.is_empty() {
+    let out = {
         let maps = maps.iter().map(elements).collect::<Result<Vec<_>>>()?;
-        out.par_chunks_mut(c * oh * ow).zip(&placed).for_each_init(
-            || vec![0f32; c * oh * ow],
-            |bins, (out, roi)| {
-                let Size { h, w, c, .. } = sizes[roi.level];
-                let image = &maps[roi.level][roi.image * h * w * c..][..h * w * c];
-                for (bin, to) in bins.chunks_exact_mut(c).enumerate() {
-                    to.fill(0.0);
-                    add_weighted(to, image, w, roi.y.of(bin / ow), roi.x.of(bin % ow));
-                }
-                transpose(bins, oh * ow, c, out);
-            },
-        );
-    }
+        written_in_chunks(rois.len() * c * oh * ow, c * oh * ow, |index, out| {
+            let roi = &placed[index];
+            let Size { h, w, c, .. } = sizes[roi.level];
+            let image = &maps[roi.level][roi.image * h * w * c..][..h * w * c];
+            let mut bins = vec![0f32; c * oh * ow];
+            for (bin, to) in bins.chunks_exact_mut(c).enumerate() {
+                let (ys, xs) = (roi.y.of(bin / ow), roi.x.of(bin % ow));
+                add_weighted(to, image, w, ys, xs);
+            }
+            transpose(&bins, oh * ow, c, out.zeros());
+        })
+    };
     let out = from_elements(out, (rois.len(), c, oh, ow), levels[0].tensor())?;
 
     let tracked: Vec<bool> = levels.iter().map(|level| level.is_tracked()).collect();
@@ -201,33 +203,35 @@ impl Placed {
 }
 
 /// Channels whose sums are held in registers at a time.
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
 
-/// out += Σ_y Σ_x share_y share_x pixel(y, x), pixels of a map of width `w` with as many channels as `out`.
-fn add_weighted(out: &mut [f32], map: &[f32], w: usize, ys: &[Share], xs: &[Share]) {
-    let c = out.len();
-    let mut blocks = out.chunks_exact_mut(BLOCK);
-    let mut first = 0;
-    for out in &mut blocks {
-        let mut sums = [0f32; BLOCK];
+for_each_level! {
+    /// out += Σ_y Σ_x share_y share_x pixel(y, x), pixels of a map of width `w` with as many channels as `out`.
+    fn add_weighted(out: &mut [f32], map: &[f32], w: usize, ys: &[Share], xs: &[Share]) {
+        let c = out.len();
+        let mut blocks = out.chunks_exact_mut(BLOCK);
+        let mut first = 0;
+        for out in &mut blocks {
+            let mut sums = [0f32; BLOCK];
+            for y in ys {
+                for x in xs {
+                    let weight = y.weight * x.weight;
+                    let pixel = &map[(y.source * w + x.source) * c + first..][..BLOCK];
+                    for (sum, value) in sums.iter_mut().zip(pixel) {
+                        *sum += weight * value;
+                    }
+                }
+            }
+            out.iter_mut().zip(&sums).for_each(|(out, sum)| *out += sum);
+            first += BLOCK;
+        }
+        let rest = blocks.into_remainder();
         for y in ys {
             for x in xs {
                 let weight = y.weight * x.weight;
-                let pixel = &map[(y.source * w + x.source) * c + first..][..BLOCK];
-                for (sum, value) in sums.iter_mut().zip(pixel) {
-                    *sum += weight * value;
-                }
+                let pixel = &map[(y.source * w + x.source) * c + first..];
+                rest.iter_mut().zip(pixel).for_each(|(out, value)| *out += weight * value);
             }
-        }
-        out.iter_mut().zip(&sums).for_each(|(out, sum)| *out += sum);
-        first += BLOCK;
-    }
-    let rest = blocks.into_remainder();
-    for y in ys {
-        for x in xs {
-            let weight = y.weight * x.weight;
-            let pixel = &map[(y.source * w + x.source) * c + first..];
-            rest.iter_mut().zip(pixel).for_each(|(out, value)| *out += weight * value);
         }
     }
 }
@@ -238,7 +242,8 @@ const BAND: usize = 8;
 /// The gradient of map `level`, (N, H, W, C); `g` (R, bins, C), `rois` turned.
 fn spread(g: &[f32], rois: &[Placed], level: usize, size: &Size, (oh, ow): (usize, usize)) -> Vec<f32> {
     let &Size { n, h, w, c } = size;
-    let mut out = vec![0f32; n * h * w * c];
+    // All zeros.
+    let mut out = written_in_chunks(n * h * w * c, CHUNK, |_, _: &mut Place<f32>| ());
     if out.is_empty() {
         return out;
     }
@@ -257,7 +262,8 @@ fn spread(g: &[f32], rois: &[Placed], level: usize, size: &Size, (oh, ow): (usiz
             for y in touched.start.max(rows.start)..touched.end.min(rows.end) {
                 let row = &mut out[(y - first) * w * c..][..w * c];
                 for x in roi.x.targets() {
-                    add_weighted(&mut row[x * c..][..c], g, ow, roi.y.of(y), roi.x.of(x));
+                    let to = &mut row[x * c..][..c];
+                    add_weighted(to, g, ow, roi.y.of(y), roi.x.of(x));
                 }
             }
         }
@@ -267,12 +273,9 @@ fn spread(g: &[f32], rois: &[Placed], level: usize, size: &Size, (oh, ow): (usiz
 
 /// `g` (R, C, bins) as (R, bins, C).
 fn by_bins(g: &[f32], c: usize, bins: usize) -> Vec<f32> {
-    let mut turned = vec![0f32; g.len()];
-    if !g.is_empty() {
-        let rois = turned.par_chunks_mut(c * bins).zip(g.par_chunks(c * bins));
-        rois.for_each(|(turned, g)| transpose(g, c, bins, turned));
-    }
-    turned
+    written_in_chunks(g.len(), c * bins, |roi, turned| {
+        transpose(&g[roi * c * bins..][..c * bins], c, bins, turned.zeros())
+    })
 }
 
 /// `to` (columns x rows) becomes the transpose of `from` (rows x columns), both row-major.

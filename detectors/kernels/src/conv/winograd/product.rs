@@ -11,6 +11,7 @@ use super::transforms::{input_tile, output_tile, weight_panel};
 use super::{POINTS, Tiles, point_stride};
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
+use crate::precision::Precision;
 use crate::simd::{LANES, Simd, each_level};
 
 /// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
@@ -212,9 +213,11 @@ fn multiply(
             targets[i] = (tile + i) * tile_stride(k);
         }
         let left = Left {
+            precision: Precision::F32,
             values: &inputs[point * point_stride(c)..],
             starts: &starts[..rows],
             segments: &[Segment { offset: 0, len: c }],
+            next: None,
         };
         let products = as_uninit(&mut products[point * point_stride(k) + first..]);
         let target = Target { values: products, starts: &targets[..rows], columns: width };

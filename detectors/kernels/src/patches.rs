@@ -1,0 +1,330 @@
+//! Feature maps cut into square patches, channel by channel, and gradients put together again.
+//!
+//! A map whose sides are not whole patches is resized up to them (bilinear, as [`crate::resize`]) while it is cut:
+//! the resized map is never written. A task takes some neighbouring channels, which share cache lines, and gives each
+//! its own matrix, with patches along one side and the pixels of a patch (of all images) along the other.
+
+use std::ops::Range;
+
+use crate::memory::written_in_chunks;
+use crate::resize::{Mix, mixes};
+use crate::simd::for_each_level;
+use crate::{Error, Result};
+
+/// Channels that a task takes: a cache line of a map.
+pub const GROUP: usize = 16;
+
+/// Where the patches of a batch of maps lie.
+#[derive(Debug, Clone)]
+pub struct Patches {
+    /// (N, H, W, C) of the maps.
+    map: (usize, usize, usize, usize),
+    side: usize,
+    across: usize,
+    rows: Vec<Mix>,
+    columns: Vec<Mix>,
+}
+
+/// Where the element of a pixel and a patch lies in a channel's matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Strides {
+    /// Between neighbouring pixels of a patch, and between the images' last and first ones.
+    pub pixel: usize,
+    /// Between neighbouring patches.
+    pub patch: usize,
+    /// Between the matrices of neighbouring channels.
+    pub matrix: usize,
+}
+
+impl Patches {
+    /// Patches of `side` by `side` pixels in maps of shape (N, C, H, W).
+    ///
+    /// # Errors
+    /// If a patch has no pixels.
+    pub fn new((n, c, h, w): (usize, usize, usize, usize), side: usize) -> Result<Self> {
+        if side == 0 {
+            return Err(Error::invalid("patches", "a patch needs at least one cell"));
+        }
+        let (rows, columns) = (h.next_multiple_of(side), w.next_multiple_of(side));
+        let (rows, columns) = (mixes(h, rows), mixes(w, columns));
+        Ok(Self { map: (n, h, w, c), side, across: columns.len() / side, rows, columns })
+    }
+
+    /// Patches of an image.
+    pub fn count(&self) -> usize {
+        self.rows.len() / self.side * self.across
+    }
+
+    /// Pixels of a patch, in all images.
+    pub fn pixels(&self) -> usize {
+        self.map.0 * self.side * self.side
+    }
+
+    /// Numbers of a channel of the maps, N·H·W.
+    pub fn plane(&self) -> usize {
+        let (n, h, w, _) = self.map;
+        n * h * w
+    }
+
+    /// Writes the matrices of some channels of `map` (N, H, W, C), at most [`GROUP`] of them, to `out`.
+    ///
+    /// # Panics
+    /// If `map` or `out` is too short.
+    pub fn cut(&self, map: &[f32], channels: Range<usize>, strides: Strides, out: &mut [f32]) {
+        let (n, h, w, c) = self.map;
+        let width = channels.len();
+        for image in 0..n {
+            let map = &map[image * h * w * c..][..h * w * c];
+            for (oy, &mix) in self.rows.iter().enumerate() {
+                let row = |y: usize| &map[y * w * c..][..w * c];
+                let cut = Cut {
+                    c,
+                    first: channels.start,
+                    place: self.place(image, oy, strides),
+                    side: self.side,
+                    columns: &self.columns,
+                    strides,
+                };
+                let (low, high) = (row(mix.low), row(mix.high));
+                match width {
+                    GROUP => cut_row(&cut, low, high, mix.weights, out),
+                    _ => cut_narrow_row(&cut, width, low, high, mix.weights, out),
+                }
+            }
+        }
+    }
+
+    /// The other way round: what matrices of derivatives say of `width` channels of the maps, (N, H, W, `width`).
+    ///
+    /// # Panics
+    /// If `matrices` or `out` is too short.
+    pub fn paste(&self, matrices: &[f32], width: usize, strides: Strides, out: &mut [f32]) {
+        let (n, h, w, _) = self.map;
+        out.fill(0.0);
+        for image in 0..n {
+            let out = &mut out[image * h * w * width..][..h * w * width];
+            for (oy, &mix) in self.rows.iter().enumerate() {
+                let cut = Cut {
+                    c: width,
+                    first: 0,
+                    place: self.place(image, oy, strides),
+                    side: self.side,
+                    columns: &self.columns,
+                    strides,
+                };
+                for (y, weight) in [mix.low, mix.high].into_iter().zip(mix.weights) {
+                    if weight == 0.0 {
+                        continue;
+                    }
+                    let row = &mut out[y * w * width..][..w * width];
+                    match width {
+                        GROUP => paste_row(&cut, matrices, weight, row),
+                        _ => paste_narrow_row(&cut, width, matrices, weight, row),
+                    }
+                }
+            }
+        }
+    }
+
+    /// The pasted groups of channels, one after another, as a map (N, H, W, C) times `factor`.
+    ///
+    /// # Panics
+    /// If `groups` are not those of all channels.
+    pub fn join(&self, groups: &[f32], factor: f32) -> Vec<f32> {
+        const PIXELS_A_TASK: usize = 64;
+        let (c, plane) = (self.map.3, self.plane());
+        assert_eq!(groups.len(), plane * c, "patches: groups of all channels");
+        written_in_chunks(plane * c, PIXELS_A_TASK * c, |task, out| {
+            let first = task * PIXELS_A_TASK;
+            for pixel in first..first + out.len() / c {
+                for (channel, group) in (0..c).step_by(GROUP).zip(groups.chunks(GROUP * plane)) {
+                    let width = GROUP.min(c - channel);
+                    out.extend(group[pixel * width..][..width].iter().map(|value| value * factor));
+                }
+            }
+        })
+    }
+
+    /// Where row `oy` of an image begins in a matrix.
+    fn place(&self, image: usize, oy: usize, strides: Strides) -> usize {
+        let pixel = (image * self.side + oy % self.side) * self.side;
+        pixel * strides.pixel + oy / self.side * self.across * strides.patch
+    }
+}
+
+/// A row of a resized map, and where it lies in the matrices.
+struct Cut<'a> {
+    c: usize,
+    first: usize,
+    place: usize,
+    side: usize,
+    columns: &'a [Mix],
+    strides: Strides,
+}
+
+impl Cut<'_> {
+    /// Each column's mix and place.
+    #[inline(always)]
+    fn places(&self) -> impl Iterator<Item = (Mix, usize)> {
+        self.columns.chunks_exact(self.side).enumerate().flat_map(move |(patch, columns)| {
+            let first = self.place + patch * self.strides.patch;
+            columns.iter().zip(0..).map(move |(&mix, pixel)| (mix, first + pixel * self.strides.pixel))
+        })
+    }
+
+    /// Pixel `x` of a map's row.
+    #[inline(always)]
+    fn pixel<'r>(&self, row: &'r [f32], x: usize) -> &'r [f32; GROUP] {
+        row[x * self.c + self.first..].first_chunk().expect("a map has all its channels")
+    }
+
+    /// A pixel of the resized row.
+    #[inline(always)]
+    fn mixed(&self, row: &[f32], mix: &Mix) -> [f32; GROUP] {
+        mixed(self.pixel(row, mix.low), self.pixel(row, mix.high), mix.weights)
+    }
+}
+
+/// A neighbour without a share does not count: it may be infinite.
+#[inline(always)]
+fn mixed(a: &[f32; GROUP], b: &[f32; GROUP], [first, second]: [f32; 2]) -> [f32; GROUP] {
+    let mut values = *a;
+    if second != 0.0 {
+        for lane in 0..GROUP {
+            values[lane] = first * a[lane] + second * b[lane];
+        }
+    }
+    values
+}
+
+for_each_level! {
+    fn cut_row(cut: &Cut, low: &[f32], high: &[f32], weights: [f32; 2], out: &mut [f32]) {
+        let last = (GROUP - 1) * cut.strides.matrix;
+        for (mix, place) in cut.places() {
+            let values = mixed(&cut.mixed(low, &mix), &cut.mixed(high, &mix), weights);
+            let out = &mut out[place..=place + last];
+            for lane in 0..GROUP {
+                out[lane * cut.strides.matrix] = values[lane];
+            }
+        }
+    }
+
+    fn paste_row(cut: &Cut, matrices: &[f32], weight: f32, row: &mut [f32]) {
+        let last = (GROUP - 1) * cut.strides.matrix;
+        for (mix, place) in cut.places() {
+            let matrices = &matrices[place..=place + last];
+            let mut g = [0f32; GROUP];
+            for lane in 0..GROUP {
+                g[lane] = weight * matrices[lane * cut.strides.matrix];
+            }
+            for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
+                if share != 0.0 {
+                    let to = row[x * GROUP..].first_chunk_mut::<GROUP>().expect("a row has all its pixels");
+                    for lane in 0..GROUP {
+                        to[lane] += share * g[lane];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// As `cut_row`, of fewer channels.
+fn cut_narrow_row(cut: &Cut, width: usize, low: &[f32], high: &[f32], weights: [f32; 2], out: &mut [f32]) {
+    let mixed =
+        |a: f32, b: f32, [first, second]: [f32; 2]| if second == 0.0 { a } else { first * a + second * b };
+    for (mix, place) in cut.places() {
+        for lane in 0..width {
+            let pixel = |row: &[f32], x: usize| row[x * cut.c + cut.first + lane];
+            let across = |row: &[f32]| mixed(pixel(row, mix.low), pixel(row, mix.high), mix.weights);
+            out[place + lane * cut.strides.matrix] = mixed(across(low), across(high), weights);
+        }
+    }
+}
+
+/// As `paste_row`, of fewer channels.
+fn paste_narrow_row(cut: &Cut, width: usize, matrices: &[f32], weight: f32, row: &mut [f32]) {
+    for (mix, place) in cut.places() {
+        for lane in 0..width {
+            let g = weight * matrices[place + lane * cut.strides.matrix];
+            for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
+                if share != 0.0 {
+                    row[x * width + lane] += share * g;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+
+    use super::*;
+    use crate::memory::{channels_last, elements};
+    use crate::resize::resize_bilinear;
+    use crate::{Result, Value};
+
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 37 + seed * 11) % 101) as f32 / 50.5 - 1.0).collect()
+    }
+
+    /// Both directions of odd shapes: sides that are whole patches or not, any number of channels.
+    #[test]
+    fn cutting_is_resizing_and_pasting_is_its_transpose() -> Result<()> {
+        for (n, c, h, w, side) in [
+            (1, 1, 1, 1, 1),
+            (2, 3, 5, 7, 2),
+            (1, 16, 6, 8, 2),
+            (2, 17, 4, 9, 4),
+            (1, 40, 7, 3, 3),
+            (1, 16, 2, 5, 8),
+        ] {
+            let patches = Patches::new((n, c, h, w), side)?;
+            let (count, pixels) = (patches.count(), patches.pixels());
+            let map = numbers(n * h * w * c, 1);
+            let tensor = Tensor::from_slice(&map, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?;
+            let (big_h, big_w) = (h.next_multiple_of(side), w.next_multiple_of(side));
+            let resized = resize_bilinear(&Value::leaf("map", tensor), (big_h, big_w))?;
+            let resized_map = channels_last(resized.tensor())?;
+            let resized_map = elements(&resized_map)?;
+            let strides = Strides { pixel: count + 3, patch: 1, matrix: pixels * (count + 3) + 5 };
+            let place = |image: usize, y: usize, x: usize| {
+                let pixel = (image * side + y % side) * side + x % side;
+                pixel * strides.pixel + (y / side * (big_w / side) + x / side) * strides.patch
+            };
+            let mut derivatives = vec![0f32; n * big_h * big_w * c];
+            let mut groups = Vec::new();
+            for first in (0..c).step_by(GROUP) {
+                let channels = first..(first + GROUP).min(c);
+                let mut matrices = vec![0f32; GROUP * strides.matrix];
+                patches.cut(&map, channels.clone(), strides, &mut matrices);
+                let of_matrices = numbers(matrices.len(), 2 + first);
+                for (cell, values) in resized_map.chunks_exact(c).enumerate() {
+                    let (image, y, x) = (cell / big_w / big_h, cell / big_w % big_h, cell % big_w);
+                    for channel in channels.clone() {
+                        let at = (channel - first) * strides.matrix + place(image, y, x);
+                        assert!((matrices[at] - values[channel]).abs() < 1e-6, "{n}x{c}x{h}x{w} by {side}");
+                        derivatives[cell * c + channel] = of_matrices[at];
+                    }
+                }
+                let mut group = vec![f32::NAN; patches.plane() * channels.len()];
+                patches.paste(&of_matrices, channels.len(), strides, &mut group);
+                groups.extend(group);
+            }
+            let joined = patches.join(&groups, -2.0);
+            let derivatives = Tensor::from_vec(derivatives, (n, big_h, big_w, c), &Device::Cpu)?;
+            let gradients = resized.backward_from(&derivatives.permute((0, 3, 1, 2))?)?;
+            let want = channels_last(&gradients["map"])?;
+            for (got, want) in joined.iter().zip(elements(&want)?.iter()) {
+                assert!((got + 2.0 * want).abs() < 1e-5, "{n}x{c}x{h}x{w} by {side}: {got} {want}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_patch_without_pixels_is_an_error() {
+        assert!(Patches::new((1, 1, 4, 4), 0).is_err());
+    }
+}

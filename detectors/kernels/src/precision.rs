@@ -1,0 +1,121 @@
+//! What products are computed in.
+
+use std::cell::Cell;
+use std::fmt;
+
+/// What the factors of a convolution's or a linear layer's products are rounded to. Sums, weights and results are f32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// Nothing: 24 bits.
+    #[default]
+    F32,
+    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16); else as [`F32`](Self::F32).
+    ///
+    /// Forward passes and gradients of inputs; gradients of weights stay f32. So do 3x3 convolutions of stride 1:
+    /// Winograd's form has fewer multiplications than bfloat16 saves, and keeps its accuracy.
+    Bf16,
+}
+
+thread_local! {
+    static CURRENT: Cell<Precision> = const { Cell::new(Precision::F32) };
+}
+
+impl Precision {
+    /// Runs `f` with this precision; the gradients of what it records keep it.
+    pub fn scope<T>(self, f: impl FnOnce() -> T) -> T {
+        struct Restore(Precision);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                CURRENT.set(self.0);
+            }
+        }
+        let _restore = Restore(CURRENT.replace(self));
+        f()
+    }
+
+    /// Whether this processor computes in it.
+    pub fn is_native(self) -> bool {
+        match self {
+            Self::F32 => true,
+            Self::Bf16 => crate::simd::has_bf16(),
+        }
+    }
+
+    /// That of the innermost [`scope`](Self::scope), if this processor computes in it.
+    pub(crate) fn current() -> Self {
+        match CURRENT.get() {
+            precision if precision.is_native() => precision,
+            _ => Self::F32,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// Two numbers, rounded to bfloat16 (nearest, ties to even), side by side in the place of one f32.
+#[inline(always)]
+pub(crate) fn pair(low: f32, high: f32) -> f32 {
+    f32::from_bits(rounded(low) >> 16 | rounded(high) & 0xFFFF_0000)
+}
+
+#[inline(always)]
+fn rounded(value: f32) -> u32 {
+    let bits = value.to_bits();
+    match value.is_nan() {
+        true => bits | 0x0040_0000,
+        false => bits.wrapping_add(0x7FFF + (bits >> 16 & 1)),
+    }
+}
+
+/// The two numbers of a [`pair`].
+#[inline(always)]
+pub(crate) fn unpaired(pair: f32) -> [f32; 2] {
+    let bits = pair.to_bits();
+    [f32::from_bits(bits << 16), f32::from_bits(bits & 0xFFFF_0000)]
+}
+
+/// `from` in pairs.
+pub(crate) fn pack(from: &[f32], to: &mut [f32]) {
+    crate::simd::pack_bf16(from, to);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_is_to_nearest_ties_to_even() {
+        let round = |value| unpaired(pair(value, value));
+        assert_eq!(round(1.0), [1.0; 2]);
+        // Between 1 and 1 + 2^-7: the tie goes to the even 1, the next above goes up.
+        assert_eq!(round(1.0 + 2f32.powi(-8)), [1.0; 2]);
+        assert_eq!(round(1.0 + 2f32.powi(-8) + 2f32.powi(-20)), [1.0 + 2f32.powi(-7); 2]);
+        assert_eq!(round(1.0 + 3.0 * 2f32.powi(-8)), [1.0 + 2f32.powi(-6); 2]);
+        assert!(round(f32::NAN).iter().all(|value| value.is_nan()));
+        assert_eq!(round(f32::INFINITY), [f32::INFINITY; 2]);
+        assert_eq!(unpaired(pair(-2.0, 0.5)), [-2.0, 0.5]);
+    }
+
+    #[test]
+    fn every_way_of_packing_rounds_alike() {
+        let values: Vec<f32> = (0..70).map(|i| (i as f32 - 35.0) * 1.234_567).collect();
+        let mut packed = vec![0f32; 35];
+        pack(&values, &mut packed);
+        for (values, packed) in values.chunks_exact(2).zip(packed) {
+            assert_eq!(packed.to_bits(), pair(values[0], values[1]).to_bits());
+        }
+    }
+
+    #[test]
+    fn a_scope_ends_with_its_function() {
+        Precision::Bf16.scope(|| assert_eq!(CURRENT.get(), Precision::Bf16));
+        assert_eq!(CURRENT.get(), Precision::F32);
+    }
+}
