@@ -6,6 +6,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`faster_rcnn`], [`retinanet`], [`detector`] | the detectors, and either behind one type |
+//! | [`classifier`] | networks that name a whole image |
 //! | [`backbone`], [`fpn`] | trunk and neck |
 //! | [`rpn`], [`roi_heads`] | the two stages of Faster R-CNN |
 //! | [`anchors`], [`boxes`], [`box_coder`], [`matcher`], [`sampler`], [`level_mapper`] | geometry |
@@ -19,6 +20,7 @@ pub mod anchors;
 pub mod backbone;
 pub mod box_coder;
 pub mod boxes;
+pub mod classifier;
 pub mod detector;
 mod error;
 pub mod faster_rcnn;

@@ -1,0 +1,247 @@
+//! How long a classifier's training step takes: the work of a step in PyTorch, on random images.
+//!
+//! ```text
+//! cargo bench --bench classification_step -- cifar|resnet18 [--steps N] [--warmup N] [--batch N] [--threads N]
+//! ```
+//!
+//! | workload | a step |
+//! |---|---|
+//! | `cifar` | ResNet-56 teaches ResNet-20 on 64 images of 32x32: cross-entropy + CKD on the logits, 100 classes |
+//! | `resnet18` | ResNet-18 alone on 8 images of 224x224: cross-entropy, 1000 classes |
+//!
+//! Each ends with an update: SGD, learning rate 0.05, momentum 0.9, weight decay 5e-4. Printed is one JSON line with the
+//! keys of `ckd-det bench step --json`; `tools/bench_vs_torch cifar resnet18` runs PyTorch beside it.
+
+#![allow(clippy::print_stdout)]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
+use ckd_det::config::Optim;
+use ckd_det::distill::{Ckd, Distiller, Negatives, Term};
+use ckd_det::engine::optim::Sgd;
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
+use ckd_detectors::nn::{Mode, NormKind};
+use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::taps::{Tap, Taps};
+use ckd_kernels::allocator::KeepLarge;
+use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::losses::softmax_cross_entropy;
+use ckd_kernels::{Simd, Value, flops};
+use clap::{Parser, ValueEnum};
+use mimalloc::MiMalloc;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: KeepLarge<MiMalloc> = KeepLarge::new(MiMalloc);
+
+const LEARNING_RATE: f64 = 0.05;
+
+#[derive(Parser)]
+struct Options {
+    workload: Workload,
+    /// Steps that count.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    steps: u32,
+    /// Steps before them.
+    #[arg(long, default_value_t = 3)]
+    warmup: u32,
+    /// Images of a step [default: the workload's].
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
+    /// Threads [default: as many as there are processors].
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Taken as `ckd-det bench` takes it; the result is JSON in any case.
+    #[arg(long, hide = true)]
+    json: bool,
+    /// What `cargo bench` adds.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Workload {
+    Cifar,
+    Resnet18,
+}
+
+impl Workload {
+    fn batch(self) -> usize {
+        match self {
+            Self::Cifar => 64,
+            Self::Resnet18 => 8,
+        }
+    }
+
+    fn side_px(self) -> usize {
+        match self {
+            Self::Cifar => 32,
+            Self::Resnet18 => 224,
+        }
+    }
+
+    fn classes(self) -> usize {
+        match self {
+            Self::Cifar => 100,
+            Self::Resnet18 => 1000,
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    if let Some(threads) = options.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+    }
+    let workload = options.workload;
+    let batch = options.batch.map_or(workload.batch(), usize::from);
+    let mut step = Step::new(workload, batch)?;
+    let mut times = Vec::new();
+    let mut multiply_adds = 0;
+    for number in 0..u64::from(options.warmup) + u64::from(options.steps) {
+        let (time, work) = flops::counted(|| step.run());
+        let time = time?;
+        multiply_adds = work;
+        if number >= u64::from(options.warmup) {
+            times.push(time);
+        }
+    }
+    let mut ms: Vec<f64> = times.iter().map(|time| time.as_micros() as f64 / 1e3).collect();
+    ms.sort_by(f64::total_cmp);
+    let ms_median = (ms[(ms.len() - 1) / 2] + ms[ms.len() / 2]) / 2.0;
+    let report = json!({
+        "config": format!("{workload:?}").to_lowercase(),
+        "work": "training step",
+        "batch": batch,
+        "size": [workload.side_px(), workload.side_px()],
+        "classes": workload.classes(),
+        "steps": options.steps,
+        "ms_median": ms_median,
+        "ms_min": ms[0],
+        "ms_max": ms[ms.len() - 1],
+        "images_per_s": batch as f64 * 1e3 / ms_median,
+        "gflop_per_image": (multiply_adds / batch as u64) as f64 / 1e9,
+        "peak_rss_mib": peak_memory_mib(),
+        "threads": rayon::current_num_threads(),
+        "simd": Simd::level().name(),
+        "precision": "f32",
+    });
+    println!("{report}");
+    Ok(())
+}
+
+/// Networks, their data, and the optimiser.
+struct Step {
+    student: Network,
+    teacher: Option<Network>,
+    ckd: Ckd,
+    sgd: Sgd,
+    images: Value,
+    labels: Vec<u32>,
+}
+
+enum Network {
+    Cifar(CifarResNet),
+    ResNet(ResNetClassifier),
+}
+
+impl Step {
+    fn new(workload: Workload, batch: usize) -> Result<Self> {
+        let builder = Builder::new(0, &Device::Cpu);
+        let classes = workload.classes();
+        let (student, teacher) = match workload {
+            Workload::Cifar => {
+                let network = |builder, depth| {
+                    CifarResNet::new(builder, CifarResNetConfig { depth, classes }).map(Network::Cifar)
+                };
+                let teacher = network(Builder::new(1, &Device::Cpu).frozen(), 56)?;
+                (network(builder, 20)?, Some(teacher))
+            }
+            Workload::Resnet18 => {
+                let depth = ResNetDepth::ResNet18;
+                let backbone = ResNetConfig { depth, width: 64, norm: NormKind::Bn, freeze_at: 0 };
+                let network = ResNetClassifier::new(builder, ResNetClassifierConfig { backbone, classes })?;
+                (Network::ResNet(network), None)
+            }
+        };
+        let optim = Optim {
+            lr: LEARNING_RATE,
+            momentum: 0.9,
+            nesterov: false,
+            weight_decay: 5e-4,
+            weight_decay_norm: None,
+            weight_decay_bias: None,
+            clip_grad_norm: None,
+        };
+        let sgd = Sgd::new(student.params(), &optim)?;
+        let ckd = Ckd { at: Tap::Logits, weight: 1.0, temperature: 1.0, negatives: Negatives::Cross };
+        let (images, labels) = data(workload, batch)?;
+        Ok(Self { student, teacher, ckd, sgd, images, labels })
+    }
+
+    fn run(&mut self) -> Result<Duration> {
+        let started = Instant::now();
+        let taught = self
+            .teacher
+            .as_ref()
+            .map(|teacher| teacher.forward(&self.images, Mode::Inference))
+            .transpose()?;
+        let taps = self.student.forward(&self.images, Mode::Train)?;
+        let logits = taps.require(Tap::Logits)?;
+        let divisor = self.labels.len() as f64;
+        let mut loss = softmax_cross_entropy(logits, &self.labels, divisor)?;
+        if let Some(taught) = &taught {
+            for Term { value, weight, .. } in self.ckd.terms(taught, &taps)? {
+                loss = weighted_sum(&[(&loss, 1.0), (&value, weight)])?;
+            }
+        }
+        // What the graph does not need goes before the walk back, which frees the rest.
+        drop((taps, taught));
+        ensure!(loss.item()?.is_finite(), "the loss is {}", loss.item()?);
+        let gradients = loss.backward()?;
+        // Nothing is clipped, so no norm is asked for.
+        self.sgd.step(&gradients, LEARNING_RATE, 1.0, 0.0)?;
+        drop((loss, gradients));
+        Ok(started.elapsed())
+    }
+}
+
+impl Network {
+    fn params(&self) -> &ParamStore {
+        match self {
+            Self::Cifar(network) => network.params(),
+            Self::ResNet(network) => network.params(),
+        }
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        Ok(match self {
+            Self::Cifar(network) => network.forward(x, mode)?,
+            Self::ResNet(network) => network.forward(x, mode)?,
+        })
+    }
+}
+
+/// Pixels of mean 0 and variance 1, and labels.
+fn data(workload: Workload, batch: usize) -> Result<(Value, Vec<u32>)> {
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    let side = workload.side_px();
+    let pixel = |random: &mut ChaCha8Rng| (random.random::<f32>() - 0.5) * 12f32.sqrt();
+    let pixels: Vec<f32> = (0..batch * side * side * 3).map(|_| pixel(&mut random)).collect();
+    let labels = (0..batch).map(|_| random.random_range(0..workload.classes() as u32)).collect();
+    let images = Tensor::from_vec(pixels, (batch, side, side, 3), &Device::Cpu).context("pixels")?;
+    Ok((Value::constant(images.permute((0, 3, 1, 2))?), labels))
+}
+
+/// The peak of the resident set; nothing elsewhere than on Linux.
+fn peak_memory_mib() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kibibytes: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes / 1024.0)
+}
