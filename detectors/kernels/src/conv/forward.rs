@@ -5,7 +5,6 @@ use candle_core::Tensor;
 use super::geometry::Geometry;
 use super::sweep::Sweep;
 use super::{Epilogue, depthwise, winograd};
-use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
 use crate::microkernel::Finish;
 use crate::panels::Panels;
@@ -41,7 +40,7 @@ pub(super) fn forward(
         accumulate: false,
         shift: shift.as_deref(),
         residual: residual.as_deref(),
-        relu: epilogue.activation == Activation::Relu,
+        activation: epilogue.activation,
     };
     let (input, weight) = (elements(&input)?, elements(&weight)?);
     let out = product(geometry, &input, &weight, scale.as_deref(), finish);

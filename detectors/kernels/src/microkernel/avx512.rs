@@ -3,6 +3,8 @@
 use std::arch::x86_64::*;
 
 use super::{COLUMNS, Dot, Outer};
+use crate::elementwise::SIX;
+use crate::linear::Activation;
 
 /// How many floats of a panel are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
@@ -80,9 +82,12 @@ unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V]) 
             if let Some(residual) = call.residual {
                 sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, residual.add(at)));
             }
-            if call.relu {
-                // The second operand wins where it is NaN.
+            // The second operand of a minimum or maximum wins where it is NaN.
+            if call.activation != Activation::Identity {
                 sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
+            }
+            if call.activation == Activation::Relu6 {
+                sum = _mm512_min_ps(_mm512_set1_ps(SIX), sum);
             }
             _mm512_mask_storeu_ps(call.out.add(at), mask, sum);
         }

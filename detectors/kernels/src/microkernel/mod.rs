@@ -16,6 +16,7 @@ mod scalar;
 
 use std::mem::MaybeUninit;
 
+use crate::linear::Activation;
 use crate::simd::Simd;
 
 /// Rows of a tile.
@@ -47,8 +48,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) shift: Option<&'a [f32]>,
     /// Add the numbers that lie where the destination lies in its own buffer.
     pub(crate) residual: Option<&'a [f32]>,
-    /// Replace negative numbers by 0.
-    pub(crate) relu: bool,
+    /// Applied last.
+    pub(crate) activation: Activation,
 }
 
 /// Where the sums go: row i to `starts[i]`, `columns` of them.
@@ -72,7 +73,7 @@ struct Dot<'a> {
     accumulate: bool,
     shift: Option<*const f32>,
     residual: Option<*const f32>,
-    relu: bool,
+    activation: Activation,
 }
 
 /// `left` times `panel` (inner x 32, row-major), finished, to `target`.
@@ -113,7 +114,7 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
         accumulate: finish.accumulate,
         shift: finish.shift.map(<[f32]>::as_ptr),
         residual: finish.residual.map(<[f32]>::as_ptr),
-        relu: finish.relu,
+        activation: finish.activation,
     };
     // SAFETY: the largest offset of every access was checked above; `level` is only in use if the processor has it.
     unsafe {
@@ -213,13 +214,17 @@ mod tests {
         Simd::ALL.into_iter().filter(|level| *level <= Simd::highest())
     }
 
+    fn activations() -> impl Strategy<Value = Activation> {
+        prop_oneof![Just(Activation::Identity), Just(Activation::Relu), Just(Activation::Relu6)]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         #[test]
         fn every_level_computes_the_finished_product(
             rows in 1..=ROWS, columns in 1..=COLUMNS, lens in prop::collection::vec(0usize..40, 1..4),
-            accumulate: bool, shifted: bool, residual: bool, relu: bool,
+            accumulate: bool, shifted: bool, residual: bool, activation in activations(),
         ) {
             let inner: usize = lens.iter().sum();
             let left = noise(1, 4096);
@@ -232,7 +237,7 @@ mod tests {
             for level in levels() {
                 let mut out: Vec<MaybeUninit<f32>> = before.iter().copied().map(MaybeUninit::new).collect();
                 let finish = Finish {
-                    accumulate, relu,
+                    accumulate, activation,
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
@@ -255,7 +260,11 @@ mod tests {
                         sum += if accumulate { expected[at] } else { 0.0 };
                         sum += if shifted { f64::from(shift[j]) } else { 0.0 };
                         sum += if residual { f64::from(other[at]) } else { 0.0 };
-                        expected[at] = if relu { sum.max(0.0) } else { sum };
+                        expected[at] = match activation {
+                            Activation::Identity => sum,
+                            Activation::Relu => sum.max(0.0),
+                            Activation::Relu6 => sum.clamp(0.0, 6.0),
+                        };
                     }
                 }
                 for (value, expected) in out.iter().zip(&expected) {
@@ -290,9 +299,10 @@ mod tests {
 
     #[test]
     fn a_nan_is_never_rectified_away() {
-        for level in levels() {
+        let kinds = [Activation::Relu, Activation::Relu6];
+        for (level, activation) in levels().flat_map(|level| kinds.map(|kind| (level, kind))) {
             let mut out = [MaybeUninit::new(0.0)];
-            let finish = Finish { relu: true, ..Finish::default() };
+            let finish = Finish { activation, ..Finish::default() };
             let left = Left { values: &[f32::NAN], starts: &[0], segments: &[Segment { offset: 0, len: 1 }] };
             let target = Target { values: &mut out, starts: &[0], columns: 1 };
             dot(level, left, &[1.0; COLUMNS], target, finish);

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use crate::elementwise::{CHUNK, rectified, through_relu};
+use crate::elementwise::CHUNK;
 use crate::linear::Activation;
 
 /// A channels-last buffer: `sections` times `rows` rows of `c` channels; tables have one entry per section and channel.
@@ -26,6 +26,13 @@ pub(super) struct BackwardLine<'a> {
     pub(super) b: &'a [f32],
     pub(super) d: &'a [f32],
     pub(super) mean: &'a [f32],
+}
+
+/// What came out of the activation that followed a norm.
+#[derive(Clone, Copy)]
+pub(super) struct Activated<'a> {
+    pub(super) y: &'a [f32],
+    pub(super) activation: Activation,
 }
 
 /// Per section and channel: Σ g and Σ g (x - mean).
@@ -71,7 +78,6 @@ impl Rows {
             return out;
         }
         let work: Vec<_> = out.chunks_mut(self.section_len()).enumerate().collect();
-        let relu = activation == Activation::Relu;
         work.into_par_iter().for_each(|(section, out)| {
             let start = section * self.section_len();
             let mean = self.wide(line.mean, section);
@@ -90,21 +96,19 @@ impl Rows {
                 if let Some(residual) = residual {
                     out.iter_mut().zip(&residual[start..]).for_each(|(out, residual)| *out += residual);
                 }
-                if relu {
-                    out.iter_mut().for_each(|out| *out = rectified(*out));
-                }
+                activation.apply(out);
             });
         });
         out
     }
 
-    /// a g + b (x - mean) + d, where `y` (if a ReLU followed) is positive or g counts as 0; without `x`, a g.
+    /// a g + b (x - mean) + d, where g counts as 0 if the activation that followed was flat; without `x`, a g.
     /// Second result, on demand: g after that mask.
     pub(super) fn backward(
         &self,
         g: &[f32],
         x: Option<&[f32]>,
-        y: Option<&[f32]>,
+        y: Option<Activated>,
         line: &BackwardLine,
         keep_masked: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
@@ -128,12 +132,7 @@ impl Rows {
                 let start = first + index * self.chunk();
                 let g = &g[start..][..out.len()];
                 match y {
-                    Some(y) => {
-                        let y = &y[start..][..out.len()];
-                        for ((out, g), y) in out.iter_mut().zip(g).zip(y) {
-                            *out = through_relu(*g, *y);
-                        }
-                    }
+                    Some(Activated { y, activation }) => activation.through(g, &y[start..][..out.len()], out),
                     None => out.copy_from_slice(g),
                 }
                 masked.copy_from_slice(&out[..masked.len()]);
@@ -173,7 +172,7 @@ impl Rows {
         &self,
         g: &[f32],
         x: &[f32],
-        y: Option<&[f32]>,
+        y: Option<Activated>,
         mean: &[f32],
     ) -> GradientSums {
         let (of_gradients, of_products) = self.sums(|section, start, len, first, second| {
@@ -187,16 +186,15 @@ impl Rows {
                     *second += f64::from(g * (x - mean));
                 }
             };
-            let Some(y) = y else {
+            let Some(Activated { y, activation }) = y else {
                 g.chunks(width).zip(x.chunks(width)).for_each(|(g, x)| add(g, x));
                 return;
             };
             let mut masked = vec![0f32; width];
             for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y[start..][..len].chunks(width)) {
-                for ((masked, g), y) in masked.iter_mut().zip(g).zip(y) {
-                    *masked = through_relu(*g, *y);
-                }
-                add(&masked[..g.len()], x);
+                let masked = &mut masked[..g.len()];
+                activation.through(g, y, masked);
+                add(masked, x);
             }
         });
         GradientSums { of_gradients, of_products }
