@@ -178,7 +178,7 @@ fn a_wrong_type_is_shown_at_the_value() {
         ("data.root=", "is an empty path"),
         ("data.root= \u{a0} ", "is an empty path"),
         ("student.backbone=resnet19", "did you mean \"resnet18\"?"),
-        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101"),
+        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v2"),
     ] {
         assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);
     }
@@ -286,7 +286,7 @@ fn set_values_are_toml_or_else_text() {
         "data.root=/data=x",
     ];
     let config = load(&text, &sets).expect("valid").config;
-    assert_eq!((config.student.network.backbone, config.student.network.width), (Backbone::ResNet34, 32));
+    assert_eq!((config.student.network.backbone, config.student.network.width), (Backbone::ResNet34, Some(32)));
     let teacher = config.teacher.expect("as given");
     assert_eq!(teacher.weights.as_deref(), Some(Path::new("weights/a b.pth")));
     assert_eq!(config.name, "7");

@@ -181,7 +181,7 @@ fn synth(synth: &Synth, found: &mut Vec<Problem>) {
 
 fn network(section: &str, network: &Network, found: &mut Vec<Problem>) {
     let mut check = Check { section, found };
-    check.at_least_one("width", network.width);
+    check.at_least_one("width", network.stem_channels());
     check.at_least_one("fpn_channels", network.fpn_channels.unwrap_or(1));
     check.at_least_one("head_width", network.head_width.unwrap_or(1));
 }
@@ -217,7 +217,7 @@ fn student(student: &Student, found: &mut Vec<Problem>) {
         frozen <= 5,
         "freeze_at",
         format!("is {frozen}"),
-        "a backbone has 5 stages: the stem and layer1 to layer4",
+        "a backbone has 5 stages: the stem and four more",
     );
     check.that(
         frozen == 0 || student.init.is_some(),
