@@ -109,7 +109,10 @@ fn defaults_are_torchvisions() {
         ([800].as_slice(), 800)
     );
     assert_eq!(config.normalization.mean, [0.485, 0.456, 0.406]);
-    assert_eq!((config.student.network.width, config.student.network.norm), (64, Norm::FrozenBn));
+    assert_eq!((config.student.network.width, config.student.network.norm), (None, Norm::FrozenBn));
+    assert_eq!(config.student.network.stem_channels(), 64);
+    let mobilenet = load(SMALL, &["student.backbone=mobilenet_v2"]).expect("valid").config;
+    assert_eq!(mobilenet.student.network.stem_channels(), 32);
     assert_eq!((config.optim.norm_decay(), config.optim.bias_decay()), (1e-4, 1e-4));
     assert_eq!(config.schedule.length(), Length::Steps(10));
 }
@@ -178,7 +181,7 @@ fn a_wrong_type_is_shown_at_the_value() {
         ("data.root=", "is an empty path"),
         ("data.root= \u{a0} ", "is an empty path"),
         ("student.backbone=resnet19", "did you mean \"resnet18\"?"),
-        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101"),
+        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v2"),
     ] {
         assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);
     }
@@ -265,7 +268,7 @@ fn bases_that_run_in_a_circle_or_do_not_exist_are_errors() {
 fn a_user_config_can_extend_an_embedded_one_from_any_folder() {
     let files = folder(&[("mine.toml", "extends = \"quickstart.toml\"\n[student]\nwidth = 24\n")]);
     let loaded = load_in(&files, "mine.toml", &[]).expect("valid");
-    assert_eq!((loaded.config.name.as_str(), loaded.config.student.network.width), ("mine", 24));
+    assert_eq!((loaded.config.name.as_str(), loaded.config.student.network.width), ("mine", Some(24)));
     assert_eq!(
         loaded.teacher_experiment.expect("quickstart trains its teacher").config.name,
         "quickstart_teacher"
@@ -286,7 +289,10 @@ fn set_values_are_toml_or_else_text() {
         "data.root=/data=x",
     ];
     let config = load(&text, &sets).expect("valid").config;
-    assert_eq!((config.student.network.backbone, config.student.network.width), (Backbone::ResNet34, 32));
+    assert_eq!(
+        (config.student.network.backbone, config.student.network.width),
+        (Backbone::ResNet34, Some(32))
+    );
     let teacher = config.teacher.expect("as given");
     assert_eq!(teacher.weights.as_deref(), Some(Path::new("weights/a b.pth")));
     assert_eq!(config.name, "7");

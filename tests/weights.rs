@@ -129,6 +129,34 @@ fn a_classifier_fills_the_trunk_and_leaves_the_rest_random() {
 }
 
 #[test]
+fn a_mobilenet_classifier_fills_the_trunk() {
+    let tiny = Tiny::new();
+    let sets = ["student.backbone=mobilenet_v2", "student.width=8"].map(str::to_owned);
+    let config = Config::load(tiny.path("plain.toml"), &sets).unwrap().config;
+    let student = build::student(&config, 3, &Device::Cpu).unwrap();
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in student.params().snapshot().unwrap() {
+        if let Some(name) = name.strip_prefix("backbone.body.") {
+            tensors.insert(format!("features.{name}"), (tensor + SHIFT).unwrap());
+        }
+    }
+    assert!(tensors.contains_key("features.0.0.weight") && tensors.contains_key("features.18.1.running_var"));
+    tensors.insert("classifier.1.weight".to_owned(), zeros(&[1000, 1280]));
+    tensors.insert("classifier.1.bias".to_owned(), zeros(&[1000]));
+    let path = tiny.path("mobilenet_v2.pth");
+    fs::write(&path, TorchFile::of(&tensors).bytes()).unwrap();
+    let random = load::init(student.params(), &read(&path)).unwrap();
+    for (name, tensor) in student.params().snapshot().unwrap() {
+        let in_trunk = name.strip_prefix("backbone.body.");
+        assert_ne!(in_trunk.is_some(), random.contains(&name), "{name}");
+        if let Some(in_trunk) = in_trunk {
+            assert_eq!(values(&tensor), values(&tensors[&format!("features.{in_trunk}")]), "{name}");
+        }
+    }
+}
+
+#[test]
 fn a_detector_fills_all_but_the_predictors_of_its_own_classes() {
     let (tiny, student) = student();
     let config = Config::load(tiny.path("plain.toml"), &["seed=8".to_owned()]).unwrap().config;

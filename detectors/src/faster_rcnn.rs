@@ -4,7 +4,7 @@ use ckd_kernels::Value;
 use rand::Rng;
 
 use crate::anchors::AnchorGenerator;
-use crate::backbone::{ResNet, ResNetConfig};
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::boxes::Xyxy;
 use crate::fpn::{ExtraLevels, Fpn};
 use crate::images::{Images, Normalization, Target};
@@ -20,7 +20,7 @@ use crate::{Losses, Result};
 #[derive(Debug, Clone)]
 pub struct FasterRcnnConfig {
     /// The trunk.
-    pub backbone: ResNetConfig,
+    pub backbone: BackboneConfig,
     /// Width of the pyramid.
     pub fpn_channels: usize,
     /// Foreground classes.
@@ -38,7 +38,7 @@ pub struct FasterRcnnConfig {
 /// The network.
 #[derive(Debug)]
 pub struct FasterRcnn {
-    body: ResNet,
+    body: Backbone,
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
@@ -68,7 +68,7 @@ impl FasterRcnn {
     /// If there is no class, a size is 0, or thresholds or anchors do not fit.
     pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
         let backbone = builder.within("backbone");
-        let body = ResNet::new(&backbone.within("body"), config.backbone)?;
+        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
         let fpn =
             Fpn::new(&backbone.within("fpn"), &body.channels(), config.fpn_channels, ExtraLevels::Subsample)?;
         let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;

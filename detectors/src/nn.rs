@@ -87,7 +87,29 @@ impl ConvNorm {
         (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
         kind: NormKind,
     ) -> Result<Self> {
-        let shape = [outputs, inputs, kernel, kernel];
+        let config = Conv2dConfig::new(stride, kernel / 2);
+        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, kind)
+    }
+
+    /// As [`new`](Self::new), but each of `channels` is convolved on its own.
+    pub fn depthwise(
+        builder: &Builder,
+        (conv, norm): (&str, &str),
+        (channels, kernel, stride): (usize, usize, usize),
+        kind: NormKind,
+    ) -> Result<Self> {
+        let config = Conv2dConfig { groups: channels, ..Conv2dConfig::new(stride, kernel / 2) };
+        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, kind)
+    }
+
+    fn build(
+        builder: &Builder,
+        (conv, norm): (&str, &str),
+        shape: [usize; 4],
+        config: Conv2dConfig,
+        kind: NormKind,
+    ) -> Result<Self> {
+        let outputs = shape[0];
         let weight = builder.within(conv).weight("weight", &shape, Init::KaimingNormalFanOut)?;
         let frozen = builder.is_frozen() || kind == NormKind::FrozenBn;
         let within = if frozen { builder.within(norm).frozen() } else { builder.within(norm) };
@@ -103,7 +125,7 @@ impl ConvNorm {
                 tracks: !frozen,
             },
         };
-        Ok(Self { weight, config: Conv2dConfig::new(stride, kernel / 2), norm })
+        Ok(Self { weight, config, norm })
     }
 
     /// Its weights.
@@ -151,8 +173,9 @@ impl ConvNorm {
                 let y = group_norm(&y, weight, bias, *groups, EPSILON, Activation::Identity)?;
                 let sum = ckd_kernels::elementwise::add(&y, residual)?;
                 Ok(match activation {
-                    Activation::Relu => ckd_kernels::elementwise::relu(&sum)?,
                     Activation::Identity => sum,
+                    Activation::Relu => ckd_kernels::elementwise::relu(&sum)?,
+                    Activation::Relu6 => ckd_kernels::elementwise::relu6(&sum)?,
                 })
             }
         }

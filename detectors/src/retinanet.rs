@@ -6,7 +6,7 @@ use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, sigmoid_focal_loss, smooth_l1};
 
 use crate::anchors::AnchorGenerator;
-use crate::backbone::{ResNet, ResNetConfig};
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::fpn::{ExtraLevels, Fpn};
@@ -24,7 +24,7 @@ use crate::{Error, Losses, Result};
 #[derive(Debug, Clone)]
 pub struct RetinaNetConfig {
     /// The trunk.
-    pub backbone: ResNetConfig,
+    pub backbone: BackboneConfig,
     /// Width of the pyramid and of the head.
     pub fpn_channels: usize,
     /// Foreground classes.
@@ -50,7 +50,7 @@ pub struct RetinaNetConfig {
 /// The network.
 #[derive(Debug)]
 pub struct RetinaNet {
-    body: ResNet,
+    body: Backbone,
     fpn: Fpn,
     classification: Head,
     regression: Head,
@@ -105,7 +105,7 @@ impl RetinaNet {
     pub fn new(builder: Builder, config: &RetinaNetConfig) -> Result<Self> {
         Error::unless_positive("head", &[("classes", config.classes)])?;
         let backbone = builder.within("backbone");
-        let body = ResNet::new(&backbone.within("body"), config.backbone)?;
+        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
         let width = config.fpn_channels;
         let fpn = Fpn::new(&backbone.within("fpn"), &body.channels()[1..], width, ExtraLevels::P6P7)?;
         let per_cell = anchors_per_cell(&config.anchors)?;

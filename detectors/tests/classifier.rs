@@ -301,7 +301,7 @@ fn cifar(depth: usize, classes: usize) -> Result<CifarResNet> {
 }
 
 fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
-    let backbone = ResNetConfig { depth, width: 64, norm: NormKind::Bn, freeze_at: 0 };
+    let backbone = ResNetConfig { depth, width: 64, norm: NormKind::Bn, freeze_at: 0, recompute: [false; 4] };
     ResNetClassifier::new(builder(), ResNetClassifierConfig { backbone, classes })
 }
 

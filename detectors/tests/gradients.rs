@@ -14,7 +14,7 @@ mod support;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::anchors::AnchorGenerator;
-use ckd_detectors::backbone::ResNet;
+use ckd_detectors::backbone::{Backbone, MobileNetV2, MobileNetV2Config};
 use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
 use ckd_detectors::fpn::{ExtraLevels, Fpn};
 use ckd_detectors::images::{Images, Target};
@@ -39,7 +39,7 @@ const CHANGES: [f64; 4] = [1e-3, 2.5e-4, 6e-5, 3e-5];
 fn the_gradient_of_faster_rcnn_is_the_slope_of_its_loss() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::Gn] {
         let mut config = support::tiny_faster_rcnn(3);
-        config.backbone.norm = norm;
+        support::resnet(&mut config.backbone).norm = norm;
         let (images, targets) = scene();
         let parts = Parts::new(&config)?;
         let samples = parts.samples(&images, &targets)?;
@@ -83,7 +83,7 @@ fn the_gradient_of_faster_rcnn_is_the_slope_of_its_loss() -> Result<()> {
 fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::FrozenBn] {
         let mut config = support::tiny_retinanet(3);
-        config.backbone.norm = norm;
+        support::resnet(&mut config.backbone).norm = norm;
         // On each level, p7 with its one cell too, some object finds its best anchor.
         let sizes = [8.0, 16.0, 24.0, 32.0, 128.0].map(|size| vec![size]);
         config.anchors = AnchorGenerator::new(&sizes, &[0.5, 1.0, 2.0])?;
@@ -115,9 +115,47 @@ fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
     Ok(())
 }
 
+/// The sum is over C3 alone: below it few activations have kinks for a step to cross.
+#[test]
+fn the_gradient_of_inverted_residuals_is_the_slope_of_a_sum_over_their_map() -> Result<()> {
+    for norm in [NormKind::Bn, NormKind::Gn] {
+        let builder = builder();
+        let config = MobileNetV2Config { width_multiplier: 0.25, norm, freeze_at: 0 };
+        let trunk = MobileNetV2::new(&builder, config)?;
+        let params = builder.finish();
+        let (images, _) = scene();
+        let input = Value::constant(images.pixels);
+        let losses = || -> Result<Losses> {
+            let c3 = trunk.forward(&input, Mode::Train)?.swap_remove(1);
+            let count: usize = c3.dims().iter().product();
+            let weights = golden::tensor(9, count, 1.0 / (count as f32).sqrt(), 0.0);
+            let weights = Tensor::from_vec(weights, c3.dims(), &Device::Cpu)?;
+            Ok(vec![("sum", Value::from_candle(&[&c3], |c3| (&c3[0] * weights)?.sum_all())?)])
+        };
+        check_slopes(
+            &params,
+            losses,
+            &[
+                "0.0.weight",
+                "1.conv.0.0.weight",
+                // A block of stride 2, and one that adds its input.
+                "4.conv.0.0.weight",
+                "4.conv.1.0.weight",
+                "4.conv.2.weight",
+                "5.conv.0.0.weight",
+                "5.conv.1.0.weight",
+                "5.conv.1.1.weight",
+                "5.conv.2.weight",
+                "5.conv.3.bias",
+            ],
+        )?;
+    }
+    Ok(())
+}
+
 /// Faster R-CNN in its parts, so that the regions of one pass can be held for the next.
 struct Parts {
-    body: ResNet,
+    body: Backbone,
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
@@ -129,7 +167,7 @@ impl Parts {
     fn new(config: &FasterRcnnConfig) -> Result<Self> {
         let builder = builder();
         let (backbone, width) = (builder.within("backbone"), config.fpn_channels);
-        let body = ResNet::new(&backbone.within("body"), config.backbone)?;
+        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
         let fpn = Fpn::new(&backbone.within("fpn"), &body.channels(), width, ExtraLevels::Subsample)?;
         let rpn = Rpn::new(&builder.within("rpn"), width, config.anchors.clone(), config.rpn)?;
         let heads = RoiHeads::new(&builder.within("roi_heads"), width, config.classes, config.roi)?;

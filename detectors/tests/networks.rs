@@ -8,7 +8,7 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::{Device, Tensor};
-use ckd_detectors::backbone::{ResNet, ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{ResNet, ResNetDepth};
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::images::{Images, Target};
@@ -187,8 +187,10 @@ fn a_pyramid_of_other_images_is_refused() {
 fn sizes_of_nothing_are_refused() {
     let with = |width, freeze_at| {
         let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
-        two.backbone = ResNetConfig { width, freeze_at, ..two.backbone };
-        one.backbone = ResNetConfig { width, freeze_at, ..one.backbone };
+        for backbone in [&mut two.backbone, &mut one.backbone] {
+            let backbone = support::resnet(backbone);
+            (backbone.width, backbone.freeze_at) = (width, freeze_at);
+        }
         [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)]
     };
     with(0, 0).into_iter().for_each(|config| refused("width", config));
@@ -216,7 +218,8 @@ fn what_is_computed_again_gives_the_same_gradients_and_moves_statistics_once() -
     for norm in [NormKind::Bn, NormKind::FrozenBn, NormKind::Gn] {
         let run = |recompute: [bool; 4]| -> Result<(Gradients, BTreeMap<String, Tensor>)> {
             let mut config = support::tiny_faster_rcnn(CLASSES);
-            config.backbone = ResNetConfig { norm, freeze_at: 1, recompute, ..config.backbone };
+            let backbone = support::resnet(&mut config.backbone);
+            (backbone.norm, backbone.freeze_at, backbone.recompute) = (norm, 1, recompute);
             let detector = build(1, DetectorConfig::FasterRcnn(config))?;
             let losses = train(&detector, &scene(2), &[objects(), objects()])?;
             let gradients = total(&losses)?.backward()?;
@@ -250,8 +253,8 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
     };
     for freeze_at in 0..=5 {
         let mut config = support::tiny_retinanet(CLASSES);
-        config.backbone.norm = NormKind::Bn;
-        config.backbone.freeze_at = freeze_at;
+        support::resnet(&mut config.backbone).norm = NormKind::Bn;
+        support::resnet(&mut config.backbone).freeze_at = freeze_at;
         let detector = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?;
         let before = detector.params().snapshot()?;
         let pyramid = detector.pyramid(&scene(2), Mode::Train)?;
@@ -281,7 +284,7 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
 #[test]
 fn inference_moves_no_statistic() -> Result<()> {
     let mut config = support::tiny_retinanet(CLASSES);
-    config.backbone.norm = NormKind::Bn;
+    support::resnet(&mut config.backbone).norm = NormKind::Bn;
     let detector = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?;
     let before = bits(detector.params());
     detector.detect(&scene(2))?;
@@ -295,7 +298,7 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
     for norm in NORMS {
         for mode in [Mode::Inference, Mode::Train] {
             let mut config = support::tiny_faster_rcnn(CLASSES);
-            config.backbone.norm = norm;
+            support::resnet(&mut config.backbone).norm = norm;
             let teacher = FasterRcnn::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
             let before = bits(teacher.params());
             assert_eq!(teacher.params().trainable().count(), 0);
@@ -306,7 +309,7 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
             assert_eq!(bits(teacher.params()), before, "{norm:?} {mode:?}: parameters moved");
 
             let mut config = support::tiny_retinanet(CLASSES);
-            config.backbone.norm = norm;
+            support::resnet(&mut config.backbone).norm = norm;
             let teacher = RetinaNet::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
             let pyramid = teacher.pyramid(&images, mode)?;
             assert!(pyramid.iter().all(|level| !level.is_tracked()), "{norm:?} {mode:?}: pyramid");
@@ -358,9 +361,9 @@ fn initial_values_follow_the_seed_and_the_name_alone() {
 fn another_layer_changes_no_initial_value() -> Result<()> {
     let (mut deeper, mut richer) = (support::tiny_retinanet(CLASSES), support::tiny_retinanet(CLASSES + 4));
     deeper.head_convs += 2;
-    deeper.backbone.depth = ResNetDepth::ResNet34;
-    richer.backbone.norm = NormKind::Bn;
-    richer.backbone.freeze_at = 2;
+    support::resnet(&mut deeper.backbone).depth = ResNetDepth::ResNet34;
+    support::resnet(&mut richer.backbone).norm = NormKind::Bn;
+    support::resnet(&mut richer.backbone).freeze_at = 2;
     let small = bits(build(1, DetectorConfig::RetinaNet(support::tiny_retinanet(CLASSES)))?.params());
     let deeper = bits(build(1, DetectorConfig::RetinaNet(deeper))?.params());
     let richer = bits(build(1, DetectorConfig::RetinaNet(richer))?.params());
@@ -375,8 +378,8 @@ fn another_layer_changes_no_initial_value() -> Result<()> {
 #[test]
 fn initial_values_follow_torchvisions_rules() -> Result<()> {
     let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
-    (two.backbone.width, two.fpn_channels, two.roi.hidden) = (32, 64, 64);
-    (one.backbone.width, one.fpn_channels) = (32, 64);
+    (support::resnet(&mut two.backbone).width, two.fpn_channels, two.roi.hidden) = (32, 64, 64);
+    (support::resnet(&mut one.backbone).width, one.fpn_channels) = (32, 64);
     for config in [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)] {
         let detector = build(5, config)?;
         let mut drawn = BTreeSet::new();
@@ -460,6 +463,7 @@ fn every_norm_width_and_batch_trains() {
                     DetectorConfig::FasterRcnn(config) => &mut config.backbone,
                     DetectorConfig::RetinaNet(config) => &mut config.backbone,
                 };
+                let backbone = support::resnet(backbone);
                 (backbone.norm, backbone.width, backbone.depth) = (norm, width, depth);
                 let place = format!("{name}, {norm:?}, {depth:?} of width {width}, {images} images");
                 let detector = build(1, config)?;
@@ -500,11 +504,11 @@ fn two_passes_have_the_same_gradients_bit_for_bit() {
         each_detector(|name, mut config| {
             match &mut config {
                 DetectorConfig::FasterRcnn(config) => {
-                    config.backbone.norm = norm;
+                    support::resnet(&mut config.backbone).norm = norm;
                     // A real sample: its draws come from the step's own stream.
                     (config.rpn.sample.per_image, config.roi.sample.per_image) = (64, 32);
                 }
-                DetectorConfig::RetinaNet(config) => config.backbone.norm = norm,
+                DetectorConfig::RetinaNet(config) => support::resnet(&mut config.backbone).norm = norm,
             }
             let gradients = || -> Result<Gradients> {
                 let detector = build(1, config.clone())?;

@@ -18,6 +18,7 @@ embed!(
     "coco_mini.toml",
     "coco_r101_r18.toml",
     "coco_r101_r50.toml",
+    "coco_r50_mv2.toml",
     "coco_r50_r18.toml",
     "coco_retinanet_r101_r18.toml",
     "coco_retinanet_r101_r50.toml",

@@ -55,7 +55,7 @@ fn weight_shapes(network: &Network, Config { detector, .. }: &Config) -> Vec<(&'
         ("detector.roi.pool_size", detector.roi.pool_size.to_string()),
         ("detector.retina.head_convs", detector.retina.head_convs.to_string()),
         ("teacher.backbone", network.backbone.to_string()),
-        ("teacher.width", network.width.to_string()),
+        ("teacher.width", network.stem_channels().to_string()),
         ("teacher.norm", network.norm.to_string()),
         ("teacher.fpn_channels", network.fpn_channels.unwrap_or(detector.fpn_channels).to_string()),
         ("teacher.head_width", network.head_width.unwrap_or(detector.roi.head_width).to_string()),

@@ -5,8 +5,8 @@ mod detector;
 
 use super::diagnose::Diagnostic;
 use super::schema::{
-    Architecture, Ckd, CkdAt, Config, Data, DataKind, Distill, Eval, Input, Network, Normalization, Optim,
-    Rcka, Schedule, ScheduleKind, Student, Synth, Teacher, Train,
+    Architecture, Backbone, Ckd, CkdAt, Config, Data, DataKind, Distill, Eval, Input, Network, Normalization,
+    Optim, Rcka, Schedule, ScheduleKind, Student, Synth, Teacher, Train,
 };
 use super::section::join;
 use super::tree::Node;
@@ -55,6 +55,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     optim(&config.optim, &mut found);
     schedule(&config.schedule, &mut found);
     train(&config.train, config, &mut found);
+    engine(config, &mut found);
     eval(&config.eval, &mut found);
     found
 }
@@ -181,7 +182,7 @@ fn synth(synth: &Synth, found: &mut Vec<Problem>) {
 
 fn network(section: &str, network: &Network, found: &mut Vec<Problem>) {
     let mut check = Check { section, found };
-    check.at_least_one("width", network.width);
+    check.at_least_one("width", network.stem_channels());
     check.at_least_one("fpn_channels", network.fpn_channels.unwrap_or(1));
     check.at_least_one("head_width", network.head_width.unwrap_or(1));
 }
@@ -217,7 +218,7 @@ fn student(student: &Student, found: &mut Vec<Problem>) {
         frozen <= 5,
         "freeze_at",
         format!("is {frozen}"),
-        "a backbone has 5 stages: the stem and layer1 to layer4",
+        "a backbone has 5 stages: the stem and four more",
     );
     check.that(
         frozen == 0 || student.init.is_some(),
@@ -351,6 +352,17 @@ fn train(train: &Train, config: &Config, found: &mut Vec<Problem>) {
         "needs a [[distill]] entry to compare with",
         "set compare_alone = false: without distillation the student trains alone anyway",
     );
+}
+
+fn engine(config: &Config, found: &mut Vec<Problem>) {
+    let backbone = config.student.network.backbone;
+    if backbone == Backbone::MobileNetV2 && !config.engine.recompute.is_empty() {
+        found.push(Problem {
+            key: "engine.recompute".to_owned(),
+            message: "names stages of a ResNet, but the student's backbone is mobilenet_v2".to_owned(),
+            help: "leave it out".to_owned(),
+        });
+    }
 }
 
 fn eval(eval: &Eval, found: &mut Vec<Problem>) {

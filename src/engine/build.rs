@@ -2,7 +2,7 @@
 
 use candle_core::Device;
 use ckd_detectors::anchors::AnchorGenerator;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{BackboneConfig, MobileNetV2, MobileNetV2Config, ResNetConfig, ResNetDepth};
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
 use ckd_detectors::images::Normalization;
 use ckd_detectors::nn::NormKind;
@@ -67,23 +67,7 @@ fn detector_config(
     classes: usize,
 ) -> Result<DetectorConfig> {
     let detector = &config.detector;
-    let backbone = ResNetConfig {
-        depth: match network.backbone {
-            Backbone::ResNet18 => ResNetDepth::ResNet18,
-            Backbone::ResNet34 => ResNetDepth::ResNet34,
-            Backbone::ResNet50 => ResNetDepth::ResNet50,
-            Backbone::ResNet101 => ResNetDepth::ResNet101,
-        },
-        width: network.width,
-        norm: match network.norm {
-            Norm::FrozenBn => NormKind::FrozenBn,
-            Norm::Bn => NormKind::Bn,
-            Norm::Gn => NormKind::Gn,
-        },
-        freeze_at,
-        recompute: [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
-            .map(|stage| config.engine.recompute.contains(&stage)),
-    };
+    let backbone = backbone(config, network, freeze_at);
     let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
     let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
     let anchors =
@@ -162,6 +146,28 @@ fn detector_config(
             })
         }
     })
+}
+
+fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneConfig {
+    let width = network.stem_channels();
+    let norm = match network.norm {
+        Norm::FrozenBn => NormKind::FrozenBn,
+        Norm::Bn => NormKind::Bn,
+        Norm::Gn => NormKind::Gn,
+    };
+    let recompute = [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
+        .map(|stage| config.engine.recompute.contains(&stage));
+    let resnet = |depth| BackboneConfig::ResNet(ResNetConfig { depth, width, norm, freeze_at, recompute });
+    match network.backbone {
+        Backbone::ResNet18 => resnet(ResNetDepth::ResNet18),
+        Backbone::ResNet34 => resnet(ResNetDepth::ResNet34),
+        Backbone::ResNet50 => resnet(ResNetDepth::ResNet50),
+        Backbone::ResNet101 => resnet(ResNetDepth::ResNet101),
+        Backbone::MobileNetV2 => {
+            let width_multiplier = width as f64 / MobileNetV2::STEM_CHANNELS as f64;
+            BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier, norm, freeze_at })
+        }
+    }
 }
 
 /// torchvision's anchor sizes, level by level.

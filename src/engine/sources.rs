@@ -218,6 +218,7 @@ fn initial_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf
         Backbone::ResNet34 => "resnet34-b627a593.pth",
         Backbone::ResNet50 => "resnet50-0676ba61.pth",
         Backbone::ResNet101 => "resnet101-63fe2227.pth",
+        Backbone::MobileNetV2 => "mobilenet_v2-b0353104.pth",
     };
     let help = format!(
         "torchvision's ImageNet weights of a {} are at https://download.pytorch.org/models/{file}: save them there, or \

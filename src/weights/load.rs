@@ -34,8 +34,8 @@ pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsErro
 
 /// Loads the trunk, and whatever else fits: the start of a student.
 ///
-/// Takes a classification network (`conv1.weight`, `layer1...`; its `fc` is left out) or a detector. The trunk
-/// must be whole. Returns the names that keep their random values, which are the parts that the file lacks
+/// Takes a classification network (`conv1.weight`, `layer1...` or `features.0.0.weight` ...; its `fc` or
+/// `classifier` is left out) or a detector. The trunk must be whole. Returns the names that keep their random values, which are the parts that the file lacks
 /// or has for other classes.
 pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, WeightsError> {
     let is_detector = file.tensors.keys().any(|name| name.starts_with(BODY));
@@ -43,9 +43,13 @@ pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, Weig
         .tensors
         .iter()
         .filter(|(name, _)| {
-            !name.ends_with("num_batches_tracked") && (is_detector || !name.starts_with("fc."))
+            let classifies = name.starts_with("fc.") || name.starts_with("classifier.");
+            !name.ends_with("num_batches_tracked") && (is_detector || !classifies)
         })
-        .map(|(name, tensor)| (if is_detector { name.clone() } else { format!("{BODY}{name}") }, tensor))
+        .map(|(name, tensor)| {
+            let in_detector = || format!("{BODY}{}", name.strip_prefix("features.").unwrap_or(name));
+            (if is_detector { name.clone() } else { in_detector() }, tensor)
+        })
         .collect();
     let mut report = Report::default();
     let mut random = Vec::new();

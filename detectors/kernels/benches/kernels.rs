@@ -5,6 +5,8 @@
 //! Times are medians of interleaved rounds: a drift of the machine's speed reaches all kernels alike. The share is
 //! that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %.
 
+#![allow(clippy::print_stdout, reason = "it prints its table")]
+
 use std::alloc::System;
 use std::time::Instant;
 

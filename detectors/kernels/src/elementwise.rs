@@ -161,17 +161,14 @@ pub fn scale(a: &Value, factor: f64) -> Result<Value> {
 pub fn relu(a: &Value) -> Result<Value> {
     let out = map(a.tensor(), rectified)?;
     let saved = out.clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(mask_positive(g, &saved)?)])))
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(zip_map("relu", g, &saved, through_relu)?)])))
 }
 
 /// min(max(a, 0), 6); the derivative at 0 and at 6 is 0.
 pub fn relu6(a: &Value) -> Result<Value> {
-    let out = map(a.tensor(), |a| a.clamp(0.0, 6.0))?;
+    let out = map(a.tensor(), clipped)?;
     let saved = out.clone();
-    Ok(Value::operation(&[a], out, move |g| {
-        let inside = |g, y| if y <= 0.0 || y >= 6.0 { 0.0 } else { g };
-        Ok(vec![Some(zip_map("relu6", g, &saved, inside)?)])
-    }))
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(zip_map("relu6", g, &saved, through_clip)?)])))
 }
 
 /// The ReLU of one number. Not `f32::max`, which makes 0 of a NaN: a diverged network must show.
@@ -186,9 +183,19 @@ pub(crate) fn through_relu(g: f32, y: f32) -> f32 {
     if y <= 0.0 { 0.0 } else { g }
 }
 
-/// `gradient` where the ReLU's output is positive, 0 elsewhere.
-pub(crate) fn mask_positive(gradient: &Tensor, output: &Tensor) -> Result<Tensor> {
-    zip_map("relu", gradient, output, through_relu)
+/// Where a ReLU6 is flat again.
+pub(crate) const SIX: f32 = 6.0;
+
+/// The ReLU6 of one number; a NaN stays one.
+#[inline]
+pub(crate) fn clipped(y: f32) -> f32 {
+    y.clamp(0.0, SIX)
+}
+
+/// The gradient `g` through a ReLU6 whose output was `y`; 0 at 0 and at 6, and NaN outputs let it through.
+#[inline]
+pub(crate) fn through_clip(g: f32, y: f32) -> f32 {
+    if y <= 0.0 || y >= SIX { 0.0 } else { g }
 }
 
 /// The same elements, row-major, in another shape.

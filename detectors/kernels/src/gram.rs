@@ -4,6 +4,8 @@
 //! Its panels are 32 columns wide, as the microkernel multiplies them further. The matrix is symmetric: a panel is
 //! computed from its diagonal on, and what is above is mirrored where it is needed.
 
+#![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
+
 use std::mem::MaybeUninit;
 
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, Terms, dot, outer};

@@ -1,21 +1,46 @@
 //! Fully connected layers.
 
+use candle_core::Tensor;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
 use crate::conv::pixels;
-use crate::elementwise::{CHUNK, mask_positive};
+use crate::elementwise::{CHUNK, clipped, rectified, through_clip, through_relu, zip_map};
 use crate::memory::{elements, from_elements, on_host};
 use crate::microkernel::Finish;
 use crate::{Error, Result, Value};
 
 /// What a layer does to its result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activation {
     /// Nothing.
+    #[default]
     Identity,
     /// max(y, 0).
     Relu,
+    /// min(max(y, 0), 6).
+    Relu6,
+}
+
+impl Activation {
+    /// Applies it to every number; NaN stays NaN.
+    #[inline(always)]
+    pub(crate) fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Relu => values.iter_mut().for_each(|y| *y = rectified(*y)),
+            Self::Relu6 => values.iter_mut().for_each(|y| *y = clipped(*y)),
+        }
+    }
+
+    /// The gradient `g` through it where its result was `y`.
+    pub(crate) fn mask(self, g: &Tensor, y: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Identity => Ok(g.clone()),
+            Self::Relu => zip_map("relu", g, y, through_relu),
+            Self::Relu6 => zip_map("relu6", g, y, through_clip),
+        }
+    }
 }
 
 /// y = activation(x Wᵀ + b).
@@ -38,8 +63,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         let (x, w) = (on_host(x.tensor())?, on_host(weight.tensor())?);
         let bias = bias.map(|bias| on_host(bias.tensor())).transpose()?;
         let bias = bias.as_ref().map(elements).transpose()?;
-        let relu = activation == Activation::Relu;
-        let finish = Finish { shift: bias.as_deref(), relu, ..Finish::default() };
+        let finish = Finish { shift: bias.as_deref(), activation, ..Finish::default() };
         pixels::product(size, &elements(&x)?, &elements(&w)?, finish)
     };
     let out = from_elements(out, (m, o), x.tensor())?;
@@ -49,10 +73,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
     inputs.extend(bias);
     let has_bias = bias.is_some();
     Ok(Value::operation(&inputs, out, move |g| {
-        let g = match activation {
-            Activation::Relu => mask_positive(g, &saved_y)?,
-            Activation::Identity => g.clone(),
-        };
+        let g = activation.mask(g, &saved_y)?;
         let host = on_host(&g)?;
         let gy = elements(&host)?;
         let mut gradients = vec![None, None];

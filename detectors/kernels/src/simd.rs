@@ -153,6 +153,8 @@ pub(crate) trait Lanes: Copy {
     fn plus(self, factor: f32, other: Self) -> Self;
     /// 0 where negative; not where NaN.
     fn rectified(self) -> Self;
+    /// `limit` where larger; not where NaN.
+    fn at_most(self, limit: f32) -> Self;
 }
 
 /// Lanes of 16.
@@ -214,6 +216,11 @@ impl Lanes for Plain {
     fn rectified(self) -> Self {
         self.zip(self, |a, _| crate::elementwise::rectified(a))
     }
+
+    #[inline(always)]
+    fn at_most(self, limit: f32) -> Self {
+        self.zip(self, |a, _| if a > limit { limit } else { a })
+    }
 }
 
 /// Lanes in one AVX-512 register.
@@ -269,6 +276,13 @@ impl Lanes for Avx512 {
         use std::arch::x86_64::*;
         // The second operand wins where it is NaN.
         Self(unsafe { _mm512_max_ps(_mm512_setzero_ps(), self.0) })
+    }
+
+    #[inline(always)]
+    fn at_most(self, limit: f32) -> Self {
+        use std::arch::x86_64::*;
+        // As above.
+        Self(unsafe { _mm512_min_ps(_mm512_set1_ps(limit), self.0) })
     }
 }
 

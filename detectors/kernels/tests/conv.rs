@@ -3,7 +3,7 @@
 mod support;
 
 use candle_core::Tensor;
-use ckd_kernels::elementwise::{add, relu};
+use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::{Conv2dConfig, Epilogue, Precision, Value, conv2d};
 use proptest::prelude::*;
@@ -228,16 +228,15 @@ fn bf16_products_are_off_by_the_rounding_of_their_factors() {
 
 /// The epilogue's parts, each present or not.
 fn epilogues() -> impl Iterator<Item = (bool, bool, bool, Activation)> {
-    (0..16).map(|bits| {
-        let activation = if bits & 8 == 0 { Activation::Identity } else { Activation::Relu };
-        (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, activation)
-    })
+    let activations = [Activation::Identity, Activation::Relu, Activation::Relu6];
+    (0..8).flat_map(move |bits| activations.map(|a| (bits & 1 != 0, bits & 2 != 0, bits & 4 != 0, a)))
 }
 
 #[test]
 fn the_fused_epilogue_equals_its_plain_operations() {
     let config = Conv2dConfig::new(2, 1);
-    let (x, w) = (noise(11, &[3, 5, 9, 8]), noise(12, &[7, 5, 3, 3]));
+    // Loud enough that a ReLU6 has something to clip.
+    let (x, w) = ((noise(11, &[3, 5, 9, 8]) * 4.0).unwrap(), noise(12, &[7, 5, 3, 3]));
     let (scale, shift, residual) = (noise(13, &[7]), noise(14, &[7]), noise(15, &[3, 7, 5, 4]));
     let leaves = || {
         [("x", &x), ("w", &w), ("shift", &shift), ("residual", &residual)]
@@ -264,9 +263,11 @@ fn the_fused_epilogue_equals_its_plain_operations() {
         if added {
             plain = add(&plain, &residual).unwrap();
         }
-        if activation == Activation::Relu {
-            plain = relu(&plain).unwrap();
-        }
+        plain = match activation {
+            Activation::Identity => plain,
+            Activation::Relu => relu(&plain).unwrap(),
+            Activation::Relu6 => relu6(&plain).unwrap(),
+        };
         assert_close(fused.tensor(), plain.tensor(), 1e-6);
         let g = noise(16, fused.dims());
         let (fused, plain) = (gradients_of(&fused, &g), gradients_of(&plain, &g));
@@ -354,15 +355,73 @@ fn a_repeated_step_has_the_same_bits() {
     }
 }
 
+/// Weights and configurations that each form of the convolution takes, for 64 input channels.
+fn forms() -> [(&'static str, Tensor, Conv2dConfig); 4] {
+    let depthwise = Conv2dConfig { groups: 64, ..Conv2dConfig::new(1, 1) };
+    [
+        ("pointwise", noise(71, &[48, 64, 1, 1]), Conv2dConfig::default()),
+        ("Winograd's", noise(72, &[48, 64, 3, 3]), Conv2dConfig::new(1, 1)),
+        ("direct", noise(73, &[48, 64, 3, 3]), Conv2dConfig::new(2, 1)),
+        ("depthwise", noise(74, &[64, 1, 3, 3]), depthwise),
+    ]
+}
+
+#[test]
+fn every_form_clips_at_zero_and_at_six() {
+    for (form, w, config) in forms() {
+        let loud = if form == "depthwise" { 16.0 } else { 4.0 };
+        let leaves = || {
+            let x = (noise(75, &[2, 64, 9, 10]) * loud).unwrap();
+            [Value::leaf("x", x), Value::leaf("w", w.clone())]
+        };
+        let epilogue = Epilogue { activation: Activation::Relu6, ..Epilogue::default() };
+        let [x, weight] = leaves();
+        let fused = conv2d(&x, &weight, config, epilogue).unwrap();
+        let [x, weight] = leaves();
+        let plain = relu6(&conv2d(&x, &weight, config, Epilogue::default()).unwrap()).unwrap();
+        let numbers = values(fused.tensor());
+        for corner in [0.0, 6.0] {
+            let count = numbers.iter().filter(|y| **y == corner).count();
+            assert!(count > numbers.len() / 20, "{form}: {count} of {} are {corner}", numbers.len());
+        }
+        assert_close(fused.tensor(), plain.tensor(), 1e-6);
+        let g = noise(76, fused.dims());
+        let (fused, plain) = (gradients_of(&fused, &g), gradients_of(&plain, &g));
+        for name in ["x", "w"] {
+            assert_close(&fused[name], &plain[name], 2e-6);
+        }
+    }
+}
+
+#[test]
+fn the_gradient_of_a_clipped_convolution_is_zero_at_both_corners() {
+    let x = Value::leaf("x", tensor(vec![-1.0, 0.0, 0.5, 6.0, 7.0, 3.0], &[1, 1, 1, 6]));
+    let w = Value::leaf("w", tensor(vec![1.0], &[1, 1, 1, 1]));
+    let epilogue = Epilogue { activation: Activation::Relu6, ..Epilogue::default() };
+    let y = conv2d(&x, &w, Conv2dConfig::default(), epilogue).unwrap();
+    assert_eq!(values(y.tensor()), [0.0, 0.0, 0.5, 6.0, 6.0, 3.0]);
+    let gradients = gradients_of(&y, &tensor(vec![1.0; 6], &[1, 1, 1, 6]));
+    assert_eq!(values(&gradients["x"]), [0.0, 0.0, 1.0, 0.0, 0.0, 1.0]);
+    assert_eq!(values(&gradients["w"]), [3.5]);
+}
+
 #[test]
 fn a_nan_survives_the_activation() {
-    let mut numbers = vec![0.5f32; 9];
-    numbers[4] = f32::NAN;
-    let x = Value::leaf("x", tensor(numbers, &[1, 1, 3, 3]));
-    let w = Value::constant(tensor(vec![1.0], &[1, 1, 1, 1]));
-    let epilogue = Epilogue { activation: Activation::Relu, ..Epilogue::default() };
-    let out = conv2d(&x, &w, Conv2dConfig::default(), epilogue).unwrap();
-    assert!(values(out.tensor())[4].is_nan());
+    for activation in [Activation::Relu, Activation::Relu6] {
+        for (form, w, config) in forms() {
+            let mut numbers = values(&noise(77, &[1, 64, 7, 8]));
+            numbers[3 * 56 + 20] = f32::NAN;
+            let x = Value::constant(tensor(numbers, &[1, 64, 7, 8]));
+            let nans = |activation| {
+                let epilogue = Epilogue { activation, ..Epilogue::default() };
+                let out = conv2d(&x, &Value::constant(w.clone()), config, epilogue).unwrap();
+                values(out.tensor()).iter().map(|y| y.is_nan()).collect::<Vec<_>>()
+            };
+            let expected = nans(Activation::Identity);
+            assert!(expected.contains(&true), "{form}");
+            assert_eq!(nans(activation), expected, "{form}, {activation:?}");
+        }
+    }
 }
 
 #[test]

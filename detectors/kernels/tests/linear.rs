@@ -11,11 +11,15 @@ fn a_layer_equals_its_sums() {
     for (m, i, o) in [(1, 1, 1), (3, 7, 5), (64, 33, 17), (65, 130, 70)] {
         let (x, w, b) = (noise(1, &[m, i]), noise(2, &[o, i]), noise(3, &[o]));
         let (xs, ws, bs) = (values(&x), values(&w), values(&b));
-        for activation in [Activation::Identity, Activation::Relu] {
+        for activation in [Activation::Identity, Activation::Relu, Activation::Relu6] {
             let expected = (0..m * o).map(|at| {
                 let products = (0..i).map(|k| f64::from(xs[at / o * i + k]) * f64::from(ws[at % o * i + k]));
                 let y = products.sum::<f64>() + f64::from(bs[at % o]);
-                (if activation == Activation::Relu { y.max(0.0) } else { y }) as f32
+                match activation {
+                    Activation::Identity => y as f32,
+                    Activation::Relu => y.max(0.0) as f32,
+                    Activation::Relu6 => y.clamp(0.0, 6.0) as f32,
+                }
             });
             let expected = tensor(expected.collect(), &[m, o]);
             let [x, w, b] = [&x, &w, &b].map(|t| Value::constant(t.clone()));

@@ -4,7 +4,7 @@ mod support;
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::{add, relu};
+use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train, frozen_batch_norm, group_norm, update_running};
 use support::*;
@@ -102,22 +102,22 @@ fn leaves(shape: [usize; 4]) -> [Value; 4] {
 #[test]
 fn the_fused_norm_equals_its_plain_operations() {
     for shape in SHAPES.into_iter().chain([[2, 24, 21, 17]]) {
-        for (added, activation) in [
-            (false, Activation::Identity),
-            (false, Activation::Relu),
-            (true, Activation::Identity),
-            (true, Activation::Relu),
-        ] {
+        let activations = [Activation::Identity, Activation::Relu, Activation::Relu6];
+        for (added, activation) in activations.into_iter().flat_map(|a| [(false, a), (true, a)]) {
             let [x, w, b, residual] = leaves(shape);
+            // Loud enough that a ReLU6 has something to clip.
+            let w = Value::leaf("w", (w.tensor() * 8.0).unwrap());
             let fused = NormEpilogue { residual: added.then_some(&residual), activation };
             let (fused, _) = batch_norm_train(&x, &w, &b, 1e-5, fused).unwrap();
             let (mut plain, _) = batch_norm_train(&x, &w, &b, 1e-5, NormEpilogue::default()).unwrap();
             if added {
                 plain = add(&plain, &residual).unwrap();
             }
-            if activation == Activation::Relu {
-                plain = relu(&plain).unwrap();
-            }
+            plain = match activation {
+                Activation::Identity => plain,
+                Activation::Relu => relu(&plain).unwrap(),
+                Activation::Relu6 => relu6(&plain).unwrap(),
+            };
             assert_eq!(values(fused.tensor()), values(plain.tensor()));
             let g = noise(7, &shape);
             let (fused, plain) = (gradients_of(&fused, &g), gradients_of(&plain, &g));

@@ -4,7 +4,7 @@
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::anchors::AnchorGenerator;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{BackboneConfig, MobileNetV2Config, ResNetConfig, ResNetDepth};
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::nn::NormKind;
@@ -27,6 +27,19 @@ pub fn backbone(depth: ResNetDepth) -> ResNetConfig {
     ResNetConfig { depth, width: 64, norm: NormKind::FrozenBn, freeze_at: 0, recompute: [false; 4] }
 }
 
+/// The settings of a backbone that is a ResNet.
+pub fn resnet(backbone: &mut BackboneConfig) -> &mut ResNetConfig {
+    match backbone {
+        BackboneConfig::ResNet(config) => config,
+        BackboneConfig::MobileNetV2(_) => panic!("not a ResNet"),
+    }
+}
+
+/// A MobileNetV2 that trains in milliseconds.
+pub fn tiny_mobilenet(norm: NormKind, freeze_at: usize) -> BackboneConfig {
+    BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier: 0.25, norm, freeze_at })
+}
+
 /// torchvision's defaults, but for the sampling.
 pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
     let filter = |pre_nms_top_n, post_nms_top_n| ProposalFilter {
@@ -37,7 +50,7 @@ pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
         min_size: 1e-3,
     };
     FasterRcnnConfig {
-        backbone: backbone(depth),
+        backbone: BackboneConfig::ResNet(backbone(depth)),
         fpn_channels: 256,
         classes,
         anchors: AnchorGenerator::faster_rcnn_fpn(),
@@ -69,7 +82,7 @@ pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
 /// torchvision's defaults.
 pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
     RetinaNetConfig {
-        backbone: backbone(depth),
+        backbone: BackboneConfig::ResNet(backbone(depth)),
         fpn_channels: 256,
         classes,
         anchors: AnchorGenerator::retinanet(),
@@ -91,7 +104,7 @@ pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
 /// A Faster R-CNN that trains in milliseconds.
 pub fn tiny_faster_rcnn(classes: usize) -> FasterRcnnConfig {
     let mut config = faster_rcnn(ResNetDepth::ResNet18, classes);
-    config.backbone.width = 8;
+    resnet(&mut config.backbone).width = 8;
     config.fpn_channels = 16;
     config.roi.hidden = 32;
     config.rpn.train.post_nms_top_n = 50;
@@ -102,7 +115,7 @@ pub fn tiny_faster_rcnn(classes: usize) -> FasterRcnnConfig {
 /// A RetinaNet that trains in milliseconds; its threshold lets detections through before any training.
 pub fn tiny_retinanet(classes: usize) -> RetinaNetConfig {
     let mut config = retinanet(ResNetDepth::ResNet18, classes);
-    config.backbone.width = 8;
+    resnet(&mut config.backbone).width = 8;
     config.fpn_channels = 16;
     config.head_convs = 2;
     config.postprocess.score_threshold = 0.001;

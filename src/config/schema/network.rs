@@ -6,7 +6,7 @@ use super::data::Normalization;
 use crate::config::section::{choices, section};
 
 choices! {
-    /// A residual network (He et al. 2016).
+    /// A residual network (He et al. 2016), or a network of inverted residuals (Sandler et al. 2018).
     pub enum Backbone {
         /// ResNet-18.
         ResNet18 = "resnet18",
@@ -16,6 +16,8 @@ choices! {
         ResNet50 = "resnet50",
         /// ResNet-101.
         ResNet101 = "resnet101",
+        /// MobileNetV2.
+        MobileNetV2 = "mobilenet_v2",
     }
 }
 
@@ -36,8 +38,9 @@ section! {
     pub struct Network {
         /// The feature extractor.
         pub backbone: Backbone,
-        /// Channels of the stem, from which all others follow; 64 is the published network.
-        pub width: usize = 64,
+        /// Channels of the first layer, from which all others follow (mobilenet_v2 rounds them to multiples
+        /// of 8). Default: those of the published network, 64 of a ResNet, 32 of mobilenet_v2.
+        pub width: Option<usize>,
         /// The normalisation layers of the backbone.
         pub norm: Norm = Norm::FrozenBn,
         /// Channels of the FPN. Default: detector.fpn_channels.
@@ -68,8 +71,19 @@ section! {
         /// Weights to begin with: of the backbone (ImageNet) or of a whole detector.
         pub init: Option<PathBuf>,
         /// Stages of the backbone that stay as loaded, from the image on: 0 none, 1 the stem, 2 the
-        /// stem and layer1, ... 5 all. Default: 2 with `init`, else 0.
+        /// stem and the first stage (layer1; features 2 and 3 of mobilenet_v2), ... 5 all. Default: 2 with
+        /// `init`, else 0.
         pub freeze_at: Option<usize>,
+    }
+}
+
+impl Network {
+    /// Channels of the backbone's first layer.
+    pub fn stem_channels(&self) -> usize {
+        self.width.unwrap_or(match self.backbone {
+            Backbone::MobileNetV2 => 32,
+            Backbone::ResNet18 | Backbone::ResNet34 | Backbone::ResNet50 | Backbone::ResNet101 => 64,
+        })
     }
 }
 

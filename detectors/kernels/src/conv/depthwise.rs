@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::geometry::{Geometry, Phase};
 use super::sweep::Map;
-use crate::elementwise::rectified;
 use crate::microkernel::Finish;
 use crate::simd::vectorized;
 
@@ -160,9 +159,7 @@ fn sum<const L: usize>(
     if let Some(residual) = residual {
         sums.iter_mut().zip(&residual[channels.clone()]).for_each(|(sum, residual)| *sum += residual);
     }
-    if finish.relu {
-        sums.iter_mut().for_each(|sum| *sum = rectified(*sum));
-    }
+    finish.activation.apply(&mut sums);
     out[channels].iter_mut().zip(sums).for_each(|(out, sum)| {
         out.write(sum);
     });

@@ -5,7 +5,6 @@ use candle_core::Tensor;
 use super::geometry::Geometry;
 use super::sweep::{Sweep, in_precision};
 use super::{Epilogue, depthwise, winograd};
-use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
 use crate::microkernel::Finish;
 use crate::panels::Panels;
@@ -40,7 +39,7 @@ pub(super) fn forward(
     let finish = Finish {
         shift: shift.as_deref(),
         residual: residual.as_deref(),
-        relu: epilogue.activation == Activation::Relu,
+        activation: epilogue.activation,
         ..Finish::default()
     };
     let (input, weight) = (elements(&input)?, elements(&weight)?);

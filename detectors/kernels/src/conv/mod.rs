@@ -29,7 +29,6 @@ use self::forward::forward;
 use self::geometry::Geometry;
 use self::input_gradient::input_gradient;
 use self::weight_gradient::weight_gradient;
-use crate::elementwise::mask_positive;
 use crate::linear::{Activation, column_sums};
 use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
 use crate::{Error, Result, Value};
@@ -105,11 +104,12 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     inputs.extend(epilogue.residual);
     let saved_x = track_w.then(|| x.tensor().clone());
     let saved_w = track_x.then(|| weight.tensor().clone());
-    let saved_y = (epilogue.activation == Activation::Relu).then(|| out.clone());
+    let activation = epilogue.activation;
+    let saved_y = (activation != Activation::Identity).then(|| out.clone());
     let scale = epilogue.scale.cloned();
     Ok(Value::operation(&inputs, out, move |g| {
         let g = match &saved_y {
-            Some(y) => channels_last(&mask_positive(g, y)?)?,
+            Some(y) => channels_last(&activation.mask(g, y)?)?,
             None => channels_last(g)?,
         };
         let mut gradients = Vec::with_capacity(4);

@@ -12,6 +12,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::geometry::Phase;
+use crate::linear::Activation;
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
 use crate::precision::{Precision, pack};
@@ -155,7 +156,7 @@ impl Sweep<'_> {
                         accumulate: index > 0,
                         shift: self.finish.shift.filter(|_| last).map(|shift| &shift[column..]),
                         residual: self.finish.residual.filter(|_| last).map(|residual| &residual[offset..]),
-                        relu: self.finish.relu && last,
+                        activation: if last { self.finish.activation } else { Activation::Identity },
                         stream,
                     };
                     for (tile, (lefts, outs)) in all_lefts.chunks(ROWS).zip(outs.chunks(ROWS)).enumerate() {

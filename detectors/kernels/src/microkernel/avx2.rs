@@ -1,5 +1,7 @@
 //! Tiles of 8-float vectors: the 12 x 32 tile in blocks of up to 6 x 16.
 
+#![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
+
 use std::arch::x86_64::*;
 
 use super::scalar::finish_row;

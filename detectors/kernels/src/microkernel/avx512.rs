@@ -1,8 +1,12 @@
 //! Tiles of 16-float vectors.
 
+#![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
+
 use std::arch::x86_64::*;
 
 use super::{COLUMNS, Dot, Outer};
+use crate::elementwise::SIX;
+use crate::linear::Activation;
 
 /// How many floats of a panel are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
@@ -75,8 +79,15 @@ macro_rules! finish_rows {
 
 dot_kernel!(dot, dot_tile, "avx512f", |factor, right, sum| _mm512_fmadd_ps(factor, right, sum));
 dot_kernel!(dot_pairs, dot_pairs_tile, "avx512f,avx512bf16", |factor, right, sum| {
-    _mm512_dpbf16_ps(sum, std::mem::transmute(factor), std::mem::transmute(right))
+    _mm512_dpbf16_ps(sum, as_pairs(factor), as_pairs(right))
 });
+
+/// The bits of 16 floats as 16 pairs of bfloat16.
+#[inline(always)]
+fn as_pairs(bits: __m512) -> __m512bh {
+    // SAFETY: both are 64 bytes of which any are valid.
+    unsafe { std::mem::transmute::<__m512, __m512bh>(bits) }
+}
 
 /// Finishes and writes the sums of one row.
 #[target_feature(enable = "avx512f")]
@@ -97,9 +108,12 @@ unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V], 
                 let residual = residual.add(call.out_starts[row] + 16 * v);
                 sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], residual));
             }
-            if call.relu {
-                // The second operand wins where it is NaN.
+            // The second operand of a minimum or maximum wins where it is NaN.
+            if call.activation != Activation::Identity {
                 sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
+            }
+            if call.activation == Activation::Relu6 {
+                sum = _mm512_min_ps(_mm512_set1_ps(SIX), sum);
             }
             if call.stream {
                 _mm512_stream_ps(out.add(16 * v), sum);

@@ -16,6 +16,7 @@ mod scalar;
 
 use std::mem::MaybeUninit;
 
+use crate::linear::Activation;
 use crate::precision::Precision;
 use crate::simd::Simd;
 
@@ -52,8 +53,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) shift: Option<&'a [f32]>,
     /// Add the numbers that lie where the destination lies in its own buffer.
     pub(crate) residual: Option<&'a [f32]>,
-    /// Replace negative numbers by 0.
-    pub(crate) relu: bool,
+    /// Applied last.
+    pub(crate) activation: Activation,
     /// Write around the caches: for results that are too large to be found there later.
     pub(crate) stream: bool,
 }
@@ -81,7 +82,7 @@ struct Dot<'a> {
     accumulate: bool,
     shift: Option<*const f32>,
     residual: Option<*const f32>,
-    relu: bool,
+    activation: Activation,
     /// Whole vectors are written past the caches; all their places are multiples of 64 bytes.
     stream: bool,
 }
@@ -125,7 +126,7 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
         accumulate: finish.accumulate,
         shift: finish.shift.map(<[f32]>::as_ptr),
         residual: finish.residual.map(<[f32]>::as_ptr),
-        relu: finish.relu,
+        activation: finish.activation,
         stream: finish.stream && columns.is_multiple_of(16) && {
             let out = target.values.as_ptr() as usize;
             out.is_multiple_of(64) && target.starts.iter().all(|start| start.is_multiple_of(16))
@@ -232,13 +233,17 @@ mod tests {
         Simd::ALL.into_iter().filter(|level| *level <= Simd::highest())
     }
 
+    fn activations() -> impl Strategy<Value = Activation> {
+        prop_oneof![Just(Activation::Identity), Just(Activation::Relu), Just(Activation::Relu6)]
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         #[test]
         fn every_level_computes_the_finished_product(
             rows in 1..=ROWS, columns in 1..=COLUMNS, lens in prop::collection::vec(0usize..40, 1..4),
-            accumulate: bool, shifted: bool, residual: bool, relu: bool,
+            accumulate: bool, shifted: bool, residual: bool, activation in activations(),
         ) {
             let inner: usize = lens.iter().sum();
             let left = noise(1, 4096);
@@ -252,7 +257,7 @@ mod tests {
                 let mut out: Vec<MaybeUninit<f32>> = before.iter().copied().map(MaybeUninit::new).collect();
                 let finish = Finish {
                     stream: false,
-                    accumulate, relu,
+                    accumulate, activation,
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
@@ -275,7 +280,11 @@ mod tests {
                         sum += if accumulate { expected[at] } else { 0.0 };
                         sum += if shifted { f64::from(shift[j]) } else { 0.0 };
                         sum += if residual { f64::from(other[at]) } else { 0.0 };
-                        expected[at] = if relu { sum.max(0.0) } else { sum };
+                        expected[at] = match activation {
+                            Activation::Identity => sum,
+                            Activation::Relu => sum.max(0.0),
+                            Activation::Relu6 => sum.clamp(0.0, 6.0),
+                        };
                     }
                 }
                 for (value, expected) in out.iter().zip(&expected) {
@@ -345,9 +354,10 @@ mod tests {
 
     #[test]
     fn a_nan_is_never_rectified_away() {
-        for level in levels() {
+        let kinds = [Activation::Relu, Activation::Relu6];
+        for (level, activation) in levels().flat_map(|level| kinds.map(|kind| (level, kind))) {
             let mut out = [MaybeUninit::new(0.0)];
-            let finish = Finish { relu: true, ..Finish::default() };
+            let finish = Finish { activation, ..Finish::default() };
             let left = Left {
                 precision: Precision::F32,
                 values: &[f32::NAN],

@@ -73,9 +73,7 @@ pub(super) unsafe fn finish_row(call: &Dot, i: usize, first: usize, sums: &[f32]
             if let Some(residual) = call.residual {
                 sum += *residual.add(at);
             }
-            if call.relu {
-                sum = crate::elementwise::rectified(sum);
-            }
+            call.activation.apply(std::slice::from_mut(&mut sum));
             *call.out.add(at) = sum;
         }
     }

@@ -11,11 +11,10 @@ mod rows;
 
 use candle_core::Tensor;
 
-use crate::elementwise::mask_positive;
 use crate::linear::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
 use crate::{Error, Result, Value};
-use rows::{BackwardLine, ForwardLine, GradientSums, Rows};
+use rows::{Activated, BackwardLine, ForwardLine, GradientSums, Rows};
 
 /// What follows a normalisation in the same pass over memory.
 #[derive(Debug, Clone, Copy)]
@@ -239,7 +238,8 @@ fn normalize(
     };
     let out = from_channels_last(out, (n, h, w, c), x.tensor())?;
 
-    let saved_y = (fused.activation == Activation::Relu).then(|| out.clone());
+    let activation = fused.activation;
+    let saved_y = (activation != Activation::Identity).then(|| out.clone());
     let tracked = (x.is_tracked(), weight.is_tracked(), bias.is_tracked());
     let residual_tracked = fused.residual.map(Value::is_tracked);
     let mut inputs = vec![x, weight, bias];
@@ -250,8 +250,9 @@ fn normalize(
         let saved_y = saved_y.as_ref().map(channels_last).transpose()?;
         let (g, x) = (elements(&host)?, elements(&input)?);
         let y = saved_y.as_ref().map(elements).transpose()?;
+        let y = y.as_deref().map(|y| Activated { y, activation });
         let line = Line::new(&saved_moments, &gain, eps);
-        let sums = rows.gradient_sums(&g, &x, y.as_deref(), &line.mean);
+        let sums = rows.gradient_sums(&g, &x, y, &line.mean);
         let image = |values| from_channels_last(values, (n, h, w, c), gradient);
         let mut gradients = vec![None, None, None];
         let mut masked = None;
@@ -259,7 +260,7 @@ fn normalize(
             let (b, d) = grouping.backward_tables(&line, &sums, &gain);
             let tables = BackwardLine { a: &line.factor, b: &b, d: &d, mean: &line.mean };
             let keep_masked = residual_tracked == Some(true) && y.is_some();
-            let (gx, kept) = rows.backward(&g, Some(&x), y.as_deref(), &tables, keep_masked);
+            let (gx, kept) = rows.backward(&g, Some(&x), y, &tables, keep_masked);
             gradients[0] = Some(image(gx)?);
             masked = kept;
         }
@@ -278,7 +279,7 @@ fn normalize(
             (Some(true), Some(masked), _) => gradients.push(Some(image(masked)?)),
             (Some(true), None, Some(y)) => {
                 let y = y.permute((0, 3, 1, 2))?;
-                gradients.push(Some(mask_positive(gradient, &y)?));
+                gradients.push(Some(activation.mask(gradient, &y)?));
             }
             (Some(true), None, None) => gradients.push(Some(gradient.clone())),
             (Some(false), ..) => gradients.push(None),

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::elementwise::{CHUNK, rectified, through_relu};
+use crate::elementwise::{CHUNK, SIX, rectified};
 use crate::linear::Activation;
 use crate::memory::{Place, both_written, written_in_chunks};
 use crate::simd::for_each_level;
@@ -87,13 +87,13 @@ impl Rows {
         })
     }
 
-    /// a g + b (x - mean) + d, where `y` (if a ReLU followed) is positive or g counts as 0; without `x`, a g.
+    /// a g + b (x - mean) + d, where g counts as 0 if the activation that followed was flat; without `x`, a g.
     /// Second result, on demand: g after that mask.
     pub(super) fn backward(
         &self,
         g: &[f32],
         x: Option<&[f32]>,
-        y: Option<&[f32]>,
+        y: Option<Activated>,
         line: &BackwardLine,
         keep_masked: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
@@ -105,7 +105,7 @@ impl Rows {
             for (section, range) in self.pieces(first, out.len() / self.c) {
                 let at = section * width..(section + 1) * width;
                 let tables = (&a[at.clone()], &b[at.clone()], &d[at.clone()], &mean[at]);
-                let (x, y) = (x.map(|x| &x[range.clone()]), y.map(|y| &y[range.clone()]));
+                let (x, y) = (x.map(|x| &x[range.clone()]), y.map(|y| y.part(&range)));
                 let g = &g[range];
                 backward_rows(out, masked, g, x, y, tables);
             }
@@ -122,13 +122,13 @@ impl Rows {
         &self,
         g: &[f32],
         x: &[f32],
-        y: Option<&[f32]>,
+        y: Option<Activated>,
         mean: &[f32],
     ) -> GradientSums {
         let mean = self.wide(mean);
         let (of_gradients, of_products) = self.sums(|section, range, sums| {
             let mean = &mean[section * sums.0.len()..][..sums.0.len()];
-            let y = y.map(|y| &y[range.clone()]);
+            let y = y.map(|y| y.part(&range));
             let (g, x) = (&g[range.clone()], &x[range]);
             add_gradients(g, x, y, mean, sums);
         });
@@ -172,6 +172,37 @@ impl Rows {
     }
 }
 
+/// What came out of the activation that followed a norm.
+#[derive(Clone, Copy)]
+pub(super) struct Activated<'a> {
+    pub(super) y: &'a [f32],
+    pub(super) activation: Activation,
+}
+
+impl Activated<'_> {
+    fn part(self, range: &Range<usize>) -> Self {
+        Self { y: &self.y[range.clone()], ..self }
+    }
+}
+
+/// Where an activation that is flat below 0 is flat again.
+#[inline(always)]
+fn ceiling(activation: Activation) -> f32 {
+    if activation == Activation::Relu6 { SIX } else { f32::INFINITY }
+}
+
+#[inline(always)]
+fn limited(y: f32, ceiling: f32) -> f32 {
+    let y = rectified(y);
+    if y > ceiling { ceiling } else { y }
+}
+
+/// The gradient `g` where the result was `y`; NaN lets it through.
+#[inline(always)]
+fn through(g: f32, y: f32, ceiling: f32) -> f32 {
+    if y <= 0.0 || y >= ceiling { 0.0 } else { g }
+}
+
 for_each_level! {
     fn forward_rows(
         out: &mut Place<f32>,
@@ -184,12 +215,13 @@ for_each_level! {
         let width = mean.len();
         let on_line = |(x, ((mean, factor), bias)): (&f32, ((&f32, &f32), &f32))| (x - mean) * factor + bias;
         let tables = || mean.iter().zip(factor).zip(bias);
+        let ceiling = ceiling(activation);
         match (residual, activation) {
             (None, Activation::Identity) => {
                 x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line)));
             }
-            (None, Activation::Relu) => {
-                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line).map(rectified)));
+            (None, Activation::Relu | Activation::Relu6) => {
+                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line).map(|y| limited(y, ceiling))));
             }
             (Some(residual), Activation::Identity) => {
                 for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
@@ -198,14 +230,14 @@ for_each_level! {
                     );
                 }
             }
-            (Some(residual), Activation::Relu) => {
+            (Some(residual), Activation::Relu | Activation::Relu6) => {
                 for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
                     out.extend(
                         x.iter()
                             .zip(tables())
                             .map(on_line)
                             .zip(residual)
-                            .map(|(y, residual)| rectified(y + residual)),
+                            .map(|(y, residual)| limited(y + residual, ceiling)),
                     );
                 }
             }
@@ -217,13 +249,15 @@ for_each_level! {
         masked: &mut Place<f32>,
         g: &[f32],
         x: Option<&[f32]>,
-        y: Option<&[f32]>,
+        y: Option<Activated>,
         tables: (&[f32], &[f32], &[f32], &[f32]),
     ) {
         let (a, b, d, mean) = tables;
         let width = a.len();
         let tables = || a.iter().zip(b).zip(d).zip(mean);
-        let through = |(g, y): (&f32, &f32)| through_relu(*g, *y);
+        let ceiling = y.map_or(f32::INFINITY, |y| ceiling(y.activation));
+        let y = y.map(|y| y.y);
+        let through = |(g, y): (&f32, &f32)| through(*g, *y, ceiling);
         match (x, y) {
             (None, None) => g.chunks(width).for_each(|g| out.extend(g.iter().zip(a).map(|(g, a)| g * a))),
             (None, Some(y)) => {
@@ -264,7 +298,7 @@ for_each_level! {
         }
     }
 
-    fn add_gradients(g: &[f32], x: &[f32], y: Option<&[f32]>, mean: &[f32], both: (&mut [f64], &mut [f64])) {
+    fn add_gradients(g: &[f32], x: &[f32], y: Option<Activated>, mean: &[f32], both: (&mut [f64], &mut [f64])) {
         let (sums, products) = both;
         let width = sums.len();
         match y {
@@ -277,11 +311,12 @@ for_each_level! {
                     }
                 }
             }
-            Some(y) => {
+            Some(Activated { y, activation }) => {
+                let ceiling = ceiling(activation);
                 for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
                     let sums = sums.iter_mut().zip(&mut *products).zip(mean);
                     for (((sum, product), mean), ((g, x), y)) in sums.zip(g.iter().zip(x).zip(y)) {
-                        let g = through_relu(*g, *y);
+                        let g = through(*g, *y, ceiling);
                         *sum += f64::from(g);
                         *product += f64::from(g * (x - mean));
                     }

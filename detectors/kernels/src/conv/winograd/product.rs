@@ -1,5 +1,7 @@
 //! The convolution: transform, multiply, transform back.
 
+#![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
+
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -9,6 +11,8 @@ use rayon::prelude::*;
 use super::super::sweep::Map;
 use super::transforms::{input_tile, output_tile, weight_panel};
 use super::{POINTS, Tiles, point_stride};
+use crate::elementwise::SIX;
+use crate::linear::Activation;
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
 use crate::precision::Precision;
@@ -161,7 +165,7 @@ each_level! {
     fn output_channels<V>(task: &Task, tile: usize, products: &[f32], stride: usize, start: usize, count: usize) {
         let (h, w) = task.size;
         let k = task.panels.columns;
-        let Finish { shift, residual, relu, .. } = task.finish;
+        let Finish { shift, residual, activation, .. } = task.finish;
         let (image, top, left) = task.tiles.at(tile);
         for first in (0..count).step_by(LANES) {
             let channel = start + first;
@@ -177,8 +181,10 @@ each_level! {
                     if let Some(residual) = residual {
                         y = y.add(V::load(&residual[at..]));
                     }
-                    if relu {
-                        y = y.rectified();
+                    match activation {
+                        Activation::Identity => {}
+                        Activation::Relu => y = y.rectified(),
+                        Activation::Relu6 => y = y.rectified().at_most(SIX),
                     }
                     // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
                     y.store(unsafe { std::slice::from_raw_parts_mut(task.out.0.add(at), LANES) });

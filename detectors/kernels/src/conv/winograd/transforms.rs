@@ -2,6 +2,8 @@
 //!
 //! Matrices B, G and A for the points 0, ±a, ±b, infinity with a = 3/4 and b = 3/2.
 
+#![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
+
 use super::super::sweep::Map;
 use super::{POINTS, point_stride};
 use crate::simd::{LANES, Lanes, each_level};

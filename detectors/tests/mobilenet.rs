@@ -1,0 +1,186 @@
+//! MobileNetV2 as a trunk: names and numbers of weights, widths, frozen stages, and detectors that train on it.
+
+#[path = "../../tests/support/golden.rs"]
+mod golden;
+mod support;
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config};
+use ckd_detectors::images::{Images, Target};
+use ckd_detectors::nn::{Mode, NormKind};
+use ckd_detectors::param::{Builder, ParamStore, Role};
+use ckd_detectors::{Detector, DetectorConfig, Losses, Result};
+use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::{Gradients, Value};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use support::{padded, values};
+
+const CLASSES: usize = 3;
+
+fn trunk(width_multiplier: f64) -> Result<(MobileNetV2, ParamStore)> {
+    let builder = Builder::new(0, &Device::Cpu);
+    let config = MobileNetV2Config { width_multiplier, norm: NormKind::FrozenBn, freeze_at: 0 };
+    Ok((MobileNetV2::new(&builder.within("features"), config)?, builder.finish()))
+}
+
+/// Counts of torchvision's `mobilenet_v2(width_mult=...).features`.
+#[test]
+fn widths_have_torchvisions_channels_and_numbers_of_weights() -> Result<()> {
+    for (width_multiplier, channels, count) in [
+        (1.0, [24, 32, 96, 1280], 2_223_872),
+        (0.35, [8, 16, 32, 1280], 396_128),
+        (0.5, [16, 16, 48, 1280], 687_680),
+        (0.75, [24, 24, 72, 1280], 1_355_424),
+        (1.4, [32, 48, 136, 1792], 4_315_776),
+    ] {
+        let (trunk, params) = trunk(width_multiplier)?;
+        assert_eq!(trunk.channels(), channels, "{width_multiplier}");
+        assert_eq!(params.weight_count(), count, "{width_multiplier}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_width_of_nothing_is_refused() {
+    for width_multiplier in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+        let error = trunk(width_multiplier).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("width multiplier"), "{width_multiplier}: {error:?}");
+    }
+    let mut config = support::tiny_retinanet(CLASSES);
+    config.backbone = support::tiny_mobilenet(NormKind::Bn, 6);
+    let error = build(DetectorConfig::RetinaNet(config)).err().map(|error| error.to_string());
+    assert!(error.is_some_and(|error| error.contains("freeze_at is 6")));
+}
+
+#[test]
+fn the_maps_have_strides_4_to_32_at_every_parity() -> Result<()> {
+    let (trunk, _) = trunk(0.25)?;
+    for (h, w) in [(64, 96), (33, 47), (1, 5)] {
+        let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, &Device::Cpu)?);
+        let maps = trunk.forward(&x, Mode::Inference)?;
+        assert_eq!(maps.len(), 4);
+        for ((map, channels), stride) in maps.iter().zip(trunk.channels()).zip([4, 8, 16, 32]) {
+            assert_eq!(map.dims(), [2, channels, usize::div_ceil(h, stride), usize::div_ceil(w, stride)]);
+        }
+    }
+    Ok(())
+}
+
+/// As torchvision draws them: normal, std √(2 / (K·R·S)), whether depthwise or not.
+#[test]
+fn initial_values_follow_torchvisions_rules() -> Result<()> {
+    let (_, params) = trunk(1.0)?;
+    for (name, param) in params.iter() {
+        let numbers = values(param.value.tensor());
+        let &[k, _, r, s] = param.value.dims() else {
+            let constant = match name.rsplit('.').next() {
+                Some("weight" | "running_var") => 1.0,
+                _ => 0.0,
+            };
+            assert!(numbers.iter().all(|value| *value == constant), "{name}");
+            continue;
+        };
+        let spread = numbers.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / numbers.len() as f64;
+        let expected = 2.0 / (k * r * s) as f64;
+        // Five standard errors of a normal variance.
+        let error = 5.0 * (2.0 / numbers.len() as f64).sqrt();
+        assert!((spread / expected - 1.0).abs() < error, "{name}: variance {spread}, expected {expected}");
+    }
+    Ok(())
+}
+
+#[test]
+fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
+    // The layers before which torchvision's `mobilenet_backbone` freezes, for trainable_layers 6 to 1, and 0.
+    let first_trainable = [0, 2, 4, 7, 14, 19];
+    for (freeze_at, first) in first_trainable.into_iter().enumerate() {
+        let mut config = support::tiny_faster_rcnn(CLASSES);
+        config.backbone = support::tiny_mobilenet(NormKind::Bn, freeze_at);
+        let detector = build(DetectorConfig::FasterRcnn(config))?;
+        let before = detector.params().snapshot()?;
+        let gradients = gradients(&detector)?;
+        for (name, param) in detector.params().iter() {
+            let layer = name.strip_prefix("backbone.body.").and_then(|name| name.split('.').next());
+            let frozen = layer.is_some_and(|layer| layer.parse::<usize>().expect("a number") < first);
+            let expected = match (name.contains(".running_"), frozen) {
+                (true, _) => Role::Buffer,
+                (false, true) => Role::Frozen,
+                (false, false) => Role::Trainable,
+            };
+            assert_eq!(param.role, expected, "freeze_at {freeze_at}: {name}");
+            let learns = gradients.contains_key(name);
+            assert_eq!(learns, expected == Role::Trainable, "freeze_at {freeze_at}: gradient of {name}");
+            let moved = values(param.value.tensor()) != values(&before[&**name]);
+            assert_eq!(moved, expected == Role::Buffer && !frozen, "freeze_at {freeze_at}: {name} moved");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn both_detectors_train_with_every_norm_and_repeat_bit_for_bit() -> Result<()> {
+    for norm in [NormKind::FrozenBn, NormKind::Bn, NormKind::Gn] {
+        let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
+        two.backbone = support::tiny_mobilenet(norm, 0);
+        one.backbone = support::tiny_mobilenet(norm, 0);
+        for config in [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)] {
+            let detector = build(config.clone())?;
+            let first = bits(&gradients(&detector)?);
+            for (name, _) in detector.params().trainable() {
+                let gradient = first.get(&**name).unwrap_or_else(|| panic!("{norm:?}: {name}"));
+                assert!(gradient.iter().all(|bits| f32::from_bits(*bits).is_finite()), "{norm:?}: {name}");
+            }
+            assert_eq!(first, bits(&gradients(&build(config)?)?), "{norm:?}");
+            assert_eq!(detector.detect(&scene())?.len(), 2, "{norm:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_frozen_teacher_records_nothing() -> Result<()> {
+    let mut config = support::tiny_faster_rcnn(CLASSES);
+    config.backbone = support::tiny_mobilenet(NormKind::Bn, 0);
+    let builder = Builder::new(1, &Device::Cpu).frozen();
+    let teacher = Detector::new(builder, &DetectorConfig::FasterRcnn(config))?;
+    assert_eq!(teacher.params().trainable().count(), 0);
+    for mode in [Mode::Inference, Mode::Train] {
+        assert!(teacher.pyramid(&scene(), mode)?.iter().all(|level| !level.is_tracked()), "{mode:?}");
+    }
+    Ok(())
+}
+
+fn build(config: DetectorConfig) -> Result<Detector> {
+    Detector::new(Builder::new(1, &Device::Cpu), &config)
+}
+
+fn gradients(detector: &Detector) -> Result<Gradients> {
+    let target = || Target {
+        boxes: vec![[3.0, 2.0, 29.0, 31.0], [12.5, 8.0, 40.0, 27.0]],
+        labels: vec![0, 2],
+        ignored: Vec::new(),
+    };
+    let (images, targets) = (scene(), [target(), target()]);
+    let pyramid = detector.pyramid(&images, Mode::Train)?;
+    let losses: Losses = match detector {
+        Detector::FasterRcnn(detector) => {
+            detector.train(&images, &pyramid, &targets, &mut ChaCha8Rng::seed_from_u64(0))?.losses
+        }
+        Detector::RetinaNet(detector) => detector.train(&images, &pyramid, &targets)?.losses,
+    };
+    let terms: Vec<(&Value, f64)> = losses.iter().map(|(_, loss)| (loss, 1.0)).collect();
+    Ok(weighted_sum(&terms)?.backward()?)
+}
+
+fn bits(gradients: &Gradients) -> BTreeMap<String, Vec<u32>> {
+    let bits = |gradient: &Tensor| values(gradient).into_iter().map(f32::to_bits).collect();
+    gradients.iter().map(|(name, gradient)| (name.to_string(), bits(gradient))).collect()
+}
+
+fn scene() -> Images {
+    let picture = |stream, h, w| (golden::tensor(stream, 3 * h * w, 0.5, 0.5), h, w);
+    padded(&[picture(1, 60, 64), picture(2, 64, 41)])
+}
