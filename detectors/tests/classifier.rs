@@ -9,7 +9,7 @@ use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
 use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
 use ckd_detectors::nn::{Mode, NormKind};
-use ckd_detectors::param::{Builder, ParamStore, Role};
+use ckd_detectors::param::{Builder, Role};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::losses::softmax_cross_entropy;
