@@ -16,7 +16,7 @@
 //! | [`patches`], [`gram`] | maps cut into patches; products of rows |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
-//! | [`reduce`] | sums over slices in f64 |
+//! | [`reduce`] | sums and exponentials of rows |
 //! | [`simd`] | the level of vector instructions in use |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
