@@ -164,7 +164,13 @@ impl Step {
             }
             Workload::Resnet18 => {
                 let depth = ResNetDepth::ResNet18;
-                let backbone = ResNetConfig { depth, width: 64, norm: NormKind::Bn, freeze_at: 0, recompute: [false; 4] };
+                let backbone = ResNetConfig {
+                    depth,
+                    width: 64,
+                    norm: NormKind::Bn,
+                    freeze_at: 0,
+                    recompute: [false; 4],
+                };
                 let network = ResNetClassifier::new(builder, ResNetClassifierConfig { backbone, classes })?;
                 (Network::ResNet(network), None)
             }

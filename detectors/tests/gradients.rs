@@ -128,7 +128,7 @@ fn the_gradient_of_inverted_residuals_is_the_slope_of_a_sum_over_their_map() -> 
         let losses = || -> Result<Losses> {
             let c3 = trunk.forward(&input, Mode::Train)?.swap_remove(1);
             let count: usize = c3.dims().iter().product();
-            let weights = golden::tensor(9, count, 1.0 / (count as f32).sqrt(), 0.0);
+            let weights = golden::tensor(9, count, 1.0 / (count as f64).sqrt(), 0.0);
             let weights = Tensor::from_vec(weights, c3.dims(), &Device::Cpu)?;
             Ok(vec![("sum", Value::from_candle(&[&c3], |c3| (&c3[0] * weights)?.sum_all())?)])
         };

@@ -14,9 +14,10 @@ use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::reduce::{dot, exponentials, largest, multiply, sum};
 use rayon::prelude::*;
 
-use super::unit_rows::{UnitRows, dot};
+use super::unit_rows::UnitRows;
 use super::{DistillError, Distiller, Term, at_tap, nothing, scalar_of};
 
 /// What row i is contrasted with.
@@ -145,20 +146,15 @@ pub fn ckd(
 /// logsumexp(row) - row[positive] of similarities over the temperature; the row becomes its derivatives
 /// by the similarities, times `share`.
 fn contrast(row: &mut [f32], positive: usize, inverse_temperature: f64, share: f64) -> f64 {
-    let inverse = inverse_temperature as f32;
-    let largest = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let own = f64::from(row[positive] - largest) * inverse_temperature;
-    let mut total = 0f64;
-    for a in row.iter_mut() {
-        *a = ((*a - largest) * inverse).exp();
-        total += f64::from(*a);
-    }
+    let highest = largest(row);
+    let own = f64::from(row[positive] - highest) * inverse_temperature;
+    let total = exponentials(row, highest, inverse_temperature as f32);
     let scale = share * inverse_temperature;
     let by_total = scale / total;
     // softmax - 1 as minus the others' share: no digits are lost where it is close to 1.
     row[positive] = 0.0;
-    let others: f64 = row.iter().map(|&a| f64::from(a)).sum();
-    row.iter_mut().for_each(|a| *a = (f64::from(*a) * by_total) as f32);
+    let others = sum(row);
+    multiply(row, by_total as f32);
     row[positive] = (-others * by_total) as f32;
     total.ln() - own
 }

@@ -14,8 +14,9 @@ use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::reduce::dot;
 
-use super::unit_rows::{UnitRows, dot};
+use super::unit_rows::UnitRows;
 use super::{DistillError, scalar_of};
 
 /// Added to (|K| |L|)²: matrices of zeros have alignment 0.

@@ -1,5 +1,6 @@
 //! The rows of a matrix as unit vectors, and the way back for gradients.
 
+use ckd_kernels::reduce::dot;
 use rayon::prelude::*;
 
 /// Rows divided by their lengths; a row of zeros stays one.
@@ -44,19 +45,4 @@ impl UnitRows {
                 }
             });
     }
-}
-
-/// The sum of products, in f64 and in a fixed order.
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let (a_lanes, a_rest) = a.as_chunks::<LANES>();
-    let (b_lanes, b_rest) = b.as_chunks::<LANES>();
-    let mut sums = [0f64; LANES];
-    for (a, b) in a_lanes.iter().zip(b_lanes) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(a[lane]) * f64::from(b[lane]);
-        }
-    }
-    let rest = a_rest.iter().zip(b_rest).map(|(a, b)| f64::from(*a) * f64::from(*b));
-    sums.iter().sum::<f64>() + rest.sum::<f64>()
 }

@@ -17,7 +17,7 @@
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`precision`] | f32 or bf16 products |
-//! | [`reduce`] | sums over slices in f64 |
+//! | [`reduce`] | sums and exponentials of rows |
 //! | [`simd`] | the level of vector instructions in use |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |

@@ -1,4 +1,4 @@
-//! Sums over slices, in f64 and in an order that depends on their length alone.
+//! Rows of numbers: sums in f64, in an order that depends on their length alone, and what a softmax is made of.
 
 use crate::simd::for_each_level;
 
@@ -42,6 +42,11 @@ for_each_level! {
             }
         }
         highest.iter().chain(rest).fold(f32::NEG_INFINITY, |highest, &a| larger(a, highest))
+    }
+
+    /// x_i becomes `factor` x_i.
+    pub fn multiply(x: &mut [f32], factor: f32) {
+        x.iter_mut().for_each(|x| *x *= factor);
     }
 
     /// x_i becomes exp(`scale` (x_i - `largest`)), where nothing is above `largest`; returns their sum.

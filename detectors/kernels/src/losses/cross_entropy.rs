@@ -1,8 +1,7 @@
 //! Softmax cross-entropy with class indices.
 
 use super::{Divisor, expect_count, sum_over_rows, zero_if_finite};
-use crate::reduce::{exponentials, largest};
-use crate::simd::vectorized;
+use crate::reduce::{exponentials, largest, multiply};
 use crate::{Error, Result, Value};
 
 /// sum_i [ logsumexp_k x_ik - x_i,label(i) ] / `divisor`.
@@ -31,7 +30,7 @@ pub fn softmax_cross_entropy<'d>(
         gradient.copy_from_slice(x);
         let total = exponentials(gradient, highest, 1.0);
         let share = total.recip() as f32;
-        vectorized(|| gradient.iter_mut().for_each(|g| *g *= share));
+        multiply(gradient, share);
         gradient[label] -= 1.0;
         total.ln() - (f64::from(x[label]) - f64::from(highest)) + f64::from(zero_if_finite(x))
     })

@@ -29,7 +29,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::CHUNK;
 use crate::memory::{both_written, elements, from_elements, on_host};
-use crate::simd::vectorized;
+use crate::reduce::multiply;
 use crate::{Error, Result, Value};
 
 /// What a sum over rows is divided by.
@@ -100,7 +100,7 @@ fn sum_over_rows(
                 losses.extend(std::iter::once(row(i, &x[i * width..][..width], gradient) / divisor));
             }
             let scale = divisor.recip() as f32;
-            vectorized(|| gradient.iter_mut().for_each(|g| *g *= scale));
+            multiply(gradient, scale);
         }
     });
     drop(x);
@@ -110,9 +110,7 @@ fn sum_over_rows(
     Ok(Value::operation(&[input], loss, move |incoming| {
         let factor = incoming.reshape(())?.to_scalar::<f32>()?;
         if factor != 1.0 {
-            gradient.par_chunks_mut(CHUNK).for_each(|part| {
-                vectorized(|| part.iter_mut().for_each(|g| *g *= factor));
-            });
+            gradient.par_chunks_mut(CHUNK).for_each(|part| multiply(part, factor));
         }
         Ok(vec![Some(from_elements(gradient, shape, incoming)?)])
     }))
