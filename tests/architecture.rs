@@ -74,7 +74,6 @@ fn only_fsx_writes_files() {
         "fs::create_dir",
         "fs::hard_link",
         "fs::set_permissions",
-        "set_len(",
         "tempfile::",
         "NamedTempFile",
         "DirBuilder",

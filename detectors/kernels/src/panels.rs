@@ -1,5 +1,7 @@
 //! Weights packed into panels of 32 columns, as [`microkernel::dot`](crate::microkernel::dot) reads them.
 
+use std::cell::RefCell;
+
 use rayon::prelude::*;
 
 use crate::microkernel::COLUMNS;
@@ -25,6 +27,16 @@ impl Aligned {
         Self { lines: vec![Line([0.0; LINE]); len.div_ceil(LINE)], len }
     }
 
+    /// `len` numbers, those of an earlier use or zeros: for what is overwritten anyway.
+    pub(crate) fn recycled(len: usize) -> Self {
+        let count = len.div_ceil(LINE);
+        let kept = SPARE.with_borrow_mut(|spare| {
+            let fitting = spare.iter().position(|lines| (count..=2 * count).contains(&lines.len()));
+            fitting.map(|index| spare.swap_remove(index))
+        });
+        kept.map_or_else(|| Self::zeros(len), |lines| Self { lines, len })
+    }
+
     /// At least `len` numbers, which may be those of an earlier use.
     pub(crate) fn at_least(&mut self, len: usize) -> &mut [f32] {
         if self.len < len {
@@ -41,6 +53,31 @@ impl Aligned {
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Bytes of a buffer that is kept for the next [`Aligned::recycled`], and how many are kept on a thread.
+const SPARE_BYTES: usize = 2 << 20;
+const SPARES: usize = 8;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Aligned {
+    fn drop(&mut self) {
+        let lines = std::mem::take(&mut self.lines);
+        if lines.is_empty() || size_of_val(&lines[..]) > SPARE_BYTES {
+            return;
+        }
+        // A thread that ends has no place for it any more.
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() == SPARES {
+                spare.remove(0);
+            }
+            spare.push(lines);
+        });
     }
 }
 
@@ -118,14 +155,21 @@ impl Panels {
         })
     }
 
-    /// Panel by panel, each given its first column and itself, zeros.
+    /// Panel by panel, each given its first column and itself, to overwrite; columns that are not there are 0.
     fn fill((inner, columns): (usize, usize), fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
-        let mut values = Aligned::zeros(columns.div_ceil(COLUMNS) * inner * COLUMNS);
-        values
-            .as_mut_slice()
-            .par_chunks_mut((inner * COLUMNS).max(1))
-            .enumerate()
-            .for_each(|(index, panel)| fill(index * COLUMNS, panel));
+        let mut values = Aligned::recycled(columns.div_ceil(COLUMNS) * inner * COLUMNS);
+        let one = |(index, panel): (usize, &mut [f32])| {
+            if columns < (index + 1) * COLUMNS {
+                panel.fill(0.0);
+            }
+            fill(index * COLUMNS, panel);
+        };
+        let size = (inner * COLUMNS).max(1);
+        // Small ones are not worth waking other threads for.
+        match values.len < 1 << 15 {
+            true => values.as_mut_slice().chunks_mut(size).enumerate().for_each(one),
+            false => values.as_mut_slice().par_chunks_mut(size).enumerate().for_each(one),
+        }
         Self { values, inner, columns }
     }
 }

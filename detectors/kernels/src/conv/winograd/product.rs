@@ -83,7 +83,7 @@ impl Task<'_> {
         let tasks = count.div_ceil(fits).next_multiple_of(threads);
         let share = count.div_ceil(tasks).next_multiple_of(4);
         let weight_size = POINTS * c * COLUMNS;
-        let mut weights = Aligned::zeros(self.panels.count() * weight_size);
+        let mut weights = Aligned::recycled(self.panels.count() * weight_size);
         // By points, then panels: the order in which they are read.
         let mut by_panel: Vec<Vec<&mut [f32]>> =
             (0..self.panels.count()).map(|_| Vec::with_capacity(POINTS)).collect();
@@ -122,7 +122,7 @@ impl Task<'_> {
     fn by_channels(&self) {
         let c = self.source.c;
         let count = self.tiles.count();
-        let mut inputs = Aligned::zeros(count * tile_stride(c));
+        let mut inputs = Aligned::recycled(count * tile_stride(c));
         inputs
             .as_mut_slice()
             .par_chunks_mut(tile_stride(c))

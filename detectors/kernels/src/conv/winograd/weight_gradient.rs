@@ -29,8 +29,8 @@ pub(in super::super) fn weight_gradient(geometry: &Geometry, x: &[f32], g: &[f32
     let padding = config.padding.map(|padding| padding as isize);
     let (input_size, gradient_size) = (POINTS * point_stride(c), POINTS * point_stride(k));
     let chunk = (CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS).min(tiles.count());
-    let mut inputs = Aligned::zeros(chunk * input_size);
-    let mut gradients = Aligned::zeros(chunk * gradient_size);
+    let mut inputs = Aligned::recycled(chunk * input_size);
+    let mut gradients = Aligned::recycled(chunk * gradient_size);
     let mut sums = vec![0f32; POINTS * k * c];
     let level = Simd::level();
     for first in (0..tiles.count()).step_by(chunk) {
@@ -52,7 +52,7 @@ pub(in super::super) fn weight_gradient(geometry: &Geometry, x: &[f32], g: &[f32
             let (input, gradient) =
                 (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
             // Reused by all rows of the sums: worth being brought together.
-            let mut panel = Aligned::zeros(count * COLUMNS);
+            let mut panel = Aligned::recycled(count * COLUMNS);
             for column in (0..c).step_by(COLUMNS) {
                 let width = COLUMNS.min(c - column);
                 for (tile, to) in panel.as_mut_slice().chunks_exact_mut(COLUMNS).enumerate() {
