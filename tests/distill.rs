@@ -10,6 +10,7 @@ use ckd_det::distill::{
 use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::resize::resize_bilinear;
 
 type Outcome = Result<Value, DistillError>;
 
@@ -445,6 +446,50 @@ fn the_gradient_of_rcka_agrees_with_central_differences() {
         for kernel in KERNELS {
             check_gradient(&s, 11, 2e-4, |s| patch_cka(&t, s, rows, 4, kernel));
         }
+    }
+}
+
+#[test]
+fn rcka_of_a_channel_is_the_alignment_of_its_patches() {
+    // Sides that are whole patches or not, channels that fill a cache line or not, many and few rows.
+    for (shape, patch) in [([1, 3, 8, 12], 4), ([2, 17, 7, 9], 4), ([1, 16, 20, 20], 2), ([2, 33, 5, 3], 3)] {
+        let [n, c, h, w]: [usize; 4] = shape;
+        let size = (h.next_multiple_of(patch), w.next_multiple_of(patch));
+        let (t, s) = (noise(1, &shape), noise(2, &shape));
+        let (down, across) = (size.0 / patch, size.1 / patch);
+        let matrix = |map: &Value, channel: usize, rows: PatchRows| {
+            let channel = map.tensor().narrow(1, channel, 1).unwrap().contiguous().unwrap();
+            let cut = channel.reshape((n, down, patch, across, patch)).unwrap();
+            let cut = cut.permute((1, 3, 0, 2, 4)).unwrap().contiguous().unwrap();
+            let cut = cut.reshape((down * across, n * patch * patch)).unwrap();
+            if rows == INTRA { cut } else { cut.t().unwrap().contiguous().unwrap() }
+        };
+        let resized = |map: &Tensor| resize_bilinear(&Value::constant(map.clone()), size).unwrap();
+        let (big_t, big_s) = (resized(&t), resized(&s));
+        for rows in [INTRA, INTER] {
+            for kernel in KERNELS {
+                let alignment = |channel: usize| {
+                    let (x, y) = (matrix(&big_t, channel, rows), matrix(&big_s, channel, rows));
+                    f64::from(value_of(&y, |y| ka(&x, y, kernel)))
+                };
+                let want = 1.0 - (0..c).map(alignment).sum::<f64>() / c as f64;
+                let got = value_of(&s, |s| patch_cka(&t, s, rows, patch, kernel));
+                assert_close(got, want as f32, 2e-6);
+            }
+        }
+    }
+}
+
+#[test]
+fn rcka_has_the_same_bits_on_any_number_of_threads() {
+    let (t, s) = (noise(1, &[1, 70, 18, 21]), noise(2, &[1, 70, 18, 21]));
+    for rows in [INTRA, INTER] {
+        let run = || evaluate(&s, |s| patch_cka(&t, s, rows, 4, Kernel::default()));
+        let on_threads = |threads: usize| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(run)
+        };
+        let one = on_threads(1);
+        assert_eq!((on_threads(2), on_threads(3)), (one.clone(), one));
     }
 }
 

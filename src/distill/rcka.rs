@@ -104,28 +104,26 @@ pub fn patch_cka(
     let shape = Shape::new(&patches, rows, kernel);
     let (teacher, host) = (channels_last(teacher)?, channels_last(student.tensor())?);
     let (teacher, map) = (elements(&teacher)?, elements(&host)?);
-    let groups = channels.div_ceil(GROUP);
-    let task = |scratch: &mut Scratch, index: usize, pasted: Option<&mut [f32]>| {
+    let wanted = if student.is_tracked() { Wanted::ValueAndGradient } else { Wanted::Value };
+    let task = |scratch: &mut Scratch, index: usize| {
         let group = index * GROUP..((index + 1) * GROUP).min(channels);
         let width = group.len();
-        let wanted = if pasted.is_some() { Wanted::ValueAndGradient } else { Wanted::Value };
         patches.cut(&teacher, group.clone(), shape.strides, &mut scratch.x);
         patches.cut(&map, group, shape.strides, &mut scratch.y);
         let values = scratch.align(&shape, width, wanted);
-        if let Some(pasted) = pasted {
-            patches.paste(&scratch.x, width, shape.strides, pasted);
+        // The gradient of a group of channels is a map of its own: every task owns what it writes.
+        let mut gradient = Vec::new();
+        if wanted == Wanted::ValueAndGradient {
+            gradient.resize(width * patches.plane(), 0f32);
+            patches.paste(&scratch.x, width, shape.strides, &mut gradient);
         }
-        values
+        (values, gradient)
     };
-    // The gradient of a group of channels is a map of its own: every task owns what it writes.
-    let mut pasted = vec![0f32; if student.is_tracked() { channels * patches.plane() } else { 0 }];
-    let scratch = || Scratch::new(&shape);
-    let values: Vec<Vec<f64>> = if student.is_tracked() {
-        let pasted = pasted.par_chunks_mut(GROUP * patches.plane()).enumerate();
-        pasted.map_init(scratch, |scratch, (index, pasted)| task(scratch, index, Some(pasted))).collect()
-    } else {
-        (0..groups).into_par_iter().map_init(scratch, |scratch, index| task(scratch, index, None)).collect()
-    };
+    let tasks = (0..channels.div_ceil(GROUP)).into_par_iter();
+    // Few pieces, as each makes a scratch of its own.
+    let tasks = tasks.with_min_len(channels.div_ceil(GROUP * 2 * rayon::current_num_threads()));
+    let done = tasks.map_init(|| Scratch::new(&shape), task);
+    let (values, gradients): (Vec<Vec<f64>>, Vec<Vec<f32>>) = done.unzip();
 
     let loss = 1.0 - values.iter().flatten().sum::<f64>() / channels as f64;
     if !student.is_tracked() {
@@ -134,7 +132,7 @@ pub fn patch_cka(
     let tensor = Tensor::new(loss as f32, student.tensor().device())?;
     Ok(Value::operation(&[student], tensor, move |incoming| {
         let share = incoming.reshape(())?.to_scalar::<f32>()? / -(channels as f32);
-        let gradient = patches.join(&pasted, share);
+        let gradient = patches.join(&gradients, share);
         Ok(vec![Some(from_channels_last(gradient, (images, height, width, channels), incoming)?)])
     }))
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::memory::{
     Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
 };
-use crate::simd::vectorized;
+use crate::simd::{Loops, at_level, for_each_level};
 use crate::{Error, Result, Value};
 
 /// Elements that one task of an elementwise pass takes: 64 KiB a stream.
@@ -26,7 +26,7 @@ pub(crate) fn zip_map(
         let (a, b) = (elements(a)?, elements(b)?);
         Ok(written_in_chunks(a.len(), CHUNK, |index, out| {
             let range = index * CHUNK..index * CHUNK + out.len();
-            vectorized(|| out.extend(a[range.clone()].iter().zip(&b[range]).map(|(a, b)| f(*a, *b))));
+            at_level(ZipMap { a: &a[range.clone()], b: &b[range], f: &f, out });
         }))
     };
     if is_channels_last(a) {
@@ -42,7 +42,7 @@ pub(crate) fn map(a: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
         let a = elements(a)?;
         Ok(written_in_chunks(a.len(), CHUNK, |index, out| {
             let a = &a[index * CHUNK..][..out.len()];
-            vectorized(|| out.extend(a.iter().map(|a| f(*a))));
+            at_level(Map { a, f: &f, out });
         }))
     };
     if is_channels_last(a) {
@@ -50,6 +50,43 @@ pub(crate) fn map(a: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
         return from_channels_last(apply(&channels_last(a)?)?, (n, h, w, c), a);
     }
     from_elements(apply(&on_host(a)?)?, a.shape(), a)
+}
+
+struct ZipMap<'a, 'p, F> {
+    a: &'a [f32],
+    b: &'a [f32],
+    f: &'a F,
+    out: &'a mut Place<'p, f32>,
+}
+
+impl<F: Fn(f32, f32) -> f32> Loops for ZipMap<'_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.out.extend(self.a.iter().zip(self.b).map(|(a, b)| (self.f)(*a, *b)));
+    }
+}
+
+struct Map<'a, 'p, F> {
+    a: &'a [f32],
+    f: &'a F,
+    out: &'a mut Place<'p, f32>,
+}
+
+impl<F: Fn(f32) -> f32> Loops for Map<'_, '_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.out.extend(self.a.iter().map(|a| (self.f)(*a)));
+    }
+}
+
+for_each_level! {
+    fn add_to(to: &mut [f32], from: &[f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    }
 }
 
 fn is_channels_last(a: &Tensor) -> bool {
@@ -92,9 +129,7 @@ impl InplaceOp2 for AddInPlace {
         from_layout: &Layout,
     ) -> candle_core::Result<()> {
         let (to, from) = (contiguous_mut(to, to_layout)?, contiguous(from, from_layout)?);
-        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| {
-            vectorized(|| to.iter_mut().zip(from).for_each(|(to, from)| *to += from));
-        });
+        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| add_to(to, from));
         Ok(())
     }
 }
@@ -253,7 +288,9 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
         let mut start = 0;
         let mut gradients = Vec::with_capacity(sizes.len());
         for size in sizes {
-            gradients.push(Some(g.narrow(dim, start, size)?));
+            // candle cannot read a view that starts behind the end of an empty buffer.
+            let part = if g.elem_count() == 0 { g.narrow(dim, 0, size) } else { g.narrow(dim, start, size) };
+            gradients.push(Some(part?));
             start += size;
         }
         Ok(gradients)

@@ -3,7 +3,7 @@
 use crate::elementwise::CHUNK;
 use crate::memory::{Place, elements, from_elements, on_host, written_in_chunks};
 use crate::reduce::{dot, exp_of_negative, exponentials, largest, sum};
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// x_i / max(|x_i|, `eps`) for every row i.
@@ -24,14 +24,14 @@ pub fn l2_normalize_rows(x: &Value, eps: f64) -> Result<Value> {
     if !(eps > 0.0 && eps.is_finite()) {
         return Err(Error::invalid(NAME, format!("eps must be positive, got {eps}")));
     }
-    let scaled = |x: &[f32], out: &mut Place<f32>| {
+    let unit = |x: &[f32], out: &mut Place<f32>| {
         let scale = dot(x, x).sqrt().max(eps).recip();
-        vectorized(|| out.extend(x.iter().map(|x| (f64::from(*x) * scale) as f32)));
+        scaled(out, x, scale);
     };
     let out = {
         let host = on_host(x.tensor())?;
         let x = elements(&host)?;
-        by_rows(x.len(), d, |row, out| scaled(&x[row * d..][..d], out))
+        by_rows(x.len(), d, |row, out| unit(&x[row * d..][..d], out))
     };
     let shape = x.tensor().shape().clone();
     let saved = x.tensor().clone();
@@ -45,10 +45,7 @@ pub fn l2_normalize_rows(x: &Value, eps: f64) -> Result<Value> {
             // At 0 all factors are 0.
             let scale = if norm == 0.0 { 0.0 } else { norm.max(eps).recip() };
             let along = if norm > eps { dot(x, g) / (norm * norm) } else { 0.0 };
-            let pair = g.iter().zip(x);
-            vectorized(|| {
-                gradient.extend(pair.map(|(g, x)| ((f64::from(*g) - along * f64::from(*x)) * scale) as f32))
-            });
+            projected(gradient, (g, x), along, scale);
         });
         Ok(vec![Some(from_elements(gradient, shape, g)?)])
     }))
@@ -74,8 +71,7 @@ pub fn log_softmax(x: &Value) -> Result<Value> {
             let out = out.zeros();
             out.copy_from_slice(x);
             let log_total = exponentials(out, highest, 1.0).ln();
-            let shifted = |x: f32| f64::from(x) - f64::from(highest);
-            vectorized(|| out.iter_mut().zip(x).for_each(|(out, x)| *out = (shifted(*x) - log_total) as f32));
+            shifted(out, x, f64::from(highest) + log_total);
         })
     };
     let shape = x.tensor().shape().clone();
@@ -87,11 +83,33 @@ pub fn log_softmax(x: &Value) -> Result<Value> {
         let gradient = by_rows(saved.len(), k, |row, gradient| {
             let (y, g) = (&saved[row * k..][..k], &g_all[row * k..][..k]);
             let total = sum(g) as f32;
-            let pair = g.iter().zip(y);
-            vectorized(|| gradient.extend(pair.map(|(g, y)| g - exp_of_negative(-y) * total)));
+            log_softmax_gradient(gradient, g, y, total);
         });
         Ok(vec![Some(from_elements(gradient, shape, g)?)])
     }))
+}
+
+for_each_level! {
+    /// `scale` x.
+    fn scaled(out: &mut Place<f32>, x: &[f32], scale: f64) {
+        out.extend(x.iter().map(|x| (f64::from(*x) * scale) as f32));
+    }
+
+    /// (g - `along` x) `scale`, of `pair` (g, x).
+    fn projected(out: &mut Place<f32>, pair: (&[f32], &[f32]), along: f64, scale: f64) {
+        let terms = pair.0.iter().zip(pair.1);
+        out.extend(terms.map(|(g, x)| ((f64::from(*g) - along * f64::from(*x)) * scale) as f32));
+    }
+
+    /// x - `by`.
+    fn shifted(out: &mut [f32], x: &[f32], by: f64) {
+        out.iter_mut().zip(x).for_each(|(out, x)| *out = (f64::from(*x) - by) as f32);
+    }
+
+    /// g - exp(y) `total`.
+    fn log_softmax_gradient(out: &mut Place<f32>, g: &[f32], y: &[f32], total: f32) {
+        out.extend(g.iter().zip(y).map(|(g, y)| g - exp_of_negative(-y) * total));
+    }
 }
 
 /// `len` numbers, written row by row in parallel; rows have `width` elements.

@@ -100,13 +100,12 @@ impl Patches {
         }
     }
 
-    /// The other way round: what matrices of derivatives say of `width` channels of the maps, (N, H, W, `width`).
+    /// The other way round: adds what matrices of derivatives say of `width` channels to `out` (N, H, W, `width`).
     ///
     /// # Panics
     /// If `matrices` or `out` is too short.
     pub fn paste(&self, matrices: &[f32], width: usize, strides: Strides, out: &mut [f32]) {
         let (n, h, w, _) = self.map;
-        out.fill(0.0);
         for image in 0..n {
             let out = &mut out[image * h * w * width..][..h * w * width];
             for (oy, &mix) in self.rows.iter().enumerate() {
@@ -126,15 +125,15 @@ impl Patches {
     ///
     /// # Panics
     /// If `groups` are not those of all channels.
-    pub fn join(&self, groups: &[f32], factor: f32) -> Vec<f32> {
+    pub fn join(&self, groups: &[Vec<f32>], factor: f32) -> Vec<f32> {
         const PIXELS_A_TASK: usize = 64;
         let (c, plane) = (self.map.3, self.plane());
-        assert_eq!(groups.len(), plane * c, "patches: groups of all channels");
+        let widths = || (0..c).step_by(GROUP).map(|channel| GROUP.min(c - channel));
+        assert!(widths().map(|width| width * plane).eq(groups.iter().map(Vec::len)), "patches: groups");
         written_in_chunks(plane * c, PIXELS_A_TASK * c, |task, out| {
             let first = task * PIXELS_A_TASK;
             for pixel in first..first + out.len() / c {
-                for (channel, group) in (0..c).step_by(GROUP).zip(groups.chunks(GROUP * plane)) {
-                    let width = GROUP.min(c - channel);
+                for (width, group) in widths().zip(groups) {
                     out.extend(group[pixel * width..][..width].iter().map(|value| value * factor));
                 }
             }
@@ -345,9 +344,9 @@ mod tests {
                         derivatives[cell * c + channel] = of_matrices[at];
                     }
                 }
-                let mut group = vec![f32::NAN; patches.plane() * channels.len()];
+                let mut group = vec![0.0; patches.plane() * channels.len()];
                 patches.paste(&of_matrices, channels.len(), strides, &mut group);
-                groups.extend(group);
+                groups.push(group);
             }
             let joined = patches.join(&groups, -2.0);
             let derivatives = Tensor::from_vec(derivatives, (n, big_h, big_w, c), &Device::Cpu)?;

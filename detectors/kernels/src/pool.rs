@@ -5,7 +5,7 @@
 
 use crate::elementwise::reshape;
 use crate::memory::{Place, both_written, channels_last, elements, from_channels_last, written_in_chunks};
-use crate::simd::{for_each_level, vectorized};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// The largest kernel of [`max_pool2d`]: a window position is kept in one byte.
@@ -60,7 +60,6 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
 }
 
 for_each_level! {
-
     fn forward_row(
         windows: &Windows,
         image: &[f32],
@@ -199,7 +198,7 @@ pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value>
                 sums.fill(0.0);
                 for y in ys.clone() {
                     let run = &image[(y * w + xs.start) * c..][..xs.len() * c];
-                    vectorized(|| add_pixels(&mut sums, run));
+                    add_pixels(&mut sums, run);
                 }
                 let share = 1.0 / (ys.len() * xs.len()) as f64;
                 out.extend(sums.iter().map(|sum| (sum * share) as f32));
@@ -219,7 +218,7 @@ pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value>
                     let share = 1.0 / (bin(oy, h, oh).len() * xs.len()) as f32;
                     let g = &g[((image * oh + oy) * ow + ox) * c..][..c];
                     for pixel in spread[xs.start * c..xs.end * c].chunks_exact_mut(c) {
-                        vectorized(|| pixel.iter_mut().zip(g).for_each(|(pixel, g)| *pixel += g * share));
+                        add_share(pixel, g, share);
                     }
                 }
             }
@@ -228,11 +227,16 @@ pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value>
     }))
 }
 
-/// Adds each pixel of a run to `sums`, channel by channel.
-#[inline(always)]
-fn add_pixels(sums: &mut [f64], run: &[f32]) {
-    for pixel in run.chunks_exact(sums.len()) {
-        sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
+for_each_level! {
+    /// Adds each pixel of a run to `sums`, channel by channel.
+    fn add_pixels(sums: &mut [f64], run: &[f32]) {
+        for pixel in run.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+    }
+
+    fn add_share(to: &mut [f32], from: &[f32], share: f32) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += from * share);
     }
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::elementwise::{CHUNK, contiguous, contiguous_mut, share_memory};
 use crate::reduce::dot;
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 use crate::{Error, Result};
 
 /// One update of one parameter.
@@ -103,16 +103,15 @@ impl InplaceOp1 for WithVelocity<'_> {
         let mut param = self.param.lock().unwrap_or_else(PoisonError::into_inner);
         let chunks = param.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
         chunks.zip(self.gradient.par_chunks(CHUNK)).for_each(|((param, velocity), gradient)| {
-            vectorized(|| self.step.update(param, velocity, gradient));
+            update(&self.step, param, velocity, gradient);
         });
         Ok(())
     }
 }
 
-impl SgdStep {
-    #[inline(always)]
-    fn update(&self, param: &mut [f32], velocity: &mut [f32], gradient: &[f32]) {
-        let &Self { lr, momentum, nesterov, weight_decay, gradient_scale } = self;
+for_each_level! {
+    fn update(step: &SgdStep, param: &mut [f32], velocity: &mut [f32], gradient: &[f32]) {
+        let &SgdStep { lr, momentum, nesterov, weight_decay, gradient_scale } = step;
         let (lr, momentum) = (lr as f32, momentum as f32);
         let (decay, scale) = (weight_decay as f32, gradient_scale as f32);
         for ((param, velocity), gradient) in param.iter_mut().zip(velocity).zip(gradient) {

@@ -109,7 +109,6 @@ impl Resize {
 }
 
 for_each_level! {
-
     /// Each pixel of `side` plus the pixel of `source` that it reads.
     fn add_tops(out: &mut Place<f32>, side: &[f32], source: &[f32], columns: &[usize], c: usize) {
         for (side, &x) in side.chunks_exact(c).zip(columns) {

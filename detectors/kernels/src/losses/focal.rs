@@ -116,7 +116,6 @@ struct Weights {
 }
 
 for_each_level! {
-
     /// The weighted losses of a row towards 0, or with `sign` -1 towards 1, and their derivatives; gamma is 2.
     fn sum_of_row_with_squares(x: &[f32], gradient: &mut [f32], weight: f32, sign: f32, gamma: f32) -> f64 {
         sum_of_row(x, gradient, weight, sign, |x| absent(x, gamma, |p| p * p))
