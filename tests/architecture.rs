@@ -74,6 +74,7 @@ fn only_fsx_writes_files() {
         "fs::create_dir",
         "fs::hard_link",
         "fs::set_permissions",
+        "set_len(",
         "tempfile::",
         "NamedTempFile",
         "DirBuilder",
@@ -88,7 +89,12 @@ fn only_fsx_writes_files() {
     assert_none(
         "files are written by src/fsx.rs only",
         others
-            .flat_map(|source| source.lines_where(|line| writing.iter().any(|call| line.contains(call))))
+            .flat_map(|source| {
+                // There it is `Vec`'s: the kernels fill buffers in place.
+                let is_buffers =
+                    |call: &str| call == "set_len(" && source.path.starts_with("detectors/kernels/");
+                source.lines_where(|line| writing.iter().any(|call| line.contains(call) && !is_buffers(call)))
+            })
             .collect(),
     );
 }

@@ -5,14 +5,13 @@ Random images and labels, 1000 classes. Prints one JSON line with the keys of th
     python resnet18_step.py --channels-last
 """
 import argparse
-import json
-import resource
-import statistics
 import time
 
 import torch
 import torch.nn.functional as F
 import torchvision
+
+from timing import report
 
 SIDE_PX = 224
 CLASSES = 1000
@@ -47,19 +46,7 @@ def main():
         sgd.step()
         if step >= args.warmup:
             times.append((time.perf_counter() - started) * 1e3)
-    median = statistics.median(times)
-    print(json.dumps({
-        "engine": f"torch {torch.__version__} torchvision {torchvision.__version__}",
-        "threads": args.threads,
-        "size": (SIDE_PX, SIDE_PX),
-        "batch": args.batch,
-        "bf16": args.bf16,
-        "ms_median": round(median, 1),
-        "ms_min": round(min(times), 1),
-        "ms_max": round(max(times), 1),
-        "images_per_s": round(args.batch * 1e3 / median, 4),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-    }))
+    report(args, (SIDE_PX, SIDE_PX), times)
 
 
 if __name__ == "__main__":

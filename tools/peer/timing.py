@@ -67,11 +67,16 @@ def measure(args, run):
             run()
             if step >= args.warmup:
                 times.append((time.perf_counter() - started) * 1e3)
+    report(args, (args.height, args.width), times)
+
+
+def report(args, size, times):
+    """Prints the JSON line of steps that took `times`, in ms."""
     median = statistics.median(times)
     print(json.dumps({
         "engine": f"torch {torch.__version__} torchvision {torchvision.__version__}",
         "threads": args.threads,
-        "size": (args.height, args.width),
+        "size": size,
         "batch": args.batch,
         "bf16": args.bf16,
         "ms_median": round(median, 1),

@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread::LocalKey;
 
 use candle_core::{Tensor, Var};
 
@@ -24,29 +25,31 @@ static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
     static UNTRACKED: Cell<bool> = const { Cell::new(false) };
+    static AGAIN: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Runs `f` without recording anything: its results are constants, and nothing is kept for a gradient.
 /// For looking at a trainable network from outside, as an evaluation does.
 pub fn untracked<T>(f: impl FnOnce() -> T) -> T {
-    struct Restore(bool);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            UNTRACKED.set(self.0);
-        }
-    }
-    let _restore = Restore(UNTRACKED.replace(true));
-    f()
-}
-
-thread_local! {
-    static AGAIN: Cell<bool> = const { Cell::new(false) };
+    while_set(&UNTRACKED, f)
 }
 
 /// Whether what runs was run before, and runs [again](recomputed) for its gradient: what a forward pass changes
 /// beside its result (running statistics) must not be changed twice.
 pub fn is_again() -> bool {
     AGAIN.get()
+}
+
+/// Runs `f` with `flag` set on this thread, and puts it back however `f` ends.
+fn while_set<T>(flag: &'static LocalKey<Cell<bool>>, f: impl FnOnce() -> T) -> T {
+    struct Restore(&'static LocalKey<Cell<bool>>, bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            self.0.set(self.1);
+        }
+    }
+    let _restore = Restore(flag, flag.replace(true));
+    f()
 }
 
 /// `f` of `x`, none of whose activations are kept: the walk back runs it again to have them.
@@ -77,9 +80,7 @@ pub fn recomputed<E: From<Error> + Display>(
             true => Value::leaf(INPUT, saved),
             false => Value::constant(saved),
         };
-        let before = AGAIN.replace(true);
-        let result = precision.scope(|| f(&x));
-        AGAIN.set(before);
+        let result = while_set(&AGAIN, || precision.scope(|| f(&x)));
         let result = result.map_err(|error| Error::invalid("recomputed", error.to_string()))?;
         let mut gradients = result.backward_from(g)?;
         Ok([INPUT]

@@ -2,13 +2,20 @@
 
 mod support;
 
+use std::alloc::System;
+
 use candle_core::Tensor;
+use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::{Conv2dConfig, Epilogue, Precision, Value, conv2d};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 use support::*;
+
+// The program's: it aligns large results to cache lines, which writing around the caches needs.
+#[global_allocator]
+static ALLOCATOR: KeepLarge<System> = KeepLarge::new(System);
 
 #[test]
 fn convolution_equals_pytorch() {
@@ -202,6 +209,108 @@ proptest! {
             prop_assert!(error < 1e-5, "{of}: {error:.1e}");
         }
     }
+}
+
+/// Maps as large as a detector's take other ways than small ones: Winograd's form by tiles and for gradients of weights, results
+/// that are written around the caches, windows that are copied lest they collide. Too large for the whole reference:
+/// single numbers of the result and of both gradients against their sums in f64, relative to the root mean square.
+#[test]
+fn large_maps_agree_with_sums_of_single_numbers() {
+    let of = |n, (h, w), (c, k), kernel: usize, stride, padding| Sizes {
+        n,
+        h,
+        w,
+        group_c: c,
+        group_k: k,
+        kernel: [kernel; 2],
+        config: Conv2dConfig::new(stride, padding),
+    };
+    for sizes in [
+        of(1, (151, 141), (64, 48), 3, 1, 1),
+        of(2, (97, 102), (64, 64), 3, 1, 0),
+        of(1, (17, 23), (256, 256), 3, 1, 1),
+        of(1, (322, 321), (8, 64), 1, 1, 0),
+        of(1, (201, 335), (16, 96), 3, 1, 2),
+        of(2, (61, 50), (1024, 40), 1, 1, 0),
+        of(1, (100, 90), (512, 33), 3, 2, 1),
+        of(1, (203, 301), (3, 64), 7, 2, 3),
+    ] {
+        for (error, of) in sampled_errors(&sizes).into_iter().zip(["y", "x", "w"]) {
+            assert!(error < 3e-5, "{sizes:?} {of}: {error:.1e}");
+        }
+    }
+}
+
+/// The largest errors of some numbers of result and gradients, relative to the root mean square of each.
+fn sampled_errors(sizes: &Sizes) -> [f64; 3] {
+    let &Sizes { n, h, w, group_c: c, group_k: k, kernel: [r, s], config } = sizes;
+    let (oh, ow) = (config.output_size(0, h, r).unwrap(), config.output_size(1, w, s).unwrap());
+    let (x, weight, g) = (sizes.x(), sizes.weight(), noise(3, &[n, k, oh, ow]));
+    let (leaf_x, leaf_w) = (Value::leaf("x", nhwc(&x)), Value::leaf("w", weight.clone()));
+    let got = conv2d(&leaf_x, &leaf_w, config, Epilogue::default()).unwrap();
+    let gradients = gradients_of(&got, &g);
+    let [x, weight, g] = [&x, &weight, &g].map(|tensor| values(tensor));
+    // The output pixel that sees row or column `at` through tap `tap`.
+    let output = |axis: usize, at: usize, tap: usize, size: usize| {
+        let from = (at + config.padding[axis]).checked_sub(tap)?;
+        let stride = config.stride[axis];
+        (from % stride == 0 && from / stride < size).then_some(from / stride)
+    };
+    let term = |a: f32, b: f32| f64::from(a) * f64::from(b);
+    let y_at = |at: usize| {
+        let (image, to, oy, ox) = (at / (k * oh * ow), at / (oh * ow) % k, at / ow % oh, at % ow);
+        let mut sum = 0.0;
+        for (channel, ry, sx) in taps(c, r, s) {
+            let y = (oy * config.stride[0] + ry).checked_sub(config.padding[0]).filter(|y| *y < h);
+            let column = (ox * config.stride[1] + sx).checked_sub(config.padding[1]).filter(|x| *x < w);
+            if let (Some(y), Some(column)) = (y, column) {
+                let from = ((image * c + channel) * h + y) * w + column;
+                sum += term(x[from], weight[((to * c + channel) * r + ry) * s + sx]);
+            }
+        }
+        sum
+    };
+    let gx_at = |at: usize| {
+        let (image, channel, y, column) = (at / (c * h * w), at / (h * w) % c, at / w % h, at % w);
+        let mut sum = 0.0;
+        for (to, ry, sx) in taps(k, r, s) {
+            if let (Some(oy), Some(ox)) = (output(0, y, ry, oh), output(1, column, sx, ow)) {
+                let by = weight[((to * c + channel) * r + ry) * s + sx];
+                sum += term(g[((image * k + to) * oh + oy) * ow + ox], by);
+            }
+        }
+        sum
+    };
+    let gw_at = |at: usize| {
+        let (to, channel, ry, sx) = (at / (c * r * s), at / (r * s) % c, at / s % r, at % s);
+        let mut sum = 0.0;
+        for (image, y, column) in taps(n, h, w) {
+            if let (Some(oy), Some(ox)) = (output(0, y, ry, oh), output(1, column, sx, ow)) {
+                let from = x[((image * c + channel) * h + y) * w + column];
+                sum += term(g[((image * k + to) * oh + oy) * ow + ox], from);
+            }
+        }
+        sum
+    };
+    [
+        largest_error(&values(got.tensor()), 4000, y_at),
+        largest_error(&values(&gradients["x"]), 4000, gx_at),
+        largest_error(&values(&gradients["w"]), 100, gw_at),
+    ]
+}
+
+/// All triples of indices below three sizes.
+fn taps(a: usize, b: usize, c: usize) -> impl Iterator<Item = (usize, usize, usize)> {
+    (0..a * b * c).map(move |at| (at / (b * c), at / c % b, at % c))
+}
+
+/// Over about `count` numbers from one end to the other.
+fn largest_error(got: &[f32], count: usize, expected: impl Fn(usize) -> f64) -> f64 {
+    let mean = got.iter().map(|value| f64::from(*value).powi(2)).sum::<f64>() / got.len() as f64;
+    // Both ends, and steps that are prime to the sizes.
+    let step = (got.len() / count).max(1) | 1;
+    let at = (0..got.len()).step_by(step).chain([got.len() - 1]);
+    at.map(|at| (f64::from(got[at]) - expected(at)).abs()).fold(0.0, f64::max) / mean.sqrt()
 }
 
 /// bfloat16 has 8 bits: each product is off by at most 2^-8 of itself, their sum by far less than the bound.

@@ -3,17 +3,15 @@
 //! y = activation(scale · (x * w) + shift + residual), per output channel. A frozen batch norm is a scale
 //! and a shift, so a frozen-BN residual block stores one activation per convolution.
 //!
-//! Layout: activations (N, H, W, C), weights (K, R, S, C/groups). All three products are matrix products
-//! over gathered rows ("implicit GEMM"): a task owns a band of output rows, gathers the taps of each
-//! output pixel into a tile that stays in the L2 cache, and multiplies. Every gather copies runs of
-//! whole pixels, never single numbers.
+//! Layout: activations (N, H, W, C), weights (K, R, S, C/groups).
 //!
-//! - forward: tap (r, s) of output (y, x) is input (y·stride + r·dilation − padding, ...).
+//! - forward: tap (r, s) of output (y, x) is input (y·stride + r·dilation − padding, ...): a `sweep`.
 //! - gradient of the input: for stride s the input pixels fall into s·s phases. Within a phase each pixel
 //!   sees the same subset of taps at constant offsets in the output gradient, so each phase is a
-//!   stride-1 gather; exact for every parity of H and W.
-//! - gradient of the weights: gathered rows times output-gradient rows, summed per thread and then
-//!   over threads in order: the same bits for the same number of threads.
+//!   sweep of stride 1; exact for every parity of H and W.
+//! - gradient of the weights: sums of outer products of windows and output gradients; a task owns output
+//!   channels, or a fixed share of the pixels, so the bits do not depend on the number of threads.
+//! - 3x3 of stride 1: all three in `winograd`'s form where it is faster. One channel a group: `depthwise`.
 mod depthwise;
 mod forward;
 mod geometry;

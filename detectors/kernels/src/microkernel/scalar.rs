@@ -6,6 +6,26 @@ use crate::precision::unpaired;
 /// # Safety
 /// Every access of `call` is in bounds.
 pub(super) unsafe fn dot(call: &Dot) {
+    // SAFETY: passed on.
+    unsafe { sum_rows(call, |left, right| left * right) }
+}
+
+/// As [`dot`], of pairs of bfloat16.
+///
+/// # Safety
+/// Every access of `call` is in bounds.
+pub(super) unsafe fn dot_pairs(call: &Dot) {
+    let product = |left, right| {
+        let (left, right) = (unpaired(left), unpaired(right));
+        left[0] * right[0] + left[1] * right[1]
+    };
+    // SAFETY: passed on.
+    unsafe { sum_rows(call, product) }
+}
+
+/// # Safety
+/// Every access of `call` is in bounds.
+unsafe fn sum_rows(call: &Dot, product: impl Fn(f32, f32) -> f32) {
     for i in 0..call.rows {
         let mut sums = [0f32; COLUMNS];
         // SAFETY: the caller checked every access.
@@ -16,33 +36,7 @@ pub(super) unsafe fn dot(call: &Dot) {
                 for inner in 0..segment.len {
                     let factor = *left.add(inner);
                     for (j, sum) in sums.iter_mut().enumerate() {
-                        *sum += factor * *panel.add(j);
-                    }
-                    panel = panel.add(COLUMNS);
-                }
-            }
-            finish_row(call, i, 0, &sums);
-        }
-    }
-}
-
-/// As [`dot`], of pairs of bfloat16.
-///
-/// # Safety
-/// Every access of `call` is in bounds.
-pub(super) unsafe fn dot_pairs(call: &Dot) {
-    for i in 0..call.rows {
-        let mut sums = [0f32; COLUMNS];
-        // SAFETY: the caller checked every access.
-        unsafe {
-            let mut panel = call.panel;
-            for segment in call.segments {
-                let left = call.left.add(call.left_starts[i] + segment.offset);
-                for inner in 0..segment.len {
-                    let factor = unpaired(*left.add(inner));
-                    for (j, sum) in sums.iter_mut().enumerate() {
-                        let right = unpaired(*panel.add(j));
-                        *sum += factor[0] * right[0] + factor[1] * right[1];
+                        *sum += product(factor, *panel.add(j));
                     }
                     panel = panel.add(COLUMNS);
                 }
