@@ -238,7 +238,12 @@ fn take_channels(row: &[f32], next: &[f32], c: usize, channels: Range<usize>, ou
     for (out, (pixel, next)) in pixels {
         // Lines so far apart are not fetched ahead by themselves.
         prefetch(&next[channels.start]);
-        out.copy_from_slice(&pixel[channels.clone()]);
+        let pixel = &pixel[channels.clone()];
+        match (out.as_mut_array::<GROUP>(), pixel.as_array::<GROUP>()) {
+            // Of known length, and so a single vector.
+            (Some(out), Some(pixel)) => *out = *pixel,
+            _ => out.copy_from_slice(pixel),
+        }
     }
 }
 
