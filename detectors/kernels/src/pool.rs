@@ -211,7 +211,6 @@ pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value>
 }
 
 for_each_level! {
-
     /// Adds each pixel of a run to `sums`, channel by channel.
     fn add_pixels(sums: &mut [f64], run: &[f32]) {
         for pixel in run.chunks_exact(sums.len()) {
