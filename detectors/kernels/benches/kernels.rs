@@ -189,7 +189,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn peak() -> f64 {
     fn each(_: rayon::BroadcastContext) -> f64 {
         let start = Instant::now();
-        let operations = ckd_kernels::simd::multiply_adds(20_000_000);
+        let operations = ckd_kernels::peak::multiply_adds(20_000_000);
         2.0 * operations as f64 / start.elapsed().as_secs_f64()
     }
     let once = || rayon::broadcast(each).into_iter().sum::<f64>();

@@ -93,7 +93,7 @@ pub fn recomputed<E: From<Error> + Display>(
 /// The name of the input of what is recomputed; no parameter's, since those have a layer.
 const INPUT: &str = "input";
 
-type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+type Backward = Box<dyn FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 
 /// A tensor and, if a gradient may be asked of it, its place in the graph.
 #[derive(Clone)]
@@ -134,6 +134,15 @@ impl Value {
         inputs: &[&Value],
         tensor: Tensor,
         backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+    ) -> Self {
+        Self::consuming_operation(inputs, tensor, move |gradient| backward(&gradient))
+    }
+
+    /// As [`operation`](Self::operation); `backward` owns the gradient, and so can free it before it is done.
+    pub fn consuming_operation(
+        inputs: &[&Value],
+        tensor: Tensor,
+        backward: impl FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
         if UNTRACKED.get() || inputs.iter().all(|input| !input.is_tracked()) {
             return Self::constant(tensor);
@@ -238,7 +247,7 @@ impl Value {
             let Some(backward) = backward else {
                 return Err(Error::invalid("backward", "this part of the graph was walked before"));
             };
-            for (input, gradient) in inputs.iter().zip(backward(&gradient)?) {
+            for (input, gradient) in inputs.iter().zip(backward(gradient)?) {
                 let (Some(input), Some(gradient)) = (input, gradient) else { continue };
                 let sum = match pending.remove(&input.number) {
                     Some(earlier) => sum_of(&earlier, &gradient)?,

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::memory::{channels_last, elements, from_channels_last};
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// Pixels of a block: with any number of channels it fills whole vectors.
@@ -40,7 +40,7 @@ pub fn normalize(pixels: &Tensor, sizes: &[(usize, usize)], mean: &[f32], std: &
             let (height, width) = sizes[index / h];
             let inside = if index % h < height { width * c } else { 0 };
             let (inner, padding) = out.split_at_mut(inside);
-            vectorized(|| normalize_row(inner, &row[..inside], &mean, &std));
+            normalize_row(inner, &row[..inside], &mean, &std);
             padding.fill(MaybeUninit::new(0.0));
         });
     }
@@ -49,13 +49,14 @@ pub fn normalize(pixels: &Tensor, sizes: &[(usize, usize)], mean: &[f32], std: &
     Ok(Value::constant(from_channels_last(out, (n, h, w, c), pixels)?))
 }
 
-/// `mean` and `std` repeat the channels' values; their length is a whole number of pixels.
-#[inline(always)]
-fn normalize_row(out: &mut [MaybeUninit<f32>], pixels: &[f32], mean: &[f32], std: &[f32]) {
-    let period = mean.len().max(1);
-    for (out, pixels) in out.chunks_mut(period).zip(pixels.chunks(period)) {
-        for (out, (pixel, (mean, std))) in out.iter_mut().zip(pixels.iter().zip(mean.iter().zip(std))) {
-            out.write((pixel - mean) / std);
+for_each_level! {
+    /// `mean` and `std` repeat the channels' values; their length is a whole number of pixels.
+    fn normalize_row(out: &mut [MaybeUninit<f32>], pixels: &[f32], mean: &[f32], std: &[f32]) {
+        let period = mean.len().max(1);
+        for (out, pixels) in out.chunks_mut(period).zip(pixels.chunks(period)) {
+            for (out, (pixel, (mean, std))) in out.iter_mut().zip(pixels.iter().zip(mean.iter().zip(std))) {
+                out.write((pixel - mean) / std);
+            }
         }
     }
 }

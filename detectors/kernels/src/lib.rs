@@ -19,6 +19,7 @@
 //! | [`precision`] | f32 or bf16 products |
 //! | [`reduce`] | sums and exponentials of rows |
 //! | [`simd`] | the level of vector instructions in use |
+//! | [`peak`] | the most that the processor can do |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`normalize`] | unit rows, log-softmax |
 //!
@@ -35,6 +36,7 @@ pub mod flops;
 pub mod gram;
 pub mod graph;
 pub mod input;
+mod lanes;
 pub mod linear;
 pub mod losses;
 pub mod memory;
@@ -43,6 +45,7 @@ pub mod norm;
 pub mod normalize;
 mod panels;
 pub mod patches;
+pub mod peak;
 pub mod pool;
 pub mod precision;
 pub mod reduce;

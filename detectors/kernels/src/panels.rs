@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use crate::microkernel::COLUMNS;
 use crate::precision::pair;
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 
 /// Floats that start at a multiple of 64 bytes: a vector load never straddles two cache lines.
 #[derive(Default)]
@@ -131,9 +131,7 @@ impl Panels {
         Self::fill((inner, columns), |first, panel| {
             let width = COLUMNS.min(columns - first);
             for (i, panel) in panel.chunks_exact_mut(COLUMNS).enumerate() {
-                let row = &values[start(i) + first..][..width];
-                let scale = scale(i);
-                vectorized(|| panel.iter_mut().zip(row).for_each(|(to, from)| *to = from * scale));
+                scaled(&values[start(i) + first..][..width], scale(i), panel);
             }
         })
     }
@@ -148,9 +146,7 @@ impl Panels {
             let panel = self.panel(first / COLUMNS, 0).chunks_exact(2 * COLUMNS);
             for (pairs, rows) in pairs.chunks_exact_mut(COLUMNS).zip(panel) {
                 let (low, high) = rows.split_at(COLUMNS);
-                vectorized(|| {
-                    pairs.iter_mut().zip(low).zip(high).for_each(|((to, low), high)| *to = pair(*low, *high));
-                });
+                paired(low, high, pairs);
             }
         })
     }
@@ -171,5 +167,15 @@ impl Panels {
             false => values.as_mut_slice().par_chunks_mut(size).enumerate().for_each(one),
         }
         Self { values, inner, columns }
+    }
+}
+
+for_each_level! {
+    fn scaled(from: &[f32], scale: f32, to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+    }
+
+    fn paired(low: &[f32], high: &[f32], to: &mut [f32]) {
+        to.iter_mut().zip(low).zip(high).for_each(|((to, low), high)| *to = pair(*low, *high));
     }
 }

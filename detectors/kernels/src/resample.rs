@@ -9,7 +9,7 @@
 //! than a third: with AVX-512 their sources are two registers, and one permutation each gives all that are near and
 //! all that are far. Elsewhere a pixel is moved as 4 values, the last of which the next pixel overwrites.
 
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 
 /// Channels of a pixel.
 const CHANNELS: usize = 3;
@@ -30,15 +30,19 @@ pub struct Tap {
     pub far_weight: f32,
 }
 
-/// Bytes as floats in [0, 1]: `b / 255`, rounded once, as torchvision's `to_tensor` has it.
-///
-/// Takes as many as the shorter of the two has.
-pub fn bytes_to_unit(bytes: &[u8], out: &mut [f32]) {
-    vectorized(|| {
+for_each_level! {
+    /// Bytes as floats in [0, 1]: `b / 255`, rounded once, as torchvision's `to_tensor` has it.
+    ///
+    /// Takes as many as the shorter of the two has.
+    pub fn bytes_to_unit(bytes: &[u8], out: &mut [f32]) {
         for (out, &byte) in out.iter_mut().zip(bytes) {
             *out = f32::from(byte) / 255.0;
         }
-    });
+    }
+
+    fn append_between(near: &[f32], far: &[f32], weights: [f32; 2], out: &mut Vec<f32>) {
+        out.extend(near.iter().zip(far).map(|(near, far)| weights[0] * near + weights[1] * far));
+    }
 }
 
 /// Appends the row that lies between two rows.
@@ -47,7 +51,7 @@ pub fn bytes_to_unit(bytes: &[u8], out: &mut [f32]) {
 /// If the rows differ in length.
 pub fn between(near: &[f32], far: &[f32], weights: [f32; 2], out: &mut Vec<f32>) {
     assert_eq!(near.len(), far.len(), "rows of one image");
-    vectorized(|| out.extend(near.iter().zip(far).map(|(near, far)| weights[0] * near + weights[1] * far)));
+    append_between(near, far, weights, out);
 }
 
 /// The columns of a resampled image.

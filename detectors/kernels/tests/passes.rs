@@ -80,8 +80,8 @@ fn passes_have_the_same_bits_on_any_number_of_threads() {
 #[test]
 fn rows_have_the_same_bits_on_any_number_of_threads() {
     let labels: Vec<u32> = (0..3000).map(|i| i % 19).collect();
-    type OfRows<'a> = (&'a str, &'a (dyn Fn(&Value) -> Result<Value> + Sync));
-    let of_rows: [OfRows; 3] = [
+    type Pass<'a> = &'a (dyn Fn(&Value) -> Result<Value> + Sync);
+    let of_rows: [(&str, Pass); 3] = [
         ("log-softmax", &|x| log_softmax(x)),
         ("unit rows", &|x| l2_normalize_rows(x, 1e-12)),
         ("cross-entropy", &|x| softmax_cross_entropy(x, &labels, 7.0)),

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::geometry::{Geometry, Phase};
 use super::sweep::Map;
 use crate::microkernel::Finish;
-use crate::simd::vectorized;
+use crate::simd::for_each_level;
 
 /// Channels that are summed in registers at once.
 const LANES: usize = 32;
@@ -65,12 +65,7 @@ pub(super) fn weight_gradient(geometry: &Geometry, x: &[f32], g: &[f32]) -> Vec<
                 for column in 0..ow {
                     look(&x, &phase, config.stride, (row / oh, row % oh, column), &mut seen);
                     let g = &g[(row * ow + column) * c..][..c];
-                    vectorized(|| {
-                        for &(tap, at) in &seen {
-                            let (sums, x) = (&mut row_sums[tap * c..][..c], &x.values[at..][..c]);
-                            sums.iter_mut().zip(x).zip(g).for_each(|((sum, x), g)| *sum += x * g);
-                        }
-                    });
+                    add_products(x.values, &seen, g, &mut row_sums);
                 }
                 sums.iter_mut().zip(&row_sums).for_each(|(sum, row)| *sum += row);
             }
@@ -120,17 +115,39 @@ fn slide(
             let phase = &phases[(y % stride[0]) * stride[1] + x % stride[1]];
             look(&source, phase, step, (image, y / stride[0], x / stride[1]), &mut seen);
             let residual = finish.residual.map(|residual| &residual[(row * w + x) * c..][..c]);
-            vectorized(|| {
-                let whole = c / LANES * LANES;
-                for first in (0..whole).step_by(LANES) {
-                    sum::<LANES>(&source, &seen, weights, first..first + LANES, finish, residual, out);
-                }
-                for channel in whole..c {
-                    sum::<1>(&source, &seen, weights, channel..channel + 1, finish, residual, out);
-                }
-            });
+            sum_channels(&source, &seen, weights, finish, residual, out);
         }
     });
+}
+
+for_each_level! {
+    /// To the sums (taps, c), what the taps of one pixel see times its gradient (c).
+    fn add_products(x: &[f32], seen: &[(usize, usize)], g: &[f32], sums: &mut [f32]) {
+        let c = g.len();
+        for &(tap, at) in seen {
+            let (sums, x) = (&mut sums[tap * c..][..c], &x[at..][..c]);
+            sums.iter_mut().zip(x).zip(g).for_each(|((sum, x), g)| *sum += x * g);
+        }
+    }
+
+    /// All channels of one pixel.
+    fn sum_channels(
+        source: &Map,
+        seen: &[(usize, usize)],
+        weights: &[f32],
+        finish: Finish,
+        residual: Option<&[f32]>,
+        out: &mut [MaybeUninit<f32>],
+    ) {
+        let c = source.c;
+        let whole = c / LANES * LANES;
+        for first in (0..whole).step_by(LANES) {
+            sum::<LANES>(source, seen, weights, first..first + LANES, finish, residual, out);
+        }
+        for channel in whole..c {
+            sum::<1>(source, seen, weights, channel..channel + 1, finish, residual, out);
+        }
+    }
 }
 
 /// The channels `channels` (L of them) of one pixel.

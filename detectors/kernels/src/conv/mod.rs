@@ -107,18 +107,21 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     let activation = epilogue.activation;
     let saved_y = (activation != Activation::Identity).then(|| out.clone());
     let scale = epilogue.scale.cloned();
-    Ok(Value::operation(&inputs, out, move |g| {
-        let g = match &saved_y {
-            Some(y) => channels_last(&activation.mask(g, y)?)?,
-            None => channels_last(g)?,
+    Ok(Value::consuming_operation(&inputs, out, move |g| {
+        // Maps are large: each is freed as soon as nothing more is made of it.
+        let masked = match saved_y {
+            Some(y) => channels_last(&activation.mask(&g, &y)?)?,
+            None => channels_last(&g)?,
         };
-        let mut gradients = Vec::with_capacity(4);
-        gradients.push(saved_w.map(|w| input_gradient(&geometry, &g, &w, scale.as_ref())).transpose()?);
-        let weight_gradient = saved_x.map(|x| weight_gradient(&geometry, &g, &x)).transpose()?;
-        gradients.push(match (weight_gradient, &scale) {
+        drop(g);
+        let g = masked;
+        let of_weights = saved_x.map(|x| weight_gradient(&geometry, &g, &x)).transpose()?;
+        let of_weights = match (of_weights, &scale) {
             (Some(gradient), Some(scale)) => Some(scale_rows(&gradient, scale)?),
             (gradient, _) => gradient,
-        });
+        };
+        let of_input = saved_w.map(|w| input_gradient(&geometry, &g, &w, scale.as_ref())).transpose()?;
+        let mut gradients = vec![of_input, of_weights];
         if let Some(track_shift) = track_shift {
             let sums = || from_elements(column_sums(&elements(&g)?, geometry.k), geometry.k, &g);
             gradients.push(track_shift.then(sums).transpose()?);

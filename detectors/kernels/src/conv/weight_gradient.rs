@@ -9,11 +9,12 @@ use super::geometry::{Geometry, Phase};
 use super::sweep::{Map, Window};
 use super::{depthwise, winograd};
 use crate::Result;
+use crate::lanes::{LANES, over_lanes};
 use crate::memory::{channels_last, elements, from_channels_last};
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
 use crate::panels::Aligned;
 use crate::precision::Precision;
-use crate::simd::{LANES, Simd, each_level};
+use crate::simd::Simd;
 
 /// Gradient of the weights, (K, C/groups, R, S) over channels-last memory. `g` (N, OH, OW, K).
 pub(super) fn weight_gradient(geometry: &Geometry, g: &Tensor, x: &Tensor) -> Result<Tensor> {
@@ -186,7 +187,7 @@ impl<'a> Direct<'a> {
     }
 }
 
-each_level! {
+over_lanes! {
     /// `width` numbers at `offset` from each of `starts`, one after another at every `stride`.
     fn pack<V>(values: &[f32], starts: &[usize], columns: (usize, usize), to: &mut [f32], stride: usize) {
         let (offset, width) = columns;

@@ -12,11 +12,12 @@ use super::super::sweep::Map;
 use super::transforms::{input_tile, output_tile, weight_panel};
 use super::{POINTS, Tiles, point_stride};
 use crate::elementwise::SIX;
+use crate::lanes::{LANES, over_lanes};
 use crate::linear::Activation;
 use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
 use crate::precision::Precision;
-use crate::simd::{LANES, Simd, each_level};
+use crate::simd::Simd;
 
 /// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
 const TASK: usize = 896 * 1024;
@@ -160,7 +161,7 @@ impl Task<'_> {
     }
 }
 
-each_level! {
+over_lanes! {
     /// `count` channels from `start` on of one output tile, from its 36 points.
     fn output_channels<V>(task: &Task, tile: usize, products: &[f32], stride: usize, start: usize, count: usize) {
         let (h, w) = task.size;

@@ -6,7 +6,7 @@
 
 use super::super::sweep::Map;
 use super::{POINTS, point_stride};
-use crate::simd::{LANES, Lanes, each_level};
+use crate::lanes::{LANES, Lanes, over_lanes};
 
 const A: f32 = 0.75;
 const B: f32 = 1.5;
@@ -98,7 +98,7 @@ macro_rules! both_ways {
     }};
 }
 
-each_level! {
+over_lanes! {
     /// The 6x6 tile of `map` whose top-left pixel (image, y, x) may lie outside, to `to` (36, channels).
     pub(super) fn input_tile<V>(map: &Map, at: (usize, isize, isize), to: &mut [f32]) {
         const OUTSIDE: usize = usize::MAX;
@@ -135,7 +135,7 @@ pub(super) fn output_tile<V: Lanes>(from: &[f32], stride: usize, first: usize) -
     both_ways!(output_line: 6 to 4, V, |i, j| V::load(&from[(6 * i + j) * stride + first..]))
 }
 
-each_level! {
+over_lanes! {
     /// The 4x4 tile of output gradients at (image, y, x), zero outside the map, to `to` (36, channels).
     pub(super) fn gradient_tile<V>(map: &Map, at: (usize, usize, usize), to: &mut [f32]) {
         let (image, y, x) = at;
@@ -154,7 +154,7 @@ each_level! {
     }
 }
 
-each_level! {
+over_lanes! {
     /// A panel of 3x3 weights (9 · inner, 32) to its 36 points, each (inner, 32).
     pub(super) fn weight_panel<V>(panel: &[f32], inner: usize, to: &mut [&mut [f32]]) {
         let size = inner * 32;
@@ -170,7 +170,7 @@ each_level! {
     }
 }
 
-each_level! {
+over_lanes! {
     /// One output channel's gradient at the 36 points, `channels` numbers at every `stride`, to its weights
     /// (9, channels).
     pub(super) fn weight_gradient<V>(from: &[f32], stride: usize, channels: usize, to: &mut [f32]) {
