@@ -54,6 +54,7 @@ pub mod resize;
 pub mod roi_align;
 pub mod sgd;
 pub mod simd;
+mod transpose;
 pub mod upsample;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};

@@ -9,6 +9,7 @@ use std::ops::Range;
 use crate::memory::written_in_chunks;
 use crate::resize::{Mix, mixes};
 use crate::simd::for_each_level;
+use crate::transpose::{TILE, transpose_tile};
 use crate::{Error, Result};
 
 /// Channels that a task takes: a cache line of a map.
@@ -25,7 +26,7 @@ pub struct Patches {
     columns: Vec<Mix>,
 }
 
-/// Where the element of a pixel and a patch lies in a channel's matrix.
+/// Where the element of a pixel and a patch lies in a channel's matrix. Fast if pixels or patches are neighbours.
 #[derive(Debug, Clone, Copy)]
 pub struct Strides {
     /// Between neighbouring pixels of a patch, and between the images' last and first ones.
@@ -75,6 +76,7 @@ impl Patches {
         let width = channels.len();
         // Lines a whole pixel apart fall into few sets of a cache: each is read once, and kept side by side.
         let mut taken = [(usize::MAX, vec![0f32; w * width]), (usize::MAX, vec![0f32; w * width])];
+        let mut resized = vec![0f32; self.columns.len() * width];
         for row in 0..n * self.rows.len() {
             let (image, oy) = (row / self.rows.len(), row % self.rows.len());
             let mix = self.rows[oy];
@@ -92,11 +94,11 @@ impl Patches {
                 let kept = taken.iter().find(|(kept, _)| *kept == image * h + y);
                 &kept.expect("both rows were just taken").1[..]
             });
-            let cut = self.row(image, oy, strides);
-            match width {
-                GROUP => cut_row(&cut, low, high, mix.weights, out),
-                _ => cut_narrow_row(&cut, width, low, high, mix.weights, out),
-            }
+            mix_rows(&mut resized, low, high, mix.weights, &self.columns, width);
+            self.tiles(image, oy, strides, |Tile { pixel, step, place, count }| {
+                let from = &resized[pixel * width..];
+                transpose_tile(from, step * width, (count, width), &mut out[place..], strides.matrix);
+            });
         }
     }
 
@@ -106,16 +108,18 @@ impl Patches {
     /// If `matrices` or `out` is too short.
     pub fn paste(&self, matrices: &[f32], width: usize, strides: Strides, out: &mut [f32]) {
         let (n, h, w, _) = self.map;
-        for image in 0..n {
-            let out = &mut out[image * h * w * width..][..h * w * width];
-            for (oy, &mix) in self.rows.iter().enumerate() {
-                let cut = self.row(image, oy, strides);
-                let rows = &mut out[mix.low * w * width..(mix.high + 1) * w * width];
-                // The last row mixes with itself.
-                let below = (mix.high - mix.low) * w * width;
-                match width {
-                    GROUP => paste_row(&cut, matrices, mix.weights, rows, below),
-                    _ => paste_narrow_row(&cut, width, matrices, mix.weights, rows, below),
+        let mut resized = vec![0f32; self.columns.len() * width];
+        for row in 0..n * self.rows.len() {
+            let (image, oy) = (row / self.rows.len(), row % self.rows.len());
+            self.tiles(image, oy, strides, |Tile { pixel, step, place, count }| {
+                let to = &mut resized[pixel * width..];
+                transpose_tile(&matrices[place..], strides.matrix, (width, count), to, step * width);
+            });
+            let mix = self.rows[oy];
+            for (y, weight) in [mix.low, mix.high].into_iter().zip(mix.weights) {
+                if weight != 0.0 {
+                    let out = &mut out[(image * h + y) * w * width..][..w * width];
+                    spread_row(out, &resized, weight, &self.columns, width);
                 }
             }
         }
@@ -140,95 +144,96 @@ impl Patches {
         })
     }
 
-    /// Row `oy` of an image, resized.
-    fn row(&self, image: usize, oy: usize, strides: Strides) -> Cut<'_> {
-        let pixel = (image * self.side + oy % self.side) * self.side;
-        let place = pixel * strides.pixel + oy / self.side * self.across * strides.patch;
-        Cut { place, side: self.side, columns: &self.columns, strides }
-    }
-}
-
-/// A row of a resized map, and where it lies in the matrices.
-struct Cut<'a> {
-    place: usize,
-    side: usize,
-    columns: &'a [Mix],
-    strides: Strides,
-}
-
-impl Cut<'_> {
-    /// Each column's mix and place.
-    #[inline(always)]
-    fn places(&self) -> impl Iterator<Item = (Mix, usize)> {
-        self.columns.chunks_exact(self.side).enumerate().flat_map(move |(patch, columns)| {
-            let first = self.place + patch * self.strides.patch;
-            columns.iter().zip(0..).map(move |(&mix, pixel)| (mix, first + pixel * self.strides.pixel))
-        })
-    }
-
-    /// A pixel of the resized row.
-    #[inline(always)]
-    fn mixed(&self, row: &[f32], mix: &Mix) -> [f32; GROUP] {
-        mixed(pixel(row, mix.low), pixel(row, mix.high), mix.weights)
-    }
-}
-
-/// Pixel `x` of a row of a group.
-#[inline(always)]
-fn pixel(row: &[f32], x: usize) -> &[f32; GROUP] {
-    row[x * GROUP..].first_chunk().expect("a row has all its pixels")
-}
-
-/// A neighbour without a share does not count: it may be infinite.
-#[inline(always)]
-fn mixed(a: &[f32; GROUP], b: &[f32; GROUP], [first, second]: [f32; 2]) -> [f32; GROUP] {
-    let mut values = *a;
-    if second != 0.0 {
-        for lane in 0..GROUP {
-            values[lane] = first * a[lane] + second * b[lane];
+    /// The tiles that row `oy` of an image, resized, consists of.
+    fn tiles(&self, image: usize, oy: usize, strides: Strides, mut f: impl FnMut(Tile)) {
+        let &Self { side, across, .. } = self;
+        let start = (image * side + oy % side) * side * strides.pixel + oy / side * across * strides.patch;
+        let place = |pixel: usize, patch: usize| start + pixel * strides.pixel + patch * strides.patch;
+        if strides.patch == 1 {
+            for pixel in 0..side {
+                for patch in (0..across).step_by(TILE) {
+                    let count = TILE.min(across - patch);
+                    f(Tile { pixel: patch * side + pixel, step: side, place: place(pixel, patch), count });
+                }
+            }
+            return;
+        }
+        let longest = if strides.pixel == 1 { TILE } else { 1 };
+        for patch in 0..across {
+            for pixel in (0..side).step_by(longest) {
+                let count = longest.min(side - pixel);
+                f(Tile { pixel: patch * side + pixel, step: 1, place: place(pixel, patch), count });
+            }
         }
     }
-    values
+}
+
+/// Pixels of a resized row that are neighbours in a channel's matrix: from `pixel` on, `step` apart, `count` of them.
+struct Tile {
+    pixel: usize,
+    step: usize,
+    place: usize,
+    count: usize,
 }
 
 for_each_level! {
-    fn cut_row(cut: &Cut, low: &[f32], high: &[f32], weights: [f32; 2], out: &mut [f32]) {
-        let last = (GROUP - 1) * cut.strides.matrix;
-        for (mix, place) in cut.places() {
-            let values = mixed(&cut.mixed(low, &mix), &cut.mixed(high, &mix), weights);
-            let out = &mut out[place..=place + last];
-            for lane in 0..GROUP {
-                out[lane * cut.strides.matrix] = values[lane];
-            }
+    /// A resized row, `weights` of two rows. A neighbour without a share does not count: it may be infinite.
+    fn mix_rows(
+        out: &mut [f32],
+        low: &[f32],
+        high: &[f32],
+        weights: [f32; 2],
+        columns: &[Mix],
+        width: usize,
+    ) {
+        // A width known beforehand is a vector, not a loop.
+        match width {
+            GROUP => mix_pixels(out, (low, high), weights, columns, GROUP),
+            _ => mix_pixels(out, (low, high), weights, columns, width),
         }
     }
 
-    /// Adds a resized row's derivatives to those of the rows that it mixes, the second from `below` on.
-    fn paste_row(cut: &Cut, matrices: &[f32], weights: [f32; 2], rows: &mut [f32], below: usize) {
-        let last = (GROUP - 1) * cut.strides.matrix;
-        for (mix, place) in cut.places() {
-            let matrices = &matrices[place..=place + last];
-            let mut g = [0f32; GROUP];
-            for lane in 0..GROUP {
-                g[lane] = matrices[lane * cut.strides.matrix];
-            }
-            for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
-                if share != 0.0 {
-                    add_share(&mut rows[x * GROUP..], weights[0] * share, &g);
-                    if weights[1] != 0.0 {
-                        add_share(&mut rows[below + x * GROUP..], weights[1] * share, &g);
-                    }
-                }
-            }
+    /// Adds to a row what the resized row `g`, times `weight`, gives it.
+    fn spread_row(row: &mut [f32], g: &[f32], weight: f32, columns: &[Mix], width: usize) {
+        match width {
+            GROUP => spread_pixels(row, g, weight, columns, GROUP),
+            _ => spread_pixels(row, g, weight, columns, width),
         }
     }
 }
 
 #[inline(always)]
-fn add_share(to: &mut [f32], share: f32, g: &[f32; GROUP]) {
-    let to = to.first_chunk_mut::<GROUP>().expect("a row has all its pixels");
-    for lane in 0..GROUP {
-        to[lane] += share * g[lane];
+fn mix_pixels(
+    out: &mut [f32],
+    (low, high): (&[f32], &[f32]),
+    weights: [f32; 2],
+    columns: &[Mix],
+    width: usize,
+) {
+    for (out, mix) in out.chunks_exact_mut(width).zip(columns) {
+        let (near, far) = (mix.low * width..(mix.low + 1) * width, mix.high * width..(mix.high + 1) * width);
+        let across = |a: f32, b: f32| match mix.weights[1] {
+            0.0 => a,
+            share => mix.weights[0] * a + share * b,
+        };
+        let pair = low[near.clone()].iter().zip(&low[far.clone()]);
+        out.iter_mut().zip(pair).for_each(|(out, (a, b))| *out = across(*a, *b));
+        if weights[1] != 0.0 {
+            let below = high[near].iter().zip(&high[far]).map(|(a, b)| across(*a, *b));
+            out.iter_mut().zip(below).for_each(|(out, below)| *out = weights[0] * *out + weights[1] * below);
+        }
+    }
+}
+
+#[inline(always)]
+fn spread_pixels(row: &mut [f32], g: &[f32], weight: f32, columns: &[Mix], width: usize) {
+    for (g, mix) in g.chunks_exact(width).zip(columns) {
+        for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
+            if share != 0.0 {
+                let share = weight * share;
+                row[x * width..][..width].iter_mut().zip(g).for_each(|(to, g)| *to += share * g);
+            }
+        }
     }
 }
 
@@ -238,7 +243,12 @@ fn take_channels(row: &[f32], next: &[f32], c: usize, channels: Range<usize>, ou
     for (out, (pixel, next)) in pixels {
         // Lines so far apart are not fetched ahead by themselves.
         prefetch(&next[channels.start]);
-        out.copy_from_slice(&pixel[channels.clone()]);
+        let pixel = &pixel[channels.clone()];
+        match (out.as_mut_array::<GROUP>(), pixel.as_array::<GROUP>()) {
+            // Of known length, and so a single vector.
+            (Some(out), Some(pixel)) => *out = *pixel,
+            _ => out.copy_from_slice(pixel),
+        }
     }
 }
 
@@ -253,43 +263,6 @@ fn prefetch(value: &f32) {
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = value;
-}
-
-/// As `cut_row`, of fewer channels.
-fn cut_narrow_row(cut: &Cut, width: usize, low: &[f32], high: &[f32], weights: [f32; 2], out: &mut [f32]) {
-    let mixed =
-        |a: f32, b: f32, [first, second]: [f32; 2]| if second == 0.0 { a } else { first * a + second * b };
-    for (mix, place) in cut.places() {
-        for lane in 0..width {
-            let pixel = |row: &[f32], x: usize| row[x * width + lane];
-            let across = |row: &[f32]| mixed(pixel(row, mix.low), pixel(row, mix.high), mix.weights);
-            out[place + lane * cut.strides.matrix] = mixed(across(low), across(high), weights);
-        }
-    }
-}
-
-/// As `paste_row`, of fewer channels.
-fn paste_narrow_row(
-    cut: &Cut,
-    width: usize,
-    matrices: &[f32],
-    weights: [f32; 2],
-    rows: &mut [f32],
-    below: usize,
-) {
-    for (mix, place) in cut.places() {
-        for lane in 0..width {
-            let g = matrices[place + lane * cut.strides.matrix];
-            for (x, share) in [mix.low, mix.high].into_iter().zip(mix.weights) {
-                if share != 0.0 {
-                    rows[x * width + lane] += weights[0] * share * g;
-                    if weights[1] != 0.0 {
-                        rows[below + x * width + lane] += weights[1] * share * g;
-                    }
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -321,39 +294,46 @@ mod tests {
             let map = numbers(n * h * w * c, 1);
             let tensor = Tensor::from_slice(&map, (n, h, w, c), &Device::Cpu)?.permute((0, 3, 1, 2))?;
             let (big_h, big_w) = (h.next_multiple_of(side), w.next_multiple_of(side));
-            let resized = resize_bilinear(&Value::leaf("map", tensor), (big_h, big_w))?;
-            let resized_map = channels_last(resized.tensor())?;
-            let resized_map = elements(&resized_map)?;
-            let strides = Strides { pixel: count + 3, patch: 1, matrix: pixels * (count + 3) + 5 };
-            let place = |image: usize, y: usize, x: usize| {
-                let pixel = (image * side + y % side) * side + x % side;
-                pixel * strides.pixel + (y / side * (big_w / side) + x / side) * strides.patch
-            };
-            let mut derivatives = vec![0f32; n * big_h * big_w * c];
-            let mut groups = Vec::new();
-            for first in (0..c).step_by(GROUP) {
-                let channels = first..(first + GROUP).min(c);
-                let mut matrices = vec![0f32; GROUP * strides.matrix];
-                patches.cut(&map, channels.clone(), strides, &mut matrices);
-                let of_matrices = numbers(matrices.len(), 2 + first);
-                for (cell, values) in resized_map.chunks_exact(c).enumerate() {
-                    let (image, y, x) = (cell / big_w / big_h, cell / big_w % big_h, cell % big_w);
-                    for channel in channels.clone() {
-                        let at = (channel - first) * strides.matrix + place(image, y, x);
-                        assert!((matrices[at] - values[channel]).abs() < 1e-6, "{n}x{c}x{h}x{w} by {side}");
-                        derivatives[cell * c + channel] = of_matrices[at];
+            let patch_after_patch = Strides { pixel: count + 3, patch: 1, matrix: pixels * (count + 3) + 5 };
+            let pixel_after_pixel = Strides { pixel: 1, patch: pixels + 2, matrix: count * (pixels + 2) };
+            let neither = Strides { pixel: 2, patch: 2 * pixels, matrix: 2 * count * pixels };
+            for strides in [patch_after_patch, pixel_after_pixel, neither] {
+                let resized = resize_bilinear(&Value::leaf("map", tensor.clone()), (big_h, big_w))?;
+                let resized_map = channels_last(resized.tensor())?;
+                let resized_map = elements(&resized_map)?;
+                let place = |image: usize, y: usize, x: usize| {
+                    let pixel = (image * side + y % side) * side + x % side;
+                    pixel * strides.pixel + (y / side * (big_w / side) + x / side) * strides.patch
+                };
+                let mut derivatives = vec![0f32; n * big_h * big_w * c];
+                let mut groups = Vec::new();
+                for first in (0..c).step_by(GROUP) {
+                    let channels = first..(first + GROUP).min(c);
+                    let mut matrices = vec![0f32; GROUP * strides.matrix];
+                    patches.cut(&map, channels.clone(), strides, &mut matrices);
+                    let of_matrices = numbers(matrices.len(), 2 + first);
+                    for (cell, values) in resized_map.chunks_exact(c).enumerate() {
+                        let (image, y, x) = (cell / big_w / big_h, cell / big_w % big_h, cell % big_w);
+                        for channel in channels.clone() {
+                            let at = (channel - first) * strides.matrix + place(image, y, x);
+                            assert!(
+                                (matrices[at] - values[channel]).abs() < 1e-6,
+                                "{n}x{c}x{h}x{w} by {side}"
+                            );
+                            derivatives[cell * c + channel] = of_matrices[at];
+                        }
                     }
+                    let mut group = vec![0.0; patches.plane() * channels.len()];
+                    patches.paste(&of_matrices, channels.len(), strides, &mut group);
+                    groups.push(group);
                 }
-                let mut group = vec![0.0; patches.plane() * channels.len()];
-                patches.paste(&of_matrices, channels.len(), strides, &mut group);
-                groups.push(group);
-            }
-            let joined = patches.join(&groups, -2.0);
-            let derivatives = Tensor::from_vec(derivatives, (n, big_h, big_w, c), &Device::Cpu)?;
-            let gradients = resized.backward_from(&derivatives.permute((0, 3, 1, 2))?)?;
-            let want = channels_last(&gradients["map"])?;
-            for (got, want) in joined.iter().zip(elements(&want)?.iter()) {
-                assert!((got + 2.0 * want).abs() < 1e-5, "{n}x{c}x{h}x{w} by {side}: {got} {want}");
+                let joined = patches.join(&groups, -2.0);
+                let derivatives = Tensor::from_vec(derivatives, (n, big_h, big_w, c), &Device::Cpu)?;
+                let gradients = resized.backward_from(&derivatives.permute((0, 3, 1, 2))?)?;
+                let want = channels_last(&gradients["map"])?;
+                for (got, want) in joined.iter().zip(elements(&want)?.iter()) {
+                    assert!((got + 2.0 * want).abs() < 1e-5, "{n}x{c}x{h}x{w} by {side}: {got} {want}");
+                }
             }
         }
         Ok(())

@@ -4,7 +4,7 @@
 //! give, in the windows' order. No two tasks write the same place, so the result does not depend on threads.
 
 use crate::elementwise::reshape;
-use crate::memory::{Place, both_written, channels_last, elements, from_channels_last, written_in_chunks};
+use crate::memory::{both_written, channels_last, elements, from_channels_last, written_in_chunks};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -43,7 +43,7 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
         let widths = (ow * c, if x.is_tracked() { ow * c } else { 0 });
         both_written(n * oh, widths, 1, |row, out, winners| {
             let image = &input[row / oh * h * w * c..][..h * w * c];
-            forward_row(&windows, image, row % oh, out, winners);
+            forward_row(&windows, image, row % oh, out.zeros(), winners.zeros());
         })
     };
     let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
@@ -60,13 +60,7 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
 }
 
 for_each_level! {
-    fn forward_row(
-        windows: &Windows,
-        image: &[f32],
-        oy: usize,
-        out: &mut Place<f32>,
-        winners: &mut Place<u8>,
-    ) {
+    fn forward_row(windows: &Windows, image: &[f32], oy: usize, out: &mut [f32], winners: &mut [u8]) {
         windows.forward_row(image, oy, out, winners);
     }
 
@@ -96,50 +90,39 @@ impl Windows {
         first..self.kernel.min((size + self.padding).saturating_sub(start))
     }
 
-    /// Output row `oy` of one image, and which kernel position won (if `winners` has room for it).
+    /// Output row `oy` of one image, and which kernel position won (unless `winners` is empty).
     #[inline(always)]
-    fn forward_row(&self, image: &[f32], oy: usize, out: &mut Place<f32>, winners: &mut Place<u8>) {
-        const WIDE: usize = 32;
-        let whole = self.c / WIDE * WIDE;
-        for ox in 0..self.ow {
-            for first in (0..whole).step_by(WIDE) {
-                self.forward_channels::<WIDE>(image, (oy, ox), first, out, winners);
-            }
-            for first in whole..self.c {
-                self.forward_channels::<1>(image, (oy, ox), first, out, winners);
-            }
-        }
-    }
-
-    /// Channels `first..first + B` of one output pixel.
-    #[inline(always)]
-    fn forward_channels<const B: usize>(
-        &self,
-        image: &[f32],
-        (oy, ox): (usize, usize),
-        first: usize,
-        out: &mut Place<f32>,
-        winners: &mut Place<u8>,
-    ) {
+    fn forward_row(&self, image: &[f32], oy: usize, out: &mut [f32], winners: &mut [u8]) {
         let &Self { kernel, stride, padding, w, c, .. } = self;
-        let (ys, xs) = (self.on_map(oy, self.h), self.on_map(ox, w));
-        // No number loses against this, and of windows full of it the first position wins.
-        let mut best = [f32::NEG_INFINITY; B];
-        let mut position = [(ys.start * kernel + xs.start) as u32; B];
-        for ky in ys {
-            let row = (oy * stride + ky - padding) * w;
-            for kx in xs.clone() {
-                let pixel = &image[(row + ox * stride + kx - padding) * c + first..][..B];
-                let at = (ky * kernel + kx) as u32;
-                for i in 0..B {
-                    let wins = wins(pixel[i], best[i]);
-                    best[i] = if wins { pixel[i] } else { best[i] };
-                    position[i] = if wins { at } else { position[i] };
+        let mut position = vec![0u32; if winners.is_empty() { 0 } else { c }];
+        for (ox, best) in out.chunks_exact_mut(c).enumerate() {
+            let mut first = true;
+            for ky in self.on_map(oy, self.h) {
+                for kx in self.on_map(ox, w) {
+                    let (y, x) = (oy * stride + ky - padding, ox * stride + kx - padding);
+                    let pixel = &image[(y * w + x) * c..][..c];
+                    let at = (ky * kernel + kx) as u32;
+                    if first {
+                        best.copy_from_slice(pixel);
+                        position.fill(at);
+                        first = false;
+                    } else if position.is_empty() {
+                        for (best, value) in best.iter_mut().zip(pixel) {
+                            *best = if wins(*value, *best) { *value } else { *best };
+                        }
+                    } else {
+                        for ((best, position), value) in best.iter_mut().zip(&mut position).zip(pixel) {
+                            let wins = wins(*value, *best);
+                            *best = if wins { *value } else { *best };
+                            *position = if wins { at } else { *position };
+                        }
+                    }
                 }
             }
+            if let Some(winners) = winners.get_mut(ox * c..(ox + 1) * c) {
+                winners.iter_mut().zip(&position).for_each(|(winner, at)| *winner = *at as u8);
+            }
         }
-        out.extend_from_slice(&best);
-        winners.extend_from_slice(&position.map(|at| at as u8));
     }
 
     /// Gradient of input row `y` of one image.

@@ -49,7 +49,11 @@ impl Rows {
 
     /// A table with the entries of each section repeated, for rows taken together.
     fn wide(&self, table: &[f32]) -> Vec<f32> {
-        table.chunks(self.c.max(1)).flat_map(|section| section.repeat(self.together())).collect()
+        let mut wide = Vec::with_capacity(table.len() * self.together());
+        for section in table.chunks(self.c.max(1)) {
+            (0..self.together()).for_each(|_| wide.extend_from_slice(section));
+        }
+        wide
     }
 
     /// Rows that a task takes: a whole number of times those taken together.

@@ -20,6 +20,7 @@ use crate::memory::{
     Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
 };
 use crate::simd::for_each_level;
+use crate::transpose::transpose;
 use crate::{Error, Result, Value};
 use shares::{Share, Shares, axis_shares};
 
@@ -276,19 +277,4 @@ fn by_bins(g: &[f32], c: usize, bins: usize) -> Vec<f32> {
     written_in_chunks(g.len(), c * bins, |roi, turned| {
         transpose(&g[roi * c * bins..][..c * bins], c, bins, turned.zeros())
     })
-}
-
-/// `to` (columns x rows) becomes the transpose of `from` (rows x columns), both row-major.
-fn transpose(from: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
-    // A tile's lines of both buffers stay in the first-level cache.
-    const TILE: usize = 16;
-    for first_row in (0..rows).step_by(TILE) {
-        for first_column in (0..columns).step_by(TILE) {
-            for column in first_column..columns.min(first_column + TILE) {
-                for row in first_row..rows.min(first_row + TILE) {
-                    to[column * rows + row] = from[row * columns + column];
-                }
-            }
-        }
-    }
 }
