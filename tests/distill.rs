@@ -5,7 +5,8 @@ mod golden;
 
 use candle_core::{DType, Device, Tensor};
 use ckd_det::distill::{
-    Ckd, DistillError, Distiller, Kernel, Negatives, PatchRows, Rcka, RowNorm, Term, ckd, ka, patch_cka,
+    Ckd, DistillError, Distiller, Kernel, Lesson, Negatives, PatchRows, Rcka, RowNorm, Term, ckd, ka,
+    patch_cka,
 };
 use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::Value;
@@ -138,15 +139,18 @@ fn rcka_of_a_level_equals_pytorch() {
         let (teacher, student) = (input(case, "teacher"), input(case, "student"));
         let weight_inter = case.attrs["w_inter"].as_f64().unwrap_or(0.0);
         let rcka = Rcka {
-            levels: vec![Level(3)],
+            at: vec![Tap::Fpn(Level(3))],
             weight: case.attr_f64("w_intra"),
             weight_inter,
             patch: case.attr_usize("patch"),
             kernel: Kernel::default(),
         };
         let (loss, gradient) = evaluate(&student, |student| {
-            let terms =
-                rcka.terms(&taps(level, Value::constant(teacher.clone())), &taps(level, student.clone()))?;
+            let terms = terms_of(
+                &rcka,
+                &taps(level, Value::constant(teacher.clone())),
+                &taps(level, student.clone()),
+            )?;
             let names: Vec<&str> = terms.iter().map(|term| term.name.as_str()).collect();
             let expected: &[&str] =
                 if weight_inter == 0.0 { &["rcka/p3/intra"] } else { &["rcka/p3/intra", "rcka/p3/inter"] };
@@ -167,6 +171,10 @@ fn rcka_of_a_level_equals_pytorch() {
 
 fn taps(tap: Tap, value: Value) -> Taps {
     [(tap, value)].into_iter().collect()
+}
+
+fn terms_of(method: &dyn Distiller, teacher: &Taps, student: &Taps) -> Result<Vec<Term>, DistillError> {
+    method.terms(&Lesson::new(teacher, student))
 }
 
 fn total(terms: &[Term]) -> Outcome {
@@ -515,7 +523,7 @@ fn a_dead_channel_and_a_single_patch_have_no_gradient() {
 
 fn rcka(levels: &[u8]) -> Rcka {
     Rcka {
-        levels: levels.iter().copied().map(Level).collect(),
+        at: levels.iter().map(|&level| Tap::Fpn(Level(level))).collect(),
         weight: 10.0,
         weight_inter: 10.0,
         patch: 16,
@@ -550,7 +558,7 @@ fn distillers_name_their_terms_and_only_the_student_gets_a_gradient() {
         for tap in method.taps() {
             assert!(student.get(tap).is_some());
         }
-        terms.extend(method.terms(&teacher, &student).unwrap());
+        terms.extend(terms_of(method, &teacher, &student).unwrap());
     }
     let names: Vec<&str> = terms.iter().map(|term| term.name.as_str()).collect();
     assert_eq!(names, ["rcka/p2/intra", "rcka/p2/inter", "rcka/p3/intra", "rcka/p3/inter", "ckd/roi_logits"]);
@@ -567,7 +575,7 @@ fn what_does_not_fit_is_an_error_that_names_the_tap_and_both_shapes() {
     let p3 = Tap::Fpn(Level(3));
     let constant = |shape: &[usize]| Value::constant(noise(1, shape));
     let message = |method: &dyn Distiller, teacher: &Taps, student: &Taps| {
-        method.terms(teacher, student).unwrap_err().to_string()
+        terms_of(method, teacher, student).unwrap_err().to_string()
     };
     let maps = |shape: &[usize]| taps(p3, constant(shape));
 

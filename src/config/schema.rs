@@ -12,7 +12,11 @@ use std::path::PathBuf;
 
 pub use data::{Data, DataKind, Input, Normalization, Synth};
 pub use detector::{Architecture, Detector, Retina, Roi, RoiAlign, Rpn};
-pub use distill::{Ckd, CkdAt, Distill, Method, Negatives, Rcka, RckaAt};
+pub use distill::{
+    At, Ckd, Crd, Cwd, Dist, Distill, Dkd, Fcka, FckaOf, Fgd, Fgfi, FitNet, Icd, IcdDirection, IcdScale, Kd,
+    Lcka, Maps, MapsAt, Method, MethodCard, Mimic, Negatives, Pkd, PkdStd, Place, Rcka, Regressor, ReviewKd,
+    Rkd, RowNorm, Rows, RowsAt, Timing,
+};
 pub use network::{Backbone, Network, Norm, Student, Teacher};
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 

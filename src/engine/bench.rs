@@ -85,11 +85,13 @@ impl Workload {
         let teacher =
             config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
         let distillation = match teacher.transpose()? {
-            Some(teacher) => Distillation::new(config, teacher)?,
+            Some(teacher) => Distillation::new(config, self.classes, teacher, device)?,
             None => None,
         };
         let student = build::student(config, self.classes, device)?;
-        let mut sgd = Sgd::new(student.params(), &config.optim)?;
+        let beside = distillation.iter().flat_map(Distillation::params);
+        let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
+        let mut sgd = Sgd::over(&stores, &config.optim)?;
         let (images, targets) = self.scene(config, device)?;
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));

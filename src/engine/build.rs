@@ -68,10 +68,8 @@ fn detector_config(
 ) -> Result<DetectorConfig> {
     let detector = &config.detector;
     let backbone = backbone(config, network, freeze_at);
-    let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
-    let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
-    let anchors =
-        AnchorGenerator::new(&sizes, &detector.aspect_ratios).map_err(ckd_detectors::Error::from)?;
+    let fpn_channels = fpn_channels(config, network);
+    let anchors = anchors(config)?;
     Ok(match detector.architecture {
         Architecture::FasterRcnn => {
             let rpn = &detector.rpn;
@@ -146,6 +144,18 @@ fn detector_config(
             })
         }
     })
+}
+
+/// Channels of the pyramid of `network`.
+pub fn fpn_channels(config: &Config, network: &Network) -> usize {
+    network.fpn_channels.unwrap_or(config.detector.fpn_channels)
+}
+
+/// The anchors of the detectors of `config`.
+pub fn anchors(config: &Config) -> Result<AnchorGenerator> {
+    let detector = &config.detector;
+    let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
+    Ok(AnchorGenerator::new(&sizes, &detector.aspect_ratios).map_err(ckd_detectors::Error::from)?)
 }
 
 fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneConfig {

@@ -86,7 +86,10 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
     let alone_outcome = compare.then(|| finish(&alone, request.start, &around)).transpose()?;
 
     let (teacher_row, distillation, teacher_hash) = match teacher {
-        Some(Teacher { row, detector, hash }) => (row, Distillation::new(config, detector)?, hash),
+        Some(Teacher { row, detector, hash }) => {
+            let classes = data.train.categories.len();
+            (row, Distillation::new(config, classes, detector, request.device)?, hash)
+        }
         None => (None, None, None),
     };
     let job = Job {

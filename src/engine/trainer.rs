@@ -15,11 +15,12 @@ use rand_chacha::ChaCha8Rng;
 use super::checkpoint::{self, Best, TrainState};
 use super::evaluate::to_device;
 use super::job::{Job, Start, Surroundings};
-use super::log_lines::{EvalLine, StepLine, Update};
+use super::log_lines::{EvalLine, SharesLine, StepLine, Update};
 use super::optim::Sgd;
 use super::outcome::{Measured, Outcome};
 use super::pass::{LossTerm, training_pass};
 use super::schedule::LearningRate;
+use super::shares::Shares;
 use super::{EngineError, Result, build, recorded};
 use crate::config::Config;
 use crate::data::sampler::{Aspect, Grouping, Order, Sampler};
@@ -45,6 +46,7 @@ pub(super) struct Training<'a> {
     loader: Loader,
     log: MetricsLog,
     progress: Progress,
+    shares: Shares,
 }
 
 /// The summed gradients of one update's batches.
@@ -67,7 +69,7 @@ impl<'a> Training<'a> {
             recorded::check_same(folder, config)?;
         }
         let student = build::student(config, around.data.train.categories.len(), around.device)?;
-        let sgd = Sgd::new(student.params(), &config.optim)?;
+        let sgd = Sgd::over(&job.trained(&student), &config.optim)?;
         let mut notes = Vec::new();
         let state = match &resumed_from {
             Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
@@ -92,7 +94,7 @@ impl<'a> Training<'a> {
         for note in notes {
             progress.note(&note);
         }
-        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress })
+        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress, shares: Shares::default() })
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
@@ -122,6 +124,9 @@ impl<'a> Training<'a> {
             if stop {
                 return Err(EngineError::Interrupted { step, command: self.around.command.to_owned() });
             }
+        }
+        if self.shares.passes > 0 {
+            self.progress.note(&self.shares.to_string());
         }
         let measured = match last {
             Some(measured) => measured,
@@ -155,6 +160,10 @@ impl<'a> Training<'a> {
         self.sgd.step(&gradients, lr, scale, gradient_norm)?;
         drop(gradients);
         self.state.step += 1;
+        if self.state.step == self.job.config.train.share_steps && self.shares.passes > 0 {
+            self.progress.note(&self.shares.to_string());
+            self.log.write(&SharesLine { step: self.state.step, shares: &self.shares })?;
+        }
 
         let waited = self.loader.data_wait() - waited_before;
         let losses: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
@@ -185,6 +194,7 @@ impl<'a> Training<'a> {
             let pass = build::precision(config).scope(|| {
                 training_pass(&self.student, self.job.distillation, &images, &targets, step, &mut random)
             })?;
+            self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
             }
@@ -219,7 +229,8 @@ impl<'a> Training<'a> {
 
     fn save(&self) -> Result<()> {
         let keep = self.job.config.train.keep_checkpoints;
-        checkpoint::save(&self.job.checkpoints(), &self.student, &self.sgd, &self.state, keep)?;
+        let stores = self.job.trained(&self.student);
+        checkpoint::save(&self.job.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
         Ok(())
     }
 
@@ -268,7 +279,7 @@ fn resumed(
     sgd: &Sgd,
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
-    let mut state = checkpoint::load(path, student, sgd)?;
+    let mut state = checkpoint::load(path, &job.trained(student), sgd)?;
     if state.teacher != job.teacher_hash {
         let reason = "the run was started with another teacher; use that one, or start anew without --resume"
             .to_owned();
