@@ -571,3 +571,11 @@ fn what_does_not_fit_is_an_error_that_names_the_tap_and_both_shapes() {
     let rows = ka(&noise(1, &[3, 4]), &constant(&[4, 4]), Kernel::default()).unwrap_err().to_string();
     assert!(rows.contains("same rows"), "{rows}");
 }
+
+#[test]
+fn fcka_of_features_equals_pytorch() {
+    own_case("fcka/features", |case| {
+        let teacher = input(case, "teacher");
+        check_case(case, "loss", &["student"], |leaves| fcka_of(&teacher, &leaves[0], AlignmentOf::Features));
+    });
+}

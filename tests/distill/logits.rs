@@ -156,7 +156,9 @@ fn crd_positives() -> Vec<u32> {
 
 // ---- identities
 
-fn methods_of_logits() -> Vec<(&'static str, Box<dyn Fn(&Tensor, &Value) -> Outcome>)> {
+type Loss = Box<dyn Fn(&Tensor, &Value) -> Outcome>;
+
+fn methods_of_logits() -> Vec<(&'static str, Loss)> {
     let labels = |rows: usize| (0..rows as u32).map(|i| i % 3).collect::<Vec<u32>>();
     vec![
         ("kd 1", Box::new(|t, s| kd(t, s, 1.0))),
@@ -451,4 +453,35 @@ fn dkd_needs_the_classes_of_its_rows() {
     let terms = dkd.terms(&lesson).unwrap();
     let named: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weight)).collect();
     assert_eq!(named, [("dkd/roi_logits/target", 1.0), ("dkd/roi_logits/others", 0.25)]);
+}
+
+// ---- golden values of our own
+
+#[test]
+fn icds_other_direction_dists_sigmoids_and_ld_equal_pytorch() {
+    own_case("icd/student_anchors", |case| {
+        let b = Value::constant(zeros(&[1]));
+        let unit = |x: &Value| ckd_kernels::normalize::l2_normalize_rows(x, 1e-12).unwrap();
+        check_case(case, "loss", &["s", "t", "theta"], |leaves| {
+            let part = IcdPart::Invariance(Direction::StudentAnchors);
+            icd(&unit(&leaves[0]), &unit(&leaves[1]), &leaves[2], &b, part)
+        });
+    });
+    own_case("dist/sigmoid", |case| {
+        let (teacher, tau) = (input(case, "teacher"), case.attr_f64("tau"));
+        let term = |s: &Value, relation| dist(&teacher, s, tau, Probabilities::Sigmoid, relation);
+        let student = input(case, "student");
+        case.check_close("inter", &[value_of(&student, |s| term(s, INTER))]);
+        case.check_close("intra", &[value_of(&student, |s| term(s, INTRA))]);
+        check_case(case, "loss", &["student"], |leaves| {
+            Ok(add(&term(&leaves[0], INTER)?, &term(&leaves[0], INTRA)?)?)
+        });
+    });
+    own_case("ld", |case| {
+        let (teacher, weights) = (input(case, "teacher"), case.f32("weights").0);
+        let (temperature, divisor) = (case.attr_f64("T"), case.attr_f64("divisor"));
+        check_case(case, "loss", &["student"], |leaves| {
+            ld(&teacher, &leaves[0], &weights, temperature, divisor)
+        });
+    });
 }

@@ -331,3 +331,55 @@ fn a_method_that_trains_something_must_know_the_widths() {
     let error = ReviewKd::new(unknown, 1.0, None, &widths(6, 6), builder()).unwrap_err().to_string();
     assert!(error.contains("no tap p6") && error.contains("p3, p4"), "{error}");
 }
+
+// ---- golden values of our own
+
+/// Puts the golden `key` of each of `names` into the method's parameter `distill.2.p3.NAME`.
+fn put(method: &dyn Distiller, case: &golden::Case<'_>, names: &[(String, String)]) {
+    for (key, name) in names {
+        let params = method.params().expect("parameters");
+        params.set(&format!("distill.2.p3.{name}"), &input(case, key)).unwrap();
+    }
+}
+
+/// Compares the only term, the gradient of the student's p3, and those of the parameters.
+fn check_trained(method: &dyn Distiller, case: &golden::Case<'_>, names: &[(String, String)]) {
+    put(method, case, names);
+    let teacher = taps(P3, Value::constant(input(case, "teacher")));
+    let student = taps(P3, Value::leaf("student", input(case, "student")));
+    let boxes = [vec![], vec![]];
+    let lesson = Lesson { boxes: &boxes, image_size: (32, 40), ..Lesson::new(&teacher, &student) };
+    let terms = method.terms(&lesson).unwrap();
+    assert_eq!(terms.len(), 1, "{terms:?}");
+    case.check_close("loss", &[terms[0].value.item().unwrap()]);
+    let gradients = terms[0].value.backward().unwrap();
+    case.check_close("grad_student", &flat(&gradients["student"]));
+    for (key, name) in names {
+        let gradient = &gradients[format!("distill.2.p3.{name}").as_str()];
+        case.check_close(&format!("grad_{key}"), &flat(gradient));
+    }
+}
+
+#[test]
+fn the_context_of_fgd_and_its_trained_blocks_equal_pytorchs() {
+    own_case("fgd/context", |case| {
+        let weights = FgdWeights { foreground: 0.0, background: 0.0, attention: 0.0, context: 1.0 };
+        let fgd = Fgd::new(vec![P3], weights, 0.5, &widths(6, 6), builder()).unwrap();
+        let inputs = case.inputs();
+        let params = inputs.iter().filter(|key| key.contains("__"));
+        let names: Vec<(String, String)> =
+            params.map(|key| (key.to_string(), key.replacen('_', ".", 1).replace("__", "."))).collect();
+        assert_eq!(names.len(), 16);
+        check_trained(&fgd, case, &names);
+    });
+}
+
+#[test]
+fn fitnet_and_its_regressor_equal_pytorchs() {
+    own_case("fitnet/conv_bn_relu", |case| {
+        let regressor = Regressor::ConvBnRelu;
+        let fitnet = FitNet::new("fitnet", vec![P3], 1.0, regressor, &widths(6, 3), builder()).unwrap();
+        let names = [("weight", "weight"), ("scale", "bn.weight"), ("shift", "bn.bias")];
+        check_trained(&fitnet, case, &names.map(|(key, name)| (key.to_owned(), name.to_owned())));
+    });
+}

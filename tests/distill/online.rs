@@ -104,9 +104,9 @@ fn the_whole_loss_of_lmcl_equals_pytorchs() {
         let ce_aggregated = sum(&zbar.iter().map(cross_entropy).collect::<Vec<_>>());
         let mut kds = Vec::new();
         let mut pairs = Vec::new();
-        for m in 0..2 {
-            for n in 0..2 {
-                kds.push((kd(zbar[n].tensor(), &z[m][2], case.attr_f64("kd_T")).unwrap(), 1.0));
+        for own in &z {
+            for teacher in &zbar {
+                kds.push((kd(teacher.tensor(), &own[2], case.attr_f64("kd_T")).unwrap(), 1.0));
             }
         }
         for l in 0..3 {
@@ -430,4 +430,22 @@ fn the_memorys_contrast_equals_its_definition() {
     let none = likeness(&Value::constant(noise(1, &[0, 4])), &memory, &[], 0.5).unwrap();
     assert_eq!(contrast_columns(&none, 1, &ones(0)).unwrap().item().unwrap(), 0.0);
     assert!(likeness(&Value::constant(rows.clone()), &memory, &[10; 12], 0.5).is_err(), "not in the memory");
+}
+
+#[test]
+fn icl_with_the_image_itself_and_the_memorys_contrast_equal_pytorch() {
+    own_case("mcl/icl_included", |case| {
+        let labels = labels(case, "labels");
+        let (w, tau) = (ones(labels.len()), case.attr_f64("tau"));
+        check_case(case, "loss", &["u", "v"], |leaves| {
+            icl(&leaves[0], &leaves[1], &labels, &w, tau, Instance::Included)
+        });
+    });
+    own_case("memory", |case| {
+        let (memory, drawn) = (input(case, "memory"), labels(case, "drawn"));
+        let (tau, positives) = (case.attr_f64("tau"), case.attr_usize("positives"));
+        check_case(case, "loss", &["u", "weights"], |leaves| {
+            contrast_columns(&likeness(&leaves[0], &memory, &drawn, tau)?, positives, &leaves[1])
+        });
+    });
 }

@@ -130,3 +130,9 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
 pub(crate) fn zeros(shape: &[usize]) -> Tensor {
     Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap()
 }
+
+/// Runs `test` on the case `name` of the golden values that the repository made itself (`tools/golden/distill_cases.py`).
+pub(crate) fn own_case(name: &str, test: impl FnOnce(&golden::Case<'_>)) {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/own");
+    test(&golden::Golden::open(root).case(name));
+}
