@@ -50,9 +50,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         teacher(network, config, &mut found);
     }
     student(&config.student, &mut found);
-    for (index, entry) in config.distill.iter().enumerate() {
-        distill::check(&format!("distill.{index}"), entry, config, &mut found);
-    }
+    distill::check_all(config, &mut found);
     optim(&config.optim, &mut found);
     schedule(&config.schedule, &mut found);
     train(&config.train, config, &mut found);

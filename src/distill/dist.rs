@@ -112,7 +112,8 @@ pub fn dist(
     };
     let factor = temperature * temperature / lines.count as f64;
     let mut by_probability = vec![0f64; t.len()];
-    let mut loss = 0.0;
+    // A sigmoid makes a probability of an infinite logit too: a diverged network must show.
+    let mut loss: f64 = elements(&host)?.iter().map(|&x| 0.0 * f64::from(x)).sum();
     for line in 0..lines.count {
         let (x, y) = (lines.centred(&t, line), lines.centred(&s, line));
         let (correlation, mut derivatives) = correlation(&x, &y);

@@ -15,6 +15,7 @@ use ckd_kernels::flops;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::distillers::MethodSetting;
 use super::optim::Sgd;
 use super::pass::{Distillation, training_pass};
 use super::{EngineError, Result, build};
@@ -85,7 +86,10 @@ impl Workload {
         let teacher =
             config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
         let distillation = match teacher.transpose()? {
-            Some(teacher) => Distillation::new(config, self.classes, teacher, device)?,
+            Some(teacher) => {
+                let setting = MethodSetting::of_detectors(config, self.classes, device)?;
+                Distillation::new(&config.distill, teacher, &setting)?
+            }
             None => None,
         };
         let student = build::student(config, self.classes, device)?;

@@ -5,17 +5,17 @@ use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::param::{Builder, Role};
 use ckd_detectors::taps::{Tap, UnknownName};
 
-use super::Result;
-use crate::config::{self, Distill, Maps, Rows, RowsAt};
+use super::{Result, build};
+use crate::config::{self, Config, Distill, Maps, Rows, RowsAt};
 use crate::distill::{
     AlignmentOf, At, Ckd, Contrast, Crd, Cwd, Direction, Dist, DistillError, Distiller, Dkd, Fcka, Fgd,
     FgdWeights, Fgfi, FitNet, Icd, IcdSettings, Kd, Kernel, Lcka, Negatives, Pkd, Probabilities, Rcka,
-    Regressor, ReviewKd, Rkd, RowNorm, Std, Widths,
+    Regressor, ReviewKd, Rkd, RowNorm, Std, Width, Widths,
 };
 
 /// What methods must know of the networks and the data before the first step.
 #[derive(Debug)]
-pub struct Setting<'a> {
+pub struct MethodSetting<'a> {
     /// Initial values follow from it.
     pub seed: u64,
     /// Where parameters live.
@@ -26,13 +26,38 @@ pub struct Setting<'a> {
     pub anchors: Option<AnchorGenerator>,
     /// The class of each training image of a classifier.
     pub classes: Vec<u32>,
+    /// Over so many first steps, each method's part of the gradient is measured.
+    pub share_steps: u64,
+}
+
+impl<'a> MethodSetting<'a> {
+    /// Of the detectors of `config`, which know `classes` foreground classes.
+    ///
+    /// # Errors
+    /// Anchors that cannot be.
+    pub fn of_detectors(config: &Config, classes: usize, device: &'a Device) -> Result<Self> {
+        let student = build::fpn_channels(config, &config.student.network);
+        let teacher = config.teacher.as_ref().map(|teacher| build::fpn_channels(config, &teacher.network));
+        let channels = Width { teacher: teacher.unwrap_or(student), student };
+        let levels: Vec<Tap> = taps(config.detector.architecture.levels())?;
+        let both = |width| Width { teacher: width, student: width };
+        let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
+        Ok(Self {
+            seed: config.seed,
+            device,
+            widths: levels.into_iter().map(|level| (level, channels)).chain(rows).collect(),
+            anchors: Some(build::anchors(config)?),
+            classes: Vec::new(),
+            share_steps: config.train.share_steps,
+        })
+    }
 }
 
 /// The method of the entry at `index` of `[[distill]]`; what it trains is called `distill.INDEX...`.
 ///
 /// # Errors
 /// Taps that do not exist or have no known width; anchors or classes that a method needs and `setting` lacks.
-pub fn distiller(index: usize, entry: &Distill, setting: &Setting<'_>) -> Result<Box<dyn Distiller>> {
+pub fn distiller(index: usize, entry: &Distill, setting: &MethodSetting<'_>) -> Result<Box<dyn Distiller>> {
     let widths = &setting.widths;
     let builder = Builder::new(setting.seed, setting.device).within("distill").within(index);
     let lacks = |what: &str| {
@@ -183,10 +208,13 @@ fn row_tap(rows: &Rows) -> Tap {
 
 /// The maps, in the order of [`Tap`]: fine to coarse.
 fn map_taps(maps: &Maps) -> Result<Vec<Tap>> {
-    let mut taps: Vec<Tap> =
-        maps.levels.iter().map(|level| level.parse()).collect::<std::result::Result<_, UnknownName>>()?;
+    let mut taps = taps(&maps.levels)?;
     taps.sort_unstable();
     Ok(taps)
+}
+
+fn taps(names: &[impl AsRef<str>]) -> Result<Vec<Tap>> {
+    Ok(names.iter().map(|name| name.as_ref().parse()).collect::<std::result::Result<_, UnknownName>>()?)
 }
 
 fn kernel(center: bool, row_norm: config::RowNorm) -> Kernel {

@@ -7,6 +7,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use super::Result;
+use super::distillers::MethodSetting;
 use super::job::{Job, Start, Surroundings};
 use super::outcome::Outcome;
 use super::pass::Distillation;
@@ -88,7 +89,8 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
     let (teacher_row, distillation, teacher_hash) = match teacher {
         Some(Teacher { row, detector, hash }) => {
             let classes = data.train.categories.len();
-            (row, Distillation::new(config, classes, detector, request.device)?, hash)
+            let setting = MethodSetting::of_detectors(config, classes, request.device)?;
+            (row, Distillation::new(&config.distill, detector, &setting)?, hash)
         }
         None => (None, None, None),
     };

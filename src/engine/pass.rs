@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use candle_core::Device;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::Mode;
@@ -14,15 +13,15 @@ use ckd_kernels::elementwise::{rows, weighted_sum};
 use ckd_kernels::{Gradients, Value};
 use rand::Rng;
 
-use super::distillers::{Setting, distiller};
+use super::distillers::{MethodSetting, distiller};
 use super::shares::{DETECTION, Ledger};
-use super::{EngineError, Result, build};
-use crate::config::{Config, Distill, Place, RowsAt, Timing};
-use crate::distill::{DistillError, Distiller, Lesson, Term, Width};
+use super::{EngineError, Result};
+use crate::config::{Distill, Place, RowsAt, Timing};
+use crate::distill::{DistillError, Distiller, Lesson, Term};
 
 /// A teacher and what is learned from it.
-pub struct Distillation {
-    teacher: Detector,
+pub struct Distillation<M = Detector> {
+    teacher: M,
     methods: Vec<Method>,
     share_steps: u64,
 }
@@ -35,31 +34,22 @@ struct Method {
     anchors_per_image: Option<usize>,
 }
 
-impl Distillation {
-    /// The methods of `config` that are on, taught by `teacher`, which knows `classes` foreground classes; `None` if all
-    /// of them are off.
-    pub fn new(config: &Config, classes: usize, teacher: Detector, device: &Device) -> Result<Option<Self>> {
-        let both = |width| Width { teacher: width, student: width };
-        let channels = Width {
-            teacher: config.teacher.as_ref().map_or(config.detector.fpn_channels, |teacher| {
-                build::fpn_channels(config, &teacher.network)
-            }),
-            student: build::fpn_channels(config, &config.student.network),
-        };
-        let levels = teacher.levels().iter().map(|&level| (Tap::Fpn(level), channels));
-        let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
-        let setting = Setting {
-            seed: config.seed,
-            device,
-            widths: levels.chain(rows).collect(),
-            anchors: Some(build::anchors(config)?),
-            classes: Vec::new(),
-        };
-        let on = config.distill.iter().enumerate().filter(|(_, entry)| !entry.is_off());
+impl<M> Distillation<M> {
+    /// The methods of `entries` that are on, taught by `teacher`; `None` if all of them are off.
+    ///
+    /// # Errors
+    /// A method that needs what `setting` does not have.
+    pub fn new(entries: &[Distill], teacher: M, setting: &MethodSetting<'_>) -> Result<Option<Self>> {
+        let on = entries.iter().enumerate().filter(|(_, entry)| !entry.is_off());
         let methods: Vec<Method> =
-            on.map(|(index, entry)| Method::new(index, entry, &setting)).collect::<Result<_>>()?;
-        let share_steps = config.train.share_steps;
+            on.map(|(index, entry)| Method::new(index, entry, setting)).collect::<Result<_>>()?;
+        let share_steps = setting.share_steps;
         Ok((!methods.is_empty()).then_some(Self { teacher, methods, share_steps }))
+    }
+
+    /// The network that is learned from.
+    pub fn teacher(&self) -> &M {
+        &self.teacher
     }
 
     /// What the methods train along with the student, and remember.
@@ -68,14 +58,45 @@ impl Distillation {
     }
 
     /// Whether a method counts at `step`.
-    fn is_active(&self, step: u64) -> bool {
+    pub(super) fn is_active(&self, step: u64) -> bool {
         self.methods.iter().any(|method| method.timing.factor(step) > 0.0)
+    }
+
+    /// Notes whose gradient is whose at `step`, if it is measured.
+    fn ledger(&self, step: u64) -> Option<Ledger> {
+        (step < self.share_steps).then(Ledger::default)
+    }
+
+    /// The terms of all methods that count at `step`: name, scalar and weight. `student` gives what a method sees of the
+    /// student.
+    fn terms(
+        &self,
+        lesson: &Lesson<'_>,
+        step: u64,
+        student: impl Fn(&Method) -> Result<Option<Taps>>,
+    ) -> Result<Vec<(String, Value, f64)>> {
+        let mut terms = Vec::new();
+        for method in &self.methods {
+            let factor = method.timing.factor(step);
+            if factor == 0.0 {
+                continue;
+            }
+            let found = match student(method)? {
+                Some(own) => method.distiller.terms(&Lesson { student: &own, ..*lesson })?,
+                None => method.distiller.terms(lesson)?,
+            };
+            terms
+                .extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)));
+        }
+        Ok(terms)
     }
 
     fn wants(&self, tap: Tap) -> bool {
         self.methods.iter().any(|method| method.wants(tap))
     }
+}
 
+impl Distillation {
     fn wants_pyramid(&self) -> bool {
         self.teacher.levels().iter().any(|&level| self.wants(Tap::Fpn(level)))
     }
@@ -94,7 +115,7 @@ impl Distillation {
 }
 
 impl Method {
-    fn new(index: usize, entry: &Distill, setting: &Setting<'_>) -> Result<Self> {
+    fn new(index: usize, entry: &Distill, setting: &MethodSetting<'_>) -> Result<Self> {
         Ok(Self {
             label: format!("{} (distill.{index})", entry.method()),
             distiller: distiller(index, entry, setting)?,
@@ -156,15 +177,17 @@ pub fn training_pass(
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
     let distillation = distillation.filter(|distillation| distillation.is_active(step));
-    let ledger = distillation.is_some_and(|d| step < d.share_steps).then(Ledger::default);
+    let ledger = distillation.and_then(|distillation| distillation.ledger(step));
     // The teacher goes first: its activations are gone before the student's are kept.
     let teacher_pyramid = timed(&mut teaching, || {
         distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()
     })?;
     let pyramid = student.pyramid(images, Mode::Train)?;
-    let watched = |name: &str| match &ledger {
-        Some(ledger) => pyramid.iter().map(|level| ledger.watch(level, name)).collect(),
-        None => pyramid.clone(),
+    let watched = |name: &str| -> Vec<Value> {
+        match &ledger {
+            Some(ledger) => pyramid.iter().map(|level| ledger.watch(level, name)).collect(),
+            None => pyramid.clone(),
+        }
     };
     let (losses, regions) = regions(student, images, &watched(DETECTION), targets, random)?;
     let mut terms: Vec<(String, Value, f64)> =
@@ -183,23 +206,15 @@ pub fn training_pass(
             seed: random.next_u64(),
             ..Lesson::new(&teacher, &shared)
         };
-        for method in &distillation.methods {
-            let factor = method.timing.factor(step);
-            if factor == 0.0 {
-                continue;
+        terms.extend(distillation.terms(&lesson, step, |method| {
+            if ledger.is_none() {
+                return Ok(None);
             }
-            let found = if ledger.is_some() {
-                let pyramid: Vec<Value> = watched(&method.label);
-                let wants_logits = method.wants(regions.tap());
-                let logits = wants_logits.then(|| regions.logits_of(student, &pyramid)).transpose()?;
-                let own = compared.taps(&pyramid, logits.as_ref())?;
-                method.distiller.terms(&Lesson { student: &own, ..lesson })?
-            } else {
-                method.distiller.terms(&lesson)?
-            };
-            terms
-                .extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)));
-        }
+            let pyramid = watched(&method.label);
+            let wants_logits = method.wants(regions.tap());
+            let logits = wants_logits.then(|| regions.logits_of(student, &pyramid)).transpose()?;
+            compared.taps(&pyramid, logits.as_ref()).map(Some)
+        })?);
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);

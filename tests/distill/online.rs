@@ -258,7 +258,7 @@ fn the_meta_gradient_equals_the_unrolled_one_and_leaves_the_networks_as_they_wer
             momentum: case.attr_f64("momentum"),
             weight_decay: case.attr_f64("wd"),
             inner_steps: case.attr_usize("inner_steps"),
-            difference: 5e-3,
+            difference: 1e-3,
         };
         let before = (bits(&theta), bits(&phi));
         let meta = meta_gradient(&peers, &theta, &phi, &step).unwrap();

@@ -3,7 +3,7 @@
     python3 tools/golden/distill_cases.py tests/golden/own
 
 Float64 PyTorch, written from the formulas in docs/METHODS.md and not from the program; inputs are f32 numbers. Writes
-index.json and distill.safetensors in the form of the large set, with an atol of 2e-5 of the largest value.
+index.json and distill.safetensors in the form of the large set, with an atol of 2e-5 of the largest value (of 0.01 at least).
 """
 import json
 import pathlib
@@ -135,7 +135,7 @@ def write(folder):
                 body += data
                 entry[kind][key] = {"shape": list(tensor.shape), "dtype": "int64" if integer else "float32"}
                 if kind == "outputs":
-                    entry[kind][key]["atol"] = float(f"{2e-5 * max(tensor.abs().max().item(), 1e-3):.1e}")
+                    entry[kind][key]["atol"] = float(f"{2e-5 * max(tensor.abs().max().item(), 1e-2):.1e}")
         index.append(entry)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)

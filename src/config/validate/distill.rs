@@ -3,18 +3,27 @@
 use super::{Check, Problem};
 use crate::config::schema::{Architecture, Config, Distill, Maps, MapsAt, Place, Rows, RowsAt};
 
-pub(super) fn check(section: &str, entry: &Distill, config: &Config, found: &mut Vec<Problem>) {
+/// The entries of a detector's configuration.
+pub(super) fn check_all(config: &Config, found: &mut Vec<Problem>) {
+    let offer = Offer::of_detectors(config.detector.architecture);
+    for (index, entry) in config.distill.iter().enumerate() {
+        let section = format!("distill.{index}");
+        Check { section: &section, found }.that(
+            config.teacher.is_some(),
+            "method",
+            format!("is {:?}, but there is no teacher to learn from", entry.method().word()),
+            "add a [teacher] table, or remove [[distill]]",
+        );
+        check(&section, entry, &offer, found);
+    }
+}
+
+/// One entry, for networks that offer `offer`.
+pub(super) fn check(section: &str, entry: &Distill, offer: &Offer, found: &mut Vec<Problem>) {
     let mut check = Check { section, found };
-    check.that(
-        config.teacher.is_some(),
-        "method",
-        format!("is {:?}, but there is no teacher to learn from", entry.method().word()),
-        "add a [teacher] table, or remove [[distill]]",
-    );
-    let offer = Offer::of(config);
     match entry.place() {
-        Place::Rows(place) => rows(&mut check, entry, place, &offer),
-        Place::Maps(place) => maps(&mut check, place, &offer),
+        Place::Rows(place) => rows(&mut check, entry, place, offer),
+        Place::Maps(place) => maps(&mut check, place, offer),
     }
     timing(&mut check, entry);
     for (key, weight) in entry.weights() {
@@ -24,17 +33,19 @@ pub(super) fn check(section: &str, entry: &Distill, config: &Config, found: &mut
 }
 
 /// Where the networks of a configuration can be looked at.
-struct Offer {
+pub(super) struct Offer {
     /// What they are, in words.
-    networks: String,
-    rows: Vec<RowsAt>,
-    maps: MapsAt,
-    levels: Vec<&'static str>,
+    pub(super) networks: String,
+    /// The rows that they have.
+    pub(super) rows: Vec<RowsAt>,
+    /// The maps that they have.
+    pub(super) maps: MapsAt,
+    /// The names of these maps.
+    pub(super) levels: Vec<&'static str>,
 }
 
 impl Offer {
-    fn of(config: &Config) -> Self {
-        let architecture = config.detector.architecture;
+    fn of_detectors(architecture: Architecture) -> Self {
         let rows = match architecture {
             Architecture::FasterRcnn => RowsAt::RoiLogits,
             Architecture::RetinaNet => RowsAt::AnchorLogits,
