@@ -51,7 +51,9 @@ pub(in super::super) fn convolve(
     assert!(finish.residual.is_none_or(|residual| residual.len() == out.len()), "winograd: residual");
     let task =
         Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
-    if tiles.count() * POINTS * source.c <= SHARED {
+    // Enough panels for all threads to have a like share.
+    let divisible = panels.count() >= 4 * rayon::current_num_threads();
+    if divisible && tiles.count() * POINTS * source.c <= SHARED {
         task.by_channels();
     } else {
         task.by_tiles();
