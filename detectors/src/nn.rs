@@ -63,8 +63,20 @@ impl Conv2d {
     /// # Shapes
     /// (N, inputs, H, W) to (N, outputs, H', W').
     pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
+        self.convolve(x, self.config, activation)
+    }
+
+    /// The same at the centres of windows as large as the kernel.
+    ///
+    /// # Shapes
+    /// (P, inputs, kernel, kernel) to (P, outputs, 1, 1).
+    pub fn forward_windows(&self, windows: &Value, activation: Activation) -> Result<Value> {
+        self.convolve(windows, Conv2dConfig { padding: [0, 0], ..self.config }, activation)
+    }
+
+    fn convolve(&self, x: &Value, config: Conv2dConfig, activation: Activation) -> Result<Value> {
         let epilogue = Epilogue { shift: Some(&self.bias), activation, ..Epilogue::default() };
-        Ok(conv2d(x, &self.weight, self.config, epilogue)?)
+        Ok(conv2d(x, &self.weight, config, epilogue)?)
     }
 }
 

@@ -49,6 +49,9 @@ pub(in super::super) fn convolve(
     let k = panels.columns;
     assert!(out.len() == source.n * h * w * k, "winograd: result {}", out.len());
     assert!(finish.residual.is_none_or(|residual| residual.len() == out.len()), "winograd: residual");
+    if tiles.count() == 0 {
+        return;
+    }
     let task =
         Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
     // Enough panels for all threads to have a like share.
