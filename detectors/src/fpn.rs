@@ -93,13 +93,10 @@ impl Fpn {
         let last = maps.last().cloned();
         let mut top: Option<Value> = None;
         for ((map, lateral), output) in maps.into_iter().zip(&self.lateral).zip(&self.output).rev() {
-            let lateral = lateral.forward(&map, mode, Identity)?;
-            drop(map);
             let merged = match &top {
-                Some(top) => upsample_nearest_add(top, &lateral)?,
-                None => lateral.clone(),
+                Some(top) => merged(top, map, lateral, mode)?,
+                None => lateral.forward(&map, mode, Identity)?,
             };
-            drop(lateral);
             levels.push(output.forward(&merged, mode, Identity)?);
             top = Some(merged);
         }
@@ -119,4 +116,15 @@ impl Fpn {
         }
         Ok(levels)
     }
+}
+
+/// The coarser level's map and the backbone's own, at the latter's size. It is the largest thing that a detector would
+/// keep for its gradient, and a 1x1 convolution makes it again.
+fn merged(top: &Value, map: Value, lateral: &ConvBlock, mode: Mode) -> Result<Value> {
+    let side = lateral.forward(&map, mode, Identity)?;
+    let merged = upsample_nearest_add(top, &side)?;
+    let (top, map, lateral) = (top.detach(), map.detach(), lateral.clone());
+    Ok(merged.remade_by(move || -> Result<Value> {
+        Ok(upsample_nearest_add(&top, &lateral.forward(&map, mode, Identity)?)?)
+    }))
 }
