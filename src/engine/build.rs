@@ -24,14 +24,16 @@ use crate::config::{self, Architecture, Backbone, Config, Network, Norm, RoiAlig
 pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let normalization = normalization(&config.normalization);
     let frozen = config.student.frozen_stages();
-    let settings = detector_config(config, &config.student.network, frozen, normalization, classes)?;
+    let network = &config.student.network;
+    let settings = detector_config(config, &config.detector, network, frozen, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device), &settings)?)
 }
 
 /// The same network as [`student`], for inference alone: nothing in it is trainable.
 pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let normalization = normalization(&config.normalization);
-    let settings = detector_config(config, &config.student.network, 0, normalization, classes)?;
+    let network = &config.student.network;
+    let settings = detector_config(config, &config.detector, network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
 }
 
@@ -42,8 +44,9 @@ pub fn teacher(
     classes: usize,
     device: &Device,
 ) -> Result<Detector> {
-    let normalization = normalization(teacher.normalization.as_ref().unwrap_or(&config.normalization));
-    let settings = detector_config(config, &teacher.network, 0, normalization, classes)?;
+    let normalization = normalization(config.teacher_normalization());
+    let detector = config.teacher_detector();
+    let settings = detector_config(config, detector, &teacher.network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
 }
 
@@ -59,15 +62,34 @@ fn normalization(normalization: &config::Normalization) -> Normalization {
     Normalization { mean: normalization.mean, std: normalization.std }
 }
 
+/// Keys of the schema that no network is built from yet.
+fn refuse_unbuilt(detector: &config::Detector, network: &Network) -> Result<()> {
+    let standard = detector.anchor_corners == config::AnchorCorners::Rounded
+        && detector.rpn.head_convs == 1
+        && detector.roi.head == config::RoiHead::TwoFc
+        && detector.retina.head_norm == config::HeadNorm::None
+        && detector.retina.p6_from == config::P6From::P5
+        && detector.retina.box_loss == config::BoxLoss::L1
+        && detector.retina.clip == config::Clip::BeforeNms
+        && network.stride_in == config::StrideIn::Middle
+        && network.fpn_norm == config::HeadNorm::None;
+    if standard { Ok(()) } else { Err(unbuilt("this variant of the detector")) }
+}
+
+fn unbuilt(what: &str) -> super::EngineError {
+    ckd_detectors::Error::Invalid { part: "detector", reason: format!("{what} is not built yet") }.into()
+}
+
 fn detector_config(
     config: &Config,
+    detector: &config::Detector,
     network: &Network,
     freeze_at: usize,
     normalization: Normalization,
     classes: usize,
 ) -> Result<DetectorConfig> {
-    let detector = &config.detector;
-    let backbone = backbone(config, network, freeze_at);
+    refuse_unbuilt(detector, network)?;
+    let backbone = backbone(config, network, freeze_at)?;
     let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
     let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
     let anchors =
@@ -148,7 +170,7 @@ fn detector_config(
     })
 }
 
-fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneConfig {
+fn backbone(config: &Config, network: &Network, freeze_at: usize) -> Result<BackboneConfig> {
     let width = network.stem_channels();
     let norm = match network.norm {
         Norm::FrozenBn => NormKind::FrozenBn,
@@ -158,7 +180,8 @@ fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneCon
     let recompute = [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
         .map(|stage| config.engine.recompute.contains(&stage));
     let resnet = |depth| BackboneConfig::ResNet(ResNetConfig { depth, width, norm, freeze_at, recompute });
-    match network.backbone {
+    Ok(match network.backbone {
+        Backbone::MobileNetV1 => return Err(unbuilt("mobilenet_v1")),
         Backbone::ResNet18 => resnet(ResNetDepth::ResNet18),
         Backbone::ResNet34 => resnet(ResNetDepth::ResNet34),
         Backbone::ResNet50 => resnet(ResNetDepth::ResNet50),
@@ -167,7 +190,7 @@ fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneCon
             let width_multiplier = width as f64 / MobileNetV2::STEM_CHANNELS as f64;
             BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier, norm, freeze_at })
         }
-    }
+    })
 }
 
 /// torchvision's anchor sizes, level by level.
