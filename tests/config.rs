@@ -184,7 +184,10 @@ fn a_wrong_type_is_shown_at_the_value() {
         ("data.root=", "is an empty path"),
         ("data.root= \u{a0} ", "is an empty path"),
         ("student.backbone=resnet19", "did you mean \"resnet18\"?"),
-        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v1, mobilenet_v2"),
+        (
+            "student.backbone=vgg",
+            "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v1, mobilenet_v2",
+        ),
     ] {
         assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);
     }

@@ -76,12 +76,13 @@ impl WeightsFile {
         let wrong = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
         let Some((format, bytes)) = recognise(path).map_err(read_error(path))? else {
             return Err(wrong(
-                "it is neither safetensors nor a torch file (.pth, .pt, .th) nor a pickle of arrays (.pkl)".to_owned(),
+                "it is neither safetensors nor a torch file (.pth, .pt, .th) nor a pickle of arrays (.pkl)"
+                    .to_owned(),
             ));
         };
         let hash = blake3::hash(&bytes).to_hex().to_string();
         let mut metadata = BTreeMap::new();
-        let StateDict { tensors: stored, remarks } = match format {
+        let StateDict { tensors: stored, mut remarks } = match format {
             Format::Safetensors => {
                 let (tensors, header) = safetensors(&bytes).map_err(wrong)?;
                 metadata = header;
@@ -98,9 +99,10 @@ impl WeightsFile {
             entries.insert(name, entry);
         }
         let scheme = Scheme::of(entries.keys().map(String::as_str));
-        let order = channel_order(scheme, &remarks, &tensors).map_err(wrong)?;
-        let (names, tensors) =
-            scheme.rename(order, tensors).map_err(|error| wrong(error.to_string()))?;
+        remarks.pixel_mean = pixel_values(&tensors, "pixel_mean");
+        remarks.pixel_std = pixel_values(&tensors, "pixel_std");
+        let order = channel_order(scheme, &remarks);
+        let (names, tensors) = scheme.rename(order, tensors).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { path: path.to_owned(), format, tensors, entries, names, remarks, metadata, hash })
     }
 }
@@ -172,26 +174,20 @@ fn safetensors(bytes: &[u8]) -> Result<Content, String> {
 /// The order of the colours that the network was trained with.
 ///
 /// Detectron2 reads images as BGR unless its weights came from torchvision; its older files say so by their means.
-fn channel_order(
-    scheme: Scheme,
-    remarks: &Remarks,
-    tensors: &BTreeMap<String, Tensor>,
-) -> Result<ChannelOrder, String> {
-    Ok(match scheme {
+fn channel_order(scheme: Scheme, remarks: &Remarks) -> ChannelOrder {
+    match scheme {
         Scheme::Torchvision | Scheme::FlatMobileNet => ChannelOrder::Rgb,
         Scheme::Caffe2 => ChannelOrder::Bgr,
-        Scheme::Detectron2 => match (pixel_values(tensors, "pixel_mean"), remarks.author.as_deref()) {
+        Scheme::Detectron2 => match (remarks.pixel_mean, remarks.author.as_deref()) {
             // Of photographs, red is the brightest.
-            (Some([first, _, last]), _) if first != last => match first < last {
-                true => ChannelOrder::Bgr,
-                false => ChannelOrder::Rgb,
-            },
-            (_, Some("torchvision" | "timm")) => ChannelOrder::Rgb,
+            (Some([first, _, last]), _) if first > last => ChannelOrder::Rgb,
+            (None, Some("torchvision" | "timm")) => ChannelOrder::Rgb,
             _ => ChannelOrder::Bgr,
         },
         Scheme::MmDetection => PythonConfig::of(remarks).channel_order(),
-    })
+    }
 }
+
 /// Writes `tensors` (as f32) and `metadata` to `path` as safetensors, atomically. Equal content gives equal bytes.
 pub fn write_safetensors(
     path: &Path,

@@ -41,14 +41,14 @@ impl<'a> Array<'a> {
             "_reconstruct" if of_numpy(["numpy.core.multiarray", "numpy._core.multiarray"]) => {
                 match state.and_then(|state| pickled.tuple(state)) {
                     // (version, shape, dtype, is in Fortran's order, data)
-                    Some(&[_, shape, dtype, Value::Bool(fortran), data]) => Some((shape, dtype, fortran, data)),
+                    Some(&[_, shape, dtype, Value::Bool(fortran), data]) => {
+                        Some((shape, dtype, fortran, data))
+                    }
                     _ => None,
                 }
             }
             "_frombuffer" if of_numpy(["numpy.core.numeric", "numpy._core.numeric"]) => match *arguments {
-                [data, dtype, shape, order] => {
-                    Some((shape, dtype, pickled.text(order) == Some("F"), data))
-                }
+                [data, dtype, shape, order] => Some((shape, dtype, pickled.text(order) == Some("F"), data)),
                 _ => None,
             },
             _ => return None,

@@ -48,6 +48,9 @@ pub(super) enum Node<'a> {
     },
 }
 
+/// The module and name of a class or function.
+pub(super) type Global<'a> = (&'a str, &'a str);
+
 /// A pickle that was read.
 #[derive(Debug)]
 pub(super) struct Pickled<'a> {
@@ -71,7 +74,9 @@ impl<'a> Pickled<'a> {
                         "its pickle has the opcode {opcode:#04x} at byte {start}, which is not read"
                     ));
                 }
-                None => return Err(format!("its pickle is damaged or cut short at byte {start}; copy it again")),
+                None => {
+                    return Err(format!("its pickle is damaged or cut short at byte {start}; copy it again"));
+                }
             }
         }
         Err(format!("its pickle has more than {MOST_OPCODES} opcodes, more than any state dict needs"))
@@ -135,7 +140,7 @@ impl<'a> Pickled<'a> {
     }
 
     /// The module and name of a class or function.
-    pub(super) fn global(&self, value: Value) -> Option<(&'a str, &'a str)> {
+    pub(super) fn global(&self, value: Value) -> Option<Global<'a>> {
         match *self.node(value)? {
             Node::Global { module, name } => Some((module, name)),
             _ => None,
@@ -143,7 +148,7 @@ impl<'a> Pickled<'a> {
     }
 
     /// The module and name of the function of a call, its arguments, and the state that its result is given.
-    pub(super) fn call(&self, value: Value) -> Option<((&'a str, &'a str), &[Value], Option<Value>)> {
+    pub(super) fn call(&self, value: Value) -> Option<(Global<'a>, &[Value], Option<Value>)> {
         match *self.node(value)? {
             Node::Call { function, arguments, state } => {
                 Some((self.global(function)?, self.tuple(arguments)?, state))

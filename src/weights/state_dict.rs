@@ -17,7 +17,7 @@ pub(super) struct StateDict {
 }
 
 /// What a checkpoint says about its tensors.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Remarks {
     /// Detectron2's `__author__`: who trained it, and so by which conventions.
     pub author: Option<String>,
@@ -25,6 +25,10 @@ pub struct Remarks {
     pub classes: Vec<String>,
     /// MMDetection's configuration, a Python text.
     pub config: Option<String>,
+    /// Detectron2's mean of pixels, from 0 to 255, in the order of its colours.
+    pub pixel_mean: Option<[f32; 3]>,
+    /// What it divides by afterwards.
+    pub pixel_std: Option<[f32; 3]>,
 }
 
 /// Collects what `load` makes of the entries of the state dict in `pickled`; it gives `None` for what is no tensor.
@@ -88,7 +92,9 @@ fn remarks(pickled: &Pickled) -> Remarks {
         found.map(str::to_owned)
     };
     let author = text(pickled.root, ["__author__", "__author__"]);
-    let Some(meta) = pickled.entry(pickled.root, "meta") else { return Remarks { author, ..Remarks::default() } };
+    let Some(meta) = pickled.entry(pickled.root, "meta") else {
+        return Remarks { author, ..Remarks::default() };
+    };
     let of_data = pickled.entry(meta, "dataset_meta").unwrap_or(meta);
     let classes = ["CLASSES", "classes"].iter().find_map(|key| pickled.items(pickled.entry(of_data, key)?));
     let names = |items: &[Value]| items.iter().map(|&item| Some(pickled.text(item)?.to_owned())).collect();
@@ -96,5 +102,6 @@ fn remarks(pickled: &Pickled) -> Remarks {
         author,
         classes: classes.and_then(names).unwrap_or_default(),
         config: text(meta, ["config", "cfg"]),
+        ..Remarks::default()
     }
 }

@@ -110,9 +110,10 @@ impl View<'_> {
         let count = count.ok_or_else(outside)?;
         let length = count.checked_mul(width).ok_or_else(outside)?;
         if count > 0 {
-            let reach = self.shape.iter().zip(&self.strides).try_fold(self.offset, |reach, (size, stride)| {
-                reach.checked_add((size - 1).checked_mul(*stride)?)
-            });
+            let reach =
+                self.shape.iter().zip(&self.strides).try_fold(self.offset, |reach, (size, stride)| {
+                    reach.checked_add((size - 1).checked_mul(*stride)?)
+                });
             if reach.is_none_or(|reach| reach >= self.bytes.len() / width) {
                 return Err(outside());
             }
@@ -165,7 +166,7 @@ impl View<'_> {
 
 /// The strides of a dense tensor, the last dimension innermost; `None` if it has more numbers than fit in memory.
 pub(super) fn row_major(shape: &[usize]) -> Option<Vec<usize>> {
-    let mut strides = vec![1; shape.len()];
+    let mut strides = vec![1_usize; shape.len()];
     for at in (1..shape.len()).rev() {
         strides[at - 1] = strides[at].checked_mul(shape[at].max(1))?;
     }

@@ -50,7 +50,9 @@ pub(super) fn legacy_file(bytes: &[u8]) -> Result<StateDict, String> {
     };
     let (version, machine, object, keys) = (next()?, next()?, next()?, next()?);
     if version.root != Value::Int(1001) {
-        return Err("it is a legacy torch file of an unknown version; save it again with a newer torch".to_owned());
+        return Err(
+            "it is a legacy torch file of an unknown version; save it again with a newer torch".to_owned()
+        );
     }
     if machine.entry(machine.root, "little_endian") == Some(Value::Bool(false)) {
         return Err("it was written on a big-endian machine, which is not read; save it again".to_owned());

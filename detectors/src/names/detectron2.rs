@@ -6,7 +6,10 @@ use super::Ours;
 /// `known` are all names of the file.
 pub(super) fn ours(name: &str, known: &[String]) -> Ours {
     let has = |start: &str| known.iter().any(|name| name.starts_with(start));
-    if name.ends_with("pixel_mean") || name.ends_with("pixel_std") || name.contains("anchor_generator.cell_anchors.") {
+    if name.ends_with("pixel_mean")
+        || name.ends_with("pixel_std")
+        || name.contains("anchor_generator.cell_anchors.")
+    {
         return Ours::Unused;
     }
     if let Some(rest) = name.strip_prefix("backbone.bottom_up.") {
@@ -19,7 +22,8 @@ pub(super) fn ours(name: &str, known: &[String]) -> Ours {
         ["fc1000" | "linear" | "fc", _] => return Ours::Unused,
         ["backbone", "top_block", level, last] => format!("backbone.fpn.extra_blocks.{level}.{last}"),
         ["backbone", block, rest @ ..] => {
-            let (blocks, level) = match (block.strip_prefix("fpn_lateral"), block.strip_prefix("fpn_output")) {
+            let (blocks, level) = match (block.strip_prefix("fpn_lateral"), block.strip_prefix("fpn_output"))
+            {
                 (Some(level), _) => ("inner_blocks", level),
                 (_, Some(level)) => ("layer_blocks", level),
                 _ => return Ours::Unknown,
@@ -71,7 +75,8 @@ pub(super) fn ours(name: &str, known: &[String]) -> Ours {
 /// A name of the ResNet, under `prefix` here.
 fn trunk(name: &str, prefix: &str) -> Ours {
     let parts: Vec<&str> = name.split('.').collect();
-    let within = |stage: &str| -> Option<usize> { stage.strip_prefix("res")?.parse::<usize>().ok()?.checked_sub(1) };
+    let within =
+        |stage: &str| -> Option<usize> { stage.strip_prefix("res")?.parse::<usize>().ok()?.checked_sub(1) };
     let numbered = |conv: &str| conv.strip_prefix("conv").map(str::to_owned);
     let place = match parts.as_slice() {
         ["stem", "conv1", "norm", last] => Some(format!("bn1.{last}")),
@@ -118,9 +123,12 @@ pub(super) fn of_caffe2(name: &str) -> Option<String> {
     } else if let Some(rest) = name.strip_prefix("conv1.") {
         name = format!("stem.conv1.{rest}");
     }
-    for (theirs, ours) in
-        [(".branch1.", ".shortcut."), (".branch2a.", ".conv1."), (".branch2b.", ".conv2."), (".branch2c.", ".conv3.")]
-    {
+    for (theirs, ours) in [
+        (".branch1.", ".shortcut."),
+        (".branch2a.", ".conv1."),
+        (".branch2b.", ".conv2."),
+        (".branch2c.", ".conv3."),
+    ] {
         name = name.replace(theirs, ours);
     }
     Some(name)

@@ -111,8 +111,7 @@ impl Scheme {
         order: ChannelOrder,
         tensors: BTreeMap<String, Tensor>,
     ) -> Result<(Renaming, BTreeMap<String, Tensor>)> {
-        let mut renaming =
-            Renaming { scheme: self, order, origins: BTreeMap::new(), unused: Vec::new() };
+        let mut renaming = Renaming { scheme: self, order, origins: BTreeMap::new(), unused: Vec::new() };
         let known: Vec<String> = tensors.keys().cloned().collect();
         let mut renamed = BTreeMap::new();
         for (name, tensor) in tensors {
@@ -262,12 +261,8 @@ mod tests {
             renamed(Scheme::MmDetection, ChannelOrder::Rgb, "roi_head.bbox_head.fc_reg.weight", &[8, 1]);
         assert_eq!(name, "roi_heads.box_predictor.bbox_pred.weight");
         assert_eq!(values, [0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
-        let (_, values) = renamed(
-            Scheme::Torchvision,
-            ChannelOrder::Rgb,
-            "roi_heads.box_predictor.cls_score.bias",
-            &[4],
-        );
+        let (_, values) =
+            renamed(Scheme::Torchvision, ChannelOrder::Rgb, "roi_heads.box_predictor.cls_score.bias", &[4]);
         assert_eq!(values, [0.0, 1.0, 2.0, 3.0]);
     }
 
@@ -275,19 +270,27 @@ mod tests {
     fn a_network_of_bgr_images_becomes_one_of_rgb_images() {
         let first = "backbone.bottom_up.stem.conv1.weight";
         let (name, values) = renamed(Scheme::Detectron2, ChannelOrder::Bgr, first, &[1, 3, 1, 2]);
-        assert_eq!((name.as_str(), values), ("backbone.body.conv1.weight", vec![4.0, 5.0, 2.0, 3.0, 0.0, 1.0]));
+        assert_eq!(
+            (name.as_str(), values),
+            ("backbone.body.conv1.weight", vec![4.0, 5.0, 2.0, 3.0, 0.0, 1.0])
+        );
         let (_, values) = renamed(Scheme::Detectron2, ChannelOrder::Rgb, first, &[1, 3, 1, 2]);
         assert_eq!(values, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
         // A convolution further in has three input channels by chance.
-        let (_, values) =
-            renamed(Scheme::Detectron2, ChannelOrder::Bgr, "backbone.bottom_up.res2.0.conv1.weight", &[1, 3, 1, 1]);
+        let (_, values) = renamed(
+            Scheme::Detectron2,
+            ChannelOrder::Bgr,
+            "backbone.bottom_up.res2.0.conv1.weight",
+            &[1, 3, 1, 1],
+        );
         assert_eq!(values, [0.0, 1.0, 2.0]);
     }
 
     #[test]
     fn detectron2s_anchors_go_by_size_and_ours_by_aspect_ratio() {
         let names = ["head.cls_score.bias", "head.bbox_pred.bias"];
-        let tensors = BTreeMap::from([(names[0].to_owned(), ramp(&[18])), (names[1].to_owned(), ramp(&[36]))]);
+        let tensors =
+            BTreeMap::from([(names[0].to_owned(), ramp(&[18])), (names[1].to_owned(), ramp(&[36]))]);
         let (_, tensors) = Scheme::Detectron2.rename(ChannelOrder::Bgr, tensors).expect("renamed");
         let logits: Vec<f32> = tensors["head.classification_head.cls_logits.bias"].to_vec1().expect("f32");
         // Two classes; anchors (size, ratio) = 00 01 02 10 11 12 20 21 22 come as 00 10 20 01 11 21 02 12 22.
@@ -300,8 +303,9 @@ mod tests {
 
     #[test]
     fn caffe2s_folded_norms_get_mean_0_and_variance_1() {
-        let tensors = ["res_conv1_bn_s", "res2_0_branch2a_bn_s", "res2_0_branch1_bn_s", "conv1_w", "fc1000_w"]
-            .map(|name| (name.to_owned(), ramp(&[2])));
+        let tensors =
+            ["res_conv1_bn_s", "res2_0_branch2a_bn_s", "res2_0_branch1_bn_s", "conv1_w", "fc1000_w"]
+                .map(|name| (name.to_owned(), ramp(&[2])));
         let (renaming, tensors) =
             Scheme::Caffe2.rename(ChannelOrder::Bgr, BTreeMap::from(tensors)).expect("renamed");
         let names: Vec<&str> = tensors.keys().map(String::as_str).collect();
@@ -326,7 +330,8 @@ mod tests {
 
     #[test]
     fn two_tensors_never_become_one() {
-        let twice = ["rpn.head.conv.weight", "rpn.head.conv.0.0.weight"].map(|name| (name.to_owned(), ramp(&[1])));
+        let twice =
+            ["rpn.head.conv.weight", "rpn.head.conv.0.0.weight"].map(|name| (name.to_owned(), ramp(&[1])));
         let error = Scheme::Torchvision.rename(ChannelOrder::Rgb, BTreeMap::from(twice)).unwrap_err();
         assert!(error.to_string().contains("rpn.head.conv.0.0.weight"), "{error}");
     }
