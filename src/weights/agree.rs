@@ -10,7 +10,7 @@ use crate::config::{Config, Detector, Network, Normalization, Resize};
 
 /// What a configuration wants weights for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
+pub enum Role {
     /// The teacher: all must be as in the file.
     Teacher,
     /// The start of the student, which trains on: its trunk must see what it saw.
@@ -22,14 +22,14 @@ pub enum Purpose {
 ///
 /// # Errors
 /// Lists every key of the configuration that differs.
-pub fn check(file: &WeightsFile, config: &Config, purpose: Purpose) -> Result<(), WeightsError> {
+pub fn check(file: &WeightsFile, config: &Config, role: Role) -> Result<(), WeightsError> {
     let Some((own, differs)) = network_of(file)? else { return Ok(()) };
-    if let (Purpose::Teacher, Some(reason)) = (purpose, differs) {
+    if let (Role::Teacher, Some(reason)) = (role, differs) {
         return Err(WeightsError::Card { path: file.path.clone(), reason: reason.to_owned() });
     }
     let theirs = facts(&own.detector, &own.student.network, &own.normalization, own.input.resize, "student");
-    let (section, ours) = match (purpose, &config.teacher) {
-        (Purpose::Teacher, Some(teacher)) => (
+    let (section, ours) = match (role, &config.teacher) {
+        (Role::Teacher, Some(teacher)) => (
             "teacher",
             facts(
                 config.teacher_detector(),
@@ -50,7 +50,7 @@ pub fn check(file: &WeightsFile, config: &Config, purpose: Purpose) -> Result<()
             ),
         ),
     };
-    let matters = |fact: &Fact| purpose == Purpose::Teacher || fact.of_trunk;
+    let matters = |fact: &Fact| role == Role::Teacher || fact.of_trunk;
     let mut report = String::new();
     for (theirs, ours) in theirs.iter().zip(&ours).filter(|(fact, _)| matters(fact)) {
         if theirs.value != ours.value {

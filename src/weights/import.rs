@@ -69,6 +69,7 @@ impl Recognised {
         // What every configuration must say, though nothing trains here.
         for (key, value) in [
             ("name", Value::String(name)),
+            ("data.kind", Value::String("coco".to_owned())),
             ("data.root", Value::String("data/coco".to_owned())),
             ("optim.lr", Value::Float(0.01)),
             ("schedule.steps", Value::Integer(90_000)),

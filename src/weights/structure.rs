@@ -21,6 +21,7 @@ pub(super) struct Structure {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trunk {
     ResNet { name: &'static str, width: usize, bottlenecks: bool },
+    MobileNetV1 { width: usize },
     MobileNetV2 { width: usize },
     CifarResNet { depth: usize, classes: usize },
 }
@@ -77,6 +78,7 @@ impl Structure {
     pub(super) fn name(&self) -> String {
         let trunk = match self.trunk {
             Trunk::ResNet { name, .. } => name.to_owned(),
+            Trunk::MobileNetV1 { .. } => "mobilenet_v1".to_owned(),
             Trunk::MobileNetV2 { .. } => "mobilenet_v2".to_owned(),
             Trunk::CifarResNet { depth, .. } => format!("cifar_resnet{depth}"),
         };
@@ -96,6 +98,7 @@ impl Structure {
         let mut settings: Vec<(&'static str, Value)> = Vec::new();
         let (backbone, width) = match self.trunk {
             Trunk::ResNet { name, width, .. } => (name, (width != 64).then_some(width)),
+            Trunk::MobileNetV1 { width } => ("mobilenet_v1", (width != 32).then_some(width)),
             Trunk::MobileNetV2 { width } => ("mobilenet_v2", (width != 32).then_some(width)),
             Trunk::CifarResNet { .. } => return settings,
         };
@@ -175,16 +178,17 @@ impl Tensors<'_> {
             return self.resnet(body, width, kernel);
         }
         for features in [body.to_owned(), format!("{body}features.")] {
-            if let Some(width) = self.size(&format!("{features}0.0.weight"), 0)
-                && self.has(&format!("{features}1.conv.0.0.weight"))
-                && self.has(&format!("{features}18.0.weight"))
-            {
-                return Ok(Trunk::MobileNetV2 { width });
+            let all =
+                |layers: [&str; 2]| layers.iter().all(|layer| self.has(&format!("{features}{layer}.weight")));
+            match self.size(&format!("{features}0.0.weight"), 0) {
+                Some(width) if all(["1.conv.0.0", "18.0"]) => return Ok(Trunk::MobileNetV2 { width }),
+                Some(width) if all(["1.3", "13.3"]) => return Ok(Trunk::MobileNetV1 { width }),
+                _ => {}
             }
         }
         let some: Vec<&str> = self.by_name.keys().take(3).map(String::as_str).collect();
         Err(format!(
-            "its {} tensors ({}, ...) are of no network that is known here: ResNets, MobileNetV2, CIFAR ResNets, and the \
+            "its {} tensors ({}, ...) are of no network that is known here: ResNets, MobileNets, CIFAR ResNets, and the \
              detectors built on the first two",
             self.by_name.len(),
             some.join(", ")
