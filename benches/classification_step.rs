@@ -21,7 +21,7 @@ use candle_core::{Device, Tensor};
 use ckd_det::config::Optim;
 use ckd_det::distill::{Ckd, Distiller, Negatives, Term};
 use ckd_det::engine::optim::Sgd;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
@@ -168,6 +168,7 @@ impl Step {
                     depth,
                     width: 64,
                     norm: NormKind::Bn,
+                    stride_in: StrideIn::Middle,
                     freeze_at: 0,
                     recompute: [false; 4],
                 };
