@@ -55,11 +55,11 @@ pub fn precision(config: &Config) -> Precision {
     }
 }
 
-fn normalization(normalization: &config::Normalization) -> Normalization {
+pub(crate) fn normalization(normalization: &config::Normalization) -> Normalization {
     Normalization { mean: normalization.mean, std: normalization.std }
 }
 
-fn detector_config(
+pub(crate) fn detector_config(
     config: &Config,
     network: &Network,
     freeze_at: usize,
