@@ -10,7 +10,7 @@ use ckd_detectors::DetectorConfig;
 use clap::ValueEnum;
 use serde_json::json;
 
-use self::images::{Pictures, Found};
+use self::images::{Found, Pictures};
 use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, say};
 use crate::config::Config;
@@ -233,7 +233,9 @@ fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -
             (true, _) => exporting.graph(Precision::Half)?,
             (_, Some(Int8::Weights)) => exporting.graph(Precision::Int8)?,
             (_, Some(Int8::Activations)) => {
-                return Err(UsageError("--int8 activations needs --images to see the ranges".to_owned()).into());
+                return Err(
+                    UsageError("--int8 activations needs --images to see the ranges".to_owned()).into()
+                );
             }
             (false, None) => full,
         };
@@ -300,7 +302,11 @@ impl Exporting<'_> {
     }
 
     /// Student and graph on every picture; AP of both, in points, where there is a truth.
-    fn compare(&self, graph: &OnnxModel, pictures: &Pictures) -> anyhow::Result<(Difference, [Option<f64>; 2])> {
+    fn compare(
+        &self,
+        graph: &OnnxModel,
+        pictures: &Pictures,
+    ) -> anyhow::Result<(Difference, [Option<f64>; 2])> {
         let evaluator = Evaluator::new(graph)?;
         let map = self.model.category_map()?;
         let mut difference = Difference::default();
@@ -345,4 +351,3 @@ impl Exporting<'_> {
         Ok(say(found)?)
     }
 }
-

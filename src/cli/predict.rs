@@ -161,14 +161,12 @@ fn benchmark(images: &[PathBuf], model: &Model, start: Instant, context: &Contex
     detect(&images[0])?;
     let first = start.elapsed().as_secs_f64() * 1e3;
     let count = images.len().max(TIMED);
-    let mut times = images
-        .iter()
-        .cycle()
-        .take(count)
-        .map(|path| detect(path))
-        .collect::<anyhow::Result<Vec<f64>>>()?;
+    let mut times =
+        images.iter().cycle().take(count).map(|path| detect(path)).collect::<anyhow::Result<Vec<f64>>>()?;
     times.sort_by(f64::total_cmp);
-    say(format!("cold start to the first boxes {first:>10.1} ms   (weights read, network built, one image)"))?;
+    say(format!(
+        "cold start to the first boxes {first:>10.1} ms   (weights read, network built, one image)"
+    ))?;
     let median = times[count / 2];
     say(format!("median of {count:>4} images         {median:>10.1} ms   (from pixels to boxes)"))?;
     if let Some(peak) = peak_memory_mib() {

@@ -57,9 +57,11 @@ impl Pictures {
     /// Image ids and pixels.
     pub(super) fn iter(&self) -> Box<dyn Iterator<Item = anyhow::Result<(u64, RgbImage)>> + '_> {
         match self {
-            Self::Validation { dataset, count, .. } => Box::new(dataset.images[..*count].iter().map(|image| {
-                Ok((image.id.0, decode::read_annotated(&image.path, image.width, image.height)?))
-            })),
+            Self::Validation { dataset, count, .. } => {
+                Box::new(dataset.images[..*count].iter().map(|image| {
+                    Ok((image.id.0, decode::read_annotated(&image.path, image.width, image.height)?))
+                }))
+            }
             Self::Drawn(_) => Box::new((0..).zip(DRAWN).map(|(id, size)| Ok((id, drawn(id, size))))),
         }
     }

@@ -41,7 +41,8 @@ pub(super) fn anchors(
     sizes: &Sizes,
 ) -> Result<Vec<Edge>> {
     // With stride 0 and one cell a map, what is generated is the anchors around (0, 0).
-    let cells = generator.generate((0, 0), &vec![(1, 1); generator.levels()]).map_err(ckd_detectors::Error::from)?;
+    let cells =
+        generator.generate((0, 0), &vec![(1, 1); generator.levels()]).map_err(ckd_detectors::Error::from)?;
     if maps.len() != generator.levels() {
         let reason = format!("{} levels of anchors for {} maps", generator.levels(), maps.len());
         return Err(ExportError::Unsupported { reason });
@@ -94,27 +95,28 @@ pub(super) fn decode(
 ) -> Edge {
     let [dx, dy, dw, dh] = columns(graph, deltas);
     let [x1, y1, x2, y2] = columns(graph, references);
-    let mut axis = |shift: &Edge, log_ratio: &Edge, low: &Edge, high: &Edge, weights: [f32; 2], end: &Edge| {
-        let half = graph.float(0.5);
-        let length = graph.op("Sub", &[high, low]);
-        let to_centre = graph.op("Mul", &[&length, &half]);
-        let centre = graph.op("Add", &[low, &to_centre]);
-        let [by_shift, by_ratio] = weights.map(|weight| graph.float(weight));
-        let shift = graph.op("Div", &[shift, &by_shift]);
-        let shift = graph.op("Mul", &[&shift, &length]);
-        let centre = graph.op("Add", &[&shift, &centre]);
-        let log_ratio = graph.op("Div", &[log_ratio, &by_ratio]);
-        let most = graph.float(LARGEST_LOG_RATIO);
-        let log_ratio = graph.op("Min", &[&log_ratio, &most]);
-        let ratio = graph.op("Exp", &[&log_ratio]);
-        let length = graph.op("Mul", &[&ratio, &length]);
-        let reach = graph.op("Mul", &[&length, &half]);
-        let zero = graph.float(0.0);
-        [graph.op("Sub", &[&centre, &reach]), graph.op("Add", &[&centre, &reach])].map(|corner| {
-            let corner = graph.op("Max", &[&corner, &zero]);
-            graph.op("Min", &[&corner, end])
-        })
-    };
+    let mut axis =
+        |shift: &Edge, log_ratio: &Edge, low: &Edge, high: &Edge, weights: [f32; 2], end: &Edge| {
+            let half = graph.float(0.5);
+            let length = graph.op("Sub", &[high, low]);
+            let to_centre = graph.op("Mul", &[&length, &half]);
+            let centre = graph.op("Add", &[low, &to_centre]);
+            let [by_shift, by_ratio] = weights.map(|weight| graph.float(weight));
+            let shift = graph.op("Div", &[shift, &by_shift]);
+            let shift = graph.op("Mul", &[&shift, &length]);
+            let centre = graph.op("Add", &[&shift, &centre]);
+            let log_ratio = graph.op("Div", &[log_ratio, &by_ratio]);
+            let most = graph.float(LARGEST_LOG_RATIO);
+            let log_ratio = graph.op("Min", &[&log_ratio, &most]);
+            let ratio = graph.op("Exp", &[&log_ratio]);
+            let length = graph.op("Mul", &[&ratio, &length]);
+            let reach = graph.op("Mul", &[&length, &half]);
+            let zero = graph.float(0.0);
+            [graph.op("Sub", &[&centre, &reach]), graph.op("Add", &[&centre, &reach])].map(|corner| {
+                let corner = graph.op("Max", &[&corner, &zero]);
+                graph.op("Min", &[&corner, end])
+            })
+        };
     let [left, right] = axis(&dx, &dw, &x1, &x2, [weights[0], weights[2]], &sizes.columns);
     let [top, bottom] = axis(&dy, &dh, &y1, &y2, [weights[1], weights[3]], &sizes.rows);
     graph.concat(&[&left, &top, &right, &bottom], -1)
@@ -127,12 +129,7 @@ pub(super) fn columns(graph: &mut GraphBuilder, boxes: &Edge) -> [Edge; 4] {
 }
 
 /// `scores` (N, S), [`GONE`] where a side of `boxes` (N, S, 4) is shorter than `min_size`.
-pub(super) fn without_slivers(
-    graph: &mut GraphBuilder,
-    boxes: &Edge,
-    scores: &Edge,
-    min_size: f32,
-) -> Edge {
+pub(super) fn without_slivers(graph: &mut GraphBuilder, boxes: &Edge, scores: &Edge, min_size: f32) -> Edge {
     let [x1, y1, x2, y2] = columns(graph, boxes);
     let least = graph.float(min_size);
     let [wide, tall] = [(&x2, &x1), (&y2, &y1)].map(|(high, low)| {

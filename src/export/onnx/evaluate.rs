@@ -66,7 +66,8 @@ impl Evaluator {
         let mut values: BTreeMap<&str, Tensor> = BTreeMap::new();
         for port in &self.graph.input {
             let given = inputs.iter().find(|(name, _)| *name == port.name);
-            let (_, tensor) = given.ok_or_else(|| graph_error(format!("its input {} is not given", port.name)))?;
+            let (_, tensor) =
+                given.ok_or_else(|| graph_error(format!("its input {} is not given", port.name)))?;
             values.insert(&port.name, tensor.clone());
         }
         for (node, released) in self.graph.node.iter().zip(&self.released) {
@@ -82,7 +83,8 @@ impl Evaluator {
             if let Some(Some(first)) = operands.first() {
                 watch(node, first)?;
             }
-            let results = Operation { node, operands: &operands }.run().map_err(|error| fail(error.to_string()))?;
+            let results =
+                Operation { node, operands: &operands }.run().map_err(|error| fail(error.to_string()))?;
             drop(operands);
             for name in released {
                 values.remove(name.as_str());
@@ -216,7 +218,8 @@ impl Operation<'_> {
                 result(linear(&value(&x.contiguous()?), &weight, bias.as_ref(), Activation::Identity))
             }
             "MaxPool" => {
-                let [kernel, stride] = ["kernel_shape", "strides"].map(|name| first(self.list_setting(name), 1));
+                let [kernel, stride] =
+                    ["kernel_shape", "strides"].map(|name| first(self.list_setting(name), 1));
                 let padding = first(self.list_setting("pads"), 0);
                 result(pool::max_pool2d(&value(x), kernel, stride, padding))
             }
@@ -229,7 +232,9 @@ impl Operation<'_> {
             "Pad" => self.pad(),
             "RoiAlign" => self.roi_align(),
             "NonMaxSuppression" => self.suppress(),
-            "Shape" => Tensor::new(x.dims().iter().map(|&side| side as i64).collect::<Vec<_>>(), &Device::Cpu),
+            "Shape" => {
+                Tensor::new(x.dims().iter().map(|&side| side as i64).collect::<Vec<_>>(), &Device::Cpu)
+            }
             "Reshape" => self.reshape(),
             "Flatten" => x.flatten_from(1),
             "Transpose" => {
@@ -265,7 +270,8 @@ impl Operation<'_> {
         let (x, weight) = self.pair()?;
         let stride = first(self.list_setting("strides"), 1);
         let groups = self.int_setting("group").unwrap_or(1) as usize;
-        let config = Conv2dConfig { groups, ..Conv2dConfig::new(stride, first(self.list_setting("pads"), 0)) };
+        let config =
+            Conv2dConfig { groups, ..Conv2dConfig::new(stride, first(self.list_setting("pads"), 0)) };
         let bias = self.given(2).map(value);
         let epilogue = Epilogue { shift: bias.as_ref(), ..Epilogue::default() };
         result(conv2d(&value(x), &value(weight), config, epilogue))

@@ -85,9 +85,16 @@ fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge]) {
     let (n, a) = (Side::Named("images"), Side::Named("anchors"));
     graph.output(&objectness, "objectness", Element::F32, &[n, a], "logits, before the sigmoid");
     graph.output(&deltas, "deltas", Element::F32, &[n, a, Side::Fixed(4)], "dx, dy, dw, dh of each anchor");
-    graph.output(&anchors, "anchors", Element::F32, &[a, Side::Fixed(4)], "x1, y1, x2, y2; levels fine to coarse");
+    graph.output(
+        &anchors,
+        "anchors",
+        Element::F32,
+        &[a, Side::Fixed(4)],
+        "x1, y1, x2, y2; levels fine to coarse",
+    );
     let names = ["p2", "p3", "p4", "p5"];
-    let sides = [["height4", "width4"], ["height8", "width8"], ["height16", "width16"], ["height32", "width32"]];
+    let sides =
+        [["height4", "width4"], ["height8", "width8"], ["height16", "width16"], ["height32", "width32"]];
     for ((level, name), sides) in levels.iter().zip(names).zip(sides) {
         let [h, w] = sides.map(Side::Named);
         graph.output(level, name, Element::F32, &[n, Side::Named("channels"), h, w], "the pyramid's map");
@@ -174,7 +181,8 @@ fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals
         let own = graph.op("Equal", &[&level, &own]);
         let places = graph.op("NonZero", &[&own]);
         let places = graph.reshape(&places, &[-1]);
-        let (own_rois, own_image) = (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
+        let (own_rois, own_image) =
+            (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
         let size = config.pool_size as i64;
         let samples = match config.sampling {
             Sampling::Adaptive => 0,

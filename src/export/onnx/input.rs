@@ -25,7 +25,8 @@ pub(super) fn prepare(graph: &mut GraphBuilder, rule: &InputRule, preprocessing:
 /// f32 images in 0..1, which the caller resized, with their true sizes.
 fn from_pixels(graph: &mut GraphBuilder, rule: &InputRule) -> Prepared {
     let [n, h, w] = ["images", "height", "width"].map(Side::Named);
-    let doc = "RGB in 0..1, resized by `ckd_det.input`; not normalised. Smaller images of a batch lie top left";
+    let doc =
+        "RGB in 0..1, resized by `ckd_det.input`; not normalised. Smaller images of a batch lie top left";
     let images = graph.input("images", Element::F32, &[n, Side::Fixed(3), h, w], doc);
     let doc = "height and width of each image without padding";
     let own = graph.input("sizes", Element::I64, &[n, Side::Fixed(2)], doc);
@@ -55,7 +56,8 @@ fn from_photographs(graph: &mut GraphBuilder, rule: &InputRule) -> Prepared {
     let given = [graph.side(&images, 1), graph.side(&images, 2)];
     let sides = [&given[0], &given[1]].map(|side| graph.cast(side, Element::F64));
     let (short, long) = (graph.op("Min", &[&sides[0], &sides[1]]), graph.op("Max", &[&sides[0], &sides[1]]));
-    let (to_short, to_long) = (graph.double(rule.short_side_px.into()), graph.double(rule.long_side_px.into()));
+    let (to_short, to_long) =
+        (graph.double(rule.short_side_px.into()), graph.double(rule.long_side_px.into()));
     let (by_short, by_long) = (graph.op("Div", &[&to_short, &short]), graph.op("Div", &[&to_long, &long]));
     let scale = graph.op("Min", &[&by_short, &by_long]);
     let one = graph.ints(&[1]);

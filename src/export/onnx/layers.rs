@@ -154,7 +154,8 @@ impl Layers {
         let mut y = if self.has(&format!("{norm}.running_mean")) {
             let mean = self.values(&format!("{norm}.running_mean"))?;
             let variance = self.values(&format!("{norm}.running_var"))?;
-            let scale: Vec<f32> = gamma.iter().zip(&variance).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
+            let scale: Vec<f32> =
+                gamma.iter().zip(&variance).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
             let width = dims[1..].iter().product::<usize>().max(1);
             for (row, scale) in weight.chunks_mut(width).zip(&scale) {
                 row.iter_mut().for_each(|w| *w *= scale);
@@ -182,8 +183,11 @@ impl Layers {
         let rows = self.graph.reshape(x, &[0, groups as i64, -1]);
         let one = self.graph.floats(&[groups], &vec![1.0; groups]);
         let zero = self.graph.floats(&[groups], &vec![0.0; groups]);
-        let unit =
-            self.graph.op_with("InstanceNormalization", &[&rows, &one, &zero], &[("epsilon", Set::F(EPSILON))]);
+        let unit = self.graph.op_with(
+            "InstanceNormalization",
+            &[&rows, &one, &zero],
+            &[("epsilon", Set::F(EPSILON))],
+        );
         let shape = self.graph.op("Shape", &[x]);
         let unit = self.graph.op("Reshape", &[&unit, &shape]);
         let gamma = self.weight_of_channels(&format!("{norm}.weight"), gamma);

@@ -113,7 +113,8 @@ pub struct OnnxModel(proto::Model);
 
 impl OnnxModel {
     fn new(graph: proto::Graph, metadata: &BTreeMap<String, String>) -> Self {
-        let entry = |(key, value): (&String, &String)| proto::Entry { key: key.clone(), value: value.clone() };
+        let entry =
+            |(key, value): (&String, &String)| proto::Entry { key: key.clone(), value: value.clone() };
         Self(proto::Model {
             ir_version: 8,
             producer_name: "ckd-det".to_owned(),

@@ -2,12 +2,17 @@
 
 use ckd_detectors::backbone::BackboneConfig;
 
+use super::Result;
 use super::graph::{Edge, Set};
 use super::layers::{Layers, Then};
-use super::Result;
 
 /// The maps at strides 4, 8, 16 and 32.
-pub(super) fn trunk(layers: &mut Layers, config: &BackboneConfig, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+pub(super) fn trunk(
+    layers: &mut Layers,
+    config: &BackboneConfig,
+    x: &Edge,
+    within: &str,
+) -> Result<Vec<Edge>> {
     match config {
         BackboneConfig::ResNet(_) => resnet(layers, x, within),
         BackboneConfig::MobileNetV2(_) => mobilenet_v2(layers, x, within),

@@ -183,8 +183,6 @@ fn rows(dims: &[usize], places: &Tensor, batch: usize) -> Candle<Vec<i64>> {
 /// The dimensions that `a` and `b` have in common, each side of 1 stretched.
 fn broadcast(a: &[usize], b: &[usize]) -> Vec<usize> {
     let rank = a.len().max(b.len());
-    let side = |dims: &[usize], axis: usize| {
-        (axis + dims.len()).checked_sub(rank).map_or(1, |own| dims[own])
-    };
+    let side = |dims: &[usize], axis: usize| (axis + dims.len()).checked_sub(rank).map_or(1, |own| dims[own]);
     (0..rank).map(|axis| if side(a, axis) == 1 { side(b, axis) } else { side(a, axis) }).collect()
 }

@@ -42,14 +42,17 @@ impl Operation<'_> {
         };
         let (threshold, least) = (single(3)?, single(4)?);
         let mut kept: Vec<i64> = Vec::new();
-        for (batch, (boxes, classes)) in boxes.to_vec3::<f32>()?.iter().zip(scores.to_vec3::<f32>()?).enumerate() {
+        for (batch, (boxes, classes)) in
+            boxes.to_vec3::<f32>()?.iter().zip(scores.to_vec3::<f32>()?).enumerate()
+        {
             for (class, scores) in classes.iter().enumerate() {
                 let counting: Vec<usize> = (0..scores.len()).filter(|&place| scores[place] > least).collect();
                 let own: Vec<[f32; 4]> =
                     counting.iter().map(|&i| [boxes[i][0], boxes[i][1], boxes[i][2], boxes[i][3]]).collect();
                 let own_scores: Vec<f32> = counting.iter().map(|&place| scores[place]).collect();
                 let stay = nms(&own, &own_scores, threshold.into()).map_err(candle_core::Error::wrap)?;
-                let rows = stay.into_iter().take(most).map(|i| [batch as i64, class as i64, counting[i] as i64]);
+                let rows =
+                    stay.into_iter().take(most).map(|i| [batch as i64, class as i64, counting[i] as i64]);
                 kept.extend(rows.flatten());
             }
         }
