@@ -18,7 +18,7 @@ use std::thread::LocalKey;
 
 use candle_core::{Tensor, Var};
 
-use crate::elementwise::sum_of;
+use crate::elementwise::{add_in_place, sum_of};
 use crate::{Error, Precision, Result};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
@@ -232,10 +232,10 @@ impl Value {
         }
         let mut gradients = Gradients::new();
         let Some(root) = &self.node else { return Ok(gradients) };
-        let mut pending = HashMap::from([(root.number, gradient.clone())]);
+        let mut pending = HashMap::from([(root.number, Pending::Given(gradient.clone()))]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
-            let Some(gradient) = pending.remove(&node.number) else { continue };
+            let Some(gradient) = pending.remove(&node.number).map(Pending::into_tensor) else { continue };
             let (inputs, backward) = match &node.kind {
                 Kind::Leaf(name) => {
                     add_into(&mut gradients, name.clone(), gradient)?;
@@ -251,16 +251,42 @@ impl Value {
             for (input, gradient) in inputs.iter().zip(backward(gradient)?) {
                 let (Some(input), Some(gradient)) = (input, gradient) else { continue };
                 let sum = match pending.remove(&input.number) {
-                    Some(earlier) => sum_of(&earlier, &gradient)?,
+                    Some(earlier) => earlier.plus(gradient)?,
                     None => {
                         queue.push(ByNumber(input.clone()));
-                        gradient
+                        Pending::Given(gradient)
                     }
                 };
                 pending.insert(input.number, sum);
             }
         }
         Ok(gradients)
+    }
+}
+
+/// What is known so far of a gradient.
+enum Pending {
+    /// From one operation, which may have given the same tensor elsewhere too.
+    Given(Tensor),
+    /// A sum that was made here: nobody else has its memory.
+    Sum(Tensor),
+}
+
+impl Pending {
+    fn plus(self, gradient: Tensor) -> Result<Self> {
+        match self {
+            Self::Given(earlier) => sum_of(&earlier, &gradient).map(Self::Sum),
+            Self::Sum(sum) => {
+                add_in_place(&sum, &gradient)?;
+                Ok(Self::Sum(sum))
+            }
+        }
+    }
+
+    fn into_tensor(self) -> Tensor {
+        match self {
+            Self::Given(tensor) | Self::Sum(tensor) => tensor,
+        }
     }
 }
 
