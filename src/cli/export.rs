@@ -13,7 +13,7 @@ use serde_json::json;
 use self::images::{Found, Pictures};
 use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, say};
-use crate::config::Config;
+use crate::config::{Config, Resize};
 use crate::engine::build;
 use crate::engine::evaluate::detect_one;
 use crate::engine::experiment::without_teacher;
@@ -210,17 +210,17 @@ struct Exporting<'a> {
 
 fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -> anyhow::Result<()> {
     let input = &model.config.input;
-    let normalization = build::normalization(&model.config.normalization);
-    let network = &model.config.student.network;
+    if args.with_preprocess && input.resize != Resize::Bilinear {
+        let reason = format!(
+            "input.resize is \"{}\", which no operator of the graph does: export without --with-preprocess",
+            input.resize
+        );
+        return Err(ExportError::Unsupported { reason }.into());
+    }
     let exporting = Exporting {
         model,
-        config: build::detector_config(&model.config, network, 0, normalization, model.categories.len())?,
-        rule: InputRule {
-            short_side_px: input.eval_short_side(),
-            long_side_px: input.long_side_px,
-            size_divisor: input.size_divisor,
-            normalization,
-        },
+        config: build::student_settings(&model.config, model.categories.len())?,
+        rule: InputRule::of(&model.config),
         categories: model.categories.iter().map(|category| category.id).collect(),
         metadata,
         preprocessing: if args.with_preprocess { Preprocessing::Inside } else { Preprocessing::Outside },
@@ -344,10 +344,10 @@ impl Exporting<'_> {
             (most, largest) = (most.max(apart), largest.max(size));
         }
         let found = format!("raw outputs differ by at most {most:.2e}, the largest value being {largest:.3}");
-        // NaN fails too.
-        if !(most <= 1e-3 * largest.max(1.0)) {
-            return Err(ExportError::Drift { reason: found }.into());
+        // False for NaN.
+        match most <= 1e-3 * largest.max(1.0) {
+            true => Ok(say(found)?),
+            false => Err(ExportError::Drift { reason: found }.into()),
         }
-        Ok(say(found)?)
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use ckd_detectors::images::Images;
+use ckd_detectors::nn::Mode;
 use ckd_detectors::postprocess::Detections;
 use ckd_detectors::{Detector, boxes};
 use image::RgbImage;
@@ -162,14 +164,15 @@ pub fn raw_difference(
     let batch = Batch::of_images(std::slice::from_ref(image), resize, rule.size_divisor as usize);
     let shape = (1, batch.height, batch.width, 3);
     let pixels = Tensor::from_vec(batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
-    let images = ckd_detectors::images::Images { pixels, sizes: batch.sizes };
-    let pyramid = detector.pyramid(&images, ckd_detectors::nn::Mode::Inference)?;
+    let images = Images { pixels, sizes: batch.sizes };
+    let mode = Mode::Inference;
+    let pyramid = detector.pyramid(&images, mode)?;
     let pairs: Vec<(&str, Tensor)> = match detector {
         Detector::FasterRcnn(_) => {
             ["p2", "p3", "p4", "p5"].into_iter().zip(pyramid.iter().map(|map| map.tensor().clone())).collect()
         }
         Detector::RetinaNet(detector) => {
-            let output = detector.forward(&images, &pyramid)?;
+            let output = detector.forward(&images, &pyramid, mode)?;
             vec![("logits", output.logits.tensor().clone()), ("deltas", output.deltas.tensor().clone())]
         }
     };

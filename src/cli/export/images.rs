@@ -43,15 +43,17 @@ impl Pictures {
 
     /// Tells the user what is compared on.
     pub(super) fn say_where(&self) -> anyhow::Result<()> {
-        Ok(match self {
+        let line = match self {
             Self::Validation { paths, count, .. } => {
-                say(format!("compared on {count} images of {}", paths.annotations.display()))?;
+                format!("compared on {count} images of {}", paths.annotations.display())
             }
             Self::Drawn(what) => {
                 eprintln!("note: {what}");
-                say("compared on drawn pictures, so without AP; --data-root FOLDER names validation images")?;
+                "compared on drawn pictures, so without AP; --data-root FOLDER names validation images"
+                    .to_owned()
             }
-        })
+        };
+        Ok(say(line)?)
     }
 
     /// Image ids and pixels.

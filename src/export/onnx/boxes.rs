@@ -40,7 +40,7 @@ pub(super) fn anchors(
     maps: &[Edge],
     sizes: &Sizes,
 ) -> Result<Vec<Edge>> {
-    // With stride 0 and one cell a map, what is generated is the anchors around (0, 0).
+    // On one cell a map, what is generated is the anchors around (0, 0).
     let cells =
         generator.generate((0, 0), &vec![(1, 1); generator.levels()]).map_err(ckd_detectors::Error::from)?;
     if maps.len() != generator.levels() {
@@ -49,13 +49,16 @@ pub(super) fn anchors(
     }
     let mut cells = cells.as_slice();
     let mut levels = Vec::with_capacity(maps.len());
-    for (map, count) in maps.iter().zip(generator.per_location()) {
+    for (level, (map, count)) in maps.iter().zip(generator.per_location()).enumerate() {
         let (own, rest) = cells.split_at(count);
         cells = rest;
         let corners = graph.floats(&[1, 1, count, 4], own.as_flattened());
         let [ys, xs] = [(2, &sizes.height), (3, &sizes.width)].map(|(axis, padded)| {
             let cells = graph.side(map, axis);
-            let stride = graph.op("Div", &[padded, &cells]);
+            let stride = match generator.strides() {
+                Some(strides) => graph.ints(&[strides[level] as i64]),
+                None => graph.op("Div", &[padded, &cells]),
+            };
             let places = graph.range(&cells);
             let places = graph.op("Mul", &[&places, &stride]);
             graph.cast(&places, Element::F32)
@@ -85,41 +88,43 @@ pub(super) fn rows_of(graph: &mut GraphBuilder, x: &Edge, places: &Edge) -> Edge
     graph.op_with("GatherND", &[x, &places], &[("batch_dims", Set::I(1))])
 }
 
-/// The boxes that `deltas` make of `references`, both (N, .., 4), clipped to their images; `weights` are the coder's.
-pub(super) fn decode(
-    graph: &mut GraphBuilder,
-    deltas: &Edge,
-    references: &Edge,
-    weights: [f32; 4],
-    sizes: &Sizes,
-) -> Edge {
+/// The boxes that `deltas` make of `references`, both (.., 4); `weights` are the coder's.
+pub(super) fn decode(graph: &mut GraphBuilder, deltas: &Edge, references: &Edge, weights: [f32; 4]) -> Edge {
     let [dx, dy, dw, dh] = columns(graph, deltas);
     let [x1, y1, x2, y2] = columns(graph, references);
-    let mut axis =
-        |shift: &Edge, log_ratio: &Edge, low: &Edge, high: &Edge, weights: [f32; 2], end: &Edge| {
-            let half = graph.float(0.5);
-            let length = graph.op("Sub", &[high, low]);
-            let to_centre = graph.op("Mul", &[&length, &half]);
-            let centre = graph.op("Add", &[low, &to_centre]);
-            let [by_shift, by_ratio] = weights.map(|weight| graph.float(weight));
-            let shift = graph.op("Div", &[shift, &by_shift]);
-            let shift = graph.op("Mul", &[&shift, &length]);
-            let centre = graph.op("Add", &[&shift, &centre]);
-            let log_ratio = graph.op("Div", &[log_ratio, &by_ratio]);
-            let most = graph.float(LARGEST_LOG_RATIO);
-            let log_ratio = graph.op("Min", &[&log_ratio, &most]);
-            let ratio = graph.op("Exp", &[&log_ratio]);
-            let length = graph.op("Mul", &[&ratio, &length]);
-            let reach = graph.op("Mul", &[&length, &half]);
-            let zero = graph.float(0.0);
-            [graph.op("Sub", &[&centre, &reach]), graph.op("Add", &[&centre, &reach])].map(|corner| {
-                let corner = graph.op("Max", &[&corner, &zero]);
-                graph.op("Min", &[&corner, end])
-            })
-        };
-    let [left, right] = axis(&dx, &dw, &x1, &x2, [weights[0], weights[2]], &sizes.columns);
-    let [top, bottom] = axis(&dy, &dh, &y1, &y2, [weights[1], weights[3]], &sizes.rows);
+    let mut axis = |shift: &Edge, log_ratio: &Edge, low: &Edge, high: &Edge, weights: [f32; 2]| {
+        let half = graph.float(0.5);
+        let length = graph.op("Sub", &[high, low]);
+        let to_centre = graph.op("Mul", &[&length, &half]);
+        let centre = graph.op("Add", &[low, &to_centre]);
+        let [by_shift, by_ratio] = weights.map(|weight| graph.float(weight));
+        let shift = graph.op("Div", &[shift, &by_shift]);
+        let shift = graph.op("Mul", &[&shift, &length]);
+        let centre = graph.op("Add", &[&shift, &centre]);
+        let log_ratio = graph.op("Div", &[log_ratio, &by_ratio]);
+        let most = graph.float(LARGEST_LOG_RATIO);
+        let log_ratio = graph.op("Min", &[&log_ratio, &most]);
+        let ratio = graph.op("Exp", &[&log_ratio]);
+        let length = graph.op("Mul", &[&ratio, &length]);
+        let reach = graph.op("Mul", &[&length, &half]);
+        [graph.op("Sub", &[&centre, &reach]), graph.op("Add", &[&centre, &reach])]
+    };
+    let [left, right] = axis(&dx, &dw, &x1, &x2, [weights[0], weights[2]]);
+    let [top, bottom] = axis(&dy, &dh, &y1, &y2, [weights[1], weights[3]]);
     graph.concat(&[&left, &top, &right, &bottom], -1)
+}
+
+/// `boxes` (N, S, 4) or (N, S, K, 4) moved inside their images.
+pub(super) fn clip(graph: &mut GraphBuilder, boxes: &Edge, sizes: &Sizes, rank: i64) -> Edge {
+    let ends = [&sizes.columns, &sizes.rows, &sizes.columns, &sizes.rows];
+    let ends = graph.concat(&ends, 2);
+    let mut dims = vec![1; rank as usize];
+    (dims[0], dims[rank as usize - 1]) = (0, 4);
+    // (N, 1, .., 4): 0 keeps the number of images.
+    let ends = graph.reshape(&ends, &dims);
+    let zero = graph.float(0.0);
+    let inside = graph.op("Max", &[boxes, &zero]);
+    graph.op("Min", &[&inside, &ends])
 }
 
 /// The four columns of (.., 4), each (.., 1).
@@ -140,6 +145,16 @@ pub(super) fn without_slivers(graph: &mut GraphBuilder, boxes: &Edge, scores: &E
     let last = graph.ints(&[-1]);
     let enough = graph.op("Squeeze", &[&enough, &last]);
     only_where(graph, &enough, scores)
+}
+
+/// `scores` (N, S), [`GONE`] where `boxes` (N, S, 4) have no area.
+pub(super) fn without_empty(graph: &mut GraphBuilder, boxes: &Edge, scores: &Edge) -> Edge {
+    let [x1, y1, x2, y2] = columns(graph, boxes);
+    let [wide, tall] = [(&x2, &x1), (&y2, &y1)].map(|(high, low)| graph.op("Greater", &[high, low]));
+    let some = graph.op("And", &[&wide, &tall]);
+    let last = graph.ints(&[-1]);
+    let some = graph.op("Squeeze", &[&some, &last]);
+    only_where(graph, &some, scores)
 }
 
 /// `scores`, [`GONE`] where `condition` is false.

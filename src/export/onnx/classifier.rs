@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ckd_detectors::backbone::StrideIn;
 use ckd_detectors::images::Normalization;
 use ckd_detectors::param::ParamStore;
 
@@ -42,7 +43,7 @@ pub fn classifier(
     let centred = graph.op("Sub", &[&images, &mean]);
     let x = graph.op("Div", &[&centred, &std]);
     let (map, linear) = match kind {
-        ClassifierKind::ResNet => (resnet(&mut layers, &x, "")?.pop(), "fc"),
+        ClassifierKind::ResNet => (resnet(&mut layers, &x, "", StrideIn::Middle)?.pop(), "fc"),
         ClassifierKind::CifarResNet => (Some(cifar_resnet(&mut layers, &x)?), "linear"),
     };
     let pooled = layers.graph.op("GlobalAveragePool", &[&map.unwrap_or(x)]);

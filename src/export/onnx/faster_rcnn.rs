@@ -1,6 +1,7 @@
 //! Faster R-CNN as a graph: `ckd_detectors::faster_rcnn` in inference.
 
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::fpn::ExtraLevels;
 use ckd_detectors::level_mapper::LevelMapper;
 use ckd_detectors::roi_heads::RoiConfig;
 use ckd_kernels::roi_align::{Alignment, Sampling};
@@ -37,7 +38,7 @@ pub(super) fn write(
     outputs: Outputs,
 ) -> Result<()> {
     let maps = trunk(layers, &config.backbone, &input.pixels, "backbone.body.")?;
-    let levels = pyramid(layers, &maps)?;
+    let levels = pyramid(layers, &maps, ExtraLevels::Subsample)?;
     let first = first_stage(layers, config, &levels, input)?;
     if outputs == Outputs::Raw {
         // The second stage is left out, its weights too.
@@ -115,7 +116,8 @@ fn propose(
         let [logits, places] = boxes::top(graph, objectness, filter.pre_nms_top_n);
         let deltas = boxes::rows_of(graph, deltas, &places);
         let anchors = graph.op("Gather", &[anchors, &places]);
-        let decoded = boxes::decode(graph, &deltas, &anchors, [1.0; 4], &input.sizes);
+        let decoded = boxes::decode(graph, &deltas, &anchors, [1.0; 4]);
+        let decoded = boxes::clip(graph, &decoded, &input.sizes, 3);
         let scores = graph.op("Sigmoid", &[&logits]);
         let least = graph.float(filter.score_threshold as f32);
         let enough = graph.op("GreaterOrEqual", &[&scores, &least]);
@@ -264,13 +266,8 @@ fn detections(
     let deltas = graph.op("Reshape", &[deltas, &dims]);
     let deltas = graph.op("Slice", &[&deltas, &one, &end, &two]);
     let references = graph.unsqueeze(&proposals.boxes, &[2]);
-    let sizes = boxes::Sizes {
-        height: input.sizes.height.clone(),
-        width: input.sizes.width.clone(),
-        rows: graph.unsqueeze(&input.sizes.rows, &[3]),
-        columns: graph.unsqueeze(&input.sizes.columns, &[3]),
-    };
-    let decoded = boxes::decode(graph, &deltas, &references, CODER, &sizes);
+    let decoded = boxes::decode(graph, &deltas, &references, CODER);
+    let decoded = boxes::clip(graph, &decoded, &input.sizes, 4);
     let threshold = graph.float(postprocess.score_threshold as f32);
     let enough = graph.op("Greater", &[&scores, &threshold]);
     // Rows that fill up the list of proposals are no regions.

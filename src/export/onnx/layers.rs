@@ -209,10 +209,7 @@ impl Layers {
         stride: usize,
         then: Then,
     ) -> Edge {
-        let bias = match bias {
-            Some((name, values)) => Some(self.weight(&name, &[values.len()], &values)),
-            None => None,
-        };
+        let bias = bias.map(|(name, values)| self.weight(&name, &[values.len()], &values));
         let inputs: Vec<&Edge> = [x, weight].into_iter().chain(&bias).collect();
         let (kernel, stride) = (dims[2] as i64, stride as i64);
         // The networks' only grouped convolutions filter each channel on its own.

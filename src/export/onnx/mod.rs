@@ -40,6 +40,7 @@ use ckd_detectors::param::ParamStore;
 use prost::Message;
 
 use super::{ExportError, Result};
+use crate::config::Config;
 use layers::Layers;
 
 pub use calibrate::Ranges;
@@ -86,6 +87,19 @@ pub struct InputRule {
     pub size_divisor: u32,
     /// The scale of pixels.
     pub normalization: Normalization,
+}
+
+impl InputRule {
+    /// How the student of `config` is given its images.
+    pub fn of(config: &Config) -> Self {
+        let (input, normalization) = (&config.input, &config.normalization);
+        Self {
+            short_side_px: input.eval_short_side(),
+            long_side_px: input.long_side_px,
+            size_divisor: input.size_divisor,
+            normalization: Normalization { mean: normalization.mean, std: normalization.std },
+        }
+    }
 }
 
 /// All that a detector's graph is made from beside its weights.

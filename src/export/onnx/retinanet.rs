@@ -1,5 +1,7 @@
 //! RetinaNet as a graph: `ckd_detectors::retinanet` in inference.
 
+use ckd_detectors::fpn::ExtraLevels;
+use ckd_detectors::postprocess::Clip;
 use ckd_detectors::retinanet::RetinaNetConfig;
 
 use super::boxes::{self, Scored};
@@ -19,7 +21,7 @@ pub(super) fn write(
 ) -> Result<()> {
     let classes = config.classes;
     let maps = trunk(layers, &config.backbone, &input.pixels, "backbone.body.")?;
-    let levels = pyramid(layers, &maps[1..])?;
+    let levels = pyramid(layers, &maps[1..], ExtraLevels::P6P7(config.p6_from))?;
     let logits = head(layers, &levels, "classification_head", "cls_logits", classes)?;
     let deltas = head(layers, &levels, "regression_head", "bbox_reg", 4)?;
     let graph = &mut layers.graph;
@@ -49,14 +51,22 @@ pub(super) fn write(
         all_labels.push(graph.op("Mod", &[&places, &columns]));
         let deltas = boxes::rows_of(graph, deltas, &anchor);
         let anchors = graph.op("Gather", &[anchors, &anchor]);
-        all_boxes.push(boxes::decode(graph, &deltas, &anchors, [1.0; 4], &input.sizes));
+        let decoded = boxes::decode(graph, &deltas, &anchors, [1.0; 4]);
+        all_boxes.push(match postprocess.clip {
+            Clip::BeforeNms => boxes::clip(graph, &decoded, &input.sizes, 3),
+            Clip::AfterNms => decoded,
+        });
         all_scores.push(scores);
     }
     let mut all = |parts: &[Edge]| graph.concat(&parts.iter().collect::<Vec<_>>(), 1);
     let candidates = Scored { boxes: all(&all_boxes), scores: all(&all_scores) };
     let labels = all(&all_labels);
     let limits = (postprocess.nms_threshold, postprocess.detections_per_image);
-    let (found, places) = boxes::suppress_in_groups(graph, &candidates, (&labels, classes), limits);
+    let (mut found, places) = boxes::suppress_in_groups(graph, &candidates, (&labels, classes), limits);
+    if postprocess.clip == Clip::AfterNms {
+        found.boxes = boxes::clip(graph, &found.boxes, &input.sizes, 3);
+        found.scores = boxes::without_empty(graph, &found.boxes, &found.scores);
+    }
     let labels = boxes::rows_of(graph, &labels, &places);
     boxes::output_detections(graph, &found, &labels, categories, input.original.as_ref());
     Ok(())

@@ -1,6 +1,7 @@
 //! Trunks and the feature pyramid, read off the names of their tensors.
 
-use ckd_detectors::backbone::BackboneConfig;
+use ckd_detectors::backbone::{BackboneConfig, StrideIn};
+use ckd_detectors::fpn::{ExtraLevels, P6From};
 
 use super::Result;
 use super::graph::{Edge, Set};
@@ -14,13 +15,14 @@ pub(super) fn trunk(
     within: &str,
 ) -> Result<Vec<Edge>> {
     match config {
-        BackboneConfig::ResNet(_) => resnet(layers, x, within),
+        BackboneConfig::ResNet(config) => resnet(layers, x, within, config.stride_in),
+        BackboneConfig::MobileNetV1(_) => mobilenet_v1(layers, x, within),
         BackboneConfig::MobileNetV2(_) => mobilenet_v2(layers, x, within),
     }
 }
 
 /// ResNet: a stem, and four stages of blocks that add their input.
-pub(super) fn resnet(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+pub(super) fn resnet(layers: &mut Layers, x: &Edge, within: &str, stride_in: StrideIn) -> Result<Vec<Edge>> {
     let names = (format!("{within}conv1"), format!("{within}bn1"));
     let stem = layers.conv_norm(x, (&names.0, &names.1), 2, None, Then::Relu)?;
     let settings = [
@@ -35,15 +37,20 @@ pub(super) fn resnet(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<
         let blocks = layers.count(|block| format!("{stage_name}.{block}.conv1.weight"));
         for block in 0..blocks {
             let stride = if stage > 1 && block == 0 { 2 } else { 1 };
-            x = residual_block(layers, &x, &format!("{stage_name}.{block}"), stride)?;
+            x = residual_block(layers, &x, &format!("{stage_name}.{block}"), (stride, stride_in))?;
         }
         maps.push(x.clone());
     }
     Ok(maps)
 }
 
-/// A basic block, whose stride is in its first convolution, or a bottleneck, whose stride is in its second.
-fn residual_block(layers: &mut Layers, x: &Edge, block: &str, stride: usize) -> Result<Edge> {
+/// A basic block, whose stride is in its first convolution, or a bottleneck.
+fn residual_block(
+    layers: &mut Layers,
+    x: &Edge,
+    block: &str,
+    (stride, stride_in): (usize, StrideIn),
+) -> Result<Edge> {
     let shortcut = if layers.has(&format!("{block}.downsample.0.weight")) {
         let names = (format!("{block}.downsample.0"), format!("{block}.downsample.1"));
         layers.conv_norm(x, (&names.0, &names.1), stride, None, Then::Nothing)?
@@ -51,7 +58,10 @@ fn residual_block(layers: &mut Layers, x: &Edge, block: &str, stride: usize) -> 
         x.clone()
     };
     let convs = layers.count(|i| format!("{block}.conv{}.weight", i + 1));
-    let strided = if convs == 2 { 1 } else { 2 };
+    let strided = match stride_in {
+        StrideIn::Middle if convs == 3 => 2,
+        StrideIn::Middle | StrideIn::First => 1,
+    };
     let mut y = x.clone();
     for i in 1..=convs {
         let names = (format!("{block}.conv{i}"), format!("{block}.bn{i}"));
@@ -62,14 +72,28 @@ fn residual_block(layers: &mut Layers, x: &Edge, block: &str, stride: usize) -> 
     Ok(y)
 }
 
-/// Layers of MobileNetV2 whose filter has stride 2.
-const HALVING: [usize; 4] = [2, 4, 7, 14];
-
-/// Its layers that a pyramid takes its maps from.
-const TAKEN: [usize; 4] = [3, 6, 13, 18];
+/// MobileNetV1: a convolution, 13 pairs of a filter of each channel and a 1x1.
+fn mobilenet_v1(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+    const HALVING: [usize; 4] = [2, 4, 6, 12];
+    const TAKEN: [usize; 4] = [3, 5, 11, 13];
+    let name = |index: usize, part: usize| format!("{within}{index}.{part}");
+    let mut x = layers.conv_norm(x, (&name(0, 0), &name(0, 1)), 2, None, Then::Relu)?;
+    let mut maps = Vec::new();
+    for index in 1..=13 {
+        let stride = if HALVING.contains(&index) { 2 } else { 1 };
+        x = layers.conv_norm(&x, (&name(index, 0), &name(index, 1)), stride, None, Then::Relu)?;
+        x = layers.conv_norm(&x, (&name(index, 3), &name(index, 4)), 1, None, Then::Relu)?;
+        if TAKEN.contains(&index) {
+            maps.push(x.clone());
+        }
+    }
+    Ok(maps)
+}
 
 /// MobileNetV2: a convolution, 17 inverted residuals, a convolution.
-pub(super) fn mobilenet_v2(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+fn mobilenet_v2(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+    const HALVING: [usize; 4] = [2, 4, 7, 14];
+    const TAKEN: [usize; 3] = [3, 6, 13];
     let ends = |index: usize| (format!("{within}{index}.0"), format!("{within}{index}.1"));
     let names = ends(0);
     let mut x = layers.conv_norm(x, (&names.0, &names.1), 2, None, Then::Relu6)?;
@@ -105,7 +129,7 @@ fn inverted_residual(layers: &mut Layers, x: &Edge, block: &str, stride: usize) 
 }
 
 /// The pyramid over `maps`, fine to coarse: all of `backbone.fpn`, and the levels above.
-pub(super) fn pyramid(layers: &mut Layers, maps: &[Edge]) -> Result<Vec<Edge>> {
+pub(super) fn pyramid(layers: &mut Layers, maps: &[Edge], extra: ExtraLevels) -> Result<Vec<Edge>> {
     let mut levels = Vec::new();
     let mut top: Option<Edge> = None;
     for (i, map) in maps.iter().enumerate().rev() {
@@ -121,15 +145,22 @@ pub(super) fn pyramid(layers: &mut Layers, maps: &[Edge]) -> Result<Vec<Edge>> {
         top = Some(merged);
     }
     levels.reverse();
-    let Some(coarsest) = levels.last().cloned() else { return Ok(levels) };
-    if layers.has("backbone.fpn.extra_blocks.p6.weight") {
-        let p6 = layers.conv(&coarsest, "backbone.fpn.extra_blocks.p6", 2, Then::Nothing)?;
-        let positive = layers.graph.op("Relu", &[&p6]);
-        let p7 = layers.conv(&positive, "backbone.fpn.extra_blocks.p7", 2, Then::Nothing)?;
-        levels.extend([p6, p7]);
-    } else {
-        let settings = [("kernel_shape", Set::Ints(&[1, 1])), ("strides", Set::Ints(&[2, 2]))];
-        levels.push(layers.graph.op_with("MaxPool", &[&coarsest], &settings));
+    let (Some(coarsest), Some(last)) = (levels.last().cloned(), maps.last()) else { return Ok(levels) };
+    match extra {
+        ExtraLevels::Subsample => {
+            let settings = [("kernel_shape", Set::Ints(&[1, 1])), ("strides", Set::Ints(&[2, 2]))];
+            levels.push(layers.graph.op_with("MaxPool", &[&coarsest], &settings));
+        }
+        ExtraLevels::P6P7(from) => {
+            let below = match from {
+                P6From::P5 => &coarsest,
+                P6From::C5 => last,
+            };
+            let p6 = layers.conv(below, "backbone.fpn.extra_blocks.p6", 2, Then::Nothing)?;
+            let positive = layers.graph.op("Relu", &[&p6]);
+            let p7 = layers.conv(&positive, "backbone.fpn.extra_blocks.p7", 2, Then::Nothing)?;
+            levels.extend([p6, p7]);
+        }
     }
     Ok(levels)
 }
