@@ -252,7 +252,7 @@ impl ConvBlock {
 }
 
 /// The most groups, up to 32, that divide `channels`.
-fn groups_of(channels: usize) -> usize {
+pub fn groups_of(channels: usize) -> usize {
     (1..=32.min(channels)).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)
 }
 
