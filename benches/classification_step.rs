@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use ckd_det::config::Optim;
-use ckd_det::distill::{Ckd, Distiller, Negatives, Term};
+use ckd_det::distill::{Ckd, Distiller, Lesson, Negatives, Term};
 use ckd_det::engine::optim::Sgd;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
@@ -98,6 +98,11 @@ fn main() -> Result<()> {
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
+    // On a thread of the pool, as the program's verbs run.
+    rayon::scope(|_| measure(&options))
+}
+
+fn measure(options: &Options) -> Result<()> {
     let workload = options.workload;
     let batch = options.batch.map_or(workload.batch(), usize::from);
     let mut step = Step::new(workload, batch)?;
@@ -168,6 +173,7 @@ impl Step {
                     depth,
                     width: 64,
                     norm: NormKind::Bn,
+                    stride_in: StrideIn::Middle,
                     freeze_at: 0,
                     recompute: [false; 4],
                 };
@@ -202,7 +208,7 @@ impl Step {
         let divisor = self.labels.len() as f64;
         let mut loss = softmax_cross_entropy(logits, &self.labels, divisor)?;
         if let Some(taught) = &taught {
-            for Term { value, weight, .. } in self.ckd.terms(taught, &taps)? {
+            for Term { value, weight, .. } in self.ckd.terms(&Lesson::new(taught, &taps))? {
                 loss = weighted_sum(&[(&loss, 1.0), (&value, weight)])?;
             }
         }

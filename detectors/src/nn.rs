@@ -31,11 +31,14 @@ pub enum NormKind {
     Gn,
 }
 
+/// Which convolutions of a head or a pyramid have a norm, and so no bias; `None`: a bias and no norm.
+pub type HeadNorm = Option<NormKind>;
+
 const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
 /// A convolution with a bias.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Value,
     bias: Value,
@@ -60,20 +63,32 @@ impl Conv2d {
     /// # Shapes
     /// (N, inputs, H, W) to (N, outputs, H', W').
     pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
+        self.convolve(x, self.config, activation)
+    }
+
+    /// The same at the centres of windows as large as the kernel.
+    ///
+    /// # Shapes
+    /// (P, inputs, kernel, kernel) to (P, outputs, 1, 1).
+    pub fn forward_windows(&self, windows: &Value, activation: Activation) -> Result<Value> {
+        self.convolve(windows, Conv2dConfig { padding: [0, 0], ..self.config }, activation)
+    }
+
+    fn convolve(&self, x: &Value, config: Conv2dConfig, activation: Activation) -> Result<Value> {
         let epilogue = Epilogue { shift: Some(&self.bias), activation, ..Epilogue::default() };
-        Ok(conv2d(x, &self.weight, self.config, epilogue)?)
+        Ok(conv2d(x, &self.weight, config, epilogue)?)
     }
 }
 
 /// A convolution without bias, followed by a norm.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConvNorm {
     weight: Value,
     config: Conv2dConfig,
     norm: Norm,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Norm {
     Batch { weight: Value, bias: Value, mean: Tensor, var: Tensor, tracks: bool },
     Group { weight: Value, bias: Value, groups: usize },
@@ -87,8 +102,25 @@ impl ConvNorm {
         (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
         kind: NormKind,
     ) -> Result<Self> {
+        Self::with_init(
+            builder,
+            (conv, norm),
+            (inputs, outputs, kernel, stride),
+            Init::KaimingNormalFanOut,
+            kind,
+        )
+    }
+
+    /// As [`new`](Self::new), with `weight` as the convolution's initial values.
+    pub fn with_init(
+        builder: &Builder,
+        (conv, norm): (&str, &str),
+        (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
+        weight: Init,
+        kind: NormKind,
+    ) -> Result<Self> {
         let config = Conv2dConfig::new(stride, kernel / 2);
-        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, kind)
+        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, weight, kind)
     }
 
     /// As [`new`](Self::new), but each of `channels` is convolved on its own.
@@ -99,7 +131,8 @@ impl ConvNorm {
         kind: NormKind,
     ) -> Result<Self> {
         let config = Conv2dConfig { groups: channels, ..Conv2dConfig::new(stride, kernel / 2) };
-        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, kind)
+        let weight = Init::KaimingNormalFanOut;
+        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, weight, kind)
     }
 
     fn build(
@@ -107,10 +140,11 @@ impl ConvNorm {
         (conv, norm): (&str, &str),
         shape: [usize; 4],
         config: Conv2dConfig,
+        weight: Init,
         kind: NormKind,
     ) -> Result<Self> {
         let outputs = shape[0];
-        let weight = builder.within(conv).weight("weight", &shape, Init::KaimingNormalFanOut)?;
+        let weight = builder.within(conv).weight("weight", &shape, weight)?;
         let frozen = builder.is_frozen() || kind == NormKind::FrozenBn;
         let within = if frozen { builder.within(norm).frozen() } else { builder.within(norm) };
         let norm_weight = within.weight("weight", &[outputs], Init::Constant(1.0))?;
@@ -182,8 +216,43 @@ impl ConvNorm {
     }
 }
 
+/// A convolution of a head or a pyramid, with a bias or a norm: torchvision's `Conv2dNormActivation`.
+#[derive(Debug, Clone)]
+pub enum ConvBlock {
+    /// With a bias.
+    Biased(Conv2d),
+    /// With a norm instead.
+    Normed(ConvNorm),
+}
+
+impl ConvBlock {
+    /// The convolution called `0` in `builder`'s layer; its bias begins at 0, its norm is called `1`.
+    pub fn new(
+        builder: &Builder,
+        shape: (usize, usize, usize, usize),
+        weight: Init,
+        norm: HeadNorm,
+    ) -> Result<Self> {
+        Ok(match norm {
+            None => Self::Biased(Conv2d::new(&builder.within(0), shape, weight, Init::Constant(0.0))?),
+            Some(kind) => Self::Normed(ConvNorm::with_init(builder, ("0", "1"), shape, weight, kind)?),
+        })
+    }
+
+    /// activation(norm(conv(x))).
+    ///
+    /// # Shapes
+    /// (N, inputs, H, W) to (N, outputs, H', W').
+    pub fn forward(&self, x: &Value, mode: Mode, activation: Activation) -> Result<Value> {
+        match self {
+            Self::Biased(conv) => conv.forward(x, activation),
+            Self::Normed(conv) => conv.forward(x, mode, None, activation),
+        }
+    }
+}
+
 /// The most groups, up to 32, that divide `channels`.
-fn groups_of(channels: usize) -> usize {
+pub fn groups_of(channels: usize) -> usize {
     (1..=32.min(channels)).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)
 }
 

@@ -6,7 +6,7 @@ mod support;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, Role};
@@ -301,7 +301,14 @@ fn cifar(depth: usize, classes: usize) -> Result<CifarResNet> {
 }
 
 fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
-    let backbone = ResNetConfig { depth, width: 64, norm: NormKind::Bn, freeze_at: 0, recompute: [false; 4] };
+    let backbone = ResNetConfig {
+        depth,
+        width: 64,
+        norm: NormKind::Bn,
+        stride_in: StrideIn::Middle,
+        freeze_at: 0,
+        recompute: [false; 4],
+    };
     ResNetClassifier::new(builder(), ResNetClassifierConfig { backbone, classes })
 }
 

@@ -117,6 +117,7 @@ pub(super) fn load_last(trail: &mut Vec<ConfigSource>, sets: &[String]) -> Resul
 
 /// The typed configuration of a tree, if nothing is wrong with it.
 fn checked(root: &Node) -> Result<Config, ConfigError> {
+    let root = &with_overlays(root);
     let mut findings = Vec::new();
     let config = Config::read(root, "", &mut findings);
     if let (Some(config), true) = (&config, findings.is_empty()) {
@@ -126,6 +127,19 @@ fn checked(root: &Node) -> Result<Config, ConfigError> {
         Some(config) if findings.is_empty() => Ok(config),
         _ => Err(ConfigError::Invalid(Diagnostics(findings))),
     }
+}
+
+/// The tree with what `[teacher.detector]` leaves out taken from `[detector]`.
+fn with_overlays(root: &Node) -> Node {
+    let mut root = root.clone();
+    if let (Some(below), Some(over)) = (root.at("detector").cloned(), root.at_mut("teacher.detector"))
+        && over.table().is_some()
+    {
+        let mut all = below;
+        all.merge(over.clone());
+        *over = all;
+    }
+    root
 }
 
 /// The last file of `trail` and all it extends, as one tree; the files before it led here.

@@ -36,8 +36,11 @@ impl<'a> MethodSetting<'a> {
     /// # Errors
     /// Anchors that cannot be.
     pub fn of_detectors(config: &Config, classes: usize, device: &'a Device) -> Result<Self> {
-        let student = build::fpn_channels(config, &config.student.network);
-        let teacher = config.teacher.as_ref().map(|teacher| build::fpn_channels(config, &teacher.network));
+        let student = build::fpn_channels(&config.detector, &config.student.network);
+        let teacher = config
+            .teacher
+            .as_ref()
+            .map(|teacher| build::fpn_channels(config.teacher_detector(), &teacher.network));
         let channels = Width { teacher: teacher.unwrap_or(student), student };
         let levels: Vec<Tap> = taps(config.detector.architecture.levels())?;
         let both = |width| Width { teacher: width, student: width };
@@ -46,7 +49,7 @@ impl<'a> MethodSetting<'a> {
             seed: config.seed,
             device,
             widths: levels.into_iter().map(|level| (level, channels)).chain(rows).collect(),
-            anchors: Some(build::anchors(config)?),
+            anchors: Some(build::anchors(&config.detector)?),
             classes: Vec::new(),
             share_steps: config.train.share_steps,
         })
