@@ -15,20 +15,16 @@ use std::collections::BTreeMap;
 
 use candle_core::Tensor;
 use ckd_detectors::boxes::Xyxy;
-use ckd_detectors::init::Init;
 use ckd_detectors::nn::Conv2d;
 use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::{add, reshape, scale};
-use ckd_kernels::linear::{Activation, linear};
-use ckd_kernels::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
-use ckd_kernels::norm::group_norm;
-use ckd_kernels::reduce::dot;
+use ckd_kernels::memory::{channels_last, elements, from_channels_last};
 use rayon::prelude::*;
 
+use super::context::{ContextBlock, context_difference};
 use super::layers::{Adapters, aligned};
-use super::maps::{Weights, add_to_channels, paired, squared_difference};
+use super::maps::{Weights, paired, squared_difference};
 use super::rows::softmax;
 use super::{
     DistillError, Distiller, Lesson, Term, Widths, at_tap, expect_positive, nothing, scalar_of, width_at,
@@ -305,109 +301,4 @@ impl Attention {
         }
         Ok(attention)
     }
-}
-
-/// A global-context block (Cao et al., arXiv 1904.11492): what a trained attention sees of a whole map, transformed.
-#[derive(Debug)]
-struct ContextBlock {
-    attention: Conv2d,
-    reduce: (Value, Value),
-    norm: (Value, Value),
-    expand: (Value, Value),
-}
-
-impl ContextBlock {
-    /// `attention`, `reduce`, `norm` and `expand` in `builder`'s layer. The last starts at 0, and so does the context.
-    fn new(builder: &Builder, width: usize) -> Result<Self, DistillError> {
-        let narrow = (width / 2).max(1);
-        let zero = Init::Constant(0.0);
-        let both = |layer: &str, shape: &[usize], weight: Init, bias: Init, outputs: usize| {
-            let builder = builder.within(layer);
-            Ok::<_, DistillError>((
-                builder.weight("weight", shape, weight)?,
-                builder.weight("bias", &[outputs], bias)?,
-            ))
-        };
-        let fan_in = width.max(1) as f64;
-        let start = Init::Normal((2.0 / fan_in).sqrt());
-        let bias = Init::Uniform(1.0 / fan_in.sqrt());
-        Ok(Self {
-            attention: Conv2d::new(&builder.within("attention"), (width, 1, 1, 1), start, zero)?,
-            reduce: both("reduce", &[narrow, width], Init::TorchDefault, bias, narrow)?,
-            norm: both("norm", &[narrow], Init::Constant(1.0), zero, narrow)?,
-            expand: both("expand", &[width, narrow], zero, zero, width)?,
-        })
-    }
-
-    /// (N, C, H, W) to (N, C).
-    fn forward(&self, map: &Value) -> Result<Value, DistillError> {
-        let seen = attended(map, &self.attention.forward(map, Activation::Identity)?)?;
-        let x = linear(&seen, &self.reduce.0, Some(&self.reduce.1), Activation::Identity)?;
-        let &[n, narrow] = x.dims() else {
-            return Err(DistillError::invalid(NAME, format!("(N, C) expected, got {:?}", x.dims())));
-        };
-        // A layer norm over the channels of one cell is a group norm of one group.
-        let cells = reshape(&x, &[n, narrow, 1, 1])?;
-        let x = group_norm(&cells, &self.norm.0, &self.norm.1, 1, 1e-5, Activation::Relu)?;
-        let x = reshape(&x, &[n, narrow])?;
-        Ok(linear(&x, &self.expand.0, Some(&self.expand.1), Activation::Identity)?)
-    }
-}
-
-/// Σ (s + block_s(s) - t - block_t(t))² / B.
-fn context_difference(
-    teacher: &Tensor,
-    student: &Value,
-    [own, theirs]: &[ContextBlock; 2],
-) -> Result<Value, DistillError> {
-    let images = student.dims().first().copied().unwrap_or(0);
-    if student.tensor().elem_count() == 0 {
-        return nothing(student);
-    }
-    let of_teacher = theirs.forward(&Value::constant(teacher.clone()))?;
-    let difference = add(&own.forward(student)?, &scale(&of_teacher, -1.0)?)?;
-    let shifted = add_to_channels(student, &difference)?;
-    squared_difference(NAME, teacher, &shifted, Weights::default(), images as f64)
-}
-
-/// Σ_cells softmax(`logits`) map.
-///
-/// # Shapes
-/// `map` (N, C, H, W), `logits` (N, 1, H, W); (N, C).
-fn attended(map: &Value, logits: &Value) -> Result<Value, DistillError> {
-    let (n, c, h, w) = map.tensor().dims4()?;
-    let cells = h * w;
-    let (map_host, logits_host) = (channels_last(map.tensor())?, channels_last(logits.tensor())?);
-    let shares: Vec<f64> =
-        elements(&logits_host)?.chunks_exact(cells).flat_map(|logits| softmax(logits, 1.0).0).collect();
-    let mut seen = vec![0f64; n * c];
-    {
-        let x = elements(&map_host)?;
-        for (cell, (x, share)) in x.chunks_exact(c).zip(&shares).enumerate() {
-            let seen = &mut seen[cell / cells * c..][..c];
-            seen.iter_mut().zip(x).for_each(|(sum, x)| *sum += share * f64::from(*x));
-        }
-    }
-    let seen: Vec<f32> = seen.into_iter().map(|x| x as f32).collect();
-    let out = from_elements(seen.clone(), (n, c), map.tensor())?;
-    Ok(Value::operation(&[map, logits], out, move |g| {
-        let g_host = on_host(g)?;
-        let (g, x) = (elements(&g_host)?, elements(&map_host)?);
-        let (g, x): (&[f32], &[f32]) = (&g, &x);
-        let of_image = |cell: usize| cell / cells * c..(cell / cells + 1) * c;
-        let mut by_map = vec![0f32; x.len()];
-        by_map.par_chunks_exact_mut(c).enumerate().for_each(|(cell, out)| {
-            let g = &g[of_image(cell)];
-            out.iter_mut().zip(g).for_each(|(out, g)| *out = (shares[cell] * f64::from(*g)) as f32);
-        });
-        let by_logit = |(cell, x): (usize, &[f32])| {
-            let (g, seen) = (&g[of_image(cell)], &seen[of_image(cell)]);
-            (shares[cell] * (dot(g, x) - dot(g, seen))) as f32
-        };
-        let by_logits: Vec<f32> = x.par_chunks_exact(c).enumerate().map(by_logit).collect();
-        Ok(vec![
-            Some(from_channels_last(by_map, (n, h, w, c), &g_host)?),
-            Some(from_channels_last(by_logits, (n, h, w, 1), &g_host)?),
-        ])
-    }))
 }

@@ -9,7 +9,7 @@
 //! | `kd`, `dkd`, `dist` | [`kd()`], [`dkd()`], [`dist()`]: logits by divergence, decoupled, by correlation |
 //! | `rkd`, `crd` | [`rkd()`]: relations of samples; [`crd()`]: contrast with a memory |
 //! | `fitnet`, `at`, `review`, `pkd`, `cwd` | feature maps: through a regressor, attention, review ([`hcl`]), [`pkd()`], [`cwd()`] |
-//! | `fgfi`, `fgd` | feature maps where the objects are |
+//! | `fgfi`, `fgd`, `context` | feature maps where the objects are |
 //! | `ld` | [`ld()`]: distributions of box edges |
 //! | `mcl`, `meta` | online learning: [`mcl`]'s losses, the gradient of its meta step |
 //! | `bank` | memories of samples: [`remember`], [`likeness`] |
@@ -21,6 +21,7 @@
 mod at;
 mod bank;
 mod ckd;
+mod context;
 mod crd;
 mod cwd;
 mod dist;

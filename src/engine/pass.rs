@@ -26,7 +26,8 @@ pub struct Distillation<M = Detector> {
     share_steps: u64,
 }
 
-struct Method {
+/// One of its methods.
+pub(super) struct Method {
     /// What the report of shares calls it.
     label: String,
     distiller: Box<dyn Distiller>,
@@ -68,8 +69,8 @@ impl<M> Distillation<M> {
     }
 
     /// The terms of all methods that count at `step`: name, scalar and weight. `student` gives what a method sees of the
-    /// student.
-    fn terms(
+    /// student, if that is not the lesson's.
+    pub(super) fn terms(
         &self,
         lesson: &Lesson<'_>,
         step: u64,
