@@ -8,7 +8,7 @@ first 1x1, anchors that are not rounded, with strides 4, 8, 16, ..., aligned RoI
 no epsilon in the level of a RoI, P6 of C5, clipping after suppression. `mobilenet_v1` is written here.
 
 Weights and images follow from the generator of the golden files (`tests/support/golden.rs`), so that neither is
-stored. float64 runs, stored as f32; tolerances are 20 times the error of PyTorch's own f32 run, or a floor.
+stored. float64 runs, stored as f32; tolerances are 5 to 20 times the error of PyTorch's own f32 run, or a floor.
 """
 import copy
 import json
@@ -365,10 +365,12 @@ def tolerances(exact, single):
             continue
         largest = float(value.abs().max()) if value.numel() else 0.0
         error = float((value.double() - other.double()).abs().max()) if value.numel() else 0.0
-        if error > 2e-3 * largest:
+        if error > 1e-2 * largest:
             return None, f"{key}: f32 is off by {error:.2e} of {largest:.2e}"
         floor = 1e-3 if key.startswith("gradfirst8") else 1e-4
-        allowed[key] = {"atol": float(f"{max(20 * error, floor * largest, 1e-9):.1e}")}
+        # Where f32 itself is far off (a ReLU that flips deep in the trunk), five times its error is enough.
+        atol = max(min(20 * error, max(5 * error, 0.01 * largest)), floor * largest, 1e-9)
+        allowed[key] = {"atol": float(f"{atol:.1e}")}
     return allowed, None
 
 

@@ -7,8 +7,6 @@
 //!
 //! The crate fast_image_resize keeps 15 bits of a weight: it differs by 1 in a fifth of the values of a noisy image.
 
-use rayon::prelude::*;
-
 use crate::simd::for_each_level;
 
 /// Channels of a pixel.
@@ -33,7 +31,7 @@ pub fn resize_antialiased(pixels: &[u8], size: (usize, usize), to: (usize, usize
     let narrow = (columns != width).then(|| {
         let taps = Taps::new(width, columns);
         let mut narrow = vec![0; height * target];
-        let lines = narrow.par_chunks_exact_mut(target.max(1)).zip(pixels.par_chunks_exact(source.max(1)));
+        let lines = narrow.chunks_exact_mut(target.max(1)).zip(pixels.chunks_exact(source.max(1)));
         lines.for_each(|(out, row)| along(row, &taps.spans, &taps.weights, out));
         narrow
     });
@@ -42,14 +40,11 @@ pub fn resize_antialiased(pixels: &[u8], size: (usize, usize), to: (usize, usize
     }
     let narrow = narrow.as_deref().unwrap_or(pixels);
     let taps = Taps::new(height, rows);
-    let mut out = vec![0; rows * target];
-    out.par_chunks_exact_mut(target.max(1)).zip(&taps.spans).for_each_init(
-        || vec![0i32; target],
-        |sums, (out, span)| {
-            let weights = &taps.weights[span.weights..][..span.len];
-            across(&narrow[span.first * target..][..span.len * target], weights, sums, out);
-        },
-    );
+    let (mut out, mut sums) = (vec![0; rows * target], vec![0; target]);
+    for (out, span) in out.chunks_exact_mut(target.max(1)).zip(&taps.spans) {
+        let weights = &taps.weights[span.weights..][..span.len];
+        across(&narrow[span.first * target..][..span.len * target], weights, &mut sums, out);
+    }
     out
 }
 
