@@ -24,7 +24,7 @@ from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet, fasterrcnn_resnet50_fpn_v2, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
-from torchvision.ops import FrozenBatchNorm2d, batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 torch.set_num_threads(1)
@@ -96,10 +96,11 @@ class ExactAnchors(AnchorGenerator):
         return super().grid_anchors(grid_sizes, own)
 
 
-class AlignedPooler(nn.Module):
+class AlignedPooler(MultiScaleRoIAlign):
     """ROIAlignV2 with adaptive sampling over p2 to p5."""
 
-    output_size = (7, 7)
+    def __init__(self):
+        super().__init__(["0", "1", "2", "3"], 7, 0)
 
     def forward(self, x, boxes, image_shapes):
         maps = [x[str(k)] for k in range(4)]
@@ -365,7 +366,7 @@ def tolerances(exact, single):
             continue
         largest = float(value.abs().max()) if value.numel() else 0.0
         error = float((value.double() - other.double()).abs().max()) if value.numel() else 0.0
-        if error > 1e-2 * largest:
+        if error > (5e-2 if key.startswith("gradfirst8") else 1e-2) * largest:
             return None, f"{key}: f32 is off by {error:.2e} of {largest:.2e}"
         floor = 1e-3 if key.startswith("gradfirst8") else 1e-4
         # Where f32 itself is far off (a ReLU that flips deep in the trunk), five times its error is enough.
@@ -527,17 +528,23 @@ def write_tensors(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(parts))
 
 
-def main(target):
-    cases, tensors = [], {}
-    for made in [detector_case(*copy.deepcopy(entry)) for entry in DETECTORS] + [mobilenet_case()]:
-        entry, values = made
-        cases.append(entry)
-        tensors |= {f"{entry['name']}/{key}": value for key, value in values.items()}
+def write(target, cases, tensors):
     versions = {"torch": torch.__version__, "torchvision": torchvision.__version__}
     index = {"format": 1, "made_by": "tools/golden/detector_variants.py", "versions": versions, "cases": cases}
     target.mkdir(parents=True, exist_ok=True)
     (target / "index.json").write_text(json.dumps(index, separators=(",", ":")) + "\n")
     write_tensors(target / "variants.safetensors", tensors)
+
+
+def main(target):
+    cases, tensors = [], {}
+    makers = [mobilenet_case] + [lambda entry=entry: detector_case(*copy.deepcopy(entry)) for entry in DETECTORS]
+    for make in makers:
+        entry, values = make()
+        print(entry["name"], file=sys.stderr)
+        cases.append(entry)
+        tensors |= {f"{entry['name']}/{key}": value for key, value in values.items()}
+        write(target, cases, tensors)
 
 
 if __name__ == "__main__":

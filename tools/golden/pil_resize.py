@@ -1,5 +1,6 @@
-"""Golden values of Pillow's antialiased bilinear resizing.
+"""Golden values of Pillow's antialiased bilinear resizing: of Pillow 11 and before, which resize along the rows first.
 
+    pip install 'pillow<12'
     python3 tools/golden/pil_resize.py detectors/kernels/tests/golden
 
 Images follow from the generator of the golden files (`tests/support/golden.rs`): byte i of stream s is the upper
@@ -38,6 +39,7 @@ def image(stream, height, width):
 
 
 def main(target):
+    assert int(PIL.__version__.split(".")[0]) < 12, "later ones may go the other way round first, which rounds otherwise"
     cases, header, parts, offset = [], {}, [], 0
     for number, (size, to) in enumerate(SIZES):
         stream = 2_600_000 + number
