@@ -16,6 +16,7 @@ use super::batch::{Batch, Item};
 use super::coco::Dataset;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::transform::{Flip, ResizeRule};
+use crate::config::Resize;
 
 /// What the batches are for.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +46,10 @@ pub struct LoaderConfig {
     pub purpose: Purpose,
     /// Most pixels along an image's longer side.
     pub long_side_max_px: u32,
+    /// How images are resampled, and their sizes rounded.
+    pub resize: Resize,
+    /// How a teacher that resizes otherwise sees them, at the same sizes; twice the memory.
+    pub teacher_resize: Option<Resize>,
     /// Images in a batch.
     pub images_per_batch: usize,
     /// Height and width of a batch are multiples of this (32 for a feature pyramid).
@@ -287,7 +292,7 @@ impl Shared {
     }
 
     fn item(&self, epoch: u64, position: u64, image: usize) -> Item {
-        let long_side_max_px = self.config.long_side_max_px;
+        let LoaderConfig { long_side_max_px, resize, teacher_resize, .. } = self.config;
         let (flip, short_side_px) = match &self.config.purpose {
             Purpose::Evaluation { short_side_px } => (Flip::None, *short_side_px),
             Purpose::Training { seed, flip_probability, short_sides_px, .. } => {
@@ -297,7 +302,7 @@ impl Shared {
                 (flip, short_sides_px[pick.min(short_sides_px.len() - 1)])
             }
         };
-        Item { image, flip, rule: ResizeRule { short_side_px, long_side_max_px } }
+        Item { image, flip, rule: ResizeRule { short_side_px, long_side_max_px, resize }, teacher_resize }
     }
 
     fn panicked(&self, job: &Job, panic: &(dyn std::any::Any + Send)) -> DataError {

@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::optim::Sgd;
-use super::pass::{Distillation, training_pass};
+use super::pass::{Distillation, Views, training_pass};
 use super::{EngineError, Result, build};
 use crate::config::{self, Config};
 
@@ -95,7 +95,8 @@ impl Workload {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
             let started = Instant::now();
             let pass = build::precision(config).scope(|| {
-                training_pass(&student, distillation.as_ref(), &images, &targets, step, &mut random)
+                let views = Views { student: &images, teacher: &images };
+                training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
             })?;
             let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
             if !norm.is_finite() {

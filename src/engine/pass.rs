@@ -132,11 +132,20 @@ pub struct PartTimes {
     pub backward: Duration,
 }
 
+/// The images of a batch as each network sees them: the same places, resampled by the same rule or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Views<'a> {
+    /// The student's.
+    pub student: &'a Images,
+    /// The teacher's.
+    pub teacher: &'a Images,
+}
+
 /// Runs teacher and student on one batch at `step` and computes the gradients.
 pub fn training_pass(
     student: &Detector,
     distillation: Option<&Distillation>,
-    images: &Images,
+    Views { student: images, teacher: teacher_images }: Views,
     targets: &[Target],
     step: u64,
     random: &mut impl Rng,
@@ -145,7 +154,7 @@ pub fn training_pass(
     let mut teaching = Duration::ZERO;
     // The teacher goes first: its activations are gone before the student's are kept.
     let teacher_pyramid = timed(&mut teaching, || {
-        distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()
+        distillation.map(|d| d.teacher.pyramid(teacher_images, Mode::Inference)).transpose()
     })?;
     let pyramid = student.pyramid(images, Mode::Train)?;
     let (losses, regions) = regions(student, images, &pyramid, targets, random)?;

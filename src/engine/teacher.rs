@@ -62,7 +62,10 @@ impl Teacher {
         let row = match trained {
             Some(outcome) => Some(ModelRow { name: "teacher".to_owned(), ..outcome.row }),
             None if config.train.compare_alone => {
-                Some(around.measure(&detector, config)?.row("teacher", &detector))
+                // Alone, it sees the images wholly in its own way.
+                let mut own = config.clone();
+                own.input.resize = config.teacher_resize();
+                Some(around.measure(&detector, &own)?.row("teacher", &detector))
             }
             None => None,
         };

@@ -13,15 +13,15 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::checkpoint::{self, Best, TrainState};
-use super::evaluate::to_device;
+use super::evaluate::{teacher_images, to_device};
 use super::job::{Job, Start, Surroundings};
 use super::log_lines::{EvalLine, StepLine, Update};
 use super::optim::Sgd;
 use super::outcome::{Measured, Outcome};
-use super::pass::{LossTerm, training_pass};
+use super::pass::{LossTerm, Views, training_pass};
 use super::schedule::LearningRate;
 use super::{EngineError, Result, build, recorded};
-use crate::config::Config;
+use crate::config::{Config, Resize};
 use crate::data::sampler::{Aspect, Grouping, Order, Sampler};
 use crate::data::{DataError, Dataset, Loader, LoaderConfig, Position, Purpose};
 use crate::fsx;
@@ -175,16 +175,18 @@ impl<'a> Training<'a> {
         let accumulate = config.train.accumulate as u64;
         let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0 };
         for part in 0..accumulate {
-            let batch = self.loader.next().transpose()?.ok_or_else(|| {
+            let mut batch = self.loader.next().transpose()?.ok_or_else(|| {
                 DataError::Setting("the training batches ended, which they never should".to_owned())
             })?;
             sum.images += batch.batch;
+            let teachers = teacher_images(&mut batch, self.around.device)?;
             let (images, targets) = to_device(batch, self.around.device)?;
             let step = self.state.step;
             let stream = stream(config.seed, &format!("sample/{}", step * accumulate + part));
             let mut random = ChaCha8Rng::seed_from_u64(stream);
             let pass = build::precision(config).scope(|| {
-                training_pass(&self.student, self.job.distillation, &images, &targets, step, &mut random)
+                let views = Views { student: &images, teacher: teachers.as_ref().unwrap_or(&images) };
+                training_pass(&self.student, self.job.distillation, views, &targets, step, &mut random)
             })?;
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
@@ -302,6 +304,12 @@ fn batches_per_epoch(config: &Config, dataset: &Dataset) -> Result<u64> {
     Ok(Sampler::new(aspects, size, order).batches_per_epoch().max(1) as u64)
 }
 
+/// How a teacher sees the images, if there is one that sees them otherwise than the student.
+fn teacher_resize(config: &Config) -> Option<Resize> {
+    let own = config.teacher_resize();
+    (own != config.input.resize && !config.distill.is_empty()).then_some(own)
+}
+
 fn loader_config(config: &Config) -> LoaderConfig {
     let Config { input, data, train, seed, .. } = config;
     LoaderConfig {
@@ -312,6 +320,8 @@ fn loader_config(config: &Config) -> LoaderConfig {
             grouping: grouping(config),
         },
         long_side_max_px: input.long_side_px,
+        resize: input.resize,
+        teacher_resize: teacher_resize(config),
         images_per_batch: train.batch_size,
         size_divisor: input.size_divisor as usize,
         workers: data.workers,
