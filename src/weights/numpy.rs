@@ -47,8 +47,11 @@ impl<'a> Array<'a> {
                     _ => None,
                 }
             }
+            // (data, dtype, shape, order), and in later versions the order of the axes, if it is any other.
             "_frombuffer" if of_numpy(["numpy.core.numeric", "numpy._core.numeric"]) => match *arguments {
-                [data, dtype, shape, order] => Some((shape, dtype, pickled.text(order) == Some("F"), data)),
+                [data, dtype, shape, order] | [data, dtype, shape, order, Value::None] => {
+                    Some((shape, dtype, pickled.text(order) == Some("F"), data))
+                }
                 _ => None,
             },
             _ => return None,
