@@ -95,7 +95,7 @@ impl FasterRcnn {
     /// The pyramid P2 to P6.
     pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
         let input = images.normalized(&self.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, mode)?, mode)
+        self.fpn.forward(self.body.forward(&input, mode)?, mode)
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.

@@ -38,7 +38,7 @@ const EPSILON: f64 = 1e-5;
 const MOMENTUM: f64 = 0.1;
 
 /// A convolution with a bias.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Value,
     bias: Value,
@@ -81,14 +81,14 @@ impl Conv2d {
 }
 
 /// A convolution without bias, followed by a norm.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConvNorm {
     weight: Value,
     config: Conv2dConfig,
     norm: Norm,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Norm {
     Batch { weight: Value, bias: Value, mean: Tensor, var: Tensor, tracks: bool },
     Group { weight: Value, bias: Value, groups: usize },
@@ -217,7 +217,7 @@ impl ConvNorm {
 }
 
 /// A convolution of a head or a pyramid, with a bias or a norm: torchvision's `Conv2dNormActivation`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ConvBlock {
     /// With a bias.
     Biased(Conv2d),

@@ -184,7 +184,7 @@ impl Parts {
 
     fn pyramid(&self, images: &Images) -> Result<Vec<Value>> {
         let input = images.normalized(&self.config.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, Mode::Train)?, Mode::Train)
+        self.fpn.forward(self.body.forward(&input, Mode::Train)?, Mode::Train)
     }
 
     fn samples(&self, images: &Images, targets: &[Target]) -> Result<RoiSamples> {

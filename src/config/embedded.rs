@@ -13,6 +13,7 @@ embed!(
     "base/coco_faster_rcnn_fpn.toml",
     "base/coco_retinanet_fpn.toml",
     "base/quickstart.toml",
+    "bccd_mv2.toml",
     "bccd_r34_r18.toml",
     "bccd_teacher.toml",
     "coco_mini.toml",

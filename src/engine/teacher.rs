@@ -11,6 +11,8 @@ use super::{EngineError, Result, build, classes};
 use crate::config::{Config, Loaded};
 use crate::fsx;
 use crate::report::table::ModelRow;
+use crate::weights::agree::{self, Role};
+use crate::weights::card::categories_of;
 use crate::weights::{ModelCard, WeightsFile, load};
 
 /// A teacher, ready to teach.
@@ -47,12 +49,13 @@ impl Teacher {
         let detector = build::teacher(config, settings, categories.len(), around.device)?;
         let mut hash = None;
         if let Some(path) = path {
-            let file = WeightsFile::read(&path)?;
+            let file = WeightsFile::read(&path)?.for_categories(&categories_of(categories))?;
             // Weights from elsewhere do not say which classes they know; their number is checked by the shapes.
             if let Ok(card) = ModelCard::of(&file) {
                 let what = format!("the teacher {}", path.display());
                 classes::check_same((&what, &card.categories), ("the data", categories))?;
             }
+            agree::check(&file, config, Role::Teacher)?;
             load::strict(detector.params(), &file)?;
             hash = Some(file.hash);
         }

@@ -27,6 +27,7 @@ use crate::data::{DataError, Dataset, Loader, LoaderConfig, Position, Purpose};
 use crate::fsx;
 use crate::report::log::MetricsLog;
 use crate::report::progress::{Progress, StepReport, Verbosity};
+use crate::weights::agree::{self, Role};
 use crate::weights::card::{ModelCard, categories_of};
 use crate::weights::file::write_safetensors;
 use crate::weights::load;
@@ -247,6 +248,7 @@ fn anew(job: &Job, start: Start, student: &Detector, notes: &mut Vec<String>) ->
     }
     recorded::record(&job.folder, job.config)?;
     if let Some(init) = job.init {
+        agree::check(init, job.config, Role::StudentInit)?;
         let random = load::init(student.params(), init)?;
         if !random.is_empty() {
             notes.push(format!(

@@ -101,6 +101,25 @@ type Backward = Box<dyn FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 pub struct Value {
     tensor: Tensor,
     node: Option<Arc<Node>>,
+    remake: Option<Remake>,
+}
+
+type Remake = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
+
+/// What an operation keeps of an input for its gradient.
+pub(crate) enum Saved {
+    Tensor(Tensor),
+    Remake(Remake, Precision),
+}
+
+impl Saved {
+    /// The input's tensor.
+    pub(crate) fn tensor(self) -> Result<Tensor> {
+        match self {
+            Self::Tensor(tensor) => Ok(tensor),
+            Self::Remake(make, precision) => while_set(&AGAIN, || untracked(|| precision.scope(|| make()))),
+        }
+    }
 }
 
 struct Node {
@@ -119,12 +138,12 @@ pub type Gradients = BTreeMap<Arc<str>, Tensor>;
 impl Value {
     /// A value without a gradient.
     pub fn constant(tensor: Tensor) -> Self {
-        Self { tensor, node: None }
+        Self { tensor, node: None, remake: None }
     }
 
     /// A value whose gradient [`backward`](Self::backward) reports under `name`.
     pub fn leaf(name: impl Into<Arc<str>>, tensor: Tensor) -> Self {
-        Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))) }
+        Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))), remake: None }
     }
 
     /// The result of an operation on `inputs`.
@@ -151,7 +170,28 @@ impl Value {
         let inputs = inputs.iter().map(|input| input.node.clone()).collect();
         let backward: Backward = Box::new(backward);
         let node = Node::new(Kind::Operation { inputs, backward: Mutex::new(Some(backward)) });
-        Self { tensor, node: Some(Arc::new(node)) }
+        Self { tensor, node: Some(Arc::new(node)), remake: None }
+    }
+
+    /// The same value, for a large map that is cheap to make: a convolution that needs it for its gradient keeps `make`
+    /// instead of the map. `make` must give the same tensor again.
+    pub fn remade_by<E: Display>(
+        self,
+        make: impl Fn() -> std::result::Result<Value, E> + Send + Sync + 'static,
+    ) -> Self {
+        let make = move || match make() {
+            Ok(value) => Ok(value.tensor),
+            Err(error) => Err(Error::invalid("remade", error.to_string())),
+        };
+        Self { remake: Some(Arc::new(make)), ..self }
+    }
+
+    /// What an operation may keep of this value for its gradient.
+    pub(crate) fn saved(&self) -> Saved {
+        match &self.remake {
+            Some(make) => Saved::Remake(make.clone(), Precision::asked()),
+            None => Saved::Tensor(self.tensor.clone()),
+        }
     }
 
     /// An operation written in candle's own terms.
