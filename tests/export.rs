@@ -93,10 +93,10 @@ fn shake(params: &ParamStore) {
         let (factor, low, high) = match &**name {
             name if name.ends_with("running_var") => (0.0, 0.5, 1.5),
             name if name.ends_with("running_mean") => (0.0, -0.2, 0.2),
-            name if name.ends_with("cls_score.weight") => (3.0, 0.0, 0.1),
-            name if last.iter().any(|end| name.ends_with(end)) => (10.0, 0.0, 0.1),
+            name if name.ends_with("cls_score.weight") => (3.0, -0.05, 0.05),
+            name if last.iter().any(|end| name.ends_with(end)) => (5.0, -0.02, 0.02),
             _ if tensor.rank() == 1 => (1.0, -0.1, 0.1),
-            _ => (1.0, 0.0, 1e-3),
+            _ => (1.0, -1e-3, 1e-3),
         };
         let noise: Vec<f32> = (0..tensor.elem_count()).map(|_| random.random_range(low..high)).collect();
         let noise = Tensor::from_vec(noise, tensor.shape(), &Device::Cpu).expect("as many");
@@ -133,7 +133,7 @@ fn assert_is(network: &Network, preprocessing: Preprocessing) {
         let image = picture(width, height);
         difference.add(&network.student(&image), &network.found(&evaluator, &image, preprocessing));
     }
-    assert!(difference.detections > 20, "{difference}");
+    assert!(difference.detections > 10, "{difference}");
     difference.check().unwrap_or_else(|error| panic!("{error}"));
     assert!(difference.box_px < 5e-3 && difference.score < 2e-5, "{difference}");
 }
