@@ -44,7 +44,7 @@ use crate::config::Config;
 use layers::Layers;
 
 pub use calibrate::Ranges;
-pub use classifier::{ClassifierKind, classifier};
+pub use classifier::classifier;
 
 /// How weights are stored. They are f32 again before they are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
