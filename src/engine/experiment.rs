@@ -7,6 +7,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use super::Result;
+use super::distillers::MethodSetting;
 use super::job::{Job, Start, Surroundings};
 use super::outcome::Outcome;
 use super::pass::Distillation;
@@ -86,7 +87,11 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
     let alone_outcome = compare.then(|| finish(&alone, request.start, &around)).transpose()?;
 
     let (teacher_row, distillation, teacher_hash) = match teacher {
-        Some(Teacher { row, detector, hash }) => (row, Distillation::new(config, detector)?, hash),
+        Some(Teacher { row, detector, hash }) => {
+            let classes = data.train.categories.len();
+            let setting = MethodSetting::of_detectors(config, classes, request.device)?;
+            (row, Distillation::new(&config.distill, detector, &setting)?, hash)
+        }
         None => (None, None, None),
     };
     let job = Job {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use ckd_detectors::Detector;
+use ckd_detectors::param::ParamStore;
 
 use super::Result;
 use super::evaluate::{detect_all, score};
@@ -76,6 +78,12 @@ impl Job<'_> {
         Training::begin(self, start, around)?.finish()
     }
 
+    /// The tensors of `student`, and of what is trained beside it: all that a checkpoint holds and the optimiser sees.
+    pub(super) fn trained<'s>(&'s self, student: &'s Detector) -> Vec<&'s ParamStore> {
+        let beside = self.distillation.into_iter().flat_map(Distillation::params);
+        [student.params()].into_iter().chain(beside).collect()
+    }
+
     /// The job's folder for checkpoints.
     pub(super) fn checkpoints(&self) -> PathBuf {
         self.folder.join(trainer::CHECKPOINTS)
@@ -96,7 +104,7 @@ impl Surroundings<'_> {
     }
 
     /// Runs `detector` over the validation images and scores it.
-    pub fn measure(&self, detector: &ckd_detectors::Detector, config: &Config) -> Result<Measured> {
+    pub fn measure(&self, detector: &Detector, config: &Config) -> Result<Measured> {
         let evaluation = detect_all(detector, &self.data.val, config, self.device, |_, _| {})?;
         let metrics = score(&evaluation, &self.data.val_annotations)?;
         Ok(Measured { metrics, ms_per_image: evaluation.ms_per_image, gflops: evaluation.gflops })

@@ -6,6 +6,7 @@
 //! | [`sources`], [`teacher`] | data and weights, found before anything is loaded; the teacher, loaded or trained first |
 //! | [`job`], `trainer` | one student to train, and the loop: batches, updates, log, evaluation, checkpoints |
 //! | [`pass`] | one batch: teacher, student, losses, gradients |
+//! | [`distillers`], [`shares`] | from `[[distill]]` to the methods; each one's part of the gradient |
 //! | [`optim`], [`schedule`] | the update and its learning rate |
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
 //! | [`evaluate`], [`outcome`] | a detector over a data set; what came of a job |
@@ -18,6 +19,7 @@ pub mod bench;
 pub mod build;
 pub mod checkpoint;
 pub mod classes;
+pub mod distillers;
 mod error;
 pub mod evaluate;
 pub mod experiment;
@@ -30,6 +32,7 @@ pub mod pass;
 mod picture;
 mod recorded;
 pub mod schedule;
+pub mod shares;
 pub mod sources;
 pub mod teacher;
 mod trainer;

@@ -15,11 +15,12 @@ use rand_chacha::ChaCha8Rng;
 use super::checkpoint::{self, Best, TrainState};
 use super::evaluate::{teacher_images, to_device};
 use super::job::{Job, Start, Surroundings};
-use super::log_lines::{EvalLine, StepLine, Update};
+use super::log_lines::{EvalLine, SharesLine, StepLine, Update};
 use super::optim::Sgd;
 use super::outcome::{Measured, Outcome};
 use super::pass::{LossTerm, Views, training_pass};
 use super::schedule::LearningRate;
+use super::shares::Shares;
 use super::{EngineError, Result, build, recorded};
 use crate::config::{Config, Resize};
 use crate::data::sampler::{Aspect, Grouping, Order, Sampler};
@@ -46,6 +47,7 @@ pub(super) struct Training<'a> {
     loader: Loader,
     log: MetricsLog,
     progress: Progress,
+    shares: Shares,
 }
 
 /// The summed gradients of one update's batches.
@@ -68,7 +70,7 @@ impl<'a> Training<'a> {
             recorded::check_same(folder, config)?;
         }
         let student = build::student(config, around.data.train.categories.len(), around.device)?;
-        let sgd = Sgd::new(student.params(), &config.optim)?;
+        let sgd = Sgd::over(&job.trained(&student), &config.optim)?;
         let mut notes = Vec::new();
         let state = match &resumed_from {
             Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
@@ -93,7 +95,7 @@ impl<'a> Training<'a> {
         for note in notes {
             progress.note(&note);
         }
-        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress })
+        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress, shares: Shares::default() })
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
@@ -123,6 +125,9 @@ impl<'a> Training<'a> {
             if stop {
                 return Err(EngineError::Interrupted { step, command: self.around.command.to_owned() });
             }
+        }
+        if self.shares.passes > 0 {
+            self.progress.note(&self.shares.to_string());
         }
         let measured = match last {
             Some(measured) => measured,
@@ -156,6 +161,10 @@ impl<'a> Training<'a> {
         self.sgd.step(&gradients, lr, scale, gradient_norm)?;
         drop(gradients);
         self.state.step += 1;
+        if self.state.step == self.job.config.train.share_steps && self.shares.passes > 0 {
+            self.progress.note(&self.shares.to_string());
+            self.log.write(&SharesLine { step: self.state.step, shares: &self.shares })?;
+        }
 
         let waited = self.loader.data_wait() - waited_before;
         let losses: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
@@ -188,6 +197,7 @@ impl<'a> Training<'a> {
                 let views = Views { student: &images, teacher: teachers.as_ref().unwrap_or(&images) };
                 training_pass(&self.student, self.job.distillation, views, &targets, step, &mut random)
             })?;
+            self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
             }
@@ -222,7 +232,8 @@ impl<'a> Training<'a> {
 
     fn save(&self) -> Result<()> {
         let keep = self.job.config.train.keep_checkpoints;
-        checkpoint::save(&self.job.checkpoints(), &self.student, &self.sgd, &self.state, keep)?;
+        let stores = self.job.trained(&self.student);
+        checkpoint::save(&self.job.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
         Ok(())
     }
 
@@ -272,7 +283,7 @@ fn resumed(
     sgd: &Sgd,
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
-    let mut state = checkpoint::load(path, student, sgd)?;
+    let mut state = checkpoint::load(path, &job.trained(student), sgd)?;
     if state.teacher != job.teacher_hash {
         let reason = "the run was started with another teacher; use that one, or start anew without --resume"
             .to_owned();
