@@ -31,8 +31,10 @@ pub enum NormKind {
     Gn,
 }
 
-const EPSILON: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
+/// PyTorch's, of every batch norm.
+pub(crate) const EPSILON: f64 = 1e-5;
+/// The batch's share of a running statistic.
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// A convolution with a bias.
 #[derive(Debug)]
@@ -198,8 +200,18 @@ impl Linear {
     /// `weight` (`outputs`, `inputs`) and `bias` in `builder`'s layer, with PyTorch's default initial values.
     pub fn new(builder: &Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let bias = Init::Uniform(1.0 / (inputs.max(1) as f64).sqrt());
+        Self::with_init(builder, (inputs, outputs), Init::TorchDefault, bias)
+    }
+
+    /// As [`new`](Self::new) for (inputs, outputs), with other initial values.
+    pub fn with_init(
+        builder: &Builder,
+        (inputs, outputs): (usize, usize),
+        weight: Init,
+        bias: Init,
+    ) -> Result<Self> {
         Ok(Self {
-            weight: builder.weight("weight", &[outputs, inputs], Init::TorchDefault)?,
+            weight: builder.weight("weight", &[outputs, inputs], weight)?,
             bias: builder.weight("bias", &[outputs], bias)?,
         })
     }

@@ -7,7 +7,10 @@ mod support;
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
+use ckd_detectors::classifier::{
+    Architecture, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
+    ShortcutOption,
+};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, Role};
 use ckd_detectors::taps::{Tap, Taps};
@@ -46,6 +49,61 @@ fn imagenet_resnets_have_the_published_number_of_weights() -> Result<()> {
         assert_eq!(imagenet(depth, 1000)?.params().weight_count(), weights, "{}", depth.name());
     }
     Ok(())
+}
+
+/// The networks of RepDistiller with 100 classes, as shared/golden counts them: weights, and tensors without the
+/// counters of batch norms.
+#[test]
+fn networks_for_cifar_have_the_published_number_of_weights_and_tensors() -> Result<()> {
+    let published = [
+        ("resnet8", 83_892, 47),
+        ("resnet14", 181_108, 77),
+        ("resnet20", 278_324, 107),
+        ("resnet32", 472_756, 167),
+        ("resnet44", 667_188, 227),
+        ("resnet56", 861_620, 287),
+        ("resnet110", 1_736_564, 557),
+        ("resnet8x4", 1_233_540, 52),
+        ("resnet32x4", 7_433_860, 172),
+        ("cifar_resnet50", 23_705_252, 267),
+        ("wrn_16_1", 180_916, 69),
+        ("wrn_16_2", 703_284, 70),
+        ("wrn_40_1", 569_780, 189),
+        ("wrn_40_2", 2_255_156, 190),
+        ("vgg8", 3_965_028, 32),
+        ("vgg11", 9_277_284, 50),
+        ("vgg13", 9_462_180, 62),
+        ("vgg16", 14_774_436, 80),
+        ("vgg19", 20_086_692, 98),
+        ("cifar_mobilenet_v2", 812_836, 267),
+        ("shufflenet_v1", 949_258, 247),
+        ("shufflenet_v2", 1_355_528, 282),
+    ];
+    for (name, weights, tensors) in published {
+        let network = name.parse::<Architecture>()?.build(builder(), 100)?;
+        assert_eq!(network.params().weight_count(), weights, "{name}");
+        assert_eq!(network.params().iter().count(), tensors, "{name}");
+    }
+    Ok(())
+}
+
+/// torchvision's MobileNetV2, and the MobileNetV1 of OFD and mdistiller.
+#[test]
+fn mobilenets_for_imagenet_have_the_published_number_of_weights() -> Result<()> {
+    for (name, weights) in [("mobilenet_v1", 4_231_976), ("mobilenet_v2", 3_504_872)] {
+        let network = name.parse::<Architecture>()?.build(builder(), 1000)?;
+        assert_eq!(network.params().weight_count(), weights, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_architecture_is_found_by_its_name_and_no_other_is() {
+    for architecture in Architecture::ALL {
+        assert_eq!(architecture.name().parse::<Architecture>().ok(), Some(*architecture));
+    }
+    let error = "resnet21".parse::<Architecture>().unwrap_err().to_string();
+    assert!(error.contains("resnet20") && error.contains("resnet21"), "{error}");
 }
 
 #[test]
@@ -142,7 +200,7 @@ fn images_of_any_size_and_empty_batches_are_classified() -> Result<()> {
 
 #[test]
 fn a_frozen_network_keeps_no_graph_and_its_statistics() -> Result<()> {
-    let frozen = CifarResNet::new(builder().frozen(), CifarResNetConfig { depth: 8, classes: 10 })?;
+    let frozen = CifarResNet::new(builder().frozen(), option_a(8, 10))?;
     let before = frozen.params().snapshot()?;
     let taps = frozen.forward(&random_images(1, (2, 3, 32, 32)), Mode::Train)?;
     assert!(taps.iter().all(|(_, value)| !value.is_tracked()));
@@ -297,7 +355,11 @@ fn builder() -> Builder {
 }
 
 fn cifar(depth: usize, classes: usize) -> Result<CifarResNet> {
-    CifarResNet::new(builder(), CifarResNetConfig { depth, classes })
+    CifarResNet::new(builder(), option_a(depth, classes))
+}
+
+fn option_a(depth: usize, classes: usize) -> CifarResNetConfig {
+    CifarResNetConfig { depth, widths: CifarResNetConfig::WIDTHS, shortcut: ShortcutOption::A, classes }
 }
 
 fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
