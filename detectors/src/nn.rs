@@ -192,6 +192,7 @@ fn groups_of(channels: usize) -> usize {
 /// A fully connected layer.
 #[derive(Debug)]
 pub struct Linear {
+    prefix: String,
     weight: Value,
     bias: Value,
 }
@@ -211,9 +212,15 @@ impl Linear {
         bias: Init,
     ) -> Result<Self> {
         Ok(Self {
+            prefix: builder.prefix().to_owned(),
             weight: builder.weight("weight", &[outputs, inputs], weight)?,
             bias: builder.weight("bias", &[outputs], bias)?,
         })
+    }
+
+    /// The name of the layer: its parameters are `weight` and `bias` below it.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// # Shapes

@@ -25,7 +25,8 @@ pub fn load(root: &Path, class_index: Option<&Path>) -> Result<Labelled, Labelle
     for folder in &folders {
         let Some(&label) = label_of.get(folder) else {
             let index = class_index.map(|path| path.display().to_string()).unwrap_or_default();
-            let reason = format!("the folder {folder} is no class of {index}; name the index of these images");
+            let reason =
+                format!("the folder {folder} is no class of {index}; name the index of these images");
             return Err(LabelledError::Format { path: root.to_owned(), reason });
         };
         files.extend(images_in(&root.join(folder))?.into_iter().map(|path| (path, label)));
@@ -125,16 +126,16 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
 /// Class names in order, and the label of each folder.
 fn read_class_index(path: &Path) -> Result<(Vec<String>, BTreeMap<String, u32>), LabelledError> {
     let format = |reason: String| LabelledError::Format { path: path.to_owned(), reason };
-    let bytes =
-        fs::read(path).map_err(|source| LabelledError::Read { path: path.to_owned(), source })?;
+    let bytes = fs::read(path).map_err(|source| LabelledError::Read { path: path.to_owned(), source })?;
     let index: BTreeMap<String, [String; 2]> = serde_json::from_slice(&bytes)
         .map_err(|error| format(format!("it is no class index ({{\"0\": [FOLDER, NAME], ...}}): {error}")))?;
     let mut classes = vec![None; index.len()];
     let mut label_of = BTreeMap::new();
     for (number, [folder, name]) in index {
         let place = number.parse::<usize>().ok().and_then(|number| Some((number, classes.get_mut(number)?)));
-        let (label, place) = place
-            .ok_or_else(|| format(format!("the class numbers must run from 0 without gaps, not to {number}")))?;
+        let (label, place) = place.ok_or_else(|| {
+            format(format!("the class numbers must run from 0 without gaps, not to {number}"))
+        })?;
         if label_of.insert(folder.clone(), label as u32).is_some() || place.replace(name).is_some() {
             return Err(format(format!("class {number} ({folder}) is listed twice")));
         }

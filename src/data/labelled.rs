@@ -28,7 +28,12 @@ pub struct Labelled {
 #[derive(Debug, Clone)]
 enum Pixels {
     /// All images one after the other: RGB bytes, rows from the top.
-    Decoded { height: usize, width: usize, bytes: Vec<u8>, from: PathBuf },
+    Decoded {
+        height: usize,
+        width: usize,
+        bytes: Vec<u8>,
+        from: PathBuf,
+    },
     Files(Vec<PathBuf>),
 }
 

@@ -126,9 +126,8 @@ impl Loader {
     /// Starts the workers over images with boxes. The first batch is the one at `start`, which a resumed run takes
     /// from [`position`](Self::position) of the interrupted one.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig, start: Position) -> Result<Self, DataError> {
-        let sampler = check(&dataset, &config)?;
         let workforce = Workforce { workers: config.workers, batches_ahead: config.batches_ahead };
-        Self::over(BoxedImages { dataset, config, sampler }, workforce, start)
+        Self::over(BoxedImages::new(dataset, config)?, workforce, start)
     }
 }
 
@@ -311,6 +310,15 @@ impl Source for BoxedImages {
 }
 
 impl BoxedImages {
+    /// Batches of `dataset` as `config` has them.
+    ///
+    /// # Errors
+    /// Without images, or if a setting makes no sense.
+    pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
+        let sampler = check(&dataset, &config)?;
+        Ok(Self { dataset, config, sampler })
+    }
+
     fn item(&self, epoch: u64, position: u64, image: usize) -> Item {
         let long_side_max_px = self.config.long_side_max_px;
         let (flip, short_side_px) = match &self.config.purpose {
@@ -365,8 +373,9 @@ struct Job {
 impl<S: Source> Shared<S> {
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            let made = catch_unwind(AssertUnwindSafe(|| self.source.build(job.epoch, job.first, &job.images)))
-                .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
+            let made =
+                catch_unwind(AssertUnwindSafe(|| self.source.build(job.epoch, job.first, &job.images)))
+                    .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
             self.lock().shelf.insert(job.ticket, made);
             self.changed.notify_all();
         }

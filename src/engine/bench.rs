@@ -85,7 +85,7 @@ impl Workload {
         let teacher =
             config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
         let distillation = match teacher.transpose()? {
-            Some(teacher) => Distillation::new(config, teacher)?,
+            Some(teacher) => Distillation::new(&config.distill, teacher)?,
             None => None,
         };
         let student = build::student(config, self.classes, device)?;
@@ -94,7 +94,7 @@ impl Workload {
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = build::precision(config).scope(|| {
+            let pass = build::precision(&config.engine).scope(|| {
                 training_pass(&student, distillation.as_ref(), &images, &targets, step, &mut random)
             })?;
             let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
@@ -127,7 +127,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(|_| {
             let started = Instant::now();
-            build::precision(config).scope(|| run(&detector, network, &images))?;
+            build::precision(&config.engine).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })

@@ -8,8 +8,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use candle_core::Tensor;
-use ckd_detectors::Detector;
-use ckd_detectors::param::write_in_place;
+use ckd_detectors::param::{ParamStore, write_in_place};
 use serde::{Deserialize, Serialize};
 
 use super::optim::Sgd;
@@ -29,7 +28,7 @@ pub struct TrainState {
     pub step: u64,
     /// Threads that computed them: results are bit-for-bit the same for the same number.
     pub threads: usize,
-    /// The best AP so far and its step.
+    /// The best evaluation so far and its step.
     pub best: Option<Best>,
     /// BLAKE3 of the teacher's weights, if there is one.
     pub teacher: Option<String>,
@@ -40,24 +39,21 @@ pub struct TrainState {
 pub struct Best {
     /// Updates before it.
     pub step: u64,
-    /// Its AP.
-    pub ap: f64,
+    /// Its AP, or a classifier's top-1 accuracy, from 0 to 1.
+    #[serde(alias = "ap")]
+    pub score: f64,
 }
 
 /// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`.
 pub fn save(
     folder: &Path,
-    student: &Detector,
+    student: &ParamStore,
     sgd: &Sgd,
     state: &TrainState,
     keep: usize,
 ) -> Result<PathBuf> {
-    let mut tensors: BTreeMap<String, Tensor> = student
-        .params()
-        .snapshot()?
-        .into_iter()
-        .map(|(name, tensor)| (format!("{MODEL}{name}"), tensor))
-        .collect();
+    let mut tensors: BTreeMap<String, Tensor> =
+        student.snapshot()?.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
     for (name, velocity) in sgd.state() {
         tensors.insert(format!("{VELOCITY}{name}"), velocity.clone());
     }
@@ -79,7 +75,7 @@ pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
 ///
 /// # Errors
 /// If it is damaged or no checkpoint (says how to go on without it), or one of another network.
-pub fn load(path: &Path, student: &Detector, sgd: &Sgd) -> Result<TrainState> {
+pub fn load(path: &Path, student: &ParamStore, sgd: &Sgd) -> Result<TrainState> {
     let file = WeightsFile::read(path).map_err(|problem| EngineError::Checkpoint {
         path: path.to_owned(),
         advice: advice_without(path),
@@ -103,7 +99,7 @@ pub fn load(path: &Path, student: &Detector, sgd: &Sgd) -> Result<TrainState> {
             None => Err(fail(format!("{name} is missing: it belongs to another network"))),
         }
     };
-    for (name, param) in student.params().iter() {
+    for (name, param) in student.iter() {
         restore(format!("{MODEL}{name}"), param.value.tensor())?;
     }
     for (name, velocity) in sgd.state() {

@@ -5,7 +5,9 @@
 //! | [`experiment`] | teacher, student alone, student distilled, and their comparison |
 //! | [`sources`], [`teacher`] | data and weights, found before anything is loaded; the teacher, loaded or trained first |
 //! | [`job`], `trainer` | one student to train, and the loop: batches, updates, log, evaluation, checkpoints |
-//! | [`pass`] | one batch: teacher, student, losses, gradients |
+//! | [`task`] | what the loop trains: the seam between it and its tasks |
+//! | [`detect`], [`classify`] | the tasks: detectors on boxes, classifiers on labels |
+//! | [`pass`] | one batch of a detector: teacher, student, losses, gradients; the walk back |
 //! | [`optim`], [`schedule`] | the update and its learning rate |
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
 //! | [`evaluate`], [`outcome`] | a detector over a data set; what came of a job |
@@ -18,6 +20,8 @@ pub mod bench;
 pub mod build;
 pub mod checkpoint;
 pub mod classes;
+pub mod classify;
+pub mod detect;
 mod error;
 pub mod evaluate;
 pub mod experiment;
@@ -31,6 +35,7 @@ mod picture;
 mod recorded;
 pub mod schedule;
 pub mod sources;
+pub mod task;
 pub mod teacher;
 mod trainer;
 

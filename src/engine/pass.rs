@@ -11,12 +11,12 @@ use ckd_kernels::{Gradients, Value};
 use rand::Rng;
 
 use super::{EngineError, Result};
-use crate::config::{self, CkdAt, Config};
+use crate::config::{self, CkdAt};
 use crate::distill::{Ckd, Distiller, Kernel, Negatives, Rcka, RowNorm, Term};
 
 /// A teacher and what is learned from it.
-pub struct Distillation {
-    teacher: Detector,
+pub struct Distillation<M = Detector> {
+    teacher: M,
     methods: Vec<Method>,
 }
 
@@ -26,18 +26,44 @@ struct Method {
     anchors_per_image: Option<usize>,
 }
 
-impl Distillation {
-    /// The methods of `config` that are on, taught by `teacher`; `None` if all of them are off.
-    pub fn new(config: &Config, teacher: Detector) -> Result<Option<Self>> {
+impl<M> Distillation<M> {
+    /// The methods of `entries` that are on, taught by `teacher`; `None` if all of them are off.
+    pub fn new(entries: &[config::Distill], teacher: M) -> Result<Option<Self>> {
         let methods: Vec<Method> =
-            config.distill.iter().filter(|entry| !entry.is_off()).map(Method::new).collect::<Result<_>>()?;
+            entries.iter().filter(|entry| !entry.is_off()).map(Method::new).collect::<Result<_>>()?;
         Ok((!methods.is_empty()).then_some(Self { teacher, methods }))
+    }
+
+    /// The network that is learned from.
+    pub fn teacher(&self) -> &M {
+        &self.teacher
+    }
+
+    /// The terms of all methods at `step`: name, scalar and weight.
+    pub(super) fn terms(
+        &self,
+        teacher: &Taps,
+        student: &Taps,
+        step: u64,
+    ) -> Result<Vec<(String, Value, f64)>> {
+        let mut terms = Vec::new();
+        for method in &self.methods {
+            let warm = match step < method.warmup_steps {
+                true => (step + 1) as f64 / (method.warmup_steps + 1) as f64,
+                false => 1.0,
+            };
+            let found = method.distiller.terms(teacher, student)?;
+            terms.extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * warm)));
+        }
+        Ok(terms)
     }
 
     fn wants(&self, tap: Tap) -> bool {
         self.methods.iter().any(|method| method.distiller.taps().contains(&tap))
     }
+}
 
+impl Distillation {
     fn wants_pyramid(&self) -> bool {
         self.teacher.levels().iter().any(|&level| self.wants(Tap::Fpn(level)))
     }
@@ -68,6 +94,7 @@ impl Method {
                     at: match ckd.at {
                         CkdAt::RoiLogits => Tap::RoiLogits,
                         CkdAt::AnchorLogits => Tap::AnchorLogits,
+                        CkdAt::Logits => Tap::Logits,
                     },
                     weight: f64::from(ckd.weight),
                     temperature: f64::from(ckd.temperature),
@@ -155,16 +182,19 @@ pub fn training_pass(
         let teacher_logits = timed(&mut teaching, || distillation.teacher_logits(teacher_pyramid, &regions))?;
         let (teacher, student) =
             paired_taps(distillation, teacher_pyramid, teacher_logits, &pyramid, &regions)?;
-        for method in &distillation.methods {
-            let warm = match step < method.warmup_steps {
-                true => (step + 1) as f64 / (method.warmup_steps + 1) as f64,
-                false => 1.0,
-            };
-            let found = method.distiller.terms(&teacher, &student)?;
-            terms.extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * warm)));
-        }
+        terms.extend(distillation.terms(&teacher, &student, step)?);
     }
     drop((teacher_pyramid, pyramid, regions));
+    walk_back(terms, step, started, teaching)
+}
+
+/// The gradient of the weighted terms' sum, of a pass that was `started` then and spent `teaching` on the teacher.
+pub(super) fn walk_back(
+    terms: Vec<(String, Value, f64)>,
+    step: u64,
+    started: Instant,
+    teaching: Duration,
+) -> Result<Pass> {
     let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
     let terms: Vec<LossTerm> = terms
         .into_iter()
@@ -179,7 +209,7 @@ pub fn training_pass(
 }
 
 /// Runs `work` and adds the time it took to `total`.
-fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+pub(super) fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let result = work();
     *total += started.elapsed();

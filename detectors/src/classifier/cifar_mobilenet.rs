@@ -86,6 +86,10 @@ impl Network for CifarMobileNetV2 {
         &self.params
     }
 
+    fn head(&self) -> &Linear {
+        &self.classifier
+    }
+
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let mut x = self.first.forward(x, mode, None, Relu)?;
         let mut maps = Vec::with_capacity(TAPPED.len());

@@ -73,6 +73,10 @@ impl Network for MobileNetV1 {
         &self.params
     }
 
+    fn head(&self) -> &Linear {
+        &self.fc
+    }
+
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let mut x = self.stem.forward(x, mode, None, Relu)?;
         let mut maps = Vec::with_capacity(TAPPED.len());
@@ -113,6 +117,10 @@ impl MobileNetV2Classifier {
 impl Network for MobileNetV2Classifier {
     fn params(&self) -> &ParamStore {
         &self.params
+    }
+
+    fn head(&self) -> &Linear {
+        &self.classifier
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {

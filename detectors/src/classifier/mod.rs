@@ -58,6 +58,9 @@ pub trait Network: Debug {
     /// All parameters.
     fn params(&self) -> &ParamStore;
 
+    /// The linear layer from the embedding to the logits.
+    fn head(&self) -> &Linear;
+
     /// The taps `stage1`, `stage2`, ..., `embedding` and `logits`.
     ///
     /// # Shapes
@@ -96,6 +99,20 @@ impl Classifier {
     /// All parameters.
     pub fn params(&self) -> &ParamStore {
         self.network.params()
+    }
+
+    /// Normalises the images, runs the trunk outside of any graph in `trunk` mode, and the linear layer inside: what a
+    /// linear probe trains.
+    pub fn forward_probing(&self, images: &Images, trunk: Mode) -> Result<Taps> {
+        let mut taps = untracked(|| self.forward(images, trunk))?;
+        let embedding = taps.require(Tap::Embedding).expect("a classifier has an embedding").clone();
+        taps.insert(Tap::Logits, self.network.head().forward(&embedding, Activation::Identity)?);
+        Ok(taps)
+    }
+
+    /// What the names of the linear layer's parameters begin with: their shapes depend on the classes.
+    pub fn head_prefix(&self) -> &str {
+        self.network.head().prefix()
     }
 
     /// Normalises the images and runs the network: `stage1`, `stage2`, ..., `embedding` and `logits`.

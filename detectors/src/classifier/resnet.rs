@@ -44,6 +44,10 @@ impl Network for ResNetClassifier {
         &self.params
     }
 
+    fn head(&self) -> &Linear {
+        &self.fc
+    }
+
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let maps = self.body.forward(x, mode)?;
         let last = maps.last().expect("a trunk has stages").clone();

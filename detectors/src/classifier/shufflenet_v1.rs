@@ -73,6 +73,10 @@ impl Network for ShuffleNetV1 {
         &self.params
     }
 
+    fn head(&self) -> &Linear {
+        &self.linear
+    }
+
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let mut x = self.stem.forward(x, mode, None, Relu)?;
         let mut maps = Vec::with_capacity(3);

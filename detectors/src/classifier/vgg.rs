@@ -84,6 +84,10 @@ impl Network for Vgg {
         &self.params
     }
 
+    fn head(&self) -> &Linear {
+        &self.classifier
+    }
+
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let height = x.tensor().dims4()?.2;
         let pools = if height == 64 { 4 } else { 3 };

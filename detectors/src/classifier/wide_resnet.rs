@@ -87,6 +87,10 @@ impl Network for WideResNet {
         &self.params
     }
 
+    fn head(&self) -> &Linear {
+        &self.fc
+    }
+
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let mut x = self.stem.forward(x, None)?;
         let mut maps = Vec::with_capacity(3);

@@ -83,6 +83,8 @@ choices! {
         RoiLogits = "roi_logits",
         /// RetinaNet: the positive anchors and the teacher's highest-scoring others.
         AnchorLogits = "anchor_logits",
+        /// A classifier's logits, a row an image.
+        Logits = "logits",
     }
 }
 

@@ -1,0 +1,42 @@
+//! One batch of labelled images: the teacher looks, the student learns.
+
+use std::time::{Duration, Instant};
+
+use ckd_detectors::classifier::smoothed_cross_entropy;
+use ckd_detectors::nn::Mode;
+use ckd_detectors::taps::Tap;
+
+use super::{LabelledSets, to_device};
+use crate::config::{Bn, Task};
+use crate::data::LabelledBatch;
+use crate::engine::pass::{Pass, timed, walk_back};
+use crate::engine::task::Setting;
+use crate::engine::{EngineError, Result};
+
+/// Runs teacher and student on one batch at `step` and computes the gradients.
+pub(super) fn training_pass(
+    setting: &Setting<'_, LabelledSets>,
+    mut batch: LabelledBatch,
+    step: u64,
+) -> Result<Pass> {
+    let started = Instant::now();
+    let mut teaching = Duration::ZERO;
+    let images = to_device(&mut batch, setting.device)?;
+    // The teacher goes first: its activations are gone before the student's are kept.
+    let taught = timed(&mut teaching, || {
+        setting.lessons.map(|lessons| lessons.teacher().forward(&images, Mode::Inference)).transpose()
+    })?;
+    let taps = match (setting.config.task, setting.config.probe.bn) {
+        (Task::Probe, Bn::Frozen) => setting.student.forward_probing(&images, Mode::Inference)?,
+        (Task::Probe, Bn::Adapt) => setting.student.forward_probing(&images, Mode::Train)?,
+        (Task::Classify | Task::Detect, _) => setting.student.forward(&images, Mode::Train)?,
+    };
+    let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
+    let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.label_smoothing)?;
+    let mut terms = vec![("loss_classifier".to_owned(), loss, 1.0)];
+    if let (Some(lessons), Some(taught)) = (setting.lessons, &taught) {
+        terms.extend(lessons.terms(taught, &taps, step)?);
+    }
+    drop((taught, taps, images));
+    walk_back(terms, step, started, teaching)
+}
