@@ -48,7 +48,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         quiet: context.quiet,
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: &stop,
-        command: &command_line(&args, context),
+        command: &(command_line(&args, context) + " --resume"),
     };
     match &experiment {
         Experiment::Detect(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
@@ -85,7 +85,7 @@ fn command_line(args: &Args, context: &Context) -> String {
 }
 
 /// As one word of a POSIX shell.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),

@@ -26,11 +26,11 @@ pub enum EngineError {
         losses: String,
     },
     /// The run was asked to stop; its state is saved.
-    #[error("interrupted after step {step}, the state is saved; go on with `{command} --resume`")]
+    #[error("interrupted after step {step}, the state is saved; go on with `{command}`")]
     Interrupted {
         /// Finished steps.
         step: u64,
-        /// What started the run.
+        /// What goes on with the run.
         command: String,
     },
     /// Two parts of a run name different classes.

@@ -18,6 +18,7 @@ use crate::report::table::{Comparison, ModelRow, Row as _};
 use crate::weights::WeightsFile;
 
 /// How to run an experiment.
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// Where to compute.
     pub device: &'a Device,
@@ -27,7 +28,7 @@ pub struct Request<'a> {
     pub start: Start,
     /// Set when the user wants the run to stop.
     pub stop: &'a AtomicBool,
-    /// What the user typed.
+    /// What goes on with the run once it was interrupted.
     pub command: &'a str,
 }
 

@@ -40,7 +40,7 @@ pub struct Surroundings<'a, T: Task = DataSets> {
     pub quiet: bool,
     /// Set when the user wants the run to stop.
     pub stop: &'a AtomicBool,
-    /// What the user typed to start the run, for the advice how to go on.
+    /// What goes on with the run, for the advice.
     pub command: &'a str,
 }
 

@@ -12,6 +12,7 @@
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
 //! | [`evaluate`], [`outcome`] | a detector over a data set; what came of a job |
 //! | [`build`], [`classes`] | configuration to network; class lists that must agree |
+//! | [`comparison`] | several experiments and seeds, one table |
 //! | [`bench`] | how long steps and inference take |
 //! | `log_lines`, `picture` | the lines of `log.jsonl`; detections beside the truth |
 //! | [`interrupt`] | Ctrl-C |
@@ -19,6 +20,7 @@
 pub mod bench;
 pub mod build;
 pub mod checkpoint;
+pub mod comparison;
 pub mod classes;
 pub mod classify;
 pub mod detect;

@@ -1,4 +1,5 @@
-//! The configuration that a job was started with, kept in its folder: a job goes on with the same one only.
+//! The configuration and the program that a job was started with, kept in its folder: a job goes on with the same
+//! configuration only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -8,12 +9,26 @@ use super::{EngineError, Result};
 use crate::fsx;
 
 const FILE: &str = "config.toml";
+const PROGRAM: &str = "program.txt";
 /// Differing keys that an error shows.
 const SHOWN: usize = 12;
 
 /// Records `config` in the job's `folder`.
 pub(super) fn record(folder: &Path, config: &impl Settings) -> Result<()> {
-    Ok(fsx::write_atomic(&folder.join(FILE), config.document().as_bytes())?)
+    fsx::write_atomic(&folder.join(FILE), config.document().as_bytes())?;
+    Ok(fsx::write_atomic(&folder.join(PROGRAM), program().as_bytes())?)
+}
+
+/// Whether the job in `folder` was started by this very program, byte for byte.
+pub(super) fn is_this_program(folder: &Path) -> bool {
+    std::fs::read_to_string(folder.join(PROGRAM)).is_ok_and(|recorded| recorded == program())
+}
+
+/// The program's version and the BLAKE3 of its file.
+fn program() -> String {
+    let file = std::env::current_exe().and_then(std::fs::read);
+    let hash = file.map_or("unknown".to_owned(), |bytes| blake3::hash(&bytes).to_hex().to_string());
+    format!("ckd-det {} {hash}\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// Whether the job in `folder` was started with settings that give the same weights as `config`.

@@ -15,7 +15,7 @@ mod weights;
 
 pub use evaluate::{MeasuredClassifier, measure};
 pub use sources::{LabelledSets, load_split};
-pub use weights::ClassifierCard;
+pub use weights::{ClassifierCard, load_weights};
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -57,7 +57,10 @@ impl ClassifierCard {
     }
 
     /// Refuses the weights at `path` for data with other `classes`.
-    pub(super) fn check_classes(&self, path: &Path, classes: &[String]) -> Result<()> {
+    ///
+    /// # Errors
+    /// Names the first difference.
+    pub fn check_classes(&self, path: &Path, classes: &[String]) -> Result<()> {
         if self.classes == classes {
             return Ok(());
         }
@@ -81,6 +84,15 @@ pub(super) enum Head {
     Fits,
     /// One for other classes, or none, is left out.
     MayDiffer,
+}
+
+/// Loads a whole classifier.
+///
+/// # Errors
+/// Lists every missing, unexpected and mis-shaped name.
+pub fn load_weights(model: &Classifier, file: &WeightsFile) -> Result<()> {
+    load(model, file, Head::Fits)?;
+    Ok(())
 }
 
 /// Loads `file` into `model` and names what stays random.
