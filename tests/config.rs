@@ -4,7 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use ckd_det::config::{Backbone, CkdAt, Config, ConfigError, Distill, Length, Loaded, Norm, list};
+use ckd_det::config::{
+    AnchorCorners, Backbone, CkdAt, Config, ConfigError, Distill, Length, Loaded, Norm, Resize, RoiAlign,
+    list,
+};
 use tempfile::TempDir;
 
 /// A complete configuration with nothing to spare.
@@ -181,7 +184,10 @@ fn a_wrong_type_is_shown_at_the_value() {
         ("data.root=", "is an empty path"),
         ("data.root= \u{a0} ", "is an empty path"),
         ("student.backbone=resnet19", "did you mean \"resnet18\"?"),
-        ("student.backbone=vgg", "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v2"),
+        (
+            "student.backbone=vgg",
+            "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v1, mobilenet_v2",
+        ),
     ] {
         assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);
     }
@@ -376,6 +382,8 @@ fn values_that_do_not_fit_are_named_with_what_to_do() {
         ("data.kind=synth", ["\"data.synth\" is missing", "[data.synth]"]),
         ("student.freeze_at=2", ["would freeze random weights", "freeze_at = 0"]),
         ("student.freeze_at=6", ["\"student.freeze_at\" is 6", "5 stages"]),
+        ("student.stride_in=1x1", ["\"student.stride_in\" is \"1x1\", but resnet18", "leave it out"]),
+        ("detector.rpn.head_convs=0", ["\"detector.rpn.head_convs\" is 0", "1 or more"]),
         ("eval.max_images=0", ["\"eval.max_images\" is 0", "1 or more"]),
     ] {
         assert_mentions(&error(&text, &[set]), &parts);
@@ -420,6 +428,43 @@ fn the_teacher_must_be_what_its_own_config_trains() {
     }
     let circle = folder(&[("x.toml", &text), ("t.toml", &text.replace("t.toml", "x.toml"))]);
     assert_mentions(&error_in(&circle, "x.toml", &[]), &["`teacher.train` runs in a circle"]);
+}
+
+#[test]
+fn the_teachers_detector_is_the_students_but_for_what_it_says() {
+    let text = format!("{SMALL}{TEACHER}");
+    let sets = [
+        "detector.rpn.nms_threshold=0.6",
+        "teacher.detector.anchor_corners=exact",
+        "teacher.detector.roi.align=aligned",
+        "teacher.resize=pil_bilinear",
+    ];
+    let loaded = load(&text, &sets).expect("valid");
+    let (config, teachers) = (&loaded.config, loaded.config.teacher_detector());
+    let mut expected = config.detector.clone();
+    (expected.anchor_corners, expected.roi.align) = (AnchorCorners::Exact, RoiAlign::Aligned);
+    assert_eq!(*teachers, expected);
+    assert_eq!((config.detector.rpn.nms_threshold, config.detector.roi.align), (0.6, RoiAlign::Legacy));
+    assert_eq!((config.input.resize, config.teacher_resize()), (Resize::Bilinear, Resize::PilBilinear));
+    assert_eq!(&load(&loaded.resolved_toml(), &[]).expect("resolved").config, config);
+
+    let plain =
+        load(&text, &["detector.roi.align=aligned", "input.resize=pil_bilinear"]).expect("valid").config;
+    assert_eq!(plain.teacher_detector(), &plain.detector);
+    assert_eq!(plain.teacher_resize(), Resize::PilBilinear);
+    for (set, parts) in [
+        (
+            "teacher.detector.architecture=retinanet",
+            ["\"teacher.detector.architecture\"", "student is a faster_rcnn"],
+        ),
+        ("teacher.detector.roi.pool_size=0", ["\"teacher.detector.roi.pool_size\" is 0", "1 or more"]),
+        ("teacher.detector.rois=1", ["unknown key \"rois\" in [teacher.detector]", "\"roi\""]),
+        ("teacher.detector=1", ["wrong type for \"teacher.detector\"", "expected a table"]),
+    ] {
+        assert_mentions(&error(&text, &[set]), &parts);
+    }
+    let retina = ["detector.architecture=retinanet", "distill=[]", "teacher.detector.aspect_ratios=[1]"];
+    assert_mentions(&error(&text, &retina), &["makes 3 anchors a cell, the student has 9"]);
 }
 
 #[test]

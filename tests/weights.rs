@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::Config;
 use ckd_det::engine::build;
-use ckd_det::weights::file::write_safetensors;
+use ckd_det::weights::file::{Format, write_safetensors};
 use ckd_det::weights::{ModelCard, WeightsError, WeightsFile, load};
 use ckd_detectors::Detector;
 use tempfile::TempDir;
 use tiny::{Tiny, assert_mentions};
-use torch_file::TorchFile;
+use torch_file::{ArrayBytes, TorchFile};
 
 /// A student of three classes, and the folder of its configuration.
 fn student() -> (Tiny, Detector) {
@@ -235,13 +235,8 @@ fn small() -> BTreeMap<String, Tensor> {
 #[test]
 fn files_that_hold_no_weights_are_told_by_their_first_bytes() {
     for bytes in [b"".as_slice(), b"P", b"weights", b"{\"a\": 1}", &[0; 64], &[0xff; 64]] {
-        assert_mentions(&refused(bytes), &["neither safetensors nor a torch zip file"]);
+        assert_mentions(&refused(bytes), &["neither safetensors nor a torch file", ".pkl"]);
     }
-    // A legacy torch file: a pickle of a magic number first.
-    assert_mentions(
-        &refused(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."),
-        &["older torch format", "torch.save"],
-    );
 }
 
 #[test]
@@ -313,16 +308,22 @@ fn a_torch_file_is_read_with_its_types_strides_parameters_and_nesting() {
     let path = folder.path().join("weights.pth");
     let tensors = small();
     let check = |file: &TorchFile| {
-        fs::write(&path, file.bytes()).unwrap();
-        let read = read(&path);
-        assert_eq!(read.tensors.keys().collect::<Vec<_>>(), ["a.weight", "b.bias"]);
-        for (name, tensor) in &tensors {
-            assert_eq!(read.tensors[name].dims(), tensor.dims());
-            assert_eq!(values(&read.tensors[name]), values(tensor), "{name}");
+        for (bytes, format) in [(file.bytes(), Format::TorchZip), (file.legacy_bytes(), Format::TorchLegacy)]
+        {
+            fs::write(&path, bytes).unwrap();
+            let read = read(&path);
+            assert_eq!(read.format, format);
+            assert_eq!(read.tensors.keys().collect::<Vec<_>>(), ["a.weight", "b.bias"]);
+            for (name, tensor) in &tensors {
+                assert_eq!(read.tensors[name].dims(), tensor.dims());
+                assert_eq!(values(&read.tensors[name]), values(tensor), "{name}");
+            }
+            assert!(read.metadata.is_empty());
         }
-        assert!(read.metadata.is_empty());
     };
     check(&TorchFile::of(&tensors));
+    check(&TorchFile { wrapper: "module.", ..TorchFile::of(&tensors) });
+    check(&TorchFile { wrapper: "_orig_mod.module.", ..TorchFile::of(&tensors) });
     for key in ["state_dict", "model"] {
         check(&TorchFile { under: Some(key), ..TorchFile::of(&tensors) });
     }
@@ -340,7 +341,10 @@ fn a_torch_file_is_read_with_its_types_strides_parameters_and_nesting() {
 fn a_torch_file_without_a_state_dict_says_what_there_is() {
     let tensors = small();
     let message = refused(&TorchFile { under: Some("weights"), ..TorchFile::of(&tensors) }.bytes());
-    assert_mentions(&message, &["no state dict", "state_dict, model, model_state_dict", "there is weights"]);
+    assert_mentions(
+        &message,
+        &["no state dict", "state_dict, model, model_state_dict, net", "there is weights"],
+    );
     // A list, a whole model (an object of some class), nothing.
     for pickle in [b"\x80\x02].".as_slice(), b"\x80\x02cmodels\nNet\n)\x81}b.", b"\x80\x02N."] {
         let message = refused(&torch_file::zip(&[("archive/data.pkl", pickle)]));
@@ -408,6 +412,109 @@ fn every_cut_and_many_changes_of_a_torch_file_are_survived() {
             let _ = WeightsFile::read(&path);
         }
     }
+}
+
+#[test]
+fn every_cut_and_many_changes_of_a_legacy_torch_file_are_survived() {
+    let whole = TorchFile::of(&small()).legacy_bytes();
+    for cut in 0..whole.len() {
+        refused(&whole[..cut]);
+    }
+    let folder = folder();
+    let path = folder.path().join("changed.pth");
+    for at in 4..whole.len() {
+        for byte in [0x00, 0x7f, 0xff, whole[at] ^ 1] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            fs::write(&path, &changed).unwrap();
+            let _ = WeightsFile::read(&path);
+        }
+    }
+}
+
+#[test]
+fn a_legacy_torch_file_that_lies_about_sizes_is_refused() {
+    let folder = folder();
+    let path = folder.path().join("fine.pth");
+    fs::write(&path, torch_file::one_legacy_tensor(&[2, 2], &[2, 1], 4, &[0; 16])).unwrap();
+    assert_eq!(read(&path).tensors["w"].dims(), [2, 2]);
+    // Storages of 2^64 - 1, 2^62 and 5 numbers, of which there are four.
+    for count in [u64::MAX, 1 << 62, 5] {
+        let message = refused(&torch_file::one_legacy_tensor(&[2, 2], &[2, 1], count, &[0; 16]));
+        assert_mentions(&message, &["cut short"]);
+    }
+    for (shape, strides) in
+        [(&[5][..], &[1][..]), (&[1 << 30, 4], &[0, 1]), (&[2, 2], &[4, 1]), (&[-2], &[1])]
+    {
+        let message = refused(&torch_file::one_legacy_tensor(shape, strides, 4, &[0; 16]));
+        assert_mentions(&message, &["w: "]);
+    }
+    let big_endian = [torch_file::LEGACY_START, b"\x80\x02N.\x80\x02]."].concat();
+    let at = big_endian.iter().rposition(|&byte| byte == 0x88).unwrap();
+    let mut changed = big_endian.clone();
+    changed[at] = 0x89;
+    assert_mentions(&refused(&changed), &["big-endian"]);
+    assert_mentions(&refused(&big_endian), &["no state dict"]);
+}
+
+#[test]
+fn a_pickle_of_arrays_is_read_however_python_wrote_it() {
+    let folder = folder();
+    let path = folder.path().join("weights.pkl");
+    let tensors = small();
+    for bytes in [ArrayBytes::Encoded, ArrayBytes::Bytes, ArrayBytes::Python2] {
+        fs::write(&path, torch_file::numpy_pickle(&tensors, "somebody", bytes)).unwrap();
+        let read = read(&path);
+        assert_eq!((read.format, read.remarks.author.as_deref()), (Format::NumpyPickle, Some("somebody")));
+        assert_eq!(read.tensors.keys().collect::<Vec<_>>(), ["a.weight", "b.bias"]);
+        for (name, tensor) in &tensors {
+            assert_eq!(read.tensors[name].dims(), tensor.dims(), "{bytes:?}");
+            assert_eq!(values(&read.tensors[name]), values(tensor), "{bytes:?} {name}");
+        }
+    }
+    let numbers = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
+    let data: Vec<u8> = numbers.into_iter().flat_map(f32::to_le_bytes).collect();
+    fs::write(&path, torch_file::one_array("f4", "<", &[2, 3], true, &data)).unwrap();
+    assert_eq!(values(&read(&path).tensors["w"]), [1.0, 3.0, 5.0, 2.0, 4.0, 6.0]);
+    let data: Vec<u8> = numbers.into_iter().flat_map(|value| f64::from(value).to_le_bytes()).collect();
+    fs::write(&path, torch_file::one_array("f8", "<", &[6], false, &data)).unwrap();
+    assert_eq!(values(&read(&path).tensors["w"]), numbers);
+    fs::write(&path, torch_file::one_array("i8", "<", &[6], false, &data)).unwrap();
+    assert!(read(&path).tensors.is_empty() && read(&path).entries["w"].shape == [6], "a counter");
+}
+
+#[test]
+fn a_pickle_of_arrays_that_lies_or_runs_code_is_refused() {
+    let whole = torch_file::numpy_pickle(&small(), "somebody", ArrayBytes::Encoded);
+    for cut in 0..whole.len() {
+        refused(&whole[..cut]);
+    }
+    assert_mentions(&refused(&[whole.as_slice(), b"more"].concat()), &["4 bytes follow"]);
+    let folder = folder();
+    let path = folder.path().join("changed.pkl");
+    for at in 3..whole.len() {
+        for byte in [0x00, 0x7f, 0xff, whole[at] ^ 1] {
+            let mut changed = whole.clone();
+            changed[at] = byte;
+            fs::write(&path, &changed).unwrap();
+            let _ = WeightsFile::read(&path);
+        }
+    }
+    for shape in [&[5][..], &[i32::MAX, i32::MAX, i32::MAX], &[-1], &[2, 3]] {
+        assert_mentions(&refused(&torch_file::one_array("f4", "<", shape, false, &[0; 16])), &["w: "]);
+    }
+    assert_mentions(
+        &refused(&torch_file::one_array("f4", ">", &[4], false, &[0; 16])),
+        &["w: ", "big-endian"],
+    );
+    assert_mentions(&refused(&torch_file::one_array("O", "|", &[4], false, &[0; 16])), &["w: ", "type O"]);
+    // os.system("true")
+    assert_mentions(&refused(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."), &["no state dict"]);
+    // A length of nearly 2^64 bytes.
+    assert_mentions(&refused(b"\x80\x04}\x8e\xff\xff\xff\xff\xff\xff\xff\x7f."), &["cut short at byte 3"]);
+    // A row of opcodes without end.
+    let endless = [b"\x80\x02}".as_slice(), &b")0".repeat(2 << 20), b"."].concat();
+    assert_mentions(&refused(&endless), &["opcodes"]);
 }
 
 #[test]

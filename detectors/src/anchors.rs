@@ -3,7 +3,8 @@
 //! Ren et al., "Faster R-CNN", NeurIPS 2015; Lin et al., "Feature Pyramid Networks" and "Focal Loss",
 //! CVPR and ICCV 2017. As torchvision's `AnchorGenerator`: an aspect ratio is height / width, cell anchors are
 //! rounded half to even, a level's stride is the padded image size divided by the feature size, rounded down,
-//! for each axis.
+//! for each axis. [`AnchorGenerator::exact`] does as Detectron2 and MMDetection: no rounding, and strides that are
+//! given. In all of them the first anchor's centre is the image's corner.
 
 use crate::boxes::{GeometryError, Xyxy};
 
@@ -11,6 +12,8 @@ use crate::boxes::{GeometryError, Xyxy};
 #[derive(Debug, Clone, PartialEq)]
 pub struct AnchorGenerator {
     cells: Vec<Vec<Xyxy>>,
+    /// Pixels between neighbouring cells, level by level; `None` if they follow from the sizes.
+    strides: Option<Vec<usize>>,
 }
 
 impl AnchorGenerator {
@@ -19,16 +22,27 @@ impl AnchorGenerator {
     /// # Errors
     /// When there is no level, a level without size, no aspect ratio, or one of them isn't finite and positive.
     pub fn new(sizes: &[Vec<f32>], aspect_ratios: &[f32]) -> Result<Self, GeometryError> {
-        let refuse = |what, rule, got: f64| Err(GeometryError::Parameter { what, rule, got });
-        if sizes.is_empty() || sizes.iter().any(Vec::is_empty) || aspect_ratios.is_empty() {
-            return refuse("anchor sizes of a level, or aspect ratios", "at least one value", 0.0);
+        check(sizes, aspect_ratios)?;
+        let cells = sizes.iter().map(|level| rounded_anchors(level, aspect_ratios)).collect();
+        Ok(Self { cells, strides: None })
+    }
+
+    /// Anchors whose corners are not rounded, `strides[level]` pixels from cell to cell.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); when there are not as many strides as levels, or one is 0.
+    pub fn exact(
+        sizes: &[Vec<f32>],
+        aspect_ratios: &[f32],
+        strides: &[usize],
+    ) -> Result<Self, GeometryError> {
+        check(sizes, aspect_ratios)?;
+        GeometryError::check_length("strides of the anchors", sizes.len(), strides.len())?;
+        if strides.contains(&0) {
+            return Err(GeometryError::Parameter { what: "stride", rule: "at least 1", got: 0.0 });
         }
-        for &value in sizes.iter().flatten().chain(aspect_ratios) {
-            if !(value.is_finite() && value > 0.0) {
-                return refuse("anchor size or aspect ratio", "finite and above 0", f64::from(value));
-            }
-        }
-        Ok(Self { cells: sizes.iter().map(|level| cell_anchors(level, aspect_ratios)).collect() })
+        let cells = sizes.iter().map(|level| exact_anchors(level, aspect_ratios)).collect();
+        Ok(Self { cells, strides: Some(strides.to_vec()) })
     }
 
     /// torchvision's Faster R-CNN with FPN: p2..p6, one size a level (32, 64, .. 512), three aspect ratios.
@@ -93,12 +107,15 @@ impl AnchorGenerator {
         feature_hw: &[(usize, usize)],
     ) -> Result<Vec<Xyxy>, GeometryError> {
         let mut anchors = Vec::with_capacity(self.counts(feature_hw)?.iter().sum());
-        for (cell, &(height, width)) in self.cells.iter().zip(feature_hw) {
+        for (level, (cell, &(height, width))) in self.cells.iter().zip(feature_hw).enumerate() {
             if height == 0 || width == 0 {
                 let rule = "at least 1 (is the image smaller than the network's stride?)";
                 return Err(GeometryError::Parameter { what: "side of a feature map", rule, got: 0.0 });
             }
-            let (stride_y, stride_x) = (image_hw.0 / height, image_hw.1 / width);
+            let (stride_y, stride_x) = match &self.strides {
+                Some(strides) => (strides[level], strides[level]),
+                None => (image_hw.0 / height, image_hw.1 / width),
+            };
             for row in 0..height {
                 let y = (row * stride_y) as f32;
                 for column in 0..width {
@@ -112,7 +129,7 @@ impl AnchorGenerator {
 }
 
 /// Anchors around (0, 0), for each aspect ratio each size; f32 as torchvision, so that .5 falls the same way.
-fn cell_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
+fn rounded_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
     let mut cell = Vec::with_capacity(sizes.len() * aspect_ratios.len());
     for ratio in aspect_ratios {
         let height_ratio = ratio.sqrt();
@@ -123,6 +140,34 @@ fn cell_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
         }
     }
     cell
+}
+
+/// The same without rounding; f64 until the end, as Detectron2. (It lists them size by size, and its weights with
+/// them; here they are in torchvision's and MMDetection's order.)
+fn exact_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
+    let mut cell = Vec::with_capacity(sizes.len() * aspect_ratios.len());
+    for &ratio in aspect_ratios {
+        for &size in sizes {
+            let (ratio, size) = (f64::from(ratio), f64::from(size));
+            let width = (size * size / ratio).sqrt();
+            let (x, y) = ((width / 2.0) as f32, (ratio * width / 2.0) as f32);
+            cell.push([-x, -y, x, y]);
+        }
+    }
+    cell
+}
+
+fn check(sizes: &[Vec<f32>], aspect_ratios: &[f32]) -> Result<(), GeometryError> {
+    let refuse = |what, rule, got: f64| Err(GeometryError::Parameter { what, rule, got });
+    if sizes.is_empty() || sizes.iter().any(Vec::is_empty) || aspect_ratios.is_empty() {
+        return refuse("anchor sizes of a level, or aspect ratios", "at least one value", 0.0);
+    }
+    for &value in sizes.iter().flatten().chain(aspect_ratios) {
+        if !(value.is_finite() && value > 0.0) {
+            return refuse("anchor size or aspect ratio", "finite and above 0", f64::from(value));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -142,6 +187,25 @@ mod tests {
         let anchors = generator.generate((7, 10), &[(2, 3)]).expect("valid");
         let centres: Vec<_> = anchors.iter().map(|b| (b[0] + 1.0, b[1] + 1.0)).collect();
         assert_eq!(centres, [(0.0, 0.0), (3.0, 0.0), (6.0, 0.0), (0.0, 3.0), (3.0, 3.0), (6.0, 3.0)]);
+    }
+
+    #[test]
+    fn exact_anchors_keep_their_area_and_their_strides() {
+        let exact = AnchorGenerator::exact(&[vec![5.0, 7.0]], &[0.5, 2.0], &[64]).expect("valid");
+        // 25 cells of stride 32 halved: 13 of stride 64, which reach beyond the image.
+        let anchors = exact.generate((800, 800), &[(13, 13)]).expect("valid");
+        assert_eq!(anchors.len(), 13 * 13 * 4);
+        let area = |b: &Xyxy| (b[2] - b[0]) * (b[3] - b[1]);
+        for (anchor, size) in anchors.iter().zip([5.0, 7.0, 5.0, 7.0]) {
+            assert!((area(anchor) - size * size).abs() < 1e-5, "{anchor:?}");
+        }
+        let (wide, tall) = (anchors[0], anchors[2]);
+        assert_eq!([wide[0], wide[1]], [tall[1], tall[0]]);
+        assert_eq!(wide[2], (12.5_f64.sqrt()) as f32);
+        assert_eq!(anchors[4][0], anchors[0][0] + 64.0);
+        assert!(AnchorGenerator::exact(&[vec![5.0]], &[1.0], &[]).is_err());
+        assert!(AnchorGenerator::exact(&[vec![5.0]], &[1.0], &[0]).is_err());
+        assert!(AnchorGenerator::exact(&[vec![]], &[1.0], &[4]).is_err());
     }
 
     #[test]

@@ -3,7 +3,11 @@
 //! Girshick et al., "Rich feature hierarchies", CVPR 2014, appendix C: dx = (gx - px) / pw, dw = ln(gw / pw),
 //! likewise dy and dh, each times a weight; torchvision's `BoxCoder`.
 
+use candle_core::Tensor;
+use ckd_kernels::Value;
+
 use crate::boxes::Xyxy;
+use crate::{Error, Result};
 
 /// The largest dw and dh that decoding accepts, ln(1000 / 16): exp of an untrained output must not overflow.
 pub const LARGEST_LOG_RATIO: f32 = 4.135_166_6;
@@ -58,6 +62,56 @@ impl BoxCoder {
         let half_width = 0.5 * (bounded(deltas[2] / ww).exp() * width);
         let half_height = 0.5 * (bounded(deltas[3] / wh).exp() * height);
         [centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height]
+    }
+
+    /// [`decode`](Self::decode) of every row, with its gradient.
+    ///
+    /// # Shapes
+    /// `deltas` (M, 4) and M `references`; boxes `xyxy` (M, 4).
+    ///
+    /// # Errors
+    /// If the numbers of rows differ.
+    pub fn decode_rows(&self, deltas: &Value, references: &[Xyxy]) -> Result<Value> {
+        let shape = [references.len(), 4];
+        if deltas.dims() != shape {
+            let reason = format!("deltas of shape {:?} for {} boxes", deltas.dims(), references.len());
+            return Err(Error::Invalid { part: "box coder", reason });
+        }
+        let values = deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
+        let (rows, _) = values.as_chunks::<4>();
+        let boxes: Vec<f32> = rows
+            .iter()
+            .zip(references)
+            .flat_map(|(deltas, reference)| self.decode(deltas, reference))
+            .collect();
+        let boxes = Tensor::from_vec(boxes, &shape, deltas.tensor().device())?;
+        let (coder, references) = (*self, references.to_vec());
+        Ok(Value::operation(&[deltas], boxes, move |gradient| {
+            let flat = gradient.flatten_all()?.to_vec1::<f32>()?;
+            let (by_box, _) = flat.as_chunks::<4>();
+            let (rows, _) = values.as_chunks::<4>();
+            let of_deltas: Vec<f32> = by_box
+                .iter()
+                .zip(rows)
+                .zip(&references)
+                .flat_map(|((by_box, deltas), reference)| coder.decode_gradient(by_box, deltas, reference))
+                .collect();
+            Ok(vec![Some(Tensor::from_vec(of_deltas, gradient.shape(), gradient.device())?)])
+        }))
+    }
+
+    /// The gradient of `deltas` from that of the box they make of `reference`.
+    fn decode_gradient(&self, by_box: &[f32; 4], deltas: &[f32; 4], reference: &Xyxy) -> [f32; 4] {
+        let (_, _, width, height) = centre_and_size(reference);
+        let sides = [width, height];
+        let centre = |axis: usize| (by_box[axis] + by_box[axis + 2]) / self.weights[axis] * sides[axis];
+        let size = |axis: usize| {
+            let log_ratio = deltas[axis + 2] / self.weights[axis + 2];
+            // Beyond the bound a side does not grow.
+            let side = if log_ratio > LARGEST_LOG_RATIO { 0.0 } else { log_ratio.exp() * sides[axis] };
+            0.5 * (by_box[axis + 2] - by_box[axis]) * side / self.weights[axis + 2]
+        };
+        [centre(0), centre(1), size(0), size(1)]
     }
 }
 

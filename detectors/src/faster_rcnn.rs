@@ -8,7 +8,7 @@ use crate::backbone::{Backbone, BackboneConfig};
 use crate::boxes::Xyxy;
 use crate::fpn::{ExtraLevels, Fpn};
 use crate::images::{Images, Normalization, Target};
-use crate::nn::Mode;
+use crate::nn::{HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
 use crate::roi_heads::{RoiConfig, RoiHeads, RoiSamples};
@@ -23,6 +23,8 @@ pub struct FasterRcnnConfig {
     pub backbone: BackboneConfig,
     /// Width of the pyramid.
     pub fpn_channels: usize,
+    /// The norms of the pyramid.
+    pub fpn_norm: HeadNorm,
     /// Foreground classes.
     pub classes: usize,
     /// Anchors of the levels P2 to P6.
@@ -69,8 +71,8 @@ impl FasterRcnn {
     pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
         let backbone = builder.within("backbone");
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
-        let fpn =
-            Fpn::new(&backbone.within("fpn"), &body.channels(), config.fpn_channels, ExtraLevels::Subsample)?;
+        let (inputs, width) = (body.channels(), config.fpn_channels);
+        let fpn = Fpn::new(&backbone.within("fpn"), &inputs, width, config.fpn_norm, ExtraLevels::Subsample)?;
         let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
         let heads =
             RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
@@ -93,7 +95,7 @@ impl FasterRcnn {
     /// The pyramid P2 to P6.
     pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
         let input = images.normalized(&self.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, mode)?)
+        self.fpn.forward(&self.body.forward(&input, mode)?, mode)
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.
@@ -112,7 +114,7 @@ impl FasterRcnn {
         let rpn_losses = self.rpn.losses(&first, targets, random)?;
         let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;
         let samples = self.heads.sample(proposals, targets, random)?;
-        let second = self.heads.forward(pyramid, &samples.boxes)?;
+        let second = self.heads.forward(pyramid, &samples.boxes, Mode::Train)?;
         let mut losses: Losses = self.heads.losses(&second, &samples)?.into();
         losses.extend(rpn_losses);
         Ok(RoiPass { losses, samples, logits: second.logits })
@@ -120,14 +122,14 @@ impl FasterRcnn {
 
     /// Class logits (R, K + 1) of given boxes per image: what a teacher says of its student's regions.
     pub fn roi_logits(&self, pyramid: &[Value], boxes: &[Vec<Xyxy>]) -> Result<Value> {
-        Ok(self.heads.forward(pyramid, boxes)?.logits)
+        Ok(self.heads.forward(pyramid, boxes, Mode::Inference)?.logits)
     }
 
     /// Detections in pixels of the padded images.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let pyramid = self.pyramid(images, Mode::Inference)?;
         let proposals = self.proposals(images, &pyramid)?;
-        let output = self.heads.forward(&pyramid, &proposals)?;
+        let output = self.heads.forward(&pyramid, &proposals, Mode::Inference)?;
         self.heads.detections(&output, &proposals, images)
     }
 

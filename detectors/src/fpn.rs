@@ -7,7 +7,7 @@ use ckd_kernels::pool::max_pool2d;
 use ckd_kernels::upsample::upsample_nearest_add;
 
 use crate::init::Init;
-use crate::nn::Conv2d;
+use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
 use crate::param::Builder;
 use crate::{Error, Result};
 
@@ -16,16 +16,25 @@ use crate::{Error, Result};
 pub enum ExtraLevels {
     /// One level: every second pixel of the last (Faster R-CNN's P6).
     Subsample,
-    /// Two levels: P6 by a strided convolution of P5, P7 of relu(P6) (RetinaNet).
-    P6P7,
+    /// Two levels: P6 by a strided convolution, P7 by one of relu(P6) (RetinaNet).
+    P6P7(P6From),
+}
+
+/// What RetinaNet's P6 is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum P6From {
+    /// The pyramid's P5: torchvision's `retinanet_resnet50_fpn`.
+    P5,
+    /// The backbone's last map: the paper, Detectron2's `res5`, torchvision's `retinanet_resnet50_fpn_v2`.
+    C5,
 }
 
 /// The neck: maps of equal width at all strides.
 #[derive(Debug)]
 pub struct Fpn {
-    lateral: Vec<Conv2d>,
-    output: Vec<Conv2d>,
-    extra: Option<[Conv2d; 2]>,
+    lateral: Vec<ConvBlock>,
+    output: Vec<ConvBlock>,
+    extra: Option<(P6From, [Conv2d; 2])>,
 }
 
 impl Fpn {
@@ -33,30 +42,41 @@ impl Fpn {
     ///
     /// # Errors
     /// If the width is 0.
-    pub fn new(builder: &Builder, inputs: &[usize], width: usize, extra: ExtraLevels) -> Result<Self> {
+    pub fn new(
+        builder: &Builder,
+        inputs: &[usize],
+        width: usize,
+        norm: HeadNorm,
+        extra: ExtraLevels,
+    ) -> Result<Self> {
         Error::unless_positive("pyramid", &[("width", width)])?;
-        let conv = |builder: &Builder, inputs, kernel, stride| {
-            Conv2d::new(
-                builder,
-                (inputs, width, kernel, stride),
-                Init::KaimingUniformLinearGain,
-                Init::Constant(0.0),
-            )
+        let weight = Init::KaimingUniformLinearGain;
+        let conv = |builder: &Builder, inputs, kernel| {
+            ConvBlock::new(builder, (inputs, width, kernel, 1), weight, norm)
+        };
+        let strided = |builder: &Builder, inputs| {
+            Conv2d::new(builder, (inputs, width, 3, 2), weight, Init::Constant(0.0))
         };
         let levels = 0..inputs.len();
         Ok(Self {
             lateral: levels
                 .clone()
-                .map(|i| conv(&builder.within("inner_blocks").within(i).within(0), inputs[i], 1, 1))
+                .map(|i| conv(&builder.within("inner_blocks").within(i), inputs[i], 1))
                 .collect::<Result<_>>()?,
             output: levels
-                .map(|i| conv(&builder.within("layer_blocks").within(i).within(0), width, 3, 1))
+                .map(|i| conv(&builder.within("layer_blocks").within(i), width, 3))
                 .collect::<Result<_>>()?,
             extra: match extra {
                 ExtraLevels::Subsample => None,
-                ExtraLevels::P6P7 => {
+                ExtraLevels::P6P7(from) => {
                     let within = builder.within("extra_blocks");
-                    Some([conv(&within.within("p6"), width, 3, 2)?, conv(&within.within("p7"), width, 3, 2)?])
+                    let channels = match (from, inputs.last()) {
+                        (P6From::C5, Some(&channels)) => channels,
+                        _ => width,
+                    };
+                    let convs =
+                        [strided(&within.within("p6"), channels)?, strided(&within.within("p7"), width)?];
+                    Some((from, convs))
                 }
             },
         })
@@ -66,24 +86,28 @@ impl Fpn {
     ///
     /// # Shapes
     /// Maps `(N, inputs[i], Hi, Wi)` to maps (N, width, Hi, Wi) and the extra ones.
-    pub fn forward(&self, maps: &[Value]) -> Result<Vec<Value>> {
+    pub fn forward(&self, maps: &[Value], mode: Mode) -> Result<Vec<Value>> {
         let mut levels = Vec::with_capacity(maps.len() + 2);
         let mut top: Option<Value> = None;
         for ((map, lateral), output) in maps.iter().zip(&self.lateral).zip(&self.output).rev() {
-            let lateral = lateral.forward(map, Identity)?;
+            let lateral = lateral.forward(map, mode, Identity)?;
             let merged = match &top {
                 Some(top) => upsample_nearest_add(top, &lateral)?,
                 None => lateral,
             };
-            levels.push(output.forward(&merged, Identity)?);
+            levels.push(output.forward(&merged, mode, Identity)?);
             top = Some(merged);
         }
         levels.reverse();
-        let Some(coarsest) = levels.last().cloned() else { return Ok(levels) };
+        let (Some(coarsest), Some(last)) = (levels.last().cloned(), maps.last()) else { return Ok(levels) };
         match &self.extra {
             None => levels.push(max_pool2d(&coarsest, 1, 2, 0)?),
-            Some([p6, p7]) => {
-                let p6 = p6.forward(&coarsest, Identity)?;
+            Some((from, [p6, p7])) => {
+                let below = match from {
+                    P6From::P5 => &coarsest,
+                    P6From::C5 => last,
+                };
+                let p6 = p6.forward(below, Identity)?;
                 let p7 = p7.forward(&relu(&p6)?, Identity)?;
                 levels.extend([p6, p7]);
             }

@@ -1,6 +1,8 @@
 //! Which pyramid level a RoI is pooled from.
 //!
 //! Lin et al., "Feature Pyramid Networks", CVPR 2017, equation 1: k = floor(k0 + log2(sqrt(area) / 224)).
+//! torchvision adds 1e-6 before rounding down, Detectron2 2e-16 to the ratio: they differ for sizes less than a
+//! millionth below 112, 224 or 448 pixels, and torchvision's is taken for all.
 
 use crate::boxes::{Xyxy, area};
 

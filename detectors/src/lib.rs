@@ -1,4 +1,4 @@
-//! The networks of ckd-det: ResNet and MobileNetV2 trunks, feature pyramids, Faster R-CNN and RetinaNet.
+//! The networks of ckd-det: ResNet, MobileNetV1 and MobileNetV2 trunks, feature pyramids, Faster R-CNN and RetinaNet.
 //!
 //! Pure model code: it reads no file, prints nothing, and knows no distillation beyond offering
 //! [`taps`]. Structure, names, initial values and behaviour are torchvision's.
@@ -11,6 +11,7 @@
 //! | [`rpn`], [`roi_heads`] | the two stages of Faster R-CNN |
 //! | [`anchors`], [`boxes`], [`box_coder`], [`matcher`], [`sampler`], [`level_mapper`] | geometry |
 //! | [`proposals`], [`nms`], [`postprocess`] | from scores to regions and detections |
+//! | [`names`] | what other programs call the same tensors |
 //! | [`images`], [`taps`] | what goes in; where distillation looks |
 //! | [`nn`], [`param`], [`init`] | layers and their parameters |
 
@@ -29,6 +30,7 @@ pub mod images;
 pub mod init;
 pub mod level_mapper;
 pub mod matcher;
+pub mod names;
 pub mod nms;
 pub mod nn;
 pub mod param;

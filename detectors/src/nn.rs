@@ -31,6 +31,9 @@ pub enum NormKind {
     Gn,
 }
 
+/// Which convolutions of a head or a pyramid have a norm, and so no bias; `None`: a bias and no norm.
+pub type HeadNorm = Option<NormKind>;
+
 /// PyTorch's, of every batch norm.
 pub(crate) const EPSILON: f64 = 1e-5;
 /// The batch's share of a running statistic.
@@ -89,8 +92,25 @@ impl ConvNorm {
         (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
         kind: NormKind,
     ) -> Result<Self> {
+        Self::with_init(
+            builder,
+            (conv, norm),
+            (inputs, outputs, kernel, stride),
+            Init::KaimingNormalFanOut,
+            kind,
+        )
+    }
+
+    /// As [`new`](Self::new), with `weight` as the convolution's initial values.
+    pub fn with_init(
+        builder: &Builder,
+        (conv, norm): (&str, &str),
+        (inputs, outputs, kernel, stride): (usize, usize, usize, usize),
+        weight: Init,
+        kind: NormKind,
+    ) -> Result<Self> {
         let config = Conv2dConfig::new(stride, kernel / 2);
-        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, kind)
+        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, weight, kind)
     }
 
     /// As [`new`](Self::new), but each of `channels` is convolved on its own.
@@ -101,7 +121,8 @@ impl ConvNorm {
         kind: NormKind,
     ) -> Result<Self> {
         let config = Conv2dConfig { groups: channels, ..Conv2dConfig::new(stride, kernel / 2) };
-        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, kind)
+        let weight = Init::KaimingNormalFanOut;
+        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, weight, kind)
     }
 
     fn build(
@@ -109,10 +130,11 @@ impl ConvNorm {
         (conv, norm): (&str, &str),
         shape: [usize; 4],
         config: Conv2dConfig,
+        weight: Init,
         kind: NormKind,
     ) -> Result<Self> {
         let outputs = shape[0];
-        let weight = builder.within(conv).weight("weight", &shape, Init::KaimingNormalFanOut)?;
+        let weight = builder.within(conv).weight("weight", &shape, weight)?;
         let frozen = builder.is_frozen() || kind == NormKind::FrozenBn;
         let within = if frozen { builder.within(norm).frozen() } else { builder.within(norm) };
         let norm_weight = within.weight("weight", &[outputs], Init::Constant(1.0))?;
@@ -180,6 +202,41 @@ impl ConvNorm {
                     Activation::Relu6 => ckd_kernels::elementwise::relu6(&sum)?,
                 })
             }
+        }
+    }
+}
+
+/// A convolution of a head or a pyramid, with a bias or a norm: torchvision's `Conv2dNormActivation`.
+#[derive(Debug)]
+pub enum ConvBlock {
+    /// With a bias.
+    Biased(Conv2d),
+    /// With a norm instead.
+    Normed(ConvNorm),
+}
+
+impl ConvBlock {
+    /// The convolution called `0` in `builder`'s layer; its bias begins at 0, its norm is called `1`.
+    pub fn new(
+        builder: &Builder,
+        shape: (usize, usize, usize, usize),
+        weight: Init,
+        norm: HeadNorm,
+    ) -> Result<Self> {
+        Ok(match norm {
+            None => Self::Biased(Conv2d::new(&builder.within(0), shape, weight, Init::Constant(0.0))?),
+            Some(kind) => Self::Normed(ConvNorm::with_init(builder, ("0", "1"), shape, weight, kind)?),
+        })
+    }
+
+    /// activation(norm(conv(x))).
+    ///
+    /// # Shapes
+    /// (N, inputs, H, W) to (N, outputs, H', W').
+    pub fn forward(&self, x: &Value, mode: Mode, activation: Activation) -> Result<Value> {
+        match self {
+            Self::Biased(conv) => conv.forward(x, activation),
+            Self::Normed(conv) => conv.forward(x, mode, None, activation),
         }
     }
 }

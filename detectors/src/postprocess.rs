@@ -52,6 +52,18 @@ impl Detections {
         self.labels.push(label);
     }
 
+    /// The same, clipped to the image; what lies outside goes.
+    fn clipped(self, image_hw: (usize, usize)) -> Self {
+        let mut detections = Self::default();
+        for ((b, &score), &label) in self.boxes.iter().zip(&self.scores).zip(&self.labels) {
+            let clipped = boxes::clip(b, image_hw);
+            if clipped[2] > clipped[0] && clipped[3] > clipped[1] {
+                detections.push(clipped, score, label);
+            }
+        }
+        detections
+    }
+
     /// The best `limit` that survive suppression within each class.
     fn suppressed(&self, nms_threshold: f64, limit: usize) -> Result<Self, GeometryError> {
         let kept = batched_nms_first(&self.boxes, &self.scores, &self.labels, nms_threshold, limit)?;
@@ -131,6 +143,17 @@ pub struct RetinaPostprocess {
     pub nms_threshold: f64,
     /// Detections of an image that are kept (300).
     pub detections_per_image: usize,
+    /// When boxes are clipped to the image.
+    pub clip: Clip,
+}
+
+/// When detections are clipped to the image: suppression compares them before or after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clip {
+    /// As soon as they are decoded: torchvision.
+    BeforeNms,
+    /// Those that are left at the end; then a box without area goes: Detectron2.
+    AfterNms,
 }
 
 /// The outputs of RetinaNet's head for one level of one image.
@@ -168,10 +191,18 @@ impl RetinaPostprocess {
             for k in top_k(&scores, self.topk_candidates) {
                 let (anchor, label) = (places[k] / columns, places[k] % columns);
                 let decoded = BoxCoder::ANCHORS.decode(&deltas[anchor], &level.anchors[anchor]);
-                candidates.push(boxes::clip(&decoded, image_hw), scores[k], label as u32);
+                let seen = match self.clip {
+                    Clip::BeforeNms => boxes::clip(&decoded, image_hw),
+                    Clip::AfterNms => decoded,
+                };
+                candidates.push(seen, scores[k], label as u32);
             }
         }
-        candidates.suppressed(self.nms_threshold, self.detections_per_image)
+        let kept = candidates.suppressed(self.nms_threshold, self.detections_per_image)?;
+        Ok(match self.clip {
+            Clip::BeforeNms => kept,
+            Clip::AfterNms => kept.clipped(image_hw),
+        })
     }
 
     /// Places (anchor * K + class) and probabilities above the score threshold.
@@ -220,6 +251,7 @@ mod tests {
         topk_candidates: 1000,
         nms_threshold: 0.5,
         detections_per_image: 300,
+        clip: Clip::BeforeNms,
     };
     const BOX: Xyxy = [0.0, 0.0, 10.0, 10.0];
 
@@ -232,6 +264,21 @@ mod tests {
         let found = roi(&[9.0, 0.0, 0.0, 0.0, 9.0, 0.0], &[0.0; 24], &[BOX; 2]);
         assert_eq!((found.labels.clone(), found.len()), (vec![0], 1));
         assert_eq!(found.boxes, [BOX]);
+    }
+
+    #[test]
+    fn what_lies_beyond_the_image_counts_in_suppression_only_if_clipped_after_it() {
+        // Alike within the image of 20 pixels, unlike beyond it.
+        let anchors = [[10.0, 0.0, 20.0, 10.0], [10.0, 0.0, 60.0, 10.0], [30.0, 0.0, 40.0, 10.0]];
+        let logits = [3.0, 2.0, 1.0];
+        let level = RetinaLevel { class_logits: &logits, box_regression: &[0.0; 12], anchors: &anchors };
+        let found = |clip| {
+            let found = RetinaPostprocess { clip, ..RETINA }.detect(&[level], (20, 20)).expect("lengths fit");
+            found.boxes
+        };
+        let edge = [10.0, 0.0, 20.0, 10.0];
+        assert_eq!(found(Clip::BeforeNms), [edge, [20.0, 0.0, 20.0, 10.0]]);
+        assert_eq!(found(Clip::AfterNms), [edge, edge]);
     }
 
     #[test]

@@ -3,17 +3,17 @@
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, reshape, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, sigmoid_focal_loss, smooth_l1};
+use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
-use crate::fpn::{ExtraLevels, Fpn};
+use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Normalization, Target};
 use crate::init::Init;
 use crate::matcher::{Match, Matcher};
-use crate::nn::{Conv2d, Mode};
+use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
 use crate::rpn::{anchors_per_cell, per_anchor};
@@ -27,12 +27,18 @@ pub struct RetinaNetConfig {
     pub backbone: BackboneConfig,
     /// Width of the pyramid and of the head.
     pub fpn_channels: usize,
+    /// The norms of the pyramid.
+    pub fpn_norm: HeadNorm,
+    /// What P6 is made of.
+    pub p6_from: P6From,
     /// Foreground classes.
     pub classes: usize,
     /// Anchors of the levels P3 to P7.
     pub anchors: AnchorGenerator,
     /// Hidden convolutions of each head.
     pub head_convs: usize,
+    /// Their norms.
+    pub head_norm: HeadNorm,
     /// Anchors with at least this IoU are positive.
     pub fg_iou: f64,
     /// Anchors with a smaller IoU are background.
@@ -41,10 +47,21 @@ pub struct RetinaNetConfig {
     pub focal_alpha: f64,
     /// Focal loss: exponent of the easiness.
     pub focal_gamma: f64,
+    /// How far a box is from the truth.
+    pub box_loss: BoxLoss,
     /// From logits to detections.
     pub postprocess: RetinaPostprocess,
     /// The input's scale.
     pub normalization: Normalization,
+}
+
+/// How far a positive anchor's box is from the truth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxLoss {
+    /// The absolute differences of the four deltas.
+    L1,
+    /// 1 - GIoU of the boxes (Rezatofighi et al. 2019): torchvision's `retinanet_resnet50_fpn_v2`.
+    Giou,
 }
 
 /// The network.
@@ -61,7 +78,7 @@ pub struct RetinaNet {
 
 #[derive(Debug)]
 struct Head {
-    hidden: Vec<Conv2d>,
+    hidden: Vec<ConvBlock>,
     last: Conv2d,
 }
 
@@ -107,10 +124,12 @@ impl RetinaNet {
         let backbone = builder.within("backbone");
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
         let width = config.fpn_channels;
-        let fpn = Fpn::new(&backbone.within("fpn"), &body.channels()[1..], width, ExtraLevels::P6P7)?;
+        let extra = ExtraLevels::P6P7(config.p6_from);
+        let fpn = Fpn::new(&backbone.within("fpn"), &body.channels()[1..], width, config.fpn_norm, extra)?;
         let per_cell = anchors_per_cell(&config.anchors)?;
         let head = |name: &str, last: &str, outputs, bias| {
-            Head::new(&builder.within("head").within(name), (width, outputs, config.head_convs), last, bias)
+            let shape = (width, outputs, config.head_convs);
+            Head::new(&builder.within("head").within(name), shape, config.head_norm, last, bias)
         };
         let prior_bias = Init::Constant(-((1.0 - PRIOR) / PRIOR).ln() as f32);
         let classification =
@@ -136,27 +155,27 @@ impl RetinaNet {
     /// The pyramid P3 to P7.
     pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
         let input = images.normalized(&self.config.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, mode)?[1..])
+        self.fpn.forward(&self.body.forward(&input, mode)?[1..], mode)
     }
 
     /// Class logits (N·A, K) of every anchor.
     pub fn anchor_logits(&self, pyramid: &[Value]) -> Result<Value> {
-        flat(&self.classification.forward(pyramid, self.config.classes)?)
+        flat(&self.classification.forward(pyramid, self.config.classes, Mode::Inference)?)
     }
 
     /// Runs both heads on every level.
     ///
     /// # Errors
     /// If the pyramid is not that of `images`.
-    pub fn forward(&self, images: &Images, pyramid: &[Value]) -> Result<RetinaOutput> {
+    pub fn forward(&self, images: &Images, pyramid: &[Value], mode: Mode) -> Result<RetinaOutput> {
         images.check_pyramid(pyramid)?;
-        let logits = self.classification.forward(pyramid, self.config.classes)?;
+        let logits = self.classification.forward(pyramid, self.config.classes, mode)?;
         let sizes: Vec<(usize, usize)> =
             pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
         Ok(RetinaOutput {
             per_level: logits.iter().map(|level| level.dims()[1]).collect(),
             logits: flat(&logits)?,
-            deltas: flat(&self.regression.forward(pyramid, 4)?)?,
+            deltas: flat(&self.regression.forward(pyramid, 4, mode)?)?,
             anchors: self.config.anchors.generate(images.padded_size()?, &sizes)?,
         })
     }
@@ -167,10 +186,12 @@ impl RetinaNet {
     /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<AnchorPass> {
         images.check_targets(targets, self.config.classes)?;
-        let output = self.forward(images, pyramid)?;
+        let output = self.forward(images, pyramid, Mode::Train)?;
         let count = output.anchors.len();
         let mut classes = Vec::with_capacity(count * targets.len());
-        let (mut chosen, mut deltas, mut positives) = (Vec::new(), Vec::new(), Vec::new());
+        // Of each positive: its row, its anchor and its true box.
+        let (mut chosen, mut anchors, mut truths) = (Vec::new(), Vec::new(), Vec::new());
+        let mut positives = Vec::with_capacity(targets.len());
         // Both losses are means over the images of sums over an image, divided by its number of positives.
         let (mut per_anchor, mut per_positive) = (Vec::new(), Vec::new());
         for (image, target) in targets.iter().enumerate() {
@@ -179,7 +200,8 @@ impl RetinaNet {
             classes.extend(matches.iter().enumerate().map(|(anchor, matched)| match *matched {
                 Match::Gt(truth) => {
                     rows_of.push((image * count + anchor) as u32);
-                    deltas.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
+                    anchors.push(output.anchors[anchor]);
+                    truths.push(target.boxes[truth as usize]);
                     RowTarget::Class(target.labels[truth as usize])
                 }
                 Match::Background => RowTarget::Background,
@@ -195,15 +217,23 @@ impl RetinaNet {
         let class_targets = FocalTargets::Rows(&classes);
         let per_anchor = Divisor::Parts(&per_anchor);
         let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, per_anchor)?;
-        let regression =
-            smooth_l1(&rows(&output.deltas, &chosen)?, &deltas, 0.0, Divisor::Parts(&per_positive))?;
+        let (deltas, per_positive) = (rows(&output.deltas, &chosen)?, Divisor::Parts(&per_positive));
+        let regression = match self.config.box_loss {
+            BoxLoss::L1 => {
+                let encode = |(truth, anchor)| CODER.encode(truth, anchor);
+                let wanted: Vec<[f32; 4]> = truths.iter().zip(&anchors).map(encode).collect();
+                smooth_l1(&deltas, &wanted, 0.0, per_positive)?
+            }
+            BoxLoss::Giou => giou_loss(&CODER.decode_rows(&deltas, &anchors)?, &truths, per_positive)?,
+        };
         let losses = vec![("classification", classification), ("bbox_regression", regression)];
         Ok(AnchorPass { losses, logits: output.logits, positives })
     }
 
     /// Detections in pixels of the padded images.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
-        let output = self.forward(images, &self.pyramid(images, Mode::Inference)?)?;
+        let mode = Mode::Inference;
+        let output = self.forward(images, &self.pyramid(images, mode)?, mode)?;
         let count = output.anchors.len();
         let classes = self.config.classes;
         let logits = output.logits.tensor().flatten_all()?.to_vec1::<f32>()?;
@@ -238,14 +268,13 @@ impl Head {
     fn new(
         builder: &Builder,
         (width, outputs, convs): (usize, usize, usize),
+        norm: HeadNorm,
         last: &str,
         last_bias: Init,
     ) -> Result<Self> {
-        let (weight, zero) = (Init::Normal(0.01), Init::Constant(0.0));
+        let weight = Init::Normal(0.01);
         let hidden = (0..convs)
-            .map(|i| {
-                Conv2d::new(&builder.within("conv").within(i).within(0), (width, width, 3, 1), weight, zero)
-            })
+            .map(|i| ConvBlock::new(&builder.within("conv").within(i), (width, width, 3, 1), weight, norm))
             .collect::<Result<_>>()?;
         Ok(Self {
             hidden,
@@ -254,13 +283,13 @@ impl Head {
     }
 
     /// One (N, H·W·A, width) value per level.
-    fn forward(&self, pyramid: &[Value], width: usize) -> Result<Vec<Value>> {
+    fn forward(&self, pyramid: &[Value], width: usize, mode: Mode) -> Result<Vec<Value>> {
         pyramid
             .iter()
             .map(|level| {
                 let mut x = level.clone();
                 for conv in &self.hidden {
-                    x = conv.forward(&x, Relu)?;
+                    x = conv.forward(&x, mode, Relu)?;
                 }
                 per_anchor(&self.last.forward(&x, Identity)?, width)
             })

@@ -11,9 +11,10 @@ use rand::Rng;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::images::{Images, Target};
+use crate::init::Init;
 use crate::level_mapper::LevelMapper;
 use crate::matcher::{Match, Matcher};
-use crate::nn::Linear;
+use crate::nn::{ConvBlock, HeadNorm, Linear, Mode};
 use crate::param::Builder;
 use crate::postprocess::{Detections, RoiPostprocess};
 use crate::sampler::{SampleSize, sample};
@@ -34,10 +35,22 @@ pub struct RoiConfig {
     pub sampling: Sampling,
     /// Pixel convention of the pooling.
     pub alignment: Alignment,
-    /// Width of the two hidden layers.
+    /// The layers between a pooled region and its class.
+    pub head: BoxHead,
+    /// Width of the fully connected hidden layers.
     pub hidden: usize,
     /// From logits to detections.
     pub postprocess: RoiPostprocess,
+}
+
+/// Which layers follow the pooling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BoxHead {
+    /// Two fully connected ones (Lin et al. 2017a): torchvision's `TwoMLPHead`.
+    TwoFc,
+    /// Four 3x3 convolutions as wide as the pyramid, each with this norm, and a fully connected one (Wu and He
+    /// 2018): torchvision's `FastRCNNConvFCHead`, as `fasterrcnn_resnet50_fpn_v2` has it.
+    FourConvFc(HeadNorm),
 }
 
 /// The regions whose logits a training step compares with the truth.
@@ -51,16 +64,21 @@ pub struct RoiSamples {
     positives: Vec<(u32, [f32; 4])>,
 }
 
-/// The two-layer box head with its predictors.
+/// The box head with its predictors.
 #[derive(Debug)]
 pub struct RoiHeads {
-    fc6: Linear,
-    fc7: Linear,
+    hidden: Hidden,
     score: Linear,
     deltas: Linear,
     classes: usize,
     matcher: Matcher,
     config: RoiConfig,
+}
+
+#[derive(Debug)]
+enum Hidden {
+    TwoFc { fc6: Linear, fc7: Linear },
+    FourConvFc { convs: Vec<ConvBlock>, fc: Linear },
 }
 
 /// One row per region.
@@ -82,11 +100,9 @@ impl RoiHeads {
     pub fn new(builder: &Builder, channels: usize, classes: usize, config: RoiConfig) -> Result<Self> {
         let sizes = [("classes", classes), ("pool_size", config.pool_size), ("hidden", config.hidden)];
         Error::unless_positive("box head", &sizes)?;
-        let pooled = channels * config.pool_size * config.pool_size;
-        let (head, predictor) = (builder.within("box_head"), builder.within("box_predictor"));
+        let predictor = builder.within("box_predictor");
         Ok(Self {
-            fc6: Linear::new(&head.within("fc6"), pooled, config.hidden)?,
-            fc7: Linear::new(&head.within("fc7"), config.hidden, config.hidden)?,
+            hidden: Hidden::new(&builder.within("box_head"), channels, &config)?,
             score: Linear::new(&predictor.within("cls_score"), config.hidden, classes + 1)?,
             deltas: Linear::new(&predictor.within("bbox_pred"), config.hidden, 4 * (classes + 1))?,
             classes,
@@ -96,7 +112,7 @@ impl RoiHeads {
     }
 
     /// Logits and deltas of `boxes` (per image), pooled from the levels P2 to P5.
-    pub fn forward(&self, levels: &[Value], boxes: &[Vec<Xyxy>]) -> Result<RoiOutput> {
+    pub fn forward(&self, levels: &[Value], boxes: &[Vec<Xyxy>], mode: Mode) -> Result<RoiOutput> {
         let mut rois = Vec::with_capacity(boxes.iter().map(Vec::len).sum());
         let mut level_of = Vec::with_capacity(rois.capacity());
         for (image, boxes) in boxes.iter().enumerate() {
@@ -117,8 +133,7 @@ impl RoiHeads {
             self.config.sampling,
             self.config.alignment,
         )?;
-        let pooled = reshape(&pooled, &[rois.len(), pooled.dims()[1] * size * size])?;
-        let hidden = self.fc7.forward(&self.fc6.forward(&pooled, Relu)?, Relu)?;
+        let hidden = self.hidden.forward(&pooled, mode)?;
         Ok(RoiOutput {
             logits: self.score.forward(&hidden, Identity)?,
             deltas: self.deltas.forward(&hidden, Identity)?,
@@ -196,5 +211,42 @@ impl RoiHeads {
                 Ok(self.config.postprocess.detect(logits, deltas, boxes, &CODER, size)?)
             })
             .collect()
+    }
+}
+
+impl Hidden {
+    fn new(builder: &Builder, channels: usize, config: &RoiConfig) -> Result<Self> {
+        let pooled = channels * config.pool_size * config.pool_size;
+        Ok(match config.head {
+            BoxHead::TwoFc => Self::TwoFc {
+                fc6: Linear::new(&builder.within("fc6"), pooled, config.hidden)?,
+                fc7: Linear::new(&builder.within("fc7"), config.hidden, config.hidden)?,
+            },
+            BoxHead::FourConvFc(norm) => Self::FourConvFc {
+                convs: (0..4)
+                    .map(|i| {
+                        let shape = (channels, channels, 3, 1);
+                        ConvBlock::new(&builder.within(i), shape, Init::KaimingNormalFanOut, norm)
+                    })
+                    .collect::<Result<_>>()?,
+                // Layer 4 flattens.
+                fc: Linear::new(&builder.within(5), pooled, config.hidden)?,
+            },
+        })
+    }
+
+    /// (R, C, S, S) to (R, hidden).
+    fn forward(&self, pooled: &Value, mode: Mode) -> Result<Value> {
+        let flat = |x: &Value| reshape(x, &[x.dims()[0], x.dims()[1..].iter().product()]);
+        match self {
+            Self::TwoFc { fc6, fc7 } => fc7.forward(&fc6.forward(&flat(pooled)?, Relu)?, Relu),
+            Self::FourConvFc { convs, fc } => {
+                let mut x = pooled.clone();
+                for conv in convs {
+                    x = conv.forward(&x, mode, Relu)?;
+                }
+                fc.forward(&flat(&x)?, Relu)
+            }
+        }
     }
 }

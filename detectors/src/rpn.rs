@@ -31,12 +31,14 @@ pub struct RpnConfig {
     pub bg_iou: f64,
     /// How many anchors the loss sees.
     pub sample: SampleSize,
+    /// Hidden 3x3 convolutions of the head: 1, or 2 in torchvision's `fasterrcnn_resnet50_fpn_v2`.
+    pub head_convs: usize,
 }
 
 /// The proposal head and the geometry around it.
 #[derive(Debug)]
 pub struct Rpn {
-    conv: Conv2d,
+    hidden: Vec<Conv2d>,
     objectness: Conv2d,
     deltas: Conv2d,
     anchors: AnchorGenerator,
@@ -78,7 +80,9 @@ impl Rpn {
         };
         let per_cell = anchors_per_cell(&anchors)?;
         Ok(Self {
-            conv: conv("conv.0.0", channels, 3)?,
+            hidden: (0..config.head_convs)
+                .map(|i| conv(&format!("conv.{i}.0"), channels, 3))
+                .collect::<Result<_>>()?,
             objectness: conv("cls_logits", per_cell, 1)?,
             deltas: conv("bbox_pred", 4 * per_cell, 1)?,
             matcher: Matcher::new(config.fg_iou, config.bg_iou)?.with_low_quality_matches(),
@@ -97,7 +101,10 @@ impl Rpn {
         let mut deltas = Vec::with_capacity(levels.len());
         let mut sizes = Vec::with_capacity(levels.len());
         for level in levels {
-            let hidden = self.conv.forward(level, Relu)?;
+            let mut hidden = level.clone();
+            for conv in &self.hidden {
+                hidden = conv.forward(&hidden, Relu)?;
+            }
             objectness.push(per_anchor(&self.objectness.forward(&hidden, Identity)?, 1)?);
             deltas.push(per_anchor(&self.deltas.forward(&hidden, Identity)?, 4)?);
             sizes.push((level.dims()[2], level.dims()[3]));

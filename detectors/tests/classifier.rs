@@ -6,10 +6,9 @@ mod support;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{
     Architecture, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
-    ShortcutOption,
 };
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, Role};
@@ -200,7 +199,7 @@ fn images_of_any_size_and_empty_batches_are_classified() -> Result<()> {
 
 #[test]
 fn a_frozen_network_keeps_no_graph_and_its_statistics() -> Result<()> {
-    let frozen = CifarResNet::new(builder().frozen(), option_a(8, 10))?;
+    let frozen = CifarResNet::new(builder().frozen(), CifarResNetConfig::option_a(8, 10))?;
     let before = frozen.params().snapshot()?;
     let taps = frozen.forward(&random_images(1, (2, 3, 32, 32)), Mode::Train)?;
     assert!(taps.iter().all(|(_, value)| !value.is_tracked()));
@@ -355,15 +354,18 @@ fn builder() -> Builder {
 }
 
 fn cifar(depth: usize, classes: usize) -> Result<CifarResNet> {
-    CifarResNet::new(builder(), option_a(depth, classes))
-}
-
-fn option_a(depth: usize, classes: usize) -> CifarResNetConfig {
-    CifarResNetConfig { depth, widths: CifarResNetConfig::WIDTHS, shortcut: ShortcutOption::A, classes }
+    CifarResNet::new(builder(), CifarResNetConfig::option_a(depth, classes))
 }
 
 fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
-    let backbone = ResNetConfig { depth, width: 64, norm: NormKind::Bn, freeze_at: 0, recompute: [false; 4] };
+    let backbone = ResNetConfig {
+        depth,
+        width: 64,
+        norm: NormKind::Bn,
+        stride_in: StrideIn::Middle,
+        freeze_at: 0,
+        recompute: [false; 4],
+    };
     ResNetClassifier::new(builder(), ResNetClassifierConfig { backbone, classes })
 }
 

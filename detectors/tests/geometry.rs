@@ -9,7 +9,7 @@ use ckd_detectors::boxes::{Xyxy, iou_matrix, resize};
 use ckd_detectors::level_mapper::LevelMapper;
 use ckd_detectors::matcher::{Match, Matcher};
 use ckd_detectors::nms::{batched_nms, nms};
-use ckd_detectors::postprocess::{RetinaLevel, RetinaPostprocess, RoiPostprocess};
+use ckd_detectors::postprocess::{Clip, RetinaLevel, RetinaPostprocess, RoiPostprocess};
 use ckd_detectors::proposals::ProposalFilter;
 use golden::{Case, each_case};
 use serde_json::Value;
@@ -188,6 +188,7 @@ fn retinanet_detections_are_torchvisions() {
             topk_candidates: case.attr_usize("topk_candidates"),
             nms_threshold: case.attr_f64("nms_thresh"),
             detections_per_image: case.attr_usize("detections_per_img"),
+            clip: Clip::BeforeNms,
         };
         let levels: Vec<_> = (0..)
             .take_while(|k| case.has(&format!("anchors{k}")))

@@ -168,7 +168,13 @@ impl Parts {
         let builder = builder();
         let (backbone, width) = (builder.within("backbone"), config.fpn_channels);
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
-        let fpn = Fpn::new(&backbone.within("fpn"), &body.channels(), width, ExtraLevels::Subsample)?;
+        let fpn = Fpn::new(
+            &backbone.within("fpn"),
+            &body.channels(),
+            width,
+            config.fpn_norm,
+            ExtraLevels::Subsample,
+        )?;
         let rpn = Rpn::new(&builder.within("rpn"), width, config.anchors.clone(), config.rpn)?;
         let heads = RoiHeads::new(&builder.within("roi_heads"), width, config.classes, config.roi)?;
         let parts = Self { body, fpn, rpn, heads, config: config.clone(), params: builder.finish() };
@@ -178,7 +184,7 @@ impl Parts {
 
     fn pyramid(&self, images: &Images) -> Result<Vec<Value>> {
         let input = images.normalized(&self.config.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, Mode::Train)?)
+        self.fpn.forward(&self.body.forward(&input, Mode::Train)?, Mode::Train)
     }
 
     fn samples(&self, images: &Images, targets: &[Target]) -> Result<RoiSamples> {
@@ -189,7 +195,7 @@ impl Parts {
 
     fn losses(&self, images: &Images, targets: &[Target], samples: &RoiSamples) -> Result<Losses> {
         let pyramid = self.pyramid(images)?;
-        let second = self.heads.forward(&pyramid, &samples.boxes)?;
+        let second = self.heads.forward(&pyramid, &samples.boxes, Mode::Train)?;
         let mut losses: Losses = self.heads.losses(&second, samples)?.into();
         let first = self.rpn.forward(images, &pyramid)?;
         losses.extend(self.rpn.losses(&first, targets, &mut random())?);

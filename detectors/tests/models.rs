@@ -16,7 +16,7 @@ use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{ConvNorm, Linear, Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::postprocess::RetinaPostprocess;
+use ckd_detectors::postprocess::{Clip, RetinaPostprocess};
 use ckd_detectors::retinanet::{RetinaNet, RetinaNetConfig};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::reshape;
@@ -138,7 +138,7 @@ fn retinanet_is_torchvisions() {
 
             let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
             report.pyramid(["0", "1", "2", "p6", "p7"], &pyramid);
-            let output = detector.forward(&scene.images, &pyramid)?;
+            let output = detector.forward(&scene.images, &pyramid, Mode::Inference)?;
             report.summary("cls_logits_summary", output.logits.tensor());
             report.summary("bbox_regression_summary", output.deltas.tensor());
             report.detections(&scene.images.sizes, &scene.originals, detector.detect(&scene.images)?, 0)?;
@@ -179,7 +179,7 @@ struct Classifier {
 impl Classifier {
     fn new(depth: ResNetDepth, norm: NormKind, weights: &Weights) -> Result<Self> {
         let builder = Builder::new(0, &Device::Cpu);
-        let config = ResNetConfig { depth, width: 64, norm, freeze_at: 0, recompute: [false; 4] };
+        let config = ResNetConfig { norm, ..support::backbone(depth) };
         let body = ResNet::new(&builder, config)?;
         let fc = Linear::new(&builder.within("fc"), body.channels()[3], 1000)?;
         let params = builder.finish();
@@ -271,6 +271,7 @@ fn retinanet_of(case: &Case, depth: ResNetDepth) -> RetinaNetConfig {
         topk_candidates: count("topk_candidates"),
         nms_threshold: number("nms_thresh"),
         detections_per_image: count("detections_per_img"),
+        clip: Clip::BeforeNms,
     };
     config
 }

@@ -48,9 +48,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         stop: &stop,
         command: &command_line(&args),
     };
-    let entries = compare(&args.configs, &args.seeds, &args.sets, &request, |entries| {
-        write(entries, &args.out)
-    })?;
+    let entries =
+        compare(&args.configs, &args.seeds, &args.sets, &request, |entries| write(entries, &args.out))?;
     say(markdown(&entries).trim_end())?;
     Ok(say(format!("written to {}", args.out.join("compare.json").display()))?)
 }

@@ -10,9 +10,9 @@ use super::model::ModelArgs;
 use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::{ConfigSource, Loaded};
 use crate::data::Dataset;
+use crate::engine::classify::ClassifierCard;
 use crate::engine::evaluate::{detect_all, score};
 use crate::engine::sources::{DataPaths, SplitPaths};
-use crate::engine::classify::ClassifierCard;
 use crate::engine::{EngineError, classes};
 use crate::fsx;
 use crate::weights::WeightsFile;
@@ -82,7 +82,8 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
         }
     }
     if !args.coco_val {
-        let help = "say what to measure: --coco-val for a detector, --run DIR for a classifier, or --gt and --dt";
+        let help =
+            "say what to measure: --coco-val for a detector, --run DIR for a classifier, or --gt and --dt";
         return Err(UsageError(help.to_owned()).into());
     }
     run_detector(args, context)

@@ -23,6 +23,7 @@ mod machine;
 mod model;
 mod predict;
 mod train;
+mod weights;
 
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -79,6 +80,7 @@ Examples:
   ckd-det eval --coco-val               the latest run on its validation images
   ckd-det predict photo.jpg             boxes drawn, COCO results written
   ckd-det export --out student.safetensors
+  ckd-det weights import model.pth --out teacher.safetensors
   ckd-det config list                   the experiments there are
   ckd-det config show coco_r101_r18     one of them, with every default written out
   ckd-det config check my_experiment.toml
@@ -106,6 +108,8 @@ pub enum Command {
     Predict(predict::Args),
     /// Write a trained student for deployment
     Export(export::Args),
+    /// Import, inspect and compare weights, also of other programs
+    Weights(weights::Args),
     /// Make, check and convert data sets
     Data(data::Args),
     /// Show, check and list configurations
@@ -126,6 +130,7 @@ impl Command {
             Self::Eval(args) => eval::run(args, context),
             Self::Predict(args) => predict::run(args, context),
             Self::Export(args) => export::run(args, context),
+            Self::Weights(args) => weights::run(args, context),
             Self::Data(args) => data::run(args, context),
             Self::Config(args) => config::run(args, context),
             Self::Bench(args) => bench::run(args, context),

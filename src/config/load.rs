@@ -247,6 +247,7 @@ fn tree(source: &ConfigSource, sets: &[String]) -> Result<Node, ConfigError> {
 
 /// The typed configuration of a tree, if nothing is wrong with it.
 fn checked<C: Root>(root: &Node) -> Result<C, ConfigError> {
+    let root = &with_overlays(root);
     let mut findings = Vec::new();
     if let Some(node) = root.at("task")
         && let Some(task) = Task::read(node, "task", &mut findings)
@@ -266,6 +267,19 @@ fn checked<C: Root>(root: &Node) -> Result<C, ConfigError> {
         Some(config) if findings.is_empty() => Ok(config),
         _ => Err(ConfigError::Invalid(Diagnostics(findings))),
     }
+}
+
+/// The tree with what `[teacher.detector]` leaves out taken from `[detector]`.
+fn with_overlays(root: &Node) -> Node {
+    let mut root = root.clone();
+    if let (Some(below), Some(over)) = (root.at("detector").cloned(), root.at_mut("teacher.detector"))
+        && over.table().is_some()
+    {
+        let mut all = below;
+        all.merge(over.clone());
+        *over = all;
+    }
+    root
 }
 
 /// The last file of `trail` and all it extends, as one tree; the files before it led here.

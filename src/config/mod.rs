@@ -32,7 +32,7 @@ pub use diagnose::{ConfigError, Diagnostic, Diagnostics};
 pub use load::{Experiment, Loaded};
 pub use lookup::{ConfigSource, Listed, list};
 pub use schema::*;
-pub use section::Key;
+pub use section::{Key, Overlay};
 
 impl Config {
     /// Every key that a configuration may have, in the order of the schema.

@@ -15,10 +15,13 @@ pub use classify::{
     Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, LabelledData, LabelledInput,
     LabelledKind, Policy, Probe, Task,
 };
-pub use data::{Data, DataKind, Input, Normalization, Synth};
-pub use detector::{Architecture, Detector, Retina, Roi, RoiAlign, Rpn};
+pub use data::{Data, DataKind, Input, Normalization, Resize, Synth};
+pub use detector::{
+    AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,
+    Rpn,
+};
 pub use distill::{Ckd, CkdAt, Distill, Method, Negatives, Rcka, RckaAt};
-pub use network::{Backbone, Network, Norm, Student, Teacher};
+pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 
 use super::section::section;
@@ -58,5 +61,24 @@ section! {
         pub engine: Engine,
         /// The evaluation loop.
         pub eval: Eval,
+    }
+}
+
+impl Config {
+    /// The detector of the teacher: the student's, but for what `[teacher.detector]` says.
+    pub fn teacher_detector(&self) -> &Detector {
+        let own = self.teacher.as_ref().and_then(|teacher| teacher.detector.as_ref());
+        own.map_or(&self.detector, |own| &own.0)
+    }
+
+    /// How the teacher's images are resampled.
+    pub fn teacher_resize(&self) -> Resize {
+        self.teacher.as_ref().and_then(|teacher| teacher.resize).unwrap_or(self.input.resize)
+    }
+
+    /// What the teacher's images are normalised with.
+    pub fn teacher_normalization(&self) -> &Normalization {
+        let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.as_ref());
+        own.unwrap_or(&self.normalization)
     }
 }

@@ -112,6 +112,22 @@ pub(super) fn joined(lines: &[&str]) -> String {
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join("\n")
 }
 
+/// A table that is laid over another one at loading: it gives the keys that differ, and holds all.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Overlay<T>(pub T);
+
+impl<T: Read> Read for Overlay<T> {
+    fn read(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<Self> {
+        T::read(node, path, findings).map(Self)
+    }
+
+    // The keys are explained where the table below it is.
+    fn takes() -> String {
+        T::takes()
+    }
+}
+
 /// Declares a table of the configuration. `key: type` must be given (unless the type is an `Option`
 /// or a table that has defaults throughout), `key: type = default` need not. `with name: Type` adds
 /// the keys of another section to this one's.

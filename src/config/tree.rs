@@ -131,13 +131,17 @@ impl Node {
         })
     }
 
+    /// The node at a dotted key of tables.
+    pub(super) fn at_mut(&mut self, key: &str) -> Option<&mut Self> {
+        key.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| {
+            node.table_mut().and_then(|table| table.get_mut(part)).map(|entry| &mut entry.node)
+        })
+    }
+
     /// Removes a dotted key; without it, nothing happens.
     pub(super) fn remove(&mut self, key: &str) {
         let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
-        let node = parent.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| {
-            node.table_mut().and_then(|table| table.get_mut(part)).map(|entry| &mut entry.node)
-        });
-        if let Some(table) = node.and_then(Self::table_mut) {
+        if let Some(table) = self.at_mut(parent).and_then(Self::table_mut) {
             table.remove(name);
         }
     }

@@ -7,7 +7,7 @@ mod detector;
 use super::diagnose::Diagnostic;
 use super::schema::{
     Architecture, Backbone, Ckd, CkdAt, Config, Data, DataKind, Distill, Eval, Input, Network, Normalization,
-    Optim, Rcka, Schedule, ScheduleKind, Student, Synth, Teacher, Train,
+    Optim, Rcka, Schedule, ScheduleKind, StrideIn, Student, Synth, Teacher, Train,
 };
 use super::section::join;
 use super::tree::Node;
@@ -42,7 +42,7 @@ impl Problem {
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
     name(&config.name, &mut found);
-    detector::check(&config.detector, &mut found);
+    detector::check("detector", &config.detector, &mut found);
     input(&config.input, &mut found);
     normalization("normalization", &config.normalization, &mut found);
     data(&config.data, &mut found);
@@ -185,6 +185,13 @@ fn network(section: &str, network: &Network, found: &mut Vec<Problem>) {
     check.at_least_one("width", network.stem_channels());
     check.at_least_one("fpn_channels", network.fpn_channels.unwrap_or(1));
     check.at_least_one("head_width", network.head_width.unwrap_or(1));
+    check.that(
+        network.stride_in == StrideIn::Middle
+            || matches!(network.backbone, Backbone::ResNet50 | Backbone::ResNet101),
+        "stride_in",
+        format!("is \"{}\", but {} has no bottlenecks", network.stride_in, network.backbone),
+        "leave it out",
+    );
 }
 
 fn teacher(teacher: &Teacher, config: &Config, found: &mut Vec<Problem>) {
@@ -192,6 +199,7 @@ fn teacher(teacher: &Teacher, config: &Config, found: &mut Vec<Problem>) {
     if let Some(own) = &teacher.normalization {
         normalization("teacher.normalization", own, found);
     }
+    detector::check_teacher(teacher, config, found);
     let mut check = Check { section: "teacher", found };
     match (&teacher.weights, &teacher.train) {
         (Some(_), Some(_)) => check.that(
@@ -356,10 +364,11 @@ fn loops(train: &Train, plain: bool, found: &mut Vec<Problem>) {
 
 fn engine(config: &Config, found: &mut Vec<Problem>) {
     let backbone = config.student.network.backbone;
-    if backbone == Backbone::MobileNetV2 && !config.engine.recompute.is_empty() {
+    let is_mobile = matches!(backbone, Backbone::MobileNetV1 | Backbone::MobileNetV2);
+    if is_mobile && !config.engine.recompute.is_empty() {
         found.push(Problem {
             key: "engine.recompute".to_owned(),
-            message: "names stages of a ResNet, but the student's backbone is mobilenet_v2".to_owned(),
+            message: format!("names stages of a ResNet, but the student's backbone is {backbone}"),
             help: "leave it out".to_owned(),
         });
     }

@@ -2,15 +2,19 @@
 
 use candle_core::Device;
 use ckd_detectors::anchors::AnchorGenerator;
-use ckd_detectors::backbone::{BackboneConfig, MobileNetV2, MobileNetV2Config, ResNetConfig, ResNetDepth};
-use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::backbone::{
+    BackboneConfig, MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config, ResNetConfig,
+    ResNetDepth, StrideIn,
+};
+use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::Normalization;
-use ckd_detectors::nn::NormKind;
+use ckd_detectors::nn::{HeadNorm, NormKind};
 use ckd_detectors::param::Builder;
-use ckd_detectors::postprocess::{RetinaPostprocess, RoiPostprocess};
+use ckd_detectors::postprocess::{Clip, RetinaPostprocess, RoiPostprocess};
 use ckd_detectors::proposals::ProposalFilter;
-use ckd_detectors::retinanet::RetinaNetConfig;
-use ckd_detectors::roi_heads::RoiConfig;
+use ckd_detectors::retinanet::{BoxLoss, RetinaNet, RetinaNetConfig};
+use ckd_detectors::roi_heads::{BoxHead, RoiConfig};
 use ckd_detectors::rpn::RpnConfig;
 use ckd_detectors::sampler::SampleSize;
 use ckd_detectors::{Detector, DetectorConfig};
@@ -18,20 +22,24 @@ use ckd_kernels::Precision;
 use ckd_kernels::roi_align::{Alignment, Sampling};
 
 use super::Result;
-use crate::config::{self, Architecture, Backbone, Config, Network, Norm, RoiAlign, Stage};
+use crate::config::{
+    self, AnchorCorners, Architecture, Backbone, Config, Network, Norm, RoiAlign, RoiHead, Stage,
+};
 
 /// The student of `config` with its initial weights: random ones that depend on the seed alone.
 pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let normalization = normalization(&config.normalization);
     let frozen = config.student.frozen_stages();
-    let settings = detector_config(config, &config.student.network, frozen, normalization, classes)?;
+    let network = &config.student.network;
+    let settings = detector_config(config, &config.detector, network, frozen, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device), &settings)?)
 }
 
 /// The same network as [`student`], for inference alone: nothing in it is trainable.
 pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let normalization = normalization(&config.normalization);
-    let settings = detector_config(config, &config.student.network, 0, normalization, classes)?;
+    let network = &config.student.network;
+    let settings = detector_config(config, &config.detector, network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
 }
 
@@ -42,8 +50,9 @@ pub fn teacher(
     classes: usize,
     device: &Device,
 ) -> Result<Detector> {
-    let normalization = normalization(teacher.normalization.as_ref().unwrap_or(&config.normalization));
-    let settings = detector_config(config, &teacher.network, 0, normalization, classes)?;
+    let normalization = normalization(config.teacher_normalization());
+    let detector = config.teacher_detector();
+    let settings = detector_config(config, detector, &teacher.network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
 }
 
@@ -61,17 +70,16 @@ fn normalization(normalization: &config::Normalization) -> Normalization {
 
 fn detector_config(
     config: &Config,
+    detector: &config::Detector,
     network: &Network,
     freeze_at: usize,
     normalization: Normalization,
     classes: usize,
 ) -> Result<DetectorConfig> {
-    let detector = &config.detector;
     let backbone = backbone(config, network, freeze_at);
+    let fpn_norm = head_norm(network.fpn_norm);
     let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
-    let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector.architecture));
-    let anchors =
-        AnchorGenerator::new(&sizes, &detector.aspect_ratios).map_err(ckd_detectors::Error::from)?;
+    let anchors = anchors(detector)?;
     Ok(match detector.architecture {
         Architecture::FasterRcnn => {
             let rpn = &detector.rpn;
@@ -86,6 +94,7 @@ fn detector_config(
             DetectorConfig::FasterRcnn(FasterRcnnConfig {
                 backbone,
                 fpn_channels,
+                fpn_norm,
                 classes,
                 anchors,
                 rpn: RpnConfig {
@@ -97,6 +106,7 @@ fn detector_config(
                         per_image: rpn.batch_per_image,
                         positive_fraction: exact(rpn.positive_fraction),
                     },
+                    head_convs: rpn.head_convs,
                 },
                 roi: RoiConfig {
                     fg_iou: exact(roi.fg_iou),
@@ -114,6 +124,10 @@ fn detector_config(
                         RoiAlign::Legacy => Alignment::Legacy,
                         RoiAlign::Aligned => Alignment::HalfPixel,
                     },
+                    head: match roi.head {
+                        RoiHead::TwoFc => BoxHead::TwoFc,
+                        RoiHead::FourConvFc => BoxHead::FourConvFc(head_norm(roi.head_norm)),
+                    },
                     hidden: network.head_width.unwrap_or(roi.head_width),
                     postprocess: RoiPostprocess {
                         score_threshold: exact(roi.score_threshold),
@@ -129,23 +143,46 @@ fn detector_config(
             DetectorConfig::RetinaNet(RetinaNetConfig {
                 backbone,
                 fpn_channels,
+                fpn_norm,
+                p6_from: match retina.p6_from {
+                    config::P6From::P5 => P6From::P5,
+                    config::P6From::C5 => P6From::C5,
+                },
                 classes,
                 anchors,
                 head_convs: retina.head_convs,
+                head_norm: head_norm(retina.head_norm),
                 fg_iou: exact(retina.fg_iou),
                 bg_iou: exact(retina.bg_iou),
                 focal_alpha: exact(retina.focal_alpha),
                 focal_gamma: exact(retina.focal_gamma),
+                box_loss: match retina.box_loss {
+                    config::BoxLoss::L1 => BoxLoss::L1,
+                    config::BoxLoss::Giou => BoxLoss::Giou,
+                },
                 postprocess: RetinaPostprocess {
                     score_threshold: exact(retina.score_threshold),
                     topk_candidates: retina.topk_candidates,
                     nms_threshold: exact(retina.nms_threshold),
                     detections_per_image: retina.detections_per_image,
+                    clip: match retina.clip {
+                        config::Clip::BeforeNms => Clip::BeforeNms,
+                        config::Clip::AfterNms => Clip::AfterNms,
+                    },
                 },
                 normalization,
             })
         }
     })
+}
+
+fn head_norm(norm: config::HeadNorm) -> HeadNorm {
+    match norm {
+        config::HeadNorm::None => None,
+        config::HeadNorm::FrozenBn => Some(NormKind::FrozenBn),
+        config::HeadNorm::Bn => Some(NormKind::Bn),
+        config::HeadNorm::Gn => Some(NormKind::Gn),
+    }
 }
 
 fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneConfig {
@@ -157,12 +194,21 @@ fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneCon
     };
     let recompute = [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
         .map(|stage| config.engine.recompute.contains(&stage));
-    let resnet = |depth| BackboneConfig::ResNet(ResNetConfig { depth, width, norm, freeze_at, recompute });
+    let stride_in = match network.stride_in {
+        config::StrideIn::Middle => StrideIn::Middle,
+        config::StrideIn::First => StrideIn::First,
+    };
+    let resnet =
+        |depth| BackboneConfig::ResNet(ResNetConfig { depth, width, norm, stride_in, freeze_at, recompute });
     match network.backbone {
         Backbone::ResNet18 => resnet(ResNetDepth::ResNet18),
         Backbone::ResNet34 => resnet(ResNetDepth::ResNet34),
         Backbone::ResNet50 => resnet(ResNetDepth::ResNet50),
         Backbone::ResNet101 => resnet(ResNetDepth::ResNet101),
+        Backbone::MobileNetV1 => {
+            let width_multiplier = width as f64 / MobileNetV1::STEM_CHANNELS as f64;
+            BackboneConfig::MobileNetV1(MobileNetV1Config { width_multiplier, norm, freeze_at })
+        }
         Backbone::MobileNetV2 => {
             let width_multiplier = width as f64 / MobileNetV2::STEM_CHANNELS as f64;
             BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier, norm, freeze_at })
@@ -170,13 +216,34 @@ fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneCon
     }
 }
 
-/// torchvision's anchor sizes, level by level.
-fn default_sizes(architecture: Architecture) -> Vec<Vec<f32>> {
+fn anchors(detector: &config::Detector) -> Result<AnchorGenerator> {
+    let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector));
+    let ratios = &detector.aspect_ratios;
+    let made = match detector.anchor_corners {
+        AnchorCorners::Rounded => AnchorGenerator::new(&sizes, ratios),
+        AnchorCorners::Exact => {
+            let levels = match detector.architecture {
+                Architecture::FasterRcnn => FasterRcnn::LEVELS,
+                Architecture::RetinaNet => RetinaNet::LEVELS,
+            };
+            AnchorGenerator::exact(&sizes, ratios, &levels.map(|level| 1 << level.0))
+        }
+    };
+    Ok(made.map_err(ckd_detectors::Error::from)?)
+}
+
+/// The published anchor sizes, level by level: RetinaNet's are three steps of an octave, which torchvision rounds
+/// down.
+fn default_sizes(detector: &config::Detector) -> Vec<Vec<f32>> {
     let scales = |base: f64| -> Vec<f32> {
-        match architecture {
-            Architecture::FasterRcnn => vec![base as f32],
-            Architecture::RetinaNet => {
-                (0..3).map(|third| (base * 2f64.powf(f64::from(third) / 3.0)).floor() as f32).collect()
+        let third = |third: u32| base * 2f64.powf(f64::from(third) / 3.0);
+        match (detector.architecture, detector.anchor_corners) {
+            (Architecture::FasterRcnn, _) => vec![base as f32],
+            (Architecture::RetinaNet, AnchorCorners::Rounded) => {
+                (0..3).map(|step| third(step).floor() as f32).collect()
+            }
+            (Architecture::RetinaNet, AnchorCorners::Exact) => {
+                (0..3).map(|step| third(step) as f32).collect()
             }
         }
     };

@@ -21,6 +21,7 @@ use crate::data::sampler::Grouping;
 use crate::data::{Batch, LoaderConfig, Purpose, Workforce};
 use crate::eval::BoxMetrics;
 use crate::report::table::ModelRow;
+use crate::weights::agree::{self, Role};
 use crate::weights::card::categories_of;
 use crate::weights::{ModelCard, WeightsFile, load};
 
@@ -103,17 +104,21 @@ impl Task for DataSets {
         model.params()
     }
 
-    fn initialise(&self, model: &Detector, file: &WeightsFile) -> Result<Vec<String>> {
+    fn initialise(&self, config: &Config, model: &Detector, file: &WeightsFile) -> Result<Vec<String>> {
+        agree::check(file, config, Role::StudentInit)?;
         Ok(load::init(model.params(), file)?)
     }
 
-    fn load_teacher(&self, model: &Detector, file: &WeightsFile) -> Result<()> {
+    fn load_teacher(&self, config: &Config, model: &Detector, file: WeightsFile) -> Result<()> {
+        let categories = &self.train.categories;
+        let file = file.for_categories(&categories_of(categories))?;
         // Weights from elsewhere do not say which classes they know; their number is checked by the shapes.
-        if let Ok(card) = ModelCard::of(file) {
+        if let Ok(card) = ModelCard::of(&file) {
             let what = format!("the teacher {}", file.path.display());
-            classes::check_same((&what, &card.categories), ("the data", &self.train.categories))?;
+            classes::check_same((&what, &card.categories), ("the data", categories))?;
         }
-        Ok(load::strict(model.params(), file)?)
+        agree::check(&file, config, Role::Teacher)?;
+        Ok(load::strict(model.params(), &file)?)
     }
 
     fn source(&self, config: &Config) -> Result<BoxedImages> {

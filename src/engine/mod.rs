@@ -20,9 +20,9 @@
 pub mod bench;
 pub mod build;
 pub mod checkpoint;
-pub mod comparison;
 pub mod classes;
 pub mod classify;
+pub mod comparison;
 pub mod detect;
 mod error;
 pub mod evaluate;

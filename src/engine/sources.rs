@@ -213,18 +213,21 @@ fn teacher_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf
 
 fn initial_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf> {
     let student = &loaded.config.student;
-    let file = match student.network.backbone {
-        Backbone::ResNet18 => "resnet18-f37072fd.pth",
-        Backbone::ResNet34 => "resnet34-b627a593.pth",
-        Backbone::ResNet50 => "resnet50-0676ba61.pth",
-        Backbone::ResNet101 => "resnet101-63fe2227.pth",
-        Backbone::MobileNetV2 => "mobilenet_v2-b0353104.pth",
+    let published = |file| {
+        format!(
+            "torchvision's ImageNet weights of a {} are at https://download.pytorch.org/models/{file}: save them there, or \
+             name another file with --set student.init=FILE",
+            student.network.backbone
+        )
     };
-    let help = format!(
-        "torchvision's ImageNet weights of a {} are at https://download.pytorch.org/models/{file}: save them there, or \
-         name another file with --set student.init=FILE",
-        student.network.backbone
-    );
+    let help = match student.network.backbone {
+        Backbone::ResNet18 => published("resnet18-f37072fd.pth"),
+        Backbone::ResNet34 => published("resnet34-b627a593.pth"),
+        Backbone::ResNet50 => published("resnet50-0676ba61.pth"),
+        Backbone::ResNet101 => published("resnet101-63fe2227.pth"),
+        Backbone::MobileNetV1 => "Name another file with --set student.init=FILE".to_owned(),
+        Backbone::MobileNetV2 => published("mobilenet_v2-b0353104.pth"),
+    };
     let random = student.network.allow_random_weights;
     weights(loaded, ("student.init", student.init.as_ref()?), random, &help, missing)
 }

@@ -111,13 +111,18 @@ pub trait Task: Sized {
     fn params(model: &Self::Model) -> &ParamStore;
 
     /// Puts initial weights into the student and names what stays random.
-    fn initialise(&self, model: &Self::Model, file: &WeightsFile) -> Result<Vec<String>>;
+    fn initialise(
+        &self,
+        config: &Self::Config,
+        model: &Self::Model,
+        file: &WeightsFile,
+    ) -> Result<Vec<String>>;
 
     /// Puts a teacher's weights into it.
     ///
     /// # Errors
     /// Weights that do not fit, or of other classes.
-    fn load_teacher(&self, model: &Self::Model, file: &WeightsFile) -> Result<()>;
+    fn load_teacher(&self, config: &Self::Config, model: &Self::Model, file: WeightsFile) -> Result<()>;
 
     /// The training batches.
     fn source(&self, config: &Self::Config) -> Result<Self::Source>;

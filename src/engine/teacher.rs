@@ -46,8 +46,8 @@ impl<T: Task> Teacher<T> {
         let mut hash = None;
         if let Some(path) = path {
             let file = WeightsFile::read(&path)?;
-            around.data.load_teacher(&model, &file)?;
-            hash = Some(file.hash);
+            hash = Some(file.hash.clone());
+            around.data.load_teacher(config, &model, file)?;
         }
         let row = match trained {
             Some(outcome) => Some(outcome.row),

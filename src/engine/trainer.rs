@@ -258,7 +258,7 @@ fn anew<T: Task>(
     }
     recorded::record(&job.folder, job.config)?;
     if let Some(init) = job.init {
-        let random = task.initialise(student, init)?;
+        let random = task.initialise(job.config, student, init)?;
         if !random.is_empty() {
             notes.push(format!(
                 "{} gives the trunk; {} tensors start at random values",

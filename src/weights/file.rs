@@ -6,118 +6,186 @@ use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use ckd_detectors::names::{ChannelOrder, Renaming, Scheme};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use super::{WeightsError, torch};
+use super::recognise::{PythonConfig, pixel_values};
+use super::state_dict::{Remarks, StateDict};
+use super::stored::{Budget, Entry, NumberType, StoredTensor, View, row_major};
+use super::torch::{self, LEGACY_MAGIC};
+use super::{WeightsError, numpy};
 use crate::fsx;
 
-/// A file's tensors, as f32 on the host, and what else it says.
+/// A file's tensors, as f32 on the host under torchvision's names, and what else it says.
 #[derive(Debug)]
 pub struct WeightsFile {
     /// Where it was read from.
     pub path: PathBuf,
-    /// Every floating-point tensor by its name; integers (counters) are left out.
+    /// How it is written.
+    pub format: Format,
+    /// Every floating-point tensor by torchvision's name for it; what has none keeps its own. Integers (counters) are
+    /// left out.
     pub tensors: BTreeMap<String, Tensor>,
+    /// What the file holds, under its own names.
+    pub entries: BTreeMap<String, Entry>,
+    /// Whose names those are, and what became of them.
+    pub names: Renaming,
+    /// What a checkpoint says about its tensors.
+    pub remarks: Remarks,
     /// The safetensors header's text entries; empty for other formats.
     pub metadata: BTreeMap<String, String>,
     /// BLAKE3 of the file, hexadecimal.
     pub hash: String,
 }
 
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// safetensors.
+    Safetensors,
+    /// A torch zip file.
+    TorchZip,
+    /// A torch file of before 2020.
+    TorchLegacy,
+    /// A pickle of numpy arrays.
+    NumpyPickle,
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Safetensors => "safetensors",
+            Self::TorchZip => "torch zip file",
+            Self::TorchLegacy => "legacy torch file",
+            Self::NumpyPickle => "pickle of numpy arrays",
+        })
+    }
+}
+
 impl WeightsFile {
-    /// Reads safetensors, or the state dict in a torch zip file (`torch.save` since 2020).
+    /// Reads safetensors, a torch file (zip or legacy) or a pickle of numpy arrays, whatever its names: the conventions of
+    /// Detectron2 and MMDetection are turned into torchvision's.
     ///
-    /// The format is told by the first bytes, and no more is read of a file that has neither. Memory is bounded by
+    /// The format is told by the first bytes, and no more is read of a file that has none of them. Memory is bounded by
     /// the file's size, whatever its header claims.
     ///
     /// # Errors
     /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
-        let format = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
-        let bytes = match recognise(path).map_err(read_error(path))? {
-            Some(bytes) => bytes,
-            None => {
-                return Err(format(
-                    "it is neither safetensors nor a torch zip file; files of the older torch format can be saved again \
-                     with torch.save(torch.load(...))"
-                        .to_owned(),
-                ));
-            }
+        let wrong = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
+        let Some((format, bytes)) = recognise(path).map_err(read_error(path))? else {
+            return Err(wrong(
+                "it is neither safetensors nor a torch file (.pth, .pt, .th) nor a pickle of arrays (.pkl)"
+                    .to_owned(),
+            ));
         };
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        let (tensors, metadata) = match bytes.starts_with(ZIP) {
-            true => (torch::state_dict(&bytes).map_err(format)?, BTreeMap::new()),
-            false => safetensors(&bytes).map_err(format)?,
+        let mut metadata = BTreeMap::new();
+        let StateDict { tensors: stored, mut remarks } = match format {
+            Format::Safetensors => {
+                let (tensors, header) = safetensors(&bytes).map_err(wrong)?;
+                metadata = header;
+                StateDict { tensors, ..StateDict::default() }
+            }
+            Format::TorchZip => torch::zip_file(&bytes).map_err(wrong)?,
+            Format::TorchLegacy => torch::legacy_file(&bytes).map_err(wrong)?,
+            Format::NumpyPickle => numpy::file(&bytes).map_err(wrong)?,
         };
-        let tensors = tensors
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, tensor.to_dtype(DType::F32)?)))
-            .collect::<Result<_, WeightsError>>()?;
-        Ok(Self { path: path.to_owned(), tensors, metadata, hash })
+        drop(bytes);
+        let (mut tensors, mut entries) = (BTreeMap::new(), BTreeMap::new());
+        for StoredTensor { name, entry, values } in stored {
+            tensors.extend(values.map(|values| (name.clone(), values)));
+            entries.insert(name, entry);
+        }
+        let scheme = Scheme::of(entries.keys().map(String::as_str));
+        remarks.pixel_mean = pixel_values(&tensors, "pixel_mean");
+        remarks.pixel_std = pixel_values(&tensors, "pixel_std");
+        let order = channel_order(scheme, &remarks);
+        let (names, tensors) = scheme.rename(order, tensors).map_err(|error| wrong(error.to_string()))?;
+        Ok(Self { path: path.to_owned(), format, tensors, entries, names, remarks, metadata, hash })
     }
 }
 
 const ZIP: &[u8] = b"PK\x03\x04";
 
-/// The content of the file at `path` if it begins like one of the formats.
-fn recognise(path: &Path) -> io::Result<Option<Vec<u8>>> {
+/// The format and content of the file at `path` if it begins like one of the formats.
+fn recognise(path: &Path) -> io::Result<Option<(Format, Vec<u8>)>> {
     let file = File::open(path)?;
     let about = file.metadata()?;
     if !about.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    let mut start = Vec::with_capacity(9);
-    (&file).take(9).read_to_end(&mut start)?;
+    let mut start = Vec::new();
+    (&file).take(LEGACY_MAGIC.len() as u64).read_to_end(&mut start)?;
     // Safetensors: the length of the header, then the header, a JSON object.
     let is_safetensors = match start.as_slice() {
-        &[a, b, c, d, e, f, g, h, b'{'] => {
+        &[a, b, c, d, e, f, g, h, b'{', ..] => {
             u64::from_le_bytes([a, b, c, d, e, f, g, h]).checked_add(8).is_some_and(|end| end <= about.len())
         }
         _ => false,
     };
-    if !is_safetensors && !start.starts_with(ZIP) {
-        return Ok(None);
-    }
-    fs::read(path).map(Some)
+    let format = match start.as_slice() {
+        _ if is_safetensors => Format::Safetensors,
+        start if start.starts_with(ZIP) => Format::TorchZip,
+        start if start.starts_with(LEGACY_MAGIC) => Format::TorchLegacy,
+        // A pickle of protocol 2 to 5 that begins with a dictionary, a frame, or the name of a class.
+        &[0x80, 2..=5, b'}' | 0x95 | b'c', ..] => Format::NumpyPickle,
+        _ => return Ok(None),
+    };
+    Ok(Some((format, fs::read(path)?)))
 }
 
 fn read_error(path: &Path) -> impl FnOnce(io::Error) -> WeightsError + '_ {
     move |source| WeightsError::Read { path: path.to_owned(), source }
 }
 
-type Content = (Vec<(String, Tensor)>, BTreeMap<String, String>);
+type Content = (Vec<StoredTensor>, BTreeMap<String, String>);
 
 fn safetensors(bytes: &[u8]) -> Result<Content, String> {
     let damaged =
         |error: &dyn std::fmt::Display| format!("it is damaged or cut short: {error}; copy it again");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(&error))?;
     let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
+    let mut budget = Budget::of_file(bytes.len());
     let mut tensors = Vec::new();
     for (name, view) in file.iter() {
-        let dtype = match view.dtype() {
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            Dtype::BOOL
-            | Dtype::U8
-            | Dtype::I8
-            | Dtype::U16
-            | Dtype::I16
-            | Dtype::U32
-            | Dtype::I32
-            | Dtype::U64
-            | Dtype::I64 => continue,
+        let number = match view.dtype() {
+            Dtype::F16 => NumberType::F16,
+            Dtype::BF16 => NumberType::BF16,
+            Dtype::F32 => NumberType::F32,
+            Dtype::F64 => NumberType::F64,
+            Dtype::BOOL | Dtype::U8 | Dtype::I8 => NumberType::Integer(1),
+            Dtype::U16 | Dtype::I16 => NumberType::Integer(2),
+            Dtype::U32 | Dtype::I32 => NumberType::Integer(4),
+            Dtype::U64 | Dtype::I64 => NumberType::Integer(8),
             other => return Err(format!("{name} is of type {other:?}; save it as f32")),
         };
-        let tensor = Tensor::from_raw_buffer(view.data(), dtype, view.shape(), &Device::Cpu)
-            .map_err(|error| format!("{name}: {error}"))?;
-        tensors.push((name.to_owned(), tensor));
+        let shape = view.shape().to_vec();
+        let strides = row_major(&shape).ok_or_else(|| format!("{name}: its shape is damaged"))?;
+        let view = View { number, bytes: view.data(), offset: 0, shape, strides };
+        tensors.push(view.read(name, &mut budget)?);
     }
     let metadata =
         header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
     Ok((tensors, metadata))
+}
+
+/// The order of the colours that the network was trained with.
+///
+/// Detectron2 reads images as BGR unless its weights came from torchvision; its older files say so by their means.
+fn channel_order(scheme: Scheme, remarks: &Remarks) -> ChannelOrder {
+    match scheme {
+        Scheme::Torchvision | Scheme::FlatMobileNet => ChannelOrder::Rgb,
+        Scheme::Caffe2 => ChannelOrder::Bgr,
+        Scheme::Detectron2 => match (remarks.pixel_mean, remarks.author.as_deref()) {
+            // Of photographs, red is the brightest.
+            (Some([first, _, last]), _) if first > last => ChannelOrder::Rgb,
+            (None, Some("torchvision" | "timm")) => ChannelOrder::Rgb,
+            _ => ChannelOrder::Bgr,
+        },
+        Scheme::MmDetection => PythonConfig::of(remarks).channel_order(),
+    }
 }
 
 /// Writes `tensors` (as f32) and `metadata` to `path` as safetensors, atomically. Equal content gives equal bytes.

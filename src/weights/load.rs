@@ -20,7 +20,7 @@ pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsErro
     for (name, param) in params.iter() {
         match file.tensors.get(&**name) {
             None => report.missing.push(name.to_string()),
-            Some(tensor) => report.compare(name, param.value.dims(), tensor.dims()),
+            Some(tensor) => report.compare(name, param.value.dims(), tensor.dims(), file),
         }
     }
     let unknown = |name: &&String| params.get(name).is_none() && !name.ends_with("num_batches_tracked");
@@ -35,8 +35,8 @@ pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsErro
 /// Loads the trunk, and whatever else fits: the start of a student.
 ///
 /// Takes a classification network (`conv1.weight`, `layer1...` or `features.0.0.weight` ...; its `fc` or
-/// `classifier` is left out) or a detector. The trunk must be whole. Returns the names that keep their random values, which are the parts that the file lacks
-/// or has for other classes.
+/// `classifier` is left out) or a detector. The trunk must be whole. Returns the names that keep their random values,
+/// which are the parts that the file lacks or has for other classes.
 pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, WeightsError> {
     let is_detector = file.tensors.keys().any(|name| name.starts_with(BODY));
     let given: BTreeMap<String, &Tensor> = file
@@ -58,7 +58,7 @@ pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, Weig
         let in_body = name.starts_with(BODY);
         match given.get(&**name) {
             Some(tensor) if tensor.dims() == param.value.dims() => fitting.push((name, *tensor)),
-            Some(tensor) if in_body => report.compare(name, param.value.dims(), tensor.dims()),
+            Some(tensor) if in_body => report.compare(name, param.value.dims(), tensor.dims(), file),
             None if in_body => report.missing.push(name.to_string()),
             Some(_) | None => random.push(name.to_string()),
         }
@@ -79,9 +79,11 @@ struct Report {
 }
 
 impl Report {
-    fn compare(&mut self, name: &str, network: &[usize], file: &[usize]) {
-        if network != file {
-            self.shapes.push(format!("{name}: {network:?} in the network, {file:?} in the file"));
+    fn compare(&mut self, name: &str, network: &[usize], tensor: &[usize], file: &WeightsFile) {
+        if network != tensor {
+            let origin = file.names.origins.get(name).map(|origin| format!(" as {origin}"));
+            let origin = origin.unwrap_or_default();
+            self.shapes.push(format!("{name}: {network:?} in the network, {tensor:?} in the file{origin}"));
         }
     }
 

@@ -3,16 +3,30 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`card`] | what a detector needs to be used again: configuration and classes |
-//! | [`file`](mod@file) | safetensors and torch zip files as named tensors; writing safetensors |
-//! | `torch`, `zip`, `pickle` | torch files: the tensors, the archive, their description |
+//! | [`file`](mod@file) | any file of weights as tensors under torchvision's names; writing safetensors |
+//! | `torch`, `zip`, `numpy`, `state_dict`, `pickle` | torch files and pickles of arrays: the tensors, the archive, their description |
+//! | [`stored`] | tensors as files hold them: types, shapes, strides, bounds |
+//! | [`recognise`], `structure` | which network the tensors are of, by names and shapes |
+//! | [`classes`] | which output is which class; COCO's 80 |
 //! | [`load`] | named tensors into a network: strictly, or a backbone alone |
+//! | [`agree`] | whether a configuration uses weights as they were trained |
+//! | [`import`], [`diff`] | a file that describes itself, made from one that does not; how two files differ |
 //!
-//! A format is recognised by its first bytes, and nothing in a file is ever executed.
+//! A format is recognised by its first bytes, names by `ckd_detectors::names`, and nothing in a file is ever executed.
 
+pub mod agree;
 pub mod card;
+pub mod classes;
+pub mod diff;
 pub mod file;
+pub mod import;
 pub mod load;
+mod numpy;
 mod pickle;
+pub mod recognise;
+mod state_dict;
+pub mod stored;
+mod structure;
 mod torch;
 mod zip;
 
@@ -20,6 +34,7 @@ use std::path::PathBuf;
 
 pub use card::ModelCard;
 pub use file::WeightsFile;
+pub use state_dict::Remarks;
 
 /// Weights could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +70,20 @@ pub enum WeightsError {
         path: PathBuf,
         /// What is missing and what to do.
         reason: String,
+    },
+    /// Weights that were trained by other conventions than the configuration has.
+    #[error(
+        "{} was trained as another network than [{section}] describes, which no shape shows; the configuration needs:\
+         {report}",
+        path.display()
+    )]
+    Conventions {
+        /// The file.
+        path: PathBuf,
+        /// The section of the configuration.
+        section: &'static str,
+        /// Every key that differs, with the value it needs.
+        report: String,
     },
     /// The network refused a tensor.
     #[error(transparent)]

@@ -1,185 +1,192 @@
-//! torch files (`torch.save` since 2020): a zip archive with a pickle that describes tensors, and their storages.
+//! Tensors as torch's pickles describe them: views of storages that lie elsewhere in the file.
 
 use std::collections::BTreeMap;
 
-use candle_core::{DType, Device, Tensor};
-
 use super::pickle::{Node, Pickled, Value};
+use super::stored::{Budget, NumberType, View};
 use super::zip;
+use super::{state_dict, state_dict::StateDict};
 
-/// Where a checkpoint keeps its state dict, if it is not one itself.
-const KEYS: [&str; 3] = ["state_dict", "model", "model_state_dict"];
-
-/// The floating-point tensors of the state dict in the torch file `bytes`; integers (counters) are left out.
+/// The state dict in the torch file `bytes`, a zip archive (`torch.save` since 2020).
 ///
 /// # Errors
 /// Says what is wrong with the file, without its name.
-pub(super) fn state_dict(bytes: &[u8]) -> Result<Vec<(String, Tensor)>, String> {
+pub(super) fn zip_file(bytes: &[u8]) -> Result<StateDict, String> {
     let files = zip::files(bytes)?;
     let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
     let Some((name, pickle)) = files.iter().find(|(name, _)| is_pickle(name)) else {
         return Err("it is a zip archive, but not torch's (there is no data.pkl in it)".to_owned());
     };
     let folder = name.trim_end_matches("data.pkl");
+    if files.get(&format!("{folder}byteorder")).is_some_and(|order| *order == b"big") {
+        return Err("it was written on a big-endian machine, which is not read; save it again".to_owned());
+    }
     let pickled = Pickled::read(pickle)?;
-    let mut reader = Reader { files: &files, folder, budget: 2 * bytes.len() };
-    let entries = find(&pickled)?;
-    let mut tensors = Vec::new();
-    for &(key, value) in entries {
-        let (Some(name), Some(stored)) = (pickled.text(key), StoredTensor::of(&pickled, value)) else {
-            continue;
-        };
-        let tensor = stored.and_then(|stored| reader.load(&stored));
-        if let Some(tensor) = tensor.map_err(|reason| format!("{name}: {reason}"))? {
-            tensors.push((name.to_owned(), tensor));
-        }
-    }
-    Ok(tensors)
-}
-
-/// The dictionary that names tensors: the file's own, or one level down.
-fn find(pickled: &Pickled) -> Result<&[(Value, Value)], String> {
-    let holds_tensors =
-        |items: &[(Value, Value)]| items.iter().any(|&(_, value)| StoredTensor::of(pickled, value).is_some());
-    let top = pickled.dict(pickled.root).ok_or_else(|| {
-        "it holds no state dict; a whole model is saved again with torch.save(model.state_dict(), FILE)"
-            .to_owned()
-    })?;
-    if holds_tensors(top) {
-        return Ok(top);
-    }
-    let below = |key: &&str| {
-        let (_, value) = top.iter().find(|&&(name, _)| pickled.text(name) == Some(key))?;
-        pickled.dict(*value).filter(|items| holds_tensors(items))
-    };
-    KEYS.iter().find_map(below).ok_or_else(|| {
-        let there: Vec<&str> = top.iter().take(8).filter_map(|&(key, _)| pickled.text(key)).collect();
-        format!(
-            "it holds no state dict (looked at its top and under {}; there is {})",
-            KEYS.join(", "),
-            there.join(", ")
-        )
+    let mut budget = Budget::of_file(bytes.len());
+    state_dict::read(&pickled, |name, value| {
+        let Some(tensor) = TorchTensor::of(&pickled, value) else { return Ok(None) };
+        let tensor = tensor.map_err(|reason| format!("{name}: {reason}"))?;
+        let path = format!("{folder}data/{}", tensor.storage.key);
+        let storage = files.get(&path);
+        let storage = storage.ok_or_else(|| format!("{name}: its storage {path} is not in the file"))?;
+        tensor.view(storage).read(name, &mut budget).map(Some)
     })
 }
 
-/// A tensor as the pickle describes it: a strided view of a storage.
-struct StoredTensor<'a> {
-    class: &'a str,
-    storage: &'a str,
+/// What `torch.save` begins a legacy file with: the pickle of 0x1950a86a20f9469cfc6c.
+pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
+
+/// The state dict in the torch file `bytes` of the format before 2020: pickles of a magic number, a version, facts
+/// about the machine, the object and the keys of its storages; then the storages, each after its length.
+///
+/// # Errors
+/// Says what is wrong with the file, without its name.
+pub(super) fn legacy_file(bytes: &[u8]) -> Result<StateDict, String> {
+    let mut at = LEGACY_MAGIC.len();
+    let mut next = || -> Result<Pickled, String> {
+        let pickled = Pickled::read(&bytes[at..]).map_err(|reason| format!("after byte {at}: {reason}"))?;
+        at += pickled.length;
+        Ok(pickled)
+    };
+    let (version, machine, object, keys) = (next()?, next()?, next()?, next()?);
+    if version.root != Value::Int(1001) {
+        return Err(
+            "it is a legacy torch file of an unknown version; save it again with a newer torch".to_owned()
+        );
+    }
+    if machine.entry(machine.root, "little_endian") == Some(Value::Bool(false)) {
+        return Err("it was written on a big-endian machine, which is not read; save it again".to_owned());
+    }
+    let storages = legacy_storages(bytes, at, &object, &keys)?;
+    let mut budget = Budget::of_file(bytes.len());
+    state_dict::read(&object, |name, value| {
+        let Some(tensor) = TorchTensor::of(&object, value) else { return Ok(None) };
+        let tensor = tensor.map_err(|reason| format!("{name}: {reason}"))?;
+        let key = tensor.storage.key;
+        let storage = storages.get(key);
+        let storage = storage.ok_or_else(|| format!("{name}: its storage {key} is not in the file"))?;
+        tensor.view(storage).read(name, &mut budget).map(Some)
+    })
+}
+
+/// The bytes of every storage, by its key.
+fn legacy_storages<'a>(
+    bytes: &'a [u8],
+    mut at: usize,
+    object: &Pickled<'a>,
+    keys: &Pickled<'a>,
+) -> Result<BTreeMap<&'a str, &'a [u8]>, String> {
+    let mut widths = BTreeMap::new();
+    for node in object.nodes() {
+        if let Node::Persistent(id) = *node
+            && let Some(storage) = Storage::of(object, id)
+        {
+            widths.entry(storage.key).or_insert(storage.number?.width());
+        }
+    }
+    let damaged = || "it is damaged or cut short (its storages are not whole); copy it again".to_owned();
+    let mut storages = BTreeMap::new();
+    for &key in keys.items(keys.root).ok_or_else(damaged)? {
+        let key = keys.text(key).ok_or_else(damaged)?;
+        let count = bytes.get(at..).and_then(|rest| rest.first_chunk()).ok_or_else(damaged)?;
+        at += size_of::<u64>();
+        let count = usize::try_from(u64::from_le_bytes(*count)).map_err(|_| damaged())?;
+        // A storage that no tensor uses cannot be measured: its type is not known.
+        let width = *widths.get(key).ok_or_else(damaged)?;
+        let length = count.checked_mul(width).ok_or_else(damaged)?;
+        let storage = bytes.get(at..).and_then(|rest| rest.get(..length)).ok_or_else(damaged)?;
+        storages.insert(key, storage);
+        at += length;
+    }
+    Ok(storages)
+}
+
+/// A reference to a storage.
+struct Storage<'a> {
+    /// Or why its numbers are not read.
+    number: Result<NumberType, String>,
+    key: &'a str,
+    /// Where it begins in the stored one, in numbers (views of storages in legacy files).
+    offset: usize,
+}
+
+impl<'a> Storage<'a> {
+    /// The storage of a persistent id: ("storage", class, key, device, count), in legacy files with
+    /// (key, offset, count) of a view, or nothing, behind it.
+    fn of(pickled: &Pickled<'a>, id: Value) -> Option<Self> {
+        let [_, class, key, _, _, rest @ ..] = pickled.tuple(id)? else { return None };
+        let offset = match rest.first().and_then(|&view| pickled.tuple(view)) {
+            Some(&[_, Value::Int(offset), _]) => usize::try_from(offset).ok()?,
+            Some(_) => return None,
+            None => 0,
+        };
+        let (_, class) = pickled.global(*class)?;
+        Some(Self { number: number_of(class), key: pickled.text(*key)?, offset })
+    }
+}
+
+/// The numbers in a storage of this class.
+fn number_of(class: &str) -> Result<NumberType, String> {
+    Ok(match class {
+        "FloatStorage" => NumberType::F32,
+        "DoubleStorage" => NumberType::F64,
+        "HalfStorage" => NumberType::F16,
+        "BFloat16Storage" => NumberType::BF16,
+        "LongStorage" => NumberType::Integer(8),
+        "IntStorage" => NumberType::Integer(4),
+        "ShortStorage" => NumberType::Integer(2),
+        "CharStorage" | "ByteStorage" | "BoolStorage" => NumberType::Integer(1),
+        other => return Err(format!("a tensor in a {other} is not read; save it as float32")),
+    })
+}
+
+/// A tensor as the pickle describes it.
+struct TorchTensor<'a> {
+    storage: Storage<'a>,
+    number: NumberType,
     offset: usize,
     shape: Vec<usize>,
     strides: Vec<usize>,
 }
 
-impl<'a> StoredTensor<'a> {
+impl<'a> TorchTensor<'a> {
     /// `None` if `value` is no tensor.
-    fn of(pickled: &'a Pickled, value: Value) -> Option<Result<Self, String>> {
-        let Node::Call { function, arguments } = pickled.node(value)? else { return None };
-        let arguments = pickled.tuple(*arguments)?;
-        match pickled.global(*function)? {
+    fn of(pickled: &Pickled<'a>, value: Value) -> Option<Result<Self, String>> {
+        let damaged = || "its description is damaged".to_owned();
+        let (function, arguments, _) = pickled.call(value)?;
+        match function {
             ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor") => {
-                Some(Self::view(pickled, arguments).ok_or_else(|| "its description is damaged".to_owned()))
+                Some(Self::viewed(pickled, arguments).unwrap_or_else(|| Err(damaged())))
             }
             // torch.nn.Parameter(tensor, ...)
-            ("torch._utils", "_rebuild_parameter") => {
-                let Node::Call { function, arguments } = pickled.node(*arguments.first()?)? else {
-                    return None;
-                };
-                let is_tensor = pickled.global(*function)?.1.starts_with("_rebuild_tensor");
-                let view = is_tensor.then(|| Self::view(pickled, pickled.tuple(*arguments)?)).flatten();
-                Some(view.ok_or_else(|| "its description is damaged".to_owned()))
+            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
+                let ((_, name), arguments, _) = pickled.call(*arguments.first()?)?;
+                let is_tensor = name.starts_with("_rebuild_tensor");
+                let viewed = is_tensor.then(|| Self::viewed(pickled, arguments)).flatten();
+                Some(viewed.unwrap_or_else(|| Err(damaged())))
             }
             _ => None,
         }
     }
 
-    fn view(pickled: &'a Pickled, arguments: &[Value]) -> Option<Self> {
+    fn viewed(pickled: &Pickled<'a>, arguments: &[Value]) -> Option<Result<Self, String>> {
         let [storage, Value::Int(offset), shape, strides, ..] = *arguments else { return None };
-        let Node::Persistent(id) = pickled.node(storage)? else { return None };
-        // ("storage", class, key, device, count)
-        let [_, class, key, ..] = *pickled.tuple(*id)? else { return None };
-        let counts = |value: Value| -> Option<Vec<usize>> {
-            let count = |item: &Value| match item {
-                Value::Int(count) => usize::try_from(*count).ok(),
-                _ => None,
-            };
-            pickled.tuple(value)?.iter().map(count).collect()
-        };
-        let (shape, strides) = (counts(shape)?, counts(strides)?);
-        (shape.len() == strides.len()).then_some(Self {
-            class: pickled.global(class)?.1,
-            storage: pickled.text(key)?,
-            offset: usize::try_from(offset).ok()?,
-            shape,
-            strides,
-        })
-    }
-}
-
-struct Reader<'a> {
-    files: &'a BTreeMap<String, &'a [u8]>,
-    /// Of the archive, with its slash.
-    folder: &'a str,
-    /// Bytes that tensors may still take: views of one storage could add up to any size.
-    budget: usize,
-}
-
-impl Reader<'_> {
-    /// `None` for a tensor of integers.
-    fn load(&mut self, stored: &StoredTensor) -> Result<Option<Tensor>, String> {
-        let dtype = match stored.class {
-            "FloatStorage" => DType::F32,
-            "DoubleStorage" => DType::F64,
-            "HalfStorage" => DType::F16,
-            "BFloat16Storage" => DType::BF16,
-            "LongStorage" | "IntStorage" | "ShortStorage" | "CharStorage" | "ByteStorage" | "BoolStorage" => {
-                return Ok(None);
-            }
-            other => return Err(format!("a tensor in a {other} is not read; save it as float32")),
-        };
-        let name = format!("{}data/{}", self.folder, stored.storage);
-        let storage =
-            self.files.get(&name).ok_or_else(|| format!("its storage {name} is not in the file"))?;
-        let outside = || "it reaches outside its storage".to_owned();
-        let width = dtype.size_in_bytes();
-        let count = stored
-            .shape
-            .iter()
-            .try_fold(1_usize, |product, &size| product.checked_mul(size))
-            .ok_or_else(outside)?;
-        let length = count.checked_mul(width).ok_or_else(outside)?;
-        if count > 0 {
-            let reach =
-                stored.shape.iter().zip(&stored.strides).try_fold(stored.offset, |reach, (size, stride)| {
-                    reach.checked_add((size - 1).checked_mul(*stride)?)
-                });
-            if reach.is_none_or(|reach| reach >= storage.len() / width) {
-                return Err(outside());
-            }
+        let Node::Persistent(id) = *pickled.node(storage)? else { return None };
+        let storage = Storage::of(pickled, id)?;
+        let (shape, strides) = (pickled.sizes(shape)?, pickled.sizes(strides)?);
+        if shape.len() != strides.len() {
+            return None;
         }
-        self.budget =
-            self.budget.checked_sub(length).ok_or("the tensors are larger than the file that holds them")?;
-        let bytes = gather(storage, stored, width, count);
-        let tensor = Tensor::from_raw_buffer(&bytes, dtype, &stored.shape, &Device::Cpu);
-        tensor.map(Some).map_err(|error| error.to_string())
+        let offset = usize::try_from(offset).ok()?.checked_add(storage.offset)?;
+        let number = match storage.number.clone() {
+            Ok(number) => number,
+            Err(reason) => return Some(Err(reason)),
+        };
+        Some(Ok(Self { storage, number, offset, shape, strides }))
     }
-}
 
-/// The elements of a view in row-major order; it lies within its storage.
-fn gather(storage: &[u8], stored: &StoredTensor, width: usize, count: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(count * width);
-    let mut index = vec![0; stored.shape.len()];
-    for _ in 0..count {
-        let at: usize = index.iter().zip(&stored.strides).map(|(index, stride)| index * stride).sum();
-        let start = (stored.offset + at) * width;
-        bytes.extend_from_slice(&storage[start..start + width]);
-        for (index, size) in index.iter_mut().zip(&stored.shape).rev() {
-            *index += 1;
-            if *index < *size {
-                break;
-            }
-            *index = 0;
-        }
+    fn view<'s>(self, storage: &'s [u8]) -> View<'s> {
+        let Self { number, offset, shape, strides, .. } = self;
+        View { number, bytes: storage, offset, shape, strides }
     }
-    bytes
 }

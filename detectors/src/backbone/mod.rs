@@ -1,6 +1,7 @@
 //! Networks that turn an image into feature maps of falling resolution.
 
-mod mobilenet;
+mod mobilenet_v1;
+mod mobilenet_v2;
 mod resnet;
 
 use ckd_kernels::Value;
@@ -9,14 +10,17 @@ use crate::Result;
 use crate::nn::Mode;
 use crate::param::Builder;
 
-pub use mobilenet::{MobileNetV2, MobileNetV2Config};
-pub use resnet::{ResNet, ResNetConfig, ResNetDepth};
+pub use mobilenet_v1::{MobileNetV1, MobileNetV1Config};
+pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
+pub use resnet::{ResNet, ResNetConfig, ResNetDepth, StrideIn};
 
 /// Which trunk.
 #[derive(Debug, Clone, Copy)]
 pub enum BackboneConfig {
     /// A residual network.
     ResNet(ResNetConfig),
+    /// A network of separable convolutions.
+    MobileNetV1(MobileNetV1Config),
     /// A network of inverted residuals.
     MobileNetV2(MobileNetV2Config),
 }
@@ -26,6 +30,8 @@ pub enum BackboneConfig {
 pub enum Backbone {
     /// A residual network.
     ResNet(ResNet),
+    /// A network of separable convolutions.
+    MobileNetV1(MobileNetV1),
     /// A network of inverted residuals.
     MobileNetV2(MobileNetV2),
 }
@@ -38,6 +44,7 @@ impl Backbone {
     pub fn new(builder: &Builder, config: BackboneConfig) -> Result<Self> {
         Ok(match config {
             BackboneConfig::ResNet(config) => Self::ResNet(ResNet::new(builder, config)?),
+            BackboneConfig::MobileNetV1(config) => Self::MobileNetV1(MobileNetV1::new(builder, config)?),
             BackboneConfig::MobileNetV2(config) => Self::MobileNetV2(MobileNetV2::new(builder, config)?),
         })
     }
@@ -46,6 +53,7 @@ impl Backbone {
     pub fn channels(&self) -> [usize; 4] {
         match self {
             Self::ResNet(trunk) => trunk.channels(),
+            Self::MobileNetV1(trunk) => trunk.channels(),
             Self::MobileNetV2(trunk) => trunk.channels(),
         }
     }
@@ -57,6 +65,7 @@ impl Backbone {
     pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
         match self {
             Self::ResNet(trunk) => trunk.forward(x, mode),
+            Self::MobileNetV1(trunk) => trunk.forward(x, mode),
             Self::MobileNetV2(trunk) => trunk.forward(x, mode),
         }
     }

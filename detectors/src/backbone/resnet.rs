@@ -1,4 +1,5 @@
-//! ResNet (He et al. 2016, arXiv 1512.03385), as in torchvision: a bottleneck's stride is in its 3x3.
+//! ResNet (He et al. 2016, arXiv 1512.03385), as in torchvision: a bottleneck's stride is in its 3x3, unless it is
+//! asked for in the first 1x1, where the paper and Detectron2's published weights have it.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -68,6 +69,16 @@ impl FromStr for ResNetDepth {
     }
 }
 
+/// Which convolution of a bottleneck halves the resolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StrideIn {
+    /// The 3x3 in the middle: torchvision.
+    Middle,
+    /// The first 1x1: the paper, Detectron2's `STRIDE_IN_1X1`.
+    First,
+}
+
 /// Which ResNet.
 #[derive(Debug, Clone, Copy)]
 pub struct ResNetConfig {
@@ -77,6 +88,8 @@ pub struct ResNetConfig {
     pub width: usize,
     /// Normalisation.
     pub norm: NormKind,
+    /// Which convolution of a bottleneck halves the resolution; blocks of two 3x3 do it in the first.
+    pub stride_in: StrideIn,
     /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and layer1, ... 5 all.
     pub freeze_at: usize,
     /// Which of layer1 to layer4 keep no activations: the walk back computes them again (Chen et al. 2016,
@@ -110,7 +123,7 @@ impl ResNet {
     /// # Errors
     /// If the width is 0, or more stages are frozen than there are.
     pub fn new(builder: &Builder, config: ResNetConfig) -> Result<Self> {
-        let ResNetConfig { depth, width, norm, freeze_at, recompute } = config;
+        let ResNetConfig { depth, width, norm, stride_in, freeze_at, recompute } = config;
         Error::unless_positive("backbone", &[("width", width)])?;
         if freeze_at > STAGES {
             let reason = format!("freeze_at is {freeze_at}, but there are {STAGES} stages with the stem");
@@ -130,6 +143,7 @@ impl ResNet {
                     &within.within(block),
                     depth.expansion(),
                     (inputs, inner, stride),
+                    stride_in,
                     norm,
                 )?);
                 inputs = inner * depth.expansion();
@@ -190,12 +204,17 @@ impl Block {
         builder: &Builder,
         expansion: usize,
         (inputs, inner, stride): (usize, usize, usize),
+        stride_in: StrideIn,
         norm: NormKind,
     ) -> Result<Self> {
         let outputs = inner * expansion;
+        let (first, middle) = match stride_in {
+            StrideIn::Middle => (1, stride),
+            StrideIn::First => (stride, 1),
+        };
         let shapes: &[(usize, usize, usize, usize)] = match expansion {
             1 => &[(inputs, inner, 3, stride), (inner, inner, 3, 1)],
-            _ => &[(inputs, inner, 1, 1), (inner, inner, 3, stride), (inner, outputs, 1, 1)],
+            _ => &[(inputs, inner, 1, first), (inner, inner, 3, middle), (inner, outputs, 1, 1)],
         };
         let convs = shapes
             .iter()

@@ -4,11 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    CifarMobileNetV2, CifarResNet, CifarResNet50, CifarResNetConfig, MobileNetV1, MobileNetV2Classifier,
-    Network, ResNetClassifier, ResNetClassifierConfig, ShortcutOption, ShuffleNetV1, ShuffleNetV2, Vgg,
-    VggConfig, WideResNet, WideResNetConfig,
+    CifarMobileNetV2, CifarResNet, CifarResNet50, CifarResNetConfig, MobileNetV1Classifier,
+    MobileNetV2Classifier, Network, ResNetClassifier, ResNetClassifierConfig, ShortcutOption, ShuffleNetV1,
+    ShuffleNetV2, Vgg, VggConfig, WideResNet, WideResNetConfig,
 };
-use crate::backbone::{ResNetConfig, ResNetDepth};
+use crate::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use crate::nn::NormKind;
 use crate::param::Builder;
 use crate::{Error, Result};
@@ -117,12 +117,13 @@ impl Architecture {
                     depth,
                     width: 64,
                     norm: NormKind::Bn,
+                    stride_in: StrideIn::Middle,
                     freeze_at: 0,
                     recompute: [false; 4],
                 };
                 Box::new(ResNetClassifier::new(builder, ResNetClassifierConfig { backbone, classes })?)
             }
-            Kind::MobileNetV1 => Box::new(MobileNetV1::new(builder, classes)?),
+            Kind::MobileNetV1 => Box::new(MobileNetV1Classifier::new(builder, classes)?),
             Kind::MobileNetV2 => Box::new(MobileNetV2Classifier::new(builder, classes)?),
         })
     }

@@ -44,6 +44,11 @@ impl CifarResNetConfig {
     pub const WIDTHS: [usize; 4] = [16, 16, 32, 64];
     /// Four times as wide from the first stage on, after a stem of 32: the networks called 8x4 and 32x4.
     pub const WIDTHS_X4: [usize; 4] = [32, 64, 128, 256];
+
+    /// The paper's network for CIFAR-10: its widths, option A.
+    pub fn option_a(depth: usize, classes: usize) -> Self {
+        Self { depth, widths: Self::WIDTHS, shortcut: ShortcutOption::A, classes }
+    }
 }
 
 /// A ResNet for small images.

@@ -5,70 +5,38 @@
 //! its dropout.
 
 use ckd_kernels::Value;
-use ckd_kernels::linear::Activation::Relu;
 
-use super::layers::{ConvBn, ConvShape};
 use super::{Network, taps};
-use crate::backbone::{MobileNetV2, MobileNetV2Config};
+use crate::backbone::{MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config};
 use crate::init::Init;
 use crate::nn::{Linear, Mode, NormKind};
 use crate::param::{Builder, ParamStore};
 use crate::taps::Taps;
 use crate::{Error, Result};
 
-/// Channels and stride of each pair of a depthwise and a 1x1 convolution.
-const PAIRS: [(usize, usize); 13] = [
-    (64, 1),
-    (128, 2),
-    (128, 1),
-    (256, 2),
-    (256, 1),
-    (512, 2),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (512, 1),
-    (1024, 2),
-    (1024, 1),
-];
-/// The pairs whose maps are taps, counted from 1.
-const TAPPED: [usize; 4] = [3, 5, 11, 13];
-
 /// MobileNetV1 of width 1.
 #[derive(Debug)]
-pub struct MobileNetV1 {
-    stem: ConvBn,
-    pairs: Vec<[ConvBn; 2]>,
+pub struct MobileNetV1Classifier {
+    model: MobileNetV1,
     fc: Linear,
     params: ParamStore,
 }
 
-impl MobileNetV1 {
+impl MobileNetV1Classifier {
     /// Builds the network: `model.0.0.weight`, `model.1.0.weight` to `fc.bias`.
     ///
     /// # Errors
     /// If there are no classes.
     pub fn new(builder: Builder, classes: usize) -> Result<Self> {
         Error::unless_positive("classifier", &[("classes", classes)])?;
-        let init = Init::TorchDefault;
-        let layer = |index: usize| builder.within("model").within(index);
-        let mut inputs = 32;
-        let stem = ConvBn::new(&layer(0), ("0", "1"), ConvShape::dense(3, inputs, 3, 2), init)?;
-        let mut pairs = Vec::new();
-        for (index, (outputs, stride)) in (1..).zip(PAIRS) {
-            let filter =
-                ConvBn::new(&layer(index), ("0", "1"), ConvShape::depthwise(inputs, 3, stride), init)?;
-            let mix = ConvBn::new(&layer(index), ("3", "4"), ConvShape::dense(inputs, outputs, 1, 1), init)?;
-            pairs.push([filter, mix]);
-            inputs = outputs;
-        }
-        let fc = Linear::new(&builder.within("fc"), inputs, classes)?;
-        Ok(Self { stem, pairs, fc, params: builder.finish() })
+        let config = MobileNetV1Config { width_multiplier: 1.0, norm: NormKind::Bn, freeze_at: 0 };
+        let model = MobileNetV1::new(&builder.within("model"), config)?;
+        let fc = Linear::new(&builder.within("fc"), model.channels()[3], classes)?;
+        Ok(Self { model, fc, params: builder.finish() })
     }
 }
 
-impl Network for MobileNetV1 {
+impl Network for MobileNetV1Classifier {
     fn params(&self) -> &ParamStore {
         &self.params
     }
@@ -78,15 +46,9 @@ impl Network for MobileNetV1 {
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.stem.forward(x, mode, None, Relu)?;
-        let mut maps = Vec::with_capacity(TAPPED.len());
-        for (index, [filter, mix]) in (1..).zip(&self.pairs) {
-            x = mix.forward(&filter.forward(&x, mode, None, Relu)?, mode, None, Relu)?;
-            if TAPPED.contains(&index) {
-                maps.push(x.clone());
-            }
-        }
-        taps(maps, &x, &self.fc)
+        let maps = self.model.forward(x, mode)?;
+        let last = maps.last().expect("a trunk has stages").clone();
+        taps(maps, &last, &self.fc)
     }
 }
 

@@ -31,7 +31,7 @@ pub use cifar_mobilenet::CifarMobileNetV2;
 pub use cifar_resnet::{CifarResNet, CifarResNetConfig, ShortcutOption};
 pub use cifar_resnet50::CifarResNet50;
 pub use loss::smoothed_cross_entropy;
-pub use mobilenet::{MobileNetV1, MobileNetV2Classifier};
+pub use mobilenet::{MobileNetV1Classifier, MobileNetV2Classifier};
 pub use resnet::{ResNetClassifier, ResNetClassifierConfig};
 pub use shufflenet_v1::ShuffleNetV1;
 pub use shufflenet_v2::ShuffleNetV2;

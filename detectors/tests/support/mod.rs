@@ -4,15 +4,18 @@
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::anchors::AnchorGenerator;
-use ckd_detectors::backbone::{BackboneConfig, MobileNetV2Config, ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{
+    BackboneConfig, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ResNetDepth, StrideIn,
+};
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::nn::NormKind;
 use ckd_detectors::param::ParamStore;
-use ckd_detectors::postprocess::{RetinaPostprocess, RoiPostprocess};
+use ckd_detectors::postprocess::{Clip, RetinaPostprocess, RoiPostprocess};
 use ckd_detectors::proposals::ProposalFilter;
-use ckd_detectors::retinanet::RetinaNetConfig;
-use ckd_detectors::roi_heads::RoiConfig;
+use ckd_detectors::retinanet::{BoxLoss, RetinaNetConfig};
+use ckd_detectors::roi_heads::{BoxHead, RoiConfig};
 use ckd_detectors::rpn::RpnConfig;
 use ckd_detectors::sampler::SampleSize;
 use ckd_kernels::roi_align::{Alignment, Sampling};
@@ -24,20 +27,32 @@ pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 pub const EVERYTHING: SampleSize = SampleSize { per_image: 1_000_000, positive_fraction: 0.5 };
 
 pub fn backbone(depth: ResNetDepth) -> ResNetConfig {
-    ResNetConfig { depth, width: 64, norm: NormKind::FrozenBn, freeze_at: 0, recompute: [false; 4] }
+    ResNetConfig {
+        depth,
+        width: 64,
+        norm: NormKind::FrozenBn,
+        stride_in: StrideIn::Middle,
+        freeze_at: 0,
+        recompute: [false; 4],
+    }
 }
 
 /// The settings of a backbone that is a ResNet.
 pub fn resnet(backbone: &mut BackboneConfig) -> &mut ResNetConfig {
     match backbone {
         BackboneConfig::ResNet(config) => config,
-        BackboneConfig::MobileNetV2(_) => panic!("not a ResNet"),
+        BackboneConfig::MobileNetV1(_) | BackboneConfig::MobileNetV2(_) => panic!("not a ResNet"),
     }
 }
 
 /// A MobileNetV2 that trains in milliseconds.
 pub fn tiny_mobilenet(norm: NormKind, freeze_at: usize) -> BackboneConfig {
     BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier: 0.25, norm, freeze_at })
+}
+
+/// A MobileNetV1 that trains in milliseconds.
+pub fn tiny_mobilenet_v1(norm: NormKind, freeze_at: usize) -> BackboneConfig {
+    BackboneConfig::MobileNetV1(MobileNetV1Config { width_multiplier: 0.25, norm, freeze_at })
 }
 
 /// torchvision's defaults, but for the sampling.
@@ -52,6 +67,7 @@ pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
     FasterRcnnConfig {
         backbone: BackboneConfig::ResNet(backbone(depth)),
         fpn_channels: 256,
+        fpn_norm: None,
         classes,
         anchors: AnchorGenerator::faster_rcnn_fpn(),
         rpn: RpnConfig {
@@ -60,6 +76,7 @@ pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
             fg_iou: 0.7,
             bg_iou: 0.3,
             sample: EVERYTHING,
+            head_convs: 1,
         },
         roi: RoiConfig {
             fg_iou: 0.5,
@@ -68,6 +85,7 @@ pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
             pool_size: 7,
             sampling: Sampling::Fixed(2),
             alignment: Alignment::Legacy,
+            head: BoxHead::TwoFc,
             hidden: 1024,
             postprocess: RoiPostprocess {
                 score_threshold: 0.05,
@@ -84,18 +102,23 @@ pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
     RetinaNetConfig {
         backbone: BackboneConfig::ResNet(backbone(depth)),
         fpn_channels: 256,
+        fpn_norm: None,
+        p6_from: P6From::P5,
         classes,
         anchors: AnchorGenerator::retinanet(),
         head_convs: 4,
+        head_norm: None,
         fg_iou: 0.5,
         bg_iou: 0.4,
         focal_alpha: 0.25,
         focal_gamma: 2.0,
+        box_loss: BoxLoss::L1,
         postprocess: RetinaPostprocess {
             score_threshold: 0.05,
             topk_candidates: 1000,
             nms_threshold: 0.5,
             detections_per_image: 300,
+            clip: Clip::BeforeNms,
         },
         normalization: Normalization::default(),
     }

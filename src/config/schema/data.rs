@@ -4,6 +4,17 @@ use std::path::PathBuf;
 
 use crate::config::section::{choices, section};
 
+choices! {
+    /// How an image's pixels are resampled, and how its new size is rounded.
+    pub enum Resize {
+        /// torchvision's: bilinear of two neighbours in f32, no antialiasing; sizes are rounded down.
+        Bilinear = "bilinear",
+        /// Detectron2's, by Pillow: bilinear over all pixels that an output pixel covers, in 8 bits; sizes are
+        /// rounded to the nearest.
+        PilBilinear = "pil_bilinear",
+    }
+}
+
 section! {
     /// How images are resized, flipped and padded.
     pub struct Input {
@@ -11,6 +22,8 @@ section! {
         pub short_side_px: Vec<u32> = vec![800],
         /// The longer side stays within this many pixels.
         pub long_side_px: u32 = 1333,
+        /// How pixels are resampled.
+        pub resize: Resize = Resize::Bilinear,
         /// The shorter side at evaluation. Default: the last of `short_side_px`.
         pub eval_short_side_px: Option<u32>,
         /// Batches are padded to a multiple of this many pixels.

@@ -22,6 +22,31 @@ impl Architecture {
     }
 }
 
+choices! {
+    /// The normalisation layers of a pyramid or a head: each follows a convolution, which then has no bias.
+    pub enum HeadNorm {
+        /// None: convolutions with a bias.
+        None = "none",
+        /// Batch norm whose statistics and parameters stay as loaded.
+        FrozenBn = "frozen_bn",
+        /// Batch norm that trains.
+        Bn = "bn",
+        /// Group norm of 32 groups.
+        Gn = "gn",
+    }
+}
+
+choices! {
+    /// How anchors lie on the image.
+    pub enum AnchorCorners {
+        /// torchvision's: corners in whole pixels, RetinaNet's default sizes too; a level's stride is the
+        /// padded image's size over the map's, rounded down.
+        Rounded = "rounded",
+        /// Detectron2's and MMDetection's: sizes and corners as they come out; a level's stride is 4, 8, 16, ...
+        Exact = "exact",
+    }
+}
+
 section! {
     /// The kind of detector, shared by teacher and student.
     pub struct Detector {
@@ -32,6 +57,8 @@ section! {
         /// Anchor sizes (square root of the area) in pixels, one array a level. Default: torchvision's,
         /// 32 to 512 for Faster R-CNN, 32 to 813 in three octave steps a level for RetinaNet.
         pub anchor_sizes: Option<Vec<Vec<f32>>>,
+        /// How anchors lie on the image.
+        pub anchor_corners: AnchorCorners = AnchorCorners::Rounded,
         /// Anchor height over width.
         pub aspect_ratios: Vec<f32> = vec![0.5, 1.0, 2.0],
         /// The region proposal network (Faster R-CNN).
@@ -68,6 +95,19 @@ section! {
         pub min_size: f32 = 1e-3,
         /// Proposals with a lower objectness (after the sigmoid) are dropped.
         pub score_threshold: f32 = 0.0,
+        /// 3x3 convolutions before the outputs. torchvision's `_fpn_v2`: 2.
+        pub head_convs: usize = 1,
+    }
+}
+
+choices! {
+    /// The layers between a pooled region and its class.
+    pub enum RoiHead {
+        /// Two fully connected layers.
+        TwoFc = "two_fc",
+        /// Four 3x3 convolutions as wide as the FPN, each with roi.head_norm, and one fully connected layer:
+        /// torchvision's `_fpn_v2`.
+        FourConvFc = "four_conv_fc",
     }
 }
 
@@ -104,8 +144,42 @@ section! {
         pub sampling_ratio: usize = 2,
         /// Where RoIAlign takes its samples.
         pub align: RoiAlign = RoiAlign::Legacy,
-        /// Width of the two fully connected layers; a network may override it.
+        /// The layers between a pooled region and its class.
+        pub head: RoiHead = RoiHead::TwoFc,
+        /// The normalisation layers of head = "four_conv_fc".
+        pub head_norm: HeadNorm = HeadNorm::Bn,
+        /// Width of the fully connected layers; a network may override it.
         pub head_width: usize = 1024,
+    }
+}
+
+choices! {
+    /// What RetinaNet's level p6 is made of.
+    pub enum P6From {
+        /// The pyramid's level p5.
+        P5 = "p5",
+        /// The backbone's last map: torchvision's `_fpn_v2`, Detectron2's `res5`.
+        C5 = "c5",
+    }
+}
+
+choices! {
+    /// How far a box is from the truth.
+    pub enum BoxLoss {
+        /// The absolute differences of the deltas.
+        L1 = "l1",
+        /// Generalised IoU of the boxes (Rezatofighi et al. 2019): torchvision's `_fpn_v2`.
+        Giou = "giou",
+    }
+}
+
+choices! {
+    /// When detections are clipped to the image.
+    pub enum Clip {
+        /// As soon as they are decoded: torchvision.
+        BeforeNms = "before_nms",
+        /// Those that are left at the end: Detectron2.
+        AfterNms = "after_nms",
     }
 }
 
@@ -130,5 +204,13 @@ section! {
         pub focal_gamma: f32 = 2.0,
         /// 3x3 convolutions before the output of each of the two heads.
         pub head_convs: usize = 4,
+        /// The normalisation layers of these convolutions. torchvision's `_fpn_v2`: "gn".
+        pub head_norm: HeadNorm = HeadNorm::None,
+        /// What level p6 is made of.
+        pub p6_from: P6From = P6From::P5,
+        /// How far a box is from the truth.
+        pub box_loss: BoxLoss = BoxLoss::L1,
+        /// When detections are clipped to the image.
+        pub clip: Clip = Clip::BeforeNms,
     }
 }

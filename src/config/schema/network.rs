@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::data::Normalization;
-use crate::config::section::{choices, section};
+use super::data::{Normalization, Resize};
+use super::detector::{Detector, HeadNorm};
+use crate::config::section::{Overlay, choices, section};
 
 choices! {
-    /// A residual network (He et al. 2016), or a network of inverted residuals (Sandler et al. 2018).
+    /// A residual network (He et al. 2016), or one of depthwise convolutions: in separable pairs (Howard et al.
+    /// 2017), in inverted residuals (Sandler et al. 2018).
     pub enum Backbone {
         /// ResNet-18.
         ResNet18 = "resnet18",
@@ -16,8 +18,20 @@ choices! {
         ResNet50 = "resnet50",
         /// ResNet-101.
         ResNet101 = "resnet101",
+        /// MobileNetV1.
+        MobileNetV1 = "mobilenet_v1",
         /// MobileNetV2.
         MobileNetV2 = "mobilenet_v2",
+    }
+}
+
+choices! {
+    /// Which convolution of a bottleneck halves the resolution.
+    pub enum StrideIn {
+        /// The 3x3 in the middle: torchvision's ResNets, and MMDetection's of style "pytorch".
+        Middle = "3x3",
+        /// The first 1x1: the original ResNets (He et al. 2016), Detectron2's and MMDetection's "caffe".
+        First = "1x1",
     }
 }
 
@@ -39,10 +53,15 @@ section! {
         /// The feature extractor.
         pub backbone: Backbone,
         /// Channels of the first layer, from which all others follow (mobilenet_v2 rounds them to multiples
-        /// of 8). Default: those of the published network, 64 of a ResNet, 32 of mobilenet_v2.
+        /// of 8). Default: those of the published network, 64 of a ResNet, 32 of a MobileNet.
         pub width: Option<usize>,
         /// The normalisation layers of the backbone.
         pub norm: Norm = Norm::FrozenBn,
+        /// The convolution of a bottleneck that halves the resolution (resnet50, resnet101).
+        pub stride_in: StrideIn = StrideIn::Middle,
+        /// The normalisation layers of the FPN, one behind each convolution, which then has no bias.
+        /// torchvision's `_fpn_v2` Faster R-CNN: "bn".
+        pub fpn_norm: HeadNorm = HeadNorm::None,
         /// Channels of the FPN. Default: detector.fpn_channels.
         pub fpn_channels: Option<usize>,
         /// Width of the box head. Default: detector.roi.head_width.
@@ -60,8 +79,13 @@ section! {
         pub weights: Option<PathBuf>,
         /// The configuration that trains it first, on this experiment's data; the result is reused.
         pub train: Option<String>,
+        /// How its images are resized, to the student's sizes (input.resize decides those). Default:
+        /// input.resize.
+        pub resize: Option<Resize>,
         /// What its images are normalised with. Default: the student's normalisation.
         pub normalization: Option<Normalization>,
+        /// The keys of [detector] in which it differs from the student; the architecture is the same.
+        pub detector: Option<Overlay<Detector>>,
     }
 }
 
@@ -71,7 +95,7 @@ section! {
         /// Weights to begin with: of the backbone (ImageNet) or of a whole detector.
         pub init: Option<PathBuf>,
         /// Stages of the backbone that stay as loaded, from the image on: 0 none, 1 the stem, 2 the
-        /// stem and the first stage (layer1; features 2 and 3 of mobilenet_v2), ... 5 all. Default: 2 with
+        /// stem and the first stage (layer1; layers 2 and 3 of a MobileNet), ... 5 all. Default: 2 with
         /// `init`, else 0.
         pub freeze_at: Option<usize>,
     }
@@ -81,7 +105,7 @@ impl Network {
     /// Channels of the backbone's first layer.
     pub fn stem_channels(&self) -> usize {
         self.width.unwrap_or(match self.backbone {
-            Backbone::MobileNetV2 => 32,
+            Backbone::MobileNetV1 | Backbone::MobileNetV2 => 32,
             Backbone::ResNet18 | Backbone::ResNet34 | Backbone::ResNet50 | Backbone::ResNet101 => 64,
         })
     }

@@ -1,10 +1,12 @@
 //! The detector's sections.
 
 use super::{Check, Problem};
-use crate::config::schema::{Detector, Retina, Roi, Rpn};
+use crate::config::schema::{Architecture, Config, Detector, Retina, Roi, Rpn, Teacher};
+use crate::config::section::join;
 
-pub(super) fn check(detector: &Detector, found: &mut Vec<Problem>) {
-    let mut check = Check { section: "detector", found };
+/// Checks the detector whose keys stand in `section`.
+pub(super) fn check(section: &str, detector: &Detector, found: &mut Vec<Problem>) {
+    let mut check = Check { section, found };
     check.at_least_one("fpn_channels", detector.fpn_channels);
     if let Some(sizes) = &detector.anchor_sizes {
         let levels = detector.architecture.levels();
@@ -31,19 +33,46 @@ pub(super) fn check(detector: &Detector, found: &mut Vec<Problem>) {
         "needs at least one number, all above 0",
         "torchvision's are [0.5, 1.0, 2.0]",
     );
-    rpn(&detector.rpn, found);
-    roi(&detector.roi, found);
-    retina(&detector.retina, found);
+    rpn(&join(section, "rpn"), &detector.rpn, found);
+    roi(&join(section, "roi"), &detector.roi, found);
+    retina(&join(section, "retina"), &detector.retina, found);
 }
 
-fn rpn(rpn: &Rpn, found: &mut Vec<Problem>) {
-    let mut check = Check { section: "detector.rpn", found };
+/// Checks what the teacher's detector has to itself.
+pub(super) fn check_teacher(teacher: &Teacher, config: &Config, found: &mut Vec<Problem>) {
+    let (Some(own), section) = (&teacher.detector, "teacher.detector") else { return };
+    let (own, students) = (&own.0, &config.detector);
+    Check { section, found }.that(
+        own.architecture == students.architecture,
+        "architecture",
+        format!("is \"{}\", but the student is a {}", own.architecture, students.architecture),
+        "teacher and student are compared level by level and region by region: remove it",
+    );
+    if own.architecture != students.architecture {
+        return;
+    }
+    check(section, own, found);
+    let per_cell = |detector: &Detector| {
+        let sizes = detector.anchor_sizes.as_ref().and_then(|sizes| sizes.first());
+        sizes.map_or(3, Vec::len) * detector.aspect_ratios.len()
+    };
+    Check { section, found }.that(
+        own.architecture != Architecture::RetinaNet || per_cell(own) == per_cell(students),
+        "anchor_sizes",
+        format!("makes {} anchors a cell, the student has {}", per_cell(own), per_cell(students)),
+        "the logits of the same anchors are compared: give both as many sizes and aspect ratios",
+    );
+}
+
+fn rpn(section: &str, rpn: &Rpn, found: &mut Vec<Problem>) {
+    let mut check = Check { section, found };
     for (key, count) in [
         ("pre_nms_top_n_train", rpn.pre_nms_top_n_train),
         ("pre_nms_top_n_test", rpn.pre_nms_top_n_test),
         ("post_nms_top_n_train", rpn.post_nms_top_n_train),
         ("post_nms_top_n_test", rpn.post_nms_top_n_test),
         ("batch_per_image", rpn.batch_per_image),
+        ("head_convs", rpn.head_convs),
     ] {
         check.at_least_one(key, count);
     }
@@ -54,8 +83,8 @@ fn rpn(rpn: &Rpn, found: &mut Vec<Problem>) {
     check.not_negative("min_size", rpn.min_size.into());
 }
 
-fn roi(roi: &Roi, found: &mut Vec<Problem>) {
-    let mut check = Check { section: "detector.roi", found };
+fn roi(section: &str, roi: &Roi, found: &mut Vec<Problem>) {
+    let mut check = Check { section, found };
     for (key, count) in [
         ("batch_per_image", roi.batch_per_image),
         ("detections_per_image", roi.detections_per_image),
@@ -70,8 +99,8 @@ fn roi(roi: &Roi, found: &mut Vec<Problem>) {
     check.fraction("score_threshold", roi.score_threshold.into());
 }
 
-fn retina(retina: &Retina, found: &mut Vec<Problem>) {
-    let mut check = Check { section: "detector.retina", found };
+fn retina(section: &str, retina: &Retina, found: &mut Vec<Problem>) {
+    let mut check = Check { section, found };
     check.at_least_one("detections_per_image", retina.detections_per_image);
     check.at_least_one("topk_candidates", retina.topk_candidates);
     check.iou_pair(retina.fg_iou, retina.bg_iou);

@@ -121,15 +121,15 @@ impl Task for LabelledSets {
         model.params()
     }
 
-    fn initialise(&self, model: &Classifier, file: &WeightsFile) -> Result<Vec<String>> {
+    fn initialise(&self, _: &ClassifyConfig, model: &Classifier, file: &WeightsFile) -> Result<Vec<String>> {
         Ok(weights::load(model, file, weights::Head::MayDiffer)?)
     }
 
-    fn load_teacher(&self, model: &Classifier, file: &WeightsFile) -> Result<()> {
-        if let Some(card) = ClassifierCard::of(file)? {
+    fn load_teacher(&self, _: &ClassifyConfig, model: &Classifier, file: WeightsFile) -> Result<()> {
+        if let Some(card) = ClassifierCard::of(&file)? {
             card.check_classes(&file.path, &self.train.classes)?;
         }
-        weights::load(model, file, weights::Head::Fits)?;
+        weights::load(model, &file, weights::Head::Fits)?;
         Ok(())
     }
 

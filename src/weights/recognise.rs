@@ -1,0 +1,242 @@
+//! Which network a file's tensors are of: told from their names and shapes, and by the conventions of whoever wrote it.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use ckd_detectors::names::{ChannelOrder, Scheme};
+use toml::Value;
+
+use super::WeightsFile;
+use super::state_dict::Remarks;
+use super::structure::{Family, Structure, Trunk};
+
+/// The network that a file's tensors are of.
+#[derive(Debug, Clone)]
+pub struct Recognised {
+    /// Its name, as `weights import --arch` takes it: `faster_rcnn_resnet50_fpn`, `resnet18`, `cifar_resnet20`.
+    pub name: String,
+    /// What it is for.
+    pub kind: Kind,
+    /// Keys of a configuration whose student it is, with their values, where they are not the defaults.
+    pub settings: Vec<(&'static str, Value)>,
+    /// What the file cannot say and was taken for granted.
+    pub assumed: Vec<String>,
+    /// Why its detections here would not be those it was trained for, if they would not.
+    pub differs: Option<&'static str>,
+}
+
+/// What a network is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It detects this many classes; torchvision's COCO detectors have slots for 90 or 91, most of them in use.
+    Detector {
+        /// Foreground classes.
+        classes: usize,
+    },
+    /// A trunk, with or without a classifier or a pyramid behind it.
+    Backbone,
+    /// A CIFAR ResNet of this depth and number of classes, with shortcuts that have no parameters.
+    CifarResNet {
+        /// Layers.
+        depth: usize,
+        /// Outputs.
+        classes: usize,
+    },
+}
+
+/// ImageNet's mean and standard deviation, of pixels from 0 to 255, red first.
+const MEAN: [f64; 3] = [123.675, 116.28, 103.53];
+const STD: [f64; 3] = [58.395, 57.12, 57.375];
+
+impl Recognised {
+    /// The network that the tensors of `file` are of.
+    ///
+    /// # Errors
+    /// Says what is not known about them.
+    pub fn of(file: &WeightsFile) -> Result<Self, String> {
+        let structure = Structure::of(file)?;
+        let kind = match (&structure.family, structure.trunk) {
+            (_, Trunk::CifarResNet { depth, classes }) => Kind::CifarResNet { depth, classes },
+            (Family::FasterRcnn { classes, .. } | Family::RetinaNet { classes, .. }, _) => {
+                Kind::Detector { classes: *classes }
+            }
+            (Family::None, _) => Kind::Backbone,
+        };
+        let mut recognised = Self {
+            name: structure.name(),
+            kind,
+            settings: structure.settings(),
+            assumed: Vec::new(),
+            differs: None,
+        };
+        match file.names.scheme {
+            Scheme::Torchvision | Scheme::FlatMobileNet => recognised.as_torchvision(),
+            Scheme::Detectron2 | Scheme::Caffe2 => recognised.as_detectron2(file, &structure),
+            Scheme::MmDetection => recognised.as_mmdetection(file, &structure),
+        }
+        Ok(recognised)
+    }
+
+    fn set(&mut self, key: &'static str, value: impl Into<Value>) {
+        self.settings.push((key, value.into()));
+    }
+
+    fn as_torchvision(&mut self) {
+        if matches!(self.kind, Kind::Detector { .. }) {
+            self.assumed.push("torchvision's anchors, RoIAlign, normalisation and resizing".to_owned());
+        }
+    }
+
+    fn as_detectron2(&mut self, file: &WeightsFile, structure: &Structure) {
+        let of_torchvision = file.names.order == ChannelOrder::Rgb;
+        if structure.has_bottlenecks() {
+            let stride_in = if of_torchvision { "3x3" } else { "1x1" };
+            self.set("student.stride_in", stride_in);
+            self.assumed.push(format!(
+                "RESNETS.STRIDE_IN_1X1 is {}, as Detectron2 has it for weights of {}",
+                if of_torchvision { "False" } else { "True" },
+                if of_torchvision { "torchvision" } else { "MSRA" }
+            ));
+        }
+        let Remarks { pixel_mean, pixel_std, .. } = file.remarks;
+        let in_order = |values: [f32; 3]| {
+            let [first, second, third] = values.map(f64::from);
+            if of_torchvision { [first, second, third] } else { [third, second, first] }
+        };
+        if pixel_mean.is_none() {
+            self.assumed.push("Detectron2's MODEL.PIXEL_MEAN and PIXEL_STD".to_owned());
+        }
+        let default_std = if of_torchvision { STD } else { [1.0; 3] };
+        self.normalize(pixel_mean.map_or(MEAN, in_order), pixel_std.map_or(default_std, in_order));
+        self.set("input.resize", "pil_bilinear");
+        self.set("detector.anchor_corners", "exact");
+        match structure.family {
+            Family::FasterRcnn { .. } => {
+                self.set("detector.rpn.min_size", 0.0);
+                self.set("detector.roi.align", "aligned");
+                self.set("detector.roi.sampling_ratio", 0);
+            }
+            Family::RetinaNet { .. } => {
+                self.set("detector.retina.clip", "after_nms");
+                self.set("detector.retina.detections_per_image", 100);
+            }
+            Family::None => {}
+        }
+    }
+
+    fn as_mmdetection(&mut self, file: &WeightsFile, structure: &Structure) {
+        let config = PythonConfig::of(&file.remarks);
+        if structure.has_bottlenecks() && config.is_caffe_style() {
+            self.set("student.stride_in", "1x1");
+        }
+        if !config.is_known() {
+            self.assumed
+                .push("MMDetection's style \"pytorch\": stride in the 3x3, RGB, ImageNet's mean".to_owned());
+        }
+        let (mean, std) = config.normalization();
+        self.normalize(mean, std);
+        self.set("detector.anchor_corners", "exact");
+        match structure.family {
+            Family::FasterRcnn { .. } => {
+                self.set("detector.rpn.min_size", 0.0);
+                self.set("detector.roi.align", "aligned");
+                self.set("detector.roi.sampling_ratio", 0);
+                self.assumed.push(
+                    "sizes rounded down, where MMDetection's resizing rounds to the nearest".to_owned(),
+                );
+            }
+            Family::RetinaNet { .. } => {
+                self.set("detector.retina.detections_per_image", 100);
+                if !config.says("relu_before_extra_convs=True") {
+                    self.differs = Some(
+                        "MMDetection's RetinaNet makes level p7 of p6 without the ReLU that ours, torchvision's and \
+                         Detectron2's have between them; --partial backbone takes its trunk",
+                    );
+                }
+            }
+            Family::None => {}
+        }
+    }
+
+    /// From pixels of 0 to 255 to ours of 0 to 1.
+    fn normalize(&mut self, mean: [f64; 3], std: [f64; 3]) {
+        // As f32, like the configuration's: their shortest decimals.
+        let in_our_units = |values: [f64; 3]| {
+            let unit =
+                |value: f64| ((value / 255.0) as f32).to_string().parse::<f64>().unwrap_or(value / 255.0);
+            Value::Array(values.map(|value| Value::Float(unit(value))).to_vec())
+        };
+        self.settings.push(("normalization.mean", in_our_units(mean)));
+        self.settings.push(("normalization.std", in_our_units(std)));
+    }
+}
+
+/// What MMDetection's configuration, a Python text in the checkpoint, says about images and the trunk. It is searched,
+/// never run.
+pub(super) struct PythonConfig<'a>(Option<&'a str>);
+
+impl<'a> PythonConfig<'a> {
+    pub(super) fn of(remarks: &'a Remarks) -> Self {
+        Self(remarks.config.as_deref())
+    }
+
+    pub(super) fn channel_order(&self) -> ChannelOrder {
+        match self.says("to_rgb=False") || self.says("bgr_to_rgb=False") {
+            true => ChannelOrder::Bgr,
+            false => ChannelOrder::Rgb,
+        }
+    }
+
+    fn is_known(&self) -> bool {
+        self.0.is_some()
+    }
+
+    fn is_caffe_style(&self) -> bool {
+        self.says("style='caffe'") || self.says("style=\"caffe\"")
+    }
+
+    fn says(&self, what: &str) -> bool {
+        self.0.is_some_and(|text| text.contains(what))
+    }
+
+    /// Mean and standard deviation, red first.
+    fn normalization(&self) -> ([f64; 3], [f64; 3]) {
+        let numbers = |name: &str| -> Option<[f64; 3]> {
+            let text = self.0?;
+            let start = text.find(name)? + name.len();
+            let length = text[start..].find(']')?;
+            let numbers = text[start..start + length].split(',').map(|number| number.trim().parse().ok());
+            let mut numbers: [f64; 3] = numbers.collect::<Option<Vec<_>>>()?.try_into().ok()?;
+            if self.channel_order() == ChannelOrder::Bgr {
+                numbers.reverse();
+            }
+            Some(numbers)
+        };
+        (numbers("mean=[").unwrap_or(MEAN), numbers("std=[").unwrap_or(STD))
+    }
+}
+
+/// Three numbers that Detectron2 keeps beside the weights.
+pub(super) fn pixel_values(tensors: &BTreeMap<String, Tensor>, name: &str) -> Option<[f32; 3]> {
+    let values = tensors.get(name)?.flatten_all().ok()?.to_vec1::<f32>().ok()?;
+    values.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_mmdetection_text_says_how_images_are_normalised() {
+        let of = |text: &str| {
+            let remarks = Remarks { config: Some(text.to_owned()), ..Remarks::default() };
+            let config = PythonConfig::of(&remarks);
+            (config.channel_order(), config.normalization(), config.is_caffe_style())
+        };
+        let text = "img_norm_cfg = dict(\n    mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], to_rgb=True)";
+        assert_eq!(of(text), (ChannelOrder::Rgb, (MEAN, STD), false));
+        let text = "backbone=dict(style='caffe'), dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], to_rgb=False)";
+        assert_eq!(of(text), (ChannelOrder::Bgr, (MEAN, [1.0; 3]), true));
+        assert_eq!(of("mean=[1, x], std=["), (ChannelOrder::Rgb, (MEAN, STD), false));
+    }
+}

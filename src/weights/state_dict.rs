@@ -1,0 +1,107 @@
+//! The dictionary of named tensors in a pickle, and what stands beside it.
+
+use super::pickle::{Pickled, Value};
+use super::stored::StoredTensor;
+
+/// Where a checkpoint keeps its state dict, if it is not one itself.
+const KEYS: [&str; 5] = ["state_dict", "model", "model_state_dict", "net", "blobs"];
+
+/// What wrappers put before all names: DataParallel, torch.compile.
+const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+
+/// Named tensors, and what a checkpoint says about them.
+#[derive(Debug, Default)]
+pub(super) struct StateDict {
+    pub(super) tensors: Vec<StoredTensor>,
+    pub(super) remarks: Remarks,
+}
+
+/// What a checkpoint says about its tensors.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Remarks {
+    /// Detectron2's `__author__`: who trained it, and so by which conventions.
+    pub author: Option<String>,
+    /// MMDetection's class names.
+    pub classes: Vec<String>,
+    /// MMDetection's configuration, a Python text.
+    pub config: Option<String>,
+    /// Detectron2's mean of pixels, from 0 to 255, in the order of its colours.
+    pub pixel_mean: Option<[f32; 3]>,
+    /// What it divides by afterwards.
+    pub pixel_std: Option<[f32; 3]>,
+}
+
+/// Collects what `load` makes of the entries of the state dict in `pickled`; it gives `None` for what is no tensor.
+///
+/// # Errors
+/// Says what is wrong with the file, without its name.
+pub(super) fn read(
+    pickled: &Pickled,
+    mut load: impl FnMut(&str, Value) -> Result<Option<StoredTensor>, String>,
+) -> Result<StateDict, String> {
+    let mut tensors = Vec::new();
+    for &(key, value) in find(pickled)? {
+        let Some(name) = pickled.text(key) else { continue };
+        tensors.extend(load(name, value)?);
+    }
+    for wrapper in WRAPPERS {
+        if tensors.iter().all(|tensor| tensor.name.starts_with(wrapper)) {
+            tensors.iter_mut().for_each(|tensor| tensor.name.replace_range(..wrapper.len(), ""));
+        }
+    }
+    Ok(StateDict { tensors, remarks: remarks(pickled) })
+}
+
+/// The dictionary that names tensors: the file's own, or one level down.
+fn find<'p>(pickled: &'p Pickled) -> Result<&'p [(Value, Value)], String> {
+    let holds_tensors =
+        |items: &[(Value, Value)]| items.iter().any(|&(_, value)| looks_like_a_tensor(pickled, value));
+    let top = pickled.dict(pickled.root).ok_or_else(|| {
+        "it holds no state dict; a whole model is saved again with torch.save(model.state_dict(), FILE)"
+            .to_owned()
+    })?;
+    if holds_tensors(top) {
+        return Ok(top);
+    }
+    let below =
+        |key: &&str| pickled.dict(pickled.entry(pickled.root, key)?).filter(|items| holds_tensors(items));
+    KEYS.iter().find_map(below).ok_or_else(|| {
+        let there: Vec<&str> = top.iter().take(8).filter_map(|&(key, _)| pickled.text(key)).collect();
+        format!(
+            "it holds no state dict (looked at its top and under {}; there is {})",
+            KEYS.join(", "),
+            there.join(", ")
+        )
+    })
+}
+
+/// Whether the value is made by one of the functions that make tensors and arrays; whether it is whole is seen later.
+fn looks_like_a_tensor(pickled: &Pickled, value: Value) -> bool {
+    let function = pickled.call(value).map(|(function, ..)| function);
+    function.is_some_and(|(module, name)| match module {
+        "torch._utils" => name.starts_with("_rebuild_tensor") || name.starts_with("_rebuild_parameter"),
+        "numpy.core.multiarray" | "numpy._core.multiarray" => name == "_reconstruct",
+        "numpy.core.numeric" | "numpy._core.numeric" => name == "_frombuffer",
+        _ => false,
+    })
+}
+
+fn remarks(pickled: &Pickled) -> Remarks {
+    let text = |dict: Value, keys: [&str; 2]| {
+        let found = keys.iter().find_map(|key| pickled.text(pickled.entry(dict, key)?));
+        found.map(str::to_owned)
+    };
+    let author = text(pickled.root, ["__author__", "__author__"]);
+    let Some(meta) = pickled.entry(pickled.root, "meta") else {
+        return Remarks { author, ..Remarks::default() };
+    };
+    let of_data = pickled.entry(meta, "dataset_meta").unwrap_or(meta);
+    let classes = ["CLASSES", "classes"].iter().find_map(|key| pickled.items(pickled.entry(of_data, key)?));
+    let names = |items: &[Value]| items.iter().map(|&item| Some(pickled.text(item)?.to_owned())).collect();
+    Remarks {
+        author,
+        classes: classes.and_then(names).unwrap_or_default(),
+        config: text(meta, ["config", "cfg"]),
+        ..Remarks::default()
+    }
+}

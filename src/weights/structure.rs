@@ -1,0 +1,273 @@
+//! The parts of a network that the names and shapes of its tensors show.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use toml::Value;
+
+use super::WeightsFile;
+
+/// The parts of a network.
+#[derive(Debug)]
+pub(super) struct Structure {
+    pub(super) trunk: Trunk,
+    pub(super) family: Family,
+    /// The norm of the trunk.
+    norm: &'static str,
+    /// Width of the pyramid, and its norm.
+    pyramid: Option<(usize, Option<&'static str>)>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Trunk {
+    ResNet { name: &'static str, width: usize, bottlenecks: bool },
+    MobileNetV1 { width: usize },
+    MobileNetV2 { width: usize },
+    CifarResNet { depth: usize, classes: usize },
+}
+
+#[derive(Debug)]
+pub(super) enum Family {
+    FasterRcnn { classes: usize, rpn_convs: usize, head: BoxHead },
+    RetinaNet { classes: usize, convs: usize, norm: Option<&'static str>, p6_from: &'static str },
+    None,
+}
+
+#[derive(Debug)]
+pub(super) enum BoxHead {
+    TwoFc { width: usize, pool_size: usize },
+    FourConvFc { width: usize, pool_size: usize, norm: &'static str },
+}
+
+/// The tensors of a file, looked up by name.
+struct Tensors<'a> {
+    by_name: &'a BTreeMap<String, Tensor>,
+    /// Names of counters, which only a norm that trains has.
+    counts_batches: bool,
+}
+
+impl Structure {
+    /// # Errors
+    /// Says what is not known about the tensors.
+    pub(super) fn of(file: &WeightsFile) -> Result<Self, String> {
+        let tensors = Tensors {
+            by_name: &file.tensors,
+            counts_batches: file.entries.keys().any(|name| name.ends_with("num_batches_tracked")),
+        };
+        let in_detector = file.tensors.keys().any(|name| name.starts_with("backbone.body."));
+        let body = if in_detector { "backbone.body." } else { "" };
+        let trunk = tensors.trunk(body)?;
+        let pyramid = tensors.size("backbone.fpn.inner_blocks.0.0.weight", 0);
+        let family = match pyramid {
+            None => Family::None,
+            Some(width) => tensors.family(width)?,
+        };
+        Ok(Self {
+            trunk,
+            family,
+            norm: tensors.trunk_norm(body),
+            pyramid: pyramid.map(|width| (width, tensors.norm("backbone.fpn.inner_blocks.0.1"))),
+        })
+    }
+
+    pub(super) fn has_bottlenecks(&self) -> bool {
+        matches!(self.trunk, Trunk::ResNet { bottlenecks: true, .. })
+    }
+
+    /// torchvision's name for it, or one made the same way.
+    pub(super) fn name(&self) -> String {
+        let trunk = match self.trunk {
+            Trunk::ResNet { name, .. } => name.to_owned(),
+            Trunk::MobileNetV1 { .. } => "mobilenet_v1".to_owned(),
+            Trunk::MobileNetV2 { .. } => "mobilenet_v2".to_owned(),
+            Trunk::CifarResNet { depth, .. } => format!("cifar_resnet{depth}"),
+        };
+        let version = |is_v2: bool| if is_v2 { "_v2" } else { "" };
+        match &self.family {
+            Family::FasterRcnn { head, .. } => {
+                format!("faster_rcnn_{trunk}_fpn{}", version(matches!(head, BoxHead::FourConvFc { .. })))
+            }
+            Family::RetinaNet { norm, .. } => format!("retinanet_{trunk}_fpn{}", version(norm.is_some())),
+            Family::None => trunk,
+        }
+    }
+
+    /// Keys of a configuration whose student it is.
+    pub(super) fn settings(&self) -> Vec<(&'static str, Value)> {
+        let count = |count: usize| Value::Integer(count as i64);
+        let mut settings: Vec<(&'static str, Value)> = Vec::new();
+        let (backbone, width) = match self.trunk {
+            Trunk::ResNet { name, width, .. } => (name, (width != 64).then_some(width)),
+            Trunk::MobileNetV1 { width } => ("mobilenet_v1", (width != 32).then_some(width)),
+            Trunk::MobileNetV2 { width } => ("mobilenet_v2", (width != 32).then_some(width)),
+            Trunk::CifarResNet { .. } => return settings,
+        };
+        settings.push(("student.backbone", backbone.into()));
+        settings.extend(width.map(|width| ("student.width", count(width))));
+        settings.push(("student.norm", self.norm.into()));
+        if let Some((width, norm)) = self.pyramid {
+            settings.push(("detector.fpn_channels", count(width)));
+            settings.extend(norm.map(|norm| ("student.fpn_norm", norm.into())));
+        }
+        match self.family {
+            Family::FasterRcnn { rpn_convs, ref head, .. } => {
+                settings.push(("detector.architecture", "faster_rcnn".into()));
+                settings.push(("detector.rpn.head_convs", count(rpn_convs)));
+                let (width, pool_size) = match *head {
+                    BoxHead::TwoFc { width, pool_size } => (width, pool_size),
+                    BoxHead::FourConvFc { width, pool_size, norm } => {
+                        settings.push(("detector.roi.head", "four_conv_fc".into()));
+                        settings.push(("detector.roi.head_norm", norm.into()));
+                        (width, pool_size)
+                    }
+                };
+                settings.push(("detector.roi.head_width", count(width)));
+                settings.push(("detector.roi.pool_size", count(pool_size)));
+            }
+            Family::RetinaNet { convs, norm, p6_from, .. } => {
+                settings.push(("detector.architecture", "retinanet".into()));
+                settings.push(("detector.retina.head_convs", count(convs)));
+                settings.push(("detector.retina.p6_from", p6_from.into()));
+                if let Some(norm) = norm {
+                    settings.push(("detector.retina.head_norm", norm.into()));
+                    settings.push(("detector.retina.box_loss", "giou".into()));
+                }
+            }
+            // Any detector can begin with it.
+            Family::None => settings.push(("detector.architecture", "faster_rcnn".into())),
+        }
+        settings
+    }
+}
+
+impl Tensors<'_> {
+    fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    fn size(&self, name: &str, dimension: usize) -> Option<usize> {
+        self.by_name.get(name)?.dims().get(dimension).copied()
+    }
+
+    /// How many of `name(0)`, `name(1)`, ... there are without a gap.
+    fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..).take_while(|&at| self.has(&name(at))).count()
+    }
+
+    /// The norm in the layer `layer`, if it is one.
+    fn norm(&self, layer: &str) -> Option<&'static str> {
+        if !self.has(&format!("{layer}.weight")) {
+            return None;
+        }
+        Some(match self.has(&format!("{layer}.running_mean")) {
+            false => "gn",
+            true if self.counts_batches => "bn",
+            true => "frozen_bn",
+        })
+    }
+
+    fn trunk_norm(&self, body: &str) -> &'static str {
+        let first = ["bn1", "0.1", "features.0.1"];
+        first.iter().find_map(|layer| self.norm(&format!("{body}{layer}"))).unwrap_or("frozen_bn")
+    }
+
+    fn trunk(&self, body: &str) -> Result<Trunk, String> {
+        if let (Some(width), Some(kernel)) =
+            (self.size(&format!("{body}conv1.weight"), 0), self.size(&format!("{body}conv1.weight"), 2))
+        {
+            return self.resnet(body, width, kernel);
+        }
+        for features in [body.to_owned(), format!("{body}features.")] {
+            let all =
+                |layers: [&str; 2]| layers.iter().all(|layer| self.has(&format!("{features}{layer}.weight")));
+            match self.size(&format!("{features}0.0.weight"), 0) {
+                Some(width) if all(["1.conv.0.0", "18.0"]) => return Ok(Trunk::MobileNetV2 { width }),
+                Some(width) if all(["1.3", "13.3"]) => return Ok(Trunk::MobileNetV1 { width }),
+                _ => {}
+            }
+        }
+        let some: Vec<&str> = self.by_name.keys().take(3).map(String::as_str).collect();
+        Err(format!(
+            "its {} tensors ({}, ...) are of no network that is known here: ResNets, MobileNets, CIFAR ResNets, and the \
+             detectors built on the first two",
+            self.by_name.len(),
+            some.join(", ")
+        ))
+    }
+
+    fn resnet(&self, body: &str, width: usize, kernel: usize) -> Result<Trunk, String> {
+        let blocks: Vec<usize> = (1..=4)
+            .map(|stage| self.count(|block| format!("{body}layer{stage}.{block}.conv1.weight")))
+            .collect();
+        let bottlenecks = self.has(&format!("{body}layer1.0.conv3.weight"));
+        let name = match (blocks.as_slice(), bottlenecks) {
+            ([2, 2, 2, 2], false) => "resnet18",
+            ([3, 4, 6, 3], false) => "resnet34",
+            ([3, 4, 6, 3], true) => "resnet50",
+            ([3, 4, 23, 3], true) => "resnet101",
+            (&[first, second, third, 0], false)
+                if first > 0 && first == second && second == third && kernel == 3 =>
+            {
+                return match self.size("linear.weight", 0) {
+                    Some(classes) => Ok(Trunk::CifarResNet { depth: 6 * first + 2, classes }),
+                    None => Err(format!(
+                        "it is a CIFAR ResNet of {} layers whose shortcuts have parameters, or of another head than \
+                         `linear`: known here is the one of the paper",
+                        6 * first + 2
+                    )),
+                };
+            }
+            _ => {
+                return Err(format!(
+                    "it is a ResNet with {blocks:?} blocks{}, which is none of resnet18, 34, 50 and 101",
+                    if bottlenecks { " of three convolutions" } else { "" }
+                ));
+            }
+        };
+        Ok(Trunk::ResNet { name, width, bottlenecks })
+    }
+
+    fn family(&self, pyramid: usize) -> Result<Family, String> {
+        if let Some(rows) = self.size("roi_heads.box_predictor.cls_score.weight", 0) {
+            let pool = |inputs: Option<usize>| {
+                let cells = inputs.unwrap_or(0) / pyramid.max(1);
+                cells.isqrt().max(1)
+            };
+            let in_head = |name: &str| format!("roi_heads.box_head.{name}");
+            let head = match self.size(&in_head("5.weight"), 0) {
+                Some(width) => BoxHead::FourConvFc {
+                    width,
+                    pool_size: pool(self.size(&in_head("5.weight"), 1)),
+                    norm: self.norm(&in_head("0.1")).unwrap_or("none"),
+                },
+                None => BoxHead::TwoFc {
+                    width: self.size(&in_head("fc6.weight"), 0).unwrap_or(1024),
+                    pool_size: pool(self.size(&in_head("fc6.weight"), 1)),
+                },
+            };
+            let rpn_convs = self.count(|at| format!("rpn.head.conv.{at}.0.weight")).max(1);
+            return Ok(Family::FasterRcnn { classes: rows.saturating_sub(1), rpn_convs, head });
+        }
+        let (logits, deltas) = (
+            self.size("head.classification_head.cls_logits.weight", 0),
+            self.size("head.regression_head.bbox_reg.weight", 0),
+        );
+        let (Some(logits), Some(deltas)) = (logits, deltas) else { return Ok(Family::None) };
+        let anchors = deltas / 4;
+        if anchors == 0 || logits % anchors != 0 {
+            return Err(format!(
+                "it is a RetinaNet with {deltas} box outputs and {logits} class outputs a cell, which fit no number of \
+                 anchors"
+            ));
+        }
+        Ok(Family::RetinaNet {
+            classes: logits / anchors,
+            convs: self.count(|at| format!("head.classification_head.conv.{at}.0.weight")).max(1),
+            norm: self.norm("head.classification_head.conv.0.1"),
+            p6_from: match self.size("backbone.fpn.extra_blocks.p6.weight", 1) {
+                Some(inputs) if inputs != pyramid => "c5",
+                _ => "p5",
+            },
+        })
+    }
+}

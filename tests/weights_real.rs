@@ -1,0 +1,180 @@
+//! Networks that others trained, read from their files and measured on real images.
+#![allow(clippy::print_stdout)] // a skipped test says so
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use candle_core::{Device, Tensor};
+use ckd_det::weights::recognise::{Kind, Recognised};
+use ckd_det::weights::{WeightsFile, load};
+use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config};
+use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig};
+use ckd_detectors::nn::{Mode, NormKind};
+use ckd_detectors::param::Builder;
+use ckd_detectors::taps::Tap;
+use ckd_kernels::Value;
+use ckd_kernels::graph::untracked;
+
+/// A file of the folder of real data; `None`, said aloud, where it is not there.
+fn real(name: &str) -> Option<PathBuf> {
+    let folder = match std::env::var_os("CKD_DET_DATA") {
+        Some(folder) => PathBuf::from(folder),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
+    };
+    let path = folder.join(name);
+    if path.is_file() {
+        return Some(path);
+    }
+    println!("skipped: {} is not there (set CKD_DET_DATA to the folder that has it)", path.display());
+    None
+}
+
+fn expected(name: &str) -> Option<serde_json::Value> {
+    let text = std::fs::read_to_string(real(name)?).unwrap();
+    Some(serde_json::from_str(&text).unwrap())
+}
+
+const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// CIFAR-10's test rows: a label and 3,072 pixels each.
+fn cifar10() -> Option<Vec<u8>> {
+    let packed = real("cifar10/test_batch.bin.xz")?;
+    match Command::new("xz").arg("-dc").arg(&packed).output() {
+        Ok(output) if output.status.success() => Some(output.stdout),
+        _ => {
+            println!("skipped: `xz` cannot unpack {}", packed.display());
+            None
+        }
+    }
+}
+
+const ROW: usize = 1 + 3 * 32 * 32;
+
+/// The logits of these rows.
+fn logits(network: &CifarResNet, rows: &[u8]) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    for rows in rows.chunks(250 * ROW) {
+        let count = rows.len() / ROW;
+        let mut pixels = Vec::with_capacity(count * (ROW - 1));
+        for row in rows.chunks_exact(ROW) {
+            for (channel, values) in row[1..].chunks_exact(32 * 32).enumerate() {
+                let scaled = |value: &u8| (f32::from(*value) / 255.0 - MEAN[channel]) / STD[channel];
+                pixels.extend(values.iter().map(scaled));
+            }
+        }
+        let images = Tensor::from_vec(pixels, (count, 3, 32, 32), &Device::Cpu).unwrap();
+        let taps = untracked(|| network.forward(&Value::constant(images), Mode::Inference)).unwrap();
+        all.extend(taps.get(Tap::Logits).unwrap().tensor().to_vec2::<f32>().unwrap());
+    }
+    all
+}
+
+fn network(name: &str, file: &str) -> Option<CifarResNet> {
+    let file = WeightsFile::read(&real(&format!("weights/{file}"))?).unwrap();
+    let recognised = Recognised::of(&file).unwrap();
+    let Kind::CifarResNet { depth, classes } = recognised.kind else { panic!("{recognised:?}") };
+    assert_eq!(recognised.name, format!("cifar_{name}"));
+    let network =
+        CifarResNet::new(Builder::new(0, &Device::Cpu).frozen(), CifarResNetConfig { depth, classes })
+            .unwrap();
+    load::strict(network.params(), &file).unwrap();
+    Some(network)
+}
+
+/// Counts what each of `names` gets right among the first `count` rows, and compares with `key` of the published numbers.
+fn count_right(names: &[&str], count: usize, key: &str, tolerance: u64) {
+    let (Some(rows), Some(expected)) = (cifar10(), expected("weights/cifar10_expected.json")) else { return };
+    for name in names {
+        let of_network = &expected["models"][name];
+        let Some(network) = network(name, of_network["file"].as_str().unwrap()) else { return };
+        let logits = logits(&network, &rows[..count * ROW]);
+        for (row, expected) in logits.iter().zip(of_network["logits_first8"].as_array().unwrap()) {
+            for (logit, expected) in row.iter().zip(expected.as_array().unwrap()) {
+                let apart = (f64::from(*logit) - expected.as_f64().unwrap()).abs();
+                assert!(apart <= 2e-3, "{name}: {logit} and {expected}");
+            }
+        }
+        let is_right = |(row, logits): &(&[u8], &Vec<f32>)| {
+            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+            best == Some(usize::from(row[0]))
+        };
+        let right = rows.chunks_exact(ROW).zip(&logits).filter(is_right).count() as u64;
+        let wanted = of_network[key].as_u64().unwrap();
+        println!("{name}: {right} of {count} right, {wanted} published");
+        assert!(right.abs_diff(wanted) <= tolerance, "{name}: {right} right, {wanted} published");
+    }
+}
+
+#[test]
+fn published_cifar_networks_name_the_first_thousand_test_images_as_published() {
+    count_right(&["resnet20", "resnet56"], 1000, "top1_correct_first1000", 0);
+}
+
+#[test]
+#[ignore = "all 10,000 images through four networks: minutes"]
+fn published_cifar_networks_name_all_test_images_as_published() {
+    count_right(&["resnet20", "resnet32", "resnet44", "resnet56"], 10_000, "top1_correct", 2);
+}
+
+#[test]
+fn a_published_mobilenet_gives_its_published_features() {
+    let (Some(path), Some(expected)) =
+        (real("weights/mobilenetv2_imagenet_features.pt"), expected("weights/mobilenetv2_expected.json"))
+    else {
+        return;
+    };
+    let file = WeightsFile::read(&path).unwrap();
+    assert_eq!(Recognised::of(&file).unwrap().name, "mobilenet_v2");
+    // Every name is the one that the key map of the published numbers gives it.
+    for (theirs, ours) in expected["source_to_torchvision"].as_object().unwrap() {
+        let ours = ours.as_str().unwrap();
+        let counts = ours.ends_with("num_batches_tracked");
+        assert_eq!(file.tensors.contains_key(ours), !counts, "{theirs}");
+    }
+    let builder = Builder::new(0, &Device::Cpu).frozen();
+    let config = MobileNetV2Config { width_multiplier: 1.0, norm: NormKind::FrozenBn, freeze_at: 0 };
+    let trunk = MobileNetV2::new(&builder.within("backbone").within("body"), config).unwrap();
+    let random = load::init(&builder.finish(), &file).unwrap();
+    assert!(random.is_empty());
+
+    let side = 224;
+    let mut pixels = Vec::with_capacity(3 * side * side);
+    for c in 0..3 {
+        for h in 0..side {
+            for w in 0..side {
+                let value = ((7 * c + 3 * h + 5 * w) % 256) as f32 / 255.0;
+                pixels.push((value - MEAN[c]) / STD[c]);
+            }
+        }
+    }
+    let image = Tensor::from_vec(pixels, (1, 3, side, side), &Device::Cpu).unwrap();
+    let mut seen = 0;
+    let mut pooled = Vec::new();
+    untracked(|| {
+        trunk.each_layer(&Value::constant(image), Mode::Inference, |index, map| {
+            let tap = &expected["taps"][index.to_string()];
+            if tap.is_null() {
+                return;
+            }
+            seen += 1;
+            let tensor = map.tensor().force_contiguous().unwrap();
+            assert_eq!(serde_json::json!(tensor.dims()), tap["shape"]);
+            let values: Vec<f32> = tensor.flatten_all().unwrap().to_vec1().unwrap();
+            let number = |key: &str| tap[key].as_f64().unwrap();
+            let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64;
+            assert!((mean - number("mean")).abs() <= 1e-5, "features.{index}: mean {mean}");
+            for (value, expected) in values.iter().zip(tap["first"].as_array().unwrap()) {
+                let apart = (f64::from(*value) - expected.as_f64().unwrap()).abs();
+                assert!(apart <= 1e-4, "features.{index}: {value} and {expected}");
+            }
+            let per_channel = values.chunks_exact(values.len() / tensor.dims()[1]);
+            pooled = per_channel.map(|map| map.iter().sum::<f32>() / map.len() as f32).collect();
+        })
+    })
+    .unwrap();
+    assert_eq!(seen, 4);
+    for (value, expected) in pooled.iter().zip(expected["pooled_first16"].as_array().unwrap()) {
+        assert!((f64::from(*value) - expected.as_f64().unwrap()).abs() <= 1e-4, "{value} and {expected}");
+    }
+}
