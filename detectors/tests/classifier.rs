@@ -11,7 +11,7 @@ use ckd_detectors::classifier::{
     Architecture, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
 };
 use ckd_detectors::nn::{Mode, NormKind};
-use ckd_detectors::param::{Builder, Role};
+use ckd_detectors::param::{Builder, ParamStore, Role};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::losses::softmax_cross_entropy;
@@ -257,6 +257,54 @@ fn resnet20_is_pytorchs() -> Result<()> {
     Ok(())
 }
 
+/// Every network for CIFAR, and the MobileNets, in PyTorch: `tools/golden/classifiers.py` has their definitions.
+#[test]
+fn every_network_is_pytorchs_in_inference_in_training_and_in_its_gradients() -> Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/classifiers.json");
+    let text = std::fs::read_to_string(path).expect("the repository has golden values");
+    let cases: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for (name, case) in cases.as_object().expect("a case a network") {
+        let numbers = |key: &str| -> Vec<f64> {
+            case[key].as_array().expect(key).iter().map(|value| value.as_f64().expect(key)).collect()
+        };
+        let tolerance = |key: &str| case[format!("{key}_tolerance")].as_f64().expect(key);
+        let network = name.parse::<Architecture>()?.build(builder(), 10)?;
+        assert_eq!(case["tensors"], network.params().iter().count(), "{name}");
+        fill_by_rule(network.params())?;
+        let side = case["side"].as_u64().expect("a side") as usize;
+        let x = random_images(6999, (2, 3, side, side));
+
+        let taps = network.forward(&x, Mode::Inference)?;
+        let expected = numbers("inference");
+        assert_close(
+            &format!("{name} inference"),
+            &values(logits(&taps).tensor()),
+            &expected,
+            tolerance("inference"),
+        );
+        let taps = network.forward(&x, Mode::Train)?;
+        let expected = numbers("training");
+        assert_close(
+            &format!("{name} training"),
+            &values(logits(&taps).tensor()),
+            &expected,
+            tolerance("training"),
+        );
+
+        let gradients = softmax_cross_entropy(logits(&taps), &[3, 7], 2.0)?.backward()?;
+        assert_eq!(gradients.len(), network.params().trainable().count(), "{name}");
+        let names = case["gradients"].as_array().expect("names").iter();
+        let norms: Vec<f32> = names
+            .map(|parameter| {
+                let gradient = values(&gradients[parameter.as_str().expect("a name")]);
+                gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt() as f32
+            })
+            .collect();
+        assert_close(&format!("{name} gradients"), &norms, &numbers("norms"), tolerance("norms"));
+    }
+    Ok(())
+}
+
 // ---- a training step ----
 
 #[test]
@@ -376,7 +424,12 @@ fn logits(taps: &Taps) -> &Value {
 /// ResNet-20 with 10 classes, filled by the rule of the golden models (`README.md` there) from stream 7000 on.
 fn filled_cifar() -> Result<CifarResNet> {
     let network = cifar(20, 10)?;
-    for (stream, (name, param)) in (7000..).zip(network.params().iter()) {
+    fill_by_rule(network.params())?;
+    Ok(network)
+}
+
+fn fill_by_rule(params: &ParamStore) -> Result<()> {
+    for (stream, (name, param)) in (7000..).zip(params.iter()) {
         let shape = param.value.dims();
         let count: usize = shape.iter().product();
         let fan_in: usize = shape.iter().skip(1).product();
@@ -388,9 +441,9 @@ fn filled_cifar() -> Result<CifarResNet> {
             _ => v / (fan_in as f64).sqrt(),
         };
         let values: Vec<f32> = (0..count as u64).map(|i| rule(golden::value(stream, i)) as f32).collect();
-        network.params().set(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+        params.set(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)?;
     }
-    Ok(network)
+    Ok(())
 }
 
 /// Two images, stream 6999.

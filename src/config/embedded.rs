@@ -10,11 +10,46 @@ macro_rules! embed {
 
 embed!(
     "base/bccd.toml",
+    "base/cifar100_240.toml",
+    "base/cifar100_480.toml",
+    "base/cifar10_short.toml",
     "base/coco_faster_rcnn_fpn.toml",
     "base/coco_retinanet_fpn.toml",
+    "base/imagenet_100.toml",
+    "base/imagenet_200.toml",
+    "base/probe.toml",
     "base/quickstart.toml",
     "bccd_r34_r18.toml",
     "bccd_teacher.toml",
+    "cifar100/ckd_r110_r32.toml",
+    "cifar100/ckd_r32x4_r8x4.toml",
+    "cifar100/ckd_r32x4_sv1.toml",
+    "cifar100/ckd_r32x4_sv2.toml",
+    "cifar100/ckd_r50_mv2.toml",
+    "cifar100/ckd_r56_r20.toml",
+    "cifar100/ckd_v13_mv2.toml",
+    "cifar100/ckd_v13_v8.toml",
+    "cifar100/ckd_w40_2_sv1.toml",
+    "cifar100/ckd_w40_2_w16_2.toml",
+    "cifar100/ckd_w40_2_w40_1.toml",
+    "cifar100/plain_mv2.toml",
+    "cifar100/plain_r110.toml",
+    "cifar100/plain_r20.toml",
+    "cifar100/plain_r32.toml",
+    "cifar100/plain_r32x4.toml",
+    "cifar100/plain_r50.toml",
+    "cifar100/plain_r56.toml",
+    "cifar100/plain_r8x4.toml",
+    "cifar100/plain_sv1.toml",
+    "cifar100/plain_sv2.toml",
+    "cifar100/plain_v13.toml",
+    "cifar100/plain_v8.toml",
+    "cifar100/plain_w16_2.toml",
+    "cifar100/plain_w40_1.toml",
+    "cifar100/plain_w40_2.toml",
+    "cifar100/probe_stl10.toml",
+    "cifar100/probe_tiny_imagenet.toml",
+    "cifar10_r56_r20.toml",
     "coco_mini.toml",
     "coco_r101_r18.toml",
     "coco_r101_r50.toml",
@@ -22,6 +57,10 @@ embed!(
     "coco_r50_r18.toml",
     "coco_retinanet_r101_r18.toml",
     "coco_retinanet_r101_r50.toml",
+    "imagenet/ckd_r34_r18.toml",
+    "imagenet/ckd_r50_mv1.toml",
+    "imagenet/plain_mv1.toml",
+    "imagenet/plain_r18.toml",
     "quickstart.toml",
     "quickstart_teacher.toml",
 );
@@ -42,14 +81,14 @@ mod tests {
     fn every_file_in_configs_is_embedded() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
         let mut names = Vec::new();
-        for folder in ["", "base/"] {
+        for folder in ["", "base/", "cifar100/", "imagenet/"] {
             for entry in fs::read_dir(root.join(folder)).expect("the repository has configs/") {
                 let entry = entry.expect("a readable folder");
                 let name = format!("{folder}{}", entry.file_name().to_string_lossy());
                 let is_folder = entry.file_type().expect("a file type").is_dir();
                 assert!(
-                    !is_folder || name == "base",
-                    "configs/{name}: folders but base/ are not looked at here"
+                    !is_folder || ["base", "cifar100", "imagenet"].contains(&name.as_str()),
+                    "configs/{name}: this folder is not looked at here"
                 );
                 if !is_folder {
                     names.push(name);

@@ -1,7 +1,9 @@
-//! CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in their binary form.
+//! CIFAR-10 and CIFAR-100 (Krizhevsky 2009), binary and python version.
 //!
 //! A row is a label (CIFAR-100: the coarse label, then the fine one, which counts) and 3,072 bytes: 32x32 pixels, all red
-//! ones first. Training batches `data_batch_1.bin` to `data_batch_5.bin` may be fewer or have other numbers of rows.
+//! ones first. Training batches `data_batch_1.bin` to `data_batch_5.bin` may be fewer or have other numbers of rows. The
+//! python version has the same names without `.bin`, each a pickle of a dictionary; it is read as data, by the function that
+//! is given for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,42 +32,70 @@ pub enum Split {
 }
 
 impl Cifar {
-    /// The folder that the archive unpacks to.
-    pub fn folder(self) -> &'static str {
+    /// The folders that its archives unpack to: binary and python version.
+    fn folders(self) -> [&'static str; 2] {
         match self {
-            Self::Ten => "cifar-10-batches-bin",
-            Self::Hundred => "cifar-100-binary",
+            Self::Ten => ["cifar-10-batches-bin", "cifar-10-batches-py"],
+            Self::Hundred => ["cifar-100-binary", "cifar-100-python"],
         }
     }
 
-    /// Where the images are if `root` is that folder or the one around it; the first place if nowhere.
+    /// Where the images are if `root` is one of these folders or the one around them; `root` if nowhere.
     pub fn find(self, root: &Path) -> PathBuf {
-        let below = root.join(self.folder());
-        if below.is_dir() { below } else { root.to_owned() }
+        let below = self.folders().map(|folder| root.join(folder));
+        below.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| root.to_owned())
     }
 
-    /// Reads a split of the data set in `folder`.
+    /// Reads a split of the data set in `folder`; `unpickle` reads a file of the python version: the labels under a
+    /// name, and the rows of bytes.
     ///
     /// # Errors
     /// Files that are missing or hold no whole rows; labels beyond the classes.
-    pub fn load(self, folder: &Path, split: Split) -> Result<Labelled, LabelledError> {
+    pub fn load(
+        self,
+        folder: &Path,
+        split: Split,
+        unpickle: impl Fn(&[u8], &str) -> Result<(Vec<u32>, Vec<u8>), String>,
+    ) -> Result<Labelled, LabelledError> {
         let classes = self.classes(folder)?;
         let (mut labels, mut bytes) = (Vec::new(), Vec::new());
         for path in self.files(folder, split) {
-            self.append(&path, &mut labels, &mut bytes)?;
+            if path.extension().is_some() {
+                self.append(&path, &mut labels, &mut bytes)?;
+                continue;
+            }
+            let format = |reason: String| LabelledError::Format { path: path.clone(), reason };
+            let key = match self {
+                Self::Ten => "labels",
+                Self::Hundred => "fine_labels",
+            };
+            let (more, rows) = unpickle(&read(&path)?, key).map_err(format)?;
+            if rows.len() != more.len() * 3 * PLANE {
+                let images = rows.len() / (3 * PLANE);
+                return Err(LabelledError::Counts { path, images, labels: more.len() });
+            }
+            labels.extend(more);
+            rows.chunks_exact(3 * PLANE).for_each(|planes| interleave(planes, &mut bytes));
         }
         Labelled::decoded(classes, labels, (SIDE, SIDE), bytes, folder.to_owned())
     }
 
-    /// The files of a split that there are; the first one always.
+    /// The first file of a split, which must be there.
+    pub fn first_file(self, folder: &Path, split: Split) -> PathBuf {
+        self.files(folder, split).swap_remove(0)
+    }
+
+    /// The files of a split that there are, of the python version if only that is there; the first one always.
     fn files(self, folder: &Path, split: Split) -> Vec<PathBuf> {
         let names: Vec<String> = match (self, split) {
-            (Self::Ten, Split::Train) => (1..=5).map(|batch| format!("data_batch_{batch}.bin")).collect(),
-            (Self::Ten, Split::Test) => vec!["test_batch.bin".to_owned()],
-            (Self::Hundred, Split::Train) => vec!["train.bin".to_owned()],
-            (Self::Hundred, Split::Test) => vec!["test.bin".to_owned()],
+            (Self::Ten, Split::Train) => (1..=5).map(|batch| format!("data_batch_{batch}")).collect(),
+            (Self::Ten, Split::Test) => vec!["test_batch".to_owned()],
+            (Self::Hundred, Split::Train) => vec!["train".to_owned()],
+            (Self::Hundred, Split::Test) => vec!["test".to_owned()],
         };
-        let paths = names.into_iter().map(|name| folder.join(name)).enumerate();
+        let binary = folder.join(format!("{}.bin", names[0]));
+        let extension = if !binary.exists() && folder.join(&names[0]).is_file() { "" } else { ".bin" };
+        let paths = names.into_iter().map(|name| folder.join(format!("{name}{extension}"))).enumerate();
         paths.filter(|(index, path)| *index == 0 || path.exists()).map(|(_, path)| path).collect()
     }
 

@@ -10,6 +10,7 @@ use crate::data::{DataError, Labelled, image_folder, stl10};
 use crate::engine::job::weights_of_run;
 use crate::engine::task::Gathered;
 use crate::engine::{EngineError, Result};
+use crate::weights::labelled_rows;
 
 /// Both splits of a data set of labelled images.
 #[derive(Debug)]
@@ -79,8 +80,8 @@ pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<
     let data = &config.data;
     let side = config.input.side_px;
     let loaded = match data.kind {
-        LabelledKind::Cifar10 => Cifar::Ten.load(&Cifar::Ten.find(root), split),
-        LabelledKind::Cifar100 => Cifar::Hundred.load(&Cifar::Hundred.find(root), split),
+        LabelledKind::Cifar10 => Cifar::Ten.load(&Cifar::Ten.find(root), split, unpickled),
+        LabelledKind::Cifar100 => Cifar::Hundred.load(&Cifar::Hundred.find(root), split, unpickled),
         LabelledKind::Stl10 => stl10::load(root, split),
         LabelledKind::TinyImagenet => image_folder::load_tiny_imagenet(root, split),
         LabelledKind::Folder => {
@@ -102,6 +103,12 @@ pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<
     })
 }
 
+/// A file of CIFAR's python version.
+fn unpickled(bytes: &[u8], labels: &str) -> std::result::Result<(Vec<u32>, Vec<u8>), String> {
+    let rows = labelled_rows(bytes, labels)?;
+    Ok((rows.labels, rows.bytes))
+}
+
 fn root(loaded: &Loaded<ClassifyConfig>) -> PathBuf {
     loaded.resolve(&loaded.config.data.root)
 }
@@ -115,11 +122,11 @@ fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> O
     };
     let (path, help) = match data.kind {
         LabelledKind::Cifar10 => (
-            Cifar::Ten.find(root).join(folder_name("data_batch_1.bin", "test_batch.bin")),
+            Cifar::Ten.first_file(&Cifar::Ten.find(root), split),
             "The binary version of CIFAR-10 is at https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
         LabelledKind::Cifar100 => (
-            Cifar::Hundred.find(root).join(folder_name("train.bin", "test.bin")),
+            Cifar::Hundred.first_file(&Cifar::Hundred.find(root), split),
             "The binary version of CIFAR-100 is at https://www.cs.toronto.edu/~kriz/cifar.html",
         ),
         LabelledKind::Stl10 => (
