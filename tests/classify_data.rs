@@ -129,7 +129,7 @@ fn folders_are_classes_in_alphabetical_order_or_as_an_index_says() {
     assert_eq!([0, 1, 2].map(|image| pixel(&set, image, 0, 0)[0]), [10, 21, 20]);
 
     let index = folder.path().join("index.json");
-    let mut write = |text: &str| {
+    let write = |text: &str| {
         fs::write(&index, text).unwrap();
         image_folder::load(&root, Some(&index)).map_err(|error| error.to_string())
     };
