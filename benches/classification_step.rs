@@ -97,6 +97,11 @@ fn main() -> Result<()> {
     if let Some(threads) = options.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
+    // On a thread of the pool, as the program's verbs run.
+    rayon::scope(|_| measure(&options))
+}
+
+fn measure(options: &Options) -> Result<()> {
     let workload = options.workload;
     let batch = options.batch.map_or(workload.batch(), usize::from);
     let mut step = Step::new(workload, batch)?;

@@ -8,6 +8,7 @@ pub mod data;
 pub mod distill;
 pub mod engine;
 pub mod eval;
+pub mod export;
 pub mod fsx;
 pub mod report;
 pub mod weights;

@@ -78,6 +78,12 @@ impl AnchorGenerator {
         self.cells.iter().map(Vec::len).collect()
     }
 
+    /// Pixels between neighbouring cells, level by level; `None` if they follow from the sizes.
+    #[must_use]
+    pub fn strides(&self) -> Option<&[usize]> {
+        self.strides.as_deref()
+    }
+
     /// Anchors of each level for feature maps of these (height, width).
     ///
     /// # Errors

@@ -95,7 +95,7 @@ impl FasterRcnn {
     /// The pyramid P2 to P6.
     pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
         let input = images.normalized(&self.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, mode)?, mode)
+        self.fpn.forward(self.body.forward(&input, mode)?, mode)
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.
@@ -110,8 +110,7 @@ impl FasterRcnn {
         random: &mut impl Rng,
     ) -> Result<RoiPass> {
         images.check_targets(targets, self.classes)?;
-        let first = self.rpn.forward(images, pyramid)?;
-        let rpn_losses = self.rpn.losses(&first, targets, random)?;
+        let (rpn_losses, first) = self.rpn.train(images, pyramid, targets, random)?;
         let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;
         let samples = self.heads.sample(proposals, targets, random)?;
         let second = self.heads.forward(pyramid, &samples.boxes, Mode::Train)?;

@@ -84,22 +84,24 @@ impl Fpn {
 
     /// The pyramid, fine to coarse, extra levels last.
     ///
+    /// The maps are large: each is freed, where no gradient needs it, as soon as its level is made.
+    ///
     /// # Shapes
     /// Maps `(N, inputs[i], Hi, Wi)` to maps (N, width, Hi, Wi) and the extra ones.
-    pub fn forward(&self, maps: &[Value], mode: Mode) -> Result<Vec<Value>> {
+    pub fn forward(&self, maps: Vec<Value>, mode: Mode) -> Result<Vec<Value>> {
         let mut levels = Vec::with_capacity(maps.len() + 2);
+        let last = maps.last().cloned();
         let mut top: Option<Value> = None;
-        for ((map, lateral), output) in maps.iter().zip(&self.lateral).zip(&self.output).rev() {
-            let lateral = lateral.forward(map, mode, Identity)?;
+        for ((map, lateral), output) in maps.into_iter().zip(&self.lateral).zip(&self.output).rev() {
             let merged = match &top {
-                Some(top) => upsample_nearest_add(top, &lateral)?,
-                None => lateral,
+                Some(top) => merged(top, map, lateral, mode)?,
+                None => lateral.forward(&map, mode, Identity)?,
             };
             levels.push(output.forward(&merged, mode, Identity)?);
             top = Some(merged);
         }
         levels.reverse();
-        let (Some(coarsest), Some(last)) = (levels.last().cloned(), maps.last()) else { return Ok(levels) };
+        let (Some(coarsest), Some(last)) = (levels.last().cloned(), &last) else { return Ok(levels) };
         match &self.extra {
             None => levels.push(max_pool2d(&coarsest, 1, 2, 0)?),
             Some((from, [p6, p7])) => {
@@ -114,4 +116,15 @@ impl Fpn {
         }
         Ok(levels)
     }
+}
+
+/// The coarser level's map and the backbone's own, at the latter's size. It is the largest thing that a detector would
+/// keep for its gradient, and a 1x1 convolution makes it again.
+fn merged(top: &Value, map: Value, lateral: &ConvBlock, mode: Mode) -> Result<Value> {
+    let side = lateral.forward(&map, mode, Identity)?;
+    let merged = upsample_nearest_add(top, &side)?;
+    let (top, map, lateral) = (top.detach(), map.detach(), lateral.clone());
+    Ok(merged.remade_by(move || -> Result<Value> {
+        Ok(upsample_nearest_add(&top, &lateral.forward(&map, mode, Identity)?)?)
+    }))
 }

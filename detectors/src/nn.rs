@@ -40,7 +40,7 @@ pub(crate) const EPSILON: f64 = 1e-5;
 pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// A convolution with a bias.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Value,
     bias: Value,
@@ -65,20 +65,32 @@ impl Conv2d {
     /// # Shapes
     /// (N, inputs, H, W) to (N, outputs, H', W').
     pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
+        self.convolve(x, self.config, activation)
+    }
+
+    /// The same at the centres of windows as large as the kernel.
+    ///
+    /// # Shapes
+    /// (P, inputs, kernel, kernel) to (P, outputs, 1, 1).
+    pub fn forward_windows(&self, windows: &Value, activation: Activation) -> Result<Value> {
+        self.convolve(windows, Conv2dConfig { padding: [0, 0], ..self.config }, activation)
+    }
+
+    fn convolve(&self, x: &Value, config: Conv2dConfig, activation: Activation) -> Result<Value> {
         let epilogue = Epilogue { shift: Some(&self.bias), activation, ..Epilogue::default() };
-        Ok(conv2d(x, &self.weight, self.config, epilogue)?)
+        Ok(conv2d(x, &self.weight, config, epilogue)?)
     }
 }
 
 /// A convolution without bias, followed by a norm.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConvNorm {
     weight: Value,
     config: Conv2dConfig,
     norm: Norm,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Norm {
     Batch { weight: Value, bias: Value, mean: Tensor, var: Tensor, tracks: bool },
     Group { weight: Value, bias: Value, groups: usize },
@@ -207,7 +219,7 @@ impl ConvNorm {
 }
 
 /// A convolution of a head or a pyramid, with a bias or a norm: torchvision's `Conv2dNormActivation`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum ConvBlock {
     /// With a bias.
     Biased(Conv2d),
@@ -242,7 +254,7 @@ impl ConvBlock {
 }
 
 /// The most groups, up to 32, that divide `channels`.
-fn groups_of(channels: usize) -> usize {
+pub fn groups_of(channels: usize) -> usize {
     (1..=32.min(channels)).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)
 }
 

@@ -155,7 +155,8 @@ impl RetinaNet {
     /// The pyramid P3 to P7.
     pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
         let input = images.normalized(&self.config.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, mode)?[1..], mode)
+        let maps = self.body.forward(&input, mode)?;
+        self.fpn.forward(maps.into_iter().skip(1).collect(), mode)
     }
 
     /// Class logits (N·A, K) of every anchor.

@@ -1,21 +1,25 @@
 //! Region proposal network (Ren et al. 2015, arXiv 1506.01497), as in torchvision.
 
+mod samples;
+
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, permute, reshape, rows};
+use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::losses::{bce_with_logits, smooth_l1};
 use rand::Rng;
+
+use self::samples::{Cells, Samples};
 
 use crate::anchors::AnchorGenerator;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::images::{Images, Target};
 use crate::init::Init;
-use crate::matcher::{Match, Matcher};
+use crate::matcher::Matcher;
 use crate::nn::Conv2d;
 use crate::param::Builder;
 use crate::proposals::ProposalFilter;
-use crate::sampler::{SampleSize, sample};
+use crate::sampler::SampleSize;
 use crate::{Error, Result};
 
 /// Settings of the proposal network; torchvision's defaults.
@@ -59,6 +63,14 @@ pub struct RpnOutput {
     pub per_level: Vec<usize>,
 }
 
+/// The anchors of an image, and where they lie.
+struct Grid {
+    anchors: Vec<Xyxy>,
+    /// (h, w) of the levels.
+    sizes: Vec<(usize, usize)>,
+    per_level: Vec<usize>,
+}
+
 const CODER: BoxCoder = BoxCoder::ANCHORS;
 
 impl Rpn {
@@ -96,10 +108,22 @@ impl Rpn {
     /// # Errors
     /// If the levels are not those of `images`, or not as many as the anchors have.
     pub fn forward(&self, images: &Images, levels: &[Value]) -> Result<RpnOutput> {
+        let grid = self.grid(images, levels)?;
+        self.everywhere(levels, grid)
+    }
+
+    fn grid(&self, images: &Images, levels: &[Value]) -> Result<Grid> {
         images.check_pyramid(levels)?;
+        let sizes: Vec<_> = levels.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
+        let anchors = self.anchors.generate(images.padded_size()?, &sizes)?;
+        let per_cell = anchors_per_cell(&self.anchors)?;
+        let per_level = sizes.iter().map(|(h, w)| h * w * per_cell).collect();
+        Ok(Grid { anchors, sizes, per_level })
+    }
+
+    fn everywhere(&self, levels: &[Value], grid: Grid) -> Result<RpnOutput> {
         let mut objectness = Vec::with_capacity(levels.len());
         let mut deltas = Vec::with_capacity(levels.len());
-        let mut sizes = Vec::with_capacity(levels.len());
         for level in levels {
             let mut hidden = level.clone();
             for conv in &self.hidden {
@@ -107,9 +131,7 @@ impl Rpn {
             }
             objectness.push(per_anchor(&self.objectness.forward(&hidden, Identity)?, 1)?);
             deltas.push(per_anchor(&self.deltas.forward(&hidden, Identity)?, 4)?);
-            sizes.push((level.dims()[2], level.dims()[3]));
         }
-        let per_level = objectness.iter().map(|level| level.dims()[1]).collect();
         let flat = |levels: &[Value], width| -> Result<Value> {
             let all = concatenate(levels, 1)?;
             let count = all.dims()[0] * all.dims()[1];
@@ -118,8 +140,8 @@ impl Rpn {
         Ok(RpnOutput {
             objectness: flat(&objectness, 1)?,
             deltas: flat(&deltas, 4)?,
-            anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
-            per_level,
+            anchors: grid.anchors,
+            per_level: grid.per_level,
         })
     }
 
@@ -150,37 +172,28 @@ impl Rpn {
         &self.config
     }
 
-    /// The losses `loss_objectness` and `loss_rpn_box_reg`.
-    pub fn losses(
+    /// The losses `loss_objectness` and `loss_rpn_box_reg`, and what the head says of every anchor, without a gradient
+    /// where the losses do not need it.
+    pub fn train(
         &self,
-        output: &RpnOutput,
+        images: &Images,
+        levels: &[Value],
         targets: &[Target],
         random: &mut impl Rng,
-    ) -> Result<[(&'static str, Value); 2]> {
-        let count = output.anchors.len();
-        let (mut sampled, mut labels) = (Vec::new(), Vec::new());
-        let (mut positives, mut regression) = (Vec::new(), Vec::new());
-        for (image, target) in targets.iter().enumerate() {
-            let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &output.anchors);
-            let SampleSize { per_image, positive_fraction } = self.config.sample;
-            let chosen = sample(&matches, per_image, positive_fraction, random)?;
-            let flat = |anchor: usize| (image * count + anchor) as u32;
-            for anchor in chosen.positives {
-                let Match::Gt(truth) = matches[anchor] else { continue };
-                sampled.push(flat(anchor));
-                labels.push(1.0);
-                positives.push(flat(anchor));
-                regression.push(CODER.encode(&target.boxes[truth as usize], &output.anchors[anchor]));
-            }
-            for anchor in chosen.negatives {
-                sampled.push(flat(anchor));
-                labels.push(0.0);
-            }
+    ) -> Result<([(&'static str, Value); 2], RpnOutput)> {
+        let grid = self.grid(images, levels)?;
+        let samples = Samples::draw((&self.matcher, self.config.sample), &grid.anchors, targets, random)?;
+        let cells = Cells::of(&samples.anchors, &grid, anchors_per_cell(&self.anchors)?);
+        // With a second 3x3 convolution, a window would have to end where the map does.
+        if self.hidden.len() == 1 && cells.are_few(&grid, images.sizes.len()) {
+            let output = untracked(|| self.everywhere(levels, grid))?;
+            let (objectness, deltas) = self.at(&cells, levels)?;
+            return Ok((samples.losses(&objectness, &deltas)?, output));
         }
-        let divisor = sampled.len().max(1) as f64;
-        let objectness = bce_with_logits(&rows(&output.objectness, &sampled)?, &labels, divisor)?;
-        let boxes = smooth_l1(&rows(&output.deltas, &positives)?, &regression, 1.0 / 9.0, divisor)?;
-        Ok([("loss_objectness", objectness), ("loss_rpn_box_reg", boxes)])
+        let output = self.everywhere(levels, grid)?;
+        let objectness = rows(&output.objectness, &samples.anchors)?;
+        let deltas = rows(&output.deltas, &samples.anchors)?;
+        Ok((samples.losses(&objectness, &deltas)?, output))
     }
 }
 
@@ -204,4 +217,98 @@ pub(crate) fn anchors_per_cell(anchors: &AnchorGenerator) -> Result<usize> {
 pub(crate) fn per_anchor(map: &Value, width: usize) -> Result<Value> {
     let (n, channels, h, w) = map.tensor().dims4()?;
     Ok(reshape(&permute(map, &[0, 2, 3, 1])?, &[n, h * w * (channels / width), width])?)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{Device, Tensor};
+    use ckd_kernels::elementwise::weighted_sum;
+    use ckd_kernels::graph::Gradients;
+
+    use super::*;
+
+    /// Sampled cells at corners, edges and side by side, two of one cell, in two images and on two of three levels.
+    #[test]
+    fn the_head_at_few_cells_has_the_losses_and_gradients_of_whole_maps() {
+        let (width, images) = (6, 2);
+        let sizes = vec![(9, 7), (5, 4), (1, 1)];
+        let boxes = |count| vec![[0.0, 0.0, 8.0, 8.0]; count];
+        let per_level: Vec<usize> = sizes.iter().map(|(h, w)| h * w * 3).collect();
+        let count: usize = per_level.iter().sum();
+        let grid = || Grid { anchors: boxes(count), sizes: sizes.clone(), per_level: per_level.clone() };
+        let builder = Builder::new(3, &Device::Cpu);
+        let rpn = Rpn::new(&builder, width, three_anchors(), config()).expect("a head");
+        let levels: Vec<Value> =
+            (0..).zip(&sizes).map(|(level, &size)| map(level, (images, width), size)).collect();
+        let anchors: Vec<u32> = [0, 1, 20, 100, 188, 189, 200, 248, count, count + 4, 2 * count - 4]
+            .map(|anchor| anchor as u32)
+            .to_vec();
+        let cells = Cells::of(&anchors, &grid(), 3);
+        assert!(cells.are_few(&grid(), images));
+
+        let few = rpn.at(&cells, &levels).expect("windows");
+        let all = rpn.everywhere(&levels, grid()).expect("maps");
+        let all = [&all.objectness, &all.deltas].map(|all| rows(all, &anchors).expect("rows"));
+        let (few, all) = (gradients(&few.0, &few.1), gradients(&all[0], &all[1]));
+        assert_eq!(few.keys().collect::<Vec<_>>(), all.keys().collect::<Vec<_>>());
+        for (name, gradient) in &all {
+            let [few, all] = [&few[name], gradient].map(numbers);
+            let largest = all.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+            assert!(largest > 1e-4, "{name}");
+            for (few, all) in few.iter().zip(&all) {
+                assert!((few - all).abs() <= 1e-5 * largest, "{name}: {few} {all}");
+            }
+        }
+    }
+
+    /// Gradients of a sum that tells all numbers apart, and the numbers themselves.
+    fn gradients(objectness: &Value, deltas: &Value) -> Gradients {
+        let apart = |value: &Value| {
+            let weights: Vec<f32> = (0..value.tensor().elem_count()).map(|i| 1.0 + (i % 7) as f32).collect();
+            let weights = Tensor::from_vec(weights, value.dims(), &Device::Cpu).expect("weights");
+            Value::from_candle(&[value], |t| (&t[0] * &weights)?.sum_all()).expect("a sum")
+        };
+        let sum = weighted_sum(&[(&apart(objectness), 1.0), (&apart(deltas), 0.5)]).expect("a sum");
+        let mut gradients = sum.backward().expect("a walk back");
+        gradients.insert("objectness".into(), objectness.tensor().clone());
+        gradients.insert("deltas".into(), deltas.tensor().clone());
+        gradients
+    }
+
+    fn numbers(tensor: &Tensor) -> Vec<f32> {
+        tensor.flatten_all().and_then(|flat| flat.to_vec1()).expect("numbers")
+    }
+
+    fn map(level: usize, (n, c): (usize, usize), (h, w): (usize, usize)) -> Value {
+        let wave = |i: usize| ((i * 37 + level * 11) % 101) as f32 / 50.0 - 1.0;
+        let values: Vec<f32> = (0..n * c * h * w).map(wave).collect();
+        // The smallest level is not sampled: it has no gradient either way.
+        let tensor = Tensor::from_vec(values, (n, c, h, w), &Device::Cpu).expect("a map");
+        match h {
+            1 => Value::constant(tensor),
+            _ => Value::leaf(format!("level{level}"), tensor),
+        }
+    }
+
+    fn three_anchors() -> AnchorGenerator {
+        AnchorGenerator::new(&[vec![8.0], vec![16.0], vec![32.0]], &[0.5, 1.0, 2.0]).expect("anchors")
+    }
+
+    fn config() -> RpnConfig {
+        let filter = ProposalFilter {
+            pre_nms_top_n: 10,
+            post_nms_top_n: 10,
+            nms_threshold: 0.7,
+            score_threshold: 0.0,
+            min_size: 1e-3,
+        };
+        RpnConfig {
+            train: filter,
+            inference: filter,
+            fg_iou: 0.7,
+            bg_iou: 0.3,
+            sample: SampleSize { per_image: 16, positive_fraction: 0.5 },
+            head_convs: 1,
+        }
+    }
 }

@@ -184,7 +184,7 @@ impl Parts {
 
     fn pyramid(&self, images: &Images) -> Result<Vec<Value>> {
         let input = images.normalized(&self.config.normalization)?;
-        self.fpn.forward(&self.body.forward(&input, Mode::Train)?, Mode::Train)
+        self.fpn.forward(self.body.forward(&input, Mode::Train)?, Mode::Train)
     }
 
     fn samples(&self, images: &Images, targets: &[Target]) -> Result<RoiSamples> {
@@ -197,8 +197,7 @@ impl Parts {
         let pyramid = self.pyramid(images)?;
         let second = self.heads.forward(&pyramid, &samples.boxes, Mode::Train)?;
         let mut losses: Losses = self.heads.losses(&second, samples)?.into();
-        let first = self.rpn.forward(images, &pyramid)?;
-        losses.extend(self.rpn.losses(&first, targets, &mut random())?);
+        losses.extend(self.rpn.train(images, &pyramid, targets, &mut random())?.0);
         Ok(losses)
     }
 }

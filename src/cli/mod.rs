@@ -169,7 +169,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     let context = Context { device: cli.device.open()?, quiet: cli.quiet };
-    cli.command.run(&context)
+    // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put two
+    // threads to sleep and wake them again.
+    rayon::scope(|_| cli.command.run(&context))
 }
 
 /// Writes an error to the terminal, with its causes.

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use std::time::Instant;
+
 use serde::Serialize;
 
-use super::model::ModelArgs;
+use super::machine::peak_memory_mib;
+use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, say};
 use crate::data::{ClassIndex, decode};
 use crate::engine::evaluate::{detect_one, to_coco};
@@ -14,9 +17,13 @@ use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 /// Arguments of `predict`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+Without --score, the results hold all that the detector gives (what scores above its own threshold), and
+pictures show boxes from 0.5 on. With it, both have boxes from that score on.
+
 Examples:
   ckd-det predict photo.jpg                               with the latest run
-  ckd-det predict --weights student.safetensors *.jpg --out boxes --json results.json --no-pictures")]
+  ckd-det predict --weights student.safetensors *.jpg --json results.json --no-pictures
+  ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
 pub struct Args {
     /// JPEG or PNG files
     #[arg(value_name = "IMAGES", required = true)]
@@ -29,13 +36,22 @@ pub struct Args {
     /// Where the COCO results go [default: OUT/results.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw and report boxes from this score on
-    #[arg(long, value_name = "S", default_value_t = 0.5, value_parser = score)]
-    score: f32,
+    /// Draw and report boxes from this score on [default: draw from 0.5 on, report all]
+    #[arg(long, value_name = "S", value_parser = score)]
+    score: Option<f32>,
     /// Write no pictures
     #[arg(long)]
     no_pictures: bool,
+    /// Time the detector on the images and write nothing: the first boxes, the median image, peak memory
+    #[arg(long, conflicts_with_all = ["no_pictures", "json", "score"])]
+    benchmark: bool,
 }
+
+/// The score from which boxes are drawn, if the user does not say.
+const DRAWN_SCORE: f32 = 0.5;
+
+/// Images that a benchmark times at least; the given ones are repeated.
+const TIMED: usize = 10;
 
 fn score(text: &str) -> Result<f32, String> {
     text.parse()
@@ -60,13 +76,19 @@ struct FileResult<'a> {
 /// # Errors
 /// Missing weights. An image that cannot be read is named at once and again at the end; the others are done.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    let start = Instant::now();
     let model = args.model.open(&context.device, |_| {
         Err(UsageError(
             "the weights do not name their classes; predict needs weights of a run or an export".to_owned(),
         )
         .into())
     })?;
+    if args.benchmark {
+        return benchmark(&args.images, &model, start, context);
+    }
     let map = model.category_map()?;
+    let reported = args.score.unwrap_or(0.0);
+    let shown = args.score.unwrap_or(DRAWN_SCORE);
     let mut results = Vec::new();
     let mut failed = Vec::new();
     let names: Vec<String> = args.images.iter().map(|path| path.display().to_string()).collect();
@@ -82,17 +104,20 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
         let mut drawn = Vec::new();
         for (detection, &label) in to_coco(&found, index as u64, &map).zip(&found.labels) {
-            if detection.score < f64::from(args.score) {
+            let score = detection.score as f32;
+            if score < reported {
                 continue;
             }
             let category = map.name(ClassIndex(label)).unwrap_or_default();
-            let [x, y, w, h] = detection.bbox.map(|value| value as f32);
-            drawn.push(DrawnBox {
-                xyxy: [x, y, x + w, y + h],
-                class: label as usize,
-                name: category.to_owned(),
-                score: Some(detection.score as f32),
-            });
+            if score >= shown {
+                let [x, y, w, h] = detection.bbox.map(|value| value as f32);
+                drawn.push(DrawnBox {
+                    xyxy: [x, y, x + w, y + h],
+                    class: label as usize,
+                    name: category.to_owned(),
+                    score: Some(score),
+                });
+            }
             results.push(FileResult {
                 image_id: detection.image_id,
                 file_name,
@@ -123,6 +148,31 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             failed.join(", ")
         ),
     }
+}
+
+/// How long it takes from the start of the verb to the boxes of the first image, and for an image then.
+fn benchmark(images: &[PathBuf], model: &Model, start: Instant, context: &Context) -> anyhow::Result<()> {
+    let detect = |path: &Path| -> anyhow::Result<f64> {
+        let image = decode::read(path)?;
+        let start = Instant::now();
+        detect_one(&model.detector, &image, &model.config, &context.device)?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    detect(&images[0])?;
+    let first = start.elapsed().as_secs_f64() * 1e3;
+    let count = images.len().max(TIMED);
+    let mut times =
+        images.iter().cycle().take(count).map(|path| detect(path)).collect::<anyhow::Result<Vec<f64>>>()?;
+    times.sort_by(f64::total_cmp);
+    say(format!(
+        "cold start to the first boxes {first:>10.1} ms   (weights read, network built, one image)"
+    ))?;
+    let median = times[count / 2];
+    say(format!("median of {count:>4} images         {median:>10.1} ms   (from pixels to boxes)"))?;
+    if let Some(peak) = peak_memory_mib() {
+        say(format!("peak memory                   {peak:>10.1} MiB"))?;
+    }
+    Ok(())
 }
 
 /// Numbered, so that equal names from two folders do not meet.

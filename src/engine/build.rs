@@ -37,10 +37,14 @@ pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detec
 
 /// The same network as [`student`], for inference alone: nothing in it is trainable.
 pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
-    let normalization = normalization(&config.normalization);
-    let network = &config.student.network;
-    let settings = detector_config(config, &config.detector, network, 0, normalization, classes)?;
+    let settings = student_settings(config, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
+}
+
+/// What [`frozen_student`] is built from.
+pub fn student_settings(config: &Config, classes: usize) -> Result<DetectorConfig> {
+    let normalization = normalization(&config.normalization);
+    detector_config(config, &config.detector, &config.student.network, 0, normalization, classes)
 }
 
 /// The teacher of `config`; nothing in it is trainable.

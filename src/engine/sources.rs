@@ -102,7 +102,7 @@ impl DataPaths {
     }
 
     /// Where `loaded` says its data is.
-    fn of(loaded: &Loaded) -> Self {
+    pub(crate) fn of(loaded: &Loaded) -> Self {
         let data = &loaded.config.data;
         let split = |split: Split, images: &Path, annotations: &Path| match data.kind {
             DataKind::Synth => {

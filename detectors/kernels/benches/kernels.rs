@@ -22,7 +22,7 @@ static ALLOCATOR: KeepLarge<System> = KeepLarge::new(System);
 /// One convolution: name, (n, c, h, w), k, kernel, stride, groups.
 type Shape = (&'static str, (usize, usize, usize, usize), usize, usize, usize, usize);
 
-const CONVOLUTIONS: [Shape; 21] = [
+const CONVOLUTIONS: [Shape; 25] = [
     ("stem 7x7/2", (1, 3, 800, 1344), 64, 7, 2, 1),
     ("3x3 64 200x336", (1, 64, 200, 336), 64, 3, 1, 1),
     ("3x3 128 100x168", (1, 128, 100, 168), 128, 3, 1, 1),
@@ -41,6 +41,10 @@ const CONVOLUTIONS: [Shape; 21] = [
     ("1x1 1024-256 50x84", (1, 1024, 50, 84), 256, 1, 1, 1),
     ("1x1 2048-512 25x42", (1, 2048, 25, 42), 512, 1, 1, 1),
     ("1x1/2 512-1024 50x84", (1, 512, 100, 168), 1024, 1, 2, 1),
+    ("imagenet 3x3 128 28x28 b8", (8, 128, 28, 28), 128, 3, 1, 1),
+    ("imagenet 3x3 256 14x14 b8", (8, 256, 14, 14), 256, 3, 1, 1),
+    ("imagenet 3x3 512 7x7 b8", (8, 512, 7, 7), 512, 3, 1, 1),
+    ("cifar 3x3 32 16x16 b64", (64, 32, 16, 16), 32, 3, 1, 1),
     ("cifar 3x3 16 32x32 b64", (64, 16, 32, 32), 16, 3, 1, 1),
     ("cifar 3x3 64 8x8 b64", (64, 64, 8, 8), 64, 3, 1, 1),
     ("depthwise 3x3 96 200x336", (1, 96, 200, 336), 96, 3, 1, 96),

@@ -18,7 +18,7 @@ use std::thread::LocalKey;
 
 use candle_core::{Tensor, Var};
 
-use crate::elementwise::sum_of;
+use crate::elementwise::{add_in_place, sum_of};
 use crate::{Error, Precision, Result};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
@@ -101,6 +101,25 @@ type Backward = Box<dyn FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 pub struct Value {
     tensor: Tensor,
     node: Option<Arc<Node>>,
+    remake: Option<Remake>,
+}
+
+type Remake = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
+
+/// What an operation keeps of an input for its gradient.
+pub(crate) enum Saved {
+    Tensor(Tensor),
+    Remake(Remake, Precision),
+}
+
+impl Saved {
+    /// The input's tensor.
+    pub(crate) fn tensor(self) -> Result<Tensor> {
+        match self {
+            Self::Tensor(tensor) => Ok(tensor),
+            Self::Remake(make, precision) => while_set(&AGAIN, || untracked(|| precision.scope(|| make()))),
+        }
+    }
 }
 
 struct Node {
@@ -119,12 +138,12 @@ pub type Gradients = BTreeMap<Arc<str>, Tensor>;
 impl Value {
     /// A value without a gradient.
     pub fn constant(tensor: Tensor) -> Self {
-        Self { tensor, node: None }
+        Self { tensor, node: None, remake: None }
     }
 
     /// A value whose gradient [`backward`](Self::backward) reports under `name`.
     pub fn leaf(name: impl Into<Arc<str>>, tensor: Tensor) -> Self {
-        Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))) }
+        Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))), remake: None }
     }
 
     /// The result of an operation on `inputs`.
@@ -151,7 +170,28 @@ impl Value {
         let inputs = inputs.iter().map(|input| input.node.clone()).collect();
         let backward: Backward = Box::new(backward);
         let node = Node::new(Kind::Operation { inputs, backward: Mutex::new(Some(backward)) });
-        Self { tensor, node: Some(Arc::new(node)) }
+        Self { tensor, node: Some(Arc::new(node)), remake: None }
+    }
+
+    /// The same value, for a large map that is cheap to make: a convolution that needs it for its gradient keeps `make`
+    /// instead of the map. `make` must give the same tensor again.
+    pub fn remade_by<E: Display>(
+        self,
+        make: impl Fn() -> std::result::Result<Value, E> + Send + Sync + 'static,
+    ) -> Self {
+        let make = move || match make() {
+            Ok(value) => Ok(value.tensor),
+            Err(error) => Err(Error::invalid("remade", error.to_string())),
+        };
+        Self { remake: Some(Arc::new(make)), ..self }
+    }
+
+    /// What an operation may keep of this value for its gradient.
+    pub(crate) fn saved(&self) -> Saved {
+        match &self.remake {
+            Some(make) => Saved::Remake(make.clone(), Precision::asked()),
+            None => Saved::Tensor(self.tensor.clone()),
+        }
     }
 
     /// An operation written in candle's own terms.
@@ -232,10 +272,10 @@ impl Value {
         }
         let mut gradients = Gradients::new();
         let Some(root) = &self.node else { return Ok(gradients) };
-        let mut pending = HashMap::from([(root.number, gradient.clone())]);
+        let mut pending = HashMap::from([(root.number, Pending::Given(gradient.clone()))]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
-            let Some(gradient) = pending.remove(&node.number) else { continue };
+            let Some(gradient) = pending.remove(&node.number).map(Pending::into_tensor) else { continue };
             let (inputs, backward) = match &node.kind {
                 Kind::Leaf(name) => {
                     add_into(&mut gradients, name.clone(), gradient)?;
@@ -251,16 +291,42 @@ impl Value {
             for (input, gradient) in inputs.iter().zip(backward(gradient)?) {
                 let (Some(input), Some(gradient)) = (input, gradient) else { continue };
                 let sum = match pending.remove(&input.number) {
-                    Some(earlier) => sum_of(&earlier, &gradient)?,
+                    Some(earlier) => earlier.plus(gradient)?,
                     None => {
                         queue.push(ByNumber(input.clone()));
-                        gradient
+                        Pending::Given(gradient)
                     }
                 };
                 pending.insert(input.number, sum);
             }
         }
         Ok(gradients)
+    }
+}
+
+/// What is known so far of a gradient.
+enum Pending {
+    /// From one operation, which may have given the same tensor elsewhere too.
+    Given(Tensor),
+    /// A sum that was made here: nobody else has its memory.
+    Sum(Tensor),
+}
+
+impl Pending {
+    fn plus(self, gradient: Tensor) -> Result<Self> {
+        match self {
+            Self::Given(earlier) => sum_of(&earlier, &gradient).map(Self::Sum),
+            Self::Sum(sum) => {
+                add_in_place(&sum, &gradient)?;
+                Ok(Self::Sum(sum))
+            }
+        }
+    }
+
+    fn into_tensor(self) -> Tensor {
+        match self {
+            Self::Given(tensor) | Self::Sum(tensor) => tensor,
+        }
     }
 }
 

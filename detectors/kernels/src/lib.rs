@@ -56,6 +56,7 @@ pub mod sgd;
 pub mod simd;
 mod transpose;
 pub mod upsample;
+pub mod windows;
 
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};

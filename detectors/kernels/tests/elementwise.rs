@@ -4,7 +4,7 @@ mod support;
 
 use candle_core::Tensor;
 use ckd_kernels::elementwise::{add, concatenate, permute, relu, relu6, reshape, rows, scale, weighted_sum};
-use ckd_kernels::{Error, Value};
+use ckd_kernels::{Conv2dConfig, Epilogue, Error, Value, conv2d};
 use support::*;
 
 fn scalar(name: &str, value: f32) -> Value {
@@ -171,6 +171,46 @@ fn leaves_of_one_name_share_a_gradient() {
     let (first, second) = (scalar("w", 1.0), scalar("w", 1.0));
     let total = add(&scale(&first, 2.0).unwrap(), &scale(&second, 5.0).unwrap()).unwrap();
     assert_eq!(values(&total.backward().unwrap()["w"]), [7.0]);
+}
+
+/// The third and later parts of a sum are added in place: neither a gradient that is also somebody else's nor one that lies
+/// otherwise in memory may suffer.
+#[test]
+fn many_uses_of_a_value_add_up_and_leave_each_others_gradients_alone() {
+    let x = Value::leaf("x", nhwc(&noise(31, &[2, 3, 4, 5])));
+    let y = scale(&x, 2.0).unwrap();
+    let other = Value::leaf("other", noise(32, &[2, 3, 4, 5]));
+    // The same tensor is the gradient of both terms of each sum.
+    let mut sum = add(&y, &other).unwrap();
+    for _ in 0..4 {
+        sum = add(&sum, &y).unwrap();
+    }
+    let g = noise(33, &[2, 3, 4, 5]);
+    let gradients = gradients_of(&sum, &g);
+    let times = |factor: f32| values(&g).iter().map(|g| factor * g).collect::<Vec<_>>();
+    assert_eq!(values(&gradients["other"]), times(1.0));
+    for (got, expected) in values(&gradients["x"]).iter().zip(times(10.0)) {
+        assert!((got - expected).abs() <= 1e-5, "{got} {expected}");
+    }
+}
+
+#[test]
+fn a_map_that_is_made_again_gives_the_same_gradient() {
+    let x = Value::leaf("x", noise(34, &[1, 2, 3, 3]));
+    let weight = Value::leaf("w", noise(35, &[4, 2, 3, 3]));
+    let gradients = |twice: Value| {
+        let out = conv2d(&twice, &weight, Conv2dConfig::new(1, 1), Epilogue::default()).unwrap();
+        gradients_of(&out, &noise(36, out.dims()))
+    };
+    let kept = gradients(scale(&x, 2.0).unwrap());
+    let source = x.detach();
+    let made = gradients(scale(&x, 2.0).unwrap().remade_by(move || scale(&source, 2.0)));
+    for name in ["x", "w"] {
+        assert_eq!(values(&made[name]), values(&kept[name]));
+    }
+    let lost = scale(&x, 2.0).unwrap().remade_by(|| Err::<Value, _>("it is lost"));
+    let out = conv2d(&lost, &weight, Conv2dConfig::new(1, 1), Epilogue::default()).unwrap();
+    assert!(out.backward_from(&noise(36, out.dims())).unwrap_err().to_string().contains("it is lost"));
 }
 
 #[test]

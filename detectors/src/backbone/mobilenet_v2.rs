@@ -180,11 +180,11 @@ impl InvertedResidual {
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
-        let wide = match &self.expand {
-            Some(expand) => expand.forward(x, mode, None, Relu6)?,
-            None => x.clone(),
+        let filter = |wide: &Value| self.filter.forward(wide, mode, None, Relu6);
+        let filtered = match &self.expand {
+            Some(expand) => filter(&expand.forward(x, mode, None, Relu6)?)?,
+            None => filter(x)?,
         };
-        let filtered = self.filter.forward(&wide, mode, None, Relu6)?;
         self.project.forward(&filtered, mode, self.adds_input.then_some(x), Identity)
     }
 }

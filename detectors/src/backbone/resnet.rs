@@ -165,8 +165,7 @@ impl ResNet {
     /// (N, 3, H, W) to `(N, channels()[i], H / 2^(i+2), W / 2^(i+2))`, rounded up.
     pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
         let mode_of = |stage: usize| if stage < self.frozen { Mode::Inference } else { mode };
-        let stem = self.stem.forward(x, mode_of(0), None, Relu)?;
-        let mut x = max_pool2d(&stem, 3, 2, 1)?;
+        let mut x = max_pool2d(&self.stem.forward(x, mode_of(0), None, Relu)?, 3, 2, 1)?;
         let mut maps = Vec::with_capacity(4);
         for (index, stage) in self.stages.iter().enumerate() {
             let mode = mode_of(index + 1);

@@ -100,7 +100,7 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     let mut inputs = vec![x, weight];
     inputs.extend(epilogue.shift);
     inputs.extend(epilogue.residual);
-    let saved_x = track_w.then(|| x.tensor().clone());
+    let saved_x = track_w.then(|| x.saved());
     let saved_w = track_x.then(|| weight.tensor().clone());
     let activation = epilogue.activation;
     let saved_y = (activation != Activation::Identity).then(|| out.clone());
@@ -113,7 +113,7 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
         };
         drop(g);
         let g = masked;
-        let of_weights = saved_x.map(|x| weight_gradient(&geometry, &g, &x)).transpose()?;
+        let of_weights = saved_x.map(|x| weight_gradient(&geometry, &g, &x.tensor()?)).transpose()?;
         let of_weights = match (of_weights, &scale) {
             (Some(gradient), Some(scale)) => Some(scale_rows(&gradient, scale)?),
             (gradient, _) => gradient,

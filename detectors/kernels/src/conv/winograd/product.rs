@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::sweep::Map;
-use super::transforms::{input_tile, output_tile, weight_panel};
+use super::transforms::{both_ways, input_tile, output_line, weight_panel};
 use super::{POINTS, Tiles, point_stride};
 use crate::elementwise::SIX;
 use crate::lanes::{LANES, over_lanes};
@@ -49,9 +49,14 @@ pub(in super::super) fn convolve(
     let k = panels.columns;
     assert!(out.len() == source.n * h * w * k, "winograd: result {}", out.len());
     assert!(finish.residual.is_none_or(|residual| residual.len() == out.len()), "winograd: residual");
+    if tiles.count() == 0 {
+        return;
+    }
     let task =
         Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
-    if tiles.count() * POINTS * source.c <= SHARED {
+    // Enough panels for all threads to have a like share.
+    let divisible = panels.count() >= 4 * rayon::current_num_threads();
+    if divisible && tiles.count() * POINTS * source.c <= SHARED {
         task.by_channels();
     } else {
         task.by_tiles();
@@ -170,27 +175,30 @@ over_lanes! {
         let (image, top, left) = task.tiles.at(tile);
         for first in (0..count).step_by(LANES) {
             let channel = start + first;
-            let pixels = output_tile::<V>(products, stride, first);
             let shift = match shift {
                 Some(shift) => V::load(&shift[channel..]),
                 None => V::zero(),
             };
-            for i in 0..4.min(h - top) {
-                for j in 0..4.min(w - left) {
-                    let at = ((image * h + top + i) * w + left + j) * k + channel;
-                    let mut y = pixels[i][j].add(shift);
-                    if let Some(residual) = residual {
-                        y = y.add(V::load(&residual[at..]));
+            both_ways!(
+                output_line: 6 to 4, V,
+                |i, j| V::load(&products[(6 * i + j) * stride + first..]),
+                |row, pixels| if row < h - top {
+                    for j in 0..4.min(w - left) {
+                        let at = ((image * h + top + row) * w + left + j) * k + channel;
+                        let mut y = pixels[j].add(shift);
+                        if let Some(residual) = residual {
+                            y = y.add(V::load(&residual[at..]));
+                        }
+                        match activation {
+                            Activation::Identity => {}
+                            Activation::Relu => y = y.rectified(),
+                            Activation::Relu6 => y = y.rectified().at_most(SIX),
+                        }
+                        // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
+                        y.store(unsafe { std::slice::from_raw_parts_mut(task.out.0.add(at), LANES) });
                     }
-                    match activation {
-                        Activation::Identity => {}
-                        Activation::Relu => y = y.rectified(),
-                        Activation::Relu6 => y = y.rectified().at_most(SIX),
-                    }
-                    // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
-                    y.store(unsafe { std::slice::from_raw_parts_mut(task.out.0.add(at), LANES) });
                 }
-            }
+            );
         }
     }
 }

@@ -4,6 +4,8 @@
 
 #![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
 
+use std::mem::MaybeUninit;
+
 use super::super::sweep::Map;
 use super::{POINTS, point_stride};
 use crate::lanes::{LANES, Lanes, over_lanes};
@@ -30,7 +32,7 @@ fn input_line<V: Lanes>(d: [V; 6]) -> [V; 6] {
 
 /// Aᵀm of one row or column: 6 points to 4 outputs.
 #[inline(always)]
-fn output_line<V: Lanes>(m: [V; 6]) -> [V; 4] {
+pub(super) fn output_line<V: Lanes>(m: [V; 6]) -> [V; 4] {
     let (sum_a, difference_a) = (m[1].add(m[2]), m[1].sub(m[2]));
     let (sum_b, difference_b) = (m[3].add(m[4]), m[3].sub(m[4]));
     [
@@ -75,28 +77,34 @@ fn weight_gradient_line<V: Lanes>(u: [V; 6]) -> [V; 3] {
 
 // Below, no closure and no iterator touches lanes: they would be compiled apart, without the level's instructions.
 
-/// Lines (columns first, then rows) of a tile whose numbers `load` reads: one macro for all transforms.
+/// Lines (columns first, then rows) of a tile whose numbers `load` reads; `done` takes the rows of the result. One macro for
+/// all transforms.
 macro_rules! both_ways {
-    ($line:ident: $from:literal to $to:literal, $lanes:ident, |$i:ident, $j:ident| $load:expr) => {{
-        let mut columns = [[$lanes::zero(); $to]; $from];
+    (
+        $line:ident: $from:literal to $to:literal, $lanes:ident,
+        |$i:ident, $j:ident| $load:expr, |$row:ident, $values:ident| $done:expr
+    ) => {{
+        // Without zeros first: the tile does not fit the registers, so they would really be written.
+        let mut columns = [MaybeUninit::<[$lanes; $to]>::uninit(); $from];
         for $j in 0..$from {
             let mut line = [$lanes::zero(); $from];
             for $i in 0..$from {
                 line[$i] = $load;
             }
-            columns[$j] = $line(line);
+            columns[$j].write($line(line));
         }
-        let mut rows = [[$lanes::zero(); $to]; $to];
-        for i in 0..$to {
+        for $row in 0..$to {
             let mut line = [$lanes::zero(); $from];
             for j in 0..$from {
-                line[j] = columns[j][i];
+                // SAFETY: all columns were written.
+                line[j] = unsafe { columns[j].assume_init_ref() }[$row];
             }
-            rows[i] = $line(line);
+            let $values = $line(line);
+            $done
         }
-        rows
     }};
 }
+pub(super) use both_ways;
 
 over_lanes! {
     /// The 6x6 tile of `map` whose top-left pixel (image, y, x) may lie outside, to `to` (36, channels).
@@ -116,23 +124,18 @@ over_lanes! {
             }
         }
         for first in (0..map.c).step_by(LANES) {
-            let points = both_ways!(input_line: 6 to 6, V, |i, j| match starts[i][j] {
-                OUTSIDE => V::zero(),
-                start => V::load(&map.values[start + first..]),
-            });
-            for i in 0..6 {
-                for j in 0..6 {
-                    points[i][j].store(&mut to[(6 * i + j) * stride + first..]);
+            both_ways!(
+                input_line: 6 to 6, V,
+                |i, j| match starts[i][j] {
+                    OUTSIDE => V::zero(),
+                    start => V::load(&map.values[start + first..]),
+                },
+                |row, points| for j in 0..6 {
+                    points[j].store(&mut to[(6 * row + j) * stride + first..]);
                 }
-            }
+            );
         }
     }
-}
-
-/// 16 channels, from `first` on, of a transformed output tile `from` (36, channels at every `stride`): its 4x4 pixels.
-#[inline(always)]
-pub(super) fn output_tile<V: Lanes>(from: &[f32], stride: usize, first: usize) -> [[V; 4]; 4] {
-    both_ways!(output_line: 6 to 4, V, |i, j| V::load(&from[(6 * i + j) * stride + first..]))
 }
 
 over_lanes! {
@@ -141,15 +144,16 @@ over_lanes! {
         let (image, y, x) = at;
         let stride = point_stride(map.c);
         for first in (0..map.c).step_by(LANES) {
-            let points = both_ways!(gradient_line: 4 to 6, V, |i, j| match y + i < map.h && x + j < map.w {
-                true => V::load(&map.values[((image * map.h + y + i) * map.w + x + j) * map.c + first..]),
-                false => V::zero(),
-            });
-            for i in 0..6 {
-                for j in 0..6 {
-                    points[i][j].store(&mut to[(6 * i + j) * stride + first..]);
+            both_ways!(
+                gradient_line: 4 to 6, V,
+                |i, j| match y + i < map.h && x + j < map.w {
+                    true => V::load(&map.values[((image * map.h + y + i) * map.w + x + j) * map.c + first..]),
+                    false => V::zero(),
+                },
+                |row, points| for j in 0..6 {
+                    points[j].store(&mut to[(6 * row + j) * stride + first..]);
                 }
-            }
+            );
         }
     }
 }
@@ -160,12 +164,13 @@ over_lanes! {
         let size = inner * 32;
         let to = &mut to[..POINTS];
         for first in (0..size).step_by(LANES) {
-            let points = both_ways!(weight_line: 3 to 6, V, |i, j| V::load(&panel[(3 * i + j) * size + first..]));
-            for i in 0..6 {
-                for j in 0..6 {
-                    points[i][j].store(&mut to[6 * i + j][first..]);
+            both_ways!(
+                weight_line: 3 to 6, V,
+                |i, j| V::load(&panel[(3 * i + j) * size + first..]),
+                |row, points| for j in 0..6 {
+                    points[j].store(&mut to[6 * row + j][first..]);
                 }
-            }
+            );
         }
     }
 }
@@ -175,14 +180,13 @@ over_lanes! {
     /// (9, channels).
     pub(super) fn weight_gradient<V>(from: &[f32], stride: usize, channels: usize, to: &mut [f32]) {
         for first in (0..channels).step_by(LANES) {
-            let weights = both_ways!(weight_gradient_line: 6 to 3, V, |i, j| {
-                V::load(&from[(6 * i + j) * stride + first..])
-            });
-            for i in 0..3 {
-                for j in 0..3 {
-                    weights[i][j].store(&mut to[(3 * i + j) * channels + first..]);
+            both_ways!(
+                weight_gradient_line: 6 to 3, V,
+                |i, j| V::load(&from[(6 * i + j) * stride + first..]),
+                |row, weights| for j in 0..3 {
+                    weights[j].store(&mut to[(3 * row + j) * channels + first..]);
                 }
-            }
+            );
         }
     }
 }

@@ -14,7 +14,7 @@ const CHUNK: usize = 3 << 20;
 /// Tiles that are summed in registers at once.
 const TERMS: usize = 256;
 /// Fewer tiles than this do not pay for the transforms.
-const LEAST_TILES: usize = 200;
+const LEAST_TILES: usize = 60;
 
 /// Whether the gradient of the weights is computed in this form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {

@@ -1,0 +1,302 @@
+//! Faster R-CNN as a graph: `ckd_detectors::faster_rcnn` in inference.
+
+use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::fpn::ExtraLevels;
+use ckd_detectors::level_mapper::LevelMapper;
+use ckd_detectors::roi_heads::RoiConfig;
+use ckd_kernels::roi_align::{Alignment, Sampling};
+
+use super::boxes::{self, Scored};
+use super::graph::{Edge, GraphBuilder, Set, Side};
+use super::input::Prepared;
+use super::layers::{Layers, Then};
+use super::proto::Element;
+use super::trunk::{pyramid, trunk};
+use super::{Outputs, Result};
+
+/// Levels that the box head pools from.
+const POOLED: usize = 4;
+
+/// The weights of the box coder of the second stage.
+const CODER: [f32; 4] = [10.0, 10.0, 5.0, 5.0];
+
+/// Sides in pixels that a detection must have.
+const MIN_SIZE: f32 = 1e-2;
+
+/// What the proposal network says of each level: objectness (N, A_l), deltas (N, A_l, 4), anchors (A_l, 4).
+struct FirstStage {
+    objectness: Vec<Edge>,
+    deltas: Vec<Edge>,
+    anchors: Vec<Edge>,
+}
+
+pub(super) fn write(
+    layers: &mut Layers,
+    config: &FasterRcnnConfig,
+    input: &Prepared,
+    categories: &[u64],
+    outputs: Outputs,
+) -> Result<()> {
+    let maps = trunk(layers, &config.backbone, &input.pixels, "backbone.body.")?;
+    let levels = pyramid(layers, &maps, ExtraLevels::Subsample)?;
+    let first = first_stage(layers, config, &levels, input)?;
+    if outputs == Outputs::Raw {
+        // The second stage is left out, its weights too.
+        layers.leave_out("roi_heads.");
+        output_heads(&mut layers.graph, &first, &levels);
+        return Ok(());
+    }
+    let proposals = propose(&mut layers.graph, config, &first, input);
+    let (logits, deltas) = second_stage(layers, &config.roi, &levels, &proposals)?;
+    let (found, labels) = detections(&mut layers.graph, config, (&logits, &deltas), &proposals, input);
+    boxes::output_detections(&mut layers.graph, &found, &labels, categories, input.original.as_ref());
+    Ok(())
+}
+
+fn first_stage(
+    layers: &mut Layers,
+    config: &FasterRcnnConfig,
+    levels: &[Edge],
+    input: &Prepared,
+) -> Result<FirstStage> {
+    let (mut objectness, mut deltas) = (Vec::new(), Vec::new());
+    let convs = layers.count(|i| format!("rpn.head.conv.{i}.0.weight"));
+    for level in levels {
+        let mut hidden = level.clone();
+        for i in 0..convs {
+            hidden = layers.conv(&hidden, &format!("rpn.head.conv.{i}.0"), 1, Then::Relu)?;
+        }
+        let logits = layers.conv(&hidden, "rpn.head.cls_logits", 1, Then::Nothing)?;
+        let logits = boxes::per_anchor(&mut layers.graph, &logits, 1);
+        objectness.push(layers.graph.reshape(&logits, &[0, -1]));
+        let moves = layers.conv(&hidden, "rpn.head.bbox_pred", 1, Then::Nothing)?;
+        deltas.push(boxes::per_anchor(&mut layers.graph, &moves, 4));
+    }
+    let anchors = boxes::anchors(&mut layers.graph, &config.anchors, levels, &input.sizes)?;
+    Ok(FirstStage { objectness, deltas, anchors })
+}
+
+fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge]) {
+    let all = |graph: &mut GraphBuilder, parts: &[Edge], axis| {
+        graph.concat(&parts.iter().collect::<Vec<_>>(), axis)
+    };
+    let objectness = all(graph, &first.objectness, 1);
+    let deltas = all(graph, &first.deltas, 1);
+    let anchors = all(graph, &first.anchors, 0);
+    let (n, a) = (Side::Named("images"), Side::Named("anchors"));
+    graph.output(&objectness, "objectness", Element::F32, &[n, a], "logits, before the sigmoid");
+    graph.output(&deltas, "deltas", Element::F32, &[n, a, Side::Fixed(4)], "dx, dy, dw, dh of each anchor");
+    graph.output(
+        &anchors,
+        "anchors",
+        Element::F32,
+        &[a, Side::Fixed(4)],
+        "x1, y1, x2, y2; levels fine to coarse",
+    );
+    let names = ["p2", "p3", "p4", "p5"];
+    let sides =
+        [["height4", "width4"], ["height8", "width8"], ["height16", "width16"], ["height32", "width32"]];
+    for ((level, name), sides) in levels.iter().zip(names).zip(sides) {
+        let [h, w] = sides.map(Side::Named);
+        graph.output(level, name, Element::F32, &[n, Side::Named("channels"), h, w], "the pyramid's map");
+    }
+}
+
+/// Boxes (N, K, 4) with their objectness.
+fn propose(
+    graph: &mut GraphBuilder,
+    config: &FasterRcnnConfig,
+    first: &FirstStage,
+    input: &Prepared,
+) -> Scored {
+    let filter = &config.rpn.inference;
+    let (mut all_boxes, mut all_scores, mut all_levels) = (Vec::new(), Vec::new(), Vec::new());
+    let levels = first.objectness.iter().zip(&first.deltas).zip(&first.anchors).enumerate();
+    for (level, ((objectness, deltas), anchors)) in levels {
+        let [logits, places] = boxes::top(graph, objectness, filter.pre_nms_top_n);
+        let deltas = boxes::rows_of(graph, deltas, &places);
+        let anchors = graph.op("Gather", &[anchors, &places]);
+        let decoded = boxes::decode(graph, &deltas, &anchors, [1.0; 4]);
+        let decoded = boxes::clip(graph, &decoded, &input.sizes, 3);
+        let scores = graph.op("Sigmoid", &[&logits]);
+        let least = graph.float(filter.score_threshold as f32);
+        let enough = graph.op("GreaterOrEqual", &[&scores, &least]);
+        let scores = boxes::only_where(graph, &enough, &scores);
+        all_scores.push(boxes::without_slivers(graph, &decoded, &scores, filter.min_size as f32));
+        all_boxes.push(decoded);
+        let (level, shape) = (graph.int(level as i64), graph.op("Shape", &[&places]));
+        all_levels.push(graph.op("Expand", &[&level, &shape]));
+    }
+    let mut all = |parts: &[Edge]| graph.concat(&parts.iter().collect::<Vec<_>>(), 1);
+    let candidates = Scored { boxes: all(&all_boxes), scores: all(&all_scores) };
+    let groups = (&all(&all_levels), first.objectness.len());
+    let limits = (filter.nms_threshold, filter.post_nms_top_n);
+    boxes::suppress_in_groups(graph, &candidates, groups, limits).0
+}
+
+/// Class logits (N·K, classes + 1) and deltas (N·K, 4 (classes + 1)).
+fn second_stage(
+    layers: &mut Layers,
+    config: &RoiConfig,
+    levels: &[Edge],
+    proposals: &Scored,
+) -> Result<(Edge, Edge)> {
+    let pooled = pool(&mut layers.graph, config, levels, proposals);
+    let mut x = pooled;
+    // A head of convolutions has them in order, then one linear layer; torchvision's plain head has two.
+    let convs = layers.count(|i| format!("roi_heads.box_head.{i}.0.weight"));
+    for i in 0..convs {
+        let names = (format!("roi_heads.box_head.{i}.0"), format!("roi_heads.box_head.{i}.1"));
+        x = match layers.has(&format!("{}.weight", names.1)) {
+            true => layers.conv_norm(&x, (&names.0, &names.1), 1, None, Then::Relu)?,
+            false => layers.conv(&x, &names.0, 1, Then::Relu)?,
+        };
+    }
+    let linear: Vec<String> = match convs {
+        0 => ["fc6", "fc7"].map(|name| format!("roi_heads.box_head.{name}")).into(),
+        _ => vec![format!("roi_heads.box_head.{}", convs + 1)],
+    };
+    let width = layers.dims(&format!("{}.weight", linear[0]))?[1];
+    let mut hidden = layers.graph.reshape(&x, &[-1, width as i64]);
+    for layer in &linear {
+        hidden = layers.linear(&hidden, layer, Then::Relu)?;
+    }
+    Ok((
+        layers.linear(&hidden, "roi_heads.box_predictor.cls_score", Then::Nothing)?,
+        layers.linear(&hidden, "roi_heads.box_predictor.bbox_pred", Then::Nothing)?,
+    ))
+}
+
+/// The features of each proposal, (N·K, C, P, P), each from the level of its size.
+fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals: &Scored) -> Edge {
+    let rois = graph.reshape(&proposals.boxes, &[-1, 4]);
+    let shape = graph.op("Shape", &[&proposals.scores]);
+    let images = graph.side(&proposals.scores, 0);
+    let image = graph.range(&images);
+    let image = graph.unsqueeze(&image, &[1]);
+    let image = graph.op("Expand", &[&image, &shape]);
+    let image = graph.reshape(&image, &[-1]);
+    let level = level_of(graph, &rois);
+    let (mut pooled, mut order) = (Vec::new(), Vec::new());
+    for (index, map) in levels.iter().take(POOLED).enumerate() {
+        let own = graph.int(index as i64);
+        let own = graph.op("Equal", &[&level, &own]);
+        let places = graph.op("NonZero", &[&own]);
+        let places = graph.reshape(&places, &[-1]);
+        let (own_rois, own_image) =
+            (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
+        let size = config.pool_size as i64;
+        let samples = match config.sampling {
+            Sampling::Adaptive => 0,
+            Sampling::Fixed(samples) => samples as i64,
+        };
+        let corners = match config.alignment {
+            Alignment::Legacy => "output_half_pixel",
+            Alignment::HalfPixel => "half_pixel",
+        };
+        let settings = [
+            ("output_height", Set::I(size)),
+            ("output_width", Set::I(size)),
+            ("sampling_ratio", Set::I(samples)),
+            ("spatial_scale", Set::F(1.0 / (4 << index) as f32)),
+            ("coordinate_transformation_mode", Set::S(corners)),
+        ];
+        pooled.push(graph.op_with("RoiAlign", &[map, &own_rois, &own_image], &settings));
+        order.push(places);
+    }
+    let pooled = graph.concat(&pooled.iter().collect::<Vec<_>>(), 0);
+    let order = graph.concat(&order.iter().collect::<Vec<_>>(), 0);
+    // Where each proposal has gone.
+    let count = graph.side(&order, 0);
+    let places = graph.range(&count);
+    let rows = graph.unsqueeze(&order, &[1]);
+    let back = graph.op("ScatterND", &[&places, &rows, &places]);
+    graph.op("Gather", &[&pooled, &back])
+}
+
+/// The level of each RoI (R): how many of the areas at which a coarser level begins it reaches.
+///
+/// The areas are those at which `LevelMapper` changes its answer, to the last bit: there is no logarithm in the graph,
+/// whose rounding differs between runtimes.
+fn level_of(graph: &mut GraphBuilder, rois: &Edge) -> Edge {
+    let [x1, y1, x2, y2] = boxes::columns(graph, rois);
+    let (width, height) = (graph.op("Sub", &[&x2, &x1]), graph.op("Sub", &[&y2, &y1]));
+    let area = graph.op("Mul", &[&width, &height]);
+    let starts: Vec<f32> = (1..POOLED).map(smallest_area_of).collect();
+    let starts = graph.floats(&[1, POOLED - 1], &starts);
+    let reached = graph.op("GreaterOrEqual", &[&area, &starts]);
+    let reached = graph.cast(&reached, Element::I64);
+    let (axis, rest) = (graph.ints(&[1]), graph.ints(&[-1]));
+    let level = graph.op("ReduceSum", &[&reached, &axis]);
+    graph.op("Reshape", &[&level, &rest])
+}
+
+/// The smallest area of a RoI that `LevelMapper` puts on `level`.
+fn smallest_area_of(level: usize) -> f32 {
+    let reaches = |area: f32| LevelMapper::P2_TO_P5.level(&[0.0, 0.0, area, 1.0]) >= level;
+    let (mut below, mut above) = (0f32.to_bits(), f32::MAX.to_bits());
+    // Positive floats are ordered as their bits are.
+    while above - below > 1 {
+        let middle = below + (above - below) / 2;
+        if reaches(f32::from_bits(middle)) { above = middle } else { below = middle }
+    }
+    f32::from_bits(above)
+}
+
+fn detections(
+    graph: &mut GraphBuilder,
+    config: &FasterRcnnConfig,
+    (logits, deltas): (&Edge, &Edge),
+    proposals: &Scored,
+    input: &Prepared,
+) -> (Scored, Edge) {
+    let classes = config.classes;
+    let postprocess = &config.roi.postprocess;
+    let probabilities = graph.op_with("Softmax", &[logits], &[("axis", Set::I(-1))]);
+    // (N, K, classes + 1), less the background in column 0.
+    let shape = graph.op("Shape", &[&proposals.scores]);
+    let columns = graph.ints(&[classes as i64 + 1]);
+    let dims = graph.concat(&[&shape, &columns], 0);
+    let probabilities = graph.op("Reshape", &[&probabilities, &dims]);
+    let (one, end) = (graph.ints(&[1]), graph.ints(&[classes as i64 + 1]));
+    let two = graph.ints(&[2]);
+    let scores = graph.op("Slice", &[&probabilities, &one, &end, &two]);
+    let four = graph.ints(&[4]);
+    let dims = graph.concat(&[&dims, &four], 0);
+    let deltas = graph.op("Reshape", &[deltas, &dims]);
+    let deltas = graph.op("Slice", &[&deltas, &one, &end, &two]);
+    let references = graph.unsqueeze(&proposals.boxes, &[2]);
+    let decoded = boxes::decode(graph, &deltas, &references, CODER);
+    let decoded = boxes::clip(graph, &decoded, &input.sizes, 4);
+    let threshold = graph.float(postprocess.score_threshold as f32);
+    let enough = graph.op("Greater", &[&scores, &threshold]);
+    // Rows that fill up the list of proposals are no regions.
+    let zero = graph.float(0.0);
+    let is_region = graph.op("GreaterOrEqual", &[&proposals.scores, &zero]);
+    let is_region = graph.unsqueeze(&is_region, &[2]);
+    let enough = graph.op("And", &[&enough, &is_region]);
+    let scores = boxes::only_where(graph, &enough, &scores);
+    let scores = boxes::without_slivers(graph, &decoded, &scores, MIN_SIZE);
+    let candidates = Scored { boxes: decoded, scores };
+    let limits = (postprocess.nms_threshold, postprocess.detections_per_image);
+    let (found, places) = boxes::suppress_in_columns(graph, &candidates, classes, limits);
+    let classes = graph.int(classes as i64);
+    let labels = graph.op("Mod", &[&places, &classes]);
+    (found, labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_areas_where_a_coarser_level_begins_are_those_of_the_level_mapper() {
+        for level in 1..POOLED {
+            let area = smallest_area_of(level);
+            let at = |area: f32| LevelMapper::P2_TO_P5.level(&[0.0, 0.0, area, 1.0]);
+            assert_eq!((at(area.next_down()), at(area)), (level - 1, level));
+            let side = 112.0 * (1 << (level - 1)) as f32;
+            assert!((area / (side * side) - 1.0).abs() < 1e-5, "{area}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Layers with their weights: named tensors of a network become constants and the nodes that use them.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::Tensor;
+use ckd_detectors::param::ParamStore;
+
+use super::graph::{Edge, GraphBuilder, Set};
+use super::proto::Element;
+use super::{ExportError, Precision, Result};
+
+/// What is added to a variance before its root is taken, everywhere in the networks.
+const EPSILON: f32 = 1e-5;
+
+/// What follows a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    Nothing,
+    Relu,
+    Relu6,
+}
+
+/// A graph and the weights it is made from.
+pub(super) struct Layers {
+    pub(super) graph: GraphBuilder,
+    weights: BTreeMap<String, Tensor>,
+    unused: RefCell<BTreeSet<String>>,
+    /// Weights that are in the graph: levels share a head.
+    written: BTreeMap<String, Edge>,
+    precision: Precision,
+}
+
+impl Layers {
+    pub(super) fn new(params: &ParamStore, precision: Precision) -> Result<Self> {
+        let weights = params.snapshot()?;
+        let unused = RefCell::new(weights.keys().cloned().collect());
+        Ok(Self { graph: GraphBuilder::default(), weights, unused, written: BTreeMap::new(), precision })
+    }
+
+    /// Whether the network has a tensor of that name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.weights.contains_key(name)
+    }
+
+    /// Dimensions of the tensor called `name`.
+    pub(super) fn dims(&self, name: &str) -> Result<Vec<usize>> {
+        Ok(self.find(name)?.dims().to_vec())
+    }
+
+    /// How many of `name(0)`, `name(1)`, ... there are.
+    pub(super) fn count(&self, name: impl Fn(usize) -> String) -> usize {
+        (0..).take_while(|&i| self.has(&name(i))).count()
+    }
+
+    fn find(&self, name: &str) -> Result<&Tensor> {
+        self.weights.get(name).ok_or_else(|| ExportError::Unsupported {
+            reason: format!("the network has no tensor {name}, which networks of its kind have"),
+        })
+    }
+
+    fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let values = self.find(name)?.flatten_all()?.to_vec1()?;
+        self.unused.borrow_mut().remove(name);
+        Ok(values)
+    }
+
+    /// The graph, if every tensor of the network is in it.
+    pub(super) fn finish(self, name: &str) -> Result<super::proto::Graph> {
+        let unused = self.unused.into_inner();
+        if !unused.is_empty() {
+            let names: Vec<String> = unused.into_iter().collect();
+            let reason = format!("the ONNX writer does not know what to do with {}", names.join(", "));
+            return Err(ExportError::Unsupported { reason });
+        }
+        Ok(self.graph.finish(name))
+    }
+
+    /// The tensors whose names begin so have no part in the graph.
+    pub(super) fn leave_out(&mut self, prefix: &str) {
+        self.unused.get_mut().retain(|name| !name.starts_with(prefix));
+    }
+
+    /// A constant of weights, in the precision asked for; the same name is always the same weight.
+    fn weight(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Edge {
+        if let Some(edge) = self.written.get(name) {
+            return edge.clone();
+        }
+        let edge = self.write(name, dims, values);
+        self.written.insert(name.to_owned(), edge.clone());
+        edge
+    }
+
+    fn write(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Edge {
+        match self.precision {
+            Precision::Int8 if dims.len() > 1 => self.int8_weight(name, dims, values),
+            Precision::Half => {
+                let bytes = values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+                let stored = self.graph.named(name, Element::F16, dims, bytes);
+                self.graph.cast(&stored, Element::F32)
+            }
+            Precision::Full | Precision::Int8 => {
+                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                self.graph.named(name, Element::F32, dims, bytes)
+            }
+        }
+    }
+
+    /// Symmetric int8, one scale for each output channel, its largest weight being ±127.
+    fn int8_weight(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Edge {
+        let width = dims[1..].iter().product::<usize>().max(1);
+        let scale_of = |row: &[f32]| {
+            let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
+            if largest > 0.0 { largest / 127.0 } else { 1.0 }
+        };
+        let scales: Vec<f32> = values.chunks(width).map(scale_of).collect();
+        let bytes = values
+            .chunks(width)
+            .zip(&scales)
+            .flat_map(|(row, scale)| row.iter().map(move |v| (v / scale).round_ties_even() as i8 as u8))
+            .collect();
+        let stored = self.graph.named(name, Element::I8, dims, bytes);
+        let scale_bytes = scales.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let scale = self.graph.named(&format!("{name}.scale"), Element::F32, &[dims[0]], scale_bytes);
+        let zeros = vec![0; dims[0]];
+        let zero = self.graph.named(&format!("{name}.zero"), Element::I8, &[dims[0]], zeros);
+        self.graph.op_with("DequantizeLinear", &[&stored, &scale, &zero], &[("axis", Set::I(0))])
+    }
+
+    /// `layer`.weight and, where it has one, `layer`.bias; sizes are kept at stride 1.
+    pub(super) fn conv(&mut self, x: &Edge, layer: &str, stride: usize, then: Then) -> Result<Edge> {
+        let name = format!("{layer}.weight");
+        let (dims, weight) = (self.dims(&name)?, self.values(&name)?);
+        let weight = self.weight(&name, &dims, &weight);
+        let bias = format!("{layer}.bias");
+        let bias = if self.has(&bias) { Some((bias.clone(), self.values(&bias)?)) } else { None };
+        Ok(self.convolve(x, (&weight, &dims), bias, stride, then))
+    }
+
+    /// The convolution `conv` (without bias) and the norm `norm` after it; a batch norm is folded in.
+    pub(super) fn conv_norm(
+        &mut self,
+        x: &Edge,
+        (conv, norm): (&str, &str),
+        stride: usize,
+        residual: Option<&Edge>,
+        then: Then,
+    ) -> Result<Edge> {
+        let name = format!("{conv}.weight");
+        let (dims, mut weight) = (self.dims(&name)?, self.values(&name)?);
+        let gamma = self.values(&format!("{norm}.weight"))?;
+        let beta = self.values(&format!("{norm}.bias"))?;
+        let first = if residual.is_none() { then } else { Then::Nothing };
+        let mut y = if self.has(&format!("{norm}.running_mean")) {
+            let mean = self.values(&format!("{norm}.running_mean"))?;
+            let variance = self.values(&format!("{norm}.running_var"))?;
+            let scale: Vec<f32> =
+                gamma.iter().zip(&variance).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
+            let width = dims[1..].iter().product::<usize>().max(1);
+            for (row, scale) in weight.chunks_mut(width).zip(&scale) {
+                row.iter_mut().for_each(|w| *w *= scale);
+            }
+            let shift = beta.iter().zip(mean.iter().zip(&scale)).map(|(b, (m, s))| b - m * s).collect();
+            let weight = self.weight(&name, &dims, &weight);
+            self.convolve(x, (&weight, &dims), Some((format!("{conv}.bias"), shift)), stride, first)
+        } else {
+            let weight = self.weight(&name, &dims, &weight);
+            let y = self.convolve(x, (&weight, &dims), None, stride, Then::Nothing);
+            let y = self.group_norm(&y, norm, &gamma, &beta);
+            self.then(y, first)
+        };
+        if let Some(residual) = residual {
+            let sum = self.graph.op("Add", &[&y, residual]);
+            y = self.then(sum, then);
+        }
+        Ok(y)
+    }
+
+    /// Group norm as the norm of each group's row, which operator sets before 18 have.
+    fn group_norm(&mut self, x: &Edge, norm: &str, gamma: &[f32], beta: &[f32]) -> Edge {
+        let channels = gamma.len();
+        let groups = ckd_detectors::nn::groups_of(channels);
+        let rows = self.graph.reshape(x, &[0, groups as i64, -1]);
+        let one = self.graph.floats(&[groups], &vec![1.0; groups]);
+        let zero = self.graph.floats(&[groups], &vec![0.0; groups]);
+        let unit = self.graph.op_with(
+            "InstanceNormalization",
+            &[&rows, &one, &zero],
+            &[("epsilon", Set::F(EPSILON))],
+        );
+        let shape = self.graph.op("Shape", &[x]);
+        let unit = self.graph.op("Reshape", &[&unit, &shape]);
+        let gamma = self.weight_of_channels(&format!("{norm}.weight"), gamma);
+        let beta = self.weight_of_channels(&format!("{norm}.bias"), beta);
+        let scaled = self.graph.op("Mul", &[&unit, &gamma]);
+        self.graph.op("Add", &[&scaled, &beta])
+    }
+
+    fn weight_of_channels(&mut self, name: &str, values: &[f32]) -> Edge {
+        let flat = self.weight(name, &[values.len()], values);
+        self.graph.unsqueeze(&flat, &[1, 2])
+    }
+
+    fn convolve(
+        &mut self,
+        x: &Edge,
+        (weight, dims): (&Edge, &[usize]),
+        bias: Option<(String, Vec<f32>)>,
+        stride: usize,
+        then: Then,
+    ) -> Edge {
+        let bias = bias.map(|(name, values)| self.weight(&name, &[values.len()], &values));
+        let inputs: Vec<&Edge> = [x, weight].into_iter().chain(&bias).collect();
+        let (kernel, stride) = (dims[2] as i64, stride as i64);
+        // The networks' only grouped convolutions filter each channel on its own.
+        let groups = if dims[1] == 1 { dims[0] as i64 } else { 1 };
+        let settings = [
+            ("kernel_shape", Set::Ints(&[kernel; 2])),
+            ("strides", Set::Ints(&[stride; 2])),
+            ("pads", Set::Ints(&[kernel / 2; 4])),
+            ("group", Set::I(groups)),
+        ];
+        let y = self.graph.op_with("Conv", &inputs, &settings);
+        self.then(y, then)
+    }
+
+    fn then(&mut self, x: Edge, then: Then) -> Edge {
+        match then {
+            Then::Nothing => x,
+            Then::Relu => self.graph.op("Relu", &[&x]),
+            Then::Relu6 => {
+                let [zero, six] = [0.0, 6.0].map(|value| self.graph.float(value));
+                self.graph.op("Clip", &[&x, &zero, &six])
+            }
+        }
+    }
+
+    /// `layer`.weight (outputs, inputs) and `layer`.bias on rows.
+    pub(super) fn linear(&mut self, x: &Edge, layer: &str, then: Then) -> Result<Edge> {
+        let name = format!("{layer}.weight");
+        let (dims, weight) = (self.dims(&name)?, self.values(&name)?);
+        let weight = self.weight(&name, &dims, &weight);
+        let name = format!("{layer}.bias");
+        let bias = self.values(&name)?;
+        let bias = self.weight(&name, &[bias.len()], &bias);
+        let y = self.graph.op_with("Gemm", &[x, &weight, &bias], &[("transB", Set::I(1))]);
+        Ok(self.then(y, then))
+    }
+}

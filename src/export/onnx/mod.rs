@@ -1,0 +1,179 @@
+//! Networks as ONNX graphs, written by our own builder, and run again to see that they are the network.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `proto` | the messages of an ONNX file |
+//! | `graph`, `layers` | a graph under construction; layers with their weights |
+//! | `input`, `trunk`, `boxes` | the parts that detectors share |
+//! | `faster_rcnn`, `retinanet`, `classifier` | the networks |
+//! | [`evaluate`] | an ONNX file run operator by operator |
+//! | `calibrate` | activations in 8 bits |
+//!
+//! Operator set 17: the first in which every operator that is needed is what it is today (RoiAlign learned of both
+//! pixel conventions in 16). A network is read off the names of its tensors, and a tensor that no part of the graph
+//! asked for is an error: a layer cannot be forgotten.
+//!
+//! # What detectors take and give
+//! N images in one go. Without preprocessing: `images` f32 (N, 3, H, W), RGB in 0..1, already resized, and `sizes`
+//! int64 (N, 2), each image's (height, width) within the batch. H and W are free: padding to the size divisor and
+//! normalisation are in the graph. With preprocessing: `images` u8 (N, H, W, 3), photographs of one size. The results
+//! are lists over the whole batch, and may be empty: `boxes` (D, 4), `labels` (D) of category ids, `scores` (D), and
+//! `image` (D), the image that each is on.
+
+mod boxes;
+mod calibrate;
+mod classifier;
+pub mod evaluate;
+mod faster_rcnn;
+mod graph;
+mod input;
+mod layers;
+mod proto;
+mod retinanet;
+mod trunk;
+
+use std::collections::BTreeMap;
+
+use ckd_detectors::DetectorConfig;
+use ckd_detectors::images::Normalization;
+use ckd_detectors::param::ParamStore;
+use prost::Message;
+
+use super::{ExportError, Result};
+use crate::config::Config;
+use layers::Layers;
+
+pub use calibrate::Ranges;
+pub use classifier::{ClassifierKind, classifier};
+
+/// How weights are stored. They are f32 again before they are used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Precision {
+    /// f32.
+    Full,
+    /// f16: half the size.
+    Half,
+    /// int8, symmetric, a scale for each output channel; biases stay f32: a quarter of the size.
+    Int8,
+}
+
+/// Where an image file becomes the network's input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preprocessing {
+    /// The caller resizes and gives f32.
+    Outside,
+    /// The graph takes u8 photographs as they are.
+    Inside,
+}
+
+/// What a detector's graph gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outputs {
+    /// Boxes, labels and scores.
+    Detections,
+    /// What the heads say of each anchor, for runtimes that lack NonMaxSuppression: RetinaNet's logits and deltas;
+    /// of Faster R-CNN the first stage and the pyramid.
+    Raw,
+}
+
+/// How images are brought to the network.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct InputRule {
+    /// Length of the shorter side after resizing.
+    pub short_side_px: u32,
+    /// The most that the longer side may have then.
+    pub long_side_px: u32,
+    /// Rows and columns are padded to multiples of it.
+    pub size_divisor: u32,
+    /// The scale of pixels.
+    pub normalization: Normalization,
+}
+
+impl InputRule {
+    /// How the student of `config` is given its images.
+    pub fn of(config: &Config) -> Self {
+        let (input, normalization) = (&config.input, &config.normalization);
+        Self {
+            short_side_px: input.eval_short_side(),
+            long_side_px: input.long_side_px,
+            size_divisor: input.size_divisor,
+            normalization: Normalization { mean: normalization.mean, std: normalization.std },
+        }
+    }
+}
+
+/// All that a detector's graph is made from beside its weights.
+#[derive(Debug, Clone)]
+pub struct DetectorGraph<'a> {
+    /// The network.
+    pub config: &'a DetectorConfig,
+    /// Its images.
+    pub rule: InputRule,
+    /// Category ids in the order of the logits.
+    pub categories: &'a [u64],
+    /// Texts that travel with the graph.
+    pub metadata: &'a BTreeMap<String, String>,
+    /// How weights are stored.
+    pub precision: Precision,
+    /// Who resizes.
+    pub preprocessing: Preprocessing,
+    /// What comes out.
+    pub outputs: Outputs,
+}
+
+/// An ONNX model in memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnnxModel(proto::Model);
+
+impl OnnxModel {
+    fn new(graph: proto::Graph, metadata: &BTreeMap<String, String>) -> Self {
+        let entry =
+            |(key, value): (&String, &String)| proto::Entry { key: key.clone(), value: value.clone() };
+        Self(proto::Model {
+            ir_version: 8,
+            producer_name: "ckd-det".to_owned(),
+            producer_version: env!("CARGO_PKG_VERSION").to_owned(),
+            graph: Some(graph),
+            opset_import: vec![proto::OperatorSet { domain: String::new(), version: 17 }],
+            metadata_props: metadata.iter().map(entry).collect(),
+        })
+    }
+
+    /// The content of an `.onnx` file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.0.encode_to_vec()
+    }
+
+    /// The model in `bytes`.
+    ///
+    /// # Errors
+    /// If they are no ONNX file.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let model = proto::Model::decode(bytes)
+            .map_err(|error| ExportError::Graph { reason: format!("it is no ONNX file: {error}") })?;
+        Ok(Self(model))
+    }
+
+    /// The texts that travel with the graph.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.metadata_props.iter().map(|entry| (entry.key.as_str(), entry.value.as_str()))
+    }
+}
+
+/// The detector whose weights are `params` as a graph.
+///
+/// # Errors
+/// If a layer is missing, or there is one that the graph has no place for.
+pub fn detector(params: &ParamStore, about: &DetectorGraph<'_>) -> Result<OnnxModel> {
+    let mut layers = Layers::new(params, about.precision)?;
+    let input = input::prepare(&mut layers.graph, &about.rule, about.preprocessing);
+    match about.config {
+        DetectorConfig::FasterRcnn(config) => {
+            faster_rcnn::write(&mut layers, config, &input, about.categories, about.outputs)?;
+        }
+        DetectorConfig::RetinaNet(config) => {
+            retinanet::write(&mut layers, config, &input, about.categories, about.outputs)?;
+        }
+    }
+    Ok(OnnxModel::new(layers.finish("detector")?, about.metadata))
+}
