@@ -34,6 +34,8 @@ section! {
         pub seed: u64 = 0,
         /// The folder that runs are written to: OUTPUT/NAME/.
         pub output: PathBuf = PathBuf::from("runs"),
+        /// Weight of the cross-entropy with the labels in the total loss.
+        pub loss_weight: f64 = 1.0,
         /// The share of the target that is spread over all classes.
         pub label_smoothing: f64 = 0.0,
         /// How images are cropped, flipped and coloured.

@@ -18,6 +18,7 @@ impl Root for ClassifyConfig {
             normalization("normalization", own, &mut found);
         }
         let mut check = Check { section: "", found: &mut found };
+        check.not_negative("loss_weight", self.loss_weight);
         check.fraction("label_smoothing", self.label_smoothing);
         check.at_least_one("data.workers", self.data.workers);
         check.at_least_one("data.queue", self.data.queue);

@@ -33,7 +33,7 @@ pub(super) fn training_pass(
     };
     let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
     let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.label_smoothing)?;
-    let mut terms = vec![("loss_classifier".to_owned(), loss, 1.0)];
+    let mut terms = vec![("loss_classifier".to_owned(), loss, setting.config.loss_weight)];
     if let (Some(lessons), Some(taught)) = (setting.lessons, &taught) {
         terms.extend(lessons.terms(taught, &taps, step)?);
     }
