@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use ckd_det::config::Optim;
-use ckd_det::distill::{Ckd, Distiller, Negatives, Term};
+use ckd_det::distill::{Ckd, Distiller, Lesson, Negatives, Term};
 use ckd_det::engine::optim::Sgd;
 use ckd_detectors::classifier::{Architecture, Network};
 use ckd_detectors::nn::Mode;
@@ -186,7 +186,7 @@ impl Step {
         let divisor = self.labels.len() as f64;
         let mut loss = softmax_cross_entropy(logits, &self.labels, divisor)?;
         if let Some(taught) = &taught {
-            for Term { value, weight, .. } in self.ckd.terms(taught, &taps)? {
+            for Term { value, weight, .. } in self.ckd.terms(&Lesson::new(taught, &taps))? {
                 loss = weighted_sum(&[(&loss, 1.0), (&value, weight)])?;
             }
         }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ckd_det::config::{
-    AnchorCorners, Backbone, CkdAt, Config, ConfigError, Distill, Experiment, Length, Loaded, Norm, Resize,
-    RoiAlign, list,
+    AnchorCorners, Backbone, Config, ConfigError, Distill, Experiment, Length, Loaded, Norm, Resize, RoiAlign,
+    RowsAt, list,
 };
 use tempfile::TempDir;
 
@@ -235,7 +235,7 @@ fn tables_merge_deeply_and_arrays_are_replaced() {
     assert_eq!(config.schedule.steps, Some(10));
     assert_eq!(config.schedule.milestones, [7.0, 9.0]);
     let [Distill::Ckd(ckd)] = config.distill.as_slice() else { panic!("{:?}", config.distill) };
-    assert_eq!((ckd.at, ckd.weight), (CkdAt::RoiLogits, 3.0));
+    assert_eq!((ckd.place.at, ckd.weight), (RowsAt::RoiLogits, 3.0));
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub struct RoiSamples {
     /// Boxes per image.
     pub boxes: Vec<Vec<Xyxy>>,
     /// Per box, over all images: 0 for background, class + 1 otherwise.
-    labels: Vec<u32>,
+    pub labels: Vec<u32>,
     /// Per positive: its row over all images, and the deltas to its truth.
     positives: Vec<(u32, [f32; 4])>,
 }

@@ -20,6 +20,7 @@ mod eval_results;
 mod exit;
 mod export;
 mod machine;
+mod methods;
 mod model;
 mod predict;
 mod train;
@@ -114,6 +115,8 @@ pub enum Command {
     Data(data::Args),
     /// Show, check and list configurations
     Config(config::Args),
+    /// List the methods of distillation with their keys, defaults and papers
+    Methods(methods::Args),
     /// Time training steps or inference on random images
     Bench(bench::Args),
     /// Tell what this machine and this program have, and what is missing
@@ -133,6 +136,7 @@ impl Command {
             Self::Weights(args) => weights::run(args, context),
             Self::Data(args) => data::run(args, context),
             Self::Config(args) => config::run(args, context),
+            Self::Methods(args) => methods::run(args),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),

@@ -20,7 +20,11 @@ pub use detector::{
     AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,
     Rpn,
 };
-pub use distill::{Ckd, CkdAt, Distill, Method, Negatives, Rcka, RckaAt};
+pub use distill::{
+    At, Ckd, Crd, Cwd, Dist, Distill, Dkd, Fcka, FckaOf, Fgd, Fgfi, FitNet, Icd, IcdDirection, IcdScale, Kd,
+    Lcka, Maps, MapsAt, Method, MethodCard, Mimic, Negatives, Pkd, PkdStd, Place, Rcka, Regressor, ReviewKd,
+    Rkd, RowNorm, Rows, RowsAt, Timing,
+};
 pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 

@@ -10,7 +10,7 @@ use super::diagnose::{Diagnostic, did_you_mean};
 use super::tree::{Node, Place};
 
 /// A key that a configuration may have.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Key {
     /// Dotted, as `--set` takes it; `N` stands for a position in an array.
     pub path: String,
@@ -44,6 +44,11 @@ pub(super) trait Read: Sized {
 
     /// What the key takes, in words.
     fn takes() -> String;
+
+    /// What a table is for; nothing for other types.
+    fn about() -> String {
+        String::new()
+    }
 }
 
 /// `parent.name`, or `name` at the root.
@@ -133,12 +138,12 @@ impl<T: Read> Read for Overlay<T> {
 /// the keys of another section to this one's.
 macro_rules! section {
     (
-        $(#[$meta:meta])*
+        $(#[doc = $about:literal])+
         pub struct $name:ident $(with $shared:ident: $shared_type:ty)? {
             $( $(#[doc = $doc:literal])+ pub $field:ident: $type:ty $(= $default:expr)?, )*
         }
     ) => {
-        $(#[$meta])*
+        $(#[doc = $about])+
         #[derive(Debug, Clone, PartialEq, serde::Serialize)]
         pub struct $name {
             $(
@@ -209,6 +214,10 @@ macro_rules! section {
 
             fn takes() -> String {
                 "a table".to_owned()
+            }
+
+            fn about() -> String {
+                crate::config::section::joined(&[$($about),+])
             }
         }
     };

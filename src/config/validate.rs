@@ -3,11 +3,12 @@
 
 mod classify;
 mod detector;
+mod distill;
 
 use super::diagnose::Diagnostic;
 use super::schema::{
-    Architecture, Backbone, Ckd, CkdAt, Config, Data, DataKind, Distill, Eval, Input, Network, Normalization,
-    Optim, Rcka, Schedule, ScheduleKind, StrideIn, Student, Synth, Teacher, Train,
+    Backbone, Config, Data, DataKind, Eval, Input, Network, Normalization, Optim, Schedule, ScheduleKind,
+    StrideIn, Student, Synth, Teacher, Train,
 };
 use super::section::join;
 use super::tree::Node;
@@ -50,9 +51,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         teacher(network, config, &mut found);
     }
     student(&config.student, &mut found);
-    for (index, entry) in config.distill.iter().enumerate() {
-        distill(&format!("distill.{index}"), entry, config, &mut found);
-    }
+    distill::check_all(config, &mut found);
     optim(&config.optim, &mut found);
     schedule(&config.schedule, &mut found);
     loops(&config.train, config.distill.is_empty(), &mut found);
@@ -234,60 +233,6 @@ fn student(student: &Student, found: &mut Vec<Problem>) {
         format!("is {frozen}, which would freeze random weights"),
         "give `init`, or set freeze_at = 0",
     );
-}
-
-fn distill(section: &str, entry: &Distill, config: &Config, found: &mut Vec<Problem>) {
-    Check { section, found }.that(
-        config.teacher.is_some(),
-        "method",
-        format!("is {:?}, but there is no teacher to learn from", entry.method()),
-        "add a [teacher] table, or remove [[distill]]",
-    );
-    match entry {
-        Distill::Ckd(entry) => ckd(section, entry, config.detector.architecture, found),
-        Distill::Rcka(entry) => rcka(section, entry, config.detector.architecture, found),
-    }
-}
-
-fn ckd(section: &str, ckd: &Ckd, architecture: Architecture, found: &mut Vec<Problem>) {
-    let mut check = Check { section, found };
-    let fitting = match architecture {
-        Architecture::FasterRcnn => CkdAt::RoiLogits,
-        Architecture::RetinaNet => CkdAt::AnchorLogits,
-    };
-    check.that(
-        ckd.at == fitting,
-        "at",
-        format!("is \"{}\", which {architecture} does not have", ckd.at),
-        format!("set at = \"{fitting}\""),
-    );
-    check.not_negative("weight", ckd.weight.into());
-    check.positive("temperature", ckd.temperature.into());
-    check.at_least_one("anchors_per_image", ckd.anchors_per_image);
-}
-
-fn rcka(section: &str, rcka: &Rcka, architecture: Architecture, found: &mut Vec<Problem>) {
-    let mut check = Check { section, found };
-    let known = architecture.levels();
-    check.that(!rcka.levels.is_empty(), "levels", "is empty", format!("choose from {}", known.join(", ")));
-    for (index, level) in rcka.levels.iter().enumerate() {
-        let key = format!("levels.{index}");
-        check.that(
-            known.contains(&level.as_str()),
-            &key,
-            format!("is \"{level}\", which {architecture} does not have"),
-            format!("choose from {}", known.join(", ")),
-        );
-        check.that(
-            !rcka.levels[..index].contains(level),
-            &key,
-            format!("names \"{level}\" a second time"),
-            "name each level once",
-        );
-    }
-    check.not_negative("weight", rcka.weight.into());
-    check.not_negative("weight_inter", rcka.weight_inter.into());
-    check.at_least_one("patch", rcka.patch);
 }
 
 fn optim(optim: &Optim, found: &mut Vec<Problem>) {

@@ -10,7 +10,7 @@
 //! No mean is subtracted and no softmax taken before; labels play no part. log B is the level of chance.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::{Tap, Taps};
+use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
@@ -18,7 +18,7 @@ use ckd_kernels::reduce::{dot, exponentials, largest, multiply, sum};
 use rayon::prelude::*;
 
 use super::unit_rows::UnitRows;
-use super::{DistillError, Distiller, Term, at_tap, nothing, scalar_of};
+use super::{DistillError, Distiller, Lesson, Term, expect_positive, nothing, scalar_of, term_at_each};
 
 /// What row i is contrasted with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,11 +52,10 @@ impl Distiller for Ckd {
         vec![self.at]
     }
 
-    fn terms(&self, teacher: &Taps, student: &Taps) -> Result<Vec<Term>, DistillError> {
-        let (teacher, student) = at_tap(self.at, teacher, student)?;
-        let value =
-            ckd(teacher, student, self.temperature, self.negatives).map_err(|error| error.at(self.at))?;
-        Ok(vec![Term { name: format!("ckd/{}", self.at), value, weight: self.weight }])
+    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
+        term_at_each("ckd", &[self.at], self.weight, lesson, |_, teacher, student| {
+            ckd(teacher, student, self.temperature, self.negatives)
+        })
     }
 }
 
@@ -89,12 +88,7 @@ pub fn ckd(
             ),
         ));
     }
-    if !(temperature > 0.0 && temperature.is_finite()) {
-        return Err(DistillError::invalid(
-            "ckd",
-            format!("the temperature must be positive, got {temperature}"),
-        ));
-    }
+    expect_positive("ckd", "temperature", temperature)?;
     if b == 0 || c == 0 {
         return nothing(student);
     }

@@ -17,7 +17,7 @@ use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
 
 use super::unit_rows::UnitRows;
-use super::{DistillError, scalar_of};
+use super::{DistillError, nothing, scalar_of};
 
 /// Added to (|K| |L|)²: matrices of zeros have alignment 0.
 const EPS: f64 = 1e-12;
@@ -51,6 +51,26 @@ pub enum RowNorm {
 /// # Errors
 /// Other ranks, or different numbers of rows.
 pub fn ka(x: &Tensor, y: &Value, kernel: Kernel) -> Result<Value, DistillError> {
+    let Aligned { value, gradient } = aligned(x, y, kernel)?;
+    let gradient = gradient.map(|gradient| from_elements(gradient, y.dims(), y.tensor())).transpose()?;
+    scalar_of(y, value, gradient)
+}
+
+/// 1 - [`ka`]: what alignment lacks. Its gradient is that of the authors' -ka. Without rows there is nothing to
+/// align, and it is 0.
+pub(super) fn misalignment(x: &Tensor, y: &Value, kernel: Kernel) -> Result<Value, DistillError> {
+    let Aligned { value, gradient } = aligned(x, y, kernel)?;
+    if y.tensor().elem_count() == 0 {
+        return nothing(y);
+    }
+    let minus = |gradient: Vec<f32>| -> Result<Tensor, DistillError> {
+        let gradient = gradient.into_iter().map(|g| -g).collect();
+        Ok(from_elements(gradient, y.dims(), y.tensor())?)
+    };
+    scalar_of(y, 1.0 - value, gradient.map(minus).transpose()?)
+}
+
+fn aligned(x: &Tensor, y: &Value, kernel: Kernel) -> Result<Aligned, DistillError> {
     let (&[n, p], &[rows, q]) = (x.dims(), y.dims()) else {
         let reason = format!("matrices expected, got {:?} and {:?}", x.dims(), y.dims());
         return Err(DistillError::invalid("ka", reason));
@@ -62,9 +82,7 @@ pub fn ka(x: &Tensor, y: &Value, kernel: Kernel) -> Result<Value, DistillError> 
     let (x, host) = (on_host(x)?, on_host(y.tensor())?);
     let (x, y_values) = (elements(&x)?.to_vec(), elements(&host)?.to_vec());
     let wanted = if y.is_tracked() { Wanted::ValueAndGradient } else { Wanted::Value };
-    let Aligned { value, gradient } = align(x, y_values, (n, p, q), kernel, wanted, product);
-    let gradient = gradient.map(|gradient| from_elements(gradient, (n, q), y.tensor())).transpose()?;
-    scalar_of(y, value, gradient)
+    Ok(align(x, y_values, (n, p, q), kernel, wanted, product))
 }
 
 /// A kernel alignment and, if wanted, its derivatives by `y`.

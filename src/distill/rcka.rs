@@ -10,7 +10,7 @@
 //! resized while they are cut, and besides the gradient a thread holds the matrices of its group only.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::{Level, Tap, Taps};
+use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::gram::Gram;
 use ckd_kernels::linear::product_on_this_thread;
@@ -19,7 +19,7 @@ use ckd_kernels::patches::{GROUP, Patches, Strides};
 use rayon::prelude::*;
 
 use super::ka::{Kernel, Ratio, RowNorm, Wanted, align, center_columns};
-use super::{DistillError, Distiller, Term, at_tap, nothing, scalar_of};
+use super::{DistillError, Distiller, Lesson, Term, at_tap, nothing, scalar_of};
 
 const NAME: &str = "rcka";
 
@@ -35,13 +35,13 @@ pub enum PatchRows {
     Pixels,
 }
 
-/// RCKA on pyramid levels.
+/// RCKA on feature maps.
 ///
-/// A level of a single patch has nothing to align; its terms are 0.
+/// A map of a single patch has nothing to align; its terms are 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rcka {
-    /// The levels.
-    pub levels: Vec<Level>,
+    /// The pyramid levels or stages.
+    pub at: Vec<Tap>,
     /// The weight of the term between patches (10 in the authors' detectors).
     pub weight: f64,
     /// The weight of the term between pixels (10 for their two-stage detectors); 0 leaves it out.
@@ -58,13 +58,13 @@ impl Distiller for Rcka {
     }
 
     fn taps(&self) -> Vec<Tap> {
-        self.levels.iter().map(|level| Tap::Fpn(*level)).collect()
+        self.at.clone()
     }
 
-    fn terms(&self, teacher: &Taps, student: &Taps) -> Result<Vec<Term>, DistillError> {
+    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
         let mut terms = Vec::new();
         for tap in self.taps() {
-            let (teacher, student) = at_tap(tap, teacher, student)?;
+            let (teacher, student) = at_tap(tap, lesson)?;
             let kinds =
                 [("intra", PatchRows::Patches, self.weight), ("inter", PatchRows::Pixels, self.weight_inter)];
             for (kind, rows, weight) in

@@ -15,6 +15,7 @@ use ckd_kernels::flops;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::distillers::MethodSetting;
 use super::optim::Sgd;
 use super::pass::{Distillation, training_pass};
 use super::{EngineError, Result, build};
@@ -85,11 +86,16 @@ impl Workload {
         let teacher =
             config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
         let distillation = match teacher.transpose()? {
-            Some(teacher) => Distillation::new(&config.distill, teacher)?,
+            Some(teacher) => {
+                let setting = MethodSetting::of_detectors(config, self.classes, device)?;
+                Distillation::new(&config.distill, teacher, &setting)?
+            }
             None => None,
         };
         let student = build::student(config, self.classes, device)?;
-        let mut sgd = Sgd::new(student.params(), &config.optim)?;
+        let beside = distillation.iter().flat_map(Distillation::params);
+        let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
+        let mut sgd = Sgd::over(&stores, &config.optim)?;
         let (images, targets) = self.scene(config, device)?;
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));

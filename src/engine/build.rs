@@ -82,7 +82,7 @@ fn detector_config(
 ) -> Result<DetectorConfig> {
     let backbone = backbone(config, network, freeze_at);
     let fpn_norm = head_norm(network.fpn_norm);
-    let fpn_channels = network.fpn_channels.unwrap_or(detector.fpn_channels);
+    let fpn_channels = fpn_channels(detector, network);
     let anchors = anchors(detector)?;
     Ok(match detector.architecture {
         Architecture::FasterRcnn => {
@@ -180,6 +180,11 @@ fn detector_config(
     })
 }
 
+/// Channels of the pyramid of `network`.
+pub fn fpn_channels(detector: &config::Detector, network: &Network) -> usize {
+    network.fpn_channels.unwrap_or(detector.fpn_channels)
+}
+
 fn head_norm(norm: config::HeadNorm) -> HeadNorm {
     match norm {
         config::HeadNorm::None => None,
@@ -220,7 +225,8 @@ fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneCon
     }
 }
 
-fn anchors(detector: &config::Detector) -> Result<AnchorGenerator> {
+/// The anchors of a detector.
+pub fn anchors(detector: &config::Detector) -> Result<AnchorGenerator> {
     let sizes = detector.anchor_sizes.clone().unwrap_or_else(|| default_sizes(detector));
     let ratios = &detector.aspect_ratios;
     let made = match detector.anchor_corners {

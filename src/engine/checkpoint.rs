@@ -44,16 +44,20 @@ pub struct Best {
     pub score: f64,
 }
 
-/// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`.
+/// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`. `stores` hold the tensors of
+/// the student and of what is trained beside it.
 pub fn save(
     folder: &Path,
-    student: &ParamStore,
+    stores: &[&ParamStore],
     sgd: &Sgd,
     state: &TrainState,
     keep: usize,
 ) -> Result<PathBuf> {
-    let mut tensors: BTreeMap<String, Tensor> =
-        student.snapshot()?.into_iter().map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)).collect();
+    let mut tensors: BTreeMap<String, Tensor> = BTreeMap::new();
+    for params in stores {
+        let own = params.snapshot()?.into_iter();
+        tensors.extend(own.map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)));
+    }
     for (name, velocity) in sgd.state() {
         tensors.insert(format!("{VELOCITY}{name}"), velocity.clone());
     }
@@ -71,11 +75,11 @@ pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(all(folder)?.pop())
 }
 
-/// Puts the checkpoint at `path` into `student` and `sgd`.
+/// Puts the checkpoint at `path` into `stores` and `sgd`.
 ///
 /// # Errors
 /// If it is damaged or no checkpoint (says how to go on without it), or one of another network.
-pub fn load(path: &Path, student: &ParamStore, sgd: &Sgd) -> Result<TrainState> {
+pub fn load(path: &Path, stores: &[&ParamStore], sgd: &Sgd) -> Result<TrainState> {
     let file = WeightsFile::read(path).map_err(|problem| EngineError::Checkpoint {
         path: path.to_owned(),
         advice: advice_without(path),
@@ -99,7 +103,7 @@ pub fn load(path: &Path, student: &ParamStore, sgd: &Sgd) -> Result<TrainState> 
             None => Err(fail(format!("{name} is missing: it belongs to another network"))),
         }
     };
-    for (name, param) in student.iter() {
+    for (name, param) in stores.iter().flat_map(|params| params.iter()) {
         restore(format!("{MODEL}{name}"), param.value.tensor())?;
     }
     for (name, velocity) in sgd.state() {

@@ -7,6 +7,7 @@ use candle_core::Device;
 use ckd_detectors::Detector;
 use ckd_detectors::param::ParamStore;
 
+use super::distillers::MethodSetting;
 use super::evaluate::{detect_all, score, to_device};
 use super::job::{Job, Surroundings};
 use super::outcome::ClassResult;
@@ -119,6 +120,15 @@ impl Task for DataSets {
         }
         agree::check(&file, config, Role::Teacher)?;
         Ok(load::strict(model.params(), &file)?)
+    }
+
+    fn method_setting<'d>(
+        &self,
+        config: &Config,
+        _teacher: &Detector,
+        device: &'d Device,
+    ) -> Result<MethodSetting<'d>> {
+        MethodSetting::of_detectors(config, self.train.categories.len(), device)
     }
 
     fn source(&self, config: &Config) -> Result<BoxedImages> {

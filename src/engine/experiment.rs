@@ -88,7 +88,10 @@ pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finishe
     let alone_outcome = compare.then(|| finish(&alone, request.start, &around)).transpose()?;
 
     let (teacher_row, distillation, teacher_hash) = match teacher {
-        Some(Teacher { row, model, hash }) => (row, Distillation::new(config.distill(), model)?, hash),
+        Some(Teacher { row, model, hash }) => {
+            let setting = gathered.task.method_setting(config, &model, request.device)?;
+            (row, Distillation::new(config.distill(), model, &setting)?, hash)
+        }
         None => (None, None, None),
     };
     let job = Job {

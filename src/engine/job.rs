@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use ckd_detectors::param::ParamStore;
 
 use super::Result;
 use super::outcome::Outcome;
@@ -73,6 +74,12 @@ impl<T: Task> Job<'_, T> {
     /// to stop; a non-finite loss; data that cannot be read; a checkpoint that does not fit or is damaged.
     pub fn run(&self, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
         Training::begin(self, start, around)?.finish()
+    }
+
+    /// The tensors of `student`, and of what is trained beside it: all that a checkpoint holds and the optimiser sees.
+    pub(super) fn trained<'s>(&'s self, student: &'s T::Model) -> Vec<&'s ParamStore> {
+        let beside = self.distillation.into_iter().flat_map(Distillation::params);
+        [T::params(student)].into_iter().chain(beside).collect()
     }
 
     /// The job's folder for checkpoints.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::pass::LossTerm;
+use super::shares::Shares;
 
 /// One update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a function
 /// of the configuration and the data.
@@ -30,6 +31,13 @@ pub(super) struct EvalLine {
     pub(super) step: u64,
     /// A detector's twelve COCO numbers; a classifier's accuracies by name.
     pub(super) eval: serde_json::Value,
+}
+
+/// The shares of the losses in the gradient, over the first steps.
+#[derive(Debug, Serialize)]
+pub(super) struct SharesLine<'a> {
+    pub(super) step: u64,
+    pub(super) shares: &'a Shares,
 }
 
 /// What an update was and took.

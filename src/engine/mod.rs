@@ -8,6 +8,7 @@
 //! | [`task`] | what the loop trains: the seam between it and its tasks |
 //! | [`detect`], [`classify`] | the tasks: detectors on boxes, classifiers on labels |
 //! | [`pass`] | one batch of a detector: teacher, student, losses, gradients; the walk back |
+//! | [`distillers`], [`shares`] | from `[[distill]]` to the methods; each one's part of the gradient |
 //! | [`optim`], [`schedule`] | the update and its learning rate |
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
 //! | [`evaluate`], [`outcome`] | a detector over a data set; what came of a job |
@@ -24,6 +25,7 @@ pub mod classes;
 pub mod classify;
 pub mod comparison;
 pub mod detect;
+pub mod distillers;
 mod error;
 pub mod evaluate;
 pub mod experiment;
@@ -36,6 +38,7 @@ pub mod pass;
 mod picture;
 mod recorded;
 pub mod schedule;
+pub mod shares;
 pub mod sources;
 pub mod task;
 pub mod teacher;

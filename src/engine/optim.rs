@@ -28,18 +28,23 @@ struct Slot {
 impl Sgd {
     /// An optimiser at rest over the trainable parameters of `params`.
     pub fn new(params: &ParamStore, settings: &Optim) -> Result<Self> {
-        let slots = params
-            .trainable()
-            .map(|(name, param)| {
+        Self::over(&[params], settings)
+    }
+
+    /// An optimiser at rest over the trainable parameters of several stores, whose names differ.
+    pub fn over(stores: &[&ParamStore], settings: &Optim) -> Result<Self> {
+        let mut slots = BTreeMap::new();
+        for params in stores {
+            for (name, param) in params.trainable() {
                 let weight_decay = match group(name, params) {
                     Group::Weight => settings.weight_decay,
                     Group::Bias => settings.bias_decay(),
                     Group::Norm => settings.norm_decay(),
                 };
                 let velocity = zeros_in_memory_order(param)?;
-                Ok((name.clone(), Slot { param: param.clone(), velocity, weight_decay }))
-            })
-            .collect::<Result<_>>()?;
+                slots.insert(name.clone(), Slot { param: param.clone(), velocity, weight_decay });
+            }
+        }
         Ok(Self { settings: settings.clone(), slots })
     }
 

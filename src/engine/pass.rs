@@ -1,37 +1,50 @@
 //! One batch: the teacher looks, the student learns.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::Mode;
-use ckd_detectors::taps::{Tap, Taps, UnknownName};
+use ckd_detectors::param::ParamStore;
+use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_detectors::{Detector, Losses};
 use ckd_kernels::elementwise::{rows, weighted_sum};
 use ckd_kernels::{Gradients, Value};
 use rand::Rng;
 
+use super::distillers::{MethodSetting, distiller};
+use super::shares::{DETECTION, Ledger};
 use super::{EngineError, Result};
-use crate::config::{self, CkdAt};
-use crate::distill::{Ckd, Distiller, Kernel, Negatives, Rcka, RowNorm, Term};
+use crate::config::{Distill, Place, RowsAt, Timing};
+use crate::distill::{DistillError, Distiller, Lesson, Term};
 
 /// A teacher and what is learned from it.
 pub struct Distillation<M = Detector> {
     teacher: M,
     methods: Vec<Method>,
+    share_steps: u64,
 }
 
-struct Method {
+pub(super) struct Method {
+    /// What the report of shares calls it.
+    label: String,
     distiller: Box<dyn Distiller>,
-    warmup_steps: u64,
+    timing: Timing,
     anchors_per_image: Option<usize>,
 }
 
 impl<M> Distillation<M> {
     /// The methods of `entries` that are on, taught by `teacher`; `None` if all of them are off.
-    pub fn new(entries: &[config::Distill], teacher: M) -> Result<Option<Self>> {
+    ///
+    /// # Errors
+    /// A method that needs what `setting` does not have.
+    pub fn new(entries: &[Distill], teacher: M, setting: &MethodSetting<'_>) -> Result<Option<Self>> {
+        let on = entries.iter().enumerate().filter(|(_, entry)| !entry.is_off());
         let methods: Vec<Method> =
-            entries.iter().filter(|entry| !entry.is_off()).map(Method::new).collect::<Result<_>>()?;
-        Ok((!methods.is_empty()).then_some(Self { teacher, methods }))
+            on.map(|(index, entry)| Method::new(index, entry, setting)).collect::<Result<_>>()?;
+        let share_steps = setting.share_steps;
+        Ok((!methods.is_empty()).then_some(Self { teacher, methods, share_steps }))
     }
 
     /// The network that is learned from.
@@ -39,27 +52,47 @@ impl<M> Distillation<M> {
         &self.teacher
     }
 
-    /// The terms of all methods at `step`: name, scalar and weight.
+    /// What the methods train along with the student, and remember.
+    pub fn params(&self) -> impl Iterator<Item = &ParamStore> {
+        self.methods.iter().filter_map(|method| method.distiller.params())
+    }
+
+    /// Whether a method counts at `step`.
+    pub(super) fn is_active(&self, step: u64) -> bool {
+        self.methods.iter().any(|method| method.timing.factor(step) > 0.0)
+    }
+
+    /// Notes whose gradient is whose at `step`, if it is measured.
+    fn ledger(&self, step: u64) -> Option<Ledger> {
+        (step < self.share_steps).then(Ledger::default)
+    }
+
+    /// The terms of all methods that count at `step`: name, scalar and weight. `student` gives what a method sees of the
+    /// student.
     pub(super) fn terms(
         &self,
-        teacher: &Taps,
-        student: &Taps,
+        lesson: &Lesson<'_>,
         step: u64,
+        student: impl Fn(&Method) -> Result<Option<Taps>>,
     ) -> Result<Vec<(String, Value, f64)>> {
         let mut terms = Vec::new();
         for method in &self.methods {
-            let warm = match step < method.warmup_steps {
-                true => (step + 1) as f64 / (method.warmup_steps + 1) as f64,
-                false => 1.0,
+            let factor = method.timing.factor(step);
+            if factor == 0.0 {
+                continue;
+            }
+            let found = match student(method)? {
+                Some(own) => method.distiller.terms(&Lesson { student: &own, ..*lesson })?,
+                None => method.distiller.terms(lesson)?,
             };
-            let found = method.distiller.terms(teacher, student)?;
-            terms.extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * warm)));
+            terms
+                .extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)));
         }
         Ok(terms)
     }
 
     fn wants(&self, tap: Tap) -> bool {
-        self.methods.iter().any(|method| method.distiller.taps().contains(&tap))
+        self.methods.iter().any(|method| method.wants(tap))
     }
 }
 
@@ -74,57 +107,28 @@ impl Distillation {
 
     /// The teacher's logits of the student's regions (of all anchors), if a method compares them.
     fn teacher_logits(&self, pyramid: &[Value], regions: &Regions) -> Result<Option<Value>> {
-        Ok(match (&self.teacher, regions) {
-            (Detector::FasterRcnn(teacher), Regions::Rois { samples, .. }) if self.wants(Tap::RoiLogits) => {
-                Some(teacher.roi_logits(pyramid, &samples.boxes)?)
-            }
-            (Detector::RetinaNet(teacher), Regions::Anchors { .. }) if self.anchors_per_image().is_some() => {
-                Some(teacher.anchor_logits(pyramid)?)
-            }
-            _ => None,
-        })
+        match self.wants(regions.tap()) {
+            true => regions.logits_of(&self.teacher, pyramid).map(Some),
+            false => Ok(None),
+        }
     }
 }
 
 impl Method {
-    fn new(entry: &config::Distill) -> Result<Self> {
-        Ok(match entry {
-            config::Distill::Ckd(ckd) => Self {
-                distiller: Box::new(Ckd {
-                    at: match ckd.at {
-                        CkdAt::RoiLogits => Tap::RoiLogits,
-                        CkdAt::AnchorLogits => Tap::AnchorLogits,
-                        CkdAt::Logits => Tap::Logits,
-                    },
-                    weight: f64::from(ckd.weight),
-                    temperature: f64::from(ckd.temperature),
-                    negatives: match ckd.negatives {
-                        config::Negatives::Cross => Negatives::Cross,
-                        config::Negatives::Student => Negatives::Student,
-                    },
-                }),
-                warmup_steps: ckd.warmup_steps,
-                anchors_per_image: (ckd.at == CkdAt::AnchorLogits).then_some(ckd.anchors_per_image),
-            },
-            config::Distill::Rcka(rcka) => Self {
-                distiller: Box::new(Rcka {
-                    levels: rcka
-                        .levels
-                        .iter()
-                        .map(|level| level.parse())
-                        .collect::<std::result::Result<_, UnknownName>>()?,
-                    weight: f64::from(rcka.weight),
-                    weight_inter: f64::from(rcka.weight_inter),
-                    patch: rcka.patch,
-                    kernel: Kernel {
-                        center: rcka.center,
-                        row_norm: if rcka.row_norm { RowNorm::Rows } else { RowNorm::Off },
-                    },
-                }),
-                warmup_steps: rcka.warmup_steps,
-                anchors_per_image: None,
+    fn new(index: usize, entry: &Distill, setting: &MethodSetting<'_>) -> Result<Self> {
+        Ok(Self {
+            label: format!("{} (distill.{index})", entry.method()),
+            distiller: distiller(index, entry, setting)?,
+            timing: entry.timing().clone(),
+            anchors_per_image: match entry.place() {
+                Place::Rows(rows) if rows.at == RowsAt::AnchorLogits => Some(rows.anchors_per_image),
+                _ => None,
             },
         })
+    }
+
+    fn wants(&self, tap: Tap) -> bool {
+        self.distiller.taps().contains(&tap)
     }
 }
 
@@ -144,6 +148,8 @@ pub struct Pass {
     pub terms: Vec<LossTerm>,
     /// The gradient of their sum.
     pub gradients: Gradients,
+    /// The length of the gradient at the student's pyramid by what it comes from, if the step is measured.
+    pub shares: BTreeMap<String, f64>,
     /// How long it took.
     pub times: PartTimes,
 }
@@ -170,22 +176,50 @@ pub fn training_pass(
 ) -> Result<Pass> {
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
+    let distillation = distillation.filter(|distillation| distillation.is_active(step));
+    let ledger = distillation.and_then(|distillation| distillation.ledger(step));
     // The teacher goes first: its activations are gone before the student's are kept.
     let teacher_pyramid = timed(&mut teaching, || {
         distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()
     })?;
     let pyramid = student.pyramid(images, Mode::Train)?;
-    let (losses, regions) = regions(student, images, &pyramid, targets, random)?;
+    let watched = |name: &str| -> Vec<Value> {
+        match &ledger {
+            Some(ledger) => pyramid.iter().map(|level| ledger.watch(level, name)).collect(),
+            None => pyramid.clone(),
+        }
+    };
+    let (losses, regions) = regions(student, images, &watched(DETECTION), targets, random)?;
     let mut terms: Vec<(String, Value, f64)> =
         losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
     if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
         let teacher_logits = timed(&mut teaching, || distillation.teacher_logits(teacher_pyramid, &regions))?;
-        let (teacher, student) =
-            paired_taps(distillation, teacher_pyramid, teacher_logits, &pyramid, &regions)?;
-        terms.extend(distillation.terms(&teacher, &student, step)?);
+        let compared = Compared::new(distillation, &regions, teacher_logits.as_ref())?;
+        let teacher = compared.taps(teacher_pyramid, teacher_logits.as_ref())?;
+        let own_logits = teacher_logits.is_some().then(|| regions.logits());
+        let shared = compared.taps(&pyramid, own_logits)?;
+        let boxes: Vec<Vec<Xyxy>> = targets.iter().map(|target| target.boxes.clone()).collect();
+        let lesson = Lesson {
+            labels: regions.labels(),
+            boxes: &boxes,
+            image_size: images.padded_size()?,
+            seed: random.next_u64(),
+            ..Lesson::new(&teacher, &shared)
+        };
+        terms.extend(distillation.terms(&lesson, step, |method| {
+            if ledger.is_none() {
+                return Ok(None);
+            }
+            let pyramid = watched(&method.label);
+            let wants_logits = method.wants(regions.tap());
+            let logits = wants_logits.then(|| regions.logits_of(student, &pyramid)).transpose()?;
+            compared.taps(&pyramid, logits.as_ref()).map(Some)
+        })?);
     }
-    drop((teacher_pyramid, pyramid, regions));
-    walk_back(terms, step, started, teaching)
+    drop((teacher_pyramid, regions));
+    drop(pyramid);
+    let pass = walk_back(terms, step, started, teaching)?;
+    Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
 }
 
 /// The gradient of the weighted terms' sum, of a pass that was `started` then and spent `teaching` on the teacher.
@@ -205,7 +239,7 @@ pub(super) fn walk_back(
     let gradients = total.backward()?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
-    Ok(Pass { terms, gradients, times })
+    Ok(Pass { terms, gradients, shares: BTreeMap::new(), times })
 }
 
 /// Runs `work` and adds the time it took to `total`.
@@ -250,36 +284,81 @@ fn regions(
     })
 }
 
-/// What both networks offer to the methods: the same levels, and logits of the same regions.
-fn paired_taps(
-    distillation: &Distillation,
-    teacher_pyramid: &[Value],
-    teacher_logits: Option<Value>,
-    pyramid: &[Value],
-    regions: &Regions,
-) -> Result<(Taps, Taps)> {
-    let (mut teacher_taps, mut student_taps) = (Taps::default(), Taps::default());
-    if distillation.wants_pyramid() {
-        let levels = distillation.teacher.levels();
-        for (level, (theirs, ours)) in levels.iter().zip(teacher_pyramid.iter().zip(pyramid)) {
-            teacher_taps.insert(Tap::Fpn(*level), theirs.clone());
-            student_taps.insert(Tap::Fpn(*level), ours.clone());
+impl Regions {
+    /// The tap of their logits.
+    fn tap(&self) -> Tap {
+        match self {
+            Self::Rois { .. } => Tap::RoiLogits,
+            Self::Anchors { .. } => Tap::AnchorLogits,
         }
     }
-    match (teacher_logits, regions) {
-        (Some(theirs), Regions::Rois { logits, .. }) => {
-            teacher_taps.insert(Tap::RoiLogits, theirs);
-            student_taps.insert(Tap::RoiLogits, logits.clone());
-        }
-        (Some(theirs), Regions::Anchors { logits, positives }) => {
-            let per_image = distillation.anchors_per_image().unwrap_or(0);
-            let chosen = telling_anchors(&theirs, positives, per_image)?;
-            teacher_taps.insert(Tap::AnchorLogits, rows(&theirs, &chosen)?);
-            student_taps.insert(Tap::AnchorLogits, rows(logits, &chosen)?);
-        }
-        (None, _) => {}
+
+    /// The student's logits there.
+    fn logits(&self) -> &Value {
+        let (Self::Rois { logits, .. } | Self::Anchors { logits, .. }) = self;
+        logits
     }
-    Ok((teacher_taps, student_taps))
+
+    /// The true classes, where each region has exactly one.
+    fn labels(&self) -> &[u32] {
+        match self {
+            Self::Rois { samples, .. } => &samples.labels,
+            Self::Anchors { .. } => &[],
+        }
+    }
+
+    /// What the heads of `detector` say of these regions (of all anchors), given its pyramid.
+    fn logits_of(&self, detector: &Detector, pyramid: &[Value]) -> Result<Value> {
+        match (detector, self) {
+            (Detector::FasterRcnn(detector), Self::Rois { samples, .. }) => {
+                Ok(detector.roi_logits(pyramid, &samples.boxes)?)
+            }
+            (Detector::RetinaNet(detector), Self::Anchors { .. }) => Ok(detector.anchor_logits(pyramid)?),
+            _ => Err(EngineError::from(DistillError::Invalid {
+                method: "distillation",
+                reason: "teacher and student are different kinds of detector".to_owned(),
+            })),
+        }
+    }
+}
+
+/// What is compared: levels, and which rows of the logits.
+struct Compared {
+    levels: Vec<Level>,
+    tap: Tap,
+    /// Anchors worth comparing; `None`: all rows.
+    chosen: Option<Vec<u32>>,
+}
+
+impl Compared {
+    fn new(distillation: &Distillation, regions: &Regions, teacher_logits: Option<&Value>) -> Result<Self> {
+        let levels = match distillation.wants_pyramid() {
+            true => distillation.teacher.levels().to_vec(),
+            false => Vec::new(),
+        };
+        let chosen = match (regions, teacher_logits) {
+            (Regions::Anchors { positives, .. }, Some(logits)) => {
+                let per_image = distillation.anchors_per_image().unwrap_or(0);
+                Some(telling_anchors(logits, positives, per_image)?)
+            }
+            _ => None,
+        };
+        Ok(Self { levels, tap: regions.tap(), chosen })
+    }
+
+    /// What a network offers to the methods: the levels, and logits of the regions.
+    fn taps(&self, pyramid: &[Value], logits: Option<&Value>) -> Result<Taps> {
+        let mut taps: Taps =
+            self.levels.iter().zip(pyramid).map(|(&level, map)| (Tap::Fpn(level), map.clone())).collect();
+        if let Some(logits) = logits {
+            let logits = match &self.chosen {
+                Some(chosen) => rows(logits, chosen)?,
+                None => logits.clone(),
+            };
+            taps.insert(self.tap, logits);
+        }
+        Ok(taps)
+    }
 }
 
 /// The anchors worth comparing, ascending: those that the matcher marked positive, then the teacher's

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Result;
+use super::distillers::MethodSetting;
 use super::job::{Job, Surroundings};
 use super::outcome::ClassResult;
 use super::pass::{Distillation, Pass};
@@ -123,6 +124,14 @@ pub trait Task: Sized {
     /// # Errors
     /// Weights that do not fit, or of other classes.
     fn load_teacher(&self, config: &Self::Config, model: &Self::Model, file: WeightsFile) -> Result<()>;
+
+    /// What methods must know of the networks and the data before the first step.
+    fn method_setting<'d>(
+        &self,
+        config: &Self::Config,
+        teacher: &Self::Model,
+        device: &'d Device,
+    ) -> Result<MethodSetting<'d>>;
 
     /// The training batches.
     fn source(&self, config: &Self::Config) -> Result<Self::Source>;

@@ -5,17 +5,17 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
 use super::checkpoint::{self, Best, TrainState};
 use super::job::{Job, Row, Start, Surroundings};
-use super::log_lines::{EvalLine, StepLine, Update};
+use super::log_lines::{EvalLine, SharesLine, StepLine, Update};
 use super::optim::Sgd;
 use super::outcome::Outcome;
 use super::pass::LossTerm;
 use super::schedule::LearningRate;
+use super::shares::Shares;
 use super::task::{Measured, RunSettings, Setting, Settings, Task};
 use super::{EngineError, Result, build, recorded};
 use crate::data::{DataError, Loader, Position, Source};
@@ -38,6 +38,7 @@ pub(super) struct Training<'a, T: Task> {
     loader: Loader<T::Source>,
     log: MetricsLog,
     progress: Progress,
+    shares: Shares,
 }
 
 /// The summed gradients of one update's batches.
@@ -61,10 +62,10 @@ impl<'a, T: Task> Training<'a, T> {
         }
         let student = around.data.student(config, around.device)?;
         let run = config.of_the_run();
-        let sgd = Sgd::new(T::params(&student), run.optim)?;
+        let sgd = Sgd::over(&job.trained(&student), run.optim)?;
         let mut notes = Vec::new();
         let state = match &resumed_from {
-            Some(path) => resumed(job, path, T::params(&student), &sgd, &mut notes)?,
+            Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
             None => anew(job, around.data, start, &student, &mut notes)?,
         };
         let log = MetricsLog::open(&folder.join("log.jsonl"), resumed_from.is_some().then_some(state.step))?;
@@ -87,7 +88,7 @@ impl<'a, T: Task> Training<'a, T> {
         for note in notes {
             progress.note(&note);
         }
-        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress })
+        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress, shares: Shares::default() })
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
@@ -123,6 +124,9 @@ impl<'a, T: Task> Training<'a, T> {
                 return Err(EngineError::Interrupted { step, command: self.around.command.to_owned() });
             }
         }
+        if self.shares.passes > 0 {
+            self.progress.note(&self.shares.to_string());
+        }
         let measured = match last {
             Some(measured) => measured,
             // The run ended between its last checkpoint and its outcome.
@@ -155,6 +159,10 @@ impl<'a, T: Task> Training<'a, T> {
         self.sgd.step(&gradients, lr, scale, gradient_norm)?;
         drop(gradients);
         self.state.step += 1;
+        if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
+            self.progress.note(&self.shares.to_string());
+            self.log.write(&SharesLine { step: self.state.step, shares: &self.shares })?;
+        }
 
         let waited = self.loader.data_wait() - waited_before;
         let losses: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
@@ -187,6 +195,7 @@ impl<'a, T: Task> Training<'a, T> {
                 batch: step * accumulate + part,
             };
             let pass = build::precision(run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
+            self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
             }
@@ -224,8 +233,8 @@ impl<'a, T: Task> Training<'a, T> {
 
     fn save(&self) -> Result<()> {
         let keep = self.run().train.keep_checkpoints;
-        let student = T::params(&self.student);
-        checkpoint::save(&self.job.checkpoints(), student, &self.sgd, &self.state, keep)?;
+        let stores = self.job.trained(&self.student);
+        checkpoint::save(&self.job.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
         Ok(())
     }
 
@@ -275,11 +284,11 @@ fn anew<T: Task>(
 fn resumed<T: Task>(
     job: &Job<'_, T>,
     path: &Path,
-    student: &ParamStore,
+    student: &T::Model,
     sgd: &Sgd,
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
-    let mut state = checkpoint::load(path, student, sgd)?;
+    let mut state = checkpoint::load(path, &job.trained(student), sgd)?;
     if state.teacher != job.teacher_hash {
         let reason = "the run was started with another teacher; use that one, or start anew without --resume"
             .to_owned();

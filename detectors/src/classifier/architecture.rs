@@ -95,6 +95,19 @@ impl Architecture {
         self.name
     }
 
+    /// How many stages it has: the taps `stage1`, `stage2`, ...
+    pub fn stages(self) -> usize {
+        match self.kind {
+            Kind::CifarResNet { .. } | Kind::WideResNet { .. } | Kind::ShuffleNetV1 | Kind::ShuffleNetV2 => 3,
+            Kind::CifarResNet50
+            | Kind::Vgg(_)
+            | Kind::CifarMobileNetV2
+            | Kind::ResNet(_)
+            | Kind::MobileNetV1
+            | Kind::MobileNetV2 => 4,
+        }
+    }
+
     /// Builds the network in `builder`.
     ///
     /// # Errors

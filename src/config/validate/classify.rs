@@ -1,5 +1,6 @@
 //! Image classification: what its keys must be, alone and together.
 
+use super::distill::Offer;
 use super::{Check, Problem, eval, loops, name, normalization, optim, schedule};
 use crate::config::diagnose::{ConfigError, Diagnostics};
 use crate::config::load::{Loaded, Root, load_last};
@@ -116,6 +117,10 @@ fn taught(config: &ClassifyConfig, check: &mut Check<'_>) {
             "give `weights = \"FILE\"` or `train = \"CONFIG\"`",
         ),
         _ => {}
+    }
+    let offer = Offer::of_classifiers(teacher.network.stages().min(config.student.network.stages()));
+    for (index, entry) in config.distill.iter().enumerate() {
+        super::distill::check(&format!("distill.{index}"), entry, &offer, check.found);
     }
     if let Some(own) = &teacher.normalization {
         normalization("teacher.normalization", own, check.found);

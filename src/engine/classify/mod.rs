@@ -25,8 +25,10 @@ use candle_core::{Device, Tensor};
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::taps::Tap;
 
 use super::Result;
+use super::distillers::MethodSetting;
 use super::job::{Job, Surroundings};
 use super::pass::{Distillation, Pass};
 use super::task::{Gathered, RunSettings, Setting, Settings, Task};
@@ -34,6 +36,7 @@ use crate::config::{self, ClassifyConfig, ConfigError, Distill, Loaded, Train};
 use crate::data::augment::{Augmentation, Crop, Policy};
 use crate::data::label_order::LabelOrder;
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
+use crate::distill::Width;
 use crate::weights::WeightsFile;
 
 impl Settings for ClassifyConfig {
@@ -131,6 +134,30 @@ impl Task for LabelledSets {
         }
         weights::load(model, &file, weights::Head::Fits)?;
         Ok(())
+    }
+
+    fn method_setting<'d>(
+        &self,
+        config: &ClassifyConfig,
+        teacher: &Classifier,
+        device: &'d Device,
+    ) -> Result<MethodSetting<'d>> {
+        // Its weights do not matter, only the shapes of what it finds.
+        let student =
+            student(config, self.train.classes.len(), Builder::new(config.seed, device).frozen())?;
+        let side = config.input.side_px as usize;
+        let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
+        let width = |(tap, shape): (&Tap, &Vec<usize>)| {
+            Some((*tap, Width { teacher: *theirs.get(tap)?.get(1)?, student: *shape.get(1)? }))
+        };
+        Ok(MethodSetting {
+            seed: config.seed,
+            device,
+            widths: ours.iter().filter_map(width).collect(),
+            anchors: None,
+            classes: self.train.labels.clone(),
+            share_steps: config.train.share_steps,
+        })
     }
 
     fn source(&self, config: &ClassifyConfig) -> Result<LabelledImages> {

@@ -1,82 +1,21 @@
-//! Distillation: golden values, the methods' identities, central differences, hostile input.
-
-#[path = "support/golden.rs"]
-mod golden;
+//! CKD and kernel alignment: golden values, identities, central differences, hostile input.
 
 use candle_core::{DType, Device, Tensor};
 use ckd_det::distill::{
-    Ckd, DistillError, Distiller, Kernel, Negatives, PatchRows, Rcka, RowNorm, Term, ckd, ka, patch_cka,
+    AlignmentOf, Ckd, Distiller, Fcka, Kernel, Lcka, Negatives, PatchRows, Rcka, RowNorm, ckd, ka, patch_cka,
 };
 use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::resize::resize_bilinear;
 
-type Outcome = Result<Value, DistillError>;
+use crate::golden;
+use crate::support::*;
 
 const INTRA: PatchRows = PatchRows::Patches;
 const INTER: PatchRows = PatchRows::Pixels;
 
-fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
-}
-
-/// Numbers in [-1, 1) of the golden generator.
-fn noise(stream: u64, shape: &[usize]) -> Tensor {
-    tensor(&golden::tensor(stream, shape.iter().product(), 1.0, 0.0), shape)
-}
-
-fn flat(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// The loss and its gradient, row-major.
-fn evaluate(student: &Tensor, loss: impl Fn(&Value) -> Outcome) -> (f32, Vec<f32>) {
-    let value = loss(&Value::leaf("s", student.clone())).unwrap();
-    let gradient = flat(&value.backward().unwrap()["s"]);
-    // A student that is not tracked gets the same value, and no gradient.
-    let constant = loss(&Value::constant(student.clone())).unwrap();
-    assert!(!constant.is_tracked());
-    assert_eq!(constant.item().unwrap().to_bits(), value.item().unwrap().to_bits());
-    (value.item().unwrap(), gradient)
-}
-
-fn value_of(student: &Tensor, loss: impl Fn(&Value) -> Outcome) -> f32 {
-    evaluate(student, loss).0
-}
-
-/// Compares the gradient with central differences of width 2^-6 at every `every`th element.
-fn check_gradient(student: &Tensor, every: usize, tolerance: f32, loss: impl Fn(&Value) -> Outcome) {
-    const STEP: f32 = 1.0 / 64.0;
-    let (_, gradient) = evaluate(student, &loss);
-    let values = flat(student);
-    for i in (0..values.len()).step_by(every) {
-        let at = |step: f32| {
-            let mut moved = values.clone();
-            moved[i] += step;
-            loss(&Value::constant(tensor(&moved, student.dims()))).unwrap().item().unwrap()
-        };
-        let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-        assert!((numeric - gradient[i]).abs() < tolerance, "[{i}] = {}, numeric {numeric}", gradient[i]);
-    }
-}
-
-/// Rows (along the first dimension) in another order.
-fn permuted(x: &Tensor, order: &[u32]) -> Tensor {
-    x.index_select(&Tensor::new(order, &Device::Cpu).unwrap(), 0).unwrap()
-}
-
-fn assert_close(a: f32, b: f32, tolerance: f32) {
-    assert!((a - b).abs() <= tolerance, "{a} and {b} differ by more than {tolerance}");
-}
-
 fn kernel(center: bool, row_norm: RowNorm) -> Kernel {
     Kernel { center, row_norm }
-}
-
-fn input(case: &golden::Case<'_>, key: &str) -> Tensor {
-    let (values, shape) = case.f32(key);
-    tensor(&values, &shape)
 }
 
 // ---- golden values
@@ -114,21 +53,63 @@ fn kernel_alignment_equals_pytorch() {
 }
 
 #[test]
-fn kernel_alignment_of_logits_equals_the_authors_lcka() {
+fn lcka_equals_pytorch() {
     golden::each_case("lcka", |case| {
-        let (teacher, student) = (input(case, "teacher"), input(case, "student"));
-        let rows = kernel(false, RowNorm::Rows);
-        let (intra, by_rows) = evaluate(&student, |s| ka(&teacher, s, rows));
-        let transposed = |t: &Tensor| t.t().unwrap().contiguous().unwrap();
-        let (inter, by_columns) = evaluate(&transposed(&student), |s| ka(&transposed(&teacher), s, rows));
-        let (b, c) = student.dims2().unwrap();
-        let by_columns = flat(&tensor(&by_columns, &[c, b]).t().unwrap());
-        let (intra_weight, inter_weight) = (case.attr_f64("w_intra"), case.attr_f64("w_inter"));
-        let combine = |a: f32, b: f32| (-intra_weight * f64::from(a) - inter_weight * f64::from(b)) as f32;
-        case.check_close("loss", &[combine(intra, inter)]);
-        let gradient: Vec<f32> = by_rows.iter().zip(&by_columns).map(|(a, b)| combine(*a, *b)).collect();
+        let at = Tap::RoiLogits;
+        let (weight, weight_inter) = (case.attr_f64("w_intra"), case.attr_f64("w_inter"));
+        let lcka = Lcka { at, weight, weight_inter, kernel: kernel(false, RowNorm::Rows) };
+        let teacher = taps(at, Value::constant(input(case, "teacher")));
+        let (loss, gradient) = evaluate(&input(case, "student"), |student| {
+            let terms = terms_of(&lcka, &teacher, &taps(at, student.clone()))?;
+            let names: Vec<&str> = terms.iter().map(|term| term.name.as_str()).collect();
+            assert_eq!(names, ["lcka/roi_logits/intra", "lcka/roi_logits/inter"]);
+            total(&terms)
+        });
+        // The golden loss is -w ka, ours w (1 - ka).
+        case.check_close("loss", &[loss - (weight + weight_inter) as f32]);
         case.check_close("grad_student", &gradient);
     });
+}
+
+fn fcka(of: AlignmentOf) -> Fcka {
+    Fcka { at: vec![Tap::Backbone(2)], weight: 1.0, of, kernel: Kernel::default() }
+}
+
+fn fcka_of(teacher: &Tensor, student: &Value, of: AlignmentOf) -> Outcome {
+    let at = Tap::Backbone(2);
+    let teacher = taps(at, Value::constant(teacher.clone()));
+    total(&terms_of(&fcka(of), &teacher, &taps(at, student.clone()))?)
+}
+
+#[test]
+fn fcka_equals_pytorch() {
+    golden::each_case("fcka", |case| {
+        let teacher = input(case, "teacher");
+        let (loss, gradient) =
+            evaluate(&input(case, "student"), |s| fcka_of(&teacher, s, AlignmentOf::Similarities));
+        case.check_close("loss", &[loss - 1.0]);
+        case.check_close("grad_student", &gradient);
+    });
+}
+
+#[test]
+fn fcka_vanishes_for_an_equal_map_and_sees_neither_its_scale_nor_its_layout() {
+    let t = noise(1, &[6, 4, 3, 5]);
+    let channels_last =
+        |x: &Tensor| x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap();
+    for of in [AlignmentOf::Similarities, AlignmentOf::Features] {
+        let same = (&t * 3.0).unwrap();
+        assert_close(value_of(&same, |s| fcka_of(&t, s, of)), 0.0, 1e-6);
+        let s = noise(2, &[6, 3, 2, 2]);
+        let value = value_of(&s, |s| fcka_of(&t, s, of));
+        assert!(value > 1e-3 && value < 1.0, "{value}");
+        assert_close(value_of(&channels_last(&s), |s| fcka_of(&channels_last(&t), s, of)), value, 1e-6);
+        check_gradient(&s, 5, 2e-4, |s| fcka_of(&t, s, of));
+        let single = noise(2, &[1, 3, 2, 2]);
+        assert_close(value_of(&single, |s| fcka_of(&noise(1, &[1, 4, 3, 5]), s, of)), 0.0, 1e-6);
+        let none = noise(2, &[0, 3, 2, 2]);
+        assert_eq!(value_of(&none, |s| fcka_of(&noise(1, &[0, 4, 3, 5]), s, of)), 0.0);
+    }
 }
 
 #[test]
@@ -138,15 +119,18 @@ fn rcka_of_a_level_equals_pytorch() {
         let (teacher, student) = (input(case, "teacher"), input(case, "student"));
         let weight_inter = case.attrs["w_inter"].as_f64().unwrap_or(0.0);
         let rcka = Rcka {
-            levels: vec![Level(3)],
+            at: vec![Tap::Fpn(Level(3))],
             weight: case.attr_f64("w_intra"),
             weight_inter,
             patch: case.attr_usize("patch"),
             kernel: Kernel::default(),
         };
         let (loss, gradient) = evaluate(&student, |student| {
-            let terms =
-                rcka.terms(&taps(level, Value::constant(teacher.clone())), &taps(level, student.clone()))?;
+            let terms = terms_of(
+                &rcka,
+                &taps(level, Value::constant(teacher.clone())),
+                &taps(level, student.clone()),
+            )?;
             let names: Vec<&str> = terms.iter().map(|term| term.name.as_str()).collect();
             let expected: &[&str] =
                 if weight_inter == 0.0 { &["rcka/p3/intra"] } else { &["rcka/p3/intra", "rcka/p3/inter"] };
@@ -163,15 +147,6 @@ fn rcka_of_a_level_equals_pytorch() {
         case.check_close("loss", &[loss - weights as f32]);
         case.check_close("grad_student", &gradient);
     });
-}
-
-fn taps(tap: Tap, value: Value) -> Taps {
-    [(tap, value)].into_iter().collect()
-}
-
-fn total(terms: &[Term]) -> Outcome {
-    let terms: Vec<(&Value, f64)> = terms.iter().map(|term| (&term.value, term.weight)).collect();
-    Ok(weighted_sum(&terms)?)
 }
 
 // ---- identities of CKD
@@ -515,7 +490,7 @@ fn a_dead_channel_and_a_single_patch_have_no_gradient() {
 
 fn rcka(levels: &[u8]) -> Rcka {
     Rcka {
-        levels: levels.iter().copied().map(Level).collect(),
+        at: levels.iter().map(|&level| Tap::Fpn(Level(level))).collect(),
         weight: 10.0,
         weight_inter: 10.0,
         patch: 16,
@@ -550,7 +525,7 @@ fn distillers_name_their_terms_and_only_the_student_gets_a_gradient() {
         for tap in method.taps() {
             assert!(student.get(tap).is_some());
         }
-        terms.extend(method.terms(&teacher, &student).unwrap());
+        terms.extend(terms_of(method, &teacher, &student).unwrap());
     }
     let names: Vec<&str> = terms.iter().map(|term| term.name.as_str()).collect();
     assert_eq!(names, ["rcka/p2/intra", "rcka/p2/inter", "rcka/p3/intra", "rcka/p3/inter", "ckd/roi_logits"]);
@@ -567,7 +542,7 @@ fn what_does_not_fit_is_an_error_that_names_the_tap_and_both_shapes() {
     let p3 = Tap::Fpn(Level(3));
     let constant = |shape: &[usize]| Value::constant(noise(1, shape));
     let message = |method: &dyn Distiller, teacher: &Taps, student: &Taps| {
-        method.terms(teacher, student).unwrap_err().to_string()
+        terms_of(method, teacher, student).unwrap_err().to_string()
     };
     let maps = |shape: &[usize]| taps(p3, constant(shape));
 
@@ -595,4 +570,12 @@ fn what_does_not_fit_is_an_error_that_names_the_tap_and_both_shapes() {
     }
     let rows = ka(&noise(1, &[3, 4]), &constant(&[4, 4]), Kernel::default()).unwrap_err().to_string();
     assert!(rows.contains("same rows"), "{rows}");
+}
+
+#[test]
+fn fcka_of_features_equals_pytorch() {
+    own_case("fcka/features", |case| {
+        let teacher = input(case, "teacher");
+        check_case(case, "loss", &["student"], |leaves| fcka_of(&teacher, &leaves[0], AlignmentOf::Features));
+    });
 }

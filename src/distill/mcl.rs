@@ -1,0 +1,386 @@
+//! Mutual contrastive learning, MCL and L-MCL (Yang et al., arXiv 2207.11518): the losses of peers that learn together.
+//!
+//! For unit embeddings U and V (B, D) of two networks, or of layers of two networks, G(U, V) = U Vᵀ / tau, and
+//! sample weights w:
+//!
+//! ```text
+//! NCE(G; w)      = -1/B sum_i w_i/|P(i)| sum_{j in P(i)} [ G_ij - log sum_{k != i} exp G_ik ]
+//! KLT(G, G'; w)  = T²/B sum_i w_i KL( softmax(sg(G'_i) / T) || softmax(G_i / T) )         the diagonal included
+//!
+//! VCL  = NCE(G(U,U)) + NCE(G(V,V))                        sVCL = KLT(G(U,U), G(V,V)) + KLT(G(V,V), G(U,U))
+//! ICL  = NCE(G(U,V)) + NCE(G(V,U))                        sICL = KLT(G(U,V), G(V,U)) + KLT(G(V,U), G(U,V))
+//! pair = alpha VCL + beta ICL + gamma sVCL + lambda sICL
+//! ```
+//!
+//! P(i): the other samples of i's class in the batch. A row without any counts 0; the mean still divides by B.
+//! G is divided by tau and, in KLT, by T again. L-MCL sums `pair` over ordered pairs of networks: twice the unordered
+//! sum, as `pair` and its weights are symmetric. The targets of KLT are constants; [`Targets`] holds them where the same
+//! ones must serve again ([`meta`](super::meta)).
+
+use candle_core::Tensor;
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::linear::{Accumulate, Form, product};
+use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::reduce::dot;
+
+use super::rows::{check_labels, paired, softened_kl, softmax};
+use super::unit_rows::UnitRows;
+use super::{DistillError, expect_positive, nothing, scalar_of_all};
+
+const NAME: &str = "mcl";
+
+/// The weights and temperatures of a pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    /// alpha, of VCL (0.1; 0.01 for L-MCL on ImageNet).
+    pub vcl: f64,
+    /// beta, of ICL (as alpha).
+    pub icl: f64,
+    /// gamma, of sVCL (1).
+    pub soft_vcl: f64,
+    /// lambda, of sICL (1).
+    pub soft_icl: f64,
+    /// What cosines are divided by (0.1; 0.07 on ImageNet).
+    pub tau: f64,
+    /// T, which softens the targets further (3).
+    pub temperature: f64,
+    /// Whether ICL pairs an image with itself across the networks.
+    pub instance: Instance,
+}
+
+impl Default for Pair {
+    /// The authors' settings for CIFAR-100.
+    fn default() -> Self {
+        Self {
+            vcl: 0.1,
+            icl: 0.1,
+            soft_vcl: 1.0,
+            soft_icl: 1.0,
+            tau: 0.1,
+            temperature: 3.0,
+            instance: Instance::Excluded,
+        }
+    }
+}
+
+/// What the pair (i, i) of two networks is in ICL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Instance {
+    /// Neither positive nor negative (the authors' CIFAR code).
+    #[default]
+    Excluded,
+    /// A positive (as with their memory on ImageNet).
+    Included,
+}
+
+/// The matrices that the soft terms aim at, as constants.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    uu: Tensor,
+    vv: Tensor,
+    uv: Tensor,
+    vu: Tensor,
+}
+
+impl Targets {
+    /// Those of these embeddings.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn of(u: &Tensor, v: &Tensor, tau: f64) -> Result<Self, DistillError> {
+        let (u, v) = (Value::constant(u.clone()), Value::constant(v.clone()));
+        let of = |a: &Value, b: &Value| Ok::<_, DistillError>(similarities(a, b, tau)?.tensor().clone());
+        Ok(Self { uu: of(&u, &u)?, vv: of(&v, &v)?, uv: of(&u, &v)?, vu: of(&v, &u)? })
+    }
+}
+
+/// The loss of a pair of embeddings. `targets` are those of the embeddings themselves unless given.
+///
+/// # Shapes
+/// `u` and `v` (B, D), unit rows; `labels` B classes; `weights` (B); a scalar.
+///
+/// # Errors
+/// Shapes that do not fit; temperatures that are not positive.
+pub fn pair(
+    u: &Value,
+    v: &Value,
+    labels: &[u32],
+    weights: &Value,
+    settings: &Pair,
+    targets: Option<&Targets>,
+) -> Result<Value, DistillError> {
+    let Pair { tau, temperature, instance, .. } = *settings;
+    let mut terms = Vec::new();
+    if settings.vcl != 0.0 {
+        terms.push((vcl(u, v, labels, weights, tau)?, settings.vcl));
+    }
+    if settings.icl != 0.0 {
+        terms.push((icl(u, v, labels, weights, tau, instance)?, settings.icl));
+    }
+    if settings.soft_vcl != 0.0 || settings.soft_icl != 0.0 {
+        let own;
+        let targets = match targets {
+            Some(targets) => targets,
+            None => {
+                own = Targets::of(u.tensor(), v.tensor(), tau)?;
+                &own
+            }
+        };
+        if settings.soft_vcl != 0.0 {
+            terms.push((soft_vcl(u, v, weights, (tau, temperature), targets)?, settings.soft_vcl));
+        }
+        if settings.soft_icl != 0.0 {
+            terms.push((soft_icl(u, v, weights, (tau, temperature), targets)?, settings.soft_icl));
+        }
+    }
+    sum(&terms)
+}
+
+fn sum(terms: &[(Value, f64)]) -> Result<Value, DistillError> {
+    Ok(weighted_sum(&terms.iter().map(|(term, weight)| (term, *weight)).collect::<Vec<_>>())?)
+}
+
+/// Vanilla contrastive learning: each network on its own.
+///
+/// # Errors
+/// As [`pair`].
+pub fn vcl(u: &Value, v: &Value, labels: &[u32], weights: &Value, tau: f64) -> Result<Value, DistillError> {
+    let of = |a: &Value| nce(&similarities(a, a, tau)?, labels, weights, Instance::Excluded);
+    sum(&[(of(u)?, 1.0), (of(v)?, 1.0)])
+}
+
+/// Interactive contrastive learning: across the networks.
+///
+/// # Errors
+/// As [`pair`].
+pub fn icl(
+    u: &Value,
+    v: &Value,
+    labels: &[u32],
+    weights: &Value,
+    tau: f64,
+    instance: Instance,
+) -> Result<Value, DistillError> {
+    let of = |a: &Value, b: &Value| nce(&similarities(a, b, tau)?, labels, weights, instance);
+    sum(&[(of(u, v)?, 1.0), (of(v, u)?, 1.0)])
+}
+
+/// Soft VCL: the similarities within one network are to be those within the other.
+///
+/// # Errors
+/// As [`pair`].
+pub fn soft_vcl(
+    u: &Value,
+    v: &Value,
+    weights: &Value,
+    (tau, temperature): (f64, f64),
+    targets: &Targets,
+) -> Result<Value, DistillError> {
+    let (uu, vv) = (similarities(u, u, tau)?, similarities(v, v, tau)?);
+    let of = |a: &Value, target: &Tensor| softened(a, target, weights, temperature);
+    sum(&[(of(&uu, &targets.vv)?, 1.0), (of(&vv, &targets.uu)?, 1.0)])
+}
+
+/// Soft ICL: the similarities across the networks are to be the same from both sides.
+///
+/// # Errors
+/// As [`pair`].
+pub fn soft_icl(
+    u: &Value,
+    v: &Value,
+    weights: &Value,
+    (tau, temperature): (f64, f64),
+    targets: &Targets,
+) -> Result<Value, DistillError> {
+    let (uv, vu) = (similarities(u, v, tau)?, similarities(v, u, tau)?);
+    let of = |a: &Value, target: &Tensor| softened(a, target, weights, temperature);
+    sum(&[(of(&uv, &targets.vu)?, 1.0), (of(&vu, &targets.uv)?, 1.0)])
+}
+
+/// L-MCL's weight of a pair of layers for each sample: the sigmoid of the cosine of its two (mapped) features, always
+/// between 0.2689 and 0.7311.
+///
+/// # Shapes
+/// `a` and `b` (B, D); (B).
+///
+/// # Errors
+/// Shapes that differ.
+pub fn layer_weights(a: &Value, b: &Value) -> Result<Value, DistillError> {
+    let (rows, d) = paired(NAME, a.tensor(), b)?;
+    let (a_host, b_host) = (on_host(a.tensor())?, on_host(b.tensor())?);
+    let (x, y) = (UnitRows::of(&elements(&a_host)?, d), UnitRows::of(&elements(&b_host)?, d));
+    let weight = |i: usize| {
+        let cosine = dot(&x.values[i * d..][..d], &y.values[i * d..][..d]);
+        (1.0 + (-cosine).exp()).recip()
+    };
+    let weights: Vec<f64> = (0..rows).map(weight).collect();
+    let out = from_elements(weights.iter().map(|&w| w as f32).collect(), rows, a.tensor())?;
+    Ok(Value::operation(&[a, b], out, move |g| {
+        let host = on_host(g)?;
+        let by_cosine: Vec<f64> =
+            elements(&host)?.iter().zip(&weights).map(|(g, w)| f64::from(*g) * w * (1.0 - w)).collect();
+        let gradient = |own: &UnitRows, other: &UnitRows| {
+            let mut out = other.values.clone();
+            for (row, by_cosine) in out.chunks_exact_mut(d.max(1)).zip(&by_cosine) {
+                row.iter_mut().for_each(|x| *x = (f64::from(*x) * by_cosine) as f32);
+            }
+            own.pull_back(&mut out);
+            from_elements(out, (rows, d), &host)
+        };
+        Ok(vec![Some(gradient(&x, &y)?), Some(gradient(&y, &x)?)])
+    }))
+}
+
+/// L-MCL's aggregated logits of a network: Σ_l softmax(`a`)_l `logits`_l.
+///
+/// # Shapes
+/// `logits` L matrices (B, C), `a` (B, L); (B, C).
+///
+/// # Errors
+/// Shapes that do not fit.
+pub fn aggregate(logits: &[Value], a: &Value) -> Result<Value, DistillError> {
+    let (b, layers) = a.tensor().dims2()?;
+    let Some(&[_, c]) = logits.first().map(Value::dims) else {
+        return Err(DistillError::invalid(NAME, "logits (B, C) of at least one layer expected"));
+    };
+    if layers != logits.len() || logits.iter().any(|z| z.dims() != [b, c]) {
+        let shapes: Vec<_> = logits.iter().map(Value::dims).collect();
+        return Err(DistillError::invalid(NAME, format!("logits {shapes:?} and weights {:?}", a.dims())));
+    }
+    let hosts = logits.iter().map(|z| on_host(z.tensor())).collect::<Result<Vec<_>, _>>()?;
+    let shares: Vec<Vec<f64>> = {
+        let a = on_host(a.tensor())?;
+        elements(&a)?.chunks_exact(layers).map(|row| softmax(row, 1.0).0).collect()
+    };
+    let mut out = vec![0f64; b * c];
+    for (layer, host) in hosts.iter().enumerate() {
+        let z = elements(host)?;
+        for (i, (out, z)) in out.chunks_exact_mut(c.max(1)).zip(z.chunks_exact(c.max(1))).enumerate() {
+            out.iter_mut().zip(z).for_each(|(out, z)| *out += shares[i][layer] * f64::from(*z));
+        }
+    }
+    let out = from_elements(out.into_iter().map(|z| z as f32).collect(), (b, c), a.tensor())?;
+    let inputs: Vec<&Value> = logits.iter().chain([a]).collect();
+    Ok(Value::operation(&inputs, out, move |g| {
+        let g_host = on_host(g)?;
+        let g = elements(&g_host)?;
+        let mut gradients = Vec::with_capacity(layers + 1);
+        // Derivatives by the shares.
+        let mut by_share = vec![0f64; b * layers];
+        for (layer, host) in hosts.iter().enumerate() {
+            let z = elements(host)?;
+            let mut by_z = vec![0f32; b * c];
+            for i in 0..b {
+                let (g, z) = (&g[i * c..][..c], &z[i * c..][..c]);
+                by_share[i * layers + layer] = dot(g, z);
+                let parts = by_z[i * c..][..c].iter_mut().zip(g);
+                parts.for_each(|(out, g)| *out = (shares[i][layer] * f64::from(*g)) as f32);
+            }
+            gradients.push(Some(from_elements(by_z, (b, c), &g_host)?));
+        }
+        let by_a = by_share.chunks_exact(layers).zip(&shares).flat_map(|(by_share, shares)| {
+            let along: f64 = by_share.iter().zip(shares).map(|(g, p)| g * p).sum();
+            by_share.iter().zip(shares).map(move |(g, p)| (p * (g - along)) as f32)
+        });
+        gradients.push(Some(from_elements(by_a.collect(), (b, layers), &g_host)?));
+        Ok(gradients)
+    }))
+}
+
+/// G(U, V).
+fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, DistillError> {
+    expect_positive(NAME, "tau", tau)?;
+    let (b, d) = paired(NAME, u.tensor(), v)?;
+    let (u_host, v_host) = (on_host(u.tensor())?, on_host(v.tensor())?);
+    let multiply = move |a: &[f32], form: Form, x: &[f32], x_form: Form, columns: usize, inner: usize| {
+        let mut out = vec![0f32; b * columns];
+        if !out.is_empty() && inner > 0 {
+            product(&mut out, (b, columns, inner), a, form, x, x_form, Accumulate::Replace);
+        }
+        out.iter_mut().for_each(|x| *x = (f64::from(*x) / tau) as f32);
+        out
+    };
+    let out = multiply(&elements(&u_host)?, Form::Plain, &elements(&v_host)?, Form::Transposed, b, d);
+    let out = from_elements(out, (b, b), u.tensor())?;
+    let tracked = (u.is_tracked(), v.is_tracked());
+    Ok(Value::operation(&[u, v], out, move |g| {
+        let host = on_host(g)?;
+        let g = elements(&host)?;
+        let side = |form: Form, other: &Tensor| -> ckd_kernels::Result<Tensor> {
+            let gradient = multiply(&g, form, &elements(other)?, Form::Plain, d, b);
+            from_elements(gradient, (b, d), &host)
+        };
+        Ok(vec![
+            tracked.0.then(|| side(Form::Plain, &v_host)).transpose()?,
+            tracked.1.then(|| side(Form::Transposed, &u_host)).transpose()?,
+        ])
+    }))
+}
+
+/// NCE(G; w).
+fn nce(g: &Value, labels: &[u32], weights: &Value, instance: Instance) -> Result<Value, DistillError> {
+    let b = labels.len();
+    check(g, weights, b)?;
+    check_labels(NAME, labels, (b, usize::MAX))?;
+    if b == 0 {
+        return nothing(g);
+    }
+    let (g_host, w_host) = (on_host(g.tensor())?, on_host(weights.tensor())?);
+    let (values, w) = (elements(&g_host)?, elements(&w_host)?);
+    let (mut by_g, mut by_w) = (vec![0f32; b * b], vec![0f32; b]);
+    let mut loss = 0.0;
+    for (i, row) in values.chunks_exact(b).enumerate() {
+        let seen: Vec<usize> = (0..b).filter(|&j| j != i || instance == Instance::Included).collect();
+        let positives = seen.iter().filter(|&&j| labels[j] == labels[i]).count();
+        if positives == 0 {
+            continue;
+        }
+        let (p, logs) = softmax(&seen.iter().map(|&j| row[j]).collect::<Vec<f32>>(), 1.0);
+        let share = f64::from(w[i]) / b as f64;
+        let mut own = 0.0;
+        for (at, &j) in seen.iter().enumerate() {
+            let wanted = if labels[j] == labels[i] { (positives as f64).recip() } else { 0.0 };
+            own -= wanted * logs[at];
+            by_g[i * b + j] = (share * (p[at] - wanted)) as f32;
+        }
+        loss += share * own;
+        by_w[i] = (own / b as f64) as f32;
+    }
+    let gradients =
+        vec![Some(from_elements(by_g, (b, b), g.tensor())?), Some(from_elements(by_w, b, weights.tensor())?)];
+    scalar_of_all(&[g, weights], loss, gradients)
+}
+
+/// KLT(G, `target`; w).
+fn softened(g: &Value, target: &Tensor, weights: &Value, temperature: f64) -> Result<Value, DistillError> {
+    expect_positive(NAME, "temperature", temperature)?;
+    let (b, _) = paired(NAME, target, g)?;
+    check(g, weights, b)?;
+    if b == 0 {
+        return nothing(g);
+    }
+    let (g_host, t_host, w_host) = (on_host(g.tensor())?, on_host(target)?, on_host(weights.tensor())?);
+    let (values, target, w) = (elements(&g_host)?, elements(&t_host)?, elements(&w_host)?);
+    let (mut by_g, mut by_w) = (vec![0f32; b * b], vec![0f32; b]);
+    let mut loss = 0.0;
+    let rows = values.chunks_exact(b).zip(target.chunks_exact(b)).zip(by_g.chunks_exact_mut(b));
+    for (i, ((row, target), by_row)) in rows.enumerate() {
+        let kl = softened_kl(target, row, temperature, by_row);
+        let share = f64::from(w[i]) / b as f64;
+        by_row.iter_mut().for_each(|g| *g = (f64::from(*g) * share) as f32);
+        loss += share * kl;
+        by_w[i] = (kl / b as f64) as f32;
+    }
+    let gradients =
+        vec![Some(from_elements(by_g, (b, b), g.tensor())?), Some(from_elements(by_w, b, weights.tensor())?)];
+    scalar_of_all(&[g, weights], loss, gradients)
+}
+
+fn check(g: &Value, weights: &Value, b: usize) -> Result<(), DistillError> {
+    if g.dims() == [b, b] && weights.dims() == [b] {
+        return Ok(());
+    }
+    let reason = format!("{b} samples, but similarities {:?} and weights {:?}", g.dims(), weights.dims());
+    Err(DistillError::invalid(NAME, reason))
+}

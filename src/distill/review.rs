@@ -1,0 +1,236 @@
+//! Knowledge review (ReviewKD; Chen et al., CVPR 2021, arXiv 2104.09044).
+//!
+//! From the deepest level to the finest, the student's map is fused with what came from above (ABF, attention-based
+//! fusion) and compared with the teacher's map at several scales (HCL, hierarchical context loss).
+
+use candle_core::Tensor;
+use ckd_detectors::init::Init;
+use ckd_detectors::nn::Conv2d;
+use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::taps::Tap;
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::{concatenate, reshape, weighted_sum};
+use ckd_kernels::linear::Activation;
+use ckd_kernels::memory::{channels_last, elements, from_channels_last};
+use ckd_kernels::pool::adaptive_avg_pool2d;
+use ckd_kernels::upsample::upsample_nearest;
+use rayon::prelude::*;
+
+use super::layers::{ConvBn, conv_1x1};
+use super::maps::mean_squared_difference;
+use super::{DistillError, Distiller, Lesson, Term, Widths, at_tap, width_at};
+
+const NAME: &str = "review_kd";
+
+/// The widest fused map that is chosen by itself.
+const WIDEST: usize = 512;
+
+/// ReviewKD over some maps, finest first, with its fusions.
+#[derive(Debug)]
+pub struct ReviewKd {
+    at: Vec<Tap>,
+    weight: f64,
+    fusions: Vec<Abf>,
+    params: ParamStore,
+}
+
+impl ReviewKd {
+    /// ReviewKD over the taps `at`, finest first; its fusions, `width` wide, are made by `builder`.
+    ///
+    /// # Errors
+    /// A tap whose width is not known.
+    pub fn new(
+        at: Vec<Tap>,
+        weight: f64,
+        width: Option<usize>,
+        widths: &Widths,
+        builder: Builder,
+    ) -> Result<Self, DistillError> {
+        let last = at.last().copied().map(|tap| width_at(widths, tap)).transpose()?;
+        let width = width.unwrap_or_else(|| last.map_or(1, |last| last.student.min(WIDEST)));
+        let fusion = |(index, tap): (usize, &Tap)| {
+            let own = width_at(widths, *tap)?;
+            let depth = if index + 1 == at.len() { Depth::Deepest } else { Depth::Fused };
+            Abf::new(&builder.within(tap), (own.student, width, own.teacher), depth)
+        };
+        let fusions = at.iter().enumerate().map(fusion).collect::<Result<_, _>>()?;
+        Ok(Self { at, weight, fusions, params: builder.finish() })
+    }
+}
+
+impl Distiller for ReviewKd {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn taps(&self) -> Vec<Tap> {
+        self.at.clone()
+    }
+
+    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
+        let mut terms = Vec::new();
+        let mut above: Option<Value> = None;
+        for (&tap, fusion) in self.at.iter().zip(&self.fusions).rev() {
+            let (teacher, student) = at_tap(tap, lesson)?;
+            let (teacher, student) = (as_map(&Value::constant(teacher.clone()))?, as_map(student)?);
+            let mut level = || -> Result<Value, DistillError> {
+                let (compared, fused) = fusion.forward(&student, above.as_ref())?;
+                above = Some(fused);
+                hcl(teacher.tensor(), &to_size(&compared, &teacher)?)
+            };
+            let value = level().map_err(|error| error.at(tap))?;
+            terms.push(Term { name: format!("{NAME}/{tap}"), value, weight: self.weight });
+        }
+        terms.reverse();
+        Ok(terms)
+    }
+
+    fn params(&self) -> Option<&ParamStore> {
+        Some(&self.params)
+    }
+}
+
+/// Pooled features (N, D) are maps of one cell.
+fn as_map(value: &Value) -> Result<Value, DistillError> {
+    Ok(match *value.dims() {
+        [n, d] => reshape(value, &[n, d, 1, 1])?,
+        _ => value.clone(),
+    })
+}
+
+/// `map` in the height and width of `like`, by nearest neighbours.
+fn to_size(map: &Value, like: &Value) -> Result<Value, DistillError> {
+    let (&[_, _, h, w], &[_, _, like_h, like_w]) = (map.dims(), like.dims()) else {
+        let reason = format!("maps (N, C, H, W) expected, got {:?} and {:?}", map.dims(), like.dims());
+        return Err(DistillError::invalid(NAME, reason));
+    };
+    Ok(if (h, w) == (like_h, like_w) { map.clone() } else { upsample_nearest(map, (like_h, like_w))? })
+}
+
+/// The HCL of one map: mean squared differences of the maps and of their averages over 4 x 4, 2 x 2 and 1 x 1 bins
+/// (those finer than the height of the map allows), weighted 1, 1/2, 1/4, 1/8 by what there is.
+///
+/// # Shapes
+/// `teacher` and `student` (N, C, H, W); a scalar.
+///
+/// # Errors
+/// Shapes that differ or are no maps.
+pub fn hcl(teacher: &Tensor, student: &Value) -> Result<Value, DistillError> {
+    let whole = mean_squared_difference(teacher, student)?;
+    let height = student.dims()[2];
+    let mut parts = vec![(whole, 1.0)];
+    if student.tensor().elem_count() > 0 {
+        let teacher = Value::constant(teacher.clone());
+        let (mut weight, mut total) = (1.0, 1.0);
+        for bins in [4, 2, 1].into_iter().filter(|&bins| bins < height) {
+            weight *= 0.5;
+            total += weight;
+            let pooled = |map: &Value| adaptive_avg_pool2d(map, (bins, bins));
+            parts.push((mean_squared_difference(pooled(&teacher)?.tensor(), &pooled(student)?)?, weight));
+        }
+        parts.iter_mut().for_each(|(_, weight)| *weight /= total);
+    }
+    Ok(weighted_sum(&parts.iter().map(|(part, weight)| (part, *weight)).collect::<Vec<_>>())?)
+}
+
+/// One attention-based fusion.
+#[derive(Debug)]
+pub struct Abf {
+    reduce: ConvBn,
+    attention: Option<Conv2d>,
+    expand: ConvBn,
+}
+
+/// Whether a level gets anything from above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Depth {
+    Fused,
+    Deepest,
+}
+
+impl Abf {
+    /// `reduce` (1x1), `attention` (1x1) and `expand` (3x3) in `builder`'s layer.
+    fn new(
+        builder: &Builder,
+        (inputs, width, outputs): (usize, usize, usize),
+        depth: Depth,
+    ) -> Result<Self, DistillError> {
+        let init = Init::KaimingUniformLinearGain;
+        let attention = || conv_1x1(&builder.within("attention"), (2 * width, 2));
+        Ok(Self {
+            reduce: ConvBn::new(&builder.within("reduce"), (inputs, width, 1), init)?,
+            attention: (depth == Depth::Fused).then(attention).transpose()?,
+            expand: ConvBn::new(&builder.within("expand"), (width, outputs, 3), init)?,
+        })
+    }
+
+    /// What is compared with the teacher, and what the next finer level gets.
+    fn forward(&self, map: &Value, above: Option<&Value>) -> Result<(Value, Value), DistillError> {
+        let x = self.reduce.forward(map, Activation::Identity)?;
+        let fused = match (&self.attention, above) {
+            (Some(attention), Some(above)) => {
+                let y = to_size(above, &x)?;
+                let logits = concatenate(&[x.clone(), y.clone()], 1)?;
+                Abf::fuse(&x, &y, &attention.forward(&logits, Activation::Identity)?)?
+            }
+            _ => x,
+        };
+        Ok((self.expand.forward(&fused, Activation::Identity)?, fused))
+    }
+
+    /// σ(a_0) x + σ(a_1) y.
+    ///
+    /// # Shapes
+    /// `x` and `y` (N, C, H, W), `a` (N, 2, H, W); as `x`.
+    ///
+    /// # Errors
+    /// Shapes that do not fit.
+    pub fn fuse(x: &Value, y: &Value, a: &Value) -> Result<Value, DistillError> {
+        let (n, c, h, w) = super::maps::paired(NAME, x.tensor(), y)?;
+        if a.dims() != [n, 2, h, w] {
+            let reason = format!("attention {:?} for maps {:?}", a.dims(), x.dims());
+            return Err(DistillError::invalid(NAME, reason));
+        }
+        let hosts = [x, y, a].map(|value| channels_last(value.tensor()));
+        let [x_host, y_host, a_host] = hosts;
+        let (x_host, y_host, a_host) = (x_host?, y_host?, a_host?);
+        let sigmoid = |a: f32| (1.0 + (-f64::from(a)).exp()).recip() as f32;
+        let gates: Vec<f32> = elements(&a_host)?.iter().map(|&a| sigmoid(a)).collect();
+        let mut out = vec![0f32; n * c * h * w];
+        if !out.is_empty() {
+            let (x, y) = (elements(&x_host)?, elements(&y_host)?);
+            let cells = x.par_chunks_exact(c).zip(y.par_chunks_exact(c)).zip(gates.par_chunks_exact(2));
+            out.par_chunks_exact_mut(c).zip(cells).for_each(|(out, ((x, y), gates))| {
+                let sums = x.iter().zip(y).map(|(x, y)| gates[0] * x + gates[1] * y);
+                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
+            });
+        }
+        let out = from_channels_last(out, (n, h, w, c), x.tensor())?;
+        Ok(Value::operation(&[x, y, a], out, move |g| {
+            let host = channels_last(g)?;
+            let (g, x, y) = (elements(&host)?, elements(&x_host)?, elements(&y_host)?);
+            let scaled = |which: usize| {
+                let mut out = g.to_vec();
+                if c > 0 {
+                    let cells = out.par_chunks_exact_mut(c).zip(gates.par_chunks_exact(2));
+                    cells.for_each(|(out, gates)| out.iter_mut().for_each(|g| *g *= gates[which]));
+                }
+                out
+            };
+            let (by_x, by_y) = (scaled(0), scaled(1));
+            let mut by_a = vec![0f32; gates.len()];
+            if c > 0 {
+                let cells = g.par_chunks_exact(c).zip(x.par_chunks_exact(c)).zip(y.par_chunks_exact(c));
+                let cells = cells.zip(gates.par_chunks_exact(2));
+                by_a.par_chunks_exact_mut(2).zip(cells).for_each(|(out, (((g, x), y), gates))| {
+                    for (which, side) in [x, y].into_iter().enumerate() {
+                        let gate = f64::from(gates[which]);
+                        out[which] = (ckd_kernels::reduce::dot(g, side) * gate * (1.0 - gate)) as f32;
+                    }
+                });
+            }
+            let map = |values, channels| from_channels_last(values, (n, h, w, channels), &host);
+            Ok(vec![Some(map(by_x, c)?), Some(map(by_y, c)?), Some(map(by_a, 2)?)])
+        }))
+    }
+}

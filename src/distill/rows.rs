@@ -1,0 +1,105 @@
+//! Losses that are sums over pairs of rows.
+
+use candle_core::Tensor;
+use ckd_kernels::Value;
+use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::reduce::{exponentials, largest};
+use rayon::prelude::*;
+
+use super::{DistillError, nothing, scalar_of};
+
+/// Rows and columns of both matrices, which must agree.
+pub(super) fn paired(
+    method: &'static str,
+    teacher: &Tensor,
+    student: &Value,
+) -> Result<(usize, usize), DistillError> {
+    match *student.dims() {
+        [rows, columns] if teacher.dims() == student.dims() => Ok((rows, columns)),
+        _ => Err(DistillError::invalid(
+            method,
+            format!(
+                "matrices (B, C) of the same rows and classes expected, got teacher {:?} and student {:?}",
+                teacher.dims(),
+                student.dims()
+            ),
+        )),
+    }
+}
+
+/// The classes of the rows: one each, below `classes`.
+pub(super) fn check_labels(
+    method: &'static str,
+    labels: &[u32],
+    (rows, classes): (usize, usize),
+) -> Result<(), DistillError> {
+    if labels.len() != rows {
+        let reason = format!("{rows} rows need as many labels, got {}", labels.len());
+        return Err(DistillError::invalid(method, reason));
+    }
+    match labels.iter().find(|&&label| label as usize >= classes) {
+        Some(label) => Err(DistillError::invalid(method, format!("label {label} of {classes} classes"))),
+        None => Ok(()),
+    }
+}
+
+/// The scalar Σ_i loss(row i) / `divisor`.
+///
+/// `row` gets the number of a row, the teacher's and the student's elements, and zeros to write the derivatives by the
+/// latter to; it returns the row's loss. No rows give 0.
+pub(super) fn sum_over_rows(
+    method: &'static str,
+    teacher: &Tensor,
+    student: &Value,
+    divisor: f64,
+    row: impl Fn(usize, &[f32], &[f32], &mut [f32]) -> f64 + Sync,
+) -> Result<Value, DistillError> {
+    let (rows, columns) = paired(method, teacher, student)?;
+    if rows == 0 || columns == 0 {
+        return nothing(student);
+    }
+    let (teacher, host) = (on_host(teacher)?, on_host(student.tensor())?);
+    let (teacher, values) = (elements(&teacher)?, elements(&host)?);
+    let (teacher, values): (&[f32], &[f32]) = (&teacher, &values);
+    let mut gradient = vec![0f32; rows * columns];
+    let scale = divisor.recip() as f32;
+    let losses: Vec<f64> = gradient
+        .par_chunks_exact_mut(columns)
+        .enumerate()
+        .map(|(i, gradient)| {
+            let loss =
+                row(i, &teacher[i * columns..][..columns], &values[i * columns..][..columns], gradient);
+            gradient.iter_mut().for_each(|g| *g *= scale);
+            loss
+        })
+        .collect();
+    let gradient = student.is_tracked().then(|| from_elements(gradient, (rows, columns), student.tensor()));
+    scalar_of(student, losses.iter().sum::<f64>() / divisor, gradient.transpose()?)
+}
+
+/// T² KL(softmax(`t` / T) || softmax(`s` / T)) of one row; `gradient` becomes the derivatives by `s`.
+pub(super) fn softened_kl(t: &[f32], s: &[f32], temperature: f64, gradient: &mut [f32]) -> f64 {
+    let inverse = temperature.recip();
+    let (top_t, top_s) = (largest(t), largest(s));
+    let mut p = t.to_vec();
+    let total_t = exponentials(&mut p, top_t, inverse as f32);
+    gradient.copy_from_slice(s);
+    let total_s = exponentials(gradient, top_s, inverse as f32);
+    let from_top = |x: f32, top: f32| f64::from(x) - f64::from(top);
+    let logits = t.iter().zip(s).map(|(&t, &s)| from_top(t, top_t) - from_top(s, top_s));
+    let cross: f64 = p.iter().zip(logits).map(|(&p, difference)| f64::from(p) * difference).sum();
+    let kl = cross * inverse / total_t - total_t.ln() + total_s.ln();
+    for (q, p) in gradient.iter_mut().zip(p) {
+        *q = (temperature * (f64::from(*q) / total_s - f64::from(p) / total_t)) as f32;
+    }
+    temperature * temperature * kl
+}
+
+/// softmax(`x` / `temperature`), and its logarithms.
+pub(super) fn softmax(x: &[f32], temperature: f64) -> (Vec<f64>, Vec<f64>) {
+    let top = f64::from(largest(x));
+    let scaled: Vec<f64> = x.iter().map(|&x| (f64::from(x) - top) / temperature).collect();
+    let log_total = scaled.iter().map(|x| x.exp()).sum::<f64>().ln();
+    let logs: Vec<f64> = scaled.iter().map(|x| x - log_total).collect();
+    (logs.iter().map(|log| log.exp()).collect(), logs)
+}

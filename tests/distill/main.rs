@@ -1,0 +1,10 @@
+//! Distillation: golden values, the methods' identities, central differences, hostile input.
+
+#[path = "../support/golden.rs"]
+mod golden;
+
+mod alignment;
+mod logits;
+mod maps;
+mod online;
+mod support;
