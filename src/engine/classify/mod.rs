@@ -143,8 +143,7 @@ impl Task for LabelledSets {
         device: &'d Device,
     ) -> Result<MethodSetting<'d>> {
         // Its weights do not matter, only the shapes of what it finds.
-        let student =
-            student(config, self.train.classes.len(), Builder::new(config.seed, device).frozen())?;
+        let student = student(config, self.train.classes.len(), Builder::new(config.seed, device).frozen())?;
         let side = config.input.side_px as usize;
         let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
         let width = |(tap, shape): (&Tap, &Vec<usize>)| {
