@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ckd_det::config::{ClassifyConfig, Experiment};
+use ckd_detectors::classifier::Architecture;
 
 /// A network: its short name in files, its name, what it is called in text, RepDistiller's folder of its weights.
 struct Named {
@@ -60,6 +61,75 @@ const CKD: [(&str, &str, f64, f64, u32, f64); 11] = [
     ("r50", "mv2", 100.0, 1.0, 32, 0.01),
 ];
 
+/// The pairs of RepDistiller's tables.
+const PAIRS: [(&str, &str); 13] = [
+    ("w40_2", "w16_2"),
+    ("w40_2", "w40_1"),
+    ("r56", "r20"),
+    ("r110", "r20"),
+    ("r110", "r32"),
+    ("r32x4", "r8x4"),
+    ("v13", "v8"),
+    ("v13", "mv2"),
+    ("r50", "mv2"),
+    ("r50", "v8"),
+    ("r32x4", "sv1"),
+    ("r32x4", "sv2"),
+    ("w40_2", "sv1"),
+];
+
+/// The methods whose settings are the same for every pair, at 240 epochs: the word in the file's name, what it is called,
+/// the weight of the cross-entropy, and the entries.
+const METHODS: [(&str, &str, f64, &str); 5] = [
+    ("kd", "KD", 0.1, "method = \"kd\"\nat = \"logits\"\nweight = 0.9\ntemperature = 4.0\n"),
+    ("icd", "ICD", 1.0, "method = \"icd\"\nat = \"embedding\"\nweight = 1.0\n"),
+    (
+        "icd_kd",
+        "ICD and KD",
+        1.0,
+        "method = \"icd\"\nat = \"embedding\"\nweight = 1.0\n\n[[distill]]\nmethod = \"kd\"\nat = \"logits\"\nweight = 1.0\n\
+         temperature = 4.0\n",
+    ),
+    ("crd", "CRD", 1.0, "method = \"crd\"\nat = \"embedding\"\nweight = 0.8\n"),
+    (
+        "dist",
+        "DIST",
+        1.0,
+        "method = \"dist\"\nat = \"logits\"\nweight = 2.0\nweight_intra = 2.0\ntemperature = 4.0\n",
+    ),
+];
+
+/// The weight of DKD's NCKD: 2 for these, 6 for the next, 8 for all others.
+const DKD_2: [(&str, &str); 2] = [("r56", "r20"), ("r110", "r32")];
+const DKD_6: [(&str, &str); 4] = [("v13", "v8"), ("v13", "mv2"), ("w40_2", "w16_2"), ("w40_2", "w40_1")];
+/// DKD and knowledge review warm up over 20 epochs of 782 steps of 64 images.
+const WARMUP_STEPS: u32 = 20 * 782;
+
+/// The pairs of RCKA's table.
+const RCKA: [(&str, &str); 9] = [
+    ("r110", "r20"),
+    ("r110", "r32"),
+    ("w40_2", "w40_1"),
+    ("w40_2", "w16_2"),
+    ("r32x4", "r8x4"),
+    ("v13", "v8"),
+    ("w40_2", "sv1"),
+    ("r32x4", "sv1"),
+    ("v13", "mv2"),
+];
+
+/// The weights of knowledge review, as its authors have them.
+const REVIEW: [(&str, &str, f64); 8] = [
+    ("w40_2", "w16_2", 5.0),
+    ("w40_2", "w40_1", 5.0),
+    ("w40_2", "sv1", 5.0),
+    ("r32x4", "r8x4", 5.0),
+    ("r32x4", "sv1", 5.0),
+    ("r32x4", "sv2", 8.0),
+    ("r56", "r20", 0.6),
+    ("r110", "r32", 1.0),
+];
+
 const IMAGENET: [Named; 4] = [
     named("r18", "resnet18", "ResNet-18", ""),
     named("r34", "resnet34", "ResNet-34", "resnet34-b627a593.pth"),
@@ -103,6 +173,39 @@ fn recipes() -> BTreeMap<String, String> {
         }
         files.insert(format!("cifar100/ckd_{}_{}.toml", teacher.short, student.short), text);
     }
+    for pair in PAIRS {
+        for (word, title, loss_weight, entries) in METHODS {
+            add_240(&mut files, pair, (word, title), loss_weight, entries);
+        }
+        let beta = if DKD_2.contains(&pair) {
+            2.0
+        } else if DKD_6.contains(&pair) {
+            6.0
+        } else {
+            8.0
+        };
+        let entries = format!(
+            "method = \"dkd\"\nat = \"logits\"\nweight = 1.0\nalpha = 1.0\nbeta = {beta:.1}\ntemperature = 4.0\n\
+             warmup_steps = {WARMUP_STEPS}\n"
+        );
+        add_240(&mut files, pair, ("dkd", "DKD"), 1.0, &entries);
+    }
+    for pair in RCKA {
+        let entries = format!(
+            "method = \"lcka\"\nat = \"logits\"\nweight = 15.0\nweight_inter = 15.0\n\n[[distill]]\nmethod = \"fcka\"\n\
+             at = \"stages\"\nlevels = [{}]\nweight = 1.0\n",
+            stages(pair)
+        );
+        add_240(&mut files, pair, ("rcka", "RCKA"), 1.0, &entries);
+    }
+    for (teacher, student, weight) in REVIEW {
+        let pair = (teacher, student);
+        let entries = format!(
+            "method = \"review_kd\"\nat = \"stages\"\nlevels = [{}]\nweight = {weight:.1}\nwarmup_steps = {WARMUP_STEPS}\n",
+            stages(pair)
+        );
+        add_240(&mut files, pair, ("review", "knowledge review"), 1.0, &entries);
+    }
     for network in ["r18", "mv1"].map(|short| find(&IMAGENET, short)) {
         let text = format!(
             "# ImageNet: {} on its own, 100 epochs\nextends = \"../base/imagenet_100.toml\"\n\n[student]\nnetwork = \"{}\"\n",
@@ -132,6 +235,42 @@ fn recipes() -> BTreeMap<String, String> {
         files.insert(format!("cifar100/probe_{set}.toml"), text);
     }
     files
+}
+
+/// The stages that both networks of a pair have, as a TOML array's items.
+fn stages((teacher, student): (&str, &str)) -> String {
+    let of = |short: &str| find(&CIFAR, short).network.parse::<Architecture>().expect("a network").stages();
+    let stages: Vec<String> =
+        (1..=of(teacher).min(of(student))).map(|stage| format!("\"stage{stage}\"")).collect();
+    stages.join(", ")
+}
+
+/// Adds the recipe of a method for a pair: RepDistiller's 240 epochs.
+fn add_240(
+    files: &mut BTreeMap<String, String>,
+    (teacher, student): (&str, &str),
+    (word, title): (&str, &str),
+    loss_weight: f64,
+    entries: &str,
+) {
+    let (teacher, student) = (find(&CIFAR, teacher), find(&CIFAR, student));
+    let mut text = format!(
+        "# CIFAR-100: {} teaches {} by {title}, 240 epochs\nextends = \"../base/cifar100_240.toml\"\n",
+        teacher.title, student.title
+    );
+    if loss_weight != 1.0 {
+        let _ = writeln!(text, "loss_weight = {loss_weight}");
+    }
+    let _ = write!(
+        text,
+        "\n[teacher]\nnetwork = \"{}\"\nweights = \"weights/cifar100/{}_vanilla/ckpt_epoch_240.pth\"\n\n[student]\n\
+         network = \"{}\"\n\n[[distill]]\n{entries}",
+        teacher.network, teacher.weights, student.network
+    );
+    if ["mv2", "sv1", "sv2"].contains(&student.short) {
+        text += "\n[optim]\nlr = 0.01\n";
+    }
+    files.insert(format!("cifar100/{word}_{}_{}.toml", teacher.short, student.short), text);
 }
 
 /// The head of a recipe of CKD.
