@@ -17,7 +17,9 @@ use ckd_det::export::onnx::{
 use ckd_det::export::student::Student;
 use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
+use ckd_detectors::classifier::{
+    CifarResNet, CifarResNetConfig, Network as _, ResNetClassifier, ResNetClassifierConfig,
+};
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::init::Init;
 use ckd_detectors::nn::{Mode, NormKind};
@@ -337,7 +339,7 @@ fn classifiers_are_their_graphs() {
         }
         assert_eq!(outputs["embedding"].dim(0).unwrap(), n);
     };
-    let cifar = CifarResNetConfig { depth: 8, classes: 5 };
+    let cifar = CifarResNetConfig::option_a(8, 5);
     let cifar = CifarResNet::new(Builder::new(1, &Device::Cpu), cifar).unwrap();
     check(cifar.params(), "CIFAR ResNet", &|| {
         let taps = cifar.forward(&input, Mode::Inference).unwrap();

@@ -314,6 +314,6 @@ fn a_short_run_evaluates_keeps_the_best_and_logs_every_step() {
     let evaluations: Vec<f64> = lines.iter().filter_map(|line| line["eval"][0].as_f64()).collect();
     let best = evaluations.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let outcome = tiny.json("runs/plain/outcome.json");
-    assert_eq!(outcome["best"]["ap"], best);
+    assert_eq!(outcome["best"]["score"], best);
     assert_eq!(outcome["row"]["stats"][0], *evaluations.last().unwrap());
 }

@@ -100,7 +100,7 @@ impl Workload {
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = build::precision(config).scope(|| {
+            let pass = build::precision(&config.engine).scope(|| {
                 let views = Views { student: &images, teacher: &images };
                 training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
             })?;
@@ -134,7 +134,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(|_| {
             let started = Instant::now();
-            build::precision(config).scope(|| run(&detector, network, &images))?;
+            build::precision(&config.engine).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })

@@ -26,7 +26,7 @@ pub struct Distillation<M = Detector> {
     share_steps: u64,
 }
 
-struct Method {
+pub(super) struct Method {
     /// What the report of shares calls it.
     label: String,
     distiller: Box<dyn Distiller>,
@@ -69,7 +69,7 @@ impl<M> Distillation<M> {
 
     /// The terms of all methods that count at `step`: name, scalar and weight. `student` gives what a method sees of the
     /// student.
-    fn terms(
+    pub(super) fn terms(
         &self,
         lesson: &Lesson<'_>,
         step: u64,
@@ -227,6 +227,17 @@ pub fn training_pass(
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);
+    let pass = walk_back(terms, step, started, teaching)?;
+    Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
+}
+
+/// The gradient of the weighted terms' sum, of a pass that was `started` then and spent `teaching` on the teacher.
+pub(super) fn walk_back(
+    terms: Vec<(String, Value, f64)>,
+    step: u64,
+    started: Instant,
+    teaching: Duration,
+) -> Result<Pass> {
     let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
     let terms: Vec<LossTerm> = terms
         .into_iter()
@@ -237,12 +248,11 @@ pub fn training_pass(
     let gradients = total.backward()?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
-    let shares = ledger.map(|ledger| ledger.norms()).unwrap_or_default();
-    Ok(Pass { terms, gradients, shares, times })
+    Ok(Pass { terms, gradients, shares: BTreeMap::new(), times })
 }
 
 /// Runs `work` and adds the time it took to `total`.
-fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+pub(super) fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let result = work();
     *total += started.elapsed();
