@@ -132,7 +132,7 @@ mod tests {
         let deltas = [[0.3, -0.2, 0.5, -0.7], [1.0, 2.0, 30.0, 0.1]];
         for coder in [BoxCoder::ANCHORS, BoxCoder::PROPOSALS] {
             let tensor = Tensor::from_slice(deltas.as_flattened(), (2, 4), &candle_core::Device::Cpu);
-            let leaf = Value::leaf("deltas".into(), tensor.expect("two rows"));
+            let leaf = Value::leaf("deltas", tensor.expect("two rows"));
             let boxes = coder.decode_rows(&leaf, &references).expect("two rows");
             let factors = [[1.0, -2.0, 0.5, 3.0], [0.7, 0.2, -0.4, 1.0]];
             let sum = |boxes: [f32; 4], row: usize| -> f32 {
