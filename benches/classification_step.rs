@@ -21,11 +21,10 @@ use candle_core::{Device, Tensor};
 use ckd_det::config::Optim;
 use ckd_det::distill::{Ckd, Distiller, Lesson, Negatives, Term};
 use ckd_det::engine::optim::Sgd;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
-use ckd_detectors::nn::{Mode, NormKind};
-use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::taps::{Tap, Taps};
+use ckd_detectors::classifier::{Architecture, Network};
+use ckd_detectors::nn::Mode;
+use ckd_detectors::param::Builder;
+use ckd_detectors::taps::Tap;
 use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::losses::softmax_cross_entropy;
@@ -142,44 +141,23 @@ fn measure(options: &Options) -> Result<()> {
 
 /// Networks, their data, and the optimiser.
 struct Step {
-    student: Network,
-    teacher: Option<Network>,
+    student: Box<dyn Network>,
+    teacher: Option<Box<dyn Network>>,
     ckd: Ckd,
     sgd: Sgd,
     images: Value,
     labels: Vec<u32>,
 }
 
-enum Network {
-    Cifar(CifarResNet),
-    ResNet(ResNetClassifier),
-}
-
 impl Step {
     fn new(workload: Workload, batch: usize) -> Result<Self> {
-        let builder = Builder::new(0, &Device::Cpu);
-        let classes = workload.classes();
+        let network = |name: &str, builder| name.parse::<Architecture>()?.build(builder, workload.classes());
+        let builder = |seed| Builder::new(seed, &Device::Cpu);
         let (student, teacher) = match workload {
             Workload::Cifar => {
-                let network = |builder, depth| {
-                    CifarResNet::new(builder, CifarResNetConfig { depth, classes }).map(Network::Cifar)
-                };
-                let teacher = network(Builder::new(1, &Device::Cpu).frozen(), 56)?;
-                (network(builder, 20)?, Some(teacher))
+                (network("resnet20_a", builder(0))?, Some(network("resnet56_a", builder(1).frozen())?))
             }
-            Workload::Resnet18 => {
-                let depth = ResNetDepth::ResNet18;
-                let backbone = ResNetConfig {
-                    depth,
-                    width: 64,
-                    norm: NormKind::Bn,
-                    stride_in: StrideIn::Middle,
-                    freeze_at: 0,
-                    recompute: [false; 4],
-                };
-                let network = ResNetClassifier::new(builder, ResNetClassifierConfig { backbone, classes })?;
-                (Network::ResNet(network), None)
-            }
+            Workload::Resnet18 => (network("resnet18", builder(0))?, None),
         };
         let optim = Optim {
             lr: LEARNING_RATE,
@@ -220,22 +198,6 @@ impl Step {
         self.sgd.step(&gradients, LEARNING_RATE, 1.0, 0.0)?;
         drop((loss, gradients));
         Ok(started.elapsed())
-    }
-}
-
-impl Network {
-    fn params(&self) -> &ParamStore {
-        match self {
-            Self::Cifar(network) => network.params(),
-            Self::ResNet(network) => network.params(),
-        }
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        Ok(match self {
-            Self::Cifar(network) => network.forward(x, mode)?,
-            Self::ResNet(network) => network.forward(x, mode)?,
-        })
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use candle_core::Device;
+use ckd_det::config::Resize;
 use ckd_det::data::transform::{Flip, Placement, ResizeRule};
 use ckd_det::data::{
     CategoryId, CategoryMap, Dataset, Image, ImageId, Loader, LoaderConfig, Position, Purpose, decode,
@@ -33,7 +34,7 @@ use serde_json::{Value, json};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const RULE: ResizeRule = ResizeRule { short_side_px: 800, long_side_max_px: 1333 };
+const RULE: ResizeRule = ResizeRule { short_side_px: 800, long_side_max_px: 1333, resize: Resize::Bilinear };
 const IMAGES_PER_BATCH: usize = 2;
 const SIZE_DIVISOR: usize = 32;
 
@@ -139,7 +140,7 @@ fn place_all(dataset: &Dataset) -> Result<()> {
         let resized = RULE.resized(height, width);
         let placement = Placement { original: (height, width), resized, flip: Flip::None };
         slot.clear();
-        placement.render(&decode::read(path)?, resized, &mut slot);
+        placement.render(&decode::read(path)?, RULE.resize, resized, &mut slot);
         std::hint::black_box(&slot);
     }
     Ok(())
@@ -149,6 +150,8 @@ fn load_all(dataset: &Arc<Dataset>, workers: usize, normalization: Option<Normal
     let config = LoaderConfig {
         purpose: Purpose::Evaluation { short_side_px: RULE.short_side_px },
         long_side_max_px: RULE.long_side_max_px,
+        resize: Resize::Bilinear,
+        teacher_resize: None,
         images_per_batch: IMAGES_PER_BATCH,
         size_divisor: SIZE_DIVISOR,
         workers,

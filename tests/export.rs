@@ -12,12 +12,14 @@ use ckd_det::engine::build;
 use ckd_det::engine::evaluate::detect_one;
 use ckd_det::export::onnx::evaluate::Evaluator;
 use ckd_det::export::onnx::{
-    self, ClassifierKind, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,
+    self, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,
 };
 use ckd_det::export::student::Student;
 use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
+use ckd_detectors::classifier::{
+    CifarResNet, CifarResNetConfig, Network as _, ResNetClassifier, ResNetClassifierConfig,
+};
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::init::Init;
 use ckd_detectors::nn::{Mode, NormKind};
@@ -89,13 +91,14 @@ fn shake(params: &ParamStore) {
     let mut random = ChaCha8Rng::seed_from_u64(5);
     for (name, param) in params.iter() {
         let tensor = param.value.tensor();
-        let last = ["cls_score.weight", "cls_logits.weight", "bbox_pred.weight", "bbox_reg.weight"];
+        let last = ["cls_logits.weight", "bbox_pred.weight", "bbox_reg.weight"];
         let (factor, low, high) = match &**name {
             name if name.ends_with("running_var") => (0.0, 0.5, 1.5),
             name if name.ends_with("running_mean") => (0.0, -0.2, 0.2),
-            name if last.iter().any(|end| name.ends_with(end)) => (10.0, 0.0, 0.1),
+            name if name.ends_with("cls_score.weight") => (3.0, -0.05, 0.05),
+            name if last.iter().any(|end| name.ends_with(end)) => (5.0, -0.02, 0.02),
             _ if tensor.rank() == 1 => (1.0, -0.1, 0.1),
-            _ => (1.0, 0.0, 1e-3),
+            _ => (1.0, -1e-3, 1e-3),
         };
         let noise: Vec<f32> = (0..tensor.elem_count()).map(|_| random.random_range(low..high)).collect();
         let noise = Tensor::from_vec(noise, tensor.shape(), &Device::Cpu).expect("as many");
@@ -132,7 +135,7 @@ fn assert_is(network: &Network, preprocessing: Preprocessing) {
         let image = picture(width, height);
         difference.add(&network.student(&image), &network.found(&evaluator, &image, preprocessing));
     }
-    assert!(difference.detections > 20, "{difference}");
+    assert!(difference.detections > 10, "{difference}");
     difference.check().unwrap_or_else(|error| panic!("{error}"));
     assert!(difference.box_px < 5e-3 && difference.score < 2e-5, "{difference}");
 }
@@ -142,7 +145,7 @@ fn every_faster_rcnn_is_its_graph() {
     let tiny = Tiny::new();
     let two_stages: [&[&str]; 7] = [
         &[],
-        &["student.norm=gn"],
+        &["student.norm=gn", "detector.roi.score_threshold=0.0"],
         &["student.backbone=mobilenet_v2", "student.width=16"],
         &["student.backbone=mobilenet_v1"],
         &["student.backbone=resnet50", "student.stride_in=1x1", "detector.anchor_corners=exact"],
@@ -150,7 +153,7 @@ fn every_faster_rcnn_is_its_graph() {
         &["student.backbone=resnet34", "detector.roi.align=aligned", "detector.roi.sampling_ratio=0"],
     ];
     for sets in two_stages {
-        println!("{sets:?}");
+        eprintln!("{sets:?}");
         assert_is(&Network::new(&tiny, "plain.toml", sets), Preprocessing::Outside);
     }
 }
@@ -164,7 +167,7 @@ fn every_retinanet_is_its_graph() {
         &["detector.retina.clip=after_nms", "student.fpn_norm=gn", "detector.anchor_corners=exact"],
     ];
     for sets in one_stage {
-        println!("{sets:?}");
+        eprintln!("{sets:?}");
         assert_is(&Network::new(&tiny, "retina_plain.toml", sets), Preprocessing::Outside);
     }
 }
@@ -325,20 +328,20 @@ fn classifiers_are_their_graphs() {
             .tensor()
             .clone(),
     );
-    let check = |params: &ParamStore, kind, expected: &dyn Fn() -> Tensor| {
+    let check = |params: &ParamStore, name: &str, expected: &dyn Fn() -> Tensor| {
         shake(params);
-        let model = onnx::classifier(params, kind, normalization, &BTreeMap::new(), Precision::Full).unwrap();
+        let model = onnx::classifier(params, normalization, &BTreeMap::new(), Precision::Full).unwrap();
         let outputs = Evaluator::new(&model).unwrap().run(&[("images", pixels.clone())]).unwrap();
         let (own, theirs) =
             (expected().to_vec2::<f32>().unwrap(), outputs["logits"].to_vec2::<f32>().unwrap());
         for (own, theirs) in own.iter().flatten().zip(theirs.iter().flatten()) {
-            assert!((own - theirs).abs() <= 1e-4 * own.abs().max(1.0), "{kind:?}: {own} {theirs}");
+            assert!((own - theirs).abs() <= 1e-4 * own.abs().max(1.0), "{name}: {own} {theirs}");
         }
         assert_eq!(outputs["embedding"].dim(0).unwrap(), n);
     };
-    let cifar = CifarResNetConfig { depth: 8, classes: 5 };
+    let cifar = CifarResNetConfig::option_a(8, 5);
     let cifar = CifarResNet::new(Builder::new(1, &Device::Cpu), cifar).unwrap();
-    check(cifar.params(), ClassifierKind::CifarResNet, &|| {
+    check(cifar.params(), "CIFAR ResNet", &|| {
         let taps = cifar.forward(&input, Mode::Inference).unwrap();
         taps.get(Tap::Logits).unwrap().tensor().clone()
     });
@@ -352,7 +355,7 @@ fn classifiers_are_their_graphs() {
     };
     let resnet = ResNetClassifierConfig { backbone, classes: 5 };
     let resnet = ResNetClassifier::new(Builder::new(1, &Device::Cpu), resnet).unwrap();
-    check(resnet.params(), ClassifierKind::ResNet, &|| {
+    check(resnet.params(), "ResNet", &|| {
         let taps = resnet.forward(&input, Mode::Inference).unwrap();
         taps.get(Tap::Logits).unwrap().tensor().clone()
     });

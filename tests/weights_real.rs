@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use ckd_det::weights::recognise::{Kind, Recognised};
 use ckd_det::weights::{WeightsFile, load};
 use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig};
+use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, Network};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
@@ -76,7 +76,7 @@ fn network(name: &str, file: &str) -> Option<CifarResNet> {
     let Kind::CifarResNet { depth, classes } = recognised.kind else { panic!("{recognised:?}") };
     assert_eq!(recognised.name, format!("cifar_{name}"));
     let network =
-        CifarResNet::new(Builder::new(0, &Device::Cpu).frozen(), CifarResNetConfig { depth, classes })
+        CifarResNet::new(Builder::new(0, &Device::Cpu).frozen(), CifarResNetConfig::option_a(depth, classes))
             .unwrap();
     load::strict(network.params(), &file).unwrap();
     Some(network)

@@ -127,6 +127,47 @@ mod tests {
     use crate::boxes::clip;
 
     #[test]
+    fn the_gradient_of_decoding_is_its_slope_and_stops_at_the_bound() {
+        let references = [[10.0, 20.0, 50.0, 44.0], [0.0, 0.0, 8.0, 8.0]];
+        let deltas = [[0.3, -0.2, 0.5, -0.7], [1.0, 2.0, 30.0, 0.1]];
+        for coder in [BoxCoder::ANCHORS, BoxCoder::PROPOSALS] {
+            let tensor = Tensor::from_slice(deltas.as_flattened(), (2, 4), &candle_core::Device::Cpu);
+            let leaf = Value::leaf("deltas", tensor.expect("two rows"));
+            let boxes = coder.decode_rows(&leaf, &references).expect("two rows");
+            let factors = [[1.0, -2.0, 0.5, 3.0], [0.7, 0.2, -0.4, 1.0]];
+            let sum = |boxes: [f32; 4], row: usize| -> f32 {
+                boxes.iter().zip(factors[row]).map(|(b, factor)| b * factor).sum()
+            };
+            let weighted = Value::from_candle(&[&boxes], |boxes| {
+                (&boxes[0] * Tensor::from_slice(factors.as_flattened(), (2, 4), boxes[0].device())?)?
+                    .sum_all()
+            });
+            let gradients = weighted.and_then(|sum| sum.backward()).expect("a scalar");
+            let gradient = gradients["deltas"].to_vec2::<f32>().expect("two rows");
+            for row in 0..2 {
+                for axis in 0..4 {
+                    let moved = |by: f32| {
+                        let mut deltas = deltas[row];
+                        deltas[axis] += by;
+                        sum(coder.decode(&deltas, &references[row]), row)
+                    };
+                    let slope = (moved(0.05) - moved(-0.05)) / 0.1;
+                    let got = gradient[row][axis];
+                    assert!(
+                        (slope - got).abs() <= 2e-3 * (1.0 + slope.abs()),
+                        "{row} {axis}: {got}, slope {slope}"
+                    );
+                }
+            }
+        }
+        let none = Value::constant(
+            Tensor::zeros((0, 4), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap(),
+        );
+        assert_eq!(BoxCoder::ANCHORS.decode_rows(&none, &[]).expect("no rows").dims(), [0, 4]);
+        assert!(BoxCoder::ANCHORS.decode_rows(&none, &references).is_err());
+    }
+
+    #[test]
     fn no_deltas_give_the_reference_back() {
         let reference = [10.0, 20.0, 50.0, 44.0];
         assert_eq!(BoxCoder::PROPOSALS.decode(&[0.0; 4], &reference), reference);

@@ -34,8 +34,10 @@ pub enum NormKind {
 /// Which convolutions of a head or a pyramid have a norm, and so no bias; `None`: a bias and no norm.
 pub type HeadNorm = Option<NormKind>;
 
-const EPSILON: f64 = 1e-5;
-const MOMENTUM: f64 = 0.1;
+/// PyTorch's, of every batch norm.
+pub(crate) const EPSILON: f64 = 1e-5;
+/// The batch's share of a running statistic.
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// A convolution with a bias.
 #[derive(Debug, Clone)]
@@ -259,6 +261,7 @@ pub fn groups_of(channels: usize) -> usize {
 /// A fully connected layer.
 #[derive(Debug)]
 pub struct Linear {
+    prefix: String,
     weight: Value,
     bias: Value,
 }
@@ -267,10 +270,26 @@ impl Linear {
     /// `weight` (`outputs`, `inputs`) and `bias` in `builder`'s layer, with PyTorch's default initial values.
     pub fn new(builder: &Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let bias = Init::Uniform(1.0 / (inputs.max(1) as f64).sqrt());
+        Self::with_init(builder, (inputs, outputs), Init::TorchDefault, bias)
+    }
+
+    /// As [`new`](Self::new) for (inputs, outputs), with other initial values.
+    pub fn with_init(
+        builder: &Builder,
+        (inputs, outputs): (usize, usize),
+        weight: Init,
+        bias: Init,
+    ) -> Result<Self> {
         Ok(Self {
-            weight: builder.weight("weight", &[outputs, inputs], Init::TorchDefault)?,
+            prefix: builder.prefix().to_owned(),
+            weight: builder.weight("weight", &[outputs, inputs], weight)?,
             bias: builder.weight("bias", &[outputs], bias)?,
         })
+    }
+
+    /// The name of the layer: its parameters are `weight` and `bias` below it.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// # Shapes

@@ -157,6 +157,11 @@ impl Builder {
         Self { prefix, ..self.clone() }
     }
 
+    /// The name of the layer.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The same builder, whose weights training leaves as they are.
     pub fn frozen(&self) -> Self {
         Self { frozen: true, ..self.clone() }

@@ -7,9 +7,11 @@ mod support;
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, ResNetClassifier, ResNetClassifierConfig};
+use ckd_detectors::classifier::{
+    Architecture, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
+};
 use ckd_detectors::nn::{Mode, NormKind};
-use ckd_detectors::param::{Builder, Role};
+use ckd_detectors::param::{Builder, ParamStore, Role};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::losses::softmax_cross_entropy;
@@ -46,6 +48,61 @@ fn imagenet_resnets_have_the_published_number_of_weights() -> Result<()> {
         assert_eq!(imagenet(depth, 1000)?.params().weight_count(), weights, "{}", depth.name());
     }
     Ok(())
+}
+
+/// The networks of RepDistiller with 100 classes, as shared/golden counts them: weights, and tensors without the
+/// counters of batch norms.
+#[test]
+fn networks_for_cifar_have_the_published_number_of_weights_and_tensors() -> Result<()> {
+    let published = [
+        ("resnet8", 83_892, 47),
+        ("resnet14", 181_108, 77),
+        ("resnet20", 278_324, 107),
+        ("resnet32", 472_756, 167),
+        ("resnet44", 667_188, 227),
+        ("resnet56", 861_620, 287),
+        ("resnet110", 1_736_564, 557),
+        ("resnet8x4", 1_233_540, 52),
+        ("resnet32x4", 7_433_860, 172),
+        ("cifar_resnet50", 23_705_252, 267),
+        ("wrn_16_1", 180_916, 69),
+        ("wrn_16_2", 703_284, 70),
+        ("wrn_40_1", 569_780, 189),
+        ("wrn_40_2", 2_255_156, 190),
+        ("vgg8", 3_965_028, 32),
+        ("vgg11", 9_277_284, 50),
+        ("vgg13", 9_462_180, 62),
+        ("vgg16", 14_774_436, 80),
+        ("vgg19", 20_086_692, 98),
+        ("cifar_mobilenet_v2", 812_836, 267),
+        ("shufflenet_v1", 949_258, 247),
+        ("shufflenet_v2", 1_355_528, 282),
+    ];
+    for (name, weights, tensors) in published {
+        let network = name.parse::<Architecture>()?.build(builder(), 100)?;
+        assert_eq!(network.params().weight_count(), weights, "{name}");
+        assert_eq!(network.params().iter().count(), tensors, "{name}");
+    }
+    Ok(())
+}
+
+/// torchvision's MobileNetV2, and the MobileNetV1 of OFD and mdistiller.
+#[test]
+fn mobilenets_for_imagenet_have_the_published_number_of_weights() -> Result<()> {
+    for (name, weights) in [("mobilenet_v1", 4_231_976), ("mobilenet_v2", 3_504_872)] {
+        let network = name.parse::<Architecture>()?.build(builder(), 1000)?;
+        assert_eq!(network.params().weight_count(), weights, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn every_architecture_is_found_by_its_name_and_no_other_is() {
+    for architecture in Architecture::ALL {
+        assert_eq!(architecture.name().parse::<Architecture>().ok(), Some(*architecture));
+    }
+    let error = "resnet21".parse::<Architecture>().unwrap_err().to_string();
+    assert!(error.contains("resnet20") && error.contains("resnet21"), "{error}");
 }
 
 #[test]
@@ -142,7 +199,7 @@ fn images_of_any_size_and_empty_batches_are_classified() -> Result<()> {
 
 #[test]
 fn a_frozen_network_keeps_no_graph_and_its_statistics() -> Result<()> {
-    let frozen = CifarResNet::new(builder().frozen(), CifarResNetConfig { depth: 8, classes: 10 })?;
+    let frozen = CifarResNet::new(builder().frozen(), CifarResNetConfig::option_a(8, 10))?;
     let before = frozen.params().snapshot()?;
     let taps = frozen.forward(&random_images(1, (2, 3, 32, 32)), Mode::Train)?;
     assert!(taps.iter().all(|(_, value)| !value.is_tracked()));
@@ -197,6 +254,54 @@ fn resnet20_is_pytorchs() -> Result<()> {
     let network = filled_cifar()?;
     let taps = network.forward(&cifar_images(), Mode::Inference)?;
     assert_close("logits", &values(logits(&taps).tensor()), &CIFAR_LOGITS, 1e-6);
+    Ok(())
+}
+
+/// Every network for CIFAR, and the MobileNets, in PyTorch: `tools/golden/classifiers.py` has their definitions.
+#[test]
+fn every_network_is_pytorchs_in_inference_in_training_and_in_its_gradients() -> Result<()> {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/classifiers.json");
+    let text = std::fs::read_to_string(path).expect("the repository has golden values");
+    let cases: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    for (name, case) in cases.as_object().expect("a case a network") {
+        let numbers = |key: &str| -> Vec<f64> {
+            case[key].as_array().expect(key).iter().map(|value| value.as_f64().expect(key)).collect()
+        };
+        let tolerance = |key: &str| case[format!("{key}_tolerance")].as_f64().expect(key);
+        let network = name.parse::<Architecture>()?.build(builder(), 10)?;
+        assert_eq!(case["tensors"], network.params().iter().count(), "{name}");
+        fill_by_rule(network.params())?;
+        let side = case["side"].as_u64().expect("a side") as usize;
+        let x = random_images(6999, (2, 3, side, side));
+
+        let taps = network.forward(&x, Mode::Inference)?;
+        let expected = numbers("inference");
+        assert_close(
+            &format!("{name} inference"),
+            &values(logits(&taps).tensor()),
+            &expected,
+            tolerance("inference"),
+        );
+        let taps = network.forward(&x, Mode::Train)?;
+        let expected = numbers("training");
+        assert_close(
+            &format!("{name} training"),
+            &values(logits(&taps).tensor()),
+            &expected,
+            tolerance("training"),
+        );
+
+        let gradients = softmax_cross_entropy(logits(&taps), &[3, 7], 2.0)?.backward()?;
+        assert_eq!(gradients.len(), network.params().trainable().count(), "{name}");
+        let names = case["gradients"].as_array().expect("names").iter();
+        let norms: Vec<f32> = names
+            .map(|parameter| {
+                let gradient = values(&gradients[parameter.as_str().expect("a name")]);
+                gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt() as f32
+            })
+            .collect();
+        assert_close(&format!("{name} gradients"), &norms, &numbers("norms"), tolerance("norms"));
+    }
     Ok(())
 }
 
@@ -297,7 +402,7 @@ fn builder() -> Builder {
 }
 
 fn cifar(depth: usize, classes: usize) -> Result<CifarResNet> {
-    CifarResNet::new(builder(), CifarResNetConfig { depth, classes })
+    CifarResNet::new(builder(), CifarResNetConfig::option_a(depth, classes))
 }
 
 fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
@@ -319,7 +424,12 @@ fn logits(taps: &Taps) -> &Value {
 /// ResNet-20 with 10 classes, filled by the rule of the golden models (`README.md` there) from stream 7000 on.
 fn filled_cifar() -> Result<CifarResNet> {
     let network = cifar(20, 10)?;
-    for (stream, (name, param)) in (7000..).zip(network.params().iter()) {
+    fill_by_rule(network.params())?;
+    Ok(network)
+}
+
+fn fill_by_rule(params: &ParamStore) -> Result<()> {
+    for (stream, (name, param)) in (7000..).zip(params.iter()) {
         let shape = param.value.dims();
         let count: usize = shape.iter().product();
         let fan_in: usize = shape.iter().skip(1).product();
@@ -331,9 +441,9 @@ fn filled_cifar() -> Result<CifarResNet> {
             _ => v / (fan_in as f64).sqrt(),
         };
         let values: Vec<f32> = (0..count as u64).map(|i| rule(golden::value(stream, i)) as f32).collect();
-        network.params().set(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+        params.set(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)?;
     }
-    Ok(network)
+    Ok(())
 }
 
 /// Two images, stream 6999.

@@ -1,4 +1,4 @@
-//! MobileNetV2 as a trunk: names and numbers of weights, widths, frozen stages, and detectors that train on it.
+//! MobileNetV2 and V1 as trunks: names and numbers of weights, widths, frozen stages, and detectors that train on it.
 
 #[path = "../../tests/support/golden.rs"]
 mod golden;
@@ -7,7 +7,9 @@ mod support;
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config};
+use ckd_detectors::backbone::{
+    BackboneConfig, MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config,
+};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
@@ -43,6 +45,33 @@ fn widths_have_torchvisions_channels_and_numbers_of_weights() -> Result<()> {
     Ok(())
 }
 
+/// The paper's tables 6 and 7 list 4.2, 2.6, 1.3 and 0.5 million with a classifier of 1000 classes.
+#[test]
+fn mobilenet_v1_has_the_papers_channels_and_numbers_of_weights() -> Result<()> {
+    for (width_multiplier, channels, with_classifier) in [
+        (1.0, [128, 256, 512, 1024], 4_231_976),
+        (0.75, [96, 192, 384, 768], 2_585_560),
+        (0.5, [64, 128, 256, 512], 1_331_592),
+        (0.25, [32, 64, 128, 256], 470_072),
+    ] {
+        let builder = Builder::new(1, &Device::Cpu);
+        let config = MobileNetV1Config { width_multiplier, norm: NormKind::FrozenBn, freeze_at: 0 };
+        let trunk = MobileNetV1::new(&builder.within("model"), config)?;
+        assert_eq!(trunk.channels(), channels, "{width_multiplier}");
+        let classifier = (channels[3] + 1) * 1000;
+        assert_eq!(builder.finish().weight_count() + classifier, with_classifier, "{width_multiplier}");
+        for (h, w) in [(64, 96), (33, 47), (1, 5)] {
+            let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, &Device::Cpu)?);
+            let maps = trunk.forward(&x, Mode::Inference)?;
+            for ((map, channels), stride) in maps.iter().zip(channels).zip([4, 8, 16, 32]) {
+                let sides = [h, w].map(|side| usize::div_ceil(side, stride));
+                assert_eq!(map.dims(), [2, channels, sides[0], sides[1]]);
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn a_width_of_nothing_is_refused() {
     for width_multiplier in [0.0, -1.0, f64::NAN, f64::INFINITY] {
@@ -53,6 +82,12 @@ fn a_width_of_nothing_is_refused() {
     config.backbone = support::tiny_mobilenet(NormKind::Bn, 6);
     let error = build(DetectorConfig::RetinaNet(config)).err().map(|error| error.to_string());
     assert!(error.is_some_and(|error| error.contains("freeze_at is 6")));
+    for (width_multiplier, freeze_at, said) in [(0.0, 0, "width multiplier"), (1.0, 6, "freeze_at is 6")] {
+        let config = MobileNetV1Config { width_multiplier, norm: NormKind::Bn, freeze_at };
+        let error =
+            MobileNetV1::new(&Builder::new(1, &Device::Cpu), config).err().map(|error| error.to_string());
+        assert!(error.is_some_and(|error| error.contains(said)), "{said}");
+    }
 }
 
 #[test]
@@ -95,10 +130,12 @@ fn initial_values_follow_torchvisions_rules() -> Result<()> {
 #[test]
 fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
     // The layers before which torchvision's `mobilenet_backbone` freezes, for trainable_layers 6 to 1, and 0.
-    let first_trainable = [0, 2, 4, 7, 14, 19];
-    for (freeze_at, first) in first_trainable.into_iter().enumerate() {
+    let second = [0, 2, 4, 7, 14, 19].map(|first| (first, support::tiny_mobilenet as Tiny));
+    let first = [0, 2, 4, 6, 12, 14].map(|first| (first, support::tiny_mobilenet_v1 as Tiny));
+    let cases = first.into_iter().enumerate().chain(second.into_iter().enumerate());
+    for (freeze_at, (first, tiny)) in cases {
         let mut config = support::tiny_faster_rcnn(CLASSES);
-        config.backbone = support::tiny_mobilenet(NormKind::Bn, freeze_at);
+        config.backbone = tiny(NormKind::Bn, freeze_at);
         let detector = build(DetectorConfig::FasterRcnn(config))?;
         let before = detector.params().snapshot()?;
         let gradients = gradients(&detector)?;
@@ -122,10 +159,12 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
 
 #[test]
 fn both_detectors_train_with_every_norm_and_repeat_bit_for_bit() -> Result<()> {
-    for norm in [NormKind::FrozenBn, NormKind::Bn, NormKind::Gn] {
+    let norms = [NormKind::FrozenBn, NormKind::Bn, NormKind::Gn];
+    let tiny: [Tiny; 2] = [support::tiny_mobilenet, support::tiny_mobilenet_v1];
+    for (norm, tiny) in norms.into_iter().flat_map(|norm| tiny.map(|tiny| (norm, tiny))) {
         let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
-        two.backbone = support::tiny_mobilenet(norm, 0);
-        one.backbone = support::tiny_mobilenet(norm, 0);
+        two.backbone = tiny(norm, 0);
+        one.backbone = tiny(norm, 0);
         for config in [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)] {
             let detector = build(config.clone())?;
             let first = bits(&gradients(&detector)?);
@@ -152,6 +191,9 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
     }
     Ok(())
 }
+
+/// A small trunk of a norm with frozen stages.
+type Tiny = fn(NormKind, usize) -> BackboneConfig;
 
 fn build(config: DetectorConfig) -> Result<Detector> {
     Detector::new(Builder::new(1, &Device::Cpu), &config)

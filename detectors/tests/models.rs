@@ -7,6 +7,8 @@
 mod golden;
 #[path = "support/report.rs"]
 mod report;
+#[path = "support/scene.rs"]
+mod scene;
 mod support;
 
 use candle_core::{Device, Tensor};
@@ -28,6 +30,7 @@ use golden::{Case, Golden, roots};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use report::Report;
+use scene::Scene;
 use support::{Weights, fill, padded, part, values};
 
 #[test]
@@ -99,7 +102,7 @@ fn a_training_step_of_resnet18_is_torchvisions() {
 fn faster_rcnn_is_torchvisions() {
     for depth in [ResNetDepth::ResNet18, ResNetDepth::ResNet50] {
         each_model(&format!("detector/fasterrcnn_{}_fpn", depth.name()), |case, weights| {
-            let config = faster_rcnn_of(case, depth);
+            let config = scene::faster_rcnn(case, support::faster_rcnn(depth, 4));
             let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &config)?;
             fill(detector.params(), weights);
             let scene = Scene::of(case, 1);
@@ -127,7 +130,10 @@ fn faster_rcnn_is_torchvisions() {
 fn retinanet_is_torchvisions() {
     for depth in [ResNetDepth::ResNet18, ResNetDepth::ResNet50] {
         each_model(&format!("detector/retinanet_{}_fpn", depth.name()), |case, weights| {
-            let detector = RetinaNet::new(Builder::new(0, &Device::Cpu), &retinanet_of(case, depth))?;
+            let detector = RetinaNet::new(
+                Builder::new(0, &Device::Cpu),
+                &scene::retinanet(case, support::retinanet(depth, 5)),
+            )?;
             fill(detector.params(), weights);
             let scene = Scene::of(case, 0);
             let mut report = Report::of(case);
@@ -204,84 +210,6 @@ impl Classifier {
         let (n, c) = (last.dims()[0], last.dims()[1]);
         self.fc.forward(&reshape(&pooled, &[n, c])?, Activation::Identity)
     }
-}
-
-/// The images and the ground truth of a detector's case, resized as torchvision does.
-struct Scene {
-    images: Images,
-    /// (height, width) of the images before.
-    originals: Vec<(usize, usize)>,
-    targets: Vec<Target>,
-}
-
-impl Scene {
-    /// `first_label` is the golden label of our class 0: 1 where label 0 is the background.
-    fn of(case: &Case, first_label: i64) -> Self {
-        let config = &case.attrs["config"];
-        let side = |key: &str| config[key].as_f64().expect("a side in pixels") as f32;
-        let (mut images, mut originals, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-        for image in 0..2 {
-            let (pixels, shape) = case.f32(&format!("image{image}"));
-            let (h, w) = (shape[1], shape[2]);
-            let (short, long) = (h.min(w) as f32, h.max(w) as f32);
-            let scale = f64::from((side("min_size") / short).min(side("max_size") / long));
-            let size = ((h as f64 * scale) as usize, (w as f64 * scale) as usize);
-            let x = Tensor::from_vec(pixels, (1, 3, h, w), &Device::Cpu).expect("an image");
-            let resized = resize_bilinear(&Value::constant(x), size).expect("a size");
-            images.push((values(resized.tensor()), size.0, size.1));
-
-            let (down, across) = (size.0 as f32 / h as f32, size.1 as f32 / w as f32);
-            let boxes = case.boxes(&format!("gt{image}_boxes"));
-            let labels = case.i64(&format!("gt{image}_labels")).0;
-            targets.push(Target {
-                boxes: boxes
-                    .iter()
-                    .map(|b| [b[0] * across, b[1] * down, b[2] * across, b[3] * down])
-                    .collect(),
-                labels: labels.into_iter().map(|label| (label - first_label) as u32).collect(),
-                ignored: Vec::new(),
-            });
-            originals.push((h, w));
-        }
-        Self { images: padded(&images), originals, targets }
-    }
-}
-
-fn faster_rcnn_of(case: &Case, depth: ResNetDepth) -> FasterRcnnConfig {
-    let mut config = support::faster_rcnn(depth, 4);
-    let (count, number) = settings(case);
-    config.rpn.train.pre_nms_top_n = count("rpn_pre_nms_top_n_train");
-    config.rpn.train.post_nms_top_n = count("rpn_post_nms_top_n_train");
-    config.rpn.inference.pre_nms_top_n = count("rpn_pre_nms_top_n_test");
-    config.rpn.inference.post_nms_top_n = count("rpn_post_nms_top_n_test");
-    config.rpn.sample.per_image = count("rpn_batch_size_per_image");
-    config.roi.sample.per_image = count("box_batch_size_per_image");
-    config.roi.sample.positive_fraction = number("box_positive_fraction");
-    config.roi.postprocess.score_threshold = number("box_score_thresh");
-    config.roi.postprocess.nms_threshold = number("box_nms_thresh");
-    config.roi.postprocess.detections_per_image = count("box_detections_per_img");
-    config
-}
-
-fn retinanet_of(case: &Case, depth: ResNetDepth) -> RetinaNetConfig {
-    let mut config = support::retinanet(depth, 5);
-    let (count, number) = settings(case);
-    config.postprocess = RetinaPostprocess {
-        score_threshold: number("score_thresh"),
-        topk_candidates: count("topk_candidates"),
-        nms_threshold: number("nms_thresh"),
-        detections_per_image: count("detections_per_img"),
-        clip: Clip::BeforeNms,
-    };
-    config
-}
-
-/// Reads counts and numbers of a detector's settings.
-fn settings<'a>(case: &Case<'a>) -> (impl Fn(&str) -> usize + 'a, impl Fn(&str) -> f64 + 'a) {
-    let config = &case.attrs["config"];
-    let count = |key: &str| config[key].as_u64().unwrap_or_else(|| panic!("no count {key}")) as usize;
-    let number = |key: &str| config[key].as_f64().unwrap_or_else(|| panic!("no number {key}"));
-    (count, number)
 }
 
 /// Runs `test` on the case called `name` of every root, with the weights of its network. A root that only

@@ -576,6 +576,8 @@ fn each_detector(test: impl Fn(&str, DetectorConfig) -> Result<()>) {
     let configs = [
         ("Faster R-CNN", DetectorConfig::FasterRcnn(support::tiny_faster_rcnn(CLASSES))),
         ("RetinaNet", DetectorConfig::RetinaNet(support::tiny_retinanet(CLASSES))),
+        ("Faster R-CNN v2", DetectorConfig::FasterRcnn(support::tiny_faster_rcnn_v2(CLASSES))),
+        ("RetinaNet v2", DetectorConfig::RetinaNet(support::tiny_retinanet_v2(CLASSES))),
     ];
     for (name, config) in configs {
         test(name, config).unwrap_or_else(|error| panic!("{name}: {error}"));

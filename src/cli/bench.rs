@@ -195,7 +195,7 @@ impl Report {
             peak_rss_mib: peak_memory_mib(),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
-            precision: crate::engine::build::precision(config).to_string(),
+            precision: crate::engine::build::precision(&config.engine).to_string(),
         }
     }
 

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{Context, UsageError, report, say};
-use crate::config::{self, Config, ConfigSource, Key};
+use crate::config::{self, ClassifyConfig, Config, ConfigSource, Experiment, Key};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -61,7 +61,7 @@ struct Check {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match args.action {
         Action::Show(Show { name: Some(name), sets, .. }) => {
-            say(Config::load(&name, &sets)?.resolved_toml().trim_end())?;
+            say(Experiment::load(&name, &sets)?.resolved_toml().trim_end())?;
             Ok(())
         }
         Action::Show(_) => explain_keys(),
@@ -71,7 +71,14 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn explain_keys() -> anyhow::Result<()> {
-    for Key { path, takes, documentation, default } in Config::keys() {
+    say("# task = \"detect\"")?;
+    explain(Config::keys())?;
+    say("# task = \"classify\" and \"probe\"")?;
+    explain(ClassifyConfig::keys())
+}
+
+fn explain(keys: Vec<Key>) -> anyhow::Result<()> {
+    for Key { path, takes, documentation, default } in keys {
         let default = default.map(|value| format!(" (default: {value})")).unwrap_or_default();
         say(format!("{path}: {takes}{default}"))?;
         for line in documentation.lines() {
@@ -89,8 +96,8 @@ fn check(args: Check, context: &Context) -> anyhow::Result<()> {
     };
     let mut wrong = 0;
     for name in &names {
-        match Config::load(name, &args.sets) {
-            Ok(loaded) if !context.quiet => say(format!("ok  {name} ({})", loaded.source))?,
+        match Experiment::load(name, &args.sets) {
+            Ok(loaded) if !context.quiet => say(format!("ok  {name} ({})", loaded.source()))?,
             Ok(_) => {}
             Err(error) => {
                 wrong += 1;

@@ -1,4 +1,4 @@
-//! `ckd-det eval`: COCO mAP of a detector, or of a results file.
+//! `ckd-det eval`: COCO mAP of a detector or of a results file, accuracies of a classifier.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,22 +7,25 @@ use std::sync::Arc;
 use clap::ArgGroup;
 
 use super::model::ModelArgs;
-use super::{Context, eval_results, say};
+use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::{ConfigSource, Loaded};
 use crate::data::Dataset;
+use crate::engine::classify::ClassifierCard;
 use crate::engine::evaluate::{detect_all, score};
 use crate::engine::sources::{DataPaths, SplitPaths};
 use crate::engine::{EngineError, classes};
 use crate::fsx;
+use crate::weights::WeightsFile;
 use crate::weights::card::categories_of;
 
 /// Arguments of `eval`.
 #[derive(Debug, clap::Args)]
 #[command(
-    group(ArgGroup::new("what").args(["coco_val", "gt"]).required(true)),
+    group(ArgGroup::new("what").args(["coco_val", "gt"])),
     after_help = "\
 Examples:
   ckd-det eval --coco-val                                  the latest run on its validation images
+  ckd-det eval --run runs/cifar10_r56_r20                  a classifier on its held-out images
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json
   ckd-det eval --gt instances_val2017.json --dt results.json --json"
@@ -34,10 +37,10 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Where the data is, instead of the experiment's data.root
-    #[arg(long, value_name = "DIR", requires = "coco_val")]
+    #[arg(long, value_name = "DIR", conflicts_with = "gt")]
     data_root: Option<PathBuf>,
     /// Only the first so many images
-    #[arg(long, value_name = "N", requires = "coco_val")]
+    #[arg(long, value_name = "N", conflicts_with = "gt")]
     max_images: Option<NonZeroUsize>,
     /// Write the detections as a COCO results file
     #[arg(long, value_name = "FILE", requires = "coco_val")]
@@ -60,8 +63,30 @@ pub struct Args {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match (&args.gt, &args.dt) {
         (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.json),
-        _ => run_detector(args, context),
+        _ => run_model(args, context),
     }
+}
+
+/// A classifier's weights say what they are; a detector is asked for by name.
+fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
+    let is_named = args.model.run.is_some() || args.model.weights.is_some();
+    if is_named && !args.coco_val {
+        let file = WeightsFile::read(&args.model.find()?)?;
+        if let Some(card) = ClassifierCard::of(&file)? {
+            let asked = eval_classifier::Asked {
+                data_root: args.data_root.as_deref(),
+                max_images: args.max_images.map(NonZeroUsize::get),
+                json: args.json,
+            };
+            return eval_classifier::run(&file, card, &asked, context);
+        }
+    }
+    if !args.coco_val {
+        let help =
+            "say what to measure: --coco-val for a detector, --run DIR for a classifier, or --gt and --dt";
+        return Err(UsageError(help.to_owned()).into());
+    }
+    run_detector(args, context)
 }
 
 fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {

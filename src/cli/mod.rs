@@ -8,12 +8,14 @@
 //! non-finite loss; 130 interrupted. [`ExitStatus`] is their list.
 
 mod bench;
+mod compare;
 mod completions;
 mod config;
 mod data;
 mod device;
 mod doctor;
 mod eval;
+mod eval_classifier;
 mod eval_results;
 mod exit;
 mod export;
@@ -99,6 +101,8 @@ Exit codes:
 pub enum Command {
     /// Train a detector, with or without a teacher
     Train(train::Args),
+    /// Train several experiments with several seeds and tabulate mean and spread
+    Compare(compare::Args),
     /// Measure a detector's COCO mAP, or score a results file
     Eval(eval::Args),
     /// Detect objects on images: draws the boxes and writes COCO results
@@ -125,6 +129,7 @@ impl Command {
     fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Train(args) => train::run(args, context),
+            Self::Compare(args) => compare::run(args, context),
             Self::Eval(args) => eval::run(args, context),
             Self::Predict(args) => predict::run(args, context),
             Self::Export(args) => export::run(args, context),

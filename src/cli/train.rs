@@ -5,10 +5,11 @@ use std::thread::available_parallelism;
 use candle_core::DeviceLocation;
 
 use super::{Context, say};
-use crate::config::Config;
+use crate::config::Experiment;
 use crate::engine::experiment::{self, Finding, Finished, Request};
 use crate::engine::interrupt::stop_flag;
 use crate::engine::job::Start;
+use crate::report::table::Row;
 
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
@@ -40,29 +41,30 @@ pub struct Args {
 /// # Errors
 /// Everything that stops a run, see [`crate::engine::EngineError`].
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let loaded = Config::load(&args.config, &args.sets)?;
+    let experiment = Experiment::load(&args.config, &args.sets)?;
     let stop = stop_flag();
     let request = Request {
         device: &context.device,
         quiet: context.quiet,
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: &stop,
-        command: &command_line(&args, context),
+        command: &(command_line(&args, context) + " --resume"),
     };
-    let Finished { finding, folder } = experiment::run(&loaded, &request)?;
+    match &experiment {
+        Experiment::Detect(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
+        Experiment::Classify(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
+    }
+}
+
+fn tell<R: Row>(Finished { finding, student, folder }: &Finished<R>) -> anyhow::Result<()> {
     match finding {
         Finding::Comparison(comparison) => say(comparison.to_string().trim_end())?,
-        Finding::Student(outcome) => {
-            let names = ["AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"];
-            let numbers = names.iter().zip(outcome.row.stats).map(|(name, stat)| match stat < 0.0 {
-                true => format!("{name} -"),
-                false => format!("{name} {:.1}", 100.0 * stat),
-            });
-            say(format!("{}  (step {})", numbers.collect::<Vec<_>>().join("  "), outcome.steps))?;
-        }
+        Finding::Student(outcome) => say(format!("{}  (step {})", outcome.row.told(), outcome.steps))?,
     }
-    say(format!("everything is in {}", folder.display()))?;
-    Ok(())
+    if let Some(best) = student.best.filter(|best| best.step != student.steps) {
+        say(format!("the best evaluation was {:.2} at step {}", 100.0 * best.score, best.step))?;
+    }
+    Ok(say(format!("everything is in {}", folder.display()))?)
 }
 
 /// What the user typed but `--resume`, ready to be typed again.
@@ -83,7 +85,7 @@ fn command_line(args: &Args, context: &Context) -> String {
 }
 
 /// As one word of a POSIX shell.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {
         true => word.to_owned(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig};
+use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, Network};
 use ckd_detectors::param::Builder;
 use clap::Subcommand;
 use serde_json::json;
@@ -151,7 +151,7 @@ fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
     let (tensors, metadata) = match (recognised.kind, args.partial) {
         (Kind::CifarResNet { depth, classes }, None) => {
             let builder = Builder::new(0, &context.device).frozen();
-            let network = CifarResNet::new(builder, CifarResNetConfig { depth, classes })?;
+            let network = CifarResNet::new(builder, CifarResNetConfig::option_a(depth, classes))?;
             load::strict(network.params(), &file)?;
             (network.params().snapshot()?, bare_metadata(&file, &recognised, None))
         }

@@ -4,26 +4,26 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::diagnose::{ConfigError, Diagnostics};
+use super::diagnose::{ConfigError, Diagnostic, Diagnostics};
 use super::embedded;
 use super::lookup::{ConfigSource, Reference, find};
-use super::schema::Config;
+use super::schema::{ClassifyConfig, Config, Task};
 use super::section::Read;
 use super::sets::lay_sets;
 use super::teacher::teacher_experiment;
 use super::tree::{Entry, Layer, Node, Text, Value};
-use super::validate::problems;
+use super::validate::{Problem, problems};
 
 /// A checked configuration and where it came from.
 #[derive(Debug, Clone)]
-pub struct Loaded {
+pub struct Loaded<C = Config> {
     /// The configuration: layered, with defaults, checked.
-    pub config: Config,
+    pub config: C,
     /// Where its topmost layer was found.
     pub source: ConfigSource,
     /// The configuration that trains the teacher, if `teacher.train` names one; its `data` and
     /// `output` are this configuration's.
-    pub teacher_experiment: Option<Box<Loaded>>,
+    pub teacher_experiment: Option<Box<Loaded<C>>>,
 }
 
 impl Config {
@@ -35,9 +35,108 @@ impl Config {
     /// # Errors
     /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it.
     pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, ConfigError> {
-        let source = find(name.as_ref(), None)?;
-        load_last(&mut vec![source], sets)
+        load_as(name.as_ref(), sets)
     }
+}
+
+impl ClassifyConfig {
+    /// As [`Config::load`], for `task = "classify"` and `task = "probe"`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError> {
+        load_as(name.as_ref(), sets)
+    }
+
+    /// As [`Config::from_toml`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
+        checked(&Node::parse(&Arc::new(text))?)
+    }
+}
+
+/// A configuration of any task.
+#[derive(Debug, Clone)]
+pub enum Experiment {
+    /// `task = "detect"`.
+    Detect(Box<Loaded>),
+    /// `task = "classify"` and `task = "probe"`.
+    Classify(Box<Loaded<ClassifyConfig>>),
+}
+
+impl Experiment {
+    /// Loads the configuration `name` as its own task says.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Self, ConfigError> {
+        let source = find(name.as_ref(), None)?;
+        let root = tree(&source, sets)?;
+        let mut findings = Vec::new();
+        let task = root.at("task").map(|node| Task::read(node, "task", &mut findings));
+        if !findings.is_empty() {
+            return Err(ConfigError::Invalid(Diagnostics(findings)));
+        }
+        Ok(match task.flatten().unwrap_or(Task::Detect) {
+            Task::Detect => Self::Detect(Box::new(load_as(name.as_ref(), sets)?)),
+            Task::Classify | Task::Probe => Self::Classify(Box::new(load_as(name.as_ref(), sets)?)),
+        })
+    }
+
+    /// Where its topmost layer was found.
+    pub fn source(&self) -> &ConfigSource {
+        match self {
+            Self::Detect(loaded) => &loaded.source,
+            Self::Classify(loaded) => &loaded.source,
+        }
+    }
+
+    /// As [`Loaded::resolved_toml`].
+    pub fn resolved_toml(&self) -> String {
+        match self {
+            Self::Detect(loaded) => loaded.resolved_toml(),
+            Self::Classify(loaded) => loaded.resolved_toml(),
+        }
+    }
+}
+
+/// The root of a kind of configuration.
+pub(super) trait Root: Read {
+    /// The tasks that it is for.
+    const TASKS: &'static [Task];
+
+    /// Everything wrong with it.
+    fn problems(&self) -> Vec<Problem>;
+
+    /// The configuration that trains its teacher; `trail` ends with its own.
+    fn teacher_experiment(
+        &self,
+        root: &Node,
+        trail: &mut Vec<ConfigSource>,
+    ) -> Result<Option<Loaded<Self>>, ConfigError>;
+}
+
+impl Root for Config {
+    const TASKS: &'static [Task] = &[Task::Detect];
+
+    fn problems(&self) -> Vec<Problem> {
+        problems(self)
+    }
+
+    fn teacher_experiment(
+        &self,
+        root: &Node,
+        trail: &mut Vec<ConfigSource>,
+    ) -> Result<Option<Loaded<Self>>, ConfigError> {
+        teacher_experiment(self, root, trail)
+    }
+}
+
+fn load_as<C: Root>(name: &Path, sets: &[String]) -> Result<Loaded<C>, ConfigError> {
+    load_last(&mut vec![find(name, None)?], sets)
 }
 
 impl Config {
@@ -47,12 +146,11 @@ impl Config {
     /// Everything that is wrong with it.
     pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
         let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
-        let root = Node::parse(&Arc::new(text))?;
-        checked(&root)
+        checked(&Node::parse(&Arc::new(text))?)
     }
 }
 
-impl Loaded {
+impl<C> Loaded<C> {
     /// Where a path of the configuration may be, in the order of preference: as given (relative to
     /// the current directory), then relative to the configuration's file.
     pub fn places(&self, path: &Path) -> Vec<PathBuf> {
@@ -73,6 +171,22 @@ impl Loaded {
         places.swap_remove(existing)
     }
 
+    fn written_out(&self, path: &Path) -> PathBuf {
+        let resolved = self.resolve(path);
+        if resolved == path { resolved } else { in_full(&resolved) }
+    }
+
+    /// The teacher's experiment by its path, unless `name` alone leads there too.
+    fn teacher_by_path(&self, name: &mut String) {
+        if let Some(Self { source: ConfigSource::File(path), .. }) = self.teacher_experiment.as_deref()
+            && !find(Path::new(name), None).is_ok_and(|found| found.path() == path)
+        {
+            *name = in_full(path).to_string_lossy().into_owned();
+        }
+    }
+}
+
+impl Loaded {
     /// The whole configuration as one TOML document that needs no other file, wherever it is written:
     /// paths that were found beside the configuration's file are written out in full.
     pub fn resolved_toml(&self) -> String {
@@ -81,20 +195,28 @@ impl Loaded {
         config.student.init = config.student.init.map(|path| self.written_out(&path));
         if let Some(teacher) = &mut config.teacher {
             teacher.weights = teacher.weights.take().map(|path| self.written_out(&path));
-            // By its path, unless the name alone leads there too.
-            if let Some(Self { source: ConfigSource::File(path), .. }) = self.teacher_experiment.as_deref()
-                && let Some(name) = &mut teacher.train
-                && !find(Path::new(name), None).is_ok_and(|found| found.path() == path)
-            {
-                *name = in_full(path).to_string_lossy().into_owned();
+            if let Some(name) = &mut teacher.train {
+                self.teacher_by_path(name);
             }
         }
         format!("# resolved from {}\n{}", self.source, config.to_toml())
     }
+}
 
-    fn written_out(&self, path: &Path) -> PathBuf {
-        let resolved = self.resolve(path);
-        if resolved == path { resolved } else { in_full(&resolved) }
+impl Loaded<ClassifyConfig> {
+    /// As that of a detector's configuration.
+    pub fn resolved_toml(&self) -> String {
+        let mut config = self.config.clone();
+        config.data.root = self.written_out(&config.data.root);
+        config.data.class_index = config.data.class_index.map(|path| self.written_out(&path));
+        config.student.init = config.student.init.map(|path| self.written_out(&path));
+        if let Some(teacher) = &mut config.teacher {
+            teacher.weights = teacher.weights.take().map(|path| self.written_out(&path));
+            if let Some(name) = &mut teacher.train {
+                self.teacher_by_path(name);
+            }
+        }
+        format!("# resolved from {}\n{}", self.source, config.to_toml())
     }
 }
 
@@ -104,24 +226,42 @@ fn in_full(path: &Path) -> PathBuf {
 }
 
 /// Loads the last configuration of `trail`; those before it led here by `teacher.train`.
-pub(super) fn load_last(trail: &mut Vec<ConfigSource>, sets: &[String]) -> Result<Loaded, ConfigError> {
+pub(super) fn load_last<C: Root>(
+    trail: &mut Vec<ConfigSource>,
+    sets: &[String],
+) -> Result<Loaded<C>, ConfigError> {
     let source = trail.last().expect("the trail begins with what was asked for").clone();
-    let mut root = layers(&mut vec![source.clone()])?;
-    lay_sets(&mut root, sets)?;
-    name_after_file(&mut root, &source);
-
-    let config = checked(&root)?;
-    let teacher_experiment = teacher_experiment(&config, &root, trail)?.map(Box::new);
+    let root = tree(&source, sets)?;
+    let config: C = checked(&root)?;
+    let teacher_experiment = config.teacher_experiment(&root, trail)?.map(Box::new);
     Ok(Loaded { config, source, teacher_experiment })
 }
 
+/// All layers as one tree.
+fn tree(source: &ConfigSource, sets: &[String]) -> Result<Node, ConfigError> {
+    let mut root = layers(&mut vec![source.clone()])?;
+    lay_sets(&mut root, sets)?;
+    name_after_file(&mut root, source);
+    Ok(root)
+}
+
 /// The typed configuration of a tree, if nothing is wrong with it.
-fn checked(root: &Node) -> Result<Config, ConfigError> {
+fn checked<C: Root>(root: &Node) -> Result<C, ConfigError> {
     let root = &with_overlays(root);
     let mut findings = Vec::new();
-    let config = Config::read(root, "", &mut findings);
+    if let Some(node) = root.at("task")
+        && let Some(task) = Task::read(node, "task", &mut findings)
+        && !C::TASKS.contains(&task)
+    {
+        let taken: Vec<&str> = C::TASKS.iter().map(|task| task.word()).collect();
+        let message = format!("\"task\" is \"{task}\", which is not for this use");
+        let help = format!("it takes experiments with task = {}", taken.join(" or "));
+        return Err(Diagnostic::at(node.place.clone(), message).help(help).into());
+    }
+    findings.clear();
+    let config = C::read(root, "", &mut findings);
     if let (Some(config), true) = (&config, findings.is_empty()) {
-        findings.extend(problems(config).into_iter().map(|problem| problem.found_in(root)));
+        findings.extend(config.problems().into_iter().map(|problem| problem.found_in(root)));
     }
     match config {
         Some(config) if findings.is_empty() => Ok(config),

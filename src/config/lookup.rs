@@ -64,14 +64,11 @@ pub fn list() -> Vec<Listed> {
         summary: text.lines().next().and_then(|line| line.strip_prefix('#')).unwrap_or("").trim().to_owned(),
     };
     let mut all: Vec<Listed> = Vec::new();
-    for entry in fs::read_dir("configs").into_iter().flatten().flatten() {
-        let path = entry.path();
-        if let (Some(name), true) = (path.file_name().and_then(|name| name.to_str()), is_toml(&path)) {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            all.push(listed(name, ConfigSource::File(path.clone()), &text));
-        }
+    for (name, path) in in_folder(Path::new("configs")) {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        all.push(listed(&name, ConfigSource::File(path), &text));
     }
-    for (name, text) in embedded::EMBEDDED.iter().filter(|(name, _)| !name.contains('/')) {
+    for (name, text) in embedded::EMBEDDED.iter().filter(|(name, _)| !name.starts_with(BASES)) {
         let embedded = listed(name, ConfigSource::Embedded(name), text);
         if all.iter().all(|other| other.name != embedded.name) {
             all.push(embedded);
@@ -79,6 +76,27 @@ pub fn list() -> Vec<Listed> {
     }
     all.sort_by(|a, b| a.name.cmp(&b.name));
     all
+}
+
+/// The folder of configurations that only serve to be extended.
+const BASES: &str = "base/";
+
+/// The configurations in `folder` and in the folders in it, by their names below it; no bases.
+fn in_folder(folder: &Path) -> Vec<(String, PathBuf)> {
+    let entries = |folder: &Path| {
+        let paths = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        paths.filter_map(|path| Some((path.file_name()?.to_str()?.to_owned(), path))).collect::<Vec<_>>()
+    };
+    let mut found = Vec::new();
+    for (name, path) in entries(folder) {
+        if path.is_dir() && format!("{name}/") != BASES {
+            let within = entries(&path).into_iter().filter(|(_, path)| is_toml(path));
+            found.extend(within.map(|(file, path)| (format!("{name}/{file}"), path)));
+        } else if is_toml(&path) {
+            found.push((name, path));
+        }
+    }
+    found
 }
 
 fn is_toml(path: &Path) -> bool {

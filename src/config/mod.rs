@@ -29,7 +29,7 @@ mod validate;
 mod values;
 
 pub use diagnose::{ConfigError, Diagnostic, Diagnostics};
-pub use load::Loaded;
+pub use load::{Experiment, Loaded};
 pub use lookup::{ConfigSource, Listed, list};
 pub use schema::*;
 pub use section::{Key, Overlay};
@@ -50,6 +50,20 @@ impl Config {
     }
 
     /// The configuration as a TOML document that needs no other file and loads to the same value.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration has string keys and finite numbers only")
+    }
+}
+
+impl ClassifyConfig {
+    /// Every key of an image classifier's configuration beside `extends`, in the order of the schema.
+    pub fn keys() -> Vec<Key> {
+        let mut keys = Vec::new();
+        Self::document_fields("", &mut keys);
+        keys
+    }
+
+    /// As [`Config::to_toml`].
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration has string keys and finite numbers only")
     }

@@ -2,6 +2,7 @@
 //!
 //! Defaults are torchvision's (`torchvision.models.detection`) wherever it has the same setting.
 
+mod classify;
 mod data;
 mod detector;
 mod distill;
@@ -10,6 +11,10 @@ mod training;
 
 use std::path::PathBuf;
 
+pub use classify::{
+    Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, LabelledData, LabelledInput,
+    LabelledKind, Policy, Probe, Task,
+};
 pub use data::{Data, DataKind, Input, Normalization, Resize, Synth};
 pub use detector::{
     AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,
@@ -30,6 +35,8 @@ section! {
     pub struct Config {
         /// Names the run's folder. Default: the name of the file.
         pub name: String,
+        /// What is learned; the other keys depend on it.
+        pub task: Task = Task::Detect,
         /// Every random number of the run follows from it.
         pub seed: u64 = 0,
         /// The folder that runs are written to: OUTPUT/NAME/.

@@ -18,7 +18,7 @@ pub(super) fn teacher_experiment(
     let (Some(name), Some(node)) = (&teacher.train, root.at("teacher.train")) else { return Ok(None) };
     let found = Reference { key: "teacher.train", name, place: &node.place }.follow(trail)?;
     trail.push(found);
-    let mut loaded = load_last(trail, &[])?;
+    let mut loaded: Loaded = load_last(trail, &[])?;
     loaded.config.data = config.data.clone();
     loaded.config.output = config.output.clone();
     let differences = differences(config, teacher, &loaded);

@@ -1,6 +1,7 @@
 //! What the types cannot say: ranges, and keys that must fit each other. Checked once, at loading;
 //! nothing downstream checks again.
 
+mod classify;
 mod detector;
 mod distill;
 
@@ -41,7 +42,7 @@ impl Problem {
 /// Everything wrong with `config`.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
     let mut found = Vec::new();
-    name(config, &mut found);
+    name(&config.name, &mut found);
     detector::check("detector", &config.detector, &mut found);
     input(&config.input, &mut found);
     normalization("normalization", &config.normalization, &mut found);
@@ -53,7 +54,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     distill::check_all(config, &mut found);
     optim(&config.optim, &mut found);
     schedule(&config.schedule, &mut found);
-    train(&config.train, config, &mut found);
+    loops(&config.train, config.distill.is_empty(), &mut found);
     engine(config, &mut found);
     eval(&config.eval, &mut found);
     found
@@ -100,8 +101,7 @@ impl Check<'_> {
     }
 }
 
-fn name(config: &Config, found: &mut Vec<Problem>) {
-    let name = config.name.as_str();
+fn name(name: &str, found: &mut Vec<Problem>) {
     let is_a_folder = !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
     Check { section: "", found }.that(
         is_a_folder,
@@ -291,7 +291,7 @@ fn schedule(schedule: &Schedule, found: &mut Vec<Problem>) {
     check.fraction("final_lr_factor", schedule.final_lr_factor);
 }
 
-fn train(train: &Train, config: &Config, found: &mut Vec<Problem>) {
+fn loops(train: &Train, plain: bool, found: &mut Vec<Problem>) {
     let mut check = Check { section: "train", found };
     check.at_least_one("batch_size", train.batch_size);
     check.at_least_one("accumulate", train.accumulate);
@@ -300,7 +300,7 @@ fn train(train: &Train, config: &Config, found: &mut Vec<Problem>) {
     check.at_least_one("keep_checkpoints", train.keep_checkpoints);
     check.at_least_one("log_every", train.log_every);
     check.that(
-        !train.compare_alone || !config.distill.is_empty(),
+        !train.compare_alone || !plain,
         "compare_alone",
         "needs a [[distill]] entry to compare with",
         "set compare_alone = false: without distillation the student trains alone anyway",

@@ -5,6 +5,7 @@ use image::RgbImage;
 use super::coco::{Dataset, Image, ImageId};
 use super::decode::{self, DecodeError};
 use super::transform::{Flip, Placement, ResizeRule};
+use crate::config::Resize;
 
 /// Images of one step, resized and padded to a common size, with what is to be found in them.
 #[derive(Debug, Clone, PartialEq)]
@@ -14,6 +15,8 @@ pub struct Batch {
     /// The padding is 0 before normalisation. torchvision pads after it: a model that is to agree
     /// with torchvision normalises only the pixels within [`sizes`](Self::sizes).
     pub pixels: Vec<f32>,
+    /// The same images as a teacher sees them that resizes otherwise: the same sizes, other values.
+    pub teacher_pixels: Option<Vec<f32>>,
     /// Images in the batch.
     pub batch: usize,
     /// Rows, a multiple of the size divisor.
@@ -47,6 +50,7 @@ pub(super) struct Item {
     pub(super) image: usize,
     pub(super) flip: Flip,
     pub(super) rule: ResizeRule,
+    pub(super) teacher_resize: Option<Resize>,
 }
 
 impl Batch {
@@ -60,10 +64,16 @@ impl Batch {
             })
             .collect();
         let mut batch = Self::blank(&placements, divisor);
+        if items.iter().any(|item| item.teacher_resize.is_some()) {
+            batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()));
+        }
         for (place, (item, placement)) in items.iter().zip(&placements).enumerate() {
             let Image { id, width, height, ref path, .. } = dataset.images[item.image];
             let image = decode::read_annotated(path, width, height)?;
-            batch.append(placement, &image);
+            batch.append(placement, item.rule.resize, &image);
+            if let (Some(pixels), Some(resize)) = (&mut batch.teacher_pixels, item.teacher_resize) {
+                placement.render(&image, resize, (batch.height, batch.width), pixels);
+            }
             batch.image_ids[place] = id;
             batch.targets[place] = Target::of(dataset, item.image, placement);
         }
@@ -79,7 +89,7 @@ impl Batch {
             images.iter().map(|image| placement(image.height(), image.width(), rule, Flip::None)).collect();
         let mut batch = Self::blank(&placements, size_divisor);
         for (place, (image, placement)) in images.iter().zip(&placements).enumerate() {
-            batch.append(placement, image);
+            batch.append(placement, rule.resize, image);
             batch.image_ids[place] = ImageId(place as u64);
         }
         batch
@@ -97,6 +107,7 @@ impl Batch {
         );
         Self {
             pixels: Vec::with_capacity(batch * height * width * 3),
+            teacher_pixels: None,
             batch,
             height,
             width,
@@ -108,8 +119,8 @@ impl Batch {
     }
 
     /// The pixels of the next image.
-    fn append(&mut self, placement: &Placement, image: &RgbImage) {
-        placement.render(image, (self.height, self.width), &mut self.pixels);
+    fn append(&mut self, placement: &Placement, resize: Resize, image: &RgbImage) {
+        placement.render(image, resize, (self.height, self.width), &mut self.pixels);
     }
 }
 

@@ -3,10 +3,15 @@
 //! A worker takes the next position, builds that whole batch and puts it on the shelf; the trainer
 //! takes batches off the shelf by position. Who builds what depends on the clock, what comes out does
 //! not. A worker waits while the shelf is `batches_ahead` positions ahead, so memory is bounded.
+//!
+//! A [`Source`] says which images form which batch and builds it: [`BoxedImages`] here for detectors,
+//! [`LabelledImages`](super::labelled::LabelledImages) for classifiers.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -16,6 +21,7 @@ use super::batch::{Batch, Item};
 use super::coco::Dataset;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::transform::{Flip, ResizeRule};
+use crate::config::Resize;
 
 /// What the batches are for.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +51,10 @@ pub struct LoaderConfig {
     pub purpose: Purpose,
     /// Most pixels along an image's longer side.
     pub long_side_max_px: u32,
+    /// How images are resampled, and their sizes rounded.
+    pub resize: Resize,
+    /// How a teacher that resizes otherwise sees them, at the same sizes; twice the memory.
+    pub teacher_resize: Option<Resize>,
     /// Images in a batch.
     pub images_per_batch: usize,
     /// Height and width of a batch are multiples of this (32 for a feature pyramid).
@@ -64,10 +74,52 @@ pub struct Position {
     pub batch: usize,
 }
 
+/// Where batches come from. Everything is a pure function of its arguments.
+pub trait Source: Debug + Send + Sync + 'static {
+    /// What a trainer is given.
+    type Batch: Debug + Send;
+
+    /// Batches in every epoch.
+    fn batches_per_epoch(&self) -> usize;
+
+    /// The batches of `epoch`: indices of images.
+    fn batches(&self, epoch: u64) -> Vec<Vec<usize>>;
+
+    /// How often the images are passed over.
+    fn passes(&self) -> Passes;
+
+    /// Builds the batch of `images`, of which the first is at position `first` of `epoch`.
+    ///
+    /// # Errors
+    /// If an image cannot be used.
+    fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<Self::Batch, DataError>;
+
+    /// What to call an image in a message: its file.
+    fn path(&self, image: usize) -> PathBuf;
+}
+
+/// How often a source's images are passed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    /// Epoch after epoch without end.
+    Endless,
+    /// Once.
+    One,
+}
+
+/// Threads and memory of a loader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Workforce {
+    /// Threads that build batches.
+    pub workers: usize,
+    /// Batches built ahead of the trainer.
+    pub batches_ahead: usize,
+}
+
 /// Batches in order; dropping it stops the workers.
 #[derive(Debug)]
-pub struct Loader {
-    shared: Arc<Shared>,
+pub struct Loader<S: Source = BoxedImages> {
+    shared: Arc<Shared<S>>,
     workers: Vec<JoinHandle<()>>,
     next: Position,
     taken: u64,
@@ -76,11 +128,27 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the workers. The first batch is the one at `start`, which a resumed run takes from
-    /// [`position`](Self::position) of the interrupted one.
+    /// Starts the workers over images with boxes. The first batch is the one at `start`, which a resumed run takes
+    /// from [`position`](Self::position) of the interrupted one.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig, start: Position) -> Result<Self, DataError> {
-        let sampler = check(&dataset, &config)?;
-        let per_epoch = sampler.batches_per_epoch();
+        let workforce = Workforce { workers: config.workers, batches_ahead: config.batches_ahead };
+        Self::over(BoxedImages::new(dataset, config)?, workforce, start)
+    }
+}
+
+impl<S: Source> Loader<S> {
+    /// Starts the workers over `source`. The first batch is the one at `start`.
+    ///
+    /// # Errors
+    /// Without workers, or room for a batch, or if `start` lies behind the end of its epoch.
+    pub fn over(source: S, workforce: Workforce, start: Position) -> Result<Self, DataError> {
+        let Workforce { workers, batches_ahead } = workforce;
+        for (number, name) in [(workers, "workers"), (batches_ahead, "batches_ahead")] {
+            if number == 0 {
+                return Err(DataError::Setting(format!("{name} must be at least 1")));
+            }
+        }
+        let per_epoch = source.batches_per_epoch();
         if start.batch > per_epoch {
             let Position { epoch, batch } = start;
             return Err(DataError::Setting(format!(
@@ -88,13 +156,11 @@ impl Loader {
             )));
         }
         let next = start.settled(per_epoch);
-        let order = Schedule { next, epoch: next.epoch, batches: sampler.batches(next.epoch), handed_out: 0 };
-        let workers = config.workers;
+        let order = Schedule { next, epoch: next.epoch, batches: source.batches(next.epoch), handed_out: 0 };
         let state = State { order, taken: 0, shelf: BTreeMap::new(), stop: false };
         let shared = Arc::new(Shared {
-            dataset,
-            config,
-            sampler,
+            source,
+            batches_ahead,
             per_epoch,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -136,8 +202,8 @@ impl Loader {
     }
 }
 
-impl Iterator for Loader {
-    type Item = Result<Batch, DataError>;
+impl<S: Source> Iterator for Loader<S> {
+    type Item = Result<S::Batch, DataError>;
 
     /// The next batch. After an error, and after the last batch of an evaluation, there is none.
     fn next(&mut self) -> Option<Self::Item> {
@@ -163,7 +229,7 @@ impl Iterator for Loader {
     }
 }
 
-impl Drop for Loader {
+impl<S: Source> Drop for Loader<S> {
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.changed.notify_all();
@@ -189,8 +255,6 @@ fn check(dataset: &Dataset, config: &LoaderConfig) -> Result<Sampler, DataError>
     };
     let at_least_one = [
         (config.size_divisor, "size_divisor must be at least 1"),
-        (config.workers, "workers must be at least 1"),
-        (config.batches_ahead, "batches_ahead must be at least 1"),
         (config.long_side_max_px as usize, "long_side_max_px must be at least 1"),
         (dataset.images.len(), "the data set has no image"),
     ];
@@ -213,21 +277,82 @@ fn check(dataset: &Dataset, config: &LoaderConfig) -> Result<Sampler, DataError>
     Ok(Sampler::new(aspects, images_per_batch, order))
 }
 
+/// Images with boxes, resized and flipped.
 #[derive(Debug)]
-struct Shared {
+pub struct BoxedImages {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
     sampler: Sampler,
+}
+
+impl Source for BoxedImages {
+    type Batch = Batch;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.sampler.batches_per_epoch()
+    }
+
+    fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
+        self.sampler.batches(epoch)
+    }
+
+    fn passes(&self) -> Passes {
+        match self.config.purpose {
+            Purpose::Training { .. } => Passes::Endless,
+            Purpose::Evaluation { .. } => Passes::One,
+        }
+    }
+
+    fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<Batch, DataError> {
+        let items: Vec<Item> =
+            (first..).zip(images).map(|(position, &image)| self.item(epoch, position, image)).collect();
+        Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
+    }
+
+    fn path(&self, image: usize) -> PathBuf {
+        self.dataset.images[image].path.clone()
+    }
+}
+
+impl BoxedImages {
+    /// Batches of `dataset` as `config` has them.
+    ///
+    /// # Errors
+    /// Without images, or if a setting makes no sense.
+    pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
+        let sampler = check(&dataset, &config)?;
+        Ok(Self { dataset, config, sampler })
+    }
+
+    fn item(&self, epoch: u64, position: u64, image: usize) -> Item {
+        let LoaderConfig { long_side_max_px, resize, teacher_resize, .. } = self.config;
+        let (flip, short_side_px) = match &self.config.purpose {
+            Purpose::Evaluation { short_side_px } => (Flip::None, *short_side_px),
+            Purpose::Training { seed, flip_probability, short_sides_px, .. } => {
+                let draws = ImageDraws::at(*seed, epoch, position);
+                let flip = if draws.flip < *flip_probability { Flip::Horizontal } else { Flip::None };
+                let pick = (draws.short_side * short_sides_px.len() as f64) as usize;
+                (flip, short_sides_px[pick.min(short_sides_px.len() - 1)])
+            }
+        };
+        Item { image, flip, rule: ResizeRule { short_side_px, long_side_max_px, resize }, teacher_resize }
+    }
+}
+
+#[derive(Debug)]
+struct Shared<S: Source> {
+    source: S,
+    batches_ahead: usize,
     per_epoch: usize,
-    state: Mutex<State>,
+    state: Mutex<State<S::Batch>>,
     changed: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
+struct State<B> {
     order: Schedule,
     taken: u64,
-    shelf: BTreeMap<u64, Result<Batch, DataError>>,
+    shelf: BTreeMap<u64, Result<B, DataError>>,
     stop: bool,
 }
 
@@ -250,11 +375,12 @@ struct Job {
     images: Vec<usize>,
 }
 
-impl Shared {
+impl<S: Source> Shared<S> {
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            let made = catch_unwind(AssertUnwindSafe(|| self.build(&job)))
-                .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
+            let made =
+                catch_unwind(AssertUnwindSafe(|| self.source.build(job.epoch, job.first, &job.images)))
+                    .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
             self.lock().shelf.insert(job.ticket, made);
             self.changed.notify_all();
         }
@@ -267,37 +393,15 @@ impl Shared {
             if state.stop || self.is_over(state.order.next) {
                 return None;
             }
-            if state.order.handed_out < state.taken + self.config.batches_ahead as u64 {
-                return Some(state.order.hand_out(&self.sampler));
+            if state.order.handed_out < state.taken + self.batches_ahead as u64 {
+                return Some(state.order.hand_out(&self.source));
             }
             state = self.wait(state);
         }
     }
 
     fn is_over(&self, at: Position) -> bool {
-        matches!(self.config.purpose, Purpose::Evaluation { .. }) && at.epoch > 0
-    }
-
-    fn build(&self, job: &Job) -> Result<Batch, DataError> {
-        let items: Vec<Item> = (job.first..)
-            .zip(&job.images)
-            .map(|(position, &image)| self.item(job.epoch, position, image))
-            .collect();
-        Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
-    }
-
-    fn item(&self, epoch: u64, position: u64, image: usize) -> Item {
-        let long_side_max_px = self.config.long_side_max_px;
-        let (flip, short_side_px) = match &self.config.purpose {
-            Purpose::Evaluation { short_side_px } => (Flip::None, *short_side_px),
-            Purpose::Training { seed, flip_probability, short_sides_px, .. } => {
-                let draws = ImageDraws::at(*seed, epoch, position);
-                let flip = if draws.flip < *flip_probability { Flip::Horizontal } else { Flip::None };
-                let pick = (draws.short_side * short_sides_px.len() as f64) as usize;
-                (flip, short_sides_px[pick.min(short_sides_px.len() - 1)])
-            }
-        };
-        Item { image, flip, rule: ResizeRule { short_side_px, long_side_max_px } }
+        self.source.passes() == Passes::One && at.epoch > 0
     }
 
     fn panicked(&self, job: &Job, panic: &(dyn std::any::Any + Send)) -> DataError {
@@ -306,26 +410,26 @@ impl Shared {
             .map(|text| (*text).to_owned())
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "no message".to_owned());
-        let images = job.images.iter().map(|&image| self.dataset.images[image].path.clone()).collect();
+        let images = job.images.iter().map(|&image| self.source.path(image)).collect();
         DataError::Panicked { images, message }
     }
 
     /// No code that holds the lock can panic half-way, so a poisoned state is still whole.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<S::Batch>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn wait<'a>(&self, state: MutexGuard<'a, State<S::Batch>>) -> MutexGuard<'a, State<S::Batch>> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Schedule {
-    fn hand_out(&mut self, sampler: &Sampler) -> Job {
+    fn hand_out(&mut self, source: &impl Source) -> Job {
         let Position { epoch, batch } = self.next;
         if self.epoch != epoch {
             self.epoch = epoch;
-            self.batches = sampler.batches(epoch);
+            self.batches = source.batches(epoch);
         }
         let first = self.batches[..batch].iter().map(|images| images.len() as u64).sum();
         let job = Job { ticket: self.handed_out, epoch, first, images: self.batches[batch].clone() };

@@ -1,4 +1,4 @@
-//! Images and boxes, from files to the batches a detector trains on.
+//! Images with boxes or labels, from files to the batches that a detector or classifier trains on.
 //!
 //! | module        | what lives there                                                        |
 //! |---------------|-------------------------------------------------------------------------|
@@ -8,6 +8,10 @@
 //! | [`decode`]    | JPEG and PNG to upright 8-bit RGB                                       |
 //! | [`transform`] | torchvision's resize rule, bilinear resampling, flip; boxes move along  |
 //! | [`sampler`]   | the order of images and each image's random draws                       |
+//! | [`labelled`]  | images with one label each: the set, its batches                        |
+//! | [`cifar`], [`stl10`], [`image_folder`] | CIFAR-10/100, STL-10, folders of classes and Tiny-ImageNet |
+//! | [`augment`], `auto_augment` | crops, flips, jitter and policies of labelled images   |
+//! | [`label_order`] | the order of labelled images; two images of a class in a batch       |
 //! | [`batch`]     | [`Batch`] and [`Target`]: what the detectors take                       |
 //! | [`loader`]    | worker threads that build batches ahead, in order                       |
 //! | [`draws`]     | the seeded streams all randomness here comes from                       |
@@ -16,12 +20,19 @@
 //! Order and augmentation are pure functions of (seed, epoch, position): a resumed run sees exactly
 //! the batches of the uninterrupted one.
 
+pub mod augment;
+mod auto_augment;
 pub mod batch;
+pub mod cifar;
 pub mod coco;
 pub mod decode;
 pub mod draws;
+pub mod image_folder;
+pub mod label_order;
+pub mod labelled;
 pub mod loader;
 pub mod sampler;
+pub mod stl10;
 pub mod synth;
 pub mod transform;
 pub mod voc;
@@ -30,7 +41,8 @@ use std::path::PathBuf;
 
 pub use batch::{Batch, Target};
 pub use coco::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId, LoadReport};
-pub use loader::{Loader, LoaderConfig, Position, Purpose};
+pub use labelled::{Labelled, LabelledBatch, LabelledError, LabelledImages};
+pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};
 pub use sampler::Grouping;
 
 /// Why no batch could be made.
@@ -42,6 +54,9 @@ pub enum DataError {
     /// An image could not be used.
     #[error(transparent)]
     Decode(#[from] decode::DecodeError),
+    /// Labelled images could not be used.
+    #[error(transparent)]
+    Labelled(#[from] LabelledError),
     /// A setting of the loader makes no sense.
     #[error("the data loader cannot start: {0}")]
     Setting(String),

@@ -1,14 +1,17 @@
-//! Resizing and flipping, as torchvision's `GeneralizedRCNNTransform` does.
+//! Resizing and flipping, as torchvision's `GeneralizedRCNNTransform` does, or as Detectron2's `ResizeShortestEdge`.
 //!
-//! Source: torchvision `models/detection/transform.py` and PyTorch's `interpolate(mode="bilinear",
+//! Source of the first: torchvision `models/detection/transform.py` and PyTorch's `interpolate(mode="bilinear",
 //! align_corners=False, antialias=False, recompute_scale_factor=True)`. Sizes are computed in f64,
 //! weights and boxes in f32 in PyTorch's order of operations, so they agree to the last digit or two.
 //!
 //! Pixels come out as RGB in [0, 1], channels last. Mean and standard deviation belong to each model
 //! and are applied there; as the weights of a pixel sum to 1, the order does not matter.
 
+use ckd_kernels::antialias::resize_antialiased;
 use ckd_kernels::resample::{self, Columns, ROW_SLACK, Tap};
 use image::RgbImage;
+
+use crate::config::Resize;
 
 /// How large an image becomes: its short side is brought to `short_side_px`, unless its long side
 /// would then exceed `long_side_max_px`.
@@ -18,18 +21,41 @@ pub struct ResizeRule {
     pub short_side_px: u32,
     /// Most that the longer side may have.
     pub long_side_max_px: u32,
+    /// How sizes are rounded, and pixels resampled.
+    pub resize: Resize,
 }
 
 impl ResizeRule {
     /// The (height, width) that an image of `height` x `width` becomes.
     ///
-    /// Computed in f64 and rounded down, as torchvision does outside of tracing and scripting. A side
-    /// never becomes 0.
+    /// Computed in f64. torchvision's is rounded down, as it does outside of tracing and scripting; Detectron2's
+    /// (`ResizeShortestEdge`) to the nearest. A side never becomes 0.
     pub fn resized(self, height: u32, width: u32) -> (usize, usize) {
+        match self.resize {
+            Resize::Bilinear => self.rounded_down(height, width),
+            Resize::PilBilinear => self.rounded(height, width),
+        }
+    }
+
+    fn rounded_down(self, height: u32, width: u32) -> (usize, usize) {
         let (short, long) = (f64::from(height.min(width)), f64::from(height.max(width)));
         let scale = (f64::from(self.short_side_px) / short).min(f64::from(self.long_side_max_px) / long);
         let scaled = |side: u32| ((f64::from(side) * scale) as usize).max(1);
         (scaled(height), scaled(width))
+    }
+
+    fn rounded(self, height: u32, width: u32) -> (usize, usize) {
+        let (short, most) = (f64::from(self.short_side_px), f64::from(self.long_side_max_px));
+        let (height, width) = (f64::from(height), f64::from(width));
+        let scale = short / height.min(width);
+        let (mut rows, mut columns) =
+            if height < width { (short, scale * width) } else { (scale * height, short) };
+        if rows.max(columns) > most {
+            // In two steps, as there: the last digit may decide a rounding.
+            let scale = most / rows.max(columns);
+            (rows, columns) = (rows * scale, columns * scale);
+        }
+        [rows, columns].map(|side| ((side + 0.5) as usize).max(1)).into()
     }
 }
 
@@ -66,16 +92,41 @@ impl Placement {
         [x1 * across, y1 * down, x2 * across, y2 * down]
     }
 
-    /// Appends `image`, resampled, to `batch`: `slot` (height, width) pixels of 3 values, 0 beyond the image.
+    /// Appends `image`, resampled by `resize`, to `batch`: `slot` (height, width) pixels of 3 values, 0 beyond the
+    /// image.
     ///
     /// # Panics
     /// When `image` is not of the original size or the slot is too small for the resized one.
-    pub fn render(&self, image: &RgbImage, slot: (usize, usize), batch: &mut Vec<f32>) {
+    pub fn render(&self, image: &RgbImage, resize: Resize, slot: (usize, usize), batch: &mut Vec<f32>) {
         assert_eq!((image.height(), image.width()), self.original, "the image the placement was made for");
-        let row_len = image.width() as usize * 3;
-        self.resample(slot, batch, |row, out| {
-            resample::bytes_to_unit(&image.as_raw()[row * row_len..][..row_len], out);
-        });
+        match resize {
+            Resize::Bilinear => {
+                let row_len = image.width() as usize * 3;
+                self.resample(slot, batch, |row, out| {
+                    resample::bytes_to_unit(&image.as_raw()[row * row_len..][..row_len], out);
+                });
+            }
+            Resize::PilBilinear => self.antialias(image, slot, batch),
+        }
+    }
+
+    /// Resizes in 8 bits, then flips.
+    fn antialias(&self, image: &RgbImage, slot: (usize, usize), batch: &mut Vec<f32>) {
+        let (rows, columns) = self.resized;
+        assert!(rows <= slot.0 && columns <= slot.1, "a slot of {slot:?} for an image of {:?}", self.resized);
+        let original = (self.original.0 as usize, self.original.1 as usize);
+        let mut resized = resize_antialiased(image.as_raw(), original, self.resized);
+        let start = batch.len();
+        batch.resize(start + slot.0 * slot.1 * 3, 0.0);
+        let places = batch[start..].chunks_exact_mut(slot.1 * 3);
+        for (row, place) in resized.chunks_exact_mut(columns * 3).zip(places) {
+            if self.flip == Flip::Horizontal {
+                // All channels backwards, then each pixel's.
+                row.reverse();
+                row.chunks_exact_mut(3).for_each(<[u8]>::reverse);
+            }
+            resample::bytes_to_unit(row, place);
+        }
     }
 
     /// `read` puts a source row in [0, 1] at the start of a buffer. Each row that is needed is read and resampled
@@ -147,6 +198,7 @@ mod tests {
             let rule = ResizeRule {
                 short_side_px: case.attr_usize("min_size") as u32,
                 long_side_max_px: case.attr_usize("max_size") as u32,
+                resize: Resize::Bilinear,
             };
             let (table, shape) = case.i64("table");
             let mut got = Vec::with_capacity(table.len());
@@ -165,6 +217,7 @@ mod tests {
             let rule = ResizeRule {
                 short_side_px: case.attr_usize("min_size") as u32,
                 long_side_max_px: case.attr_usize("max_size") as u32,
+                resize: Resize::Bilinear,
             };
             // torchvision normalises first: (x - mean) / std with these.
             let (mean, std) = ([0.485f32, 0.456, 0.406], [0.229f32, 0.224, 0.225]);
@@ -200,9 +253,13 @@ mod tests {
     }
 
     fn rendered(image: &RgbImage, resized: (usize, usize), flip: Flip) -> Vec<f32> {
+        rendered_by(Resize::Bilinear, image, resized, flip)
+    }
+
+    fn rendered_by(resize: Resize, image: &RgbImage, resized: (usize, usize), flip: Flip) -> Vec<f32> {
         let placement = Placement { original: (image.height(), image.width()), resized, flip };
         let mut slot = Vec::new();
-        placement.render(image, resized, &mut slot);
+        placement.render(image, resize, resized, &mut slot);
         slot
     }
 
@@ -233,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_sliver_keeps_a_pixel() {
-        let rule = ResizeRule { short_side_px: 800, long_side_max_px: 1333 };
+        let rule = ResizeRule { short_side_px: 800, long_side_max_px: 1333, resize: Resize::Bilinear };
         assert_eq!(rule.resized(1, 5000), (1, 1333));
         let image = picture(40, 1);
         assert!(rendered(&image, (1, 3), Flip::None).iter().all(|value| (0.0..=1.0).contains(value)));
@@ -243,14 +300,49 @@ mod tests {
 
     #[test]
     fn pixels_beyond_the_image_are_0() {
-        let image = RgbImage::from_pixel(4, 4, image::Rgb([255; 3]));
-        let placement = Placement { original: (4, 4), resized: (4, 4), flip: Flip::None };
-        let mut batch = vec![-1.0];
-        placement.render(&image, (6, 8), &mut batch);
-        assert_eq!((batch[0], batch.len()), (-1.0, 1 + 6 * 8 * 3), "it is appended");
-        for (place, value) in batch[1..].iter().enumerate() {
-            let (row, column) = (place / 24, place % 24 / 3);
-            assert_eq!(*value, if row < 4 && column < 4 { 1.0 } else { 0.0 });
+        for resize in Resize::ALL.iter().copied() {
+            let image = RgbImage::from_pixel(4, 4, image::Rgb([255; 3]));
+            let placement = Placement { original: (4, 4), resized: (4, 4), flip: Flip::None };
+            let mut batch = vec![-1.0];
+            placement.render(&image, resize, (6, 8), &mut batch);
+            assert_eq!((batch[0], batch.len()), (-1.0, 1 + 6 * 8 * 3), "it is appended");
+            for (place, value) in batch[1..].iter().enumerate() {
+                let (row, column) = (place / 24, place % 24 / 3);
+                assert_eq!(*value, if row < 4 && column < 4 { 1.0 } else { 0.0 });
+            }
+        }
+    }
+
+    #[test]
+    fn pils_sizes_are_those_of_detectron2() {
+        // By detectron2's `ResizeShortestEdge.get_output_shape`, in Python: (height, width) of the image, shortest edge,
+        // longest side, result (and 1 for its 0).
+        for (height, width, short_side_px, long_side_max_px, resized) in [
+            (480, 640, 800, 1333, (800, 1067)),
+            (427, 640, 800, 1333, (800, 1199)),
+            (640, 426, 800, 1333, (1202, 800)),
+            (375, 500, 800, 1333, (800, 1067)),
+            (333, 500, 640, 1333, (640, 961)),
+            (300, 900, 800, 1333, (444, 1333)),
+            (1, 5000, 800, 1333, (1, 1333)),
+            (500, 500, 800, 1333, (800, 800)),
+        ] {
+            let rule = ResizeRule { short_side_px, long_side_max_px, resize: Resize::PilBilinear };
+            assert_eq!(rule.resized(height, width), resized, "{height} x {width}");
+        }
+    }
+
+    #[test]
+    fn an_image_resized_by_pillow_is_bytes_and_flips_as_a_whole() {
+        let image = picture(13, 9);
+        for resized in [(9, 13), (4, 5), (20, 31)] {
+            let straight = rendered_by(Resize::PilBilinear, &image, resized, Flip::None);
+            assert!(straight.iter().all(|value| (value * 255.0).fract().abs() < 1e-4));
+            let flipped = rendered_by(Resize::PilBilinear, &image, resized, Flip::Horizontal);
+            for (row, mirrored) in straight.chunks(resized.1 * 3).zip(flipped.chunks(resized.1 * 3)) {
+                let pixels: Vec<&[f32]> = row.chunks(3).rev().collect();
+                assert_eq!(pixels.concat(), mirrored);
+            }
         }
     }
 }

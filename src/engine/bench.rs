@@ -17,7 +17,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::distillers::MethodSetting;
 use super::optim::Sgd;
-use super::pass::{Distillation, training_pass};
+use super::pass::{Distillation, Views, training_pass};
 use super::{EngineError, Result, build};
 use crate::config::{self, Config};
 
@@ -100,8 +100,9 @@ impl Workload {
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = build::precision(config).scope(|| {
-                training_pass(&student, distillation.as_ref(), &images, &targets, step, &mut random)
+            let pass = build::precision(&config.engine).scope(|| {
+                let views = Views { student: &images, teacher: &images };
+                training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
             })?;
             let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
             if !norm.is_finite() {
@@ -133,7 +134,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(|_| {
             let started = Instant::now();
-            build::precision(config).scope(|| run(&detector, network, &images))?;
+            build::precision(&config.engine).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })

@@ -61,8 +61,8 @@ pub fn teacher(
 }
 
 /// What training's products are rounded to.
-pub fn precision(config: &Config) -> Precision {
-    match config.engine.precision {
+pub fn precision(engine: &config::Engine) -> Precision {
+    match engine.precision {
         config::Precision::F32 => Precision::F32,
         config::Precision::Bf16 => Precision::Bf16,
     }

@@ -28,7 +28,7 @@ pub struct TrainState {
     pub step: u64,
     /// Threads that computed them: results are bit-for-bit the same for the same number.
     pub threads: usize,
-    /// The best AP so far and its step.
+    /// The best evaluation so far and its step.
     pub best: Option<Best>,
     /// BLAKE3 of the teacher's weights, if there is one.
     pub teacher: Option<String>,
@@ -39,8 +39,9 @@ pub struct TrainState {
 pub struct Best {
     /// Updates before it.
     pub step: u64,
-    /// Its AP.
-    pub ap: f64,
+    /// Its AP, or a classifier's top-1 accuracy, from 0 to 1.
+    #[serde(alias = "ap")]
+    pub score: f64,
 }
 
 /// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`. `stores` hold the tensors of

@@ -26,11 +26,11 @@ pub enum EngineError {
         losses: String,
     },
     /// The run was asked to stop; its state is saved.
-    #[error("interrupted after step {step}, the state is saved; go on with `{command} --resume`")]
+    #[error("interrupted after step {step}, the state is saved; go on with `{command}`")]
     Interrupted {
         /// Finished steps.
         step: u64,
-        /// What started the run.
+        /// What goes on with the run.
         command: String,
     },
     /// Two parts of a run name different classes.
@@ -99,6 +99,11 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// A classifier without the tap that it always has.
+    pub(super) fn missing_tap(missing: ckd_detectors::taps::MissingTap) -> Self {
+        Self::Distill(crate::distill::DistillError::MissingTap { role: "student", source: missing })
+    }
+
     /// `what` became `value` at `step`, where the loss had these `terms`.
     pub(super) fn non_finite(step: u64, what: &str, value: f64, terms: &[LossTerm]) -> Self {
         let losses: Vec<String> =

@@ -84,7 +84,11 @@ pub fn detect_one(
     device: &Device,
 ) -> Result<Detections> {
     let input = &config.input;
-    let rule = ResizeRule { short_side_px: input.eval_short_side(), long_side_max_px: input.long_side_px };
+    let rule = ResizeRule {
+        short_side_px: input.eval_short_side(),
+        long_side_max_px: input.long_side_px,
+        resize: input.resize,
+    };
     let batch = Batch::of_images(std::slice::from_ref(image), rule, input.size_divisor as usize);
     let (images, _) = to_device(batch, device)?;
     let found = detector.detect(&images)?.pop().unwrap_or_default();
@@ -103,11 +107,21 @@ fn loader_config(config: &Config) -> LoaderConfig {
     LoaderConfig {
         purpose: Purpose::Evaluation { short_side_px: config.input.eval_short_side() },
         long_side_max_px: config.input.long_side_px,
+        resize: config.input.resize,
+        teacher_resize: None,
         images_per_batch: config.eval.batch_size,
         size_divisor: config.input.size_divisor as usize,
         workers: config.data.workers,
         batches_ahead: config.data.queue,
     }
+}
+
+/// The images of a batch as its teacher sees them, if it resizes otherwise than the student.
+pub fn teacher_images(batch: &mut Batch, device: &Device) -> Result<Option<Images>> {
+    let Some(pixels) = batch.teacher_pixels.take() else { return Ok(None) };
+    let shape = (batch.batch, batch.height, batch.width, 3);
+    let pixels = Tensor::from_vec(pixels, shape, device)?.permute((0, 3, 1, 2))?;
+    Ok(Some(Images { pixels, sizes: batch.sizes.clone() }))
 }
 
 /// A batch as the detectors take it.

@@ -7,19 +7,18 @@ use candle_core::Device;
 use serde::Serialize;
 
 use super::Result;
-use super::distillers::MethodSetting;
-use super::job::{Job, Start, Surroundings};
+use super::job::{Job, Row, Start, Surroundings};
 use super::outcome::Outcome;
 use super::pass::Distillation;
-use super::picture::draw_detections;
-use super::sources::{Inputs, resolved};
+use super::task::{RunSettings, Settings, Task};
 use super::teacher::{Teacher, set_aside};
 use crate::config::{Config, Loaded};
 use crate::fsx;
-use crate::report::table::Comparison;
+use crate::report::table::{Comparison, ModelRow, Row as _};
 use crate::weights::WeightsFile;
 
 /// How to run an experiment.
+#[derive(Clone, Copy)]
 pub struct Request<'a> {
     /// Where to compute.
     pub device: &'a Device,
@@ -29,24 +28,26 @@ pub struct Request<'a> {
     pub start: Start,
     /// Set when the user wants the run to stop.
     pub stop: &'a AtomicBool,
-    /// What the user typed.
+    /// What goes on with the run once it was interrupted.
     pub command: &'a str,
 }
 
 /// What an experiment gave.
 #[derive(Debug, Clone)]
-pub enum Finding {
+pub enum Finding<R = ModelRow> {
     /// A student, without anything to compare it with.
-    Student(Box<Outcome>),
+    Student(Box<Outcome<R>>),
     /// All three.
-    Comparison(Box<Comparison>),
+    Comparison(Box<Comparison<R>>),
 }
 
 /// A finished experiment.
 #[derive(Debug, Clone)]
-pub struct Finished {
+pub struct Finished<R = ModelRow> {
     /// The numbers.
-    pub finding: Finding,
+    pub finding: Finding<R>,
+    /// The student's, whatever it was compared with.
+    pub student: Outcome<R>,
     /// Where everything is.
     pub folder: PathBuf,
 }
@@ -55,26 +56,26 @@ pub struct Finished {
 ///
 /// An earlier run of the same name is kept beside the new one. To resume is to go through the same stages: what
 /// is finished is not done again.
-pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
-    let inputs = Inputs::find(loaded)?;
-    let config = &resolved(loaded)?;
-    let data = inputs.data.load()?;
+pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finished<Row<C::Task>>> {
+    let gathered = C::Task::gather(loaded)?;
+    let config = &C::resolved(loaded)?;
     let around = Surroundings {
-        data: &data,
+        data: &gathered.task,
         device: request.device,
         quiet: request.quiet,
         stop: request.stop,
         command: request.command,
     };
-    data.reports.iter().for_each(|report| around.note(&report.to_string()));
-    let init = inputs.init.as_deref().map(WeightsFile::read).transpose()?;
-    let teacher = Teacher::prepare(config, loaded, &inputs, &around)?;
-    let folder = config.output.join(&config.name);
+    gathered.notes.iter().for_each(|note| around.note(note));
+    let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
+    let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
+    let settings = config.of_the_run();
+    let folder = settings.output.join(settings.name);
     if request.start == Start::Anew {
         set_aside(&folder, &around)?;
     }
 
-    let alone_config = without_teacher(config);
+    let alone_config = config.without_teacher();
     let alone = Job {
         config: &alone_config,
         folder: folder.join("alone"),
@@ -83,14 +84,13 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
         distillation: None,
         teacher_hash: None,
     };
-    let compare = config.train.compare_alone && teacher.is_some();
+    let compare = settings.train.compare_alone && teacher.is_some();
     let alone_outcome = compare.then(|| finish(&alone, request.start, &around)).transpose()?;
 
     let (teacher_row, distillation, teacher_hash) = match teacher {
-        Some(Teacher { row, detector, hash }) => {
-            let classes = data.train.categories.len();
-            let setting = MethodSetting::of_detectors(config, classes, request.device)?;
-            (row, Distillation::new(&config.distill, detector, &setting)?, hash)
+        Some(Teacher { row, model, hash }) => {
+            let setting = gathered.task.method_setting(config, &model, request.device)?;
+            (row, Distillation::new(config.distill(), model, &setting)?, hash)
         }
         None => (None, None, None),
     };
@@ -106,20 +106,20 @@ pub fn run(loaded: &Loaded, request: &Request) -> Result<Finished> {
 
     let finding = match (teacher_row, alone_outcome) {
         (Some(teacher), Some(student_alone)) => Finding::Comparison(Box::new(Comparison {
-            teacher,
+            teacher: teacher.called("teacher"),
             student_alone: student_alone.row,
-            student_distilled: outcome.row,
+            student_distilled: outcome.row.clone(),
         })),
-        _ => Finding::Student(Box::new(outcome)),
+        _ => Finding::Student(Box::new(outcome.clone())),
     };
-    write_summary(&folder, config, &finding)?;
-    let students: Vec<&Job> = if compare { vec![&alone, &job] } else { vec![&job] };
-    draw_detections(&students, &folder.join("detections.png"), &around)?;
-    Ok(Finished { finding, folder })
+    write_summary(&folder, &settings, &finding)?;
+    let students: Vec<&Job<'_, C::Task>> = if compare { vec![&alone, &job] } else { vec![&job] };
+    gathered.task.picture(&students, &folder, &around)?;
+    Ok(Finished { finding, student: outcome, folder })
 }
 
 /// Runs the job, unless it is to be resumed and came to its end before.
-fn finish(job: &Job, start: Start, around: &Surroundings) -> Result<Outcome> {
+fn finish<T: Task>(job: &Job<'_, T>, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
     match job.finished() {
         Some(outcome) if start == Start::Resume => Ok(outcome),
         _ => job.run(start, around),
@@ -136,21 +136,21 @@ pub fn without_teacher(config: &Config) -> Config {
 }
 
 #[derive(Serialize)]
-struct Summary<'a> {
+struct Summary<'a, R: Serialize> {
     name: &'a str,
     seed: u64,
     #[serde(flatten)]
-    comparison: Option<&'a Comparison>,
+    comparison: Option<&'a Comparison<R>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    student: Option<&'a Outcome>,
+    student: Option<&'a Outcome<R>>,
 }
 
-fn write_summary(folder: &Path, config: &Config, finding: &Finding) -> Result<()> {
+fn write_summary<R: Serialize>(folder: &Path, run: &RunSettings<'_>, finding: &Finding<R>) -> Result<()> {
     let (comparison, student) = match finding {
         Finding::Comparison(comparison) => (Some(&**comparison), None),
         Finding::Student(outcome) => (None, Some(&**outcome)),
     };
-    let summary = Summary { name: &config.name, seed: config.seed, comparison, student };
+    let summary = Summary { name: run.name, seed: run.seed, comparison, student };
     let json = serde_json::to_vec_pretty(&summary).expect("a summary has a JSON form");
     Ok(fsx::write_atomic(&folder.join("summary.json"), &json)?)
 }

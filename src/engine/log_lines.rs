@@ -27,10 +27,10 @@ pub(super) struct StepLine {
 
 /// One evaluation.
 #[derive(Debug, Serialize)]
-pub(super) struct EvalLine<'a> {
+pub(super) struct EvalLine {
     pub(super) step: u64,
-    /// The twelve COCO numbers.
-    pub(super) eval: &'a [f64; 12],
+    /// A detector's twelve COCO numbers; a classifier's accuracies by name.
+    pub(super) eval: serde_json::Value,
 }
 
 /// The shares of the losses in the gradient, over the first steps.

@@ -2,23 +2,23 @@
 
 use std::path::Path;
 
-use ckd_detectors::Detector;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::checkpoint::Best;
-use crate::eval::BoxMetrics;
 use crate::fsx;
 use crate::report::table::ModelRow;
 
 /// A trained and evaluated student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct Outcome<R = ModelRow> {
     /// Its line of a table: accuracy after the last step, and cost.
-    pub row: ModelRow,
-    /// AP of each class after the last step.
+    pub row: R,
+    /// AP of each class after the last step; a classifier's are in `eval/`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_class: Vec<ClassResult>,
-    /// The best AP at any evaluation and its step; the row above is the last step's all the same.
+    /// The best evaluation and its step; the row above is the last step's all the same.
     pub best: Option<Best>,
     /// Updates.
     pub steps: u64,
@@ -38,7 +38,7 @@ pub struct ClassResult {
     pub ap50: f64,
 }
 
-impl Outcome {
+impl<R: Serialize + DeserializeOwned> Outcome<R> {
     /// The outcome that the job in `folder` wrote, if it came to its end.
     pub fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(folder.join(FILE)).ok()?).ok()
@@ -52,35 +52,3 @@ impl Outcome {
 }
 
 const FILE: &str = "outcome.json";
-
-/// Metrics and cost of one evaluation.
-#[derive(Debug, Clone)]
-pub struct Measured {
-    /// COCO's numbers.
-    pub metrics: BoxMetrics,
-    /// Median wall time of one image, in milliseconds.
-    pub ms_per_image: f64,
-    /// Multiply-adds of one image, in 10^9.
-    pub gflops: f64,
-}
-
-impl Measured {
-    /// The measured detector's line of a table.
-    pub fn row(&self, name: &str, detector: &Detector) -> ModelRow {
-        ModelRow {
-            name: name.to_owned(),
-            stats: self.metrics.stats,
-            parameters: detector.params().weight_count() as u64,
-            gflops: self.gflops,
-            ms_per_image: self.ms_per_image,
-        }
-    }
-
-    /// AP and AP50 of each class.
-    pub fn per_class(&self) -> Vec<ClassResult> {
-        let classes = self.metrics.per_class.iter();
-        classes
-            .map(|class| ClassResult { name: class.name.clone(), ap: class.ap, ap50: class.ap50 })
-            .collect()
-    }
-}

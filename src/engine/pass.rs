@@ -166,11 +166,20 @@ pub struct PartTimes {
     pub backward: Duration,
 }
 
+/// The images of a batch as each network sees them: the same places, resampled by the same rule or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Views<'a> {
+    /// The student's.
+    pub student: &'a Images,
+    /// The teacher's.
+    pub teacher: &'a Images,
+}
+
 /// Runs teacher and student on one batch at `step` and computes the gradients.
 pub fn training_pass(
     student: &Detector,
     distillation: Option<&Distillation>,
-    images: &Images,
+    Views { student: images, teacher: teacher_images }: Views,
     targets: &[Target],
     step: u64,
     random: &mut impl Rng,
@@ -181,7 +190,7 @@ pub fn training_pass(
     let ledger = distillation.and_then(|distillation| distillation.ledger(step));
     // The teacher goes first: its activations are gone before the student's are kept.
     let teacher_pyramid = timed(&mut teaching, || {
-        distillation.map(|d| d.teacher.pyramid(images, Mode::Inference)).transpose()
+        distillation.map(|d| d.teacher.pyramid(teacher_images, Mode::Inference)).transpose()
     })?;
     let pyramid = student.pyramid(images, Mode::Train)?;
     let watched = |name: &str| -> Vec<Value> {
@@ -219,6 +228,17 @@ pub fn training_pass(
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);
+    let pass = walk_back(terms, step, started, teaching)?;
+    Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
+}
+
+/// The gradient of the weighted terms' sum, of a pass that was `started` then and spent `teaching` on the teacher.
+pub(super) fn walk_back(
+    terms: Vec<(String, Value, f64)>,
+    step: u64,
+    started: Instant,
+    teaching: Duration,
+) -> Result<Pass> {
     let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
     let terms: Vec<LossTerm> = terms
         .into_iter()
@@ -229,12 +249,11 @@ pub fn training_pass(
     let gradients = total.backward()?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
-    let shares = ledger.map(|ledger| ledger.norms()).unwrap_or_default();
-    Ok(Pass { terms, gradients, shares, times })
+    Ok(Pass { terms, gradients, shares: BTreeMap::new(), times })
 }
 
 /// Runs `work` and adds the time it took to `total`.
-fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
+pub(super) fn timed<T>(total: &mut Duration, work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let result = work();
     *total += started.elapsed();

@@ -1,34 +1,49 @@
-//! The configuration that a job was started with, kept in its folder: a job goes on with the same one only.
+//! The configuration and the program that a job was started with, kept in its folder: a job goes on with the same
+//! configuration only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::task::Settings;
 use super::{EngineError, Result};
-use crate::config::Config;
 use crate::fsx;
 
 const FILE: &str = "config.toml";
+const PROGRAM: &str = "program.txt";
 /// Differing keys that an error shows.
 const SHOWN: usize = 12;
 
 /// Records `config` in the job's `folder`.
-pub(super) fn record(folder: &Path, config: &Config) -> Result<()> {
-    Ok(fsx::write_atomic(&folder.join(FILE), config.to_toml().as_bytes())?)
+pub(super) fn record(folder: &Path, config: &impl Settings) -> Result<()> {
+    fsx::write_atomic(&folder.join(FILE), config.document().as_bytes())?;
+    Ok(fsx::write_atomic(&folder.join(PROGRAM), program().as_bytes())?)
+}
+
+/// Whether the job in `folder` was started by this very program, byte for byte.
+pub(super) fn is_this_program(folder: &Path) -> bool {
+    std::fs::read_to_string(folder.join(PROGRAM)).is_ok_and(|recorded| recorded == program())
+}
+
+/// The program's version and the BLAKE3 of its file.
+fn program() -> String {
+    let file = std::env::current_exe().and_then(std::fs::read);
+    let hash = file.map_or("unknown".to_owned(), |bytes| blake3::hash(&bytes).to_hex().to_string());
+    format!("ckd-det {} {hash}\n", env!("CARGO_PKG_VERSION"))
 }
 
 /// Whether the job in `folder` was started with settings that give the same weights as `config`.
-pub(super) fn is_same(folder: &Path, config: &Config) -> bool {
-    read(folder).is_ok_and(|recorded| that_matter(&recorded) == that_matter(config))
+pub(super) fn is_same<C: Settings>(folder: &Path, config: &C) -> bool {
+    read::<C>(folder).is_ok_and(|recorded| that_matter(&recorded) == that_matter(config))
 }
 
 /// Refuses to go on in `folder` with other settings than it was started with.
 ///
 /// # Errors
 /// Names every key that differs, with both values.
-pub(super) fn check_same(folder: &Path, config: &Config) -> Result<()> {
+pub(super) fn check_same<C: Settings>(folder: &Path, config: &C) -> Result<()> {
     let path = folder.join(FILE);
     let refuse = |reason: String| Err(EngineError::Run { path: path.clone(), reason });
-    let recorded = match read(folder) {
+    let recorded = match read::<C>(folder) {
         Ok(recorded) => recorded,
         Err(reason) => {
             return refuse(format!(
@@ -52,25 +67,25 @@ pub(super) fn check_same(folder: &Path, config: &Config) -> Result<()> {
     ))
 }
 
-fn read(folder: &Path) -> std::result::Result<Config, String> {
+fn read<C: Settings>(folder: &Path) -> std::result::Result<C, String> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(|error| format!("it cannot be read ({error})"))?;
-    Config::from_toml(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
+    C::read(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
 }
 
 /// The configuration with settings of speed and reporting, which may change, all alike.
-fn that_matter(config: &Config) -> Config {
+fn that_matter<C: Settings>(config: &C) -> C {
     let mut config = config.clone();
-    config.data.workers = 1;
-    config.data.queue = 1;
-    config.train.log_every = 1;
-    config.train.checkpoint_every = None;
-    config.train.keep_checkpoints = 1;
+    let (workers, queue, train) = config.speed();
+    (*workers, *queue) = (1, 1);
+    train.log_every = 1;
+    train.checkpoint_every = None;
+    train.keep_checkpoints = 1;
     config
 }
 
 /// `key: was A, now B` for every key whose value differs.
-fn differences(before: &Config, now: &Config) -> Vec<String> {
+fn differences(before: &impl Settings, now: &impl Settings) -> Vec<String> {
     let (before, now) = (flat(before), flat(now));
     let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
     let said = |value: Option<&String>| value.map_or("not given", String::as_str).to_owned();
@@ -81,7 +96,7 @@ fn differences(before: &Config, now: &Config) -> Vec<String> {
 }
 
 /// Every value of the configuration under its dotted key.
-fn flat(config: &Config) -> BTreeMap<String, String> {
+fn flat(config: &impl Settings) -> BTreeMap<String, String> {
     fn walk(key: String, value: &toml::Value, into: &mut BTreeMap<String, String>) {
         let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
         match value {

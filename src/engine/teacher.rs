@@ -2,80 +2,79 @@
 
 use std::path::{Path, PathBuf};
 
-use ckd_detectors::Detector;
-
-use super::job::{Job, Start, Surroundings};
+use super::job::{Job, Row, Start, Surroundings};
 use super::outcome::Outcome;
-use super::sources::{Inputs, find_initial, resolved};
-use super::{EngineError, Result, build, classes};
-use crate::config::{Config, Loaded};
+use super::task::{Measured, Settings, Task};
+use super::{EngineError, Result};
+use crate::config::Loaded;
 use crate::fsx;
-use crate::report::table::ModelRow;
-use crate::weights::agree::{self, Role};
-use crate::weights::card::categories_of;
-use crate::weights::{ModelCard, WeightsFile, load};
+use crate::weights::WeightsFile;
 
 /// A teacher, ready to teach.
-pub struct Teacher {
-    /// Its line of a table, if the experiment compares.
-    pub row: Option<ModelRow>,
+pub struct Teacher<T: Task> {
+    /// Its evaluation, if the experiment compares: its line of a table.
+    pub row: Option<Row<T>>,
     /// The network; nothing in it is trainable.
-    pub detector: Detector,
+    pub model: T::Model,
     /// BLAKE3 of its weights; `None` if they are random.
     pub hash: Option<String>,
 }
 
-impl Teacher {
-    /// The teacher of `config`, if it has one: loaded from its weights, or trained first if the experiment
+impl<T: Task> Teacher<T> {
+    /// The teacher of `config`, if it has one: loaded from `weights`, or trained first if the experiment
     /// `loaded` does that.
     ///
     /// # Errors
     /// Weights that do not fit or know other classes than the data has; everything that stops its training.
     pub fn prepare(
-        config: &Config,
-        loaded: &Loaded,
-        inputs: &Inputs,
-        around: &Surroundings,
+        config: &T::Config,
+        loaded: &Loaded<T::Config>,
+        weights: Option<&Path>,
+        around: &Surroundings<'_, T>,
     ) -> Result<Option<Self>> {
-        let Some(settings) = &config.teacher else { return Ok(None) };
+        if !config.of_the_run().has_teacher {
+            return Ok(None);
+        }
         let (path, trained) = match &loaded.teacher_experiment {
             Some(experiment) => {
                 let (path, outcome) = train(config, experiment, around)?;
                 (Some(path), Some(outcome))
             }
-            None => (inputs.teacher.clone(), None),
+            None => (weights.map(Path::to_owned), None),
         };
-        let categories = &around.data.train.categories;
-        let detector = build::teacher(config, settings, categories.len(), around.device)?;
+        let Some(model) = around.data.teacher(config, around.device)? else { return Ok(None) };
         let mut hash = None;
         if let Some(path) = path {
-            let file = WeightsFile::read(&path)?.for_categories(&categories_of(categories))?;
-            // Weights from elsewhere do not say which classes they know; their number is checked by the shapes.
-            if let Ok(card) = ModelCard::of(&file) {
-                let what = format!("the teacher {}", path.display());
-                classes::check_same((&what, &card.categories), ("the data", categories))?;
-            }
-            agree::check(&file, config, Role::Teacher)?;
-            load::strict(detector.params(), &file)?;
-            hash = Some(file.hash);
+            let file = WeightsFile::read(&path)?;
+            hash = Some(file.hash.clone());
+            around.data.load_teacher(config, &model, file)?;
         }
         let row = match trained {
-            Some(outcome) => Some(ModelRow { name: "teacher".to_owned(), ..outcome.row }),
-            None if config.train.compare_alone => {
-                Some(around.measure(&detector, config)?.row("teacher", &detector))
+            Some(outcome) => Some(outcome.row),
+            None if config.of_the_run().train.compare_alone => {
+                // Alone, it sees the images wholly in its own way.
+                let measured = around.data.measure(&config.seen_by_teacher(), &model, None, around.device)?;
+                Some(measured.row("teacher", T::params(&model)))
             }
             None => None,
         };
-        Ok(Some(Self { row, detector, hash }))
+        Ok(Some(Self { row, model, hash }))
     }
 }
 
 /// Trains the teacher's own experiment on the data of `config`, or finds what an earlier run of it left.
-fn train(config: &Config, experiment: &Loaded, around: &Surroundings) -> Result<(PathBuf, Outcome)> {
-    let mut own = resolved(experiment)?;
-    own.data = config.data.clone();
-    let folder = own.output.join(&own.name);
-    if folder == config.output.join(&config.name) {
+fn train<T: Task>(
+    config: &T::Config,
+    experiment: &Loaded<T::Config>,
+    around: &Surroundings<'_, T>,
+) -> Result<(PathBuf, Outcome<Row<T>>)> {
+    let own = T::Config::resolved(experiment)?.on_data_of(config);
+    let folder_of = |config: &T::Config| {
+        let run = config.of_the_run();
+        run.output.join(run.name)
+    };
+    let folder = folder_of(&own);
+    if folder == folder_of(config) {
         return Err(EngineError::Run {
             path: folder,
             reason: "teacher and student would write into the same folder; give one of the two configurations another \
@@ -95,8 +94,8 @@ fn train(config: &Config, experiment: &Loaded, around: &Surroundings) -> Result<
         around.note(&format!("the teacher was trained before: {}", job.weights().display()));
         return Ok((job.weights(), outcome));
     }
-    let init = find_initial(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
-    let job = Job { init: init.as_ref(), ..job };
+    let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
+    let job: Job<'_, T> = Job { init: init.as_ref(), ..job };
     // An interrupted teacher goes on; one of another configuration is set aside.
     let outcome = match job.run(Start::Resume, around) {
         Err(EngineError::Run { .. }) => {
@@ -109,7 +108,7 @@ fn train(config: &Config, experiment: &Loaded, around: &Surroundings) -> Result<
 }
 
 /// Moves an earlier run in `folder` out of the way: nothing is ever overwritten.
-pub(super) fn set_aside(folder: &Path, around: &Surroundings) -> Result<()> {
+pub(super) fn set_aside<T: Task>(folder: &Path, around: &Surroundings<'_, T>) -> Result<()> {
     if !folder.exists() {
         return Ok(());
     }

@@ -5,46 +5,37 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use ckd_detectors::Detector;
-use ckd_detectors::init::stream;
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 
 use super::checkpoint::{self, Best, TrainState};
-use super::evaluate::to_device;
-use super::job::{Job, Start, Surroundings};
+use super::job::{Job, Row, Start, Surroundings};
 use super::log_lines::{EvalLine, SharesLine, StepLine, Update};
 use super::optim::Sgd;
-use super::outcome::{Measured, Outcome};
-use super::pass::{LossTerm, training_pass};
+use super::outcome::Outcome;
+use super::pass::LossTerm;
 use super::schedule::LearningRate;
 use super::shares::Shares;
+use super::task::{Measured, RunSettings, Setting, Settings, Task};
 use super::{EngineError, Result, build, recorded};
-use crate::config::Config;
-use crate::data::sampler::{Aspect, Grouping, Order, Sampler};
-use crate::data::{DataError, Dataset, Loader, LoaderConfig, Position, Purpose};
+use crate::data::{DataError, Loader, Position, Source};
 use crate::fsx;
 use crate::report::log::MetricsLog;
 use crate::report::progress::{Progress, StepReport, Verbosity};
-use crate::weights::agree::{self, Role};
-use crate::weights::card::{ModelCard, categories_of};
 use crate::weights::file::write_safetensors;
-use crate::weights::load;
 
 /// The folder of checkpoints in a job's folder.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// A job under way.
-pub(super) struct Training<'a> {
-    job: &'a Job<'a>,
-    around: &'a Surroundings<'a>,
-    student: Detector,
+pub(super) struct Training<'a, T: Task> {
+    job: &'a Job<'a, T>,
+    around: &'a Surroundings<'a, T>,
+    student: T::Model,
     sgd: Sgd,
     state: TrainState,
     rate: LearningRate,
-    loader: Loader,
+    loader: Loader<T::Source>,
     log: MetricsLog,
     progress: Progress,
     shares: Shares,
@@ -58,34 +49,36 @@ struct Accumulated {
     images: usize,
 }
 
-impl<'a> Training<'a> {
+impl<'a, T: Task> Training<'a, T> {
     /// At step 0 of the job, or where its last checkpoint is.
-    pub(super) fn begin(job: &'a Job<'a>, start: Start, around: &'a Surroundings<'a>) -> Result<Self> {
+    pub(super) fn begin(job: &'a Job<'a, T>, start: Start, around: &'a Surroundings<'a, T>) -> Result<Self> {
         let Job { config, folder, .. } = job;
         let resumed_from = match start {
             Start::Resume => checkpoint::newest(&job.checkpoints())?,
             Start::Anew => None,
         };
         if resumed_from.is_some() {
-            recorded::check_same(folder, config)?;
+            recorded::check_same(folder, *config)?;
         }
-        let student = build::student(config, around.data.train.categories.len(), around.device)?;
-        let sgd = Sgd::over(&job.trained(&student), &config.optim)?;
+        let student = around.data.student(config, around.device)?;
+        let run = config.of_the_run();
+        let sgd = Sgd::over(&job.trained(&student), run.optim)?;
         let mut notes = Vec::new();
         let state = match &resumed_from {
             Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
-            None => anew(job, start, &student, &mut notes)?,
+            None => anew(job, around.data, start, &student, &mut notes)?,
         };
         let log = MetricsLog::open(&folder.join("log.jsonl"), resumed_from.is_some().then_some(state.step))?;
 
-        let batches_per_epoch = batches_per_epoch(config, &around.data.train)?;
-        let accumulate = config.train.accumulate as u64;
+        let source = around.data.source(config)?;
+        let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
+        let accumulate = run.train.accumulate as u64;
         let steps_per_epoch = (batches_per_epoch / accumulate).max(1);
-        let rate = LearningRate::new(config.optim.lr, &config.schedule, steps_per_epoch);
+        let rate = LearningRate::new(run.optim.lr, run.schedule, steps_per_epoch);
         let seen = state.step * accumulate;
         let position =
             Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize };
-        let loader = Loader::new(around.data.train.clone(), loader_config(config), position)?;
+        let loader = Loader::over(source, run.workforce, position)?;
         let verbosity = match around.quiet {
             true => Verbosity::Quiet,
             // Without a terminal: a line every tenth of the run, log.jsonl has the rest.
@@ -99,16 +92,21 @@ impl<'a> Training<'a> {
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
-    pub(super) fn finish(mut self) -> Result<Outcome> {
+    pub(super) fn finish(mut self) -> Result<Outcome<Row<T>>> {
         let outcome = self.train();
         self.progress.finish();
         outcome
     }
 
-    fn train(&mut self) -> Result<Outcome> {
-        let config = self.job.config;
+    /// What the loop needs of the configuration.
+    fn run(&self) -> RunSettings<'a> {
+        self.job.config.of_the_run()
+    }
+
+    fn train(&mut self) -> Result<Outcome<Row<T>>> {
+        let run = self.run();
         let total = self.rate.total_steps();
-        let evaluate_every = config.train.eval_every.map(|every| every * self.rate.unit_steps());
+        let evaluate_every = run.train.eval_every.map(|every| every * self.rate.unit_steps());
         let mut last = None;
         while self.state.step < total {
             self.update()?;
@@ -119,7 +117,7 @@ impl<'a> Training<'a> {
                 last = Some(self.evaluate()?);
             }
             let stop = self.around.stop.load(Ordering::Relaxed) && step < total;
-            if due(config.train.checkpoint_every) || evaluate || stop {
+            if due(run.train.checkpoint_every) || evaluate || stop {
                 self.save()?;
             }
             if stop {
@@ -132,11 +130,11 @@ impl<'a> Training<'a> {
         let measured = match last {
             Some(measured) => measured,
             // The run ended between its last checkpoint and its outcome.
-            None => self.around.measure(&self.student, config)?,
+            None => self.measure()?,
         };
-        self.write_weights(&self.job.weights(), measured.metrics.stats[0])?;
+        self.write_weights(&self.job.weights(), measured.headline())?;
         let outcome = Outcome {
-            row: measured.row(&self.job.label, &self.student),
+            row: measured.row(&self.job.label, T::params(&self.student)),
             per_class: measured.per_class(),
             best: self.state.best,
             steps: self.state.step,
@@ -152,7 +150,7 @@ impl<'a> Training<'a> {
         let waited_before = self.loader.data_wait();
         let step = self.state.step;
         let Accumulated { terms, gradients, images } = self.accumulate()?;
-        let scale = 1.0 / self.job.config.train.accumulate as f64;
+        let scale = 1.0 / self.run().train.accumulate as f64;
         let gradient_norm = self.sgd.gradient_norm(&gradients, scale)?;
         if !gradient_norm.is_finite() {
             return Err(EngineError::non_finite(step, "the norm of the gradient", gradient_norm, &terms));
@@ -161,7 +159,7 @@ impl<'a> Training<'a> {
         self.sgd.step(&gradients, lr, scale, gradient_norm)?;
         drop(gradients);
         self.state.step += 1;
-        if self.state.step == self.job.config.train.share_steps && self.shares.passes > 0 {
+        if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
             self.progress.note(&self.shares.to_string());
             self.log.write(&SharesLine { step: self.state.step, shares: &self.shares })?;
         }
@@ -170,7 +168,7 @@ impl<'a> Training<'a> {
         let losses: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
         self.progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
         let step = self.state.step;
-        if step.is_multiple_of(self.job.config.train.log_every.max(1)) || step == self.rate.total_steps() {
+        if step.is_multiple_of(self.run().train.log_every.max(1)) || step == self.rate.total_steps() {
             let took = started.elapsed();
             let update = Update { lr, gradient_norm, terms: &terms, images, took, waited };
             self.log.write(&StepLine::new(step, &update))?;
@@ -180,21 +178,23 @@ impl<'a> Training<'a> {
 
     /// The gradients of one update's batches.
     fn accumulate(&mut self) -> Result<Accumulated> {
-        let config = self.job.config;
-        let accumulate = config.train.accumulate as u64;
+        let run = self.run();
+        let accumulate = run.train.accumulate as u64;
         let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0 };
         for part in 0..accumulate {
             let batch = self.loader.next().transpose()?.ok_or_else(|| {
                 DataError::Setting("the training batches ended, which they never should".to_owned())
             })?;
-            sum.images += batch.batch;
-            let (images, targets) = to_device(batch, self.around.device)?;
+            sum.images += T::images(&batch);
             let step = self.state.step;
-            let stream = stream(config.seed, &format!("sample/{}", step * accumulate + part));
-            let mut random = ChaCha8Rng::seed_from_u64(stream);
-            let pass = build::precision(config).scope(|| {
-                training_pass(&self.student, self.job.distillation, &images, &targets, step, &mut random)
-            })?;
+            let setting = Setting {
+                config: self.job.config,
+                student: &self.student,
+                lessons: self.job.distillation,
+                device: self.around.device,
+                batch: step * accumulate + part,
+            };
+            let pass = build::precision(run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
             self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
@@ -211,56 +211,63 @@ impl<'a> Training<'a> {
     }
 
     /// Measures the student as it is; keeps it if it is the best so far.
-    fn evaluate(&mut self) -> Result<Measured> {
-        let measured = self.around.measure(&self.student, self.job.config)?;
+    fn evaluate(&mut self) -> Result<T::Measured> {
+        let measured = self.measure()?;
         let step = self.state.step;
-        let stats = &measured.metrics.stats;
-        let [ap, ap50, ap75] = [0, 1, 2].map(|index| 100.0 * stats[index]);
-        self.progress
-            .note(&format!("{} step {step}: AP {ap:.1}  AP50 {ap50:.1}  AP75 {ap75:.1}", self.job.label));
-        self.log.write(&EvalLine { step, eval: stats })?;
-        let json = serde_json::to_vec_pretty(&measured.metrics).expect("metrics have a JSON form");
+        self.progress.note(&format!("{} step {step}: {}", self.job.label, measured.told()));
+        self.log.write(&EvalLine { step, eval: measured.logged() })?;
+        let json = serde_json::to_vec_pretty(&measured.written()).expect("metrics have a JSON form");
         fsx::write_atomic(&self.job.folder.join(format!("eval/step-{step:08}.json")), &json)?;
-        if self.state.best.is_none_or(|best| stats[0] > best.ap) {
-            self.state.best = Some(Best { step, ap: stats[0] });
-            self.write_weights(&self.job.folder.join("best.safetensors"), stats[0])?;
+        let score = measured.headline();
+        if self.state.best.is_none_or(|best| score > best.score) {
+            self.state.best = Some(Best { step, score });
+            self.write_weights(&self.job.folder.join("best.safetensors"), score)?;
         }
         Ok(measured)
     }
 
+    fn measure(&self) -> Result<T::Measured> {
+        let Job { config, distillation, .. } = *self.job;
+        self.around.data.measure(config, &self.student, distillation, self.around.device)
+    }
+
     fn save(&self) -> Result<()> {
-        let keep = self.job.config.train.keep_checkpoints;
+        let keep = self.run().train.keep_checkpoints;
         let stores = self.job.trained(&self.student);
         checkpoint::save(&self.job.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
         Ok(())
     }
 
-    fn write_weights(&self, path: &Path, ap: f64) -> Result<()> {
+    fn write_weights(&self, path: &Path, score: f64) -> Result<()> {
         let config = self.job.config;
         let mut provenance = BTreeMap::from([
             ("program".to_owned(), format!("ckd-det {}", env!("CARGO_PKG_VERSION"))),
             ("steps".to_owned(), self.state.step.to_string()),
-            ("ap".to_owned(), format!("{ap:.4}")),
-            ("config_blake3".to_owned(), blake3::hash(config.to_toml().as_bytes()).to_hex().to_string()),
+            (T::HEADLINE.to_owned(), format!("{score:.4}")),
+            ("config_blake3".to_owned(), blake3::hash(config.document().as_bytes()).to_hex().to_string()),
         ]);
         if let Some(hash) = &self.state.teacher {
             provenance.insert("teacher_blake3".to_owned(), hash.clone());
         }
-        let categories = categories_of(&self.around.data.train.categories);
-        let card = ModelCard { config: config.clone(), categories, provenance };
-        Ok(write_safetensors(path, &self.student.params().snapshot()?, &card.to_metadata())?)
+        let card = self.around.data.card(config, provenance);
+        Ok(write_safetensors(path, &T::params(&self.student).snapshot()?, &card)?)
     }
 }
 
 /// The state at step 0, with the configuration recorded and the initial weights in place.
-fn anew(job: &Job, start: Start, student: &Detector, notes: &mut Vec<String>) -> Result<TrainState> {
+fn anew<T: Task>(
+    job: &Job<'_, T>,
+    task: &T,
+    start: Start,
+    student: &T::Model,
+    notes: &mut Vec<String>,
+) -> Result<TrainState> {
     if start == Start::Resume {
         notes.push(format!("{} has no checkpoint to go on from: starting at step 0", job.folder.display()));
     }
     recorded::record(&job.folder, job.config)?;
     if let Some(init) = job.init {
-        agree::check(init, job.config, Role::StudentInit)?;
-        let random = load::init(student.params(), init)?;
+        let random = task.initialise(job.config, student, init)?;
         if !random.is_empty() {
             notes.push(format!(
                 "{} gives the trunk; {} tensors start at random values",
@@ -274,10 +281,10 @@ fn anew(job: &Job, start: Start, student: &Detector, notes: &mut Vec<String>) ->
 }
 
 /// The state of the checkpoint at `path`, with its tensors in `student` and `sgd`.
-fn resumed(
-    job: &Job,
+fn resumed<T: Task>(
+    job: &Job<'_, T>,
     path: &Path,
-    student: &Detector,
+    student: &T::Model,
     sgd: &Sgd,
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
@@ -296,36 +303,4 @@ fn resumed(
         state.threads = threads;
     }
     Ok(state)
-}
-
-fn grouping(config: &Config) -> Grouping {
-    if config.data.group_by_aspect { Grouping::ByAspect } else { Grouping::None }
-}
-
-fn batches_per_epoch(config: &Config, dataset: &Dataset) -> Result<u64> {
-    let aspects = dataset.images.iter().map(|image| Aspect::of(image.width, image.height)).collect();
-    let size = config
-        .train
-        .batch_size
-        .try_into()
-        .map_err(|_| DataError::Setting("train.batch_size must be at least 1".to_owned()))?;
-    let order = Order::Shuffled { seed: config.seed, grouping: grouping(config) };
-    Ok(Sampler::new(aspects, size, order).batches_per_epoch().max(1) as u64)
-}
-
-fn loader_config(config: &Config) -> LoaderConfig {
-    let Config { input, data, train, seed, .. } = config;
-    LoaderConfig {
-        purpose: Purpose::Training {
-            seed: *seed,
-            flip_probability: input.flip_probability,
-            short_sides_px: input.short_side_px.clone(),
-            grouping: grouping(config),
-        },
-        long_side_max_px: input.long_side_px,
-        images_per_batch: train.batch_size,
-        size_divisor: input.size_divisor as usize,
-        workers: data.workers,
-        batches_ahead: data.queue,
-    }
 }

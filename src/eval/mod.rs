@@ -1,19 +1,22 @@
-//! How good detections are: COCO box metrics.
+//! How good a network is: COCO box metrics of detections, accuracy of classifiers.
 //!
 //! | File | What lives there |
 //! |---|---|
 //! | [`ground_truth`](GroundTruth) | a COCO `instances_*.json` as the metric sees it |
 //! | [`detections`](read_detections) | a COCO results file, read with errors that name the row |
+//! | [`accuracy`](AccuracyMeter) | top-1, top-5, calibration and agreement of a classifier |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
 //! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
 //! (`tests/eval_coco.rs` holds both to it).
 
+mod accuracy;
 mod coco;
 mod detections;
 mod ground_truth;
 mod json;
 
+pub use accuracy::{Accuracy, AccuracyMeter};
 pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, evaluate};
 pub use detections::{Detection, read_detections};
 pub use ground_truth::GroundTruth;
@@ -23,6 +26,12 @@ use std::path::PathBuf;
 /// Why detections could not be scored.
 #[derive(Debug, thiserror::Error)]
 pub enum EvalError {
+    /// Logits that do not fit the labels.
+    #[error("a classifier's results cannot be counted: {reason}")]
+    Logits {
+        /// What does not fit.
+        reason: String,
+    },
     /// The file could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

@@ -13,7 +13,6 @@ use super::onnx::evaluate::Evaluator;
 use super::onnx::{InputRule, Preprocessing};
 use super::{ExportError, Result};
 use crate::data::Batch;
-use crate::data::transform::ResizeRule;
 
 /// How far two lists of detections are apart.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -105,8 +104,7 @@ pub fn graph_input(image: &RgbImage, rule: &InputRule, preprocessing: Preprocess
             Ok((vec![("images", pixels)], (height, width)))
         }
         Preprocessing::Outside => {
-            let resize =
-                ResizeRule { short_side_px: rule.short_side_px, long_side_max_px: rule.long_side_px };
+            let resize = rule.resize_rule();
             // Without padding: that is in the graph.
             let batch = Batch::of_images(std::slice::from_ref(image), resize, 1);
             let (h, w) = batch.sizes[0];
@@ -160,7 +158,7 @@ pub fn raw_difference(
 ) -> Result<(f32, f32)> {
     let (inputs, _) = graph_input(image, rule, Preprocessing::Outside)?;
     let outputs = evaluator.run(&inputs)?;
-    let resize = ResizeRule { short_side_px: rule.short_side_px, long_side_max_px: rule.long_side_px };
+    let resize = rule.resize_rule();
     let batch = Batch::of_images(std::slice::from_ref(image), resize, rule.size_divisor as usize);
     let shape = (1, batch.height, batch.width, 3);
     let pixels = Tensor::from_vec(batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;

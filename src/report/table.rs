@@ -50,84 +50,198 @@ impl From<ModelRow> for WrittenRow {
     }
 }
 
-/// The three models of an experiment. Its `Display` is the table, its JSON the run's summary.
+/// One image classifier's accuracy and cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Comparison {
-    /// The large model that teaches.
-    pub teacher: ModelRow,
-    /// The small model trained without it.
-    pub student_alone: ModelRow,
-    /// The same small model trained with it.
-    pub student_distilled: ModelRow,
+pub struct ClassifierRow {
+    /// What stands in the first column.
+    pub name: String,
+    /// How often the first guess is right, from 0 to 1.
+    pub top1: f64,
+    /// How often the truth is among the first five guesses, from 0 to 1.
+    pub top5: f64,
+    /// Expected calibration error, from 0 to 1.
+    pub ece: f64,
+    /// How often the first guess is the teacher's, from 0 to 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
+    /// How many numbers the network holds.
+    pub parameters: u64,
+    /// Multiply-adds of one forward pass of one image, in 10^9.
+    pub gflops: f64,
+    /// Wall time of one forward pass of one image, in milliseconds.
+    pub ms_per_image: f64,
 }
 
-const HEADER: [&str; 10] =
-    ["model", "AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "params M", "GFLOPs", "ms/image"];
+/// One model's line of a table.
+pub trait Row: Sized {
+    /// The headings of its cells.
+    const HEADER: &'static [&'static str];
 
-/// Average precisions in points (hundredths) with one decimal; the difference is distilled less alone.
-impl fmt::Display for Comparison {
+    /// The same line with another name in the first column.
+    #[must_use]
+    fn called(self, name: &str) -> Self;
+
+    /// Its cells, as many as headings.
+    fn cells(&self) -> Vec<String>;
+
+    /// The cells of the row that says what `to` has more than `self`; the first is left to the table.
+    fn difference(&self, to: &Self) -> Vec<String>;
+
+    /// Its accuracy in one line.
+    fn told(&self) -> String;
+
+    /// What tables of several runs show: names, and values in points (hundredths).
+    fn metrics(&self) -> Vec<(&'static str, f64)>;
+}
+
+/// The three models of an experiment. Its `Display` is the table, its JSON the run's summary.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Comparison<R = ModelRow> {
+    /// The large model that teaches.
+    pub teacher: R,
+    /// The small model trained without it.
+    pub student_alone: R,
+    /// The same small model trained with it.
+    pub student_distilled: R,
+}
+
+/// Accuracies in points (hundredths); the difference is distilled less alone.
+impl<R: Row> fmt::Display for Comparison<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { teacher, student_alone, student_distilled } = self;
+        let mut difference = student_alone.difference(student_distilled);
+        difference.insert(0, "difference".to_owned());
         let rows = [
-            HEADER.map(str::to_owned),
-            cells(&self.teacher),
-            cells(&self.student_alone),
-            cells(&self.student_distilled),
-            difference(&self.student_alone, &self.student_distilled),
+            R::HEADER.iter().map(|&heading| heading.to_owned()).collect(),
+            teacher.cells(),
+            student_alone.cells(),
+            student_distilled.cells(),
+            difference,
         ];
-        let widths: [usize; 10] = std::array::from_fn(|column| {
-            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-        });
-        let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * (widths.len() - 1));
-        for (index, row) in rows.iter().enumerate() {
-            if index == 1 || index == rows.len() - 1 {
-                writeln!(f, "{rule}")?;
-            }
-            write!(f, "{:<width$}", row[0], width = widths[0])?;
-            for (cell, width) in row.iter().zip(widths).skip(1) {
-                write!(f, "  {cell:>width$}")?;
-            }
-            writeln!(f)?;
-        }
-        Ok(())
+        f.write_str(&aligned(&rows, &[1, rows.len() - 1]))
     }
 }
 
-fn cells(model: &ModelRow) -> [String; 10] {
-    let ap = |row: usize| match model.stats[row] {
-        stat if stat < 0.0 => "-".to_owned(),
-        stat => format!("{:.1}", 100.0 * stat),
-    };
-    [
-        model.name.clone(),
-        ap(0),
-        ap(1),
-        ap(2),
-        ap(3),
-        ap(4),
-        ap(5),
-        format!("{:.2}", model.parameters as f64 / 1e6),
-        format!("{:.2}", model.gflops),
-        format!("{:.1}", model.ms_per_image),
-    ]
+/// The rows in columns, the first to the left, with a rule before each row of `ruled`.
+pub fn aligned(rows: &[Vec<String>], ruled: &[usize]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cell = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());
+    let widths: Vec<usize> =
+        (0..columns).map(|column| rows.iter().map(|row| cell(row, column)).max().unwrap_or(0)).collect();
+    let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1));
+    let mut text = String::new();
+    for (index, row) in rows.iter().enumerate() {
+        if ruled.contains(&index) {
+            text += &rule;
+            text.push('\n');
+        }
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            text += &match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("  {cell:>width$}"),
+            };
+        }
+        text.push('\n');
+    }
+    text
 }
 
-fn difference(from: &ModelRow, to: &ModelRow) -> [String; 10] {
-    let ap = |row: usize| match (from.stats[row], to.stats[row]) {
-        (from, to) if from < 0.0 || to < 0.0 => "-".to_owned(),
-        (from, to) => signed(100.0 * (to - from), 1),
-    };
-    [
-        "difference".to_owned(),
-        ap(0),
-        ap(1),
-        ap(2),
-        ap(3),
-        ap(4),
-        ap(5),
-        signed((to.parameters as f64 - from.parameters as f64) / 1e6, 2),
-        signed(to.gflops - from.gflops, 2),
-        signed(to.ms_per_image - from.ms_per_image, 1),
-    ]
+impl Row for ModelRow {
+    const HEADER: &'static [&'static str] =
+        &["model", "AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "params M", "GFLOPs", "ms/image"];
+
+    fn called(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let mut cells = vec![self.name.clone()];
+        cells.extend(self.stats[..6].iter().map(|&stat| match stat {
+            stat if stat < 0.0 => "-".to_owned(),
+            stat => format!("{:.1}", 100.0 * stat),
+        }));
+        cells.extend(cost(self.parameters, self.gflops, self.ms_per_image));
+        cells
+    }
+
+    fn difference(&self, to: &Self) -> Vec<String> {
+        let stats = self.stats.iter().zip(to.stats).take(6);
+        let mut cells: Vec<String> = stats
+            .map(|(&from, to)| match from < 0.0 || to < 0.0 {
+                true => "-".to_owned(),
+                false => signed(100.0 * (to - from), 1),
+            })
+            .collect();
+        cells.extend([
+            signed((to.parameters as f64 - self.parameters as f64) / 1e6, 2),
+            signed(to.gflops - self.gflops, 2),
+            signed(to.ms_per_image - self.ms_per_image, 1),
+        ]);
+        cells
+    }
+
+    fn told(&self) -> String {
+        let names = ["AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L"];
+        let numbers = names.iter().zip(self.stats).map(|(name, stat)| match stat < 0.0 {
+            true => format!("{name} -"),
+            false => format!("{name} {:.1}", 100.0 * stat),
+        });
+        numbers.collect::<Vec<_>>().join("  ")
+    }
+
+    fn metrics(&self) -> Vec<(&'static str, f64)> {
+        vec![("AP", 100.0 * self.stats[0]), ("AP50", 100.0 * self.stats[1])]
+    }
+}
+
+impl Row for ClassifierRow {
+    const HEADER: &'static [&'static str] =
+        &["model", "top-1", "top-5", "ECE", "agreement", "params M", "GFLOPs", "ms/image"];
+
+    fn called(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
+    fn cells(&self) -> Vec<String> {
+        let points = |fraction: f64| format!("{:.2}", 100.0 * fraction);
+        let mut cells = vec![self.name.clone(), points(self.top1), points(self.top5), points(self.ece)];
+        cells.push(self.agreement.map_or("-".to_owned(), points));
+        cells.extend(cost(self.parameters, self.gflops, self.ms_per_image));
+        cells
+    }
+
+    fn difference(&self, to: &Self) -> Vec<String> {
+        let points = |from: f64, to: f64| signed(100.0 * (to - from), 2);
+        vec![
+            points(self.top1, to.top1),
+            points(self.top5, to.top5),
+            points(self.ece, to.ece),
+            match (self.agreement, to.agreement) {
+                (Some(from), Some(to)) => points(from, to),
+                _ => "-".to_owned(),
+            },
+            signed((to.parameters as f64 - self.parameters as f64) / 1e6, 2),
+            signed(to.gflops - self.gflops, 2),
+            signed(to.ms_per_image - self.ms_per_image, 1),
+        ]
+    }
+
+    fn told(&self) -> String {
+        let [top1, top5, ece] = [self.top1, self.top5, self.ece].map(|fraction| 100.0 * fraction);
+        let agreement = self.agreement.map(|agreement| format!("  agreement {:.2}", 100.0 * agreement));
+        format!("top-1 {top1:.2}  top-5 {top5:.2}  ECE {ece:.2}{}", agreement.unwrap_or_default())
+    }
+
+    fn metrics(&self) -> Vec<(&'static str, f64)> {
+        let mut metrics = vec![("top-1", 100.0 * self.top1), ("top-5", 100.0 * self.top5)];
+        metrics.push(("ECE", 100.0 * self.ece));
+        metrics.extend(self.agreement.map(|agreement| ("agreement", 100.0 * agreement)));
+        metrics
+    }
+}
+
+fn cost(parameters: u64, gflops: f64, ms_per_image: f64) -> [String; 3] {
+    [format!("{:.2}", parameters as f64 / 1e6), format!("{gflops:.2}"), format!("{ms_per_image:.1}")]
 }
 
 /// `+1.2`, `-1.2`, and `0.0` where rounding leaves nothing.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{WeightsError, WeightsFile};
-use crate::config::Config;
+use crate::config::{Config, Resize};
 use crate::data::{CategoryId, CategoryMap};
 
 const CONFIG: &str = "ckd_det.config";
@@ -56,7 +56,10 @@ impl ModelCard {
             std: self.config.normalization.std,
             short_side_px: self.config.input.eval_short_side(),
             long_side_px: self.config.input.long_side_px,
-            resize: "bilinear, half-pixel centres, no antialias",
+            resize: match self.config.input.resize {
+                Resize::Bilinear => "bilinear, half-pixel centres, no antialias",
+                Resize::PilBilinear => "Pillow's bilinear: antialiased, in 8 bits",
+            },
             size_divisor: self.config.input.size_divisor,
         };
         BTreeMap::from([

@@ -72,6 +72,7 @@ impl Recognised {
             ("data.kind", Value::String("coco".to_owned())),
             ("data.root", Value::String("data/coco".to_owned())),
             ("optim.lr", Value::Float(0.01)),
+            ("schedule.kind", Value::String("constant".to_owned())),
             ("schedule.steps", Value::Integer(90_000)),
         ] {
             set(&mut root, key, value).map_err(wrong)?;

@@ -34,6 +34,7 @@ use std::path::PathBuf;
 
 pub use card::ModelCard;
 pub use file::WeightsFile;
+pub use numpy::{LabelledRows, labelled_rows};
 pub use state_dict::Remarks;
 
 /// Weights could not be used.

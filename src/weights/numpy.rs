@@ -24,6 +24,43 @@ pub(super) fn file(bytes: &[u8]) -> Result<StateDict, String> {
     })
 }
 
+/// Images as CIFAR's python version has them.
+pub struct LabelledRows {
+    /// A label for each row.
+    pub labels: Vec<u32>,
+    /// The bytes of all rows, one after the other.
+    pub bytes: Vec<u8>,
+    /// Bytes of a row.
+    pub width: usize,
+}
+
+/// The rows in the pickle `bytes`: a dictionary with a matrix of bytes under `data` and a list of labels under `labels`.
+///
+/// # Errors
+/// Says what is wrong with the file, without its name.
+pub fn labelled_rows(bytes: &[u8], labels: &str) -> Result<LabelledRows, String> {
+    let pickled = Pickled::read(bytes)?;
+    let entry = |key: &str| {
+        pickled.entry(pickled.root, key).ok_or_else(|| format!("its pickle has nothing called {key:?}"))
+    };
+    let label = |value: &Value| match value {
+        Value::Int(label) => u32::try_from(*label).ok(),
+        _ => None,
+    };
+    let labels: Option<Vec<u32>> =
+        pickled.items(entry(labels)?).and_then(|items| items.iter().map(label).collect());
+    let labels = labels.ok_or("its labels are no list of numbers")?;
+    let array = Array::of(&pickled, entry("data")?).ok_or("its data is no array")??;
+    match (array.number, array.shape.as_slice(), array.strides.as_slice()) {
+        (NumberType::Integer(1), &[rows, width], &[stride, 1])
+            if stride == width && rows.checked_mul(width) == Some(array.data.len()) =>
+        {
+            Ok(LabelledRows { labels, bytes: array.data.into_owned(), width })
+        }
+        (number, shape, _) => Err(format!("its data is {shape:?} of {number}, not rows of bytes")),
+    }
+}
+
 /// An array as the pickle holds it.
 struct Array<'a> {
     number: NumberType,
@@ -47,8 +84,11 @@ impl<'a> Array<'a> {
                     _ => None,
                 }
             }
+            // (data, dtype, shape, order), and in later versions the order of the axes, if it is any other.
             "_frombuffer" if of_numpy(["numpy.core.numeric", "numpy._core.numeric"]) => match *arguments {
-                [data, dtype, shape, order] => Some((shape, dtype, pickled.text(order) == Some("F"), data)),
+                [data, dtype, shape, order] | [data, dtype, shape, order, Value::None] => {
+                    Some((shape, dtype, pickled.text(order) == Some("F"), data))
+                }
                 _ => None,
             },
             _ => return None,

@@ -44,10 +44,12 @@ pub(super) fn read(
         let Some(name) = pickled.text(key) else { continue };
         tensors.extend(load(name, value)?);
     }
-    for wrapper in WRAPPERS {
-        if tensors.iter().all(|tensor| tensor.name.starts_with(wrapper)) {
-            tensors.iter_mut().for_each(|tensor| tensor.name.replace_range(..wrapper.len(), ""));
-        }
+    let around_all = |tensors: &[StoredTensor]| {
+        let is_around = |wrapper: &&&str| tensors.iter().all(|tensor| tensor.name.starts_with(**wrapper));
+        WRAPPERS.iter().find(is_around).filter(|_| !tensors.is_empty()).map(|wrapper| wrapper.len())
+    };
+    while let Some(length) = around_all(&tensors) {
+        tensors.iter_mut().for_each(|tensor| tensor.name.replace_range(..length, ""));
     }
     Ok(StateDict { tensors, remarks: remarks(pickled) })
 }
@@ -87,21 +89,19 @@ fn looks_like_a_tensor(pickled: &Pickled, value: Value) -> bool {
 }
 
 fn remarks(pickled: &Pickled) -> Remarks {
-    let text = |dict: Value, keys: [&str; 2]| {
-        let found = keys.iter().find_map(|key| pickled.text(pickled.entry(dict, key)?));
-        found.map(str::to_owned)
-    };
-    let author = text(pickled.root, ["__author__", "__author__"]);
+    let text = |value: Option<Value>| value.and_then(|value| pickled.text(value)).map(str::to_owned);
+    let author = text(pickled.entry(pickled.root, "__author__"));
     let Some(meta) = pickled.entry(pickled.root, "meta") else {
         return Remarks { author, ..Remarks::default() };
     };
+    // MMDetection 2 and 3.
     let of_data = pickled.entry(meta, "dataset_meta").unwrap_or(meta);
     let classes = ["CLASSES", "classes"].iter().find_map(|key| pickled.items(pickled.entry(of_data, key)?));
     let names = |items: &[Value]| items.iter().map(|&item| Some(pickled.text(item)?.to_owned())).collect();
     Remarks {
         author,
         classes: classes.and_then(names).unwrap_or_default(),
-        config: text(meta, ["config", "cfg"]),
+        config: text(pickled.entry(meta, "config").or_else(|| pickled.entry(meta, "cfg"))),
         ..Remarks::default()
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ckd_det::config::Resize;
 use ckd_det::data::{
     Annotation, Batch, CategoryId, CategoryMap, ClassIndex, Dataset, Grouping, Image, ImageId, Loader,
     LoaderConfig, Position, Purpose,
@@ -51,6 +52,8 @@ fn training(workers: usize) -> LoaderConfig {
             short_sides_px: vec![16, 24, 32],
         },
         long_side_max_px: 60,
+        resize: Resize::Bilinear,
+        teacher_resize: None,
         images_per_batch: 2,
         size_divisor: 32,
         workers,
@@ -232,9 +235,32 @@ fn set(config: &mut LoaderConfig, flip_probability: f64, short_sides_px: Vec<u32
 }
 
 #[test]
+fn a_teacher_that_resizes_otherwise_gets_the_same_places_with_other_pixels() {
+    let (_folder, dataset) = dataset();
+    let plain = training(2);
+    let both = LoaderConfig { teacher_resize: Some(Resize::PilBilinear), ..plain.clone() };
+    let teachers = LoaderConfig { resize: Resize::PilBilinear, ..plain.clone() };
+    let batches = [plain, both, teachers].map(|config| take(&dataset, config, Position::default(), 4));
+    for ((plain, both), teachers) in batches[0].iter().zip(&batches[1]).zip(&batches[2]) {
+        assert_eq!((&plain.pixels, &plain.teacher_pixels), (&both.pixels, &None));
+        assert_eq!((&plain.sizes, &plain.targets), (&both.sizes, &both.targets));
+        let seen = both.teacher_pixels.as_ref().expect("a second view");
+        assert_eq!(seen.len(), both.pixels.len());
+        // Where both ways of rounding give the same sizes, it is what such a model alone would see.
+        if teachers.sizes == plain.sizes {
+            assert_eq!(seen, &teachers.pixels);
+        }
+    }
+}
+
+#[test]
 fn predictions_take_images_without_ground_truth() {
     let images = [RgbImage::new(20, 10), RgbImage::new(10, 20)];
-    let rule = ckd_det::data::transform::ResizeRule { short_side_px: 40, long_side_max_px: 100 };
+    let rule = ckd_det::data::transform::ResizeRule {
+        short_side_px: 40,
+        long_side_max_px: 100,
+        resize: Resize::Bilinear,
+    };
     let batch = Batch::of_images(&images, rule, 32);
     assert_eq!((batch.batch, batch.height, batch.width), (2, 96, 96));
     assert_eq!(batch.sizes, [(40, 80), (80, 40)]);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
+use ckd_det::config::Resize;
 use ckd_det::data::coco::{FindingKind, Instances, MissingImages};
 use ckd_det::data::voc::{Classes, convert};
 use ckd_det::data::{Dataset, Loader, LoaderConfig, Position, Purpose, decode};
@@ -70,6 +71,8 @@ fn coco_images_come_at_full_size() {
     let config = LoaderConfig {
         purpose: Purpose::Evaluation { short_side_px: 800 },
         long_side_max_px: 1333,
+        resize: Resize::Bilinear,
+        teacher_resize: None,
         images_per_batch: 2,
         size_divisor: 32,
         workers: 2,

@@ -17,6 +17,7 @@
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`precision`] | f32 or bf16 products |
+//! | [`resample`], [`antialias`] | images in a batch: torchvision's resizing, Pillow's |
 //! | [`reduce`] | sums and exponentials of rows |
 //! | [`simd`] | the level of vector instructions in use |
 //! | [`peak`] | the most that the processor can do |
@@ -29,6 +30,7 @@
 //! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
 
 pub mod allocator;
+pub mod antialias;
 pub mod conv;
 pub mod elementwise;
 mod error;

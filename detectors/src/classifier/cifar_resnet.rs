@@ -1,32 +1,54 @@
-//! The ResNets for CIFAR (He et al. 2016, arXiv 1512.03385, section 4.2): 6n + 2 layers, widths 16, 32 and 64.
+//! The ResNets for CIFAR (He et al. 2016, arXiv 1512.03385, section 4.2): 6n + 2 layers in three stages.
 //!
-//! Shortcuts have no parameters (option A): where a stage halves the map and doubles the channels, they take every
-//! second pixel and pad with channels of zeros, half of them before and half after. The paper leaves open where the
-//! zeros go; the published weights were trained so. Parameter names are those of the same weights
-//! (akamaster/pytorch_resnet_cifar10, without its `module.`).
+//! Where a stage halves the map and widens it, the shortcut is one of the paper's two. Option A has no parameters: it
+//! takes every second pixel and pads with channels of zeros, half of them before and half after (the paper leaves open
+//! where the zeros go). Option B is a 1x1 convolution with a norm. Each has the names of the weights that are published
+//! with it: A akamaster/pytorch_resnet_cifar10 (without its `module.`; the last layer is `linear`), B RepDistiller (`fc`).
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
-use ckd_kernels::linear::Activation::Relu;
+use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
 use rayon::prelude::*;
 
-use super::taps;
+use super::{Network, taps};
 use crate::nn::{ConvNorm, Linear, Mode, NormKind};
 use crate::param::{Builder, ParamStore};
 use crate::taps::Taps;
 use crate::{Error, Result};
 
-/// Channels of the three stages.
-const WIDTHS: [usize; 3] = [16, 32, 64];
-
 /// Which CIFAR ResNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CifarResNetConfig {
-    /// Layers with weights, 6n + 2: 20, 32, 44, 56, 110.
+    /// Layers with weights, 6n + 2: 8, 14, 20, 32, 44, 56, 110.
     pub depth: usize,
+    /// Channels of the stem and of the three stages.
+    pub widths: [usize; 4],
+    /// How a shortcut widens.
+    pub shortcut: ShortcutOption,
     /// Number of classes.
     pub classes: usize,
+}
+
+/// The paper's options for a shortcut between maps of different widths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShortcutOption {
+    /// Every second pixel, padded with channels of zeros.
+    A,
+    /// A 1x1 convolution and a batch norm.
+    B,
+}
+
+impl CifarResNetConfig {
+    /// The widths of the paper.
+    pub const WIDTHS: [usize; 4] = [16, 16, 32, 64];
+    /// Four times as wide from the first stage on, after a stem of 32: the networks called 8x4 and 32x4.
+    pub const WIDTHS_X4: [usize; 4] = [32, 64, 128, 256];
+
+    /// The paper's network for CIFAR-10: its widths, option A.
+    pub fn option_a(depth: usize, classes: usize) -> Self {
+        Self { depth, widths: Self::WIDTHS, shortcut: ShortcutOption::A, classes }
+    }
 }
 
 /// A ResNet for small images.
@@ -45,51 +67,65 @@ struct Block {
     shortcut: Shortcut,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 enum Shortcut {
     Identity,
     /// Every second pixel, padded to this many channels.
     Halved(usize),
+    Convolved(ConvNorm),
 }
 
 impl CifarResNet {
-    /// Builds the network: `conv1.weight`, `bn1.*`, `layer1.0.conv1.weight` to `linear.bias`.
+    /// Builds the network: `conv1.weight`, `bn1.*`, `layer1.0.conv1.weight` to `linear.bias` or `fc.bias`.
     ///
     /// # Errors
-    /// If the depth is not 6n + 2 with n at least 1, or there are no classes.
+    /// If the depth is not 6n + 2 with n at least 1, a width is nothing, option A would have to narrow or to widen at
+    /// stride 1, or there are no classes.
     pub fn new(builder: Builder, config: CifarResNetConfig) -> Result<Self> {
-        let CifarResNetConfig { depth, classes } = config;
-        Error::unless_positive("classifier", &[("classes", classes)])?;
+        let CifarResNetConfig { depth, widths, shortcut, classes } = config;
+        let narrowest = widths.into_iter().min().unwrap_or(0);
+        Error::unless_positive("classifier", &[("classes", classes), ("widths", narrowest)])?;
+        let refuse = |reason: String| Err(Error::Invalid { part: "classifier", reason });
         if depth < 8 || depth % 6 != 2 {
-            let reason = format!("a CIFAR ResNet has 6n + 2 layers (20, 32, 44, 56, 110), not {depth}");
-            return Err(Error::Invalid { part: "classifier", reason });
+            return refuse(format!("a CIFAR ResNet has 6n + 2 layers (20, 32, 44, 56, 110), not {depth}"));
         }
-        let stem = ConvNorm::new(&builder, ("conv1", "bn1"), (3, WIDTHS[0], 3, 1), NormKind::Bn)?;
-        let mut inputs = WIDTHS[0];
-        let mut stages = Vec::with_capacity(WIDTHS.len());
-        for (stage, width) in (1..).zip(WIDTHS) {
-            let within = builder.within(format!("layer{stage}"));
+        if shortcut == ShortcutOption::A && (widths[0] != widths[1] || !widths.is_sorted()) {
+            return refuse(format!(
+                "option A widens where the map is halved only, which {widths:?} does not"
+            ));
+        }
+        let stem = ConvNorm::new(&builder, ("conv1", "bn1"), (3, widths[0], 3, 1), NormKind::Bn)?;
+        let mut inputs = widths[0];
+        let mut stages = Vec::with_capacity(3);
+        for (stage, &width) in widths[1..].iter().enumerate() {
+            let within = builder.within(format!("layer{}", stage + 1));
             let mut blocks = Vec::with_capacity(depth / 6);
             for block in 0..depth / 6 {
-                blocks.push(Block::new(&within.within(block), inputs, width)?);
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                blocks.push(Block::new(&within.within(block), (inputs, width, stride), shortcut)?);
                 inputs = width;
             }
             stages.push(blocks);
         }
-        let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
+        let last = match shortcut {
+            ShortcutOption::A => "linear",
+            ShortcutOption::B => "fc",
+        };
+        let linear = Linear::new(&builder.within(last), inputs, classes)?;
         Ok(Self { stem, stages, linear, params: builder.finish() })
     }
+}
 
-    /// All parameters.
-    pub fn params(&self) -> &ParamStore {
+impl Network for CifarResNet {
+    fn params(&self) -> &ParamStore {
         &self.params
     }
 
-    /// The taps `stage1` to `stage3` (at strides 1, 2 and 4), `embedding` and `logits`.
-    ///
-    /// # Shapes
-    /// (N, 3, H, W), of any size, to `embedding` (N, 64) and `logits` (N, classes).
-    pub fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+    fn head(&self) -> &Linear {
+        &self.linear
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let mut x = self.stem.forward(x, mode, None, Relu)?;
         let mut maps = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
@@ -98,14 +134,26 @@ impl CifarResNet {
             }
             maps.push(x.clone());
         }
-        taps(maps, &self.linear)
+        taps(maps, &x, &self.linear)
     }
 }
 
 impl Block {
-    fn new(builder: &Builder, inputs: usize, outputs: usize) -> Result<Self> {
-        let (stride, shortcut) =
-            if inputs == outputs { (1, Shortcut::Identity) } else { (2, Shortcut::Halved(outputs)) };
+    fn new(
+        builder: &Builder,
+        (inputs, outputs, stride): (usize, usize, usize),
+        option: ShortcutOption,
+    ) -> Result<Self> {
+        let shortcut = match option {
+            _ if inputs == outputs && stride == 1 => Shortcut::Identity,
+            ShortcutOption::A => Shortcut::Halved(outputs),
+            ShortcutOption::B => Shortcut::Convolved(ConvNorm::new(
+                &builder.within("downsample"),
+                ("0", "1"),
+                (inputs, outputs, 1, stride),
+                NormKind::Bn,
+            )?),
+        };
         Ok(Self {
             conv1: ConvNorm::new(builder, ("conv1", "bn1"), (inputs, outputs, 3, stride), NormKind::Bn)?,
             conv2: ConvNorm::new(builder, ("conv2", "bn2"), (outputs, outputs, 3, 1), NormKind::Bn)?,
@@ -115,9 +163,10 @@ impl Block {
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let y = self.conv1.forward(x, mode, None, Relu)?;
-        let shortcut = match self.shortcut {
+        let shortcut = match &self.shortcut {
             Shortcut::Identity => x.clone(),
-            Shortcut::Halved(outputs) => halved(x, outputs)?,
+            Shortcut::Halved(outputs) => halved(x, *outputs)?,
+            Shortcut::Convolved(conv) => conv.forward(x, mode, None, Identity)?,
         };
         self.conv2.forward(&y, mode, Some(&shortcut), Relu)
     }

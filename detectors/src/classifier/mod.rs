@@ -2,28 +2,137 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `cifar_resnet` | [`CifarResNet`]: the ResNets for 32x32 pixels, with parameter-free shortcuts |
-//! | `resnet` | [`ResNetClassifier`]: the ResNets for ImageNet |
+//! | `architecture` | [`Architecture`]: every network by its name |
+//! | `cifar_resnet`, `cifar_resnet50` | the ResNets for 32x32 pixels |
+//! | `wide_resnet`, `vgg`, `cifar_mobilenet`, `shufflenet_v1`, `shufflenet_v2` | the other networks for 32x32 pixels |
+//! | `resnet`, `mobilenet` | the networks for ImageNet |
+//! | `layers`, `channels` | what they are made of, beyond [`nn`](crate::nn) |
+//! | `loss` | the cross-entropy with smoothed labels |
 //!
-//! A forward pass offers the stages' maps, the pooled vector and the logits as [`Taps`].
+//! A forward pass offers the stages' maps, the pooled vector and the logits as [`Taps`]. The networks for 32x32 pixels
+//! have the structure and the parameter names of RepDistiller's, whose weights most distillation papers start from.
 
+mod architecture;
+mod channels;
+mod cifar_mobilenet;
 mod cifar_resnet;
+mod cifar_resnet50;
+mod layers;
+mod loss;
+mod mobilenet;
 mod resnet;
+mod shufflenet_v1;
+mod shufflenet_v2;
+mod vgg;
+mod wide_resnet;
 
-pub use cifar_resnet::{CifarResNet, CifarResNetConfig};
+pub use architecture::Architecture;
+pub use cifar_mobilenet::CifarMobileNetV2;
+pub use cifar_resnet::{CifarResNet, CifarResNetConfig, ShortcutOption};
+pub use cifar_resnet50::CifarResNet50;
+pub use loss::smoothed_cross_entropy;
+pub use mobilenet::{MobileNetV1Classifier, MobileNetV2Classifier};
 pub use resnet::{ResNetClassifier, ResNetClassifierConfig};
+pub use shufflenet_v1::ShuffleNetV1;
+pub use shufflenet_v2::ShuffleNetV2;
+pub use vgg::{Vgg, VggConfig};
+pub use wide_resnet::{WideResNet, WideResNetConfig};
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use candle_core::{DType, Tensor};
 use ckd_kernels::Value;
+use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::pool::global_avg_pool;
 
 use crate::Result;
-use crate::nn::Linear;
+use crate::images::{Images, Normalization};
+use crate::nn::{Linear, Mode};
+use crate::param::{Builder, ParamStore};
 use crate::taps::{Tap, Taps};
 
-/// What every classifier offers: its stages' maps, the mean over the last of them, and the logits.
-fn taps(stages: Vec<Value>, classify: &Linear) -> Result<Taps> {
-    let embedding = global_avg_pool(stages.last().expect("a trunk has stages"))?;
+/// A network that names a whole image.
+pub trait Network: Debug {
+    /// All parameters.
+    fn params(&self) -> &ParamStore;
+
+    /// The linear layer from the embedding to the logits.
+    fn head(&self) -> &Linear;
+
+    /// The taps `stage1`, `stage2`, ..., `embedding` and `logits`.
+    ///
+    /// # Shapes
+    /// (N, 3, H, W), normalised and of any size, to maps (N, C, H', W'), `embedding` (N, D) and `logits` (N, classes).
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps>;
+}
+
+/// Which classifier.
+#[derive(Debug, Clone, Copy)]
+pub struct ClassifierConfig {
+    /// The network.
+    pub architecture: Architecture,
+    /// Number of classes.
+    pub classes: usize,
+    /// What its images are normalised with.
+    pub normalization: Normalization,
+}
+
+/// A classifier from images to taps.
+#[derive(Debug)]
+pub struct Classifier {
+    network: Box<dyn Network>,
+    normalization: Normalization,
+}
+
+impl Classifier {
+    /// Builds the network.
+    ///
+    /// # Errors
+    /// If there are no classes.
+    pub fn new(builder: Builder, config: &ClassifierConfig) -> Result<Self> {
+        let network = config.architecture.build(builder, config.classes)?;
+        Ok(Self { network, normalization: config.normalization })
+    }
+
+    /// All parameters.
+    pub fn params(&self) -> &ParamStore {
+        self.network.params()
+    }
+
+    /// Normalises the images, runs the trunk outside of any graph in `trunk` mode, and the linear layer inside: what a
+    /// linear probe trains.
+    pub fn forward_probing(&self, images: &Images, trunk: Mode) -> Result<Taps> {
+        let mut taps = untracked(|| self.forward(images, trunk))?;
+        let embedding = taps.require(Tap::Embedding).expect("a classifier has an embedding").clone();
+        taps.insert(Tap::Logits, self.network.head().forward(&embedding, Activation::Identity)?);
+        Ok(taps)
+    }
+
+    /// What the names of the linear layer's parameters begin with: their shapes depend on the classes.
+    pub fn head_prefix(&self) -> &str {
+        self.network.head().prefix()
+    }
+
+    /// Normalises the images and runs the network: `stage1`, `stage2`, ..., `embedding` and `logits`.
+    pub fn forward(&self, images: &Images, mode: Mode) -> Result<Taps> {
+        self.network.forward(&images.normalized(&self.normalization)?, mode)
+    }
+
+    /// The shapes of all taps for one image of `size` (height, width): what a method's own layers are made to fit.
+    pub fn tap_shapes(&self, (height, width): (usize, usize)) -> Result<BTreeMap<Tap, Vec<usize>>> {
+        let device = self.params().iter().next().map(|(_, param)| param.value.tensor().device().clone());
+        let blank =
+            Tensor::zeros((1, 3, height, width), DType::F32, &device.unwrap_or(candle_core::Device::Cpu))?;
+        let taps = untracked(|| self.network.forward(&Value::constant(blank), Mode::Inference))?;
+        Ok(taps.iter().map(|(tap, value)| (tap, value.dims().to_vec())).collect())
+    }
+}
+
+/// What every classifier offers: its stages' maps, the mean over `last`, and the logits.
+fn taps(stages: Vec<Value>, last: &Value, classify: &Linear) -> Result<Taps> {
+    let embedding = global_avg_pool(last)?;
     let logits = classify.forward(&embedding, Activation::Identity)?;
     let maps = (1..).map(Tap::Backbone).zip(stages);
     Ok(maps.chain([(Tap::Embedding, embedding), (Tap::Logits, logits)]).collect())

@@ -2,7 +2,7 @@
 
 use ckd_kernels::Value;
 
-use super::taps;
+use super::{Network, taps};
 use crate::backbone::{ResNet, ResNetConfig};
 use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
@@ -37,17 +37,20 @@ impl ResNetClassifier {
         let fc = Linear::new(&builder.within("fc"), body.channels()[3], config.classes)?;
         Ok(Self { body, fc, params: builder.finish() })
     }
+}
 
-    /// All parameters.
-    pub fn params(&self) -> &ParamStore {
+impl Network for ResNetClassifier {
+    fn params(&self) -> &ParamStore {
         &self.params
     }
 
-    /// The taps `stage1` to `stage4` (at strides 4 to 32), `embedding` and `logits`.
-    ///
-    /// # Shapes
-    /// (N, 3, H, W) to `embedding` (N, 512), with bottlenecks (N, 2048), and `logits` (N, classes).
-    pub fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        taps(self.body.forward(x, mode)?, &self.fc)
+    fn head(&self) -> &Linear {
+        &self.fc
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        let maps = self.body.forward(x, mode)?;
+        let last = maps.last().expect("a trunk has stages").clone();
+        taps(maps, &last, &self.fc)
     }
 }

@@ -145,6 +145,31 @@ pub fn tiny_retinanet(classes: usize) -> RetinaNetConfig {
     config
 }
 
+/// The same with torchvision's second heads and Detectron2's geometry.
+pub fn tiny_faster_rcnn_v2(classes: usize) -> FasterRcnnConfig {
+    let mut config = tiny_faster_rcnn(classes);
+    config.fpn_norm = Some(NormKind::Bn);
+    config.rpn.head_convs = 2;
+    config.roi.head = BoxHead::FourConvFc(Some(NormKind::Bn));
+    (config.roi.alignment, config.roi.sampling) = (Alignment::HalfPixel, Sampling::Adaptive);
+    config.anchors = exact_anchors(&[4, 8, 16, 32, 64]);
+    config
+}
+
+/// The same with torchvision's second heads and Detectron2's geometry.
+pub fn tiny_retinanet_v2(classes: usize) -> RetinaNetConfig {
+    let mut config = tiny_retinanet(classes);
+    (config.head_norm, config.p6_from, config.box_loss) = (Some(NormKind::Gn), P6From::C5, BoxLoss::Giou);
+    config.postprocess.clip = Clip::AfterNms;
+    config.anchors = exact_anchors(&[8, 16, 32, 64, 128]);
+    config
+}
+
+fn exact_anchors(strides: &[usize]) -> AnchorGenerator {
+    let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]);
+    AnchorGenerator::exact(&sizes, &[0.5, 1.0, 2.0], strides).expect("five levels")
+}
+
 /// Pads images (3, h, w), row-major, to a common size that is a multiple of 32.
 pub fn padded(images: &[(Vec<f32>, usize, usize)]) -> Images {
     let side = |of: fn(&(Vec<f32>, usize, usize)) -> usize| {

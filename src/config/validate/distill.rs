@@ -53,6 +53,13 @@ impl Offer {
         let levels = architecture.levels().to_vec();
         Self { networks: architecture.to_string(), rows: vec![rows], maps: MapsAt::Fpn, levels }
     }
+
+    /// Classifiers that both have so many stages.
+    pub(super) fn of_classifiers(stages: usize) -> Self {
+        let levels = ["stage1", "stage2", "stage3", "stage4"].into_iter().take(stages).collect();
+        let rows = vec![RowsAt::Logits, RowsAt::Embedding];
+        Self { networks: "a pair of these classifiers".to_owned(), rows, maps: MapsAt::Stages, levels }
+    }
 }
 
 /// The rows that a method can compare at all.

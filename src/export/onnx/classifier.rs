@@ -1,4 +1,14 @@
-//! Classifiers as graphs: `ckd_detectors::classifier` in inference.
+//! Classifiers as graphs: the networks of `ckd_detectors::classifier` in inference, told by the names of their tensors.
+//!
+//! | told by | network |
+//! |---|---|
+//! | `block0.0.weight` | VGG for CIFAR (three poolings: images of 64 pixels, which have a fourth, are not written) |
+//! | `block1.layer.0.bn1.weight` | wide ResNet |
+//! | `blocks.0.0.conv.0.weight` | MobileNetV2 for CIFAR |
+//! | `model.0.0.weight`, `features.0.0.weight` | MobileNetV1, MobileNetV2 |
+//! | `layer1.0.conv5.weight` | ShuffleNetV2 for CIFAR |
+//! | `layer1.0.conv2.weight` of one input channel | ShuffleNetV1 for CIFAR |
+//! | `conv1.weight` of 7x7, of 3x3 | ResNet for ImageNet, for CIFAR |
 
 use std::collections::BTreeMap;
 
@@ -9,26 +19,16 @@ use ckd_detectors::param::ParamStore;
 use super::graph::{Edge, Set, Side};
 use super::layers::{Layers, Then};
 use super::proto::Element;
-use super::trunk::resnet;
-use super::{OnnxModel, Precision, Result};
-
-/// Which classifier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClassifierKind {
-    /// `ckd_detectors::classifier::ResNetClassifier`.
-    ResNet,
-    /// `ckd_detectors::classifier::CifarResNet`.
-    CifarResNet,
-}
+use super::trunk::{mobilenet_v1, mobilenet_v2, resnet};
+use super::{ExportError, OnnxModel, Precision, Result};
 
 /// The classifier whose weights are `params` as a graph: `images` f32 (N, 3, H, W), RGB in 0..1, to `logits` (N, K)
 /// and `embedding` (N, D).
 ///
 /// # Errors
-/// If a layer is missing, or there is one that the graph has no place for.
+/// If it is none of the networks above, a layer is missing, or there is one that the graph has no place for.
 pub fn classifier(
     params: &ParamStore,
-    kind: ClassifierKind,
     normalization: Normalization,
     metadata: &BTreeMap<String, String>,
     precision: Precision,
@@ -42,38 +42,76 @@ pub fn classifier(
     let std = graph.floats(&[3, 1, 1], &normalization.std);
     let centred = graph.op("Sub", &[&images, &mean]);
     let x = graph.op("Div", &[&centred, &std]);
-    let (map, linear) = match kind {
-        ClassifierKind::ResNet => (resnet(&mut layers, &x, "", StrideIn::Middle)?.pop(), "fc"),
-        ClassifierKind::CifarResNet => (Some(cifar_resnet(&mut layers, &x)?), "linear"),
-    };
-    let pooled = layers.graph.op("GlobalAveragePool", &[&map.unwrap_or(x)]);
+    let map = last_map(&mut layers, &x)?;
+    let names = ["fc", "linear", "classifier", "classifier.0", "classifier.1"];
+    let linear = names.into_iter().find(|name| layers.has(&format!("{name}.weight")));
+    let linear = linear.ok_or_else(|| ExportError::Unsupported {
+        reason: format!("it has no last layer by one of the names {}", names.join(", ")),
+    })?;
+    let pooled = layers.graph.op("GlobalAveragePool", &[&map]);
     let embedding = layers.graph.op_with("Flatten", &[&pooled], &[("axis", Set::I(1))]);
     let logits = layers.linear(&embedding, linear, Then::Nothing)?;
-    let (width, classes) = {
-        let dims = layers.dims(&format!("{linear}.weight"))?;
-        (dims[1], dims[0])
-    };
-    layers.graph.output(&logits, "logits", Element::F32, &[n, Side::Fixed(classes)], "before the softmax");
+    let dims = layers.dims(&format!("{linear}.weight"))?;
+    layers.graph.output(&logits, "logits", Element::F32, &[n, Side::Fixed(dims[0])], "before the softmax");
     let doc = "the mean over the last map";
-    layers.graph.output(&embedding, "embedding", Element::F32, &[n, Side::Fixed(width)], doc);
+    layers.graph.output(&embedding, "embedding", Element::F32, &[n, Side::Fixed(dims[1])], doc);
     Ok(OnnxModel::new(layers.finish("classifier")?, metadata))
 }
 
-/// The ResNets for CIFAR, whose shortcuts have no parameters.
+/// What the pooling before the last layer sees.
+fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+    let is_filter = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(1) == Some(&1));
+    let is_small = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(2) == Some(&3));
+    let last = |maps: Vec<Edge>| maps.last().cloned().unwrap_or_else(Edge::none);
+    if layers.has("block0.0.weight") {
+        vgg(layers, x)
+    } else if layers.has("block1.layer.0.bn1.weight") {
+        wide_resnet(layers, x)
+    } else if layers.has("blocks.0.0.conv.0.weight") {
+        cifar_mobilenet_v2(layers, x)
+    } else if layers.has("model.0.0.weight") {
+        Ok(last(mobilenet_v1(layers, x, "model.")?))
+    } else if layers.has("features.0.0.weight") {
+        Ok(last(mobilenet_v2(layers, x, "features.")?))
+    } else if layers.has("layer1.0.conv5.weight") {
+        shufflenet_v2(layers, x)
+    } else if is_filter("layer1.0.conv2.weight") {
+        shufflenet_v1(layers, x)
+    } else if is_small("conv1.weight") {
+        cifar_resnet(layers, x)
+    } else {
+        Ok(last(resnet(layers, x, "", StrideIn::Middle)?))
+    }
+}
+
+/// The ResNets for CIFAR: basic blocks or bottlenecks, with parameter-free shortcuts (option A) or convolutions.
 fn cifar_resnet(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     let mut x = layers.conv_norm(x, ("conv1", "bn1"), 1, None, Then::Relu)?;
-    for stage in 1..=3 {
+    let stages = layers.count(|stage| format!("layer{}.0.conv1.weight", stage + 1));
+    for stage in 1..=stages {
         let blocks = layers.count(|block| format!("layer{stage}.{block}.conv1.weight"));
         for block in 0..blocks {
             let name = |part: &str| format!("layer{stage}.{block}.{part}");
-            let dims = layers.dims(&name("conv1.weight"))?;
-            let (outputs, inputs) = (dims[0], dims[1]);
-            let halves = outputs != inputs;
-            let shortcut = if halves { halved(layers, &x, outputs - inputs) } else { x.clone() };
-            let stride = if halves { 2 } else { 1 };
-            let y = layers.conv_norm(&x, (&name("conv1"), &name("bn1")), stride, None, Then::Relu)?;
-            let second = (name("conv2"), name("bn2"));
-            x = layers.conv_norm(&y, (&second.0, &second.1), 1, Some(&shortcut), Then::Relu)?;
+            let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+            let convs = layers.count(|i| name(&format!("conv{}.weight", i + 1)));
+            let inputs = layers.dims(&name("conv1.weight"))?[1];
+            let outputs = layers.dims(&name(&format!("conv{convs}.weight")))?[0];
+            let convolved = ["downsample", "shortcut"]
+                .map(|part| (name(&format!("{part}.0")), name(&format!("{part}.1"))));
+            let convolved = convolved.iter().find(|names| layers.has(&format!("{}.weight", names.0)));
+            let shortcut = match convolved {
+                Some(names) => layers.conv_norm(&x, (&names.0, &names.1), stride, None, Then::Nothing)?,
+                None if outputs != inputs => halved(layers, &x, outputs - inputs),
+                None => x.clone(),
+            };
+            // A bottleneck's stride is in its 3x3.
+            let strided = if convs == 3 { 2 } else { 1 };
+            for i in 1..=convs {
+                let names = (name(&format!("conv{i}")), name(&format!("bn{i}")));
+                let residual = (i == convs).then_some(&shortcut);
+                let stride = if i == strided { stride } else { 1 };
+                x = layers.conv_norm(&x, (&names.0, &names.1), stride, residual, Then::Relu)?;
+            }
         }
     }
     Ok(x)
@@ -88,4 +126,153 @@ fn halved(layers: &mut Layers, x: &Edge, more: usize) -> Edge {
     let (before, after) = ((more / 2) as i64, (more - more / 2) as i64);
     let pads = graph.ints(&[0, before, 0, 0, 0, after, 0, 0]);
     graph.op("Pad", &[&small, &pads])
+}
+
+/// Norm and ReLU stand before each convolution.
+fn wide_resnet(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+    let mut x = layers.conv(x, "conv1", 1, Then::Nothing)?;
+    for stage in 1..=3 {
+        let blocks = layers.count(|block| format!("block{stage}.layer.{block}.conv1.weight"));
+        for block in 0..blocks {
+            let name = |part: &str| format!("block{stage}.layer.{block}.{part}");
+            let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+            let active = layers.norm_relu(&x, &name("bn1"))?;
+            let shortcut = match layers.has(&name("convShortcut.weight")) {
+                true => layers.conv(&active, &name("convShortcut"), stride, Then::Nothing)?,
+                false => x.clone(),
+            };
+            let y = layers.conv_norm(&active, (&name("conv1"), &name("bn2")), stride, None, Then::Relu)?;
+            let y = layers.conv(&y, &name("conv2"), 1, Then::Nothing)?;
+            x = layers.graph.op("Add", &[&y, &shortcut]);
+        }
+    }
+    layers.norm_relu(&x, "bn1")
+}
+
+/// Five blocks, a pooling after each of the first three.
+fn vgg(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+    let mut x = x.clone();
+    for block in 0..5 {
+        // Convolution, norm, ReLU: three places each.
+        let convs = layers.count(|i| format!("block{block}.{}.weight", 3 * i));
+        for i in 0..convs {
+            let names = (format!("block{block}.{}", 3 * i), format!("block{block}.{}", 3 * i + 1));
+            x = layers.conv_norm(&x, (&names.0, &names.1), 1, None, Then::Relu)?;
+        }
+        if block < 3 {
+            let settings = [("kernel_shape", Set::Ints(&[2, 2])), ("strides", Set::Ints(&[2, 2]))];
+            x = layers.graph.op_with("MaxPool", &[&x], &settings);
+        }
+    }
+    Ok(x)
+}
+
+/// MobileNetV2 for CIFAR: ReLUs that are not clipped.
+fn cifar_mobilenet_v2(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+    const STRIDES: [usize; 7] = [1, 1, 2, 2, 1, 2, 1];
+    let mut x = layers.conv_norm(x, ("conv1.0", "conv1.1"), 2, None, Then::Relu)?;
+    for (row, row_stride) in STRIDES.into_iter().enumerate() {
+        let blocks = layers.count(|block| format!("blocks.{row}.{block}.conv.0.weight"));
+        for block in 0..blocks {
+            let name = |part: usize| format!("blocks.{row}.{block}.conv.{part}");
+            let stride = if block == 0 { row_stride } else { 1 };
+            let inputs = layers.dims(&format!("{}.weight", name(0)))?[1];
+            let outputs = layers.dims(&format!("{}.weight", name(6)))?[0];
+            let y = layers.conv_norm(&x, (&name(0), &name(1)), 1, None, Then::Relu)?;
+            let y = layers.conv_norm(&y, (&name(3), &name(4)), stride, None, Then::Relu)?;
+            let residual = (stride == 1 && inputs == outputs).then_some(&x);
+            x = layers.conv_norm(&y, (&name(6), &name(7)), 1, residual, Then::Nothing)?;
+        }
+    }
+    layers.conv_norm(&x, ("conv2.0", "conv2.1"), 1, None, Then::Relu)
+}
+
+/// Units of grouped 1x1, shuffle, depthwise 3x3, grouped 1x1.
+fn shufflenet_v1(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+    let mut x = layers.conv_norm(x, ("conv1", "bn1"), 1, None, Then::Relu)?;
+    let mut channels = layers.dims("conv1.weight")?[0];
+    for stage in 1..=3 {
+        let units = layers.count(|unit| format!("layer{stage}.{unit}.conv1.weight"));
+        for unit in 0..units {
+            let name = |part: &str| format!("layer{stage}.{unit}.{part}");
+            let (reduce, restore) =
+                (layers.dims(&name("conv1.weight"))?, layers.dims(&name("conv3.weight"))?);
+            let halves = unit == 0;
+            let groups = channels / reduce[1].max(1);
+            let names = (name("conv1"), name("bn1"));
+            let y = layers.conv_norm_in_groups(&x, (&names.0, &names.1), groups, None, Then::Relu)?;
+            let y = shuffled(layers, &y, reduce[0], groups);
+            let stride = if halves { 2 } else { 1 };
+            let y = layers.conv_norm(&y, (&name("conv2"), &name("bn2")), stride, None, Then::Relu)?;
+            let names = (name("conv3"), name("bn3"));
+            let groups = reduce[0] / restore[1].max(1);
+            let residual = (!halves).then_some(&x);
+            let then = if halves { Then::Nothing } else { Then::Relu };
+            let y = layers.conv_norm_in_groups(&y, (&names.0, &names.1), groups, residual, then)?;
+            x = if halves {
+                let mean = mean_3x3(layers, &x, channels);
+                let both = layers.graph.concat(&[&y, &mean], 1);
+                layers.graph.op("Relu", &[&both])
+            } else {
+                y
+            };
+            channels = if halves { restore[0] + channels } else { restore[0] };
+        }
+    }
+    Ok(x)
+}
+
+/// The mean of 3x3 pixels at stride 2, zeros around counting as pixels.
+fn mean_3x3(layers: &mut Layers, x: &Edge, channels: usize) -> Edge {
+    let ninth = layers.graph.floats(&[channels, 1, 3, 3], &vec![1.0 / 9.0; channels * 9]);
+    let settings = [
+        ("kernel_shape", Set::Ints(&[3, 3])),
+        ("strides", Set::Ints(&[2, 2])),
+        ("pads", Set::Ints(&[1; 4])),
+        ("group", Set::I(channels as i64)),
+    ];
+    layers.graph.op_with("Conv", &[x, &ninth], &settings)
+}
+
+/// Stages of one unit that transforms its input twice at stride 2, and others that transform half of it.
+fn shufflenet_v2(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+    let mut x = layers.conv_norm(x, ("conv1", "bn1"), 1, None, Then::Relu)?;
+    for stage in 1..=3 {
+        let units = layers.count(|unit| format!("layer{stage}.{unit}.conv1.weight"));
+        for unit in 0..units {
+            let within = format!("layer{stage}.{unit}.");
+            let conv = |layers: &mut Layers, x: &Edge, number: usize, stride, then| {
+                let names = (format!("{within}conv{number}"), format!("{within}bn{number}"));
+                layers.conv_norm(x, (&names.0, &names.1), stride, None, then)
+            };
+            let (left, right) = if unit == 0 {
+                let left = conv(layers, &x, 1, 2, Then::Nothing)?;
+                let left = conv(layers, &left, 2, 1, Then::Relu)?;
+                let right = conv(layers, &x, 3, 1, Then::Relu)?;
+                let right = conv(layers, &right, 4, 2, Then::Nothing)?;
+                (left, conv(layers, &right, 5, 1, Then::Relu)?)
+            } else {
+                let half = layers.dims(&format!("{within}conv1.weight"))?[1] as i64;
+                let sides = layers.graph.ints(&[half, half]);
+                let [kept, changed] = layers.graph.op_of("Split", &[&x, &sides], &[("axis", Set::I(1))]);
+                let y = conv(layers, &changed, 1, 1, Then::Relu)?;
+                let y = conv(layers, &y, 2, 1, Then::Nothing)?;
+                (kept, conv(layers, &y, 3, 1, Then::Relu)?)
+            };
+            let last = if unit == 0 { 5 } else { 3 };
+            let half = layers.dims(&format!("{within}conv{last}.weight"))?[0];
+            let both = layers.graph.concat(&[&left, &right], 1);
+            x = shuffled(layers, &both, 2 * half, 2);
+        }
+    }
+    layers.conv_norm(&x, ("conv2", "bn2"), 1, None, Then::Relu)
+}
+
+/// Channel j of group i becomes neighbour of channel j of the other groups (Zhang et al. 2018, figure 1).
+fn shuffled(layers: &mut Layers, x: &Edge, channels: usize, groups: usize) -> Edge {
+    let per_group = channels / groups.max(1);
+    let order: Vec<i64> =
+        (0..channels).map(|place| (place % groups * per_group + place / groups) as i64).collect();
+    let order = layers.graph.ints(&order);
+    layers.graph.op_with("Gather", &[x, &order], &[("axis", Set::I(1))])
 }

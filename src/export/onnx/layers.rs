@@ -21,6 +21,13 @@ pub(super) enum Then {
     Relu6,
 }
 
+/// Where a convolution looks; without `groups` they follow from the weights.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    stride: usize,
+    groups: Option<usize>,
+}
+
 /// A graph and the weights it is made from.
 pub(super) struct Layers {
     pub(super) graph: GraphBuilder,
@@ -134,39 +141,60 @@ impl Layers {
         let weight = self.weight(&name, &dims, &weight);
         let bias = format!("{layer}.bias");
         let bias = if self.has(&bias) { Some((bias.clone(), self.values(&bias)?)) } else { None };
-        Ok(self.convolve(x, (&weight, &dims), bias, stride, then))
+        Ok(self.convolve(x, (&weight, &dims), bias, Place { stride, groups: None }, then))
     }
 
-    /// The convolution `conv` (without bias) and the norm `norm` after it; a batch norm is folded in.
+    /// The convolution `conv` and the norm `norm` after it; a batch norm is folded in.
     pub(super) fn conv_norm(
         &mut self,
         x: &Edge,
-        (conv, norm): (&str, &str),
+        names: (&str, &str),
         stride: usize,
         residual: Option<&Edge>,
         then: Then,
     ) -> Result<Edge> {
-        let name = format!("{conv}.weight");
+        self.conv_norm_at(x, names, Place { stride, groups: None }, residual, then)
+    }
+
+    /// The same at stride 1, in groups of channels.
+    pub(super) fn conv_norm_in_groups(
+        &mut self,
+        x: &Edge,
+        names: (&str, &str),
+        groups: usize,
+        residual: Option<&Edge>,
+        then: Then,
+    ) -> Result<Edge> {
+        self.conv_norm_at(x, names, Place { stride: 1, groups: Some(groups) }, residual, then)
+    }
+
+    fn conv_norm_at(
+        &mut self,
+        x: &Edge,
+        (conv, norm): (&str, &str),
+        place: Place,
+        residual: Option<&Edge>,
+        then: Then,
+    ) -> Result<Edge> {
+        let (name, bias) = (format!("{conv}.weight"), format!("{conv}.bias"));
         let (dims, mut weight) = (self.dims(&name)?, self.values(&name)?);
-        let gamma = self.values(&format!("{norm}.weight"))?;
-        let beta = self.values(&format!("{norm}.bias"))?;
         let first = if residual.is_none() { then } else { Then::Nothing };
         let mut y = if self.has(&format!("{norm}.running_mean")) {
-            let mean = self.values(&format!("{norm}.running_mean"))?;
-            let variance = self.values(&format!("{norm}.running_var"))?;
-            let scale: Vec<f32> =
-                gamma.iter().zip(&variance).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
+            let (scale, mut shift) = self.batch_norm(norm)?;
             let width = dims[1..].iter().product::<usize>().max(1);
             for (row, scale) in weight.chunks_mut(width).zip(&scale) {
                 row.iter_mut().for_each(|w| *w *= scale);
             }
-            let shift = beta.iter().zip(mean.iter().zip(&scale)).map(|(b, (m, s))| b - m * s).collect();
+            if self.has(&bias) {
+                let own = self.values(&bias)?;
+                shift.iter_mut().zip(own.iter().zip(&scale)).for_each(|(shift, (b, s))| *shift += b * s);
+            }
             let weight = self.weight(&name, &dims, &weight);
-            self.convolve(x, (&weight, &dims), Some((format!("{conv}.bias"), shift)), stride, first)
+            self.convolve(x, (&weight, &dims), Some((bias, shift)), place, first)
         } else {
             let weight = self.weight(&name, &dims, &weight);
-            let y = self.convolve(x, (&weight, &dims), None, stride, Then::Nothing);
-            let y = self.group_norm(&y, norm, &gamma, &beta);
+            let y = self.convolve(x, (&weight, &dims), None, place, Then::Nothing);
+            let y = self.group_norm(&y, norm)?;
             self.then(y, first)
         };
         if let Some(residual) = residual {
@@ -176,8 +204,30 @@ impl Layers {
         Ok(y)
     }
 
+    /// What a batch norm with its running statistics multiplies channels by, and what it adds then.
+    fn batch_norm(&self, norm: &str) -> Result<(Vec<f32>, Vec<f32>)> {
+        let [gamma, beta, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
+            .map(|part| self.values(&format!("{norm}.{part}")));
+        let (mean, beta) = (mean?, beta?);
+        let scale: Vec<f32> = gamma?.iter().zip(&variance?).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
+        let shift = beta.iter().zip(mean.iter().zip(&scale)).map(|(b, (m, s))| b - m * s).collect();
+        Ok((scale, shift))
+    }
+
+    /// relu(norm(x)) of a batch norm that follows no convolution.
+    pub(super) fn norm_relu(&mut self, x: &Edge, norm: &str) -> Result<Edge> {
+        let (scale, shift) = self.batch_norm(norm)?;
+        let scale = self.weight_of_channels(&format!("{norm}.scale"), &scale);
+        let shift = self.weight_of_channels(&format!("{norm}.shift"), &shift);
+        let scaled = self.graph.op("Mul", &[x, &scale]);
+        let shifted = self.graph.op("Add", &[&scaled, &shift]);
+        Ok(self.then(shifted, Then::Relu))
+    }
+
     /// Group norm as the norm of each group's row, which operator sets before 18 have.
-    fn group_norm(&mut self, x: &Edge, norm: &str, gamma: &[f32], beta: &[f32]) -> Edge {
+    fn group_norm(&mut self, x: &Edge, norm: &str) -> Result<Edge> {
+        let names = [format!("{norm}.weight"), format!("{norm}.bias")];
+        let (gamma, beta) = (self.values(&names[0])?, self.values(&names[1])?);
         let channels = gamma.len();
         let groups = ckd_detectors::nn::groups_of(channels);
         let rows = self.graph.reshape(x, &[0, groups as i64, -1]);
@@ -190,10 +240,10 @@ impl Layers {
         );
         let shape = self.graph.op("Shape", &[x]);
         let unit = self.graph.op("Reshape", &[&unit, &shape]);
-        let gamma = self.weight_of_channels(&format!("{norm}.weight"), gamma);
-        let beta = self.weight_of_channels(&format!("{norm}.bias"), beta);
+        let gamma = self.weight_of_channels(&names[0], &gamma);
+        let beta = self.weight_of_channels(&names[1], &beta);
         let scaled = self.graph.op("Mul", &[&unit, &gamma]);
-        self.graph.op("Add", &[&scaled, &beta])
+        Ok(self.graph.op("Add", &[&scaled, &beta]))
     }
 
     fn weight_of_channels(&mut self, name: &str, values: &[f32]) -> Edge {
@@ -206,14 +256,14 @@ impl Layers {
         x: &Edge,
         (weight, dims): (&Edge, &[usize]),
         bias: Option<(String, Vec<f32>)>,
-        stride: usize,
+        place: Place,
         then: Then,
     ) -> Edge {
         let bias = bias.map(|(name, values)| self.weight(&name, &[values.len()], &values));
         let inputs: Vec<&Edge> = [x, weight].into_iter().chain(&bias).collect();
-        let (kernel, stride) = (dims[2] as i64, stride as i64);
-        // The networks' only grouped convolutions filter each channel on its own.
-        let groups = if dims[1] == 1 { dims[0] as i64 } else { 1 };
+        let (kernel, stride) = (dims[2] as i64, place.stride as i64);
+        // Weights of one input channel filter each channel on its own.
+        let groups = place.groups.unwrap_or(if dims[1] == 1 { dims[0] } else { 1 }) as i64;
         let settings = [
             ("kernel_shape", Set::Ints(&[kernel; 2])),
             ("strides", Set::Ints(&[stride; 2])),

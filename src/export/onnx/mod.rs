@@ -40,11 +40,12 @@ use ckd_detectors::param::ParamStore;
 use prost::Message;
 
 use super::{ExportError, Result};
-use crate::config::Config;
+use crate::config::{Config, Resize};
+use crate::data::transform::ResizeRule;
 use layers::Layers;
 
 pub use calibrate::Ranges;
-pub use classifier::{ClassifierKind, classifier};
+pub use classifier::classifier;
 
 /// How weights are stored. They are f32 again before they are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,6 +84,8 @@ pub struct InputRule {
     pub short_side_px: u32,
     /// The most that the longer side may have then.
     pub long_side_px: u32,
+    /// How they are resampled.
+    pub resize: Resize,
     /// Rows and columns are padded to multiples of it.
     pub size_divisor: u32,
     /// The scale of pixels.
@@ -96,9 +99,15 @@ impl InputRule {
         Self {
             short_side_px: input.eval_short_side(),
             long_side_px: input.long_side_px,
+            resize: input.resize,
             size_divisor: input.size_divisor,
             normalization: Normalization { mean: normalization.mean, std: normalization.std },
         }
+    }
+
+    pub(super) fn resize_rule(&self) -> ResizeRule {
+        let &Self { short_side_px, long_side_px: long_side_max_px, resize, .. } = self;
+        ResizeRule { short_side_px, long_side_max_px, resize }
     }
 }
 

@@ -73,7 +73,7 @@ fn residual_block(
 }
 
 /// MobileNetV1: a convolution, 13 pairs of a filter of each channel and a 1x1.
-fn mobilenet_v1(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+pub(super) fn mobilenet_v1(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
     const HALVING: [usize; 4] = [2, 4, 6, 12];
     const TAKEN: [usize; 4] = [3, 5, 11, 13];
     let name = |index: usize, part: usize| format!("{within}{index}.{part}");
@@ -91,7 +91,7 @@ fn mobilenet_v1(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>
 }
 
 /// MobileNetV2: a convolution, 17 inverted residuals, a convolution.
-fn mobilenet_v2(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
+pub(super) fn mobilenet_v2(layers: &mut Layers, x: &Edge, within: &str) -> Result<Vec<Edge>> {
     const HALVING: [usize; 4] = [2, 4, 7, 14];
     const TAKEN: [usize; 3] = [3, 6, 13];
     let ends = |index: usize| (format!("{within}{index}.0"), format!("{within}{index}.1"));

@@ -1,0 +1,167 @@
+//! Every classifier by its name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{
+    CifarMobileNetV2, CifarResNet, CifarResNet50, CifarResNetConfig, MobileNetV1Classifier,
+    MobileNetV2Classifier, Network, ResNetClassifier, ResNetClassifierConfig, ShortcutOption, ShuffleNetV1,
+    ShuffleNetV2, Vgg, VggConfig, WideResNet, WideResNetConfig,
+};
+use crate::backbone::{ResNetConfig, ResNetDepth, StrideIn};
+use crate::nn::NormKind;
+use crate::param::Builder;
+use crate::{Error, Result};
+
+/// A classifier of fixed structure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Architecture {
+    name: &'static str,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    CifarResNet { depth: usize, widths: [usize; 4], shortcut: ShortcutOption },
+    CifarResNet50,
+    WideResNet { depth: usize, widen: usize },
+    Vgg([usize; 5]),
+    CifarMobileNetV2,
+    ShuffleNetV1,
+    ShuffleNetV2,
+    ResNet(ResNetDepth),
+    MobileNetV1,
+    MobileNetV2,
+}
+
+const fn cifar(name: &'static str, depth: usize, widths: [usize; 4]) -> Architecture {
+    Architecture { name, kind: Kind::CifarResNet { depth, widths, shortcut: ShortcutOption::B } }
+}
+
+const fn option_a(name: &'static str, depth: usize) -> Architecture {
+    let widths = CifarResNetConfig::WIDTHS;
+    Architecture { name, kind: Kind::CifarResNet { depth, widths, shortcut: ShortcutOption::A } }
+}
+
+const fn wide(name: &'static str, depth: usize, widen: usize) -> Architecture {
+    Architecture { name, kind: Kind::WideResNet { depth, widen } }
+}
+
+const fn other(name: &'static str, kind: Kind) -> Architecture {
+    Architecture { name, kind }
+}
+
+impl Architecture {
+    /// All of them: for 32x32 pixels first, then for ImageNet.
+    pub const ALL: &[Self] = &[
+        cifar("resnet8", 8, CifarResNetConfig::WIDTHS),
+        cifar("resnet14", 14, CifarResNetConfig::WIDTHS),
+        cifar("resnet20", 20, CifarResNetConfig::WIDTHS),
+        cifar("resnet32", 32, CifarResNetConfig::WIDTHS),
+        cifar("resnet44", 44, CifarResNetConfig::WIDTHS),
+        cifar("resnet56", 56, CifarResNetConfig::WIDTHS),
+        cifar("resnet110", 110, CifarResNetConfig::WIDTHS),
+        cifar("resnet8x4", 8, CifarResNetConfig::WIDTHS_X4),
+        cifar("resnet32x4", 32, CifarResNetConfig::WIDTHS_X4),
+        option_a("resnet8_a", 8),
+        option_a("resnet20_a", 20),
+        option_a("resnet32_a", 32),
+        option_a("resnet44_a", 44),
+        option_a("resnet56_a", 56),
+        option_a("resnet110_a", 110),
+        other("cifar_resnet50", Kind::CifarResNet50),
+        wide("wrn_16_1", 16, 1),
+        wide("wrn_16_2", 16, 2),
+        wide("wrn_40_1", 40, 1),
+        wide("wrn_40_2", 40, 2),
+        other("vgg8", Kind::Vgg(VggConfig::VGG8)),
+        other("vgg11", Kind::Vgg(VggConfig::VGG11)),
+        other("vgg13", Kind::Vgg(VggConfig::VGG13)),
+        other("vgg16", Kind::Vgg(VggConfig::VGG16)),
+        other("vgg19", Kind::Vgg(VggConfig::VGG19)),
+        other("cifar_mobilenet_v2", Kind::CifarMobileNetV2),
+        other("shufflenet_v1", Kind::ShuffleNetV1),
+        other("shufflenet_v2", Kind::ShuffleNetV2),
+        other("resnet18", Kind::ResNet(ResNetDepth::ResNet18)),
+        other("resnet34", Kind::ResNet(ResNetDepth::ResNet34)),
+        other("resnet50", Kind::ResNet(ResNetDepth::ResNet50)),
+        other("resnet101", Kind::ResNet(ResNetDepth::ResNet101)),
+        other("mobilenet_v1", Kind::MobileNetV1),
+        other("mobilenet_v2", Kind::MobileNetV2),
+    ];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.name
+    }
+
+    /// How many stages it has: the taps `stage1`, `stage2`, ...
+    pub fn stages(self) -> usize {
+        match self.kind {
+            Kind::CifarResNet { .. } | Kind::WideResNet { .. } | Kind::ShuffleNetV1 | Kind::ShuffleNetV2 => 3,
+            Kind::CifarResNet50
+            | Kind::Vgg(_)
+            | Kind::CifarMobileNetV2
+            | Kind::ResNet(_)
+            | Kind::MobileNetV1
+            | Kind::MobileNetV2 => 4,
+        }
+    }
+
+    /// Builds the network in `builder`.
+    ///
+    /// # Errors
+    /// If there are no classes.
+    pub fn build(self, builder: Builder, classes: usize) -> Result<Box<dyn Network>> {
+        Ok(match self.kind {
+            Kind::CifarResNet { depth, widths, shortcut } => {
+                Box::new(CifarResNet::new(builder, CifarResNetConfig { depth, widths, shortcut, classes })?)
+            }
+            Kind::CifarResNet50 => Box::new(CifarResNet50::new(builder, classes)?),
+            Kind::WideResNet { depth, widen } => {
+                Box::new(WideResNet::new(builder, WideResNetConfig { depth, widen, classes })?)
+            }
+            Kind::Vgg(convolutions) => Box::new(Vgg::new(builder, VggConfig { convolutions, classes })?),
+            Kind::CifarMobileNetV2 => Box::new(CifarMobileNetV2::new(builder, classes)?),
+            Kind::ShuffleNetV1 => Box::new(ShuffleNetV1::new(builder, classes)?),
+            Kind::ShuffleNetV2 => Box::new(ShuffleNetV2::new(builder, classes)?),
+            Kind::ResNet(depth) => {
+                let backbone = ResNetConfig {
+                    depth,
+                    width: 64,
+                    norm: NormKind::Bn,
+                    stride_in: StrideIn::Middle,
+                    freeze_at: 0,
+                    recompute: [false; 4],
+                };
+                Box::new(ResNetClassifier::new(builder, ResNetClassifierConfig { backbone, classes })?)
+            }
+            Kind::MobileNetV1 => Box::new(MobileNetV1Classifier::new(builder, classes)?),
+            Kind::MobileNetV2 => Box::new(MobileNetV2Classifier::new(builder, classes)?),
+        })
+    }
+}
+
+impl fmt::Display for Architecture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl FromStr for Architecture {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Self::ALL.iter().copied().find(|known| known.name == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|known| known.name).collect();
+            let reason = format!("{name:?} is none of {}", names.join(", "));
+            Error::Invalid { part: "classifier", reason }
+        })
+    }
+}
+
+impl serde::Serialize for Architecture {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name)
+    }
+}

@@ -1,0 +1,109 @@
+//! ResNet-50 (He et al. 2016, arXiv 1512.03385) for CIFAR, as in RepDistiller: the ImageNet network with a 3x3 stem of
+//! stride 1 and no pooling.
+
+use ckd_kernels::Value;
+use ckd_kernels::linear::Activation::{Identity, Relu};
+
+use super::layers::{ConvBn, ConvShape};
+use super::{Network, taps};
+use crate::init::Init;
+use crate::nn::{Linear, Mode};
+use crate::param::{Builder, ParamStore};
+use crate::taps::Taps;
+use crate::{Error, Result};
+
+const BLOCKS: [usize; 4] = [3, 4, 6, 3];
+const EXPANSION: usize = 4;
+
+/// The ResNet-50 for small images.
+#[derive(Debug)]
+pub struct CifarResNet50 {
+    stem: ConvBn,
+    stages: Vec<Vec<Bottleneck>>,
+    linear: Linear,
+    params: ParamStore,
+}
+
+#[derive(Debug)]
+struct Bottleneck {
+    convs: [ConvBn; 3],
+    shortcut: Option<ConvBn>,
+}
+
+impl CifarResNet50 {
+    /// Builds the network: `conv1.weight`, `layer1.0.conv1.weight`, `layer1.0.shortcut.0.weight` to `linear.bias`.
+    ///
+    /// # Errors
+    /// If there are no classes.
+    pub fn new(builder: Builder, classes: usize) -> Result<Self> {
+        Error::unless_positive("classifier", &[("classes", classes)])?;
+        let init = Init::KaimingNormalFanOut;
+        let mut inputs = 64;
+        let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, inputs, 3, 1), init)?;
+        let mut stages = Vec::new();
+        for (stage, blocks) in BLOCKS.into_iter().enumerate() {
+            let within = builder.within(format!("layer{}", stage + 1));
+            let inner = 64 << stage;
+            let mut built = Vec::new();
+            for block in 0..blocks {
+                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+                built.push(Bottleneck::new(&within.within(block), inputs, inner, stride)?);
+                inputs = inner * EXPANSION;
+            }
+            stages.push(built);
+        }
+        let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
+        Ok(Self { stem, stages, linear, params: builder.finish() })
+    }
+}
+
+impl Network for CifarResNet50 {
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn head(&self) -> &Linear {
+        &self.linear
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        let mut x = self.stem.forward(x, mode, None, Relu)?;
+        let mut maps = Vec::with_capacity(4);
+        for stage in &self.stages {
+            for block in stage {
+                x = block.forward(&x, mode)?;
+            }
+            maps.push(x.clone());
+        }
+        taps(maps, &x, &self.linear)
+    }
+}
+
+impl Bottleneck {
+    fn new(builder: &Builder, inputs: usize, inner: usize, stride: usize) -> Result<Self> {
+        let outputs = inner * EXPANSION;
+        let conv = |names, shape| ConvBn::new(builder, names, shape, Init::KaimingNormalFanOut);
+        let shortcut = (stride != 1 || inputs != outputs).then(|| {
+            let shape = ConvShape::dense(inputs, outputs, 1, stride);
+            ConvBn::new(&builder.within("shortcut"), ("0", "1"), shape, Init::KaimingNormalFanOut)
+        });
+        Ok(Self {
+            convs: [
+                conv(("conv1", "bn1"), ConvShape::dense(inputs, inner, 1, 1))?,
+                conv(("conv2", "bn2"), ConvShape::dense(inner, inner, 3, stride))?,
+                conv(("conv3", "bn3"), ConvShape::dense(inner, outputs, 1, 1))?,
+            ],
+            shortcut: shortcut.transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(x, mode, None, Identity)?,
+            None => x.clone(),
+        };
+        let y = self.convs[0].forward(x, mode, None, Relu)?;
+        let y = self.convs[1].forward(&y, mode, None, Relu)?;
+        self.convs[2].forward(&y, mode, Some(&shortcut), Relu)
+    }
+}

@@ -1,0 +1,135 @@
+//! Wide residual networks for CIFAR (Zagoruyko and Komodakis 2016, arXiv 1605.07146): norm and ReLU before each
+//! convolution, 6n + 4 layers, widths 16k, 32k and 64k.
+//!
+//! Parameter names and taps are RepDistiller's: a stage's map is the sum that leaves its last block, before any norm.
+
+use ckd_kernels::Value;
+use ckd_kernels::linear::Activation::Relu;
+
+use super::layers::{BatchNorm, Conv, ConvBn, ConvShape};
+use super::{Network, taps};
+use crate::init::Init;
+use crate::nn::{Linear, Mode};
+use crate::param::{Builder, ParamStore};
+use crate::taps::Taps;
+use crate::{Error, Result};
+
+/// Which wide ResNet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WideResNetConfig {
+    /// Layers with weights, 6n + 4: 16, 40.
+    pub depth: usize,
+    /// Channels over those of the thinnest network.
+    pub widen: usize,
+    /// Number of classes.
+    pub classes: usize,
+}
+
+/// A wide ResNet.
+#[derive(Debug)]
+pub struct WideResNet {
+    stem: Conv,
+    stages: Vec<Vec<Block>>,
+    norm: BatchNorm,
+    fc: Linear,
+    params: ParamStore,
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: BatchNorm,
+    conv1: ConvBn,
+    conv2: Conv,
+    /// Where the width changes; it sees the map after the first norm.
+    shortcut: Option<Conv>,
+}
+
+impl WideResNet {
+    /// Builds the network: `conv1.weight`, `block1.layer.0.bn1.*` to `fc.bias`.
+    ///
+    /// # Errors
+    /// If the depth is not 6n + 4 with n at least 1, or there are no classes.
+    pub fn new(builder: Builder, config: WideResNetConfig) -> Result<Self> {
+        let WideResNetConfig { depth, widen, classes } = config;
+        Error::unless_positive("classifier", &[("widen", widen), ("classes", classes)])?;
+        if depth < 10 || depth % 6 != 4 {
+            let reason = format!("a wide ResNet has 6n + 4 layers (16, 28, 40), not {depth}");
+            return Err(Error::Invalid { part: "classifier", reason });
+        }
+        let init = Init::KaimingNormalFanOut;
+        let stem = Conv::new(&builder.within("conv1"), ConvShape::dense(3, 16, 3, 1), init)?;
+        let mut inputs = 16;
+        let mut stages = Vec::new();
+        for stage in 1..=3 {
+            let outputs = (16 * widen) << (stage - 1);
+            let within = builder.within(format!("block{stage}")).within("layer");
+            let mut blocks = Vec::new();
+            for block in 0..(depth - 4) / 6 {
+                let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+                blocks.push(Block::new(&within.within(block), inputs, outputs, stride)?);
+                inputs = outputs;
+            }
+            stages.push(blocks);
+        }
+        let norm = BatchNorm::new(&builder.within("bn1"), inputs)?;
+        let fc = Linear::with_init(
+            &builder.within("fc"),
+            (inputs, classes),
+            Init::TorchDefault,
+            Init::Constant(0.0),
+        )?;
+        Ok(Self { stem, stages, norm, fc, params: builder.finish() })
+    }
+}
+
+impl Network for WideResNet {
+    fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    fn head(&self) -> &Linear {
+        &self.fc
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        let mut x = self.stem.forward(x, None)?;
+        let mut maps = Vec::with_capacity(3);
+        for stage in &self.stages {
+            for block in stage {
+                x = block.forward(&x, mode)?;
+            }
+            maps.push(x.clone());
+        }
+        taps(maps, &self.norm.forward_relu(&x, mode)?, &self.fc)
+    }
+}
+
+impl Block {
+    fn new(builder: &Builder, inputs: usize, outputs: usize, stride: usize) -> Result<Self> {
+        let init = Init::KaimingNormalFanOut;
+        let shortcut = (inputs != outputs).then(|| {
+            Conv::new(&builder.within("convShortcut"), ConvShape::dense(inputs, outputs, 1, stride), init)
+        });
+        Ok(Self {
+            norm1: BatchNorm::new(&builder.within("bn1"), inputs)?,
+            conv1: ConvBn::new(
+                builder,
+                ("conv1", "bn2"),
+                ConvShape::dense(inputs, outputs, 3, stride),
+                init,
+            )?,
+            conv2: Conv::new(&builder.within("conv2"), ConvShape::dense(outputs, outputs, 3, 1), init)?,
+            shortcut: shortcut.transpose()?,
+        })
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+        let y = self.norm1.forward_relu(x, mode)?;
+        let shortcut = match &self.shortcut {
+            Some(shortcut) => shortcut.forward(&y, None)?,
+            None => x.clone(),
+        };
+        let y = self.conv1.forward(&y, mode, None, Relu)?;
+        self.conv2.forward(&y, Some(&shortcut))
+    }
+}

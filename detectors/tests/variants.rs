@@ -1,0 +1,206 @@
+//! The variants that imported weights need, against torchvision's numbers: its second versions, its detectors with
+//! Detectron2's conventions put in, and MobileNetV1 (`tools/golden/detector_variants.py`).
+
+#[path = "../../tests/support/golden.rs"]
+mod golden;
+#[path = "support/report.rs"]
+mod report;
+#[path = "support/scene.rs"]
+mod scene;
+mod support;
+
+use std::path::Path;
+
+use candle_core::{Device, Tensor};
+use ckd_detectors::Result;
+use ckd_detectors::anchors::AnchorGenerator;
+use ckd_detectors::backbone::{MobileNetV1, MobileNetV1Config, ResNetDepth, StrideIn};
+use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::fpn::P6From;
+use ckd_detectors::nn::{Mode, NormKind};
+use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::postprocess::Clip;
+use ckd_detectors::retinanet::{BoxLoss, RetinaNet, RetinaNetConfig};
+use ckd_detectors::roi_heads::BoxHead;
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::roi_align::{Alignment, Sampling};
+use golden::{Case, Golden};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+use report::Report;
+use scene::Scene;
+use support::{Weights, fill, values};
+
+const RATIOS: [f32; 3] = [0.5, 1.0, 2.0];
+const SIZES: [f32; 5] = [32.0, 64.0, 128.0, 256.0, 512.0];
+
+#[test]
+fn faster_rcnn_v2_is_torchvisions() {
+    let mut config = support::faster_rcnn(ResNetDepth::ResNet50, 4);
+    config.fpn_norm = Some(NormKind::Bn);
+    config.rpn.head_convs = 2;
+    config.roi.head = BoxHead::FourConvFc(Some(NormKind::Bn));
+    faster_rcnn("detector/fasterrcnn_v2", config);
+}
+
+#[test]
+fn retinanet_v2_is_torchvisions() {
+    let mut config = support::retinanet(ResNetDepth::ResNet50, 5);
+    config.head_norm = Some(NormKind::Gn);
+    config.p6_from = P6From::C5;
+    config.box_loss = BoxLoss::Giou;
+    retinanet("detector/retinanet_v2", config);
+}
+
+#[test]
+fn faster_rcnn_has_detectron2s_conventions() {
+    let mut config = support::faster_rcnn(ResNetDepth::ResNet50, 4);
+    support::resnet(&mut config.backbone).stride_in = StrideIn::First;
+    config.anchors = AnchorGenerator::exact(&SIZES.map(|size| vec![size]), &RATIOS, &[4, 8, 16, 32, 64])
+        .expect("five levels");
+    (config.roi.alignment, config.roi.sampling) = (Alignment::HalfPixel, Sampling::Adaptive);
+    faster_rcnn("detector/detectron2_fasterrcnn", config);
+}
+
+#[test]
+fn retinanet_has_detectron2s_conventions() {
+    let mut config = support::retinanet(ResNetDepth::ResNet50, 5);
+    support::resnet(&mut config.backbone).stride_in = StrideIn::First;
+    let thirds =
+        |size: f32| (0..3).map(|k| (f64::from(size) * 2f64.powf(f64::from(k) / 3.0)) as f32).collect();
+    config.anchors =
+        AnchorGenerator::exact(&SIZES.map(thirds), &RATIOS, &[8, 16, 32, 64, 128]).expect("five levels");
+    config.p6_from = P6From::C5;
+    config.postprocess.clip = Clip::AfterNms;
+    retinanet("detector/detectron2_retinanet", config);
+}
+
+#[test]
+fn mobilenet_v1_is_that_of_the_paper() {
+    with_case("trunk/mobilenet_v1", |case, weights| {
+        let builder = Builder::new(0, &Device::Cpu);
+        let config = MobileNetV1Config { width_multiplier: 1.0, norm: NormKind::Bn, freeze_at: 0 };
+        let trunk = MobileNetV1::new(&builder.within("backbone"), config)?;
+        let params = builder.finish();
+        // The paper's 4.2 million are these and a classifier's 1,025,000.
+        assert_eq!(params.weight_count(), 3_206_976);
+        let prefixed: Weights = weights
+            .iter()
+            .map(|(name, shape, v)| (format!("backbone.{name}"), shape.clone(), v.clone()))
+            .collect();
+        fill(&params, &prefixed);
+
+        let (x, shape) = case.f32("x");
+        let x = Value::constant(Tensor::from_vec(x, shape, &Device::Cpu)?);
+        let mut report = Report::of(case);
+        for (map, stage) in trunk.forward(&x, Mode::Inference)?.iter().zip(2..) {
+            report.summary(&format!("c{stage}_summary"), map.tensor());
+        }
+        let mut sums = Vec::new();
+        for (map, stream) in trunk.forward(&x, Mode::Train)?.iter().zip(case.attr_usize("map_streams")..) {
+            let count: usize = map.dims().iter().product();
+            let factors = golden::tensor(stream as u64, count, 1.0, 0.0);
+            let factors = Tensor::from_vec(factors, map.dims(), &Device::Cpu)?;
+            let scale = 1.0 / (count as f64).sqrt();
+            sums.push((Value::from_candle(&[map], |map| (&map[0] * factors)?.sum_all())?, scale));
+        }
+        let terms: Vec<(&Value, f64)> = sums.iter().map(|(sum, scale)| (sum, *scale)).collect();
+        let loss = weighted_sum(&terms)?;
+        report.close("loss", &[loss.item()?]);
+        let gradients = loss.backward()?;
+        let unprefixed = gradients.iter().map(|(name, g)| (name["backbone.".len()..].into(), g.clone()));
+        report.gradients(&unprefixed.collect());
+        new_statistics(&mut report, case, &params, "backbone.");
+        report.finish();
+        Ok(())
+    });
+}
+
+fn faster_rcnn(name: &str, config: FasterRcnnConfig) {
+    with_case(name, |case, weights| {
+        let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &scene::faster_rcnn(case, config))?;
+        fill(detector.params(), weights);
+        let scene = Scene::of(case, 1);
+        let mut report = Report::of(case);
+
+        let pyramid = detector.pyramid(&scene.images, Mode::Train)?;
+        let random = &mut ChaCha8Rng::seed_from_u64(0);
+        let pass = detector.train(&scene.images, &pyramid, &scene.targets, random)?;
+        report.losses_and_gradients(&pass.losses)?;
+        new_statistics(&mut report, case, detector.params(), "");
+
+        fill(detector.params(), weights);
+        let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
+        report.pyramid(["0", "1", "2", "3", "pool"], &pyramid);
+        for (image, boxes) in detector.proposals(&scene.images, &pyramid)?.iter().enumerate() {
+            report.close(&format!("proposals_image{image}"), boxes.as_flattened());
+        }
+        report.detections(&scene.images.sizes, &scene.originals, detector.detect(&scene.images)?, 1)?;
+        report.finish();
+        Ok(())
+    });
+}
+
+fn retinanet(name: &str, config: RetinaNetConfig) {
+    with_case(name, |case, weights| {
+        let detector = RetinaNet::new(Builder::new(0, &Device::Cpu), &scene::retinanet(case, config))?;
+        fill(detector.params(), weights);
+        let scene = Scene::of(case, 0);
+        let mut report = Report::of(case);
+
+        let pyramid = detector.pyramid(&scene.images, Mode::Train)?;
+        let pass = detector.train(&scene.images, &pyramid, &scene.targets)?;
+        report.losses_and_gradients(&pass.losses)?;
+
+        let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
+        report.pyramid(["0", "1", "2", "p6", "p7"], &pyramid);
+        let output = detector.forward(&scene.images, &pyramid, Mode::Inference)?;
+        report.summary("cls_logits_summary", output.logits.tensor());
+        report.summary("bbox_regression_summary", output.deltas.tensor());
+        report.detections(&scene.images.sizes, &scene.originals, detector.detect(&scene.images)?, 0)?;
+        report.finish();
+        Ok(())
+    });
+}
+
+/// The first values of each statistic that a case speaks of, after a training pass.
+fn new_statistics(report: &mut Report, case: &Case, params: &ParamStore, prefix: &str) {
+    for key in case.outputs() {
+        if let Some(name) = key.strip_prefix("new:") {
+            let param = params.get(&format!("{prefix}{name}")).expect("a statistic of the network");
+            report.close(key, &values(param.value.tensor())[..16]);
+        }
+    }
+}
+
+fn with_case(name: &str, test: impl FnOnce(&Case, &Weights) -> Result<()>) {
+    let golden = Golden::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"));
+    let case = golden.case(name);
+    test(&case, &weights(&case)).unwrap_or_else(|error| panic!("{name}: {error}"));
+}
+
+/// torchvision's parameters, filled by the rule of the golden models: parameter k of the sorted names from stream
+/// base + k.
+fn weights(case: &Case) -> Weights {
+    let rows = case.attrs["weights"].as_array().expect("a list of parameters");
+    let row = |(k, row): (u64, &serde_json::Value)| {
+        let name = row[0].as_str().expect("a name");
+        let sides = row[1].as_array().expect("a shape");
+        let shape: Vec<usize> = sides.iter().map(|side| side.as_u64().expect("a count") as usize).collect();
+        let fan_in: usize = shape.iter().skip(1).product();
+        let factor = case.attrs["multiply"][name].as_f64().unwrap_or(1.0);
+        let rule = |v: f64| match name.rsplit('.').next() {
+            Some("running_mean") => 0.1 * v,
+            Some("running_var") => 1.0 + 0.5 * v.abs(),
+            Some("weight") if shape.len() == 1 => 1.0 + 0.1 * v,
+            _ if shape.len() == 1 => 0.1 * v,
+            _ => v / (fan_in as f64).sqrt() * factor,
+        };
+        let stream = case.attr_usize("base_stream") as u64 + k;
+        let count: usize = shape.iter().product();
+        let values = (0..count as u64).map(|i| rule(golden::value(stream, i)) as f32).collect();
+        (name.to_owned(), shape, values)
+    };
+    (0..).zip(rows).map(row).collect()
+}

@@ -1,0 +1,65 @@
+//! `ckd-det eval` of a classifier: accuracies of a run's weights on its held-out images.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ckd_detectors::param::Builder;
+
+use super::{Context, say};
+use crate::config::{ConfigSource, Loaded};
+use crate::data::cifar::Split;
+use crate::engine::EngineError;
+use crate::engine::classify::{ClassifierCard, load_split, load_weights, measure, student};
+use crate::weights::WeightsFile;
+
+/// What of it is asked for.
+pub(super) struct Asked<'a> {
+    /// Another folder of the data.
+    pub(super) data_root: Option<&'a Path>,
+    /// The first so many images only.
+    pub(super) max_images: Option<usize>,
+    /// One JSON object.
+    pub(super) json: bool,
+}
+
+/// Measures the network of `file`, which `card` describes.
+///
+/// # Errors
+/// Data that is missing or has other classes.
+pub(super) fn run(
+    file: &WeightsFile,
+    card: ClassifierCard,
+    asked: &Asked<'_>,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let mut config = card.config.clone();
+    if let Some(root) = asked.data_root {
+        config.data.root = root.to_owned();
+    }
+    config.eval.max_images = asked.max_images.or(config.eval.max_images);
+    let source = ConfigSource::Embedded("the weights' own configuration");
+    let loaded = Loaded { config, source, teacher_experiment: None };
+    let root = loaded.resolve(&loaded.config.data.root);
+    if !root.exists() {
+        return Err(EngineError::Missing(format!(
+            "the data that {} was trained on is not at {}: name its folder with --data-root",
+            file.path.display(),
+            root.display()
+        ))
+        .into());
+    }
+    let set = load_split(&loaded.config, &root, Split::Test)?;
+    card.check_classes(&file.path, &set.classes)?;
+    let builder = Builder::new(0, &context.device).frozen();
+    let model = student(&loaded.config, set.classes.len(), builder)?;
+    load_weights(&model, file)?;
+    let measured = measure(&model, &Arc::new(set), &loaded.config, None, &context.device)?;
+    let accuracy = &measured.accuracy;
+    if asked.json {
+        return Ok(say(serde_json::to_string(accuracy)?)?);
+    }
+    say(format!("{} on {} images", file.path.display(), accuracy.images))?;
+    let [top1, top5, ece] = [accuracy.top1, accuracy.top5, accuracy.ece].map(|fraction| 100.0 * fraction);
+    say(format!("top-1 {top1:.2}  top-5 {top5:.2}  ECE {ece:.2}  NLL {:.4}", accuracy.nll))?;
+    Ok(say(format!("{:.2} ms an image, {:.3} GFLOPs", measured.ms_per_image, measured.gflops))?)
+}

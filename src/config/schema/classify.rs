@@ -1,0 +1,249 @@
+//! Image classification: `task = "classify"`, and `task = "probe"`, which trains a linear layer on a trained network.
+
+use std::path::PathBuf;
+
+use ckd_detectors::classifier::Architecture;
+
+use super::data::Normalization;
+use super::distill::Distill;
+use super::training::{Engine, Eval, Optim, Schedule, Train};
+use crate::config::diagnose::Diagnostic;
+use crate::config::section::{Read, choices, section, unknown_word};
+use crate::config::tree::Node;
+
+choices! {
+    /// What is learned.
+    pub enum Task {
+        /// To find objects: boxes and classes.
+        Detect = "detect",
+        /// To name images.
+        Classify = "classify",
+        /// To name images of another set by a linear layer on a trained network (transfer).
+        Probe = "probe",
+    }
+}
+
+section! {
+    /// One experiment on image classification.
+    pub struct ClassifyConfig {
+        /// Names the run's folder. Default: the name of the file.
+        pub name: String,
+        /// What is learned; the other keys depend on it.
+        pub task: Task,
+        /// Every random number of the run follows from it.
+        pub seed: u64 = 0,
+        /// The folder that runs are written to: OUTPUT/NAME/.
+        pub output: PathBuf = PathBuf::from("runs"),
+        /// Weight of the cross-entropy with the labels in the total loss.
+        pub loss_weight: f64 = 1.0,
+        /// The share of the target that is spread over all classes.
+        pub label_smoothing: f64 = 0.0,
+        /// How images are cropped, flipped and coloured.
+        pub input: LabelledInput,
+        /// What the student's images are normalised with. Default: the data set's own mean and deviation.
+        pub normalization: Option<Normalization>,
+        /// The images and labels.
+        pub data: LabelledData,
+        /// The network to learn from; without it the student trains alone.
+        pub teacher: Option<ClassifierTeacher>,
+        /// The network to train.
+        pub student: ClassifierStudent,
+        /// What the student learns from the teacher, one entry a method; empty: plain training.
+        pub distill: Vec<Distill> = Vec::new(),
+        /// How the trained network is used, for task = "probe".
+        pub probe: Probe,
+        /// The optimiser: SGD.
+        pub optim: Optim,
+        /// How long, and the learning rate over time.
+        pub schedule: Schedule,
+        /// The training loop.
+        pub train: Train,
+        /// How training computes.
+        pub engine: Engine,
+        /// The evaluation loop.
+        pub eval: Eval,
+    }
+}
+
+choices! {
+    /// How a training image is brought to its size.
+    pub enum Crop {
+        /// Resized, surrounded by `pad_px` black pixels, cropped at random: CIFAR's.
+        Pad = "pad",
+        /// A random part, 8 to 100 % of the area, resized: ImageNet's.
+        RandomResized = "random_resized",
+        /// Resized.
+        Resize = "resize",
+    }
+}
+
+choices! {
+    /// A policy of AutoAugment (Cubuk et al. 2019).
+    pub enum Policy {
+        /// None.
+        None = "none",
+        /// CIFAR-10's, 25 pairs of operations.
+        Cifar10 = "cifar10",
+    }
+}
+
+section! {
+    /// How images are cropped, flipped and coloured.
+    pub struct LabelledInput {
+        /// Height and width of what the networks see, in pixels.
+        pub side_px: u32 = 32,
+        /// How a training image is brought to that size.
+        pub crop: Crop = Crop::Pad,
+        /// crop = "pad": black pixels on each side.
+        pub pad_px: u32 = 4,
+        /// How often an image is mirrored in training.
+        pub flip_probability: f64 = 0.5,
+        /// A policy that is applied to training images after crop and flip.
+        pub auto_augment: Policy = Policy::None,
+        /// Brightness, contrast and saturation of training images change by up to these factors.
+        pub jitter: Vec<f64> = vec![0.0, 0.0, 0.0],
+        /// At evaluation the shorter side is resized to this many pixels, then the middle is taken. Default: the
+        /// whole image is resized to side_px.
+        pub eval_resize_px: Option<u32>,
+    }
+}
+
+choices! {
+    /// A data set, or the layout of one.
+    pub enum LabelledKind {
+        /// CIFAR-10, binary version.
+        Cifar10 = "cifar10",
+        /// CIFAR-100, binary version.
+        Cifar100 = "cifar100",
+        /// STL-10, binary version: its labelled images.
+        Stl10 = "stl10",
+        /// Tiny-ImageNet-200 in its own layout.
+        TinyImagenet = "tiny_imagenet",
+        /// A folder for each class in `train` and in `val`: ImageNet.
+        Folder = "folder",
+    }
+}
+
+impl LabelledKind {
+    /// Mean and deviation of the training images, as published with the recipes that use the set.
+    pub fn normalization(self) -> Normalization {
+        let (mean, std) = match self {
+            Self::Cifar10 => ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+            Self::Cifar100 => ([0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]),
+            Self::Stl10 => ([0.4467, 0.4398, 0.4066], [0.2603, 0.2566, 0.2712]),
+            Self::TinyImagenet => ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
+            Self::Folder => ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+        };
+        Normalization { mean, std }
+    }
+}
+
+choices! {
+    /// The order of training images.
+    pub enum LabelOrder {
+        /// Shuffled anew each epoch.
+        Shuffled = "shuffled",
+        /// Two images of each class in a batch (MCL).
+        ClassPairs = "class_pairs",
+    }
+}
+
+section! {
+    /// The images and labels.
+    pub struct LabelledData {
+        /// The data set, or its layout.
+        pub kind: LabelledKind,
+        /// Its folder; relative to the current directory, else to the configuration's folder.
+        pub root: PathBuf,
+        /// folder: training images, relative to `root`.
+        pub train: PathBuf = PathBuf::from("train"),
+        /// folder: evaluation images, relative to `root`.
+        pub val: PathBuf = PathBuf::from("val"),
+        /// folder: a JSON file {"0": [FOLDER, NAME], ...} with the order of the classes. Default: alphabetical.
+        pub class_index: Option<PathBuf>,
+        /// The order of training images.
+        pub order: LabelOrder = LabelOrder::Shuffled,
+        /// Threads that decode and transform images.
+        pub workers: usize = 2,
+        /// Batches made ahead of training.
+        pub queue: usize = 4,
+    }
+}
+
+section! {
+    /// The network to learn from: exactly one of `weights` and `train` says where it comes from.
+    pub struct ClassifierTeacher {
+        /// The network.
+        pub network: Architecture,
+        /// Its weights: .safetensors, .pth, .th.
+        pub weights: Option<PathBuf>,
+        /// The configuration that trains it first, on this experiment's data; the result is reused.
+        pub train: Option<String>,
+        /// What its images are normalised with. Default: the student's normalisation.
+        pub normalization: Option<Normalization>,
+        /// Begin with random weights where the weight files named here do not exist. For timing and trying out
+        /// only: such a run's results mean nothing.
+        pub allow_random_weights: bool = false,
+    }
+}
+
+section! {
+    /// The network to train.
+    pub struct ClassifierStudent {
+        /// The network.
+        pub network: Architecture,
+        /// Weights to begin with; the last layer may have other classes and then starts at random. A probe's
+        /// trained network.
+        pub init: Option<PathBuf>,
+        /// Begin with random weights where the weight files named here do not exist. For timing and trying out
+        /// only: such a run's results mean nothing.
+        pub allow_random_weights: bool = false,
+    }
+}
+
+choices! {
+    /// What a probe's frozen network does with batch norms.
+    pub enum Bn {
+        /// They use their running statistics and keep them: a linear probe in the strict sense.
+        Frozen = "frozen",
+        /// They use and track the statistics of the new images, as the ICD authors' code does.
+        Adapt = "adapt",
+    }
+}
+
+section! {
+    /// A linear layer on a trained network that stays as it is.
+    pub struct Probe {
+        /// What the network's batch norms do while the layer trains.
+        pub bn: Bn = Bn::Frozen,
+    }
+}
+
+impl ClassifyConfig {
+    /// What the student's images are normalised with.
+    pub fn student_normalization(&self) -> Normalization {
+        self.normalization.clone().unwrap_or_else(|| self.data.kind.normalization())
+    }
+
+    /// What the teacher's images are normalised with.
+    pub fn teacher_normalization(&self) -> Normalization {
+        let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.clone());
+        own.unwrap_or_else(|| self.student_normalization())
+    }
+}
+
+impl Read for Architecture {
+    fn read(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<Self> {
+        let word = String::read(node, path, findings)?;
+        let known = word.parse().ok();
+        if known.is_none() {
+            let words = Self::ALL.iter().map(|architecture| architecture.name());
+            findings.push(unknown_word(node, path, &word, words));
+        }
+        known
+    }
+
+    fn takes() -> String {
+        "the name of a classifier, for example \"resnet20\"".to_owned()
+    }
+}

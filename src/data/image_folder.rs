@@ -1,0 +1,144 @@
+//! Folders of images, one a class (ImageNet's `train/WNID/*.JPEG`), and Tiny-ImageNet-200's own layout.
+//!
+//! Classes are the folders in alphabetical order, as in torchvision's `ImageFolder`. A class index (JSON, torchvision's and
+//! Keras' `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`) gives the order and the names instead; a
+//! folder that it does not list is an error, a class without a folder is not: a sample of ImageNet keeps ImageNet's labels.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::cifar::Split;
+use super::labelled::{Labelled, LabelledError};
+
+/// The images in the folders below `root`.
+///
+/// # Errors
+/// Folders that cannot be read, without any image, or that `class_index` does not list.
+pub fn load(root: &Path, class_index: Option<&Path>) -> Result<Labelled, LabelledError> {
+    let folders = folders_in(root)?;
+    let (classes, label_of) = match class_index {
+        Some(path) => read_class_index(path)?,
+        None => by_number(&folders),
+    };
+    let mut files = Vec::new();
+    for folder in &folders {
+        let Some(&label) = label_of.get(folder) else {
+            let index = class_index.map(|path| path.display().to_string()).unwrap_or_default();
+            let reason =
+                format!("the folder {folder} is no class of {index}; name the index of these images");
+            return Err(LabelledError::Format { path: root.to_owned(), reason });
+        };
+        files.extend(images_in(&root.join(folder))?.into_iter().map(|path| (path, label)));
+    }
+    found_some(root, &files)?;
+    Labelled::files(classes, files, root.to_owned())
+}
+
+/// A split of Tiny-ImageNet-200 in its own layout: `wnids.txt`, `train/WNID/images/`, `val/images/` with
+/// `val/val_annotations.txt`. Classes are in the order of the sorted wnids, named after `words.txt`.
+///
+/// # Errors
+/// Files that are missing or do not fit each other.
+pub fn load_tiny_imagenet(root: &Path, split: Split) -> Result<Labelled, LabelledError> {
+    let text = |file: &str| {
+        let path = root.join(file);
+        fs::read_to_string(&path).map_err(|source| LabelledError::Read { path, source })
+    };
+    let mut wnids: Vec<String> = text("wnids.txt")?.split_whitespace().map(str::to_owned).collect();
+    wnids.sort();
+    let (_, label_of) = by_number(&wnids);
+    let words: BTreeMap<String, String> = match root.join("words.txt").exists() {
+        true => text("words.txt")?.lines().filter_map(|line| line.split_once('\t')).map(owned).collect(),
+        false => BTreeMap::new(),
+    };
+    let mut files = Vec::new();
+    match split {
+        Split::Train => {
+            for wnid in &wnids {
+                let images = images_in(&root.join("train").join(wnid).join("images"))?;
+                files.extend(images.into_iter().map(|path| (path, label_of[wnid])));
+            }
+        }
+        Split::Test => {
+            let file = "val/val_annotations.txt";
+            for (number, line) in text(file)?.lines().enumerate() {
+                let mut parts = line.split('\t');
+                let (image, label) = match (parts.next(), parts.next().and_then(|wnid| label_of.get(wnid))) {
+                    (Some(image), Some(&label)) if !image.contains(['/', '\\']) => (image, label),
+                    _ => {
+                        let reason =
+                            format!("line {} is not an image's name and a class of wnids.txt", number + 1);
+                        return Err(LabelledError::Format { path: root.join(file), reason });
+                    }
+                };
+                files.push((root.join("val/images").join(image), label));
+            }
+        }
+    }
+    found_some(root, &files)?;
+    let classes = wnids.iter().map(|wnid| words.get(wnid).unwrap_or(wnid).clone()).collect();
+    Labelled::files(classes, files, root.to_owned())
+}
+
+fn owned((key, value): (&str, &str)) -> (String, String) {
+    (key.trim().to_owned(), value.trim().to_owned())
+}
+
+fn found_some(root: &Path, files: &[(PathBuf, u32)]) -> Result<(), LabelledError> {
+    if files.is_empty() {
+        let reason = "no image (.jpg, .jpeg, .png) in any folder of a class".to_owned();
+        return Err(LabelledError::Format { path: root.to_owned(), reason });
+    }
+    Ok(())
+}
+
+/// Classes called as their folders, in order.
+fn by_number(folders: &[String]) -> (Vec<String>, BTreeMap<String, u32>) {
+    (folders.to_vec(), folders.iter().cloned().zip(0..).collect())
+}
+
+/// Names of the folders in `root`, in alphabetical order.
+fn folders_in(root: &Path) -> Result<Vec<String>, LabelledError> {
+    let names = entries(root)?.into_iter().filter(|path| path.is_dir());
+    Ok(names.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect())
+}
+
+/// The images in `folder`, in alphabetical order.
+fn images_in(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
+    let is_image = |path: &PathBuf| {
+        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
+    };
+    Ok(entries(folder)?.into_iter().filter(is_image).collect())
+}
+
+fn entries(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
+    let failed = |source| LabelledError::Read { path: folder.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        found.push(entry.map_err(failed)?.path());
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Class names in order, and the label of each folder.
+fn read_class_index(path: &Path) -> Result<(Vec<String>, BTreeMap<String, u32>), LabelledError> {
+    let format = |reason: String| LabelledError::Format { path: path.to_owned(), reason };
+    let bytes = fs::read(path).map_err(|source| LabelledError::Read { path: path.to_owned(), source })?;
+    let index: BTreeMap<String, [String; 2]> = serde_json::from_slice(&bytes)
+        .map_err(|error| format(format!("it is no class index ({{\"0\": [FOLDER, NAME], ...}}): {error}")))?;
+    let mut classes = vec![None; index.len()];
+    let mut label_of = BTreeMap::new();
+    for (number, [folder, name]) in index {
+        let place = number.parse::<usize>().ok().and_then(|number| Some((number, classes.get_mut(number)?)));
+        let (label, place) = place.ok_or_else(|| {
+            format(format!("the class numbers must run from 0 without gaps, not to {number}"))
+        })?;
+        if label_of.insert(folder.clone(), label as u32).is_some() || place.replace(name).is_some() {
+            return Err(format(format!("class {number} ({folder}) is listed twice")));
+        }
+    }
+    Ok((classes.into_iter().flatten().collect(), label_of))
+}

@@ -1,0 +1,257 @@
+//! Images with one label each, and their batches.
+//!
+//! Small images are decoded once and stay in memory; photographs are decoded whenever they are asked for.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ckd_kernels::resample::bytes_to_unit;
+use image::RgbImage;
+
+use super::DataError;
+use super::augment::Augmentation;
+use super::decode::{self, DecodeError};
+use super::draws::Draws;
+use super::label_order::LabelOrder;
+use super::loader::{Passes, Source};
+
+/// A data set of labelled images.
+#[derive(Debug, Clone)]
+pub struct Labelled {
+    /// What each class is called.
+    pub classes: Vec<String>,
+    /// The class of each image, below `classes.len()`.
+    pub labels: Vec<u32>,
+    pixels: Pixels,
+}
+
+#[derive(Debug, Clone)]
+enum Pixels {
+    /// All images one after the other: RGB bytes, rows from the top.
+    Decoded {
+        height: usize,
+        width: usize,
+        bytes: Vec<u8>,
+        from: PathBuf,
+    },
+    Files(Vec<PathBuf>),
+}
+
+impl Labelled {
+    /// Decoded images of one size, read from `from`: `bytes` holds `height` x `width` x 3 of each.
+    ///
+    /// # Errors
+    /// [`LabelledError::Counts`] if there are not as many images as labels; [`LabelledError::Label`] for a label
+    /// beyond the classes.
+    pub fn decoded(
+        classes: Vec<String>,
+        labels: Vec<u32>,
+        (height, width): (usize, usize),
+        bytes: Vec<u8>,
+        from: PathBuf,
+    ) -> Result<Self, LabelledError> {
+        let images = bytes.len() / (height * width * 3).max(1);
+        if images != labels.len() || bytes.len() != images * height * width * 3 {
+            return Err(LabelledError::Counts { path: from, images, labels: labels.len() });
+        }
+        check_labels(&classes, &labels, &from)?;
+        Ok(Self { classes, labels, pixels: Pixels::Decoded { height, width, bytes, from } })
+    }
+
+    /// Image files with the class of each; `from` is the folder they were found in.
+    ///
+    /// # Errors
+    /// As [`decoded`](Self::decoded).
+    pub fn files(
+        classes: Vec<String>,
+        files: Vec<(PathBuf, u32)>,
+        from: PathBuf,
+    ) -> Result<Self, LabelledError> {
+        let (paths, labels): (Vec<PathBuf>, Vec<u32>) = files.into_iter().unzip();
+        check_labels(&classes, &labels, &from)?;
+        Ok(Self { classes, labels, pixels: Pixels::Files(paths) })
+    }
+
+    /// The same images, decoded now and kept in memory, `side_px` high and wide.
+    ///
+    /// # Errors
+    /// If an image cannot be decoded.
+    pub fn in_memory(self, side_px: u32) -> Result<Self, DecodeError> {
+        use rayon::prelude::*;
+        let Pixels::Files(paths) = &self.pixels else { return Ok(self) };
+        let decoded: Vec<Vec<u8>> = paths
+            .par_iter()
+            .map(|path| Ok(super::augment::square(decode::read(path)?, side_px).into_raw()))
+            .collect::<Result<_, DecodeError>>()?;
+        let from = paths.first().and_then(|path| path.parent()).map(PathBuf::from).unwrap_or_default();
+        let side = side_px as usize;
+        let pixels = Pixels::Decoded { height: side, width: side, bytes: decoded.concat(), from };
+        Ok(Self { pixels, ..self })
+    }
+
+    /// How many images there are.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// The image at `index`, upright.
+    ///
+    /// # Errors
+    /// If its file cannot be decoded.
+    pub fn image(&self, index: usize) -> Result<RgbImage, DecodeError> {
+        match &self.pixels {
+            Pixels::Decoded { height, width, bytes, .. } => {
+                let size = height * width * 3;
+                let bytes = bytes[index * size..][..size].to_vec();
+                Ok(RgbImage::from_raw(*width as u32, *height as u32, bytes)
+                    .expect("the buffer has as many bytes as the size says"))
+            }
+            Pixels::Files(paths) => decode::read(&paths[index]),
+        }
+    }
+
+    /// The file of the image at `index`.
+    pub fn path(&self, index: usize) -> PathBuf {
+        match &self.pixels {
+            Pixels::Decoded { from, .. } => from.join(format!("image {index}")),
+            Pixels::Files(paths) => paths[index].clone(),
+        }
+    }
+}
+
+fn check_labels(classes: &[String], labels: &[u32], from: &std::path::Path) -> Result<(), LabelledError> {
+    match labels.iter().enumerate().find(|(_, label)| **label as usize >= classes.len()) {
+        None => Ok(()),
+        Some((row, &label)) => {
+            Err(LabelledError::Label { path: from.to_owned(), row, label, classes: classes.len() })
+        }
+    }
+}
+
+/// A data set of labelled images could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelledError {
+    /// A file or folder could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file that is not what its name says.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// Images and labels do not go together.
+    #[error("{} has {images} images, but {labels} labels; unpack the data set again", path.display())]
+    Counts {
+        /// The file or folder.
+        path: PathBuf,
+        /// Images found.
+        images: usize,
+        /// Labels found.
+        labels: usize,
+    },
+    /// A label beyond the classes.
+    #[error("{}: image {row} has the label {label}, but there are {classes} classes", path.display())]
+    Label {
+        /// The file or folder.
+        path: PathBuf,
+        /// The image, counted from 0.
+        row: usize,
+        /// Its label.
+        label: u32,
+        /// Classes there are.
+        classes: usize,
+    },
+}
+
+/// What a classifier is given at one step.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelledBatch {
+    /// RGB in [0, 1], `labels.len()` x `side` x `side` x 3.
+    pub pixels: Vec<f32>,
+    /// Height and width in pixels.
+    pub side: usize,
+    /// The class of each image.
+    pub labels: Vec<u32>,
+    /// Which image of the data set each is.
+    pub indices: Vec<u32>,
+}
+
+/// Batches of labelled images, augmented for training or as they are.
+#[derive(Debug)]
+pub struct LabelledImages {
+    set: Arc<Labelled>,
+    order: LabelOrder,
+    augmentation: Augmentation,
+    seed: u64,
+}
+
+impl LabelledImages {
+    /// Batches of `set` in `order`; `augmentation` draws from streams of `seed`.
+    ///
+    /// # Errors
+    /// If the set is empty.
+    pub fn new(
+        set: Arc<Labelled>,
+        order: LabelOrder,
+        augmentation: Augmentation,
+        seed: u64,
+    ) -> Result<Self, DataError> {
+        if set.is_empty() {
+            return Err(DataError::Setting("the data set has no image".to_owned()));
+        }
+        Ok(Self { set, order, augmentation, seed })
+    }
+}
+
+impl Source for LabelledImages {
+    type Batch = LabelledBatch;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.order.batches_per_epoch(&self.set.labels)
+    }
+
+    fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
+        self.order.batches(&self.set.labels, epoch)
+    }
+
+    fn passes(&self) -> Passes {
+        match self.order {
+            LabelOrder::Sequential { .. } => Passes::One,
+            LabelOrder::Shuffled { .. } | LabelOrder::ClassPairs { .. } => Passes::Endless,
+        }
+    }
+
+    fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<LabelledBatch, DataError> {
+        let side = self.augmentation.side_px as usize;
+        let row = side * side * 3;
+        let mut pixels = vec![0f32; images.len() * row];
+        for ((position, &image), out) in (first..).zip(images).zip(pixels.chunks_exact_mut(row)) {
+            let mut draws = Draws::new(self.seed, "augment", &[epoch, position]);
+            let image = self.augmentation.apply(self.set.image(image)?, &mut draws);
+            bytes_to_unit(image.as_raw(), out);
+        }
+        Ok(LabelledBatch {
+            pixels,
+            side,
+            labels: images.iter().map(|&image| self.set.labels[image]).collect(),
+            indices: images.iter().map(|&image| image as u32).collect(),
+        })
+    }
+
+    fn path(&self, image: usize) -> PathBuf {
+        self.set.path(image)
+    }
+}

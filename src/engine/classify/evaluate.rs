@@ -1,0 +1,152 @@
+//! A classifier over a data set.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::Device;
+use ckd_detectors::classifier::Classifier;
+use ckd_detectors::nn::Mode;
+use ckd_detectors::param::ParamStore;
+use ckd_detectors::taps::Tap;
+use ckd_kernels::flops;
+use serde_json::json;
+
+use super::{LabelledSets, evaluation_augmentation, to_device};
+use crate::config::ClassifyConfig;
+use crate::data::label_order::LabelOrder;
+use crate::data::{DataError, Labelled, LabelledImages, Loader, Position, Workforce};
+use crate::engine::outcome::ClassResult;
+use crate::engine::pass::Distillation;
+use crate::engine::task::Measured;
+use crate::engine::{EngineError, Result};
+use crate::eval::{Accuracy, AccuracyMeter};
+use crate::report::table::ClassifierRow;
+
+/// Accuracies and cost of one evaluation of a classifier.
+#[derive(Debug, Clone)]
+pub struct MeasuredClassifier {
+    /// The accuracies.
+    pub accuracy: Accuracy,
+    /// The first guess for each image.
+    pub guesses: Vec<u32>,
+    /// Median wall time of one image, in milliseconds.
+    pub ms_per_image: f64,
+    /// Multiply-adds of one image, in 10^9.
+    pub gflops: f64,
+}
+
+/// Runs `model` over the first `eval.max_images` images of `set`; `teacher` is what a teacher guesses for each.
+pub fn measure(
+    model: &Classifier,
+    set: &Arc<Labelled>,
+    config: &ClassifyConfig,
+    teacher: Option<Vec<u32>>,
+    device: &Device,
+) -> Result<MeasuredClassifier> {
+    let limit = config.eval.max_images.unwrap_or(usize::MAX).min(set.len());
+    let batch = NonZeroUsize::new(config.eval.batch_size)
+        .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
+    let order = LabelOrder::Sequential { batch };
+    let source = LabelledImages::new(set.clone(), order, evaluation_augmentation(config), config.seed)?;
+    let workforce = Workforce { workers: config.data.workers, batches_ahead: config.data.queue };
+    let mut meter = AccuracyMeter::new(set.classes.len(), teacher);
+    let (mut times, mut work, mut seen) = (Vec::new(), 0, 0);
+    for batch in Loader::over(source, workforce, Position::default())? {
+        let mut batch = batch?;
+        let images = to_device(&mut batch, device)?;
+        let start = Instant::now();
+        let (taps, multiply_adds) = flops::counted(|| model.forward(&images, Mode::Inference));
+        let taps = taps?;
+        let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
+        let values = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+        times.push(start.elapsed().as_secs_f64() * 1e3 / batch.labels.len() as f64);
+        work += multiply_adds;
+        seen += batch.labels.len();
+        let counted = batch.labels.len().min(limit - meter.guesses().len());
+        meter.add(&values[..counted * set.classes.len()], &batch.labels[..counted])?;
+        if meter.guesses().len() == limit {
+            break;
+        }
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(MeasuredClassifier {
+        accuracy: meter.accuracy(),
+        guesses: meter.guesses().to_vec(),
+        ms_per_image: times.get(times.len() / 2).copied().unwrap_or(0.0),
+        gflops: work as f64 / 1e9 / seen.max(1) as f64,
+    })
+}
+
+/// As [`measure`] on the held-out images, with the teacher's guesses, which are made once.
+pub(super) fn measure_beside_teacher(
+    sets: &LabelledSets,
+    config: &ClassifyConfig,
+    model: &Classifier,
+    lessons: Option<&Distillation<Classifier>>,
+    device: &Device,
+) -> Result<MeasuredClassifier> {
+    let teacher = match lessons {
+        None => None,
+        Some(lessons) => match sets.teacher_guesses.get() {
+            Some(guesses) => Some(guesses.clone()),
+            None => {
+                let guesses = measure(lessons.teacher(), &sets.val, config, None, device)?.guesses;
+                Some(sets.teacher_guesses.get_or_init(|| guesses).clone())
+            }
+        },
+    };
+    measure(model, &sets.val, config, teacher, device)
+}
+
+impl Measured for MeasuredClassifier {
+    type Row = ClassifierRow;
+
+    fn headline(&self) -> f64 {
+        self.accuracy.top1
+    }
+
+    fn told(&self) -> String {
+        use crate::report::table::Row;
+        self.line("").told()
+    }
+
+    fn logged(&self) -> serde_json::Value {
+        let Accuracy { top1, top5, ece, nll, agreement, .. } = self.accuracy;
+        let mut line = json!({ "top1": top1, "top5": top5, "ece": ece, "nll": nll });
+        if let Some(agreement) = agreement {
+            line["agreement"] = agreement.into();
+        }
+        line
+    }
+
+    fn written(&self) -> serde_json::Value {
+        serde_json::to_value(&self.accuracy).expect("accuracies have a JSON form")
+    }
+
+    fn row(&self, name: &str, params: &ParamStore) -> ClassifierRow {
+        ClassifierRow { parameters: params.weight_count() as u64, ..self.line(name) }
+    }
+
+    fn per_class(&self) -> Vec<ClassResult> {
+        Vec::new()
+    }
+}
+
+impl MeasuredClassifier {
+    /// The line of a table without the number of parameters.
+    fn line(&self, name: &str) -> ClassifierRow {
+        let Accuracy { top1, top5, ece, agreement, .. } = self.accuracy;
+        let (gflops, ms_per_image) = (self.gflops, self.ms_per_image);
+        ClassifierRow {
+            name: name.to_owned(),
+            top1,
+            top5,
+            ece,
+            agreement,
+            parameters: 0,
+            gflops,
+            ms_per_image,
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! The task of a classifier: labelled images, a classifier's step, accuracies. A probe is a classifier of which the last
+//! layer alone trains.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `sources` | data and weights, found before anything is loaded |
+//! | `pass` | one batch: teacher, student, losses, gradients |
+//! | `evaluate` | a classifier over a data set |
+//! | `weights` | weights of classifiers: what travels with them, and whose last layer may differ |
+
+mod evaluate;
+mod pass;
+mod sources;
+mod weights;
+
+pub use evaluate::{MeasuredClassifier, measure};
+pub use sources::{LabelledSets, load_split};
+pub use weights::{ClassifierCard, load_weights};
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use candle_core::{Device, Tensor};
+use ckd_detectors::classifier::{Classifier, ClassifierConfig};
+use ckd_detectors::images::{Images, Normalization};
+use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::taps::Tap;
+
+use super::Result;
+use super::distillers::MethodSetting;
+use super::job::{Job, Surroundings};
+use super::pass::{Distillation, Pass};
+use super::task::{Gathered, RunSettings, Setting, Settings, Task};
+use crate::config::{self, ClassifyConfig, ConfigError, Distill, Loaded, Train};
+use crate::data::augment::{Augmentation, Crop, Policy};
+use crate::data::label_order::LabelOrder;
+use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
+use crate::distill::Width;
+use crate::weights::WeightsFile;
+
+impl Settings for ClassifyConfig {
+    type Task = LabelledSets;
+
+    fn of_the_run(&self) -> RunSettings<'_> {
+        let Self { name, output, seed, optim, schedule, train, engine, data, teacher, .. } = self;
+        RunSettings {
+            name,
+            output,
+            seed: *seed,
+            optim,
+            schedule,
+            train,
+            engine,
+            workforce: Workforce { workers: data.workers, batches_ahead: data.queue },
+            has_teacher: teacher.is_some(),
+        }
+    }
+
+    fn resolved(loaded: &Loaded<Self>) -> Result<Self> {
+        Ok(Self::from_toml(&loaded.resolved_toml(), &loaded.source.to_string())?)
+    }
+
+    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError> {
+        Self::from_toml(text, origin)
+    }
+
+    fn document(&self) -> String {
+        self.to_toml()
+    }
+
+    fn on_data_of(&self, other: &Self) -> Self {
+        Self { data: other.data.clone(), ..self.clone() }
+    }
+
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
+        (&mut self.data.workers, &mut self.data.queue, &mut self.train)
+    }
+
+    fn distill(&self) -> &[Distill] {
+        &self.distill
+    }
+
+    fn without_teacher(&self) -> Self {
+        let mut config = self.clone();
+        config.teacher = None;
+        config.distill.clear();
+        config.train.compare_alone = false;
+        config
+    }
+
+    fn seen_by_teacher(&self) -> Self {
+        self.clone()
+    }
+}
+
+impl Task for LabelledSets {
+    type Config = ClassifyConfig;
+    type Model = Classifier;
+    type Source = LabelledImages;
+    type Measured = MeasuredClassifier;
+
+    const HEADLINE: &'static str = "top1";
+
+    fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Self>> {
+        sources::gather(loaded)
+    }
+
+    fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
+        sources::initial_weights(loaded)
+    }
+
+    fn student(&self, config: &ClassifyConfig, device: &Device) -> Result<Classifier> {
+        student(config, self.train.classes.len(), Builder::new(config.seed, device))
+    }
+
+    fn teacher(&self, config: &ClassifyConfig, device: &Device) -> Result<Option<Classifier>> {
+        let Some(teacher) = &config.teacher else { return Ok(None) };
+        let settings = ClassifierConfig {
+            architecture: teacher.network,
+            classes: self.train.classes.len(),
+            normalization: normalization(&config.teacher_normalization()),
+        };
+        Ok(Some(Classifier::new(Builder::new(config.seed, device).frozen(), &settings)?))
+    }
+
+    fn params(model: &Classifier) -> &ParamStore {
+        model.params()
+    }
+
+    fn initialise(&self, _: &ClassifyConfig, model: &Classifier, file: &WeightsFile) -> Result<Vec<String>> {
+        Ok(weights::load(model, file, weights::Head::MayDiffer)?)
+    }
+
+    fn load_teacher(&self, _: &ClassifyConfig, model: &Classifier, file: WeightsFile) -> Result<()> {
+        if let Some(card) = ClassifierCard::of(&file)? {
+            card.check_classes(&file.path, &self.train.classes)?;
+        }
+        weights::load(model, &file, weights::Head::Fits)?;
+        Ok(())
+    }
+
+    fn method_setting<'d>(
+        &self,
+        config: &ClassifyConfig,
+        teacher: &Classifier,
+        device: &'d Device,
+    ) -> Result<MethodSetting<'d>> {
+        // Its weights do not matter, only the shapes of what it finds.
+        let student = student(config, self.train.classes.len(), Builder::new(config.seed, device).frozen())?;
+        let side = config.input.side_px as usize;
+        let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
+        let width = |(tap, shape): (&Tap, &Vec<usize>)| {
+            Some((*tap, Width { teacher: *theirs.get(tap)?.get(1)?, student: *shape.get(1)? }))
+        };
+        Ok(MethodSetting {
+            seed: config.seed,
+            device,
+            widths: ours.iter().filter_map(width).collect(),
+            anchors: None,
+            classes: self.train.labels.clone(),
+            share_steps: config.train.share_steps,
+        })
+    }
+
+    fn source(&self, config: &ClassifyConfig) -> Result<LabelledImages> {
+        let batch = NonZeroUsize::new(config.train.batch_size)
+            .ok_or_else(|| DataError::Setting("train.batch_size must be at least 1".to_owned()))?;
+        let seed = config.seed;
+        let order = match config.data.order {
+            config::LabelOrder::Shuffled => LabelOrder::Shuffled { seed, batch },
+            config::LabelOrder::ClassPairs => LabelOrder::ClassPairs { seed, batch },
+        };
+        Ok(LabelledImages::new(self.train.clone(), order, training_augmentation(config), seed)?)
+    }
+
+    fn images(batch: &LabelledBatch) -> usize {
+        batch.labels.len()
+    }
+
+    fn pass(&self, setting: &Setting<'_, Self>, batch: LabelledBatch, step: u64) -> Result<Pass> {
+        pass::training_pass(setting, batch, step)
+    }
+
+    fn measure(
+        &self,
+        config: &ClassifyConfig,
+        model: &Classifier,
+        lessons: Option<&Distillation<Classifier>>,
+        device: &Device,
+    ) -> Result<MeasuredClassifier> {
+        evaluate::measure_beside_teacher(self, config, model, lessons, device)
+    }
+
+    fn card(
+        &self,
+        config: &ClassifyConfig,
+        provenance: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        ClassifierCard { config: config.clone(), classes: self.train.classes.clone(), provenance }
+            .to_metadata()
+    }
+
+    /// There is nothing to draw on an image that has a name only.
+    fn picture(&self, _: &[&Job<'_, Self>], _: &Path, _: &Surroundings<'_, Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The student of `config` in `builder`.
+pub fn student(config: &ClassifyConfig, classes: usize, builder: Builder) -> Result<Classifier> {
+    let settings = ClassifierConfig {
+        architecture: config.student.network,
+        classes,
+        normalization: normalization(&config.student_normalization()),
+    };
+    Ok(Classifier::new(builder, &settings)?)
+}
+
+fn normalization(normalization: &config::Normalization) -> Normalization {
+    Normalization { mean: normalization.mean, std: normalization.std }
+}
+
+fn training_augmentation(config: &ClassifyConfig) -> Augmentation {
+    let input = &config.input;
+    Augmentation {
+        side_px: input.side_px,
+        crop: match input.crop {
+            config::Crop::Pad => Crop::Pad(input.pad_px),
+            config::Crop::RandomResized => Crop::RandomResized,
+            config::Crop::Resize => Crop::Resize,
+        },
+        flip_probability: input.flip_probability,
+        policy: match input.auto_augment {
+            config::Policy::None => Policy::None,
+            config::Policy::Cifar10 => Policy::Cifar10,
+        },
+        // A validated configuration has three.
+        jitter: std::array::from_fn(|index| input.jitter.get(index).copied().unwrap_or(0.0)),
+    }
+}
+
+fn evaluation_augmentation(config: &ClassifyConfig) -> Augmentation {
+    let input = &config.input;
+    Augmentation {
+        side_px: input.side_px,
+        crop: input.eval_resize_px.map_or(Crop::Resize, Crop::Centre),
+        flip_probability: 0.0,
+        policy: Policy::None,
+        jitter: [0.0; 3],
+    }
+}
+
+/// A batch as the networks take it.
+fn to_device(batch: &mut LabelledBatch, device: &Device) -> Result<Images> {
+    let (images, side) = (batch.labels.len(), batch.side);
+    let pixels = Tensor::from_vec(std::mem::take(&mut batch.pixels), (images, side, side, 3), device)?;
+    Ok(Images { pixels: pixels.permute((0, 3, 1, 2))?, sizes: vec![(side, side); images] })
+}

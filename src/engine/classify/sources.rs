@@ -1,0 +1,196 @@
+//! What an experiment on labelled images reads, found before anything is loaded.
+
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{ClassifyConfig, LabelledKind, Loaded};
+use crate::data::cifar::{Cifar, Split};
+use crate::data::{DataError, Labelled, image_folder, stl10};
+use crate::engine::job::weights_of_run;
+use crate::engine::task::Gathered;
+use crate::engine::{EngineError, Result};
+use crate::weights::labelled_rows;
+
+/// Both splits of a data set of labelled images.
+#[derive(Debug)]
+pub struct LabelledSets {
+    /// What is learned from.
+    pub train: Arc<Labelled>,
+    /// What is measured on.
+    pub val: Arc<Labelled>,
+    /// What the teacher of this run guesses for each image of `val`, once it was asked.
+    pub(super) teacher_guesses: OnceCell<Vec<u32>>,
+}
+
+/// Finds data and weights, then loads the data.
+pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<LabelledSets>> {
+    let config = &loaded.config;
+    let root = root(loaded);
+    let mut missing = Vec::new();
+    for split in [Split::Train, Split::Test] {
+        missing.extend(missing_data(loaded, &root, split));
+    }
+    missing.dedup();
+    let teacher = config.teacher.as_ref().and_then(|teacher| {
+        let help = "Put the network's weights there, name another file with --set teacher.weights=FILE, or train the \
+                    teacher first by naming its experiment: --set teacher.train=EXPERIMENT.toml";
+        let random = teacher.allow_random_weights;
+        weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, &mut missing)
+    });
+    let init = find_initial(loaded, &mut missing);
+    if let Some(experiment) = &loaded.teacher_experiment {
+        let folder = experiment.config.output.join(&experiment.config.name);
+        if !weights_of_run(&folder).exists() {
+            find_initial(experiment, &mut missing);
+        }
+    }
+    refuse(missing)?;
+    let train = load_split(config, &root, Split::Train)?;
+    let val = load_split(config, &root, Split::Test)?;
+    if train.classes != val.classes {
+        let reason = format!(
+            "its training images have {} classes, its held-out ones {}; both must have the same",
+            train.classes.len(),
+            val.classes.len()
+        );
+        return Err(EngineError::Run { path: root, reason });
+    }
+    let notes = vec![format!(
+        "{}: {} images to train on, {} held out, {} classes",
+        root.display(),
+        train.len(),
+        val.len(),
+        train.classes.len()
+    )];
+    let task = LabelledSets { train: Arc::new(train), val: Arc::new(val), teacher_guesses: OnceCell::new() };
+    Ok(Gathered { task, init, teacher, notes })
+}
+
+/// The student's initial weights.
+pub(super) fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
+    let mut missing = Vec::new();
+    let found = find_initial(loaded, &mut missing);
+    refuse(missing)?;
+    Ok(found)
+}
+
+/// One split of the data set of `config` in `root`, decoded if its images are small.
+pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
+    let data = &config.data;
+    let side = config.input.side_px;
+    let loaded = match data.kind {
+        LabelledKind::Cifar10 => Cifar::Ten.load(&Cifar::Ten.find(root), split, unpickled),
+        LabelledKind::Cifar100 => Cifar::Hundred.load(&Cifar::Hundred.find(root), split, unpickled),
+        LabelledKind::Stl10 => stl10::load(root, split),
+        LabelledKind::TinyImagenet => image_folder::load_tiny_imagenet(root, split),
+        LabelledKind::Folder => {
+            let below = match split {
+                Split::Train => &data.train,
+                Split::Test => &data.val,
+            };
+            let index = data.class_index.as_ref().map(|index| match root.join(index) {
+                beside if beside.exists() => beside,
+                _ => index.clone(),
+            });
+            image_folder::load(&root.join(below), index.as_deref())
+        }
+    };
+    let set = loaded.map_err(DataError::from)?;
+    Ok(match data.kind {
+        LabelledKind::TinyImagenet => set.in_memory(side).map_err(DataError::from)?,
+        _ => set,
+    })
+}
+
+/// A file of CIFAR's python version.
+fn unpickled(bytes: &[u8], labels: &str) -> std::result::Result<(Vec<u32>, Vec<u8>), String> {
+    let rows = labelled_rows(bytes, labels)?;
+    Ok((rows.labels, rows.bytes))
+}
+
+fn root(loaded: &Loaded<ClassifyConfig>) -> PathBuf {
+    loaded.resolve(&loaded.config.data.root)
+}
+
+/// What of a split is not there, and how to get it.
+fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> Option<String> {
+    let data = &loaded.config.data;
+    let folder_name = |train: &str, test: &str| match split {
+        Split::Train => train.to_owned(),
+        Split::Test => test.to_owned(),
+    };
+    let (path, help) = match data.kind {
+        LabelledKind::Cifar10 => (
+            Cifar::Ten.first_file(&Cifar::Ten.find(root), split),
+            "The binary version of CIFAR-10 is at https://www.cs.toronto.edu/~kriz/cifar.html",
+        ),
+        LabelledKind::Cifar100 => (
+            Cifar::Hundred.first_file(&Cifar::Hundred.find(root), split),
+            "The binary version of CIFAR-100 is at https://www.cs.toronto.edu/~kriz/cifar.html",
+        ),
+        LabelledKind::Stl10 => (
+            root.join(folder_name("train_X.bin", "test_X.bin")),
+            "The binary version of STL-10 is at https://cs.stanford.edu/~acoates/stl10/",
+        ),
+        LabelledKind::TinyImagenet => (
+            root.join(folder_name("train", "val/val_annotations.txt")),
+            "Tiny-ImageNet-200 is at http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        ),
+        LabelledKind::Folder => (
+            root.join(match split {
+                Split::Train => &data.train,
+                Split::Test => &data.val,
+            }),
+            "A folder of images for each class is needed there",
+        ),
+    };
+    (!path.exists()).then(|| {
+        format!(
+            "data that {} needs is missing: {}\nlooked for data.root = {:?} at:\n{}\n{help}: unpack it and name its \
+             folder with --set data.root=FOLDER",
+            loaded.config.name,
+            path.display(),
+            data.root,
+            places(loaded, &data.root),
+        )
+    })
+}
+
+fn find_initial(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+    let student = &loaded.config.student;
+    let help = "Name another file with --set student.init=FILE";
+    weights(loaded, ("student.init", student.init.as_ref()?), student.allow_random_weights, help, missing)
+}
+
+/// The weights file at `path`, which `key` names; `None` if it is missing, which is fine only if random ones will do.
+fn weights(
+    loaded: &Loaded<ClassifyConfig>,
+    (key, path): (&str, &Path),
+    random_will_do: bool,
+    help: &str,
+    missing: &mut Vec<String>,
+) -> Option<PathBuf> {
+    let found = loaded.resolve(path);
+    if found.exists() {
+        return Some(found);
+    }
+    if !random_will_do {
+        missing.push(format!(
+            "weights that {} needs are missing: {key} = {path:?}\nlooked at:\n{}\n{help}",
+            loaded.config.name,
+            places(loaded, path),
+        ));
+    }
+    None
+}
+
+fn refuse(missing: Vec<String>) -> Result<()> {
+    if missing.is_empty() { Ok(()) } else { Err(EngineError::Missing(missing.join("\n\n"))) }
+}
+
+fn places(loaded: &Loaded<ClassifyConfig>, path: &Path) -> String {
+    let absolute = |place: PathBuf| std::path::absolute(&place).unwrap_or(place);
+    let places = loaded.places(path).into_iter();
+    places.map(|place| format!("  {}", absolute(place).display())).collect::<Vec<_>>().join("\n")
+}

@@ -1,0 +1,193 @@
+//! `ckd-det compare`: several experiments with several seeds, one run after the other, and one table of means and spreads.
+//!
+//! A run goes on where it was interrupted, and is not made again where configuration, teacher and program are those it was
+//! made with; otherwise the old run is kept beside the new one.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::experiment::{self, Request};
+use super::job::{Row, Start};
+use super::task::Settings;
+use super::{Result, recorded};
+use crate::config::{ConfigError, Experiment, Loaded};
+use crate::fsx;
+use crate::report::table::Row as _;
+
+/// What the runs of one configuration gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Entry {
+    /// The configuration's name.
+    pub name: String,
+    /// One run a seed.
+    pub runs: Vec<Run>,
+    /// Mean and spread of each metric, in the order of the runs' metrics.
+    pub metrics: Vec<Metric>,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Run {
+    /// Its seed.
+    pub seed: u64,
+    /// Updates.
+    pub steps: u64,
+    /// The last evaluation: names and values, in points.
+    pub last: Vec<(&'static str, f64)>,
+    /// The best evaluation's first metric, in points.
+    pub best: Option<f64>,
+    /// Its folder.
+    pub folder: String,
+}
+
+/// A metric over the seeds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// The mean, in points.
+    pub mean: f64,
+    /// The standard deviation of the sample, in points; `None` for one run.
+    pub deviation: Option<f64>,
+}
+
+/// Runs `configs` with each of `seeds`, `sets` laid over all, and calls `done` with what there is after each run.
+///
+/// # Errors
+/// What stops a run; the others' results are kept.
+pub fn compare(
+    configs: &[String],
+    seeds: &[u64],
+    sets: &[String],
+    request: &Request,
+    mut done: impl FnMut(&[Entry]) -> Result<()>,
+) -> Result<Vec<Entry>> {
+    // All are loaded before the first runs: a mistake in the last one shows at once.
+    let mut planned = Vec::new();
+    for config in configs {
+        let runs = seeds.iter().map(|&seed| Ok((seed, load(config, seed, sets)?)));
+        planned.push(runs.collect::<std::result::Result<Vec<_>, ConfigError>>()?);
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    for (config, runs) in configs.iter().zip(planned) {
+        let name = Path::new(config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        entries.push(Entry { name, runs: Vec::new(), metrics: Vec::new() });
+        for (seed, experiment) in runs {
+            let run = match &experiment {
+                Experiment::Detect(loaded) => one(loaded.as_ref(), seed, request)?,
+                Experiment::Classify(loaded) => one(loaded.as_ref(), seed, request)?,
+            };
+            let entry = entries.last_mut().expect("one was just pushed");
+            entry.runs.push(run);
+            entry.metrics = metrics(&entry.runs);
+            done(&entries)?;
+        }
+    }
+    Ok(entries)
+}
+
+/// The configuration with its seed, as a run of its own.
+fn load(config: &str, seed: u64, sets: &[String]) -> std::result::Result<Experiment, ConfigError> {
+    let name = match Experiment::load(config, sets)? {
+        Experiment::Detect(loaded) => loaded.config.name,
+        Experiment::Classify(loaded) => loaded.config.name,
+    };
+    let own = [format!("seed={seed}"), format!("name={name}_seed{seed}")];
+    Experiment::load(config, &[sets, &own].concat())
+}
+
+fn one<C: Settings>(loaded: &Loaded<C>, seed: u64, request: &Request) -> Result<Run>
+where
+    Row<C::Task>: Clone,
+{
+    let config = C::resolved(loaded)?;
+    let settings = config.of_the_run();
+    let folder = settings.output.join(settings.name);
+    let fits = recorded::is_same(&folder, &config) && recorded::is_this_program(&folder);
+    let start = if fits { Start::Resume } else { Start::Anew };
+    let finished = experiment::run(loaded, &Request { start, ..*request })?;
+    Ok(Run {
+        seed,
+        steps: finished.student.steps,
+        last: finished.student.row.metrics(),
+        best: finished.student.best.map(|best| 100.0 * best.score),
+        folder: finished.folder.display().to_string(),
+    })
+}
+
+fn metrics(runs: &[Run]) -> Vec<Metric> {
+    let names = runs.first().map(|run| run.last.iter().map(|(name, _)| *name)).into_iter().flatten();
+    names
+        .enumerate()
+        .map(|(index, name)| {
+            let values: Vec<f64> = runs.iter().filter_map(|run| Some(run.last.get(index)?.1)).collect();
+            let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
+            let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+            let deviation = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
+            Metric { name, mean, deviation }
+        })
+        .collect()
+}
+
+/// The entries as a Markdown table: mean ± standard deviation of the last evaluations, in points.
+pub fn markdown(entries: &[Entry]) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for metric in entries.iter().flat_map(|entry| &entry.metrics) {
+        if !names.contains(&metric.name) {
+            names.push(metric.name);
+        }
+    }
+    let mut text = format!("| configuration | runs | {} |\n|---|---:|", names.join(" | "));
+    text += &"---:|".repeat(names.len());
+    text.push('\n');
+    for entry in entries {
+        let _ = write!(text, "| {} | {} |", entry.name, entry.runs.len());
+        for name in &names {
+            let cell = match entry.metrics.iter().find(|metric| metric.name == *name) {
+                Some(Metric { mean, deviation: Some(deviation), .. }) => {
+                    format!("{mean:.2} ± {deviation:.2}")
+                }
+                Some(Metric { mean, deviation: None, .. }) => format!("{mean:.2}"),
+                None => "-".to_owned(),
+            };
+            let _ = write!(text, " {cell} |");
+        }
+        text.push('\n');
+    }
+    text
+}
+
+/// Writes `compare.json` and `compare.md` into `folder`.
+pub fn write(entries: &[Entry], folder: &Path) -> Result<()> {
+    let json = serde_json::to_vec_pretty(entries).expect("entries have a JSON form");
+    fsx::write_atomic(&folder.join("compare.json"), &json)?;
+    Ok(fsx::write_atomic(&folder.join("compare.md"), markdown(entries).as_bytes())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(seed: u64, top1: f64) -> Run {
+        Run { seed, steps: 1, last: vec![("top-1", top1)], best: None, folder: String::new() }
+    }
+
+    #[test]
+    fn the_table_has_means_and_sample_deviations() {
+        let entry = |name: &str, runs: Vec<Run>| {
+            let metrics = metrics(&runs);
+            Entry { name: name.to_owned(), runs, metrics }
+        };
+        let entries = [
+            entry("alone", vec![run(0, 60.0), run(1, 62.0), run(2, 64.0)]),
+            entry("ckd", vec![run(0, 65.5)]),
+        ];
+        assert_eq!(entries[0].metrics[0].deviation, Some(2.0));
+        let table = markdown(&entries);
+        assert!(table.contains("| alone | 3 | 62.00 ± 2.00 |"), "{table}");
+        assert!(table.contains("| ckd | 1 | 65.50 |"), "{table}");
+        assert!(table.starts_with("| configuration | runs | top-1 |\n|---|---:|---:|\n"), "{table}");
+    }
+}

@@ -1,0 +1,232 @@
+//! What is trained: the seam between the training loop, which is one, and its tasks.
+//!
+//! A [`Task`] is data together with what a network, a batch, a step and an evaluation are there:
+//! [`DataSets`](super::sources::DataSets) for detectors, [`LabelledSets`](super::classify::LabelledSets) for classifiers.
+//! Order, learning rate, update, log, checkpoints, resuming, teachers and comparisons know nothing else of it.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use ckd_detectors::param::ParamStore;
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Result;
+use super::distillers::MethodSetting;
+use super::job::{Job, Surroundings};
+use super::outcome::ClassResult;
+use super::pass::{Distillation, Pass};
+use crate::config::{ConfigError, Distill, Engine, Loaded, Optim, Schedule, Train};
+use crate::data::{Source, Workforce};
+use crate::report::table::Row;
+use crate::weights::WeightsFile;
+
+/// The configuration of a task's experiments.
+pub trait Settings: Clone + PartialEq + Serialize + Sized {
+    /// The task.
+    type Task: Task<Config = Self>;
+
+    /// What the training loop needs of it.
+    fn of_the_run(&self) -> RunSettings<'_>;
+
+    /// The same experiment with paths that were found beside its file written out in full.
+    fn resolved(loaded: &Loaded<Self>) -> Result<Self>;
+
+    /// Reads what [`document`](Self::document) wrote; `origin` stands in errors.
+    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError>;
+
+    /// A TOML document that needs no other file.
+    fn document(&self) -> String;
+
+    /// The same experiment on the data of `other`: a teacher's is trained on its student's.
+    fn on_data_of(&self, other: &Self) -> Self;
+
+    /// Its settings of speed and reporting, which may change when it is resumed: loader and loop.
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train);
+
+    /// What the student learns from the teacher.
+    fn distill(&self) -> &[Distill];
+
+    /// The same experiment for a student on its own.
+    fn without_teacher(&self) -> Self;
+
+    /// The same with images as the teacher sees them.
+    fn seen_by_teacher(&self) -> Self;
+}
+
+/// What the training loop needs of a configuration.
+#[derive(Debug, Clone, Copy)]
+pub struct RunSettings<'a> {
+    /// Names the run's folder.
+    pub name: &'a str,
+    /// The folder of runs.
+    pub output: &'a Path,
+    /// Every random number follows from it.
+    pub seed: u64,
+    /// The update.
+    pub optim: &'a Optim,
+    /// The learning rate.
+    pub schedule: &'a Schedule,
+    /// The loop.
+    pub train: &'a Train,
+    /// How it computes.
+    pub engine: &'a Engine,
+    /// Threads that prepare data.
+    pub workforce: Workforce,
+    /// Whether there is a teacher.
+    pub has_teacher: bool,
+}
+
+/// Data, and what training on it means.
+pub trait Task: Sized {
+    /// The configuration of an experiment.
+    type Config: Settings<Task = Self>;
+    /// The network.
+    type Model;
+    /// Where its training batches come from.
+    type Source: Source;
+    /// What an evaluation finds.
+    type Measured: Measured;
+
+    /// The name of [`Measured::headline`] in a weights file.
+    const HEADLINE: &'static str;
+
+    /// Finds everything that the experiment reads, then loads its data.
+    ///
+    /// # Errors
+    /// [`EngineError::Missing`](super::EngineError::Missing) names everything that is missing, before anything is loaded.
+    fn gather(loaded: &Loaded<Self::Config>) -> Result<Gathered<Self>>;
+
+    /// The student's initial weights, if it has any.
+    ///
+    /// # Errors
+    /// If they are missing.
+    fn initial_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
+
+    /// The student with random weights.
+    fn student(&self, config: &Self::Config, device: &Device) -> Result<Self::Model>;
+
+    /// The teacher with random weights, nothing in it trainable; `None` without one.
+    fn teacher(&self, config: &Self::Config, device: &Device) -> Result<Option<Self::Model>>;
+
+    /// The network's parameters.
+    fn params(model: &Self::Model) -> &ParamStore;
+
+    /// Puts initial weights into the student and names what stays random.
+    fn initialise(
+        &self,
+        config: &Self::Config,
+        model: &Self::Model,
+        file: &WeightsFile,
+    ) -> Result<Vec<String>>;
+
+    /// Puts a teacher's weights into it.
+    ///
+    /// # Errors
+    /// Weights that do not fit, or of other classes.
+    fn load_teacher(&self, config: &Self::Config, model: &Self::Model, file: WeightsFile) -> Result<()>;
+
+    /// What methods must know of the networks and the data before the first step.
+    fn method_setting<'d>(
+        &self,
+        config: &Self::Config,
+        teacher: &Self::Model,
+        device: &'d Device,
+    ) -> Result<MethodSetting<'d>>;
+
+    /// The training batches.
+    fn source(&self, config: &Self::Config) -> Result<Self::Source>;
+
+    /// Images in a batch.
+    fn images(batch: &<Self::Source as Source>::Batch) -> usize;
+
+    /// Losses and gradients of one batch at `step`.
+    fn pass(
+        &self,
+        setting: &Setting<'_, Self>,
+        batch: <Self::Source as Source>::Batch,
+        step: u64,
+    ) -> Result<Pass>;
+
+    /// Measures `model` on the held-out images, beside its teacher if it has one.
+    fn measure(
+        &self,
+        config: &Self::Config,
+        model: &Self::Model,
+        lessons: Option<&Distillation<Self::Model>>,
+        device: &Device,
+    ) -> Result<Self::Measured>;
+
+    /// What travels with the student's weights.
+    fn card(&self, config: &Self::Config, provenance: BTreeMap<String, String>) -> BTreeMap<String, String>;
+
+    /// Shows what the finished students do, in a file in `folder`.
+    fn picture(
+        &self,
+        students: &[&Job<'_, Self>],
+        folder: &Path,
+        around: &Surroundings<'_, Self>,
+    ) -> Result<()>;
+}
+
+/// Everything that an experiment reads.
+#[derive(Debug)]
+pub struct Gathered<T> {
+    /// The data.
+    pub task: T,
+    /// The student's initial weights.
+    pub init: Option<PathBuf>,
+    /// The teacher's weights, unless an experiment trains it.
+    pub teacher: Option<PathBuf>,
+    /// What the user should know of the data.
+    pub notes: Vec<String>,
+}
+
+/// What a training pass works with.
+pub struct Setting<'a, T: Task> {
+    /// The experiment.
+    pub config: &'a T::Config,
+    /// The network that trains.
+    pub student: &'a T::Model,
+    /// What it learns from a teacher.
+    pub lessons: Option<&'a Distillation<T::Model>>,
+    /// Where to compute.
+    pub device: &'a Device,
+    /// The number of the batch over the whole run: names its random numbers.
+    pub batch: u64,
+}
+
+impl<T: Task> Setting<'_, T> {
+    /// The random numbers of this batch.
+    pub fn random(&self) -> ChaCha8Rng {
+        use rand::SeedableRng;
+        let name = format!("sample/{}", self.batch);
+        ChaCha8Rng::seed_from_u64(ckd_detectors::init::stream(self.config.of_the_run().seed, &name))
+    }
+}
+
+/// What an evaluation found.
+pub trait Measured {
+    /// Its line of a table.
+    type Row: Row + Clone + Serialize + DeserializeOwned;
+
+    /// The one number that decides which weights are the best, from 0 to 1.
+    fn headline(&self) -> f64;
+
+    /// The numbers in one short line.
+    fn told(&self) -> String;
+
+    /// What `log.jsonl` says of it.
+    fn logged(&self) -> serde_json::Value;
+
+    /// All of it, for `eval/`.
+    fn written(&self) -> serde_json::Value;
+
+    /// The line of a table for the measured network.
+    fn row(&self, name: &str, params: &ParamStore) -> Self::Row;
+
+    /// Results of each class, where the outcome lists them.
+    fn per_class(&self) -> Vec<ClassResult>;
+}
