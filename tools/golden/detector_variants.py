@@ -1,6 +1,6 @@
 """Golden values of the detector variants that imported weights need, made with PyTorch and torchvision.
 
-    python3 tools/golden/detector_variants.py detectors/tests/golden
+    python3 tools/golden/detector_variants.py detectors/tests/golden [CASE ...]     # or these alone, keeping the others
 
 `fasterrcnn_v2` and `retinanet_v2` are torchvision's own builders. The `detectron2_*` cases are torchvision's
 detectors with Detectron2's conventions put in (its source read, not run): the stride of a bottleneck in its
@@ -158,7 +158,10 @@ RPN = {
     "rpn_pre_nms_top_n_test": 150,
     "rpn_post_nms_top_n_train": 100,
     "rpn_post_nms_top_n_test": 60,
+    "box_nms_thresh": 0.5,
+    "box_detections_per_img": 100,
 }
+DENSE = {"topk_candidates": 300, "nms_thresh": 0.5, "detections_per_img": 100}
 
 
 def fasterrcnn_v2(**config):
@@ -230,7 +233,7 @@ DETECTORS = [
         retinanet_v2,
         2_520_000,
         V2_STAGE,
-        SIDES | {"topk_candidates": 300, "detections_per_img": 100},
+        SIDES | DENSE,
         [
             "backbone.body.conv1.weight",
             "backbone.body.layer4.2.conv3.weight",
@@ -270,7 +273,7 @@ DETECTORS = [
         detectron2_retinanet,
         2_540_000,
         ONE_STAGE,
-        SIDES | {"topk_candidates": 300, "detections_per_img": 100},
+        SIDES | DENSE,
         [
             "backbone.body.conv1.weight",
             "backbone.body.layer4.0.conv1.weight",
@@ -287,10 +290,19 @@ BOXES = [
     [[9.3, 12.1, 61.7, 72.2], [48.5, 19.2, 112.1, 86.3], [4.2, 38.4, 31.9, 61.8]],
     [[6.4, 10.7, 58.3, 95.9], [30.1, 60.6, 66.8, 101.2]],
 ]
+# No two anchors that are not rounded fit one of these equally well: with such a tie f32 and float64 match differently.
+UNTIED_BOXES = [
+    [[86.8, 13.8, 119.0, 72.8], [33.4, 5.2, 103.7, 40.2], [40.5, 35.9, 103.1, 71.4]],
+    [[3.0, 52.5, 37.1, 91.6], [13.3, 3.8, 46.0, 41.1]],
+]
 LABELS = [[1, 3, 2], [4, 1]]
 
 
-def run(build, state, config, dtype, gradients, statistics, image_streams):
+def boxes_of(name):
+    return UNTIED_BOXES if "detectron2" in name else BOXES
+
+
+def run(build, state, config, dtype, gradients, statistics, image_streams, boxes):
     """Everything that a case records, computed in `dtype`."""
     out = {}
 
@@ -311,7 +323,7 @@ def run(build, state, config, dtype, gradients, statistics, image_streams):
 
     images = [tensor(s, shape, 0.5, 0.5).to(dtype) for s, shape in zip(image_streams, IMAGES)]
     targets = [
-        {"boxes": torch.tensor(b, dtype=torch.float32).to(dtype), "labels": torch.tensor(l)} for b, l in zip(BOXES, LABELS)
+        {"boxes": torch.tensor(b, dtype=torch.float32).to(dtype), "labels": torch.tensor(l)} for b, l in zip(boxes, LABELS)
     ]
     model = training()
     losses = model(images, targets)
@@ -368,7 +380,8 @@ def tolerances(exact, single):
         error = float((value.double() - other.double()).abs().max()) if value.numel() else 0.0
         if error > (5e-2 if key.startswith("gradfirst8") else 1e-2) * largest:
             return None, f"{key}: f32 is off by {error:.2e} of {largest:.2e}"
-        floor = 1e-3 if key.startswith("gradfirst8") else 1e-4
+        # A batch norm over the few values of these small maps passes the last digits on to all that is below it.
+        floor = 1e-3 if key.startswith("grad") else 1e-4
         # Where f32 itself is far off (a ReLU that flips deep in the trunk), five times its error is enough.
         atol = max(min(20 * error, max(5 * error, 0.01 * largest)), floor * largest, 1e-9)
         allowed[key] = {"atol": float(f"{atol:.1e}")}
@@ -395,7 +408,7 @@ def detector_case(name, build, base, multiply, config, gradients, statistics):
         state = weights(build(), base, multiply)
         key = threshold_key(config)
         config[key] = 0.0001
-        run_in = lambda dtype: run(build, state, config, dtype, gradients, statistics, image_streams)
+        run_in = lambda dtype: run(build, state, config, dtype, gradients, statistics, image_streams, boxes_of(name))
         exact, single = run_in(torch.float64), run_in(torch.float32)
         # The threshold lies in the widest gap that leaves some detections of both images. A higher one takes away
         # the lower-scoring detections and changes no other.
@@ -421,7 +434,7 @@ def detector_case(name, build, base, multiply, config, gradients, statistics):
     }
     stored = {}
     for i in range(2):
-        stored[f"gt{i}_boxes"] = torch.tensor(BOXES[i], dtype=torch.float32)
+        stored[f"gt{i}_boxes"] = torch.tensor(boxes_of(name)[i], dtype=torch.float32)
         stored[f"gt{i}_labels"] = torch.tensor(LABELS[i])
         inputs[f"gt{i}_boxes"] = {"shape": list(stored[f"gt{i}_boxes"].shape), "dtype": "float32"}
         inputs[f"gt{i}_labels"] = {"shape": list(stored[f"gt{i}_labels"].shape), "dtype": "int64"}
@@ -536,10 +549,28 @@ def write(target, cases, tensors):
     write_tensors(target / "variants.safetensors", tensors)
 
 
-def main(target):
-    cases, tensors = [], {}
-    makers = [mobilenet_case] + [lambda entry=entry: detector_case(*copy.deepcopy(entry)) for entry in DETECTORS]
-    for make in makers:
+def read(target):
+    """The cases and tensors that an earlier run left."""
+    raw = (target / "variants.safetensors").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    kinds = {"F32": np.float32, "I64": np.int64}
+    tensors = {}
+    for name, entry in json.loads(raw[8 : 8 + size]).items():
+        start, end = (8 + size + at for at in entry["data_offsets"])
+        values = np.frombuffer(raw[start:end], kinds[entry["dtype"]]).reshape(entry["shape"])
+        tensors[name] = torch.from_numpy(values.copy())
+    return json.loads((target / "index.json").read_text())["cases"], tensors
+
+
+def main(target, wanted):
+    cases, tensors = read(target) if wanted else ([], {})
+    cases = [entry for entry in cases if entry["name"] not in wanted]
+    tensors = {key: value for key, value in tensors.items() if key.rsplit("/", 1)[0] not in wanted}
+    makers = {"trunk/mobilenet_v1": mobilenet_case}
+    makers |= {entry[0]: lambda entry=entry: detector_case(*copy.deepcopy(entry)) for entry in DETECTORS}
+    for name, make in makers.items():
+        if wanted and name not in wanted:
+            continue
         entry, values = make()
         print(entry["name"], file=sys.stderr)
         cases.append(entry)
@@ -548,4 +579,4 @@ def main(target):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(pathlib.Path(sys.argv[1]), sys.argv[2:])
