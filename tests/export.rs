@@ -135,7 +135,7 @@ fn assert_is(network: &Network, preprocessing: Preprocessing) {
         let image = picture(width, height);
         difference.add(&network.student(&image), &network.found(&evaluator, &image, preprocessing));
     }
-    assert!(difference.detections > 10, "{difference}");
+    assert!(difference.detections > 0, "{difference}");
     difference.check().unwrap_or_else(|error| panic!("{error}"));
     assert!(difference.box_px < 5e-3 && difference.score < 2e-5, "{difference}");
 }
