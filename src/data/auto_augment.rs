@@ -124,9 +124,13 @@ fn moved(image: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
 
 /// `factor` of the way from a value to another, and beyond, cut to bytes as PIL does.
 fn blended(from: u8, to: u8, factor: f64) -> u8 {
-    let (from, to) = (f64::from(from), f64::from(to));
-    // A factor of 32 bits, and towards zero as a conversion to an integer in C.
-    (from + f64::from(factor as f32) * (to - from)).clamp(0.0, 255.0) as u8
+    let (from, to, factor) = (f64::from(from), f64::from(to), f64::from(factor as f32));
+    let value = from + factor * (to - from);
+    // Towards zero, as a conversion to an integer in C; beyond the two values after rounding to 32 bits.
+    match (0.0..=1.0).contains(&factor) {
+        true => value as u8,
+        false => (value as f32).clamp(0.0, 255.0) as u8,
+    }
 }
 
 /// PIL's luma, in 16 bits after the point.
