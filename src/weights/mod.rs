@@ -74,7 +74,7 @@ pub enum WeightsError {
     },
     /// Weights that were trained by other conventions than the configuration has.
     #[error(
-        "{} was trained as another network than [{section}] describes, which no shape shows; the configuration needs:\
+        "{} was trained as another network than [{section}] describes; the configuration needs:\
          {report}",
         path.display()
     )]
