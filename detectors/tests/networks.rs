@@ -534,11 +534,15 @@ fn an_image_is_detected_alike_alone_and_in_a_batch() {
     let alone = [place(&[left]), place(&[right])];
     each_detector(|name, config| {
         let detector = build(1, config)?;
+        // Norms that have seen images: with those they begin with, the second heads say nothing.
+        for _ in 0..40 {
+            train(&detector, &scene(2), &[objects(), objects()])?;
+        }
         exaggerate(detector.params())?;
         let (both, turned) = (detector.detect(&both)?, detector.detect(&turned)?);
         for (index, image) in alone.iter().enumerate() {
             let single = detector.detect(image)?;
-            assert!(single[0].len() > 10, "{name}: {} detections", single[0].len());
+            assert!(single[0].len() >= 5, "{name}: {} detections", single[0].len());
             assert_alike(&format!("{name}: image {index}"), &single[0], &both[index]);
             assert_alike(
                 &format!("{name}: image {index} in the other place"),
@@ -623,9 +627,14 @@ fn objects() -> Target {
 /// Makes the last layers twenty times as loud, so that scores and boxes differ from each other.
 fn exaggerate(params: &ParamStore) -> Result<()> {
     for (name, param) in params.iter() {
-        let last = ["cls_logits.weight", "bbox_pred.weight", "cls_score.weight", "bbox_reg.weight"];
-        if last.iter().any(|last| name.ends_with(last)) {
-            params.set(name, &(param.value.tensor() * 20.0)?)?;
+        let last = [
+            ("cls_logits.weight", 20.0),
+            ("bbox_pred.weight", 20.0),
+            ("cls_score.weight", 20.0),
+            ("bbox_reg.weight", 20.0),
+        ];
+        if let Some((_, factor)) = last.iter().find(|(last, _)| name.ends_with(last)) {
+            params.set(name, &(param.value.tensor() * *factor)?)?;
         }
     }
     Ok(())
