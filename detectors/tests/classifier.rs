@@ -300,7 +300,7 @@ fn every_network_is_pytorchs_in_inference_in_training_and_in_its_gradients() -> 
                 gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt() as f32
             })
             .collect();
-        // With two images a ReLU whose input rounds across 0 moves a norm by more than rounding does elsewhere.
+        // With two images a ReLU whose input rounds across 0 moves a norm by up to a thousandth.
         for (norm, expected) in norms.iter().zip(numbers("norms")) {
             let tolerance = tolerance("norms").max(1e-3 * expected);
             assert_close(&format!("{name} gradients"), &[*norm], &[expected], tolerance);

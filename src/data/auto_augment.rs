@@ -73,7 +73,7 @@ pub(super) fn cifar10(image: RgbImage, draws: &mut Draws) -> RgbImage {
 
 impl Operation {
     fn apply(self, image: RgbImage, sign: f64) -> RgbImage {
-        let of = |magnitude: u8, largest: f64| f64::from(magnitude) * largest / 9.0;
+        let of = |magnitude: u8, largest: f64| f64::from(tenth(magnitude, largest as f32));
         let (width, height) = (f64::from(image.width()), f64::from(image.height()));
         match self {
             ShearY(m) => moved(&image, [1.0, 0.0, 0.0, sign * of(m, 0.3), 1.0, 0.0]),
@@ -109,6 +109,15 @@ impl Operation {
     }
 }
 
+/// The magnitude of 0 to 9 on the way to `largest`, to the last bit of `torch.linspace(0, largest, 10)`.
+fn tenth(magnitude: u8, largest: f32) -> f32 {
+    let step = largest / 9.0;
+    match magnitude {
+        0..5 => step * f32::from(magnitude),
+        _ => largest - step * f32::from(9 - magnitude.min(9)),
+    }
+}
+
 /// Output pixel (x, y) shows what is at (a x + b y + c, d x + e y + f), measured at pixels' centres; the nearest.
 fn moved(image: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
     RgbImage::from_fn(image.width(), image.height(), |x, y| {
@@ -124,13 +133,9 @@ fn moved(image: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
 
 /// `factor` of the way from a value to another, and beyond, cut to bytes as PIL does.
 fn blended(from: u8, to: u8, factor: f64) -> u8 {
-    let (from, to, factor) = (f64::from(from), f64::from(to), f64::from(factor as f32));
-    let value = from + factor * (to - from);
-    // Towards zero, as a conversion to an integer in C; beyond the two values after rounding to 32 bits.
-    match (0.0..=1.0).contains(&factor) {
-        true => value as u8,
-        false => (value as f32).clamp(0.0, 255.0) as u8,
-    }
+    let (from, to) = (f32::from(from), f32::from(to));
+    // In 32 bits, then towards zero, as a conversion to an integer in C.
+    (from + factor as f32 * (to - from)).clamp(0.0, 255.0) as u8
 }
 
 /// PIL's luma, in 16 bits after the point.
