@@ -343,12 +343,12 @@ fn a_published_resnet_has_its_published_accuracy() {
     let (weights, packed) =
         (data.join("weights/resnet20-12fca82f.th"), data.join("cifar10/test_batch.bin.xz"));
     if !weights.exists() || !packed.exists() {
-        println!("skipped: no {} or {}", weights.display(), packed.display());
+        eprintln!("skipped: no {} or {}", weights.display(), packed.display());
         return;
     }
     let unpacked = std::process::Command::new("xz").arg("-dc").arg(&packed).output();
     let Some(unpacked) = unpacked.ok().filter(|output| output.status.success()) else {
-        println!("skipped: `xz` cannot unpack {}", packed.display());
+        eprintln!("skipped: `xz` cannot unpack {}", packed.display());
         return;
     };
     let small = Small::new();

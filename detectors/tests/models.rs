@@ -14,24 +14,21 @@ mod support;
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config, ResNet, ResNetConfig, ResNetDepth};
-use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
-use ckd_detectors::images::{Images, Target};
+use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::nn::{ConvNorm, Linear, Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::postprocess::{Clip, RetinaPostprocess};
-use ckd_detectors::retinanet::{RetinaNet, RetinaNetConfig};
+use ckd_detectors::retinanet::RetinaNet;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::reshape;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::losses::softmax_cross_entropy;
 use ckd_kernels::pool::{global_avg_pool, max_pool2d};
-use ckd_kernels::resize::resize_bilinear;
 use golden::{Case, Golden, roots};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use report::Report;
 use scene::Scene;
-use support::{Weights, fill, padded, part, values};
+use support::{Weights, fill, part, values};
 
 #[test]
 fn trunks_are_torchvisions() {

@@ -249,7 +249,7 @@ fn sampled_errors(sizes: &Sizes) -> [f64; 3] {
     let (leaf_x, leaf_w) = (Value::leaf("x", nhwc(&x)), Value::leaf("w", weight.clone()));
     let got = conv2d(&leaf_x, &leaf_w, config, Epilogue::default()).unwrap();
     let gradients = gradients_of(&got, &g);
-    let [x, weight, g] = [&x, &weight, &g].map(|tensor| values(tensor));
+    let [x, weight, g] = [&x, &weight, &g].map(values);
     // The output pixel that sees row or column `at` through tap `tap`.
     let output = |axis: usize, at: usize, tap: usize, size: usize| {
         let from = (at + config.padding[axis]).checked_sub(tap)?;
