@@ -19,6 +19,7 @@ mod input_gradient;
 pub(crate) mod pixels;
 mod sweep;
 mod weight_gradient;
+mod widened;
 mod winograd;
 
 use candle_core::Tensor;
@@ -82,6 +83,14 @@ impl Default for Epilogue<'_> {
     }
 }
 
+impl Epilogue<'_> {
+    /// Whether all of it is tables of `k` channels.
+    fn fits(&self, k: usize) -> bool {
+        let tables = [self.scale, self.shift.map(Value::tensor)];
+        self.residual.is_none() && tables.iter().flatten().all(|table| table.dims() == [k])
+    }
+}
+
 /// Convolves `x` with `weight` and applies `epilogue`.
 ///
 /// # Shapes
@@ -91,9 +100,17 @@ impl Default for Epilogue<'_> {
 /// If shapes, groups or the kernel's span do not fit.
 pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogue) -> Result<Value> {
     let geometry = Geometry::new(x.tensor(), weight.tensor(), config)?;
-    let out = forward(&geometry, x.tensor(), weight.tensor(), &epilogue)?;
-    crate::flops::count(out.elem_count() * geometry.r * geometry.s * geometry.group_channels().0);
+    let Geometry { n, oh, ow, k, r, s, .. } = geometry;
+    crate::flops::count(n * oh * ow * k * r * s * geometry.group_channels().0);
+    match widened::outputs(&geometry) {
+        Some(outputs) if epilogue.fits(k) => widened::convolve_widened(x, weight, config, epilogue, outputs),
+        _ => convolve(x, weight, config, epilogue),
+    }
+}
 
+fn convolve(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogue) -> Result<Value> {
+    let geometry = Geometry::new(x.tensor(), weight.tensor(), config)?;
+    let out = forward(&geometry, x.tensor(), weight.tensor(), &epilogue)?;
     let (track_x, track_w) = (x.is_tracked(), weight.is_tracked());
     let track_shift = epilogue.shift.map(Value::is_tracked);
     let has_residual = epilogue.residual.is_some();
