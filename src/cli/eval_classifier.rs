@@ -3,13 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use ckd_detectors::param::Builder;
-
 use super::{Context, say};
 use crate::config::{ConfigSource, Loaded};
 use crate::data::cifar::Split;
 use crate::engine::EngineError;
-use crate::engine::classify::{ClassifierCard, load_split, load_weights, measure, student};
+use crate::engine::classify::{ClassifierCard, load_split, measure};
 use crate::weights::WeightsFile;
 
 /// What of it is asked for.
@@ -50,9 +48,7 @@ pub(super) fn run(
     }
     let set = load_split(&loaded.config, &root, Split::Test)?;
     card.check_classes(&file.path, &set.classes)?;
-    let builder = Builder::new(0, &context.device).frozen();
-    let model = student(&loaded.config, set.classes.len(), builder)?;
-    load_weights(&model, file)?;
+    let model = card.network(file, &context.device)?;
     let measured = measure(&model, &Arc::new(set), &loaded.config, None, &context.device)?;
     let accuracy = &measured.accuracy;
     if asked.json {

@@ -1,5 +1,6 @@
 //! `ckd-det export`: the student alone, in the form that its user takes, and the proof that it is the student.
 
+mod classifier;
 mod images;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,7 @@ use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, say};
 use crate::config::{Config, Resize};
 use crate::engine::build;
+use crate::engine::classify::ClassifierCard;
 use crate::engine::evaluate::detect_one;
 use crate::engine::experiment::without_teacher;
 use crate::export::onnx::evaluate::Evaluator;
@@ -24,8 +26,8 @@ use crate::export::onnx::{
 use crate::export::verify::{self, Difference, graph_detections, graph_input};
 use crate::export::{ExportError, torchvision};
 use crate::fsx;
-use crate::weights::ModelCard;
 use crate::weights::file::write_safetensors;
+use crate::weights::{ModelCard, WeightsFile};
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
@@ -50,12 +52,18 @@ Before it is written, the graph is run operator by operator on validation images
 boxes differ by more than 0.1 pixels or scores by 0.001, nothing is written. That run uses this program's own
 kernels: `tools/verify_export` asks onnxruntime, and torchvision, the same.
 
+A classifier's ONNX graph takes `images`, float32 (N, 3, H, W), RGB in 0..1, resized and not normalised, and gives
+`logits` (N, K) before the softmax and `embedding` (N, D); it is compared on held-out images, or on noise where there
+are none. Its .pth is a state dict under the names of RepDistiller or torchvision. --raw and --with-preprocess are
+for detectors.
+
 Examples:
   ckd-det export --out student.safetensors                 the latest run
   ckd-det export --run runs/coco_r101_r18 --out student.onnx
   ckd-det export --out student.onnx --with-preprocess --half
   ckd-det export --out student.onnx --int8 activations --images 100
-  ckd-det export --out student.pth")]
+  ckd-det export --out student.pth
+  ckd-det export --run runs/cifar10_r56_r20 --out classifier.onnx")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
@@ -77,16 +85,19 @@ pub struct Args {
     /// ONNX: weights in int8, or activations too, their ranges taken from the validation images
     #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "weights", conflicts_with = "raw")]
     int8: Option<Int8>,
-    /// ONNX: validation images that the graph is compared on; 0 compares nothing
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    images: usize,
+    /// ONNX: validation images that the graph is compared on; 0 compares nothing [default: 20; of a classifier 200]
+    #[arg(long, value_name = "N")]
+    images: Option<usize>,
     /// ONNX: where the validation images are, instead of the experiment's data.root
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// ONNX with --half or --int8: the most AP, in points, that it may lose on those images
+    /// ONNX with --half or --int8: the most AP, of a classifier top-1, in points, that it may lose on those images
     #[arg(long, value_name = "POINTS", default_value_t = 3.0)]
     max_ap_loss: f64,
 }
+
+/// Images that a detector is compared on, if the user does not say.
+const COMPARED: usize = 20;
 
 /// What a student can be written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -144,7 +155,11 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
     let no_classes =
         || UsageError("the weights do not name their classes; export the weights of a run".to_owned());
-    let model = args.model.open(&context.device, |_| Err(no_classes().into()))?;
+    let file = WeightsFile::read(&args.model.find()?)?;
+    if let Some(card) = ClassifierCard::of(&file)? {
+        return classifier::run(&args, format, &file, card);
+    }
+    let model = args.model.load(file, &context.device, |_| Err(no_classes().into()))?;
     let mut card: ModelCard = model.card.clone().ok_or_else(no_classes)?;
     // The student is on its own from here.
     card.config = without_teacher(&card.config);
@@ -227,7 +242,8 @@ fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -
         outputs: if args.raw { Outputs::Raw } else { Outputs::Detections },
     };
     let full = exporting.graph(Precision::Full)?;
-    if args.images == 0 {
+    let images = args.images.unwrap_or(COMPARED);
+    if images == 0 {
         say("not compared with the student: --images 0")?;
         let chosen = match (args.half, args.int8) {
             (true, _) => exporting.graph(Precision::Half)?,
@@ -241,7 +257,7 @@ fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -
         };
         return Ok(fsx::write_atomic(&args.out, &chosen.to_bytes())?);
     }
-    let pictures = Pictures::find(&model.config, args.data_root.as_deref(), args.images)?;
+    let pictures = Pictures::find(&model.config, args.data_root.as_deref(), images)?;
     pictures.say_where()?;
     if args.raw {
         exporting.check_raw(&full, &pictures)?;
@@ -281,9 +297,14 @@ fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -
 
 /// A line of the table: what, MiB, AP in points.
 fn row(name: &str, bytes: Option<usize>, ap: Option<f64>) -> String {
+    named_row(name, bytes, "AP", ap)
+}
+
+/// As [`row`], of another measure.
+fn named_row(name: &str, bytes: Option<usize>, measure: &str, points: Option<f64>) -> String {
     let size = bytes.map_or("-".to_owned(), |bytes| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20)));
-    let ap = ap.map_or("-".to_owned(), |ap| format!("{ap:.2}"));
-    format!("  {name:<20} {size:>12}   AP {ap:>6}")
+    let points = points.map_or("-".to_owned(), |points| format!("{points:.2}"));
+    format!("  {name:<20} {size:>12}   {measure} {points:>6}")
 }
 
 impl Exporting<'_> {

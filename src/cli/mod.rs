@@ -23,6 +23,7 @@ mod machine;
 mod methods;
 mod model;
 mod predict;
+mod predict_classifier;
 mod train;
 mod weights;
 

@@ -8,6 +8,7 @@ use ckd_detectors::Detector;
 
 use super::UsageError;
 use crate::config::Config;
+use crate::engine::classify::ClassifierCard;
 use crate::engine::job::weights_of_run;
 use crate::engine::{EngineError, build};
 use crate::weights::card::{Category, category_map};
@@ -73,7 +74,24 @@ impl ModelArgs {
         device: &Device,
         fallback: impl FnOnce(&Config) -> anyhow::Result<Vec<Category>>,
     ) -> anyhow::Result<Model> {
-        let file = WeightsFile::read(&self.find()?)?;
+        self.load(WeightsFile::read(&self.find()?)?, device, fallback)
+    }
+
+    /// As [`open`](Self::open), of a file that is read already.
+    pub(super) fn load(
+        &self,
+        file: WeightsFile,
+        device: &Device,
+        fallback: impl FnOnce(&Config) -> anyhow::Result<Vec<Category>>,
+    ) -> anyhow::Result<Model> {
+        if let Some(card) = ClassifierCard::of(&file)? {
+            return Err(UsageError(format!(
+                "{} is {}, and a detector is needed here; `ckd-det eval --weights`, `predict` and `export` take both",
+                file.path.display(),
+                card.described()
+            ))
+            .into());
+        }
         let card = match &self.config {
             Some(_) => ModelCard::of(&file).ok(),
             None => Some(ModelCard::of(&file)?),

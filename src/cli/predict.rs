@@ -1,4 +1,4 @@
-//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and COCO results.
+//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and COCO results; of a classifier, classes.
 
 use std::path::{Path, PathBuf};
 
@@ -8,17 +8,20 @@ use serde::Serialize;
 
 use super::machine::peak_memory_mib;
 use super::model::{Model, ModelArgs};
-use super::{Context, UsageError, say};
+use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{ClassIndex, decode};
+use crate::engine::classify::ClassifierCard;
 use crate::engine::evaluate::{detect_one, to_coco};
 use crate::fsx;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
+use crate::weights::WeightsFile;
 
 /// Arguments of `predict`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Without --score, the results hold all that the detector gives (what scores above its own threshold), and
 pictures show boxes from 0.5 on. With it, both have boxes from that score on.
+With a classifier there are no pictures: the five likeliest classes of each image are printed and written.
 
 Examples:
   ckd-det predict photo.jpg                               with the latest run
@@ -45,6 +48,12 @@ pub struct Args {
     /// Time the detector on the images and write nothing: the first boxes, the median image, peak memory
     #[arg(long, conflicts_with_all = ["no_pictures", "json", "score"])]
     benchmark: bool,
+}
+
+impl Args {
+    fn json_path(&self) -> PathBuf {
+        self.json.clone().unwrap_or_else(|| self.out.join("results.json"))
+    }
 }
 
 /// The score from which boxes are drawn, if the user does not say.
@@ -77,7 +86,16 @@ struct FileResult<'a> {
 /// Missing weights. An image that cannot be read is named at once and again at the end; the others are done.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let start = Instant::now();
-    let model = args.model.open(&context.device, |_| {
+    let file = WeightsFile::read(&args.model.find()?)?;
+    if let Some(card) = ClassifierCard::of(&file)? {
+        let detectors_only = [(args.score.is_some(), "--score"), (args.benchmark, "--benchmark")];
+        if let Some((_, option)) = detectors_only.into_iter().find(|(given, _)| *given) {
+            let (path, card) = (file.path.display(), card.described());
+            return Err(UsageError(format!("{option} is for detectors, and {path} is {card}")).into());
+        }
+        return predict_classifier::run(&args.images, &args.json_path(), (&file, &card), context);
+    }
+    let model = args.model.load(file, &context.device, |_| {
         Err(UsageError(
             "the weights do not name their classes; predict needs weights of a run or an export".to_owned(),
         )
@@ -136,7 +154,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
         say(line)?;
     }
-    let json = args.json.unwrap_or_else(|| args.out.join("results.json"));
+    let json = args.json_path();
     fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
     say(format!("{} detections -> {}", results.len(), json.display()))?;
     match failed.len() {

@@ -10,6 +10,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Context, UsageError, say};
+use crate::engine::classify::ClassifierCard;
 use crate::engine::{EngineError, build};
 use crate::weights::card::category_map;
 use crate::weights::diff::Difference;
@@ -248,6 +249,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
     let file = read(&args.file)?;
     let recognised = Recognised::of(&file);
     let card = ModelCard::of(&file).ok();
+    let classifier = ClassifierCard::of(&file)?;
     let ours: BTreeMap<&str, &str> =
         file.names.origins.iter().map(|(ours, theirs)| (theirs.as_str(), ours.as_str())).collect();
     let mut types: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -271,21 +273,35 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
             "format": file.format.to_string(),
             "names": file.names.scheme.to_string(),
             "blake3": file.hash,
-            "architecture": network.map(|network| &network.name),
-            "classes": network.and_then(classes),
+            "architecture": match &classifier {
+                Some(card) => Some(card.config.student.network.name()),
+                None => network.map(|network| network.name.as_str()),
+            },
+            "classes": match &classifier {
+                Some(card) => Some(card.classes.len()),
+                None => network.and_then(classes),
+            },
             "assumed": network.map(|network| &network.assumed),
-            "not_recognised": recognised.as_ref().err(),
+            "not_recognised": recognised.as_ref().err().filter(|_| classifier.is_none()),
             "unused": file.names.unused,
             "categories": card.as_ref().map(|card| &card.categories),
-            "provenance": card.as_ref().map(|card| &card.provenance),
-            "config": card.as_ref().map(|card| card.config.to_toml()),
+            "class_names": classifier.as_ref().map(|card| &card.classes),
+            "provenance": match &classifier {
+                Some(card) => Some(&card.provenance),
+                None => card.as_ref().map(|card| &card.provenance),
+            },
+            "config": match &classifier {
+                Some(card) => Some(card.config.to_toml()),
+                None => card.as_ref().map(|card| card.config.to_toml()),
+            },
             "tensors": tensors,
         });
         return Ok(say(serde_json::to_string_pretty(&report)?)?);
     }
     say(format!("{}: {}, names of {}", args.file.display(), file.format, file.names.scheme))?;
-    match &recognised {
-        Ok(network) => {
+    match (&classifier, &recognised) {
+        (Some(card), _) => say(format!("architecture  {}", card.described()))?,
+        (None, Ok(network)) => {
             let classes = classes(network).map(|classes| format!(", {classes} outputs for classes"));
             say(format!("architecture  {}{}", network.name, classes.unwrap_or_default()))?;
             for assumed in &network.assumed {
@@ -295,14 +311,20 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
                 say(format!("differs       {differs}"))?;
             }
         }
-        Err(reason) => say(format!("architecture  not known: {reason}"))?,
+        (None, Err(reason)) => say(format!("architecture  not known: {reason}"))?,
     }
-    if let Some(card) = &card {
-        let names: Vec<&str> =
-            card.categories.iter().take(8).map(|category| category.name.as_str()).collect();
-        let dots = if card.categories.len() > names.len() { ", ..." } else { "" };
-        say(format!("classes       {} ({}{dots})", card.categories.len(), names.join(", ")))?;
-        for (what, fact) in &card.provenance {
+    let known = match (&classifier, &card) {
+        (Some(card), _) => Some((card.classes.iter().map(String::as_str).collect(), &card.provenance)),
+        (None, Some(card)) => {
+            let names = card.categories.iter().map(|category| category.name.as_str());
+            Some((names.collect::<Vec<&str>>(), &card.provenance))
+        }
+        (None, None) => None,
+    };
+    if let Some((names, provenance)) = known {
+        let dots = if names.len() > 8 { ", ..." } else { "" };
+        say(format!("classes       {} ({}{dots})", names.len(), names[..names.len().min(8)].join(", ")))?;
+        for (what, fact) in provenance {
             say(format!("provenance    {what}: {fact}"))?;
         }
     }

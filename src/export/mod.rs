@@ -3,10 +3,12 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`student`] | a detector from a weights file, ready to detect |
+//! | [`logits`] | a classifier's logits and its export's |
 //! | [`torchvision`] | a `.pth` that torchvision's own classes load with `strict=True` |
 //! | [`onnx`] | networks as ONNX graphs, and their evaluation |
 //! | [`verify`] | the student and its export on the same images |
 
+pub mod logits;
 pub mod onnx;
 pub mod student;
 pub mod torchvision;

@@ -6,16 +6,20 @@ use std::time::Instant;
 
 use candle_core::Device;
 use ckd_detectors::classifier::Classifier;
+use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::flops;
+use ckd_kernels::resample::bytes_to_unit;
+use image::RgbImage;
 use serde_json::json;
 
 use super::{LabelledSets, evaluation_augmentation, to_device};
 use crate::config::ClassifyConfig;
+use crate::data::draws::Draws;
 use crate::data::label_order::LabelOrder;
-use crate::data::{DataError, Labelled, LabelledImages, Loader, Position, Workforce};
+use crate::data::{DataError, Labelled, LabelledBatch, LabelledImages, Loader, Position, Workforce};
 use crate::engine::outcome::ClassResult;
 use crate::engine::pass::Distillation;
 use crate::engine::task::Measured;
@@ -45,21 +49,14 @@ pub fn measure(
     device: &Device,
 ) -> Result<MeasuredClassifier> {
     let limit = config.eval.max_images.unwrap_or(usize::MAX).min(set.len());
-    let batch = NonZeroUsize::new(config.eval.batch_size)
-        .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
-    let order = LabelOrder::Sequential { batch };
-    let source = LabelledImages::new(set.clone(), order, evaluation_augmentation(config), config.seed)?;
-    let workforce = Workforce { workers: config.data.workers, batches_ahead: config.data.queue };
     let mut meter = AccuracyMeter::new(set.classes.len(), teacher);
     let (mut times, mut work, mut seen) = (Vec::new(), 0, 0);
-    for batch in Loader::over(source, workforce, Position::default())? {
+    for batch in evaluation_batches(set, config)? {
         let mut batch = batch?;
         let images = to_device(&mut batch, device)?;
         let start = Instant::now();
-        let (taps, multiply_adds) = flops::counted(|| model.forward(&images, Mode::Inference));
-        let taps = taps?;
-        let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
-        let values = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+        let (values, multiply_adds) = flops::counted(|| logits(model, &images));
+        let values = values?;
         times.push(start.elapsed().as_secs_f64() * 1e3 / batch.labels.len() as f64);
         work += multiply_adds;
         seen += batch.labels.len();
@@ -76,6 +73,46 @@ pub fn measure(
         ms_per_image: times.get(times.len() / 2).copied().unwrap_or(0.0),
         gflops: work as f64 / 1e9 / seen.max(1) as f64,
     })
+}
+
+/// `set` in order, as a classifier of `config` is shown it when it is measured.
+///
+/// # Errors
+/// If the set is empty, or the configuration's numbers of images and threads are 0.
+pub fn evaluation_batches(
+    set: &Arc<Labelled>,
+    config: &ClassifyConfig,
+) -> std::result::Result<Loader<LabelledImages>, DataError> {
+    let batch = NonZeroUsize::new(config.eval.batch_size)
+        .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
+    let order = LabelOrder::Sequential { batch };
+    let source = LabelledImages::new(set.clone(), order, evaluation_augmentation(config), config.seed)?;
+    let workforce = Workforce { workers: config.data.workers, batches_ahead: config.data.queue };
+    Loader::over(source, workforce, Position::default())
+}
+
+/// One image as a classifier of `config` is shown it when it is measured.
+///
+/// # Errors
+/// If the device has no room.
+pub fn seen_as(image: RgbImage, config: &ClassifyConfig, device: &Device) -> Result<Images> {
+    let augmentation = evaluation_augmentation(config);
+    // An evaluation leaves nothing to chance.
+    let image = augmentation.apply(image, &mut Draws::new(config.seed, "augment", &[0, 0]));
+    let mut pixels = vec![0f32; image.as_raw().len()];
+    bytes_to_unit(image.as_raw(), &mut pixels);
+    let side = augmentation.side_px as usize;
+    to_device(&mut LabelledBatch { pixels, side, labels: vec![0], indices: vec![0] }, device)
+}
+
+/// The logits of `model`, (N, classes) row by row.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn logits(model: &Classifier, images: &Images) -> Result<Vec<f32>> {
+    let taps = model.forward(images, Mode::Inference)?;
+    let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
+    Ok(logits.tensor().flatten_all()?.to_vec1::<f32>()?)
 }
 
 /// As [`measure`] on the held-out images, with the teacher's guesses, which are made once.

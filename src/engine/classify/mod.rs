@@ -13,8 +13,8 @@ mod pass;
 mod sources;
 mod weights;
 
-pub use evaluate::{MeasuredClassifier, measure};
-pub use sources::{LabelledSets, load_split};
+pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
+pub use sources::{LabelledSets, held_out, load_split};
 pub use weights::{ClassifierCard, load_weights};
 
 use std::collections::BTreeMap;
@@ -251,8 +251,11 @@ fn evaluation_augmentation(config: &ClassifyConfig) -> Augmentation {
     }
 }
 
-/// A batch as the networks take it.
-fn to_device(batch: &mut LabelledBatch, device: &Device) -> Result<Images> {
+/// A batch as the networks take it; its pixels are moved out.
+///
+/// # Errors
+/// If the device has no room.
+pub fn to_device(batch: &mut LabelledBatch, device: &Device) -> Result<Images> {
     let (images, side) = (batch.labels.len(), batch.side);
     let pixels = Tensor::from_vec(std::mem::take(&mut batch.pixels), (images, side, side, 3), device)?;
     Ok(Images { pixels: pixels.permute((0, 3, 1, 2))?, sizes: vec![(side, side); images] })

@@ -103,6 +103,16 @@ pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<
     })
 }
 
+/// The held-out images of an experiment.
+///
+/// # Errors
+/// [`EngineError::Missing`] says what is not there and how to get it.
+pub fn held_out(loaded: &Loaded<ClassifyConfig>) -> Result<Labelled> {
+    let root = root(loaded);
+    refuse(missing_data(loaded, &root, Split::Test).into_iter().collect())?;
+    load_split(&loaded.config, &root, Split::Test)
+}
+
 /// A file of CIFAR's python version.
 fn unpickled(bytes: &[u8], labels: &str) -> std::result::Result<(Vec<u32>, Vec<u8>), String> {
     let rows = labelled_rows(bytes, labels)?;

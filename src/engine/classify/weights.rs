@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use ckd_detectors::classifier::Classifier;
+use ckd_detectors::param::Builder;
+use serde_json::json;
 
+use super::student;
 use crate::config::ClassifyConfig;
 use crate::engine::{EngineError, Result};
 use crate::weights::{WeightsError, WeightsFile};
@@ -13,6 +16,7 @@ use crate::weights::{WeightsError, WeightsFile};
 const CONFIG: &str = "ckd_det.classify_config";
 const CLASSES: &str = "ckd_det.classes";
 const PROVENANCE: &str = "ckd_det.provenance";
+const INPUT: &str = "ckd_det.input";
 /// What `torch.nn.DataParallel` puts before every name.
 const DATA_PARALLEL: &str = "module.";
 
@@ -31,11 +35,26 @@ impl ClassifierCard {
     /// The entries of a safetensors header.
     pub fn to_metadata(&self) -> BTreeMap<String, String> {
         let json = |value: serde_json::Value| value.to_string();
+        let normalization = self.config.student_normalization();
+        let side = self.config.input.side_px;
+        // For other programs.
+        let input = json!({
+            "channels": "RGB",
+            "range": [0.0, 1.0],
+            "mean": normalization.mean.map(decimal),
+            "std": normalization.std.map(decimal),
+            "side_px": side,
+            "resize": match self.config.input.eval_resize_px {
+                Some(short) => format!("antialiased bilinear, the shorter side to {short} pixels; then the middle {side}"),
+                None => format!("antialiased bilinear, the whole image to {side} x {side}"),
+            },
+        });
         BTreeMap::from([
             ("format".to_owned(), "pt".to_owned()),
             (CONFIG.to_owned(), self.config.to_toml()),
             (CLASSES.to_owned(), json(self.classes.clone().into())),
-            (PROVENANCE.to_owned(), json(serde_json::json!(self.provenance))),
+            (PROVENANCE.to_owned(), json(json!(self.provenance))),
+            (INPUT.to_owned(), json(input)),
         ])
     }
 
@@ -54,6 +73,21 @@ impl ClassifierCard {
             classes: serde_json::from_str(entry(CLASSES)).map_err(damaged)?,
             provenance: serde_json::from_str(entry(PROVENANCE)).map_err(damaged)?,
         }))
+    }
+
+    /// The network with the weights of `file`, frozen.
+    ///
+    /// # Errors
+    /// Lists what is missing, unexpected or of another shape.
+    pub fn network(&self, file: &WeightsFile, device: &Device) -> Result<Classifier> {
+        let network = student(&self.config, self.classes.len(), Builder::new(0, device).frozen())?;
+        load_weights(&network, file)?;
+        Ok(network)
+    }
+
+    /// How a message calls the network.
+    pub fn described(&self) -> String {
+        format!("a classifier, {} of {} classes", self.config.student.network, self.classes.len())
     }
 
     /// Refuses the weights at `path` for data with other `classes`.
@@ -76,6 +110,11 @@ impl ClassifierCard {
         );
         Err(EngineError::Run { path: path.to_owned(), reason })
     }
+}
+
+/// As a decimal: 0.05, not the f64 that is the f32 nearest to it.
+fn decimal(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(value.into())
 }
 
 /// Whether the last layer of a file must fit the network's.
