@@ -58,7 +58,7 @@ impl Aligned {
 
 /// Bytes of a buffer that is kept for the next [`Aligned::recycled`], and how many are kept on a thread.
 const SPARE_BYTES: usize = 2 << 20;
-const SPARES: usize = 8;
+const SPARES: usize = 3;
 
 thread_local! {
     static SPARE: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
