@@ -420,7 +420,7 @@ fn a_trained_classifier_is_exported_in_every_format_and_used_again() {
         assert_eq!(values(&state.tensors[name]), values(tensor), "{name}");
     }
 
-    let inspected = ["resnet8 of 10 classes", "10 (airplane, automobile", "provenance"];
+    let inspected = ["resnet8 of 10 classes", "10 (class 0, class 1", "provenance"];
     assert_ended(&small.run_program(&["weights", "inspect", "out/c.safetensors"]), 0, &inspected);
     let picture = image::RgbImage::from_pixel(50, 40, image::Rgb([200, 60, 30]));
     picture.save(small.path("red.png")).unwrap();
