@@ -52,7 +52,7 @@ impl LogitDifference {
     }
 
     fn within(&self, limit: f32) -> Result<()> {
-        match self.most <= limit {
+        match self.most.is_finite() && self.most <= limit {
             true => Ok(()),
             false => Err(ExportError::Drift { reason: self.to_string() }),
         }
