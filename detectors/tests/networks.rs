@@ -542,7 +542,9 @@ fn an_image_is_detected_alike_alone_and_in_a_batch() {
         let (both, turned) = (detector.detect(&both)?, detector.detect(&turned)?);
         for (index, image) in alone.iter().enumerate() {
             let single = detector.detect(image)?;
-            assert!(single[0].len() >= 5, "{name}: {} detections", single[0].len());
+            // Batch norms of one small scene leave the convolutional head little to say.
+            let least = if name == "Faster R-CNN v2" { 5 } else { 11 };
+            assert!(single[0].len() >= least, "{name}: {} detections", single[0].len());
             assert_alike(&format!("{name}: image {index}"), &single[0], &both[index]);
             assert_alike(
                 &format!("{name}: image {index} in the other place"),
