@@ -1,5 +1,6 @@
 //! What a run reads: data sets and weights, found before anything is loaded.
 
+use super::task::Settings;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -233,8 +234,8 @@ fn initial_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf
 }
 
 /// The weights file at `path`, which `key` names; `None` if it is missing, which is fine only if random ones will do.
-fn weights(
-    loaded: &Loaded,
+pub(super) fn weights<C: Settings>(
+    loaded: &Loaded<C>,
     (key, path): (&str, &Path),
     random_will_do: bool,
     help: &str,
@@ -247,18 +248,18 @@ fn weights(
     if !random_will_do {
         missing.push(format!(
             "weights that {} needs are missing: {key} = {path:?}\nlooked at:\n{}\n{help}",
-            loaded.config.name,
+            loaded.config.of_the_run().name,
             places(loaded, path),
         ));
     }
     None
 }
 
-fn refuse(missing: Vec<String>) -> Result<()> {
+pub(super) fn refuse(missing: Vec<String>) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { Err(EngineError::Missing(missing.join("\n\n"))) }
 }
 
-fn places(loaded: &Loaded, path: &Path) -> String {
+pub(super) fn places<C>(loaded: &Loaded<C>, path: &Path) -> String {
     let places = loaded.places(path);
     let absolute = |place: &PathBuf| std::path::absolute(place).unwrap_or_else(|_| place.clone());
     places.iter().map(|place| format!("  {}", absolute(place).display())).collect::<Vec<_>>().join("\n")

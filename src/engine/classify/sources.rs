@@ -8,6 +8,7 @@ use crate::config::{ClassifyConfig, LabelledKind, Loaded};
 use crate::data::cifar::{Cifar, Split};
 use crate::data::{DataError, Labelled, image_folder, stl10};
 use crate::engine::job::weights_of_run;
+use crate::engine::sources::{places, refuse, weights};
 use crate::engine::task::Gathered;
 use crate::engine::{EngineError, Result};
 use crate::weights::labelled_rows;
@@ -171,36 +172,4 @@ fn find_initial(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> O
     let student = &loaded.config.student;
     let help = "Name another file with --set student.init=FILE";
     weights(loaded, ("student.init", student.init.as_ref()?), student.allow_random_weights, help, missing)
-}
-
-/// The weights file at `path`, which `key` names; `None` if it is missing, which is fine only if random ones will do.
-fn weights(
-    loaded: &Loaded<ClassifyConfig>,
-    (key, path): (&str, &Path),
-    random_will_do: bool,
-    help: &str,
-    missing: &mut Vec<String>,
-) -> Option<PathBuf> {
-    let found = loaded.resolve(path);
-    if found.exists() {
-        return Some(found);
-    }
-    if !random_will_do {
-        missing.push(format!(
-            "weights that {} needs are missing: {key} = {path:?}\nlooked at:\n{}\n{help}",
-            loaded.config.name,
-            places(loaded, path),
-        ));
-    }
-    None
-}
-
-fn refuse(missing: Vec<String>) -> Result<()> {
-    if missing.is_empty() { Ok(()) } else { Err(EngineError::Missing(missing.join("\n\n"))) }
-}
-
-fn places(loaded: &Loaded<ClassifyConfig>, path: &Path) -> String {
-    let absolute = |place: PathBuf| std::path::absolute(&place).unwrap_or(place);
-    let places = loaded.places(path).into_iter();
-    places.map(|place| format!("  {}", absolute(place).display())).collect::<Vec<_>>().join("\n")
 }
