@@ -12,7 +12,7 @@ embed!(
     "base/bccd.toml",
     "base/cifar100_240.toml",
     "base/cifar100_480.toml",
-    "base/cifar10_r56_r20.toml",
+    "base/cifar10_r56.toml",
     "base/cifar10_short.toml",
     "base/coco_faster_rcnn_fpn.toml",
     "base/coco_retinanet_fpn.toml",
@@ -20,6 +20,7 @@ embed!(
     "base/imagenet_200.toml",
     "base/probe.toml",
     "base/quickstart.toml",
+    "bccd_alone.toml",
     "bccd_ckd.toml",
     "bccd_fgd.toml",
     "bccd_mv2.toml",
@@ -29,12 +30,19 @@ embed!(
     "bccd_review_ckd.toml",
     "bccd_review_kd.toml",
     "bccd_teacher.toml",
-    "cifar10/r20_alone.toml",
-    "cifar10/r56_r20_ckd.toml",
-    "cifar10/r56_r20_dkd.toml",
-    "cifar10/r56_r20_icd.toml",
-    "cifar10/r56_r20_kd.toml",
-    "cifar10/r56_r20_rcka.toml",
+
+
+
+
+        for folder in ["", "base/", "cifar10/", "cifar100/", "imagenet/"] {
+        let mut names = Vec::new();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+    "cifar10/r56_r8_ckd.toml",
+    "cifar10/r56_r8_dkd.toml",
+    "cifar10/r56_r8_icd.toml",
+    "cifar10/r56_r8_kd.toml",
+    "cifar10/r56_r8_rcka.toml",
+    "cifar10/r8_alone.toml",
     "cifar100/ckd_r110_r32.toml",
     "cifar100/ckd_r32x4_r8x4.toml",
     "cifar100/ckd_r32x4_sv1.toml",
@@ -187,25 +195,18 @@ embed!(
     "imagenet/plain_r18.toml",
     "quickstart.toml",
     "quickstart_teacher.toml",
-);
-
-/// The embedded configuration of that name, with the name as it is stored.
-pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
+    #[test]
     EMBEDDED.iter().copied().find(|(embedded, _)| *embedded == name)
-}
-
-#[cfg(test)]
-mod tests {
+    fn every_file_in_configs_is_embedded() {
     use std::fs;
     use std::path::Path;
-
     use super::*;
-
-    #[test]
-    fn every_file_in_configs_is_embedded() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
-        let mut names = Vec::new();
-        for folder in ["", "base/", "cifar10/", "cifar100/", "imagenet/"] {
+#[cfg(test)]
+);
+/// The embedded configuration of that name, with the name as it is stored.
+mod tests {
+pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
+}
             for entry in fs::read_dir(root.join(folder)).expect("the repository has configs/") {
                 let entry = entry.expect("a readable folder");
                 let name = format!("{folder}{}", entry.file_name().to_string_lossy());
