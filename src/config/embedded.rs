@@ -30,13 +30,6 @@ embed!(
     "bccd_review_ckd.toml",
     "bccd_review_kd.toml",
     "bccd_teacher.toml",
-
-
-
-
-        for folder in ["", "base/", "cifar10/", "cifar100/", "imagenet/"] {
-        let mut names = Vec::new();
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
     "cifar10/r56_r8_ckd.toml",
     "cifar10/r56_r8_dkd.toml",
     "cifar10/r56_r8_icd.toml",
@@ -195,18 +188,25 @@ embed!(
     "imagenet/plain_r18.toml",
     "quickstart.toml",
     "quickstart_teacher.toml",
-    #[test]
+);
+
+/// The embedded configuration of that name, with the name as it is stored.
+pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
     EMBEDDED.iter().copied().find(|(embedded, _)| *embedded == name)
-    fn every_file_in_configs_is_embedded() {
+}
+
+#[cfg(test)]
+mod tests {
     use std::fs;
     use std::path::Path;
+
     use super::*;
-#[cfg(test)]
-);
-/// The embedded configuration of that name, with the name as it is stored.
-mod tests {
-pub(super) fn find(name: &str) -> Option<(&'static str, &'static str)> {
-}
+
+    #[test]
+    fn every_file_in_configs_is_embedded() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let mut names = Vec::new();
+        for folder in ["", "base/", "cifar10/", "cifar100/", "imagenet/"] {
             for entry in fs::read_dir(root.join(folder)).expect("the repository has configs/") {
                 let entry = entry.expect("a readable folder");
                 let name = format!("{folder}{}", entry.file_name().to_string_lossy());
