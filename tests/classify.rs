@@ -217,6 +217,7 @@ fn a_classifiers_shares_show_a_weight_that_is_off_and_leave_the_run_as_it_is() {
     let two = r#"
 [[distill]]
 method = "rcka"
+at = "stages"
 levels = ["stage3"]
 patch = 4
 weight = 1.0
@@ -239,8 +240,8 @@ weight = 0.5
         line["shares"]["gradient_norms"].as_object().expect("norms").clone()
     };
     let usual = shares("usual", &[]);
-    let names: Vec<&String> = usual.keys().collect();
-    assert_eq!(names, ["ckd (distill.0)", "classification", "crd (distill.2)", "rcka (distill.1)"]);
+    let parts: Vec<&String> = usual.keys().collect();
+    assert_eq!(parts, ["ckd (distill.0)", "classification", "crd (distill.2)", "rcka (distill.1)"]);
     assert!(usual.values().all(|norm| norm.as_f64().is_some_and(|norm| norm > 0.0)), "{usual:?}");
     // Statistics and CRD's memories are those of a run that is not measured.
     small.train("two.toml", &["name=unmeasured"]).unwrap();

@@ -110,7 +110,9 @@ impl WeightsFile {
         let (names, tensors) = scheme.rename(order, tensors).map_err(|error| wrong(error.to_string()))?;
         let (path, trained_epsilon) = (path.to_owned(), None);
         let file = Self { path, format, tensors, entries, names, remarks, trained_epsilon, metadata, hash };
-        match published {
+        // The published ones are frozen; norms that train count their batches, and have PyTorch's epsilon.
+        let counts_batches = file.entries.keys().any(|name| name.ends_with("num_batches_tracked"));
+        match published.filter(|_| !counts_batches) {
             Some(trained) => file.trained_with_epsilon(trained),
             None => Ok(file),
         }
