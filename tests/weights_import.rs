@@ -555,15 +555,8 @@ fn an_epsilon_that_a_norm_cannot_have_had_is_refused() {
     tensors.insert(format!("{dead}.running_var"), zeros(&[16]));
     fs::write(tiny.path("a.pth"), TorchFile::of(&tensors).bytes()).unwrap();
     let import = |epsilon: &str| {
-        tiny.run_program(&[
-            "weights",
-            "import",
-            "a.pth",
-            "--out",
-            "out.safetensors",
-            "--batch-norm-eps",
-            epsilon,
-        ])
+        let epsilon = format!("--batch-norm-eps={epsilon}");
+        tiny.run_program(&["weights", "import", "a.pth", "--out", "out.safetensors", &epsilon])
     };
     assert_ended(
         &import("0"),
