@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicBool;
 use candle_core::{Device, Tensor};
 use ckd_det::config::{ClassifyConfig, Config, Experiment};
 use ckd_det::engine::EngineError;
-use ckd_det::engine::classify::ClassifierCard;
+use ckd_det::engine::classify::{ClassifierCard, learned_from};
 use ckd_det::engine::experiment::{self, Finding, Finished, Request};
 use ckd_det::engine::job::Start;
 use ckd_det::export::onnx::OnnxModel;
@@ -213,6 +213,56 @@ fn a_comparison_says_what_the_teacher_was_worth_and_reports_the_last_step() {
 }
 
 #[test]
+fn a_classifiers_shares_show_a_weight_that_is_off_and_leave_the_run_as_it_is() {
+    let two = r#"
+[[distill]]
+method = "rcka"
+at = "stages"
+levels = ["stage3"]
+patch = 4
+weight = 1.0
+
+[[distill]]
+method = "crd"
+at = "embedding"
+negatives = 8
+width = 16
+weight = 0.5
+"#;
+    let small = Small::new();
+    small.write("two.toml", &format!("{DISTILLED}{two}"));
+    let shares = |name: &str, sets: &[&str]| {
+        let name_set = format!("name={name}");
+        small.train("two.toml", &[&["train.share_steps=2", &name_set], sets].concat()).unwrap();
+        let lines = log(&small.path(&format!("runs/{name}")));
+        let line = lines.iter().find(|line| line["shares"].is_object()).expect("a line of shares");
+        assert_eq!((&line["step"], &line["shares"]["passes"]), (&2.into(), &2.into()));
+        line["shares"]["gradient_norms"].as_object().expect("norms").clone()
+    };
+    let usual = shares("usual", &[]);
+    let parts: Vec<&String> = usual.keys().collect();
+    assert_eq!(parts, ["ckd (distill.0)", "classification", "crd (distill.2)", "rcka (distill.1)"]);
+    assert!(usual.values().all(|norm| norm.as_f64().is_some_and(|norm| norm > 0.0)), "{usual:?}");
+    // Statistics and CRD's memories are those of a run that is not measured.
+    small.train("two.toml", &["name=unmeasured"]).unwrap();
+    let checkpoints = names(&small.path("runs/usual/checkpoints"));
+    let last = checkpoints.iter().rfind(|name| name.ends_with(".safetensors")).expect("a checkpoint");
+    for file in ["last.safetensors".to_owned(), format!("checkpoints/{last}")] {
+        let of = |run: &str| small.path(&format!("runs/{run}/{file}"));
+        assert_same_tensors(&of("usual"), &of("unmeasured"));
+    }
+
+    // A learning rate of almost nothing: both runs measure the same network.
+    let still = shares("still", &["optim.lr=1e-12"]);
+    let loud = shares("loud", &["optim.lr=1e-12", "distill.1.weight=100"]);
+    let ratio = |name: &str| loud[name].as_f64().unwrap() / still[name].as_f64().unwrap();
+    assert!((ratio("rcka (distill.1)") - 100.0).abs() < 0.1, "{}", ratio("rcka (distill.1)"));
+    for same in ["classification", "ckd (distill.0)"] {
+        assert!((ratio(same) - 1.0).abs() < 1e-3, "{same}: {}", ratio(same));
+    }
+}
+
+#[test]
 fn colours_are_learned() {
     let small = Small::new();
     let sets = ["schedule.epochs=12", "train.eval_every=12", "optim.lr=0.1"];
@@ -386,7 +436,10 @@ fn a_trained_classifier_is_exported_in_every_format_and_used_again() {
     assert_ended(&export(&["out/half.onnx", "--half", "--max-ap-loss", "100"]), 0, &["onnx f16", "of 20"]);
     assert_ended(&export(&["out/int8.onnx", "--int8", "--max-ap-loss", "100"]), 0, &["onnx int8 weights"]);
     let quantised = ["out/qdq.onnx", "--int8", "activations", "--images", "9", "--max-ap-loss", "100"];
-    assert_ended(&export(&quantised), 0, &["compared on 9 held-out images", "onnx int8 "]);
+    let seen = "ranges of activations from 9 training images";
+    assert_ended(&export(&quantised), 0, &["compared on 9 held-out images", seen, "onnx int8 "]);
+    let inside = ["out/u8.onnx", "--with-preprocess", "--images", "5"];
+    assert_ended(&export(&inside), 0, &["compared on 5 held-out images", "onnx f32"]);
     let bytes = |name: &str| fs::read(small.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     let sizes = ["out/int8.onnx", "out/half.onnx", "out/c.onnx"].map(|name| bytes(name).len());
     assert!(sizes.is_sorted_by(|a, b| a < b), "{sizes:?}");
@@ -400,6 +453,9 @@ fn a_trained_classifier_is_exported_in_every_format_and_used_again() {
     assert!(card.config.teacher.is_none() && card.config.distill.is_empty());
     assert_eq!(card.config.normalization, Some(card.config.data.kind.normalization()));
     assert_eq!(card.provenance["exported_from_blake3"], WeightsFile::read(&trained).unwrap().hash);
+    let loaded = ClassifyConfig::load(small.path("distilled.toml"), &small.sets(&[])).unwrap();
+    let images = learned_from(&loaded).unwrap().expect("it is there");
+    assert_eq!(card.provenance["data_blake3"], images.blake3());
     let input: serde_json::Value = serde_json::from_str(&exported.metadata["ckd_det.input"]).unwrap();
     assert_eq!(input["mean"], serde_json::json!([0.4914, 0.4822, 0.4465]));
     assert_eq!(input["side_px"], 32);
@@ -442,15 +498,28 @@ fn a_classifiers_export_that_is_refused_leaves_no_file() {
         small.run_program(&[["export", "--weights", weights, "--out", "none.onnx"].as_slice(), args].concat())
     };
     let data = ["--data-root", "data"];
-    for option in ["--raw", "--with-preprocess"] {
-        let says = [option, "is for detectors", "resnet8 of 10 classes"];
-        assert_ended(&export(&[data.as_slice(), &[option]].concat()), 2, &says);
-    }
+    let says = ["--raw is for detectors", "resnet8 of 10 classes"];
+    assert_ended(&export(&[data.as_slice(), &["--raw"]].concat()), 2, &says);
     assert_ended(&export(&["--config", "plain.toml"]), 2, &["leave out --config"]);
     assert_ended(&export(&["--data-root", "nowhere"]), 3, &["test_batch.bin", "nowhere"]);
     let loss = export(&[data.as_slice(), &["--int8", "--max-ap-loss=-1000"]].concat());
     assert_ended(&loss, 1, &["nothing was written", "top-1", "--max-ap-loss"]);
     assert_ended(&export(&["--int8", "activations", "--images", "0"]), 2, &["--images"]);
+    // Without training images the ranges come from held-out ones, but from no image that the graph is compared on.
+    for batch in ["data_batch_1.bin", "data_batch_2.bin"] {
+        fs::remove_file(small.path("data/cifar-10-batches-bin").join(batch)).unwrap();
+    }
+    let quantised = |images: &str| {
+        export(&["--data-root", "data", "--int8", "activations", "--max-ap-loss", "100", "--images", images])
+    };
+    assert_ended(&quantised("20"), 2, &["other images than it is compared on"]);
+    assert!(!small.path("none.onnx").exists());
+    assert_ended(
+        &quantised("15"),
+        0,
+        &["ranges of activations from 5 held-out images that are not compared on"],
+    );
+    fs::remove_file(small.path("none.onnx")).unwrap();
     let detector = small.run_program(&["eval", "--coco-val", "--weights", weights]);
     assert_ended(&detector, 2, &["is a classifier, resnet8 of 10 classes", "a detector is needed"]);
     let predict = small.run_program(&["predict", "--weights", weights, "x.png", "--benchmark"]);

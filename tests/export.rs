@@ -12,7 +12,7 @@ use ckd_det::engine::build;
 use ckd_det::engine::evaluate::detect_one;
 use ckd_det::export::onnx::evaluate::Evaluator;
 use ckd_det::export::onnx::{
-    self, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,
+    self, ClassifierGraph, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,
 };
 use ckd_det::export::student::Student;
 use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
@@ -330,7 +330,17 @@ fn classifiers_are_their_graphs() {
     );
     let check = |params: &ParamStore, name: &str, expected: &dyn Fn() -> Tensor| {
         shake(params);
-        let model = onnx::classifier(params, normalization, &BTreeMap::new(), Precision::Full).unwrap();
+        let model = onnx::classifier(
+            params,
+            &ClassifierGraph {
+                normalization,
+                side_px: h,
+                metadata: &BTreeMap::new(),
+                precision: Precision::Full,
+                preprocessing: Preprocessing::Outside,
+            },
+        )
+        .unwrap();
         let outputs = Evaluator::new(&model).unwrap().run(&[("images", pixels.clone())]).unwrap();
         let (own, theirs) =
             (expected().to_vec2::<f32>().unwrap(), outputs["logits"].to_vec2::<f32>().unwrap());
@@ -392,7 +402,7 @@ fn the_verb_writes_every_format_and_leaves_nothing_of_what_it_refuses() {
     let smaller: [(&[&str], &str); 3] = [
         (&["--half"], "onnx f16"),
         (&["--int8"], "onnx int8 weights"),
-        (&["--int8", "activations", "--images", "2"], "onnx int8 "),
+        (&["--int8", "activations", "--images", "2"], "ranges of activations from 2 images of "),
     ];
     for (options, row) in smaller {
         let args = [["--out", "out/small.onnx", "--max-ap-loss", "100"].as_slice(), options].concat();

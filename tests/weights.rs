@@ -259,7 +259,9 @@ fn every_cut_of_a_safetensors_file_is_refused() {
     let whole = fs::read(&path).unwrap();
     assert_eq!(read(&path).tensors.len(), 2);
     for cut in 0..whole.len() {
-        refused(&whole[..cut]);
+        let says = refused(&whole[..cut]);
+        // The first nine bytes say what it is, also where the header is cut.
+        assert!(cut < 9 || says.contains("cut short"), "{cut}: {says}");
     }
     refused(&[whole.as_slice(), b"more"].concat());
 }
@@ -510,6 +512,12 @@ fn a_pickle_of_arrays_that_lies_or_runs_code_is_refused() {
     assert_mentions(&refused(&torch_file::one_array("O", "|", &[4], false, &[0; 16])), &["w: ", "type O"]);
     // os.system("true")
     assert_mentions(&refused(b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R."), &["no state dict"]);
+    let within =
+        b"\x80\x02}X\x05\x00\x00\x00model}X\x01\x00\x00\x00acos\nsystem\nX\x04\x00\x00\x00true\x85Rss.";
+    assert_mentions(
+        &refused(within),
+        &["no state dict", "calls of os.system, and nothing in a file is called here"],
+    );
     // A length of nearly 2^64 bytes.
     assert_mentions(&refused(b"\x80\x04}\x8e\xff\xff\xff\xff\xff\xff\xff\x7f."), &["cut short at byte 3"]);
     // A row of opcodes without end.

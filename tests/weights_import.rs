@@ -474,3 +474,98 @@ fn a_teacher_trained_by_other_conventions_than_the_configuration_has_is_refused(
     let std = "normalization.std=[0.003921569, 0.003921569, 0.003921569]";
     agree::check(&file, &config(&[std]), Role::StudentInit).unwrap();
 }
+
+/// A ResNet detector with frozen norms whose variances are near the epsilon, as torchvision publishes its first ones.
+fn published(tiny: &Tiny) -> Tensors {
+    let mut tensors = weights(tiny, "plain.toml", &["student.norm=frozen_bn"], 3);
+    for (name, tensor) in &mut tensors {
+        if name.ends_with(".running_var") {
+            let variances = (0..tensor.elem_count()).map(|channel| 10f32.powi(-3 - channel as i32 % 6));
+            *tensor = Tensor::from_iter(variances, &Device::Cpu).unwrap();
+        }
+    }
+    tensors
+}
+
+#[test]
+fn torchvisions_first_detectors_are_used_without_an_epsilon_as_they_were_trained() {
+    let tiny = Tiny::new();
+    let tensors = published(&tiny);
+    let (named, renamed) = ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "mine.pth");
+    for name in [named, renamed] {
+        fs::write(tiny.path(name), TorchFile::of(&tensors).bytes()).unwrap();
+    }
+    let import = |source: &str, more: &[&str]| {
+        let output = tiny.run_program(
+            &[["weights", "import", source, "--out", "out.safetensors"].as_slice(), more].concat(),
+        );
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_ended(&output, 0, &[]);
+        (read(&tiny.path("out.safetensors")), said)
+    };
+    let (as_trained, said) = import(named, &[]);
+    assert_mentions(
+        &said,
+        &["batch norms have epsilon 0 (it is torchvision's FasterRCNN_ResNet50_FPN_Weights.COCO_V1)"],
+    );
+    assert!(!said.contains("epsilon 1e-5, as torchvision builds them"), "{said}");
+    let provenance = ModelCard::of(&as_trained).unwrap().provenance;
+    assert!(provenance["batch_norm_epsilon"].contains("COCO_V1"), "{provenance:?}");
+    for (name, tensor) in &tensors {
+        let (ours, theirs) = (values(&as_trained.tensors[name]), values(tensor));
+        let norm = name.strip_suffix(".weight").and_then(|norm| tensors.get(&format!("{norm}.running_var")));
+        let Some(variances) = norm else {
+            assert_eq!(ours, theirs, "{name}");
+            continue;
+        };
+        for ((ours, theirs), variance) in ours.iter().zip(theirs).zip(values(variances)) {
+            // What a channel is multiplied with: here with 1e-5, there without.
+            let here = f64::from(*ours) / (f64::from(variance) + 1e-5).sqrt();
+            let there = f64::from(theirs) / f64::from(variance).sqrt();
+            assert!((here / there - 1.0).abs() < 1e-6, "{name}: {here} and {there}");
+        }
+    }
+    // What it is called once it is ours does not matter.
+    fs::copy(tiny.path("out.safetensors"), tiny.path("b-258fb6c6.safetensors")).unwrap();
+    assert_same(&read(&tiny.path("b-258fb6c6.safetensors")).tensors, &as_trained.tensors);
+    // The same as a teacher that a configuration names, and to `inspect`.
+    assert_same(&read(&tiny.path(named)).tensors, &as_trained.tensors);
+    let output = tiny.run_program(&["weights", "inspect", named]);
+    assert_ended(&output, 0, &["batch norms   batch norms have epsilon 0"]);
+
+    let (other, said) = import(renamed, &[]);
+    assert_mentions(&said, &["epsilon 1e-5, as torchvision builds them (--batch-norm-eps names another)"]);
+    assert_same(&other.tensors, &tensors);
+    let (told, said) = import(renamed, &["--batch-norm-eps", "0"]);
+    assert_mentions(&said, &["batch norms have epsilon 0 (--batch-norm-eps)"]);
+    assert_same(&told.tensors, &as_trained.tensors);
+    let (undone, _) = import(named, &["--batch-norm-eps", "1e-5"]);
+    for (name, tensor) in &tensors {
+        for (ours, theirs) in values(&undone.tensors[name]).iter().zip(values(tensor)) {
+            assert!((ours - theirs).abs() <= 1e-6 * theirs.abs(), "{name}: {ours} and {theirs}");
+        }
+    }
+}
+
+#[test]
+fn an_epsilon_that_a_norm_cannot_have_had_is_refused() {
+    let tiny = Tiny::new();
+    let mut tensors = published(&tiny);
+    let dead = "backbone.body.layer2.0.bn1";
+    tensors.insert(format!("{dead}.running_var"), zeros(&[16]));
+    fs::write(tiny.path("a.pth"), TorchFile::of(&tensors).bytes()).unwrap();
+    let import = |epsilon: &str| {
+        let epsilon = format!("--batch-norm-eps={epsilon}");
+        tiny.run_program(&["weights", "import", "a.pth", "--out", "out.safetensors", &epsilon])
+    };
+    assert_ended(
+        &import("0"),
+        1,
+        &["the variance of channel 0 of", dead, "is 0", "trained with another one"],
+    );
+    for wrong in ["-1", "nan", "1e5", "x"] {
+        assert_ended(&import(wrong), 2, &["--batch-norm-eps"]);
+    }
+    assert!(!tiny.path("out.safetensors").exists());
+    assert_ended(&import("0.001"), 0, &[]);
+}

@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use ckd_det::weights::recognise::{Kind, Recognised};
 use ckd_det::weights::{WeightsFile, load};
 use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config};
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, Network};
+use ckd_detectors::classifier::Network;
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
@@ -52,7 +52,7 @@ fn cifar10() -> Option<Vec<u8>> {
 const ROW: usize = 1 + 3 * 32 * 32;
 
 /// The logits of these rows.
-fn logits(network: &CifarResNet, rows: &[u8]) -> Vec<Vec<f32>> {
+fn logits(network: &dyn Network, rows: &[u8]) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     for rows in rows.chunks(250 * ROW) {
         let count = rows.len() / ROW;
@@ -70,14 +70,13 @@ fn logits(network: &CifarResNet, rows: &[u8]) -> Vec<Vec<f32>> {
     all
 }
 
-fn network(name: &str, file: &str) -> Option<CifarResNet> {
+fn network(name: &str, file: &str) -> Option<Box<dyn Network>> {
     let file = WeightsFile::read(&real(&format!("weights/{file}"))?).unwrap();
     let recognised = Recognised::of(&file).unwrap();
-    let Kind::CifarResNet { depth, classes } = recognised.kind else { panic!("{recognised:?}") };
-    assert_eq!(recognised.name, format!("cifar_{name}"));
-    let network =
-        CifarResNet::new(Builder::new(0, &Device::Cpu).frozen(), CifarResNetConfig::option_a(depth, classes))
-            .unwrap();
+    let Kind::Classifier { architecture, classes } = recognised.kind else { panic!("{recognised:?}") };
+    assert_eq!(architecture.name(), format!("{name}_a"));
+    assert!(recognised.is_called(&format!("cifar_{name}")));
+    let network = architecture.build(Builder::new(0, &Device::Cpu).frozen(), classes).unwrap();
     load::strict(network.params(), &file).unwrap();
     Some(network)
 }
@@ -88,7 +87,7 @@ fn count_right(names: &[&str], count: usize, key: &str, tolerance: u64) {
     for name in names {
         let of_network = &expected["models"][name];
         let Some(network) = network(name, of_network["file"].as_str().unwrap()) else { return };
-        let logits = logits(&network, &rows[..count * ROW]);
+        let logits = logits(&*network, &rows[..count * ROW]);
         for (row, expected) in logits.iter().zip(of_network["logits_first8"].as_array().unwrap()) {
             for (logit, expected) in row.iter().zip(expected.as_array().unwrap()) {
                 let apart = (f64::from(*logit) - expected.as_f64().unwrap()).abs();

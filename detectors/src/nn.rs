@@ -34,8 +34,8 @@ pub enum NormKind {
 /// Which convolutions of a head or a pyramid have a norm, and so no bias; `None`: a bias and no norm.
 pub type HeadNorm = Option<NormKind>;
 
-/// PyTorch's, of every batch norm.
-pub(crate) const EPSILON: f64 = 1e-5;
+/// What every batch norm adds to its variance, as in PyTorch.
+pub const EPSILON: f64 = 1e-5;
 /// The batch's share of a running statistic.
 pub(crate) const MOMENTUM: f64 = 0.1;
 

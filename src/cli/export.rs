@@ -52,10 +52,13 @@ Before it is written, the graph is run operator by operator on validation images
 boxes differ by more than 0.1 pixels or scores by 0.001, nothing is written. That run uses this program's own
 kernels: `tools/verify_export` asks onnxruntime, and torchvision, the same.
 
-A classifier's ONNX graph takes `images`, float32 (N, 3, H, W), RGB in 0..1, resized and not normalised, and gives
-`logits` (N, K) before the softmax and `embedding` (N, D); it is compared on held-out images, or on noise where there
-are none. Its .pth is a state dict under the names of RepDistiller or torchvision. --raw and --with-preprocess are
-for detectors.
+--int8 activations takes the ranges of activations from training images, so that the AP that is printed, of validation
+images, is of images that the quantised graph has not seen.
+
+A classifier's ONNX graph takes `images`, float32 (N, 3, H, W), RGB in 0..1, resized and not normalised, or, with
+--with-preprocess, uint8 (N, H, W, 3), resized too, and gives `logits` (N, K) before the softmax and `embedding` (N, D);
+it is compared on held-out images, or on noise where there are none. H and W are free, but for VGG's H, whose poolings
+depend on it. Its .pth is a state dict under the names of RepDistiller or torchvision. --raw is for detectors.
 
 Examples:
   ckd-det export --out student.safetensors                 the latest run
@@ -76,13 +79,14 @@ pub struct Args {
     /// ONNX: what the heads say, without suppression: for runtimes that lack it
     #[arg(long)]
     raw: bool,
-    /// ONNX: take u8 photographs; resize in the graph
+    /// ONNX: take u8 photographs and resize in the graph; of a classifier, take resized images in u8
     #[arg(long, conflicts_with = "raw")]
     with_preprocess: bool,
     /// ONNX: weights in f16
     #[arg(long, conflicts_with_all = ["int8", "raw"])]
     half: bool,
-    /// ONNX: weights in int8, or activations too, their ranges taken from the validation images
+    /// ONNX: weights in int8, or activations too, their ranges taken from as many training images as it is compared on (or,
+    /// where those are not there, from held-out images that it is not compared on)
     #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "weights", conflicts_with = "raw")]
     int8: Option<Int8>,
     /// ONNX: validation images that the graph is compared on; 0 compares nothing [default: 20; of a classifier 200]
@@ -274,7 +278,8 @@ fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -
         (_, Some(Int8::Weights)) => ("onnx int8 weights", exporting.graph(Precision::Int8)?),
         (_, Some(Int8::Activations)) => {
             let int8 = exporting.graph(Precision::Int8)?;
-            ("onnx int8", int8.with_activations_in_8_bits(&exporting.ranges(&int8, &pictures)?))
+            let seen = pictures.for_calibration(&model.config, args.data_root.as_deref(), images)?;
+            ("onnx int8", int8.with_activations_in_8_bits(&exporting.ranges(&int8, &seen)?))
         }
         (false, None) => return Ok(fsx::write_atomic(&args.out, &bytes)?),
     };

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::Tensor;
-use ckd_detectors::classifier::{CifarResNet, CifarResNetConfig, Network};
 use ckd_detectors::param::Builder;
 use clap::Subcommand;
 use serde_json::json;
@@ -17,7 +16,7 @@ use crate::weights::diff::Difference;
 use crate::weights::file::write_safetensors;
 use crate::weights::import::{Part, categories_of_annotations};
 use crate::weights::recognise::{Kind, Recognised};
-use crate::weights::{ModelCard, WeightsError, WeightsFile, load};
+use crate::weights::{ModelCard, TrainedEpsilon, WeightsError, WeightsFile, load};
 
 /// Arguments of `weights`.
 #[derive(Debug, clap::Args)]
@@ -39,7 +38,8 @@ enum Verb {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Reads torch files (.pth, .pt, .th, zip or legacy), pickles of arrays (Detectron2's .pkl) and safetensors, with the names of
-torchvision, Detectron2, Caffe2 or MMDetection; which of them is told from the file. Nothing in it is executed.
+torchvision, Detectron2, Caffe2, MMDetection or RepDistiller; which of them is told from the file. Nothing in it is
+executed.
 Colours, the place of the background, normalisation, anchors and resizing are taken along, so `predict` sees an
 image as the network was trained to see it.
 
@@ -49,7 +49,9 @@ Examples:
   ckd-det weights import faster_rcnn_r50_fpn_1x_coco.pth --out teacher.safetensors
   ckd-det weights import model_final.pkl --out teacher.safetensors --set student.stride_in=3x3
   ckd-det weights import maskrcnn_resnet50_fpn_coco.pth --out teacher.safetensors --partial detector
-  ckd-det weights import mobilenet_v2.pth --out mobilenet_v2.safetensors")]
+  ckd-det weights import my_copy_of_torchvisions.pth --out teacher.safetensors --batch-norm-eps 0
+  ckd-det weights import mobilenet_v2.pth --out mobilenet_v2.safetensors
+  ckd-det weights import wrn_40_2_vanilla/ckpt_epoch_240.pth --out wrn_40_2.safetensors")]
 struct Import {
     /// The weights to read
     #[arg(value_name = "SOURCE")]
@@ -67,9 +69,20 @@ struct Import {
     /// A COCO annotation file whose categories the detector knows [default: the file's, or COCO's 80]
     #[arg(long, value_name = "FILE")]
     categories: Option<PathBuf>,
+    /// The epsilon that the batch norms were trained with, made up for in their weights [default: 1e-5; 0 for the detectors
+    /// that torchvision publishes as COCO_V1, which are known by their names or SHA-256]
+    #[arg(long, value_name = "EPSILON", value_parser = epsilon)]
+    batch_norm_eps: Option<f64>,
     /// A key of the configuration that the file cannot say, over what is known; may be given often
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+}
+
+fn epsilon(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if (0.0..1.0).contains(&value) => Ok(value),
+        _ => Err("it is a number from 0 to below 1, such as 0, 1e-5 or 0.001".to_owned()),
+    }
 }
 
 fn part(text: &str) -> Result<Part, String> {
@@ -136,6 +149,10 @@ fn read(path: &Path) -> anyhow::Result<WeightsFile> {
 
 fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
     let mut file = read(&args.source)?;
+    if let Some(value) = args.batch_norm_eps {
+        let because = "--batch-norm-eps".to_owned();
+        file = file.trained_with_epsilon(TrainedEpsilon { value, because })?;
+    }
     let refused = |reason: String| WeightsError::Card { path: args.source.clone(), reason };
     let recognised = Recognised::of(&file).map_err(refused)?;
     if let Some(wanted) = args.arch.as_deref().filter(|wanted| !recognised.is_called(wanted)) {
@@ -148,17 +165,17 @@ fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
     }
     let mut notes: Vec<String> =
         recognised.assumed.iter().map(|assumed| format!("taken for granted: {assumed}")).collect();
+    notes.extend(file.trained_epsilon.as_ref().map(TrainedEpsilon::to_string));
     let mut left_out = Vec::new();
     let (tensors, metadata) = match (recognised.kind, args.partial) {
-        (Kind::CifarResNet { depth, classes }, None) => {
-            let builder = Builder::new(0, &context.device).frozen();
-            let network = CifarResNet::new(builder, CifarResNetConfig::option_a(depth, classes))?;
+        (Kind::Classifier { architecture, classes }, None) => {
+            let network = architecture.build(Builder::new(0, &context.device).frozen(), classes)?;
             load::strict(network.params(), &file)?;
             (network.params().snapshot()?, bare_metadata(&file, &recognised, None))
         }
-        (Kind::CifarResNet { .. }, Some(_)) => {
+        (Kind::Classifier { .. }, Some(_)) => {
             return Err(
-                UsageError("a CIFAR network is imported whole; leave out --partial".to_owned()).into()
+                UsageError(format!("{} is imported whole; leave out --partial", recognised.name)).into()
             );
         }
         (Kind::Backbone, _) | (_, Some(Part::Backbone)) => {
@@ -281,6 +298,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
                 Some(card) => Some(card.classes.len()),
                 None => network.and_then(classes),
             },
+            "batch_norm_epsilon": file.trained_epsilon.as_ref().map(|trained| trained.value),
             "assumed": network.map(|network| &network.assumed),
             "not_recognised": recognised.as_ref().err().filter(|_| classifier.is_none()),
             "unused": file.names.unused,
@@ -312,6 +330,9 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
             }
         }
         (None, Err(reason)) => say(format!("architecture  not known: {reason}"))?,
+    }
+    if let Some(trained) = &file.trained_epsilon {
+        say(format!("batch norms   {trained}"))?;
     }
     let known = match (&classifier, &card) {
         (Some(card), _) => Some((card.classes.iter().map(String::as_str).collect(), &card.provenance)),
@@ -347,7 +368,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
 
 fn classes(network: &Recognised) -> Option<usize> {
     match network.kind {
-        Kind::Detector { classes } | Kind::CifarResNet { classes, .. } => Some(classes),
+        Kind::Detector { classes } | Kind::Classifier { classes, .. } => Some(classes),
         Kind::Backbone => None,
     }
 }

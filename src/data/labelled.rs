@@ -89,6 +89,46 @@ impl Labelled {
         Ok(Self { pixels, ..self })
     }
 
+    /// The images at `indices`, in that order.
+    pub fn chosen(&self, indices: &[usize]) -> Self {
+        let pixels = match &self.pixels {
+            Pixels::Decoded { height, width, bytes, from } => {
+                let size = height * width * 3;
+                let image = |&index: &usize| &bytes[index * size..][..size];
+                let bytes = indices.iter().map(image).collect::<Vec<_>>().concat();
+                Pixels::Decoded { height: *height, width: *width, bytes, from: from.clone() }
+            }
+            Pixels::Files(paths) => {
+                Pixels::Files(indices.iter().map(|&index| paths[index].clone()).collect())
+            }
+        };
+        let labels = indices.iter().map(|&index| self.labels[index]).collect();
+        Self { classes: self.classes.clone(), labels, pixels }
+    }
+
+    /// BLAKE3 of the set, hexadecimal: the classes, the label of each image, and its pixels, or of photographs the names
+    /// of their files and folders.
+    pub fn blake3(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        self.classes.iter().for_each(|class| part(class.as_bytes()));
+        part(&self.labels.iter().flat_map(|label| label.to_le_bytes()).collect::<Vec<u8>>());
+        match &self.pixels {
+            Pixels::Decoded { bytes, .. } => part(bytes),
+            Pixels::Files(paths) => {
+                for path in paths {
+                    for name in [path.parent().and_then(|folder| folder.file_name()), path.file_name()] {
+                        part(name.unwrap_or_default().as_encoded_bytes());
+                    }
+                }
+            }
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
     /// How many images there are.
     pub fn len(&self) -> usize {
         self.labels.len()

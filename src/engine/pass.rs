@@ -65,7 +65,33 @@ impl<M> Distillation<M> {
 
     /// Notes whose gradient is whose at `step`, if it is measured.
     fn ledger(&self, step: u64) -> Option<Ledger> {
-        (step < self.share_steps).then(Ledger::default)
+        self.is_measured(step).then(Ledger::default)
+    }
+
+    /// Whether `step` is measured.
+    pub(super) fn is_measured(&self, step: u64) -> bool {
+        step < self.share_steps
+    }
+
+    /// What the report of shares calls the methods that count at `step`.
+    pub(super) fn labels(&self, step: u64) -> impl Iterator<Item = &str> {
+        let counting = self.methods.iter().filter(move |method| method.timing.factor(step) > 0.0);
+        counting.map(|method| method.label.as_str())
+    }
+
+    /// The terms of the method called `label`, as in [`terms`](Self::terms).
+    pub(super) fn terms_of(
+        &self,
+        label: &str,
+        lesson: &Lesson<'_>,
+        step: u64,
+    ) -> Result<Vec<(String, Value, f64)>> {
+        let Some(method) = self.methods.iter().find(|method| method.label == label) else {
+            return Ok(Vec::new());
+        };
+        let factor = method.timing.factor(step);
+        let found = method.distiller.terms(lesson)?;
+        Ok(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)).collect())
     }
 
     /// The terms of all methods that count at `step`: name, scalar and weight. `student` gives what a method sees of the

@@ -1,7 +1,8 @@
-//! Whose gradient is it? The parts of the detection losses and of each method in the gradient at the student's pyramid,
-//! over the first steps: a weight that is off by a factor of 100 shows.
+//! Whose gradient is it? The parts of the task's losses and of each method in the gradient, over the first steps: a weight
+//! that is off by a factor of 100 shows.
 //!
-//! The pyramid is where they all meet. In a measured step each of them sees a pyramid of its own, the same values behind an
+//! A detector's is measured at the student's pyramid (a classifier's at its weights: `classify/shares.rs`). The pyramid is
+//! where they all meet. In a measured step each of them sees a pyramid of its own, the same values behind an
 //! operation that does nothing but note the length of the gradient that comes back; methods that compare logits also run
 //! the student's head again, so that their part is told from that of the detection losses. There is one walk back as
 //! always; sums round differently than in a step that is not measured.
@@ -48,7 +49,7 @@ impl Ledger {
 pub struct Shares {
     /// Passes measured.
     pub passes: u64,
-    /// Mean length of the gradient at the student's pyramid, by what it comes from.
+    /// Mean length of the gradient at a detector's pyramid, or at a classifier's weights, by what it comes from.
     pub gradient_norms: BTreeMap<String, f64>,
 }
 
@@ -78,7 +79,7 @@ impl Shares {
 impl fmt::Display for Shares {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.gradient_norms.keys().map(String::len).max().unwrap_or(0);
-        write!(f, "whose gradient reaches the student's pyramid ({} passes):", self.passes)?;
+        write!(f, "whose gradient reaches the student ({} passes):", self.passes)?;
         for (name, share) in self.shares() {
             let norm = self.gradient_norms[name];
             write!(f, "\n  {name:width$}  {:5.1} %  norm {norm:.3e}", 100.0 * share)?;

@@ -77,7 +77,7 @@ fn network_of(file: &WeightsFile) -> Result<Option<(Config, Option<&'static str>
         Kind::Detector { .. } | Kind::Backbone => {
             Ok(Some((recognised.config(file, &[])?, recognised.differs)))
         }
-        Kind::CifarResNet { .. } => Ok(None),
+        Kind::Classifier { .. } => Ok(None),
     }
 }
 

@@ -14,7 +14,7 @@ use super::recognise::{PythonConfig, pixel_values};
 use super::state_dict::{Remarks, StateDict};
 use super::stored::{Budget, Entry, NumberType, StoredTensor, View, row_major};
 use super::torch::{self, LEGACY_MAGIC};
-use super::{WeightsError, numpy};
+use super::{TrainedEpsilon, WeightsError, epsilon, numpy};
 use crate::fsx;
 
 /// A file's tensors, as f32 on the host under torchvision's names, and what else it says.
@@ -33,6 +33,8 @@ pub struct WeightsFile {
     pub names: Renaming,
     /// What a checkpoint says about its tensors.
     pub remarks: Remarks,
+    /// The epsilon that its batch norms were trained with, if not 1e-5; their weights make up for it.
+    pub trained_epsilon: Option<TrainedEpsilon>,
     /// The safetensors header's text entries; empty for other formats.
     pub metadata: BTreeMap<String, String>,
     /// BLAKE3 of the file, hexadecimal.
@@ -92,6 +94,9 @@ impl WeightsFile {
             Format::TorchLegacy => torch::legacy_file(&bytes).map_err(wrong)?,
             Format::NumpyPickle => numpy::file(&bytes).map_err(wrong)?,
         };
+        // What was written here has the epsilon of here.
+        let is_own = metadata.keys().any(|key| key.starts_with("ckd_det."));
+        let published = if is_own { None } else { epsilon::of_published(path, &bytes) };
         drop(bytes);
         let (mut tensors, mut entries) = (BTreeMap::new(), BTreeMap::new());
         for StoredTensor { name, entry, values } in stored {
@@ -103,11 +108,21 @@ impl WeightsFile {
         remarks.pixel_std = pixel_values(&tensors, "pixel_std");
         let order = channel_order(scheme, &remarks);
         let (names, tensors) = scheme.rename(order, tensors).map_err(|error| wrong(error.to_string()))?;
-        Ok(Self { path: path.to_owned(), format, tensors, entries, names, remarks, metadata, hash })
+        let (path, trained_epsilon) = (path.to_owned(), None);
+        let file = Self { path, format, tensors, entries, names, remarks, trained_epsilon, metadata, hash };
+        // The published ones are frozen; norms that train count their batches, and have PyTorch's epsilon.
+        let counts_batches = file.entries.keys().any(|name| name.ends_with("num_batches_tracked"));
+        match published.filter(|_| !counts_batches) {
+            Some(trained) => file.trained_with_epsilon(trained),
+            None => Ok(file),
+        }
     }
 }
 
 const ZIP: &[u8] = b"PK\x03\x04";
+
+/// The longest header that the format allows.
+const SAFETENSORS_HEADER: u64 = 100_000_000;
 
 /// The format and content of the file at `path` if it begins like one of the formats.
 fn recognise(path: &Path) -> io::Result<Option<(Format, Vec<u8>)>> {
@@ -121,7 +136,7 @@ fn recognise(path: &Path) -> io::Result<Option<(Format, Vec<u8>)>> {
     // Safetensors: the length of the header, then the header, a JSON object.
     let is_safetensors = match start.as_slice() {
         &[a, b, c, d, e, f, g, h, b'{', ..] => {
-            u64::from_le_bytes([a, b, c, d, e, f, g, h]).checked_add(8).is_some_and(|end| end <= about.len())
+            u64::from_le_bytes([a, b, c, d, e, f, g, h]) <= SAFETENSORS_HEADER
         }
         _ => false,
     };

@@ -9,6 +9,7 @@
 //! | [`recognise`], `structure` | which network the tensors are of, by names and shapes |
 //! | [`classes`] | which output is which class; COCO's 80 |
 //! | [`load`] | named tensors into a network: strictly, or a backbone alone |
+//! | [`epsilon`] | batch norms that were trained with another epsilon |
 //! | [`agree`] | whether a configuration uses weights as they were trained |
 //! | [`import`], [`diff`] | a file that describes itself, made from one that does not; how two files differ |
 //!
@@ -18,6 +19,7 @@ pub mod agree;
 pub mod card;
 pub mod classes;
 pub mod diff;
+pub mod epsilon;
 pub mod file;
 pub mod import;
 pub mod load;
@@ -33,6 +35,7 @@ mod zip;
 use std::path::PathBuf;
 
 pub use card::ModelCard;
+pub use epsilon::TrainedEpsilon;
 pub use file::WeightsFile;
 pub use numpy::{LabelledRows, labelled_rows};
 pub use state_dict::Remarks;

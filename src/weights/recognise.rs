@@ -3,17 +3,18 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use ckd_detectors::classifier::Architecture;
 use ckd_detectors::names::{ChannelOrder, Scheme};
 use toml::Value;
 
-use super::WeightsFile;
 use super::state_dict::Remarks;
 use super::structure::{Family, Structure, Trunk};
+use super::{ModelCard, WeightsFile};
 
 /// The network that a file's tensors are of.
 #[derive(Debug, Clone)]
 pub struct Recognised {
-    /// Its name, as `weights import --arch` takes it: `faster_rcnn_resnet50_fpn`, `resnet18`, `cifar_resnet20`.
+    /// Its name, as `weights import --arch` takes it: `faster_rcnn_resnet50_fpn`, `resnet18`, `wrn_40_2`.
     pub name: String,
     /// What it is for.
     pub kind: Kind,
@@ -35,10 +36,10 @@ pub enum Kind {
     },
     /// A trunk, with or without a classifier or a pyramid behind it.
     Backbone,
-    /// A CIFAR ResNet of this depth and number of classes, with shortcuts that have no parameters.
-    CifarResNet {
-        /// Layers.
-        depth: usize,
+    /// A whole classifier of small images.
+    Classifier {
+        /// The network.
+        architecture: Architecture,
         /// Outputs.
         classes: usize,
     },
@@ -56,7 +57,7 @@ impl Recognised {
     pub fn of(file: &WeightsFile) -> Result<Self, String> {
         let structure = Structure::of(file)?;
         let kind = match (&structure.family, structure.trunk) {
-            (_, Trunk::CifarResNet { depth, classes }) => Kind::CifarResNet { depth, classes },
+            (_, Trunk::Classifier { architecture, classes }) => Kind::Classifier { architecture, classes },
             (Family::FasterRcnn { classes, .. } | Family::RetinaNet { classes, .. }, _) => {
                 Kind::Detector { classes: *classes }
             }
@@ -70,7 +71,7 @@ impl Recognised {
             differs: None,
         };
         match file.names.scheme {
-            Scheme::Torchvision | Scheme::FlatMobileNet => recognised.as_torchvision(),
+            Scheme::Torchvision | Scheme::FlatMobileNet => recognised.as_torchvision(file, &structure),
             Scheme::Detectron2 | Scheme::Caffe2 => recognised.as_detectron2(file, &structure),
             Scheme::MmDetection => recognised.as_mmdetection(file, &structure),
         }
@@ -81,9 +82,16 @@ impl Recognised {
         self.settings.push((key, value.into()));
     }
 
-    fn as_torchvision(&mut self) {
+    fn as_torchvision(&mut self, file: &WeightsFile, structure: &Structure) {
         if matches!(self.kind, Kind::Detector { .. }) {
             self.assumed.push("torchvision's anchors, RoIAlign, normalisation and resizing".to_owned());
+            if structure.has_frozen_norms() && file.trained_epsilon.is_none() && ModelCard::of(file).is_err()
+            {
+                self.assumed.push(
+                    "frozen batch norms with epsilon 1e-5, as torchvision builds them (--batch-norm-eps names another)"
+                        .to_owned(),
+                );
+            }
         }
     }
 

@@ -1,6 +1,8 @@
 //! The dictionary of named tensors in a pickle, and what stands beside it.
 
-use super::pickle::{Pickled, Value};
+use std::collections::BTreeSet;
+
+use super::pickle::{Node, Pickled, Value};
 use super::stored::StoredTensor;
 
 /// Where a checkpoint keeps its state dict, if it is not one itself.
@@ -69,8 +71,24 @@ fn find<'p>(pickled: &'p Pickled) -> Result<&'p [(Value, Value)], String> {
         |key: &&str| pickled.dict(pickled.entry(pickled.root, key)?).filter(|items| holds_tensors(items));
     KEYS.iter().find_map(below).ok_or_else(|| {
         let there: Vec<&str> = top.iter().take(8).filter_map(|&(key, _)| pickled.text(key)).collect();
+        let called: BTreeSet<String> = pickled
+            .nodes()
+            .iter()
+            .filter_map(|node| match *node {
+                Node::Call { function, .. } => pickled.global(function),
+                _ => None,
+            })
+            .map(|(module, name)| format!("{module}.{name}"))
+            .collect();
+        let calls = match called.len() {
+            0 => String::new(),
+            _ => {
+                let some: Vec<&str> = called.iter().take(4).map(String::as_str).collect();
+                format!("; it asks for calls of {}, and nothing in a file is called here", some.join(", "))
+            }
+        };
         format!(
-            "it holds no state dict (looked at its top and under {}; there is {})",
+            "it holds no state dict (looked at its top and under {}; there is {}){calls}",
             KEYS.join(", "),
             there.join(", ")
         )

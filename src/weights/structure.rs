@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use ckd_detectors::classifier::Architecture;
 use toml::Value;
 
 use super::WeightsFile;
@@ -20,10 +21,22 @@ pub(super) struct Structure {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trunk {
-    ResNet { name: &'static str, width: usize, bottlenecks: bool },
-    MobileNetV1 { width: usize },
-    MobileNetV2 { width: usize },
-    CifarResNet { depth: usize, classes: usize },
+    ResNet {
+        name: &'static str,
+        width: usize,
+        bottlenecks: bool,
+    },
+    MobileNetV1 {
+        width: usize,
+    },
+    MobileNetV2 {
+        width: usize,
+    },
+    /// A whole classifier of small images.
+    Classifier {
+        architecture: Architecture,
+        classes: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -56,7 +69,15 @@ impl Structure {
         };
         let in_detector = file.tensors.keys().any(|name| name.starts_with("backbone.body."));
         let body = if in_detector { "backbone.body." } else { "" };
-        let trunk = tensors.trunk(body)?;
+        let shape = |name: &str| tensors.by_name.get(name).map(|tensor| tensor.dims().to_vec());
+        let small = Architecture::of_small_images(shape).map_err(|error| match error {
+            ckd_detectors::Error::Invalid { reason, .. } => reason,
+            other => other.to_string(),
+        })?;
+        let trunk = match small {
+            Some((architecture, classes)) => Trunk::Classifier { architecture, classes },
+            None => tensors.trunk(body)?,
+        };
         let pyramid = tensors.size("backbone.fpn.inner_blocks.0.0.weight", 0);
         let family = match pyramid {
             None => Family::None,
@@ -74,13 +95,17 @@ impl Structure {
         matches!(self.trunk, Trunk::ResNet { bottlenecks: true, .. })
     }
 
+    pub(super) fn has_frozen_norms(&self) -> bool {
+        self.norm == "frozen_bn"
+    }
+
     /// torchvision's name for it, or one made the same way.
     pub(super) fn name(&self) -> String {
         let trunk = match self.trunk {
             Trunk::ResNet { name, .. } => name.to_owned(),
             Trunk::MobileNetV1 { .. } => "mobilenet_v1".to_owned(),
             Trunk::MobileNetV2 { .. } => "mobilenet_v2".to_owned(),
-            Trunk::CifarResNet { depth, .. } => format!("cifar_resnet{depth}"),
+            Trunk::Classifier { architecture, .. } => architecture.name().to_owned(),
         };
         let version = |is_v2: bool| if is_v2 { "_v2" } else { "" };
         match &self.family {
@@ -100,7 +125,7 @@ impl Structure {
             Trunk::ResNet { name, width, .. } => (name, (width != 64).then_some(width)),
             Trunk::MobileNetV1 { width } => ("mobilenet_v1", (width != 32).then_some(width)),
             Trunk::MobileNetV2 { width } => ("mobilenet_v2", (width != 32).then_some(width)),
-            Trunk::CifarResNet { .. } => return settings,
+            Trunk::Classifier { .. } => return settings,
         };
         settings.push(("student.backbone", backbone.into()));
         settings.extend(width.map(|width| ("student.width", count(width))));
@@ -172,10 +197,8 @@ impl Tensors<'_> {
     }
 
     fn trunk(&self, body: &str) -> Result<Trunk, String> {
-        if let (Some(width), Some(kernel)) =
-            (self.size(&format!("{body}conv1.weight"), 0), self.size(&format!("{body}conv1.weight"), 2))
-        {
-            return self.resnet(body, width, kernel);
+        if let Some(width) = self.size(&format!("{body}conv1.weight"), 0) {
+            return self.resnet(body, width);
         }
         for features in [body.to_owned(), format!("{body}features.")] {
             let all =
@@ -188,14 +211,14 @@ impl Tensors<'_> {
         }
         let some: Vec<&str> = self.by_name.keys().take(3).map(String::as_str).collect();
         Err(format!(
-            "its {} tensors ({}, ...) are of no network that is known here: ResNets, MobileNets, CIFAR ResNets, and the \
-             detectors built on the first two",
+            "its {} tensors ({}, ...) are of no network that is known here: ResNets, MobileNets, the detectors built on \
+             them, and RepDistiller's networks for 32x32 pixels",
             self.by_name.len(),
             some.join(", ")
         ))
     }
 
-    fn resnet(&self, body: &str, width: usize, kernel: usize) -> Result<Trunk, String> {
+    fn resnet(&self, body: &str, width: usize) -> Result<Trunk, String> {
         let blocks: Vec<usize> = (1..=4)
             .map(|stage| self.count(|block| format!("{body}layer{stage}.{block}.conv1.weight")))
             .collect();
@@ -205,18 +228,6 @@ impl Tensors<'_> {
             ([3, 4, 6, 3], false) => "resnet34",
             ([3, 4, 6, 3], true) => "resnet50",
             ([3, 4, 23, 3], true) => "resnet101",
-            (&[first, second, third, 0], false)
-                if first > 0 && first == second && second == third && kernel == 3 =>
-            {
-                return match self.size("linear.weight", 0) {
-                    Some(classes) => Ok(Trunk::CifarResNet { depth: 6 * first + 2, classes }),
-                    None => Err(format!(
-                        "it is a CIFAR ResNet of {} layers whose shortcuts have parameters, or of another head than \
-                         `linear`: known here is the one of the paper",
-                        6 * first + 2
-                    )),
-                };
-            }
             _ => {
                 return Err(format!(
                     "it is a ResNet with {blocks:?} blocks{}, which is none of resnet18, 34, 50 and 101",

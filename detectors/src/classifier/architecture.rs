@@ -95,6 +95,62 @@ impl Architecture {
         self.name
     }
 
+    /// The network for 32x32 pixels whose tensors have these shapes, and its number of classes; `None` if they are of
+    /// another kind of network. A few tensors tell it: whether the others fit is seen when they are loaded.
+    ///
+    /// # Errors
+    /// One of these kinds, but none of [`Architecture::ALL`].
+    pub fn of_small_images(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Result<Option<(Self, usize)>> {
+        let size = |name: &str, dimension: usize| shape(name)?.get(dimension).copied();
+        let count =
+            |name: &dyn Fn(usize) -> String| (0..).take_while(|&at| shape(&name(at)).is_some()).count();
+        let blocks = |stage: usize| count(&|block| format!("layer{stage}.{block}.conv1.weight"));
+        let (kind, described, head) = if shape("block0.0.weight").is_some() {
+            let convolutions: [usize; 5] =
+                std::array::from_fn(|block| count(&|at| format!("block{block}.{}.weight", 3 * at)));
+            (Kind::Vgg(convolutions), format!("a VGG with {convolutions:?} convolutions"), "classifier")
+        } else if let Some(width) = size("block1.layer.0.conv1.weight", 0) {
+            let depth = 6 * count(&|block| format!("block1.layer.{block}.conv1.weight")) + 4;
+            let widen = width / 16;
+            (Kind::WideResNet { depth, widen }, format!("a wide ResNet {depth}-{widen}"), "fc")
+        } else if shape("blocks.0.0.conv.0.weight").is_some() {
+            (Kind::CifarMobileNetV2, "a MobileNetV2".to_owned(), "classifier.0")
+        } else if shape("layer1.0.conv5.weight").is_some() {
+            (Kind::ShuffleNetV2, "a ShuffleNetV2".to_owned(), "linear")
+        } else if size("layer1.0.conv2.weight", 1) == Some(1) {
+            (Kind::ShuffleNetV1, "a ShuffleNet".to_owned(), "linear")
+        } else if size("conv1.weight", 2) != Some(3) {
+            return Ok(None);
+        } else if shape("layer1.0.conv3.weight").is_some() {
+            let counts = [1, 2, 3, 4].map(blocks);
+            if counts != [3, 4, 6, 3] {
+                return unknown(&format!("a CIFAR ResNet with {counts:?} blocks of three convolutions"));
+            }
+            (Kind::CifarResNet50, "a CIFAR ResNet-50".to_owned(), "linear")
+        } else if blocks(4) > 0 {
+            return Ok(None);
+        } else {
+            let depth = 6 * blocks(1) + 2;
+            let widths =
+                ["conv1.weight", "layer1.0.conv1.weight", "layer2.0.conv1.weight", "layer3.0.conv1.weight"]
+                    .map(|name| size(name, 0).unwrap_or(0));
+            let shortcut = match shape("layer2.0.downsample.0.weight") {
+                Some(_) => ShortcutOption::B,
+                None => ShortcutOption::A,
+            };
+            let described =
+                format!("a CIFAR ResNet of {depth} layers with {widths:?} channels, option {shortcut:?}");
+            (Kind::CifarResNet { depth, widths, shortcut }, described, shortcut.head())
+        };
+        let Some(known) = Self::ALL.iter().find(|known| known.kind == kind) else {
+            return unknown(&described);
+        };
+        match size(&format!("{head}.weight"), 0) {
+            Some(classes) => Ok(Some((*known, classes))),
+            None => unknown(&format!("{described} without a last layer called {head}")),
+        }
+    }
+
     /// How many stages it has: the taps `stage1`, `stage2`, ...
     pub fn stages(self) -> usize {
         match self.kind {
@@ -140,6 +196,12 @@ impl Architecture {
             Kind::MobileNetV2 => Box::new(MobileNetV2Classifier::new(builder, classes)?),
         })
     }
+}
+
+fn unknown<T>(described: &str) -> Result<T> {
+    let names: Vec<&str> = Architecture::ALL.iter().map(|known| known.name).collect();
+    let reason = format!("it is {described}, which is none of {}", names.join(", "));
+    Err(Error::Invalid { part: "classifier", reason })
 }
 
 impl fmt::Display for Architecture {

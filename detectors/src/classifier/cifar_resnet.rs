@@ -39,6 +39,16 @@ pub enum ShortcutOption {
     B,
 }
 
+impl ShortcutOption {
+    /// What the last layer is called in the weights that are published with it.
+    pub(super) fn head(self) -> &'static str {
+        match self {
+            Self::A => "linear",
+            Self::B => "fc",
+        }
+    }
+}
+
 impl CifarResNetConfig {
     /// The widths of the paper.
     pub const WIDTHS: [usize; 4] = [16, 16, 32, 64];
@@ -107,11 +117,7 @@ impl CifarResNet {
             }
             stages.push(blocks);
         }
-        let last = match shortcut {
-            ShortcutOption::A => "linear",
-            ShortcutOption::B => "fc",
-        };
-        let linear = Linear::new(&builder.within(last), inputs, classes)?;
+        let linear = Linear::new(&builder.within(shortcut.head()), inputs, classes)?;
         Ok(Self { stem, stages, linear, params: builder.finish() })
     }
 }

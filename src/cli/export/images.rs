@@ -1,5 +1,6 @@
 //! The images that an export is compared on, and what is on them.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use image::{Rgb, RgbImage};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cli::say;
+use crate::cli::{UsageError, say};
 use crate::config::{Config, ConfigSource, Loaded};
 use crate::data::{CategoryMap, Dataset, decode};
 use crate::engine::EngineError;
@@ -21,10 +22,12 @@ const DRAWN: [(u32, u32); 3] = [(480, 640), (500, 375), (90, 130)];
 
 /// Images to compare on.
 pub(super) enum Pictures {
-    /// The first of the validation images.
-    Validation { dataset: Arc<Dataset>, paths: SplitPaths, count: usize },
+    /// Some of the validation images.
+    Validation { dataset: Arc<Dataset>, paths: SplitPaths, range: Range<usize> },
+    /// Some of the training images.
+    Training { dataset: Arc<Dataset>, paths: SplitPaths, range: Range<usize> },
     /// Rectangles, since there is no data; why.
-    Drawn(String),
+    Drawn { reason: String, first: u64 },
 }
 
 impl Pictures {
@@ -33,22 +36,62 @@ impl Pictures {
         match DataPaths::find_val(&loaded(config, data_root)) {
             Ok(paths) => {
                 let dataset = paths.load()?.0;
-                let count = count.min(dataset.images.len());
-                Ok(Self::Validation { dataset, paths, count })
+                let range = 0..count.min(dataset.images.len());
+                Ok(Self::Validation { dataset, paths, range })
             }
-            Err(EngineError::Missing(what)) if data_root.is_none() => Ok(Self::Drawn(what)),
+            Err(EngineError::Missing(reason)) if data_root.is_none() => Ok(Self::Drawn { reason, first: 0 }),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// `count` other images than these, to see the ranges of activations on: what an int8 graph loses is measured on images
+    /// that it has not seen. Training images, or the validation images behind these where there are none.
+    pub(super) fn for_calibration(
+        &self,
+        config: &Config,
+        data_root: Option<&Path>,
+        count: usize,
+    ) -> anyhow::Result<Self> {
+        let (dataset, paths, compared) = match self {
+            Self::Validation { dataset, paths, range } | Self::Training { dataset, paths, range } => {
+                (dataset, paths, range)
+            }
+            Self::Drawn { reason, .. } => {
+                say("ranges of activations from other drawn pictures")?;
+                return Ok(Self::Drawn { reason: reason.clone(), first: DRAWN.len() as u64 });
+            }
+        };
+        let train = DataPaths::of(&loaded(config, data_root)).train;
+        if train.annotations.exists() && train.images.exists() {
+            let dataset = train.load()?.0;
+            let range = 0..count.min(dataset.images.len());
+            if !range.is_empty() {
+                say(format!(
+                    "ranges of activations from {} images of {}",
+                    range.len(),
+                    train.annotations.display()
+                ))?;
+                return Ok(Self::Training { dataset, paths: train, range });
+            }
+        }
+        let range = compared.end..(compared.end + count).min(dataset.images.len());
+        if range.is_empty() {
+            let says = "--int8 activations takes its ranges from other images than it is compared on, and there are none: \
+                        name a folder with training images with --data-root, or compare on fewer with --images";
+            return Err(UsageError(says.to_owned()).into());
+        }
+        say(format!("ranges of activations from the next {} images there", range.len()))?;
+        Ok(Self::Validation { dataset: dataset.clone(), paths: paths.clone(), range })
     }
 
     /// Tells the user what is compared on.
     pub(super) fn say_where(&self) -> anyhow::Result<()> {
         let line = match self {
-            Self::Validation { paths, count, .. } => {
-                format!("compared on {count} images of {}", paths.annotations.display())
+            Self::Validation { paths, range, .. } | Self::Training { paths, range, .. } => {
+                format!("compared on {} images of {}", range.len(), paths.annotations.display())
             }
-            Self::Drawn(what) => {
-                eprintln!("note: {what}");
+            Self::Drawn { reason, .. } => {
+                eprintln!("note: {reason}");
                 "compared on drawn pictures, so without AP; --data-root FOLDER names validation images"
                     .to_owned()
             }
@@ -59,12 +102,14 @@ impl Pictures {
     /// Image ids and pixels.
     pub(super) fn iter(&self) -> Box<dyn Iterator<Item = anyhow::Result<(u64, RgbImage)>> + '_> {
         match self {
-            Self::Validation { dataset, count, .. } => {
-                Box::new(dataset.images[..*count].iter().map(|image| {
+            Self::Validation { dataset, range, .. } | Self::Training { dataset, range, .. } => {
+                Box::new(dataset.images[range.clone()].iter().map(|image| {
                     Ok((image.id.0, decode::read_annotated(&image.path, image.width, image.height)?))
                 }))
             }
-            Self::Drawn(_) => Box::new((0..).zip(DRAWN).map(|(id, size)| Ok((id, drawn(id, size))))),
+            Self::Drawn { first, .. } => {
+                Box::new((*first..).zip(DRAWN).map(|(id, size)| Ok((id, drawn(id, size)))))
+            }
         }
     }
 

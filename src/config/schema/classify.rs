@@ -175,7 +175,7 @@ section! {
     pub struct ClassifierTeacher {
         /// The network.
         pub network: Architecture,
-        /// Its weights: .safetensors, .pth, .th.
+        /// Its weights: .safetensors, .pth, .th (RepDistiller's and mdistiller's checkpoints too).
         pub weights: Option<PathBuf>,
         /// The configuration that trains it first, on this experiment's data; the result is reused.
         pub train: Option<String>,

@@ -105,9 +105,10 @@ section! {
         pub keep_checkpoints: usize = 2,
         /// Log every this many steps.
         pub log_every: u64 = 20,
-        /// Over this many first steps, measure each method's part of the gradient at the student's pyramid, and
-        /// report it then and at the end. A measured step runs the student's heads once more for each method that
-        /// compares logits; its sums round differently.
+        /// Over this many first steps, measure each method's part of the gradient, and report it then and at the
+        /// end. Of a detector it is measured at the student's pyramid: a measured step runs the heads once more for
+        /// each method that compares logits, and its sums round differently. Of a classifier it is measured at all
+        /// its weights: a measured step runs the student once more for each method, and is the same otherwise.
         pub share_steps: u64 = 0,
         /// Also train the same student without distillation on the same data order, and compare.
         pub compare_alone: bool = false,

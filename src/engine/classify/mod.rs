@@ -5,16 +5,18 @@
 //! |---|---|
 //! | `sources` | data and weights, found before anything is loaded |
 //! | `pass` | one batch: teacher, student, losses, gradients |
+//! | `shares` | whose gradient moves the student |
 //! | `evaluate` | a classifier over a data set |
 //! | `weights` | weights of classifiers: what travels with them, and whose last layer may differ |
 
 mod evaluate;
 mod pass;
+mod shares;
 mod sources;
 mod weights;
 
 pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
-pub use sources::{LabelledSets, held_out, load_split};
+pub use sources::{LabelledSets, held_out, learned_from, load_split};
 pub use weights::{ClassifierCard, load_weights};
 
 use std::collections::BTreeMap;

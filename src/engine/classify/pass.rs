@@ -1,12 +1,15 @@
 //! One batch of labelled images: the teacher looks, the student learns.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ckd_detectors::classifier::smoothed_cross_entropy;
+use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use ckd_detectors::taps::Tap;
 use rand::RngCore;
 
+use super::shares::gradient_norms;
 use super::{LabelledSets, to_device};
 use crate::config::{Bn, Task};
 use crate::data::LabelledBatch;
@@ -15,28 +18,60 @@ use crate::engine::pass::{Pass, timed, walk_back};
 use crate::engine::task::Setting;
 use crate::engine::{EngineError, Result};
 
-/// Runs teacher and student on one batch at `step` and computes the gradients.
+/// Which terms of the loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    All,
+    /// The classification loss.
+    Task,
+    /// Those of the method of this label.
+    Method(&'a str),
+}
+
+/// Runs teacher and student on one batch at `step` and computes the gradients; a measured step does so for each part first.
 pub(super) fn training_pass(
     setting: &Setting<'_, LabelledSets>,
     mut batch: LabelledBatch,
     step: u64,
 ) -> Result<Pass> {
+    let images = to_device(&mut batch, setting.device)?;
+    let shares = match setting.lessons.filter(|lessons| lessons.is_active(step)) {
+        Some(lessons) if lessons.is_measured(step) => {
+            gradient_norms(setting.student.params(), lessons, step, |part| {
+                pass_of(part, setting, (&images, &batch), step)
+            })?
+        }
+        _ => BTreeMap::new(),
+    };
+    Ok(Pass { shares, ..pass_of(Part::All, setting, (&images, &batch), step)? })
+}
+
+/// The same for one part of the loss.
+fn pass_of(
+    part: Part<'_>,
+    setting: &Setting<'_, LabelledSets>,
+    (images, batch): (&Images, &LabelledBatch),
+    step: u64,
+) -> Result<Pass> {
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
     let lessons = setting.lessons.filter(|lessons| lessons.is_active(step));
-    let (images, side) = (to_device(&mut batch, setting.device)?, batch.side);
+    let side = batch.side;
     // The teacher goes first: its activations are gone before the student's are kept.
     let taught = timed(&mut teaching, || {
-        lessons.map(|lessons| lessons.teacher().forward(&images, Mode::Inference)).transpose()
+        lessons.map(|lessons| lessons.teacher().forward(images, Mode::Inference)).transpose()
     })?;
     let taps = match (setting.config.task, setting.config.probe.bn) {
-        (Task::Probe, Bn::Frozen) => setting.student.forward_probing(&images, Mode::Inference)?,
-        (Task::Probe, Bn::Adapt) => setting.student.forward_probing(&images, Mode::Train)?,
-        (Task::Classify | Task::Detect, _) => setting.student.forward(&images, Mode::Train)?,
+        (Task::Probe, Bn::Frozen) => setting.student.forward_probing(images, Mode::Inference)?,
+        (Task::Probe, Bn::Adapt) => setting.student.forward_probing(images, Mode::Train)?,
+        (Task::Classify | Task::Detect, _) => setting.student.forward(images, Mode::Train)?,
     };
     let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
     let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.label_smoothing)?;
     let mut terms = vec![("loss_classifier".to_owned(), loss, setting.config.loss_weight)];
+    if matches!(part, Part::Method(_)) {
+        terms.clear();
+    }
     if let (Some(lessons), Some(taught)) = (lessons, &taught) {
         let lesson = Lesson {
             labels: &batch.labels,
@@ -45,8 +80,12 @@ pub(super) fn training_pass(
             seed: setting.random().next_u64(),
             ..Lesson::new(taught, &taps)
         };
-        terms.extend(lessons.terms(&lesson, step, |_| Ok(None))?);
+        terms.extend(match part {
+            Part::All => lessons.terms(&lesson, step, |_| Ok(None))?,
+            Part::Task => Vec::new(),
+            Part::Method(label) => lessons.terms_of(label, &lesson, step)?,
+        });
     }
-    drop((taught, taps, images));
+    drop((taught, taps));
     walk_back(terms, step, started, teaching)
 }

@@ -78,8 +78,16 @@ pub(super) fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<
 
 /// One split of the data set of `config` in `root`, decoded if its images are small.
 pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
+    let set = read_split(config, root, split)?;
+    Ok(match config.data.kind {
+        LabelledKind::TinyImagenet => set.in_memory(config.input.side_px).map_err(DataError::from)?,
+        _ => set,
+    })
+}
+
+/// The same, decoded only if it is stored so.
+fn read_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
     let data = &config.data;
-    let side = config.input.side_px;
     let loaded = match data.kind {
         LabelledKind::Cifar10 => Cifar::Ten.load(&Cifar::Ten.find(root), split, unpickled),
         LabelledKind::Cifar100 => Cifar::Hundred.load(&Cifar::Hundred.find(root), split, unpickled),
@@ -97,11 +105,7 @@ pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<
             image_folder::load(&root.join(below), index.as_deref())
         }
     };
-    let set = loaded.map_err(DataError::from)?;
-    Ok(match data.kind {
-        LabelledKind::TinyImagenet => set.in_memory(side).map_err(DataError::from)?,
-        _ => set,
-    })
+    Ok(loaded.map_err(DataError::from)?)
 }
 
 /// The held-out images of an experiment.
@@ -112,6 +116,18 @@ pub fn held_out(loaded: &Loaded<ClassifyConfig>) -> Result<Labelled> {
     let root = root(loaded);
     refuse(missing_data(loaded, &root, Split::Test).into_iter().collect())?;
     load_split(&loaded.config, &root, Split::Test)
+}
+
+/// The images that an experiment learns from, decoded only if they are stored so; `None` if they are not there.
+///
+/// # Errors
+/// If they are damaged.
+pub fn learned_from(loaded: &Loaded<ClassifyConfig>) -> Result<Option<Labelled>> {
+    let root = root(loaded);
+    match missing_data(loaded, &root, Split::Train) {
+        Some(_) => Ok(None),
+        None => read_split(&loaded.config, &root, Split::Train).map(Some),
+    }
 }
 
 /// A file of CIFAR's python version.

@@ -2,7 +2,7 @@
 //!
 //! | told by | network |
 //! |---|---|
-//! | `block0.0.weight` | VGG for CIFAR (three poolings: images of 64 pixels, which have a fourth, are not written) |
+//! | `block0.0.weight` | VGG for CIFAR; images 64 pixels high have a fourth pooling, so its graph is for one height |
 //! | `block1.layer.0.bn1.weight` | wide ResNet |
 //! | `blocks.0.0.conv.0.weight` | MobileNetV2 for CIFAR |
 //! | `model.0.0.weight`, `features.0.0.weight` | MobileNetV1, MobileNetV2 |
@@ -20,29 +20,54 @@ use super::graph::{Edge, Set, Side};
 use super::layers::{Layers, Then};
 use super::proto::Element;
 use super::trunk::{mobilenet_v1, mobilenet_v2, resnet};
-use super::{ExportError, OnnxModel, Precision, Result};
+use super::{ExportError, OnnxModel, Precision, Preprocessing, Result};
 
-/// The classifier whose weights are `params` as a graph: `images` f32 (N, 3, H, W), RGB in 0..1, to `logits` (N, K)
-/// and `embedding` (N, D).
+/// All that a classifier's graph is made from beside its weights.
+#[derive(Debug, Clone)]
+pub struct ClassifierGraph<'a> {
+    /// The scale of its pixels.
+    pub normalization: Normalization,
+    /// The height of the images it was trained for, in pixels.
+    pub side_px: usize,
+    /// Texts that travel with the graph.
+    pub metadata: &'a BTreeMap<String, String>,
+    /// How weights are stored.
+    pub precision: Precision,
+    /// Whether it takes f32 (N, 3, H, W) in 0..1 or u8 (N, H, W, 3); images are resized by the caller.
+    pub preprocessing: Preprocessing,
+}
+
+/// The classifier whose weights are `params` as a graph: `images`, RGB, to `logits` (N, K) and `embedding` (N, D).
 ///
 /// # Errors
 /// If it is none of the networks above, a layer is missing, or there is one that the graph has no place for.
-pub fn classifier(
-    params: &ParamStore,
-    normalization: Normalization,
-    metadata: &BTreeMap<String, String>,
-    precision: Precision,
-) -> Result<OnnxModel> {
+pub fn classifier(params: &ParamStore, about: &ClassifierGraph<'_>) -> Result<OnnxModel> {
+    let ClassifierGraph { normalization, side_px, metadata, precision, preprocessing } = *about;
     let mut layers = Layers::new(params, precision)?;
+    let is_vgg = layers.has("block0.0.weight");
     let graph = &mut layers.graph;
     let [n, h, w] = ["images", "height", "width"].map(Side::Named);
-    let sides = [n, Side::Fixed(3), h, w];
-    let images = graph.input("images", Element::F32, &sides, "RGB in 0..1; not normalised");
+    // Its poolings depend on it.
+    let h = if is_vgg { Side::Fixed(side_px) } else { h };
+    let images = match preprocessing {
+        Preprocessing::Outside => {
+            let doc = "RGB in 0..1, resized by `ckd_det.input`; not normalised";
+            graph.input("images", Element::F32, &[n, Side::Fixed(3), h, w], doc)
+        }
+        Preprocessing::Inside => {
+            let doc = "RGB, 0..255, resized by `ckd_det.input`";
+            let bytes = graph.input("images", Element::U8, &[n, h, w, Side::Fixed(3)], doc);
+            graph.unit(&bytes)
+        }
+    };
     let mean = graph.floats(&[3, 1, 1], &normalization.mean);
     let std = graph.floats(&[3, 1, 1], &normalization.std);
     let centred = graph.op("Sub", &[&images, &mean]);
     let x = graph.op("Div", &[&centred, &std]);
-    let map = last_map(&mut layers, &x)?;
+    let map = match is_vgg {
+        true => vgg(&mut layers, &x, side_px)?,
+        false => last_map(&mut layers, &x)?,
+    };
     let names = ["fc", "linear", "classifier", "classifier.0", "classifier.1"];
     let linear = names.into_iter().find(|name| layers.has(&format!("{name}.weight")));
     let linear = linear.ok_or_else(|| ExportError::Unsupported {
@@ -58,14 +83,12 @@ pub fn classifier(
     Ok(OnnxModel::new(layers.finish("classifier")?, metadata))
 }
 
-/// What the pooling before the last layer sees.
+/// What the pooling before the last layer sees, of all networks but VGG.
 fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     let is_filter = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(1) == Some(&1));
     let is_small = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(2) == Some(&3));
     let last = |maps: Vec<Edge>| maps.last().cloned().unwrap_or_else(Edge::none);
-    if layers.has("block0.0.weight") {
-        vgg(layers, x)
-    } else if layers.has("block1.layer.0.bn1.weight") {
+    if layers.has("block1.layer.0.bn1.weight") {
         wide_resnet(layers, x)
     } else if layers.has("blocks.0.0.conv.0.weight") {
         cifar_mobilenet_v2(layers, x)
@@ -149,8 +172,9 @@ fn wide_resnet(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     layers.norm_relu(&x, "bn1")
 }
 
-/// Five blocks, a pooling after each of the first three.
-fn vgg(layers: &mut Layers, x: &Edge) -> Result<Edge> {
+/// Five blocks, a pooling after each of the first three, of images 64 pixels high the first four.
+fn vgg(layers: &mut Layers, x: &Edge, height: usize) -> Result<Edge> {
+    let pools = if height == 64 { 4 } else { 3 };
     let mut x = x.clone();
     for block in 0..5 {
         // Convolution, norm, ReLU: three places each.
@@ -159,7 +183,7 @@ fn vgg(layers: &mut Layers, x: &Edge) -> Result<Edge> {
             let names = (format!("block{block}.{}", 3 * i), format!("block{block}.{}", 3 * i + 1));
             x = layers.conv_norm(&x, (&names.0, &names.1), 1, None, Then::Relu)?;
         }
-        if block < 3 {
+        if block < pools {
             let settings = [("kernel_shape", Set::Ints(&[2, 2])), ("strides", Set::Ints(&[2, 2]))];
             x = layers.graph.op_with("MaxPool", &[&x], &settings);
         }

@@ -122,6 +122,14 @@ impl GraphBuilder {
         self.op_with("Cast", &[x], &[("to", Set::I(to as i64))])
     }
 
+    /// u8 (N, H, W, 3) as f32 (N, 3, H, W) in 0..1.
+    pub(super) fn unit(&mut self, bytes: &Edge) -> Edge {
+        let pixels = self.cast(bytes, Element::F32);
+        let white = self.float(255.0);
+        let pixels = self.op("Div", &[&pixels, &white]);
+        self.transpose(&pixels, &[0, 3, 1, 2])
+    }
+
     /// The length of one axis, as a row of one integer.
     pub(super) fn side(&mut self, x: &Edge, axis: i64) -> Edge {
         let shape = self.op("Shape", &[x]);

@@ -66,10 +66,7 @@ fn from_photographs(graph: &mut GraphBuilder, rule: &InputRule) -> Prepared {
         let scaled = graph.cast(&scaled, Element::I64);
         graph.op("Max", &[&scaled, &one])
     });
-    let pixels = graph.cast(&images, Element::F32);
-    let white = graph.float(255.0);
-    let pixels = graph.op("Div", &[&pixels, &white]);
-    let pixels = graph.transpose(&pixels, &[0, 3, 1, 2]);
+    let pixels = graph.unit(&images);
     let shape = graph.op("Shape", &[&pixels]);
     let first = graph.ints(&[0, 1]);
     let front = graph.op("Gather", &[&shape, &first]);

@@ -45,7 +45,7 @@ use crate::data::transform::ResizeRule;
 use layers::Layers;
 
 pub use calibrate::Ranges;
-pub use classifier::classifier;
+pub use classifier::{ClassifierGraph, classifier};
 
 /// How weights are stored. They are f32 again before they are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,7 @@ pub enum Precision {
 pub enum Preprocessing {
     /// The caller resizes and gives f32.
     Outside,
-    /// The graph takes u8 photographs as they are.
+    /// The graph takes u8: photographs as they are, of a classifier resized ones.
     Inside,
 }
 

@@ -1,0 +1,51 @@
+//! Whose gradient moves a classifier: the length, over all its weights, of the gradient of each part of its loss alone.
+//!
+//! Its parts meet nowhere but in the weights (one method looks at a stage, another at the logits), so a measured step
+//! walks through the network once for each. What those walks change, running statistics and what methods remember, is put
+//! back: the step itself is as if it had not been measured.
+
+use std::collections::BTreeMap;
+use std::iter::once;
+
+use candle_core::Tensor;
+use ckd_detectors::classifier::Classifier;
+use ckd_detectors::param::ParamStore;
+use ckd_kernels::sgd::squared_norm;
+
+use super::pass::Part;
+use crate::engine::Result;
+use crate::engine::pass::{Distillation, Pass};
+
+/// The name of the loss of the true classes.
+const CLASSIFICATION: &str = "classification";
+
+/// The length of the gradient at the weights of `student` of each part's pass at `step`.
+pub(super) fn gradient_norms(
+    student: &ParamStore,
+    lessons: &Distillation<Classifier>,
+    step: u64,
+    pass: impl Fn(Part<'_>) -> Result<Pass>,
+) -> Result<BTreeMap<String, f64>> {
+    let stores = once(student).chain(lessons.params());
+    let remembered: Vec<(&ParamStore, BTreeMap<String, Tensor>)> =
+        stores.map(|store| Ok((store, store.snapshot()?))).collect::<Result<_>>()?;
+    let parts = once((CLASSIFICATION, Part::Task))
+        .chain(lessons.labels(step).map(|label| (label, Part::Method(label))));
+    let mut norms = BTreeMap::new();
+    for (name, part) in parts {
+        let gradients = pass(part)?.gradients;
+        let mut square = 0.0;
+        for (weight, _) in student.trainable() {
+            if let Some(gradient) = gradients.get(weight) {
+                square += squared_norm(gradient)?;
+            }
+        }
+        norms.insert(name.to_owned(), square.sqrt());
+        for (store, values) in &remembered {
+            for (name, value) in values {
+                store.set(name, value)?;
+            }
+        }
+    }
+    Ok(norms)
+}
