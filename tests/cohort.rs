@@ -12,9 +12,8 @@ use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
 use ckd_det::config::CohortConfig;
-use ckd_det::data::Source;
 use ckd_det::engine::EngineError;
-use ckd_det::engine::classify::{ClassifierCard, to_device};
+use ckd_det::engine::classify::ClassifierCard;
 use ckd_det::engine::cohort::{Cohort, CohortSets, meta_event};
 use ckd_det::engine::experiment::{self, Finished, Request};
 use ckd_det::engine::job::Start;
@@ -22,6 +21,7 @@ use ckd_det::engine::task::Task;
 use ckd_det::report::cohort_table::CohortRow;
 use ckd_det::report::table::Row;
 use ckd_det::weights::WeightsFile;
+use ckd_detectors::images::Images;
 use tempfile::TempDir;
 use tiny::{assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors};
 
@@ -148,6 +148,18 @@ fn assert_same_cohort(a: &Path, b: &Path, about: &str) {
     assert_eq!(log(a), log(b), "{about}");
 }
 
+/// Images of noise in [0, 1], `side` pixels high and wide.
+fn noise(count: usize, side: usize) -> Images {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let values: Vec<f32> = (0..count * side * side * 3).map(|_| next()).collect();
+    let pixels = Tensor::from_vec(values, (count, side, side, 3), &Device::Cpu).unwrap();
+    Images { pixels: pixels.permute((0, 3, 1, 2)).unwrap(), sizes: vec![(side, side); count] }
+}
+
 /// Every tensor of the cohort, bit by bit.
 fn bits(cohort: &Cohort) -> BTreeMap<String, Vec<u32>> {
     let networks = CohortSets::networks(cohort);
@@ -251,20 +263,17 @@ fn a_meta_event_changes_phi_alone() {
 #[test]
 fn without_the_soft_terms_the_meta_gradient_is_the_slope_of_what_the_virtual_updates_lead_to() {
     let small = Small::new();
-    // A large step, so that F depends on phi beyond rounding.
-    let sets =
-        ["cohort.method=l_mcl", "cohort.gamma=0", "cohort.lambda=0", "cohort.alpha=4", "cohort.beta=4"];
-    let (config, task, cohort) = small.cohort(&sets);
-    let source = task.source(&config).unwrap();
-    let mut batch = source.build(0, 0, &source.batches(0)[0]).unwrap();
-    let images = to_device(&mut batch, &Device::Cpu).unwrap();
-    let at = || meta_event(&config, &cohort, &images, &batch.labels, 0.02).unwrap();
+    let sets = ["cohort.method=l_mcl", "cohort.gamma=0", "cohort.lambda=0"];
+    let (config, _, cohort) = small.cohort(&sets);
+    // Noise: with images of one colour, batch norms divide by next to nothing, and the loss is all rounding and kinks.
+    let (images, labels) = (noise(16, 16), (0..16).map(|image| image / 2).collect::<Vec<u32>>());
+    let at = || meta_event(&config, &cohort, &images, &labels, 0.01).unwrap();
     let before = bits(&cohort);
     let found = at();
     assert!(bits(&cohort) == before, "networks, statistics, heads and phi are as they were");
-    assert!(found.loss > 0.0 && found.phi.len() == 12, "{:?}", found.phi.keys());
+    assert_eq!(found.phi.len(), 12, "a weight and a bias for each of three layers of two networks");
 
-    // Along the gradient itself, where the slope is its length.
+    // Along the gradient itself, where the slope is its length: 1.2 % off; ReLU has kinks.
     let phi = CohortSets::beside(&cohort).into_iter().find(|store| store.get("match.0.0.weight").is_some());
     let phi = phi.expect("the store of phi");
     let square = |x: &Tensor| f64::from(x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
@@ -278,9 +287,8 @@ fn without_the_soft_terms_the_meta_gradient_is_the_slope_of_what_the_virtual_upd
         }
         at().loss
     };
-    let step = 0.3;
+    let step = 0.03;
     let slope = (moved(step) - moved(-step)) / (2.0 * step);
-    println!("slope {slope:e}, length {length:e}, F {}", found.loss);
     assert!((slope - length).abs() < 0.05 * length, "slope {slope}, gradient {length}");
 }
 
@@ -384,8 +392,8 @@ fn two_networks_learn_the_colours() {
         let method = format!("cohort.method={method}");
         let sets = [
             &method,
-            "schedule.steps=36",
-            "train.eval_every=36",
+            "schedule.steps=60",
+            "train.eval_every=60",
             "optim.lr=0.1",
             "cohort.layers.meta_every=12",
         ];
