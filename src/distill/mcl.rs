@@ -18,8 +18,10 @@
 //! ones must serve again ([`meta`](super::meta)).
 
 mod cohort;
+mod memory;
 
 pub use cohort::Likenesses;
+pub use memory::remembered;
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
@@ -27,6 +29,7 @@ use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
+use cohort::Kinds;
 
 use super::rows::{check_labels, paired, softened_kl, softmax};
 use super::unit_rows::UnitRows;

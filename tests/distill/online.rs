@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use ckd_det::distill::mcl::{
-    Instance, Likenesses, Pair, Targets, aggregate, icl, layer_weights, pair, soft_icl, soft_vcl, vcl,
+    Instance, Likenesses, Pair, Targets, aggregate, icl, layer_weights, pair, remembered, soft_icl, soft_vcl,
+    vcl,
 };
 use ckd_det::distill::meta::{MetaStep, Objective, Parameters, meta_gradient};
 use ckd_det::distill::{DistillError, Term, contrast_columns, draw_partners, kd, likeness};
@@ -534,4 +535,29 @@ fn a_sample_of_the_memory_comes_first_then_one_of_its_class_then_others() {
     assert_eq!(drawn, draw_partners(&classes, &[2, 4, 7], 3, 5).unwrap());
     assert_ne!(drawn, draw_partners(&classes, &[2, 4, 7], 3, 6).unwrap());
     assert!(draw_partners(&classes, &[8], 3, 5).is_err() && draw_partners(&[1, 1], &[0], 3, 5).is_err());
+}
+
+#[test]
+fn the_terms_with_memories_are_contrasts_with_ones_own_and_the_others_memory() {
+    let (u, v) = (unit(&Value::constant(noise(1, &[2, 4]))), unit(&Value::constant(noise(2, &[2, 4]))));
+    let [a, b] = [3, 4].map(|stream| unit(&Value::constant(noise(stream, &[6, 4]))).tensor().clone());
+    let drawn = [0, 2, 1, 3, 5, 4, 2, 0];
+    let settings = Pair { vcl: 0.5, icl: 0.25, ..Pair::default() };
+    let terms = remembered(&[(&u, &a), (&v, &b)], &drawn, &settings).unwrap();
+    let found: BTreeMap<&str, f32> =
+        terms.iter().map(|term| (term.name.as_str(), term.value.item().unwrap())).collect();
+    let contrast = |rows: &Value, memory: &Tensor, drawn: &[u32], positives: usize| {
+        let likenesses = likeness(rows, memory, drawn, settings.tau).unwrap();
+        contrast_columns(&likenesses, positives, &ones(2)).unwrap().item().unwrap()
+    };
+    let own = [2, 1, 3, 4, 2, 0];
+    assert_close(found["mcl/vcl"], contrast(&u, &a, &own, 1) + contrast(&v, &b, &own, 1), 1e-5);
+    assert_close(found["mcl/icl"], contrast(&u, &b, &drawn, 2) + contrast(&v, &a, &drawn, 2), 1e-5);
+    assert!(found["mcl/soft_vcl"] > 0.0 && found["mcl/soft_icl"] > 0.0);
+    assert_eq!(terms.iter().map(|term| term.weight).collect::<Vec<_>>(), [0.5, 0.25, 1.0, 1.0]);
+    // The same network twice has nothing to take over.
+    for term in remembered(&[(&u, &a), (&u, &a)], &drawn, &settings).unwrap() {
+        assert!(!term.name.contains("soft") || term.value.item().unwrap().abs() < 1e-6, "{}", term.name);
+    }
+    assert!(remembered(&[(&u, &a)], &drawn[..5], &settings).is_err(), "rows for two images and a half");
 }

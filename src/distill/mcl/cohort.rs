@@ -6,7 +6,7 @@
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 
-use super::{Instance, Pair, constant_weights, nce, similarities, softened, sum};
+use super::{Instance, Pair, constant_weights, nce, similarities, softened};
 use crate::distill::{DistillError, Term, expect_positive};
 
 /// A layer of a network: their numbers.
@@ -130,40 +130,57 @@ impl Likenesses {
     ) -> Result<Vec<Term>, DistillError> {
         expect_positive(name, "temperature", settings.temperature)?;
         let Pair { temperature, instance, .. } = *settings;
-        let mut sums: [Vec<(Value, f64)>; 4] = Default::default();
-        let [vcl, icl, soft_vcl, soft_icl] = &mut sums;
+        let mut kinds = Kinds::default();
         if settings.vcl != 0.0 {
             for (g, w) in self.own.iter().flatten().zip(own.iter().flatten()) {
-                vcl.push((nce(g, labels, w, Instance::Excluded)?, 1.0));
+                kinds.vcl.push(nce(g, labels, w, Instance::Excluded)?);
             }
         }
         for ((pair, target), w) in self.across.iter().zip(&targets.across).zip(pairs) {
             let Across { ends: (first, second), forth, back } = pair;
             if settings.icl != 0.0 {
-                icl.push((nce(forth, labels, w, instance)?, 1.0));
-                icl.push((nce(back, labels, w, instance)?, 1.0));
+                kinds.icl.extend([nce(forth, labels, w, instance)?, nce(back, labels, w, instance)?]);
             }
             if settings.soft_vcl != 0.0 {
                 for (own, other) in [(first, second), (second, first)] {
                     let (own, aim) = (&self.own[own.0][own.1], &targets.own[other.0][other.1]);
-                    soft_vcl.push((softened(own, aim.tensor(), w, temperature)?, 1.0));
+                    kinds.soft_vcl.push(softened(own, aim.tensor(), w, temperature)?);
                 }
             }
             if settings.soft_icl != 0.0 {
-                soft_icl.push((softened(forth, target.back.tensor(), w, temperature)?, 1.0));
-                soft_icl.push((softened(back, target.forth.tensor(), w, temperature)?, 1.0));
+                let (to_forth, to_back) = (target.back.tensor(), target.forth.tensor());
+                kinds.soft_icl.push(softened(forth, to_forth, w, temperature)?);
+                kinds.soft_icl.push(softened(back, to_back, w, temperature)?);
             }
         }
+        kinds.terms(name, settings, factor)
+    }
+}
+
+/// The scalars of each kind of term.
+#[derive(Debug, Default)]
+pub(super) struct Kinds {
+    pub(super) vcl: Vec<Value>,
+    pub(super) icl: Vec<Value>,
+    pub(super) soft_vcl: Vec<Value>,
+    pub(super) soft_icl: Vec<Value>,
+}
+
+impl Kinds {
+    /// A term `NAME/KIND` of each kind that counts, with `factor` times its weight.
+    pub(super) fn terms(&self, name: &str, settings: &Pair, factor: f64) -> Result<Vec<Term>, DistillError> {
         let kinds = [
-            ("vcl", settings.vcl),
-            ("icl", settings.icl),
-            ("soft_vcl", settings.soft_vcl),
-            ("soft_icl", settings.soft_icl),
+            ("vcl", settings.vcl, &self.vcl),
+            ("icl", settings.icl, &self.icl),
+            ("soft_vcl", settings.soft_vcl, &self.soft_vcl),
+            ("soft_icl", settings.soft_icl, &self.soft_icl),
         ];
-        let term = |((kind, weight), parts): ((&str, f64), &Vec<(Value, f64)>)| {
-            Ok(Term { name: format!("{name}/{kind}"), value: sum(parts)?, weight: factor * weight })
-        };
-        kinds.into_iter().zip(&sums).filter(|(_, parts)| !parts.is_empty()).map(term).collect()
+        let on = kinds.into_iter().filter(|(_, weight, parts)| *weight != 0.0 && !parts.is_empty());
+        on.map(|(kind, weight, parts)| {
+            let value = weighted_sum(&parts.iter().map(|part| (part, 1.0)).collect::<Vec<_>>())?;
+            Ok(Term { name: format!("{name}/{kind}"), value, weight: factor * weight })
+        })
+        .collect()
     }
 }
 

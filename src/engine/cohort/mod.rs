@@ -5,7 +5,6 @@
 //! |---|---|
 //! | `model` | the networks and what is trained beside them |
 //! | `pass` | one batch: all networks look, the losses, the gradients |
-//! | `memory` | MCL with a memory of all training images |
 //! | `meta` | L-MCL's meta step: how the weights of pairs of stages learn |
 //! | `evaluate` | each network on the held-out images |
 //!
@@ -13,7 +12,6 @@
 //! ordinary classifier's.
 
 mod evaluate;
-mod memory;
 mod meta;
 mod model;
 mod pass;

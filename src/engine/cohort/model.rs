@@ -51,7 +51,7 @@ pub struct Peer {
     /// L-MCL's.
     stages: Option<Stages>,
     /// The embeddings of all training images, (n, D).
-    pub(super) memory: Option<Tensor>,
+    memory: Option<Tensor>,
 }
 
 #[derive(Debug)]
@@ -205,6 +205,11 @@ impl Peer {
     /// The network.
     pub fn classifier(&self) -> &Classifier {
         &self.classifier
+    }
+
+    /// The embeddings of all training images, (n, D), if they are remembered.
+    pub(super) fn memory(&self) -> Option<&Tensor> {
+        self.memory.as_ref()
     }
 
     fn layers(&self, images: &Images, mode: Mode) -> Result<Vec<Layer>> {

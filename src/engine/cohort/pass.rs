@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use ckd_detectors::classifier::smoothed_cross_entropy;
 use ckd_detectors::nn::Mode;
 use ckd_kernels::Value;
+use rand::RngCore;
 
 use super::model::{Cohort, Layer, folder};
-use super::{CohortSets, memory, pair};
-use crate::config::CohortMethod;
+use super::{CohortSets, pair};
+use crate::config::{Bank, CohortMethod};
 use crate::data::LabelledBatch;
-use crate::distill::mcl::{Likenesses, layer_weights};
-use crate::distill::{Term, kd};
+use crate::distill::mcl::{Likenesses, layer_weights, remembered};
+use crate::distill::{Term, draw_partners, kd, remember};
 use crate::engine::Result;
 use crate::engine::classify::to_device;
 use crate::engine::pass::{Pass, walk_back};
@@ -36,7 +38,7 @@ pub(super) fn training_pass(
         (CohortMethod::Mcl, None) => {
             Likenesses::of(&embeddings(&layers), config.cohort.tau)?.mcl(labels, &pair(config))?
         }
-        (CohortMethod::Mcl, Some(bank)) => memory::terms(setting, bank, &layers, &batch)?,
+        (CohortMethod::Mcl, Some(bank)) => remembering(setting, bank, &layers, &batch.indices)?,
         (CohortMethod::LMcl, _) => {
             terms.extend(aggregated(setting, &layers, labels)?);
             let likenesses = Likenesses::of(&embeddings(&layers), config.cohort.tau)?;
@@ -53,6 +55,28 @@ pub(super) fn training_pass(
 /// The embeddings by network and layer.
 pub(super) fn embeddings(layers: &[Vec<Layer>]) -> Vec<Vec<Value>> {
     layers.iter().map(|own| own.iter().map(|layer| layer.embedding.clone()).collect()).collect()
+}
+
+/// MCL with the memories of all training images, which take in the batch, the images at `indices`.
+fn remembering(
+    setting: &Setting<'_, CohortSets>,
+    bank: &Bank,
+    layers: &[Vec<Layer>],
+    indices: &[u32],
+) -> Result<Vec<Term>> {
+    let cohort = setting.student;
+    let networks: Vec<(&Value, &Tensor)> = layers
+        .iter()
+        .zip(cohort.peers())
+        .filter_map(|(own, peer)| Some((&own.last()?.embedding, peer.memory()?)))
+        .collect();
+    let seed = setting.random().next_u64();
+    let drawn = draw_partners(cohort.classes(), indices, bank.negatives, seed)?;
+    let terms = remembered(&networks, &drawn, &pair(setting.config))?;
+    for (embedding, memory) in networks {
+        remember(memory, indices, embedding.tensor(), bank.momentum)?;
+    }
+    Ok(terms)
 }
 
 /// The cross-entropies of all layers with the labels.
