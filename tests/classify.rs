@@ -1,5 +1,7 @@
 //! Image classification as a user meets it: training, resuming, distilling, probing, measuring, comparing.
 
+#[path = "support/colours.rs"]
+mod colours;
 #[path = "support/tiny.rs"]
 mod tiny;
 
@@ -61,17 +63,13 @@ at = "logits"
 weight = 2.0
 "#;
 
-/// A folder with 28 training and 20 test images in CIFAR-10's binary form: classes are colours with noise.
+/// A folder with the coloured images and its configurations.
 struct Small(TempDir);
 
 impl Small {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let data = folder.path().join("data/cifar-10-batches-bin");
-        fs::create_dir_all(&data).expect("a new folder");
-        fs::write(data.join("data_batch_1.bin"), rows(0..20)).expect("a file");
-        fs::write(data.join("data_batch_2.bin"), rows(20..28)).expect("a file");
-        fs::write(data.join("test_batch.bin"), rows(100..120)).expect("a file");
+        colours::write(&folder.path().join("data"));
         let small = Self(folder);
         small.write("base.toml", BASE);
         small.write("plain.toml", "extends = \"base.toml\"\n");
@@ -131,21 +129,6 @@ impl Small {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ckd-det"));
         command.current_dir(self.0.path()).args(args).output().expect("the program starts")
     }
-}
-
-/// Rows of CIFAR-10's binary form: a label, then 3,072 bytes by planes.
-fn rows(images: std::ops::Range<u64>) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    for image in images {
-        let label = (image * 7 % 10) as u8;
-        bytes.push(label);
-        bytes.extend((0..3072u64).map(|place| {
-            let noise = (image * 3079 + place).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 58;
-            let tone = [25 * label, 255 - 25 * label, 17 * (label % 5)][place as usize / 1024];
-            tone.saturating_add(noise as u8)
-        }));
-    }
-    bytes
 }
 
 #[test]

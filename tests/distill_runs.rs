@@ -3,7 +3,7 @@
 #[path = "support/tiny.rs"]
 mod tiny;
 
-use ckd_det::config::Method;
+use ckd_det::config::{CohortMethod, Method};
 use serde_json::Value;
 use tiny::{Tiny, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors};
 
@@ -302,13 +302,17 @@ fn the_methods_are_listed_with_their_keys_defaults_and_papers() {
     let output = tiny.run_program(&["methods", "--json"]);
     assert_ended(&output, 0, &[]);
     let methods: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(methods.len(), Method::ALL.len());
+    assert_eq!(methods.len(), Method::ALL.len() + CohortMethod::ALL.len());
     for (listed, method) in methods.iter().zip(Method::ALL) {
         assert_eq!(listed["method"], method.word());
+        assert_eq!(listed["entry"], "[[distill]]");
         assert!(listed["paper"].as_str().unwrap().len() > 8);
         let keys: Vec<&str> =
             listed["keys"].as_array().unwrap().iter().map(|key| key["path"].as_str().unwrap()).collect();
         assert!(keys.contains(&"at") && keys.contains(&"weight"), "{keys:?}");
+    }
+    for (listed, method) in methods[Method::ALL.len()..].iter().zip(CohortMethod::ALL) {
+        assert_eq!((&listed["method"], &listed["entry"]), (&method.word().into(), &"[cohort]".into()));
     }
     assert_ended(&tiny.run_program(&["methods"]), 0, &["review_kd", "arXiv 2104.09044", "temperature = 1.0"]);
     let explained = tiny.run_program(&["methods", "icd"]);

@@ -8,7 +8,9 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ckd_det::config::{ClassifyConfig, Experiment, ScheduleKind};
+use ckd_det::config::{
+    ClassifyConfig, CohortConfig, CohortMethod, Experiment, LabelOrder, SameImage, ScheduleKind,
+};
 use ckd_detectors::classifier::Architecture;
 
 /// A network: its short name in files, its name, what it is called in text, RepDistiller's folder of its weights.
@@ -140,6 +142,21 @@ const IMAGENET: [Named; 4] = [
 /// Pairs of the released CKD configurations for ImageNet, with their weight.
 const CKD_IMAGENET: [(&str, &str, f64); 2] = [("r34", "r18", 10.0), ("r50", "mv1", 10.0)];
 
+/// Networks of CIFAR-100 whose equal copies learn from each other: by MCL two and four, by L-MCL two.
+const COHORT: [&str; 6] = ["r32", "r56", "r110", "w16_2", "w40_2", "sv2"];
+/// Different networks that learn from each other by L-MCL.
+const LMCL: [(&str, &str); 6] = [
+    ("r32", "r110"),
+    ("r56", "r110"),
+    ("w16_2", "w40_2"),
+    ("r56", "w40_2"),
+    ("sv2", "r110"),
+    ("sv2", "w40_2"),
+];
+/// Networks of ImageNet: two and four equal ones by MCL with a memory, pairs by L-MCL.
+const MCL_IMAGENET: [&str; 2] = ["r18", "r34"];
+const LMCL_IMAGENET: [(&str, &str); 3] = [("r34", "r34"), ("r50", "r50"), ("r18", "r50")];
+
 fn find<'a>(networks: &'a [Named], short: &str) -> &'a Named {
     networks.iter().find(|named| named.short == short).expect("a network of the table")
 }
@@ -234,7 +251,69 @@ fn recipes() -> BTreeMap<String, String> {
         );
         files.insert(format!("cifar100/probe_{set}.toml"), text);
     }
+    files.extend(cohorts());
     files
+}
+
+/// The recipes of networks that learn from each other.
+fn cohorts() -> BTreeMap<String, String> {
+    let mut files = BTreeMap::new();
+    let copies = |short: &'static str, count: usize| vec![short; count];
+    let mcl = COHORT.iter().flat_map(|short| [2, 4].map(|count| (copies(short, count), "mcl", "MCL")));
+    let lmcl = COHORT.iter().map(|short| (*short, *short)).chain(LMCL);
+    let lmcl = lmcl.map(|(first, second)| (vec![first, second], "l_mcl", "L-MCL"));
+    for (peers, method, title) in mcl.chain(lmcl) {
+        let head = format!("learn from each other by {title}, 300 epochs");
+        let note = match peers.contains(&"r110") {
+            true => {
+                "\n#\n# This ResNet-110 has basic blocks, the authors' has bottlenecks: their table is of another network."
+            }
+            false => "",
+        };
+        add_cohort(&mut files, ("CIFAR-100", &CIFAR), &peers, method, (&head, note), "");
+    }
+    for short in MCL_IMAGENET {
+        for count in [2, 4] {
+            let head = "learn from each other by MCL with a memory, 90 epochs";
+            let more = "\n[cohort.bank]\nnegatives = 8192\n\n[schedule]\nepochs = 90\n";
+            add_cohort(&mut files, ("ImageNet", &IMAGENET), &copies(short, count), "mcl", (head, ""), more);
+        }
+    }
+    for (first, second) in LMCL_IMAGENET {
+        let head = "learn from each other by L-MCL, 100 epochs";
+        let note = "\n#\n# Contrast is with the batch, of 128 pairs of images of one class; the authors' is with a memory.";
+        let more = "alpha = 0.01\nbeta = 0.01\n\n[cohort.layers]\nbranch_blocks = 1\nmeta_every = 500\n\n[data]\n\
+                    order = \"class_pairs\"\n";
+        add_cohort(&mut files, ("ImageNet", &IMAGENET), &[first, second], "l_mcl", (head, note), more);
+    }
+    files
+}
+
+/// Adds the recipe of a cohort of `peers`.
+fn add_cohort(
+    files: &mut BTreeMap<String, String>,
+    (set, networks): (&str, &[Named]),
+    peers: &[&str],
+    method: &str,
+    (head, note): (&str, &str),
+    more: &str,
+) {
+    let named: Vec<&Named> = peers.iter().map(|short| find(networks, short)).collect();
+    let first = named[0];
+    let equal = named.iter().all(|own| own.short == first.short);
+    let titles: Vec<String> = named.iter().map(|own| format!("a {}", own.title)).collect();
+    let (titles, stem) = match (equal, peers.len()) {
+        (true, 2) => (format!("two {}", first.title), peers.join("_")),
+        (true, count) => (format!("four {}", first.title), format!("{}_x{count}", first.short)),
+        (false, _) => (titles.join(" and "), peers.join("_")),
+    };
+    let folder = set.to_lowercase().replace('-', "");
+    let mut text = format!("# {set}: {titles} {head}{note}\nextends = \"../base/{folder}_cohort.toml\"\n");
+    for own in named {
+        let _ = write!(text, "\n[[peer]]\nnetwork = \"{}\"\n", own.network);
+    }
+    let _ = write!(text, "\n[cohort]\nmethod = \"{method}\"\n{more}");
+    files.insert(format!("{folder}/{}_{stem}.toml", method.replace('_', "")), text);
 }
 
 /// The stages that both networks of a pair have, as a TOML array's items.
@@ -315,6 +394,13 @@ fn every_recipe_is_as_its_table_says_and_there_is_no_other() {
 #[test]
 fn every_recipe_loads_and_is_found_by_its_name_from_any_folder() {
     for name in recipes().keys() {
+        if cohorts().contains_key(name) {
+            let loaded = CohortConfig::load(name, &[]).unwrap_or_else(|error| panic!("{error}"));
+            let again = CohortConfig::from_toml(&loaded.resolved_toml(), name).expect("it reads back");
+            assert_eq!(again, loaded.config);
+            assert!(matches!(Experiment::load(name, &[]), Ok(Experiment::Cohort(_))));
+            continue;
+        }
         let loaded = ClassifyConfig::load(name, &[]).unwrap_or_else(|error| panic!("{error}"));
         let again = ClassifyConfig::from_toml(&loaded.resolved_toml(), name).expect("it reads back");
         assert_eq!(again.student, loaded.config.student);
@@ -338,4 +424,38 @@ fn the_recipes_are_the_published_ones() {
         (Some(100), 512, 0.2)
     );
     assert_eq!((imagenet.input.side_px, imagenet.input.eval_resize_px), (224, Some(256)));
+}
+
+#[test]
+fn the_recipes_of_cohorts_are_the_authors() {
+    let load = |name: &str| CohortConfig::load(name, &[]).expect("a recipe").config;
+    let cifar = load("cifar100/lmcl_w16_2_w40_2.toml");
+    assert_eq!((cifar.schedule.epochs, cifar.train.batch_size, cifar.optim.lr), (Some(300), 128, 0.1));
+    assert!(cifar.schedule.kind == ScheduleKind::Cosine && cifar.optim.nesterov);
+    assert_eq!((cifar.optim.weight_decay, cifar.data.order), (5e-4, LabelOrder::ClassPairs));
+    assert_eq!(
+        cifar.peer.iter().map(|peer| peer.network.name()).collect::<Vec<_>>(),
+        ["wrn_16_2", "wrn_40_2"]
+    );
+    let own = &cifar.cohort;
+    assert_eq!(
+        (own.method, own.alpha, own.beta, own.gamma, own.lambda),
+        (CohortMethod::LMcl, 0.1, 0.1, 1.0, 1.0)
+    );
+    assert_eq!((own.tau, own.temperature, own.width), (0.1, 3.0, 128));
+    assert_eq!((own.layers.meta_every, own.layers.meta_steps, own.layers.kd_temperature), (50, 2, 3.0));
+    assert_eq!(load("cifar100/mcl_sv2_x4.toml").peer.len(), 4);
+    let imagenet = load("imagenet/mcl_r18_r18.toml");
+    assert_eq!(
+        (imagenet.schedule.epochs, imagenet.train.batch_size, imagenet.optim.lr),
+        (Some(90), 256, 0.1)
+    );
+    assert_eq!((imagenet.cohort.alpha, imagenet.cohort.tau), (0.1, 0.07));
+    assert_eq!(imagenet.cohort.bank.map(|bank| (bank.negatives, bank.momentum)), Some((8192, 0.5)));
+    let deep = load("imagenet/lmcl_r50_r50.toml");
+    assert_eq!(
+        (deep.schedule.epochs, deep.cohort.alpha, deep.cohort.same_image),
+        (Some(100), 0.01, SameImage::Included)
+    );
+    assert_eq!((deep.cohort.layers.meta_every, deep.cohort.layers.branch_blocks), (500, Some(1)));
 }

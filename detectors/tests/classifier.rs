@@ -8,7 +8,7 @@ use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{
-    Architecture, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
+    Architecture, Behind, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
 };
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
@@ -479,4 +479,56 @@ fn assert_close(what: &str, got: &[f32], expected: &[f64], tolerance: f64) {
     for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
         assert!((f64::from(*got) - expected).abs() <= tolerance, "{what}[{i}]: {got}, expected {expected}");
     }
+}
+
+// ---- branches ----
+
+#[test]
+fn a_branch_with_the_networks_weights_is_the_networks_end() -> Result<()> {
+    let mut checked = 0;
+    for architecture in Architecture::ALL.iter().filter(|network| network.has_branches()) {
+        // The large ones are made of the same parts.
+        if ["resnet110", "resnet110_a", "resnet101"].contains(&architecture.name()) {
+            continue;
+        }
+        let network = architecture.build(Builder::new(1, &Device::Cpu), 7)?;
+        let x = Tensor::arange(0f32, 3.0 * 32.0 * 32.0, &Device::Cpu)?.affine(1e-3, -1.0)?;
+        let x = Value::constant(x.reshape((1, 3, 32, 32))?.sin()?);
+        let whole = network.forward(&x, Mode::Inference)?;
+        for stage in 1..architecture.stages() {
+            let builder = Builder::new(2, &Device::Cpu);
+            let branch = architecture.branch(&builder, 7, Behind { stage, blocks: None })?;
+            let params = builder.finish();
+            for (name, _) in params.iter() {
+                params.set(name, network.params().get(name).expect(name).value.tensor())?;
+            }
+            let map = whole.require(Tap::Backbone(stage as u8)).expect("a stage");
+            let end = branch.forward(map, Mode::Inference)?;
+            for tap in [Tap::Embedding, Tap::Logits] {
+                let of = |taps: &Taps| values(taps.require(tap).expect("a tap").tensor());
+                assert_eq!(of(&end), of(&whole), "{architecture}, {tap} behind stage {stage}");
+            }
+            checked += 1;
+        }
+    }
+    assert!(checked >= 50, "{checked} branches");
+    Ok(())
+}
+
+#[test]
+fn branches_are_as_deep_as_asked_and_only_where_there_are_stages_behind() -> Result<()> {
+    let of = |name: &str, stage: usize, blocks: Option<usize>| -> Result<usize> {
+        let builder = Builder::new(1, &Device::Cpu);
+        name.parse::<Architecture>()?.branch(&builder, 10, Behind { stage, blocks })?;
+        Ok(builder.finish().iter().filter(|(name, _)| name.ends_with("conv1.weight")).count())
+    };
+    assert_eq!(of("resnet34", 2, None)?, 6 + 3);
+    assert_eq!(of("resnet34", 2, Some(1))?, 2);
+    assert_eq!(of("wrn_40_2", 1, None)?, 12);
+    for (name, stage, blocks) in
+        [("resnet8", 3, None), ("resnet8", 0, None), ("vgg8", 1, None), ("resnet8", 1, Some(0))]
+    {
+        assert!(of(name, stage, blocks).is_err(), "{name} behind {stage}");
+    }
+    Ok(())
 }

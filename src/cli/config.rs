@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{Context, UsageError, report, say};
-use crate::config::{self, ClassifyConfig, Config, ConfigSource, Experiment, Key};
+use crate::config::{self, ClassifyConfig, CohortConfig, Config, ConfigSource, Experiment, Key};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -74,7 +74,9 @@ fn explain_keys() -> anyhow::Result<()> {
     say("# task = \"detect\"")?;
     explain(Config::keys())?;
     say("# task = \"classify\" and \"probe\"")?;
-    explain(ClassifyConfig::keys())
+    explain(ClassifyConfig::keys())?;
+    say("# task = \"cohort\"")?;
+    explain(CohortConfig::keys())
 }
 
 fn explain(keys: Vec<Key>) -> anyhow::Result<()> {

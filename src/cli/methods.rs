@@ -1,7 +1,7 @@
 //! `ckd-det methods`
 
 use super::say;
-use crate::config::{Key, Method, MethodCard};
+use crate::config::{Key, MethodCard, methods};
 
 /// Arguments of `methods`.
 #[derive(Debug, clap::Args)]
@@ -20,14 +20,14 @@ pub struct Args {
 }
 
 fn words() -> Vec<&'static str> {
-    Method::ALL.iter().map(|method| method.word()).collect()
+    methods().iter().map(|card| card.method).collect()
 }
 
 /// Runs the verb.
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let named =
         |card: &MethodCard| args.names.is_empty() || args.names.iter().any(|name| name == card.method);
-    let cards: Vec<MethodCard> = Method::ALL.iter().map(|method| method.card()).filter(named).collect();
+    let cards: Vec<MethodCard> = methods().into_iter().filter(named).collect();
     if args.json {
         say(serde_json::to_string_pretty(&cards)?)?;
         return Ok(());
@@ -40,7 +40,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     if args.names.is_empty() {
         say(
-            "\nA method is used by a [[distill]] entry with its word as `method`; `ckd-det methods METHOD` explains its keys.",
+            "\nA method is used by a [[distill]] entry with its word as `method`, or by a [cohort] table (mcl, l_mcl); \
+             `ckd-det methods METHOD` explains its keys.",
         )?;
     }
     Ok(())
@@ -65,7 +66,7 @@ fn assignment(key: &Key) -> String {
 }
 
 fn explain(card: &MethodCard) -> anyhow::Result<()> {
-    say(format!("method = \"{}\"\n{}\n{}", card.method, card.about, card.paper))?;
+    say(format!("{}\nmethod = \"{}\"\n{}\n{}", card.entry, card.method, card.about, card.paper))?;
     for key in &card.keys {
         say(format!("\n  {}: {}", assignment(key), key.takes))?;
         for line in key.documentation.lines() {

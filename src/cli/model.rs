@@ -45,6 +45,12 @@ impl ModelArgs {
             let weights = weights_of_run(run);
             match weights.exists() {
                 true => Ok(weights),
+                false if weights_of_run(&run.join("peer0")).exists() => Err(UsageError(format!(
+                    "{} is a cohort's run: name one of its networks, --run {}",
+                    run.display(),
+                    run.join("peer0").display()
+                ))
+                .into()),
                 false => Err(EngineError::Missing(format!(
                     "{} is not there: {} is no finished run; go on with it by `ckd-det train CONFIG --resume`",
                     weights.display(),

@@ -53,6 +53,13 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match &experiment {
         Experiment::Detect(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
         Experiment::Classify(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
+        Experiment::Cohort(loaded) => {
+            let finished = experiment::run(loaded.as_ref(), &request)?;
+            let best: Vec<(u64, f64)> =
+                finished.student.networks.iter().map(|own| (own.best.step, own.best.score)).collect();
+            say(finished.student.row.table(&best).trim_end())?;
+            tell(&finished)
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::diagnose::{ConfigError, Diagnostic, Diagnostics};
 use super::embedded;
 use super::lookup::{ConfigSource, Reference, find};
-use super::schema::{ClassifyConfig, Config, Task};
+use super::schema::{ClassifyConfig, CohortConfig, Config, Task};
 use super::section::Read;
 use super::sets::lay_sets;
 use super::teacher::teacher_experiment;
@@ -58,6 +58,25 @@ impl ClassifyConfig {
     }
 }
 
+impl CohortConfig {
+    /// As [`Config::load`], for `task = "cohort"`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError> {
+        load_as(name.as_ref(), sets)
+    }
+
+    /// As [`Config::from_toml`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
+        let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
+        checked(&Node::parse(&Arc::new(text))?)
+    }
+}
+
 /// A configuration of any task.
 #[derive(Debug, Clone)]
 pub enum Experiment {
@@ -65,6 +84,8 @@ pub enum Experiment {
     Detect(Box<Loaded>),
     /// `task = "classify"` and `task = "probe"`.
     Classify(Box<Loaded<ClassifyConfig>>),
+    /// `task = "cohort"`.
+    Cohort(Box<Loaded<CohortConfig>>),
 }
 
 impl Experiment {
@@ -83,6 +104,7 @@ impl Experiment {
         Ok(match task.flatten().unwrap_or(Task::Detect) {
             Task::Detect => Self::Detect(Box::new(load_as(name.as_ref(), sets)?)),
             Task::Classify | Task::Probe => Self::Classify(Box::new(load_as(name.as_ref(), sets)?)),
+            Task::Cohort => Self::Cohort(Box::new(load_as(name.as_ref(), sets)?)),
         })
     }
 
@@ -91,6 +113,7 @@ impl Experiment {
         match self {
             Self::Detect(loaded) => &loaded.source,
             Self::Classify(loaded) => &loaded.source,
+            Self::Cohort(loaded) => &loaded.source,
         }
     }
 
@@ -99,6 +122,7 @@ impl Experiment {
         match self {
             Self::Detect(loaded) => loaded.resolved_toml(),
             Self::Classify(loaded) => loaded.resolved_toml(),
+            Self::Cohort(loaded) => loaded.resolved_toml(),
         }
     }
 }
@@ -216,6 +240,16 @@ impl Loaded<ClassifyConfig> {
                 self.teacher_by_path(name);
             }
         }
+        format!("# resolved from {}\n{}", self.source, config.to_toml())
+    }
+}
+
+impl Loaded<CohortConfig> {
+    /// As that of a detector's configuration.
+    pub fn resolved_toml(&self) -> String {
+        let mut config = self.config.clone();
+        config.data.root = self.written_out(&config.data.root);
+        config.data.class_index = config.data.class_index.map(|path| self.written_out(&path));
         format!("# resolved from {}\n{}", self.source, config.to_toml())
     }
 }

@@ -55,6 +55,26 @@ impl Config {
     }
 }
 
+impl CohortConfig {
+    /// Every key of a cohort's configuration beside `extends`, in the order of the schema.
+    pub fn keys() -> Vec<Key> {
+        let mut keys = Vec::new();
+        Self::document_fields("", &mut keys);
+        keys
+    }
+
+    /// As [`Config::to_toml`].
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration has string keys and finite numbers only")
+    }
+}
+
+/// What there is to know about each method: those that learn from a teacher, then those of cohorts.
+pub fn methods() -> Vec<MethodCard> {
+    let taught = Method::ALL.iter().map(|method| method.card());
+    taught.chain(CohortMethod::ALL.iter().map(|method| method.card())).collect()
+}
+
 impl ClassifyConfig {
     /// Every key of an image classifier's configuration beside `extends`, in the order of the schema.
     pub fn keys() -> Vec<Key> {

@@ -3,6 +3,7 @@
 //! Defaults are torchvision's (`torchvision.models.detection`) wherever it has the same setting.
 
 mod classify;
+mod cohort;
 mod data;
 mod detector;
 mod distill;
@@ -15,6 +16,7 @@ pub use classify::{
     Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, LabelledData, LabelledInput,
     LabelledKind, Policy, Probe, Task,
 };
+pub use cohort::{Bank, Cohort, CohortConfig, CohortMethod, Layers, Peer, SameImage};
 pub use data::{Data, DataKind, Input, Normalization, Resize, Synth};
 pub use detector::{
     AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,

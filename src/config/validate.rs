@@ -2,6 +2,7 @@
 //! nothing downstream checks again.
 
 mod classify;
+mod cohort;
 mod detector;
 mod distill;
 

@@ -4,12 +4,17 @@
 //! few samples of a class: the first columns of a row of likenesses are its positives, the others other classes.
 
 use candle_core::Tensor;
+use ckd_detectors::init::stream;
 use ckd_detectors::param::write_in_place;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
+use rand::SeedableRng;
+use rand::seq::IndexedRandom;
+use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::crd::draw_negatives;
 use super::{DistillError, expect_positive, nothing, scalar_of_all};
 
 const NAME: &str = "memory";
@@ -39,6 +44,40 @@ pub fn remember(memory: &Tensor, samples: &[u32], new: &Tensor, momentum: f64) -
         row.iter_mut().zip(mixed).for_each(|(row, x)| *row = (x * scale) as f32);
     }
     Ok(write_in_place(memory, &from_elements(rows, (n, d), &host)?)?)
+}
+
+/// For each of `samples` itself, another sample of its class (itself, if it is the only one), and `negatives` samples of
+/// other classes.
+///
+/// # Errors
+/// A sample that has no class; samples that are all of one class.
+pub fn draw_partners(
+    classes: &[u32],
+    samples: &[u32],
+    negatives: usize,
+    seed: u64,
+) -> Result<Vec<u32>, DistillError> {
+    if let Some(&outside) = samples.iter().find(|&&sample| sample as usize >= classes.len()) {
+        let reason = format!("sample {outside} of {} is not in the memory", classes.len());
+        return Err(DistillError::invalid(NAME, reason));
+    }
+    if classes.iter().all(|class| Some(class) == classes.first()) {
+        let reason = format!("{} training samples of one class have no negatives", classes.len());
+        return Err(DistillError::invalid(NAME, reason));
+    }
+    let others = draw_negatives(classes, samples, negatives, seed);
+    let mut drawn = Vec::with_capacity(samples.len() * (negatives + 2));
+    for (position, row) in others.chunks_exact(negatives + 1).enumerate() {
+        let itself = row[0];
+        let class = classes[itself as usize];
+        let alike = |&other: &u32| other != itself && classes[other as usize] == class;
+        let alike: Vec<u32> = (0..classes.len() as u32).filter(alike).collect();
+        let mut random = ChaCha8Rng::seed_from_u64(stream(seed, &format!("partner/{position}")));
+        let partner = alike.choose(&mut random).copied().unwrap_or(itself);
+        drawn.extend([itself, partner]);
+        drawn.extend(&row[1..]);
+    }
+    Ok(drawn)
 }
 
 /// G_ik = u_i · memory[drawn_ik] / `temperature`.

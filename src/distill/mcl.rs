@@ -17,12 +17,19 @@
 //! sum, as `pair` and its weights are symmetric. The targets of KLT are constants; [`Targets`] holds them where the same
 //! ones must serve again ([`meta`](super::meta)).
 
+mod cohort;
+mod memory;
+
+pub use cohort::Likenesses;
+pub use memory::remembered;
+
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
+use cohort::Kinds;
 
 use super::rows::{check_labels, paired, softened_kl, softmax};
 use super::unit_rows::UnitRows;
@@ -135,6 +142,13 @@ pub fn pair(
         }
     }
     sum(&terms)
+}
+
+/// The same weight for each of `samples`.
+fn constant_weights(samples: usize, weight: f32) -> Value {
+    let device = candle_core::Device::Cpu;
+    let weights = Tensor::from_vec(vec![weight; samples], samples, &device);
+    Value::constant(weights.expect("as many weights as samples"))
 }
 
 fn sum(terms: &[(Value, f64)]) -> Result<Value, DistillError> {
@@ -352,19 +366,34 @@ fn nce(g: &Value, labels: &[u32], weights: &Value, instance: Instance) -> Result
     scalar_of_all(&[g, weights], loss, gradients)
 }
 
-/// KLT(G, `target`; w).
-fn softened(g: &Value, target: &Tensor, weights: &Value, temperature: f64) -> Result<Value, DistillError> {
+/// KLT(G, `target`; w): of likenesses to the samples of the batch, or to others.
+///
+/// # Shapes
+/// `g` and `target` (B, K), `weights` (B); a scalar.
+///
+/// # Errors
+/// Shapes that do not fit; a temperature that is not positive.
+pub fn softened(
+    g: &Value,
+    target: &Tensor,
+    weights: &Value,
+    temperature: f64,
+) -> Result<Value, DistillError> {
     expect_positive(NAME, "temperature", temperature)?;
-    let (b, _) = paired(NAME, target, g)?;
-    check(g, weights, b)?;
-    if b == 0 {
+    let (b, columns) = paired(NAME, target, g)?;
+    if weights.dims() != [b] {
+        let reason = format!("{b} samples, but weights {:?}", weights.dims());
+        return Err(DistillError::invalid(NAME, reason));
+    }
+    if b == 0 || columns == 0 {
         return nothing(g);
     }
     let (g_host, t_host, w_host) = (on_host(g.tensor())?, on_host(target)?, on_host(weights.tensor())?);
     let (values, target, w) = (elements(&g_host)?, elements(&t_host)?, elements(&w_host)?);
-    let (mut by_g, mut by_w) = (vec![0f32; b * b], vec![0f32; b]);
+    let (mut by_g, mut by_w) = (vec![0f32; b * columns], vec![0f32; b]);
     let mut loss = 0.0;
-    let rows = values.chunks_exact(b).zip(target.chunks_exact(b)).zip(by_g.chunks_exact_mut(b));
+    let rows =
+        values.chunks_exact(columns).zip(target.chunks_exact(columns)).zip(by_g.chunks_exact_mut(columns));
     for (i, ((row, target), by_row)) in rows.enumerate() {
         let kl = softened_kl(target, row, temperature, by_row);
         let share = f64::from(w[i]) / b as f64;
@@ -372,8 +401,10 @@ fn softened(g: &Value, target: &Tensor, weights: &Value, temperature: f64) -> Re
         loss += share * kl;
         by_w[i] = (kl / b as f64) as f32;
     }
-    let gradients =
-        vec![Some(from_elements(by_g, (b, b), g.tensor())?), Some(from_elements(by_w, b, weights.tensor())?)];
+    let gradients = vec![
+        Some(from_elements(by_g, (b, columns), g.tensor())?),
+        Some(from_elements(by_w, b, weights.tensor())?),
+    ];
     scalar_of_all(&[g, weights], loss, gradients)
 }
 

@@ -32,12 +32,14 @@ pub type Parameters = BTreeMap<Arc<str>, Tensor>;
 pub trait Objective {
     /// What the inner loss treats as a constant.
     type Held;
+    /// What can go wrong.
+    type Error: From<DistillError>;
 
     /// The constants of the inner loss at `theta`.
     ///
     /// # Errors
     /// If the networks cannot be run.
-    fn hold(&self, theta: &Parameters) -> Result<Self::Held, DistillError>;
+    fn hold(&self, theta: &Parameters) -> Result<Self::Held, Self::Error>;
 
     /// The gradients of the inner loss by theta and by phi, with the constants `held`.
     ///
@@ -48,13 +50,13 @@ pub trait Objective {
         theta: &Parameters,
         phi: &Parameters,
         held: &Self::Held,
-    ) -> Result<(Parameters, Parameters), DistillError>;
+    ) -> Result<(Parameters, Parameters), Self::Error>;
 
     /// The outer loss and its gradient by theta.
     ///
     /// # Errors
     /// If the networks cannot be run.
-    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), DistillError>;
+    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), Self::Error>;
 }
 
 /// The virtual steps.
@@ -92,7 +94,7 @@ pub fn meta_gradient<O: Objective>(
     theta: &Parameters,
     phi: &Parameters,
     step: &MetaStep,
-) -> Result<MetaGradient, DistillError> {
+) -> Result<MetaGradient, O::Error> {
     let MetaStep { lr, momentum, weight_decay, inner_steps, .. } = *step;
     let mut theta = theta.clone();
     let mut velocity = Parameters::new();
@@ -132,7 +134,7 @@ fn differences<O: Objective>(
     held: Option<&O::Held>,
     q: &Parameters,
     difference: f64,
-) -> Result<(Parameters, Parameters), DistillError> {
+) -> Result<(Parameters, Parameters), O::Error> {
     let length = norm(q)?;
     if length == 0.0 {
         return Ok((Parameters::new(), Parameters::new()));

@@ -47,7 +47,7 @@ mod rows;
 mod unit_rows;
 
 pub use at::{At, attention_transfer};
-pub use bank::{contrast_columns, likeness, remember};
+pub use bank::{contrast_columns, draw_partners, likeness, remember};
 pub use ckd::{Ckd, Negatives, ckd};
 pub use crd::{Contrast, Crd, Memory, crd, draw_negatives};
 pub use cwd::{Cwd, cwd};

@@ -30,8 +30,23 @@ pub struct TrainState {
     pub threads: usize,
     /// The best evaluation so far and its step.
     pub best: Option<Best>,
+    /// The best evaluation so far of each network, where several train together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkBest>,
     /// BLAKE3 of the teacher's weights, if there is one.
     pub teacher: Option<String>,
+}
+
+/// The best evaluation of one of the networks of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct NetworkBest {
+    /// The folder of its files below the run's.
+    pub folder: String,
+    /// Its best evaluation.
+    #[serde(flatten)]
+    pub best: Best,
+    /// What was found there.
+    pub eval: serde_json::Value,
 }
 
 /// The best evaluation of a run.

@@ -21,6 +21,9 @@ use crate::report::table::Row as _;
 pub struct Entry {
     /// The configuration's name.
     pub name: String,
+    /// What a run's numbers are of, where that is not one model: the mean of a cohort's networks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub of: Option<String>,
     /// One run a seed.
     pub runs: Vec<Run>,
     /// Mean and spread of each metric, in the order of the runs' metrics.
@@ -73,13 +76,15 @@ pub fn compare(
     let mut entries: Vec<Entry> = Vec::new();
     for (config, runs) in configs.iter().zip(planned) {
         let name = Path::new(config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        entries.push(Entry { name, runs: Vec::new(), metrics: Vec::new() });
+        entries.push(Entry { name, of: None, runs: Vec::new(), metrics: Vec::new() });
         for (seed, experiment) in runs {
-            let run = match &experiment {
+            let (run, of) = match &experiment {
                 Experiment::Detect(loaded) => one(loaded.as_ref(), seed, request)?,
                 Experiment::Classify(loaded) => one(loaded.as_ref(), seed, request)?,
+                Experiment::Cohort(loaded) => one(loaded.as_ref(), seed, request)?,
             };
             let entry = entries.last_mut().expect("one was just pushed");
+            entry.of = of;
             entry.runs.push(run);
             entry.metrics = metrics(&entry.runs);
             done(&entries)?;
@@ -93,12 +98,14 @@ fn load(config: &str, seed: u64, sets: &[String]) -> std::result::Result<Experim
     let name = match Experiment::load(config, sets)? {
         Experiment::Detect(loaded) => loaded.config.name,
         Experiment::Classify(loaded) => loaded.config.name,
+        Experiment::Cohort(loaded) => loaded.config.name,
     };
     let own = [format!("seed={seed}"), format!("name={name}_seed{seed}")];
     Experiment::load(config, &[sets, &own].concat())
 }
 
-fn one<C: Settings>(loaded: &Loaded<C>, seed: u64, request: &Request) -> Result<Run>
+/// A run, and what its numbers are of.
+fn one<C: Settings>(loaded: &Loaded<C>, seed: u64, request: &Request) -> Result<(Run, Option<String>)>
 where
     Row<C::Task>: Clone,
 {
@@ -108,13 +115,14 @@ where
     let fits = recorded::is_same(&folder, &config) && recorded::is_this_program(&folder);
     let start = if fits { Start::Resume } else { Start::Anew };
     let finished = experiment::run(loaded, &Request { start, ..*request })?;
-    Ok(Run {
+    let run = Run {
         seed,
         steps: finished.student.steps,
         last: finished.student.row.metrics(),
         best: finished.student.best.map(|best| 100.0 * best.score),
         folder: finished.folder.display().to_string(),
-    })
+    };
+    Ok((run, finished.student.row.of_several()))
 }
 
 fn metrics(runs: &[Run]) -> Vec<Metric> {
@@ -143,7 +151,8 @@ pub fn markdown(entries: &[Entry]) -> String {
     text += &"---:|".repeat(names.len());
     text.push('\n');
     for entry in entries {
-        let _ = write!(text, "| {} | {} |", entry.name, entry.runs.len());
+        let of = entry.of.as_ref().map(|of| format!(" ({of})")).unwrap_or_default();
+        let _ = write!(text, "| {}{of} | {} |", entry.name, entry.runs.len());
         for name in &names {
             let cell = match entry.metrics.iter().find(|metric| metric.name == *name) {
                 Some(Metric { mean, deviation: Some(deviation), .. }) => {
@@ -178,7 +187,7 @@ mod tests {
     fn the_table_has_means_and_sample_deviations() {
         let entry = |name: &str, runs: Vec<Run>| {
             let metrics = metrics(&runs);
-            Entry { name: name.to_owned(), runs, metrics }
+            Entry { name: name.to_owned(), of: None, runs, metrics }
         };
         let entries = [
             entry("alone", vec![run(0, 60.0), run(1, 62.0), run(2, 64.0)]),

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use ckd_detectors::Detector;
-use ckd_detectors::param::ParamStore;
 
 use super::distillers::MethodSetting;
 use super::evaluate::{detect_all, score, teacher_images, to_device};
@@ -14,7 +13,7 @@ use super::outcome::ClassResult;
 use super::pass::{Distillation, Pass, Views, training_pass};
 use super::picture::draw_detections;
 use super::sources::{DataSets, Inputs, find_initial, resolved};
-use super::task::{Gathered, Measured, RunSettings, Setting, Settings, Task};
+use super::task::{Gathered, Measured, Network, RunSettings, Setting, Settings, Task, parameters_of};
 use super::{Result, build, classes};
 use crate::config::{Config, ConfigError, Distill, Loaded, Resize, Train};
 use crate::data::loader::BoxedImages;
@@ -107,8 +106,8 @@ impl Task for DataSets {
         build::teacher(config, settings, self.train.categories.len(), device).map(Some)
     }
 
-    fn params(model: &Detector) -> &ParamStore {
-        model.params()
+    fn networks(model: &Detector) -> Vec<Network<'_>> {
+        vec![Network::only(model.params())]
     }
 
     fn initialise(&self, config: &Config, model: &Detector, file: &WeightsFile) -> Result<Vec<String>> {
@@ -165,7 +164,12 @@ impl Task for DataSets {
         Ok(MeasuredDetector { metrics, ms_per_image, gflops })
     }
 
-    fn card(&self, config: &Config, provenance: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    fn card(
+        &self,
+        config: &Config,
+        _network: usize,
+        provenance: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
         let categories = categories_of(&self.train.categories);
         ModelCard { config: config.clone(), categories, provenance }.to_metadata()
     }
@@ -206,11 +210,11 @@ impl Measured for MeasuredDetector {
         serde_json::to_value(&self.metrics).expect("metrics have a JSON form")
     }
 
-    fn row(&self, name: &str, params: &ParamStore) -> ModelRow {
+    fn row(&self, name: &str, networks: &[Network<'_>]) -> ModelRow {
         ModelRow {
             name: name.to_owned(),
             stats: self.metrics.stats,
-            parameters: params.weight_count() as u64,
+            parameters: parameters_of(networks),
             gflops: self.gflops,
             ms_per_image: self.ms_per_image,
         }

@@ -97,7 +97,7 @@ pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finishe
     let job = Job {
         config,
         folder: folder.clone(),
-        label: if distillation.is_some() { "student distilled" } else { "student" }.to_owned(),
+        label: if distillation.is_some() { "student distilled" } else { C::Task::LEARNER }.to_owned(),
         init: init.as_ref(),
         distillation: distillation.as_ref(),
         teacher_hash,

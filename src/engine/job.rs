@@ -55,7 +55,7 @@ pub enum Start {
 }
 
 impl<T: Task> Job<'_, T> {
-    /// The weights after the last step.
+    /// The weights after the last step, of a run's only network.
     pub fn weights(&self) -> PathBuf {
         weights_of_run(&self.folder)
     }
@@ -64,7 +64,7 @@ impl<T: Task> Job<'_, T> {
     pub fn finished(&self) -> Option<Outcome<Row<T>>> {
         let outcome = Outcome::read(&self.folder)?;
         let same = outcome.teacher == self.teacher_hash && recorded::is_same(&self.folder, self.config);
-        (same && self.weights().exists()).then_some(outcome)
+        (same && outcome.is_complete(&self.folder)).then_some(outcome)
     }
 
     /// Trains to the end, evaluates, and writes everything into the job's folder.
@@ -79,7 +79,8 @@ impl<T: Task> Job<'_, T> {
     /// The tensors of `student`, and of what is trained beside it: all that a checkpoint holds and the optimiser sees.
     pub(super) fn trained<'s>(&'s self, student: &'s T::Model) -> Vec<&'s ParamStore> {
         let beside = self.distillation.into_iter().flat_map(Distillation::params);
-        [T::params(student)].into_iter().chain(beside).collect()
+        let networks = T::networks(student).into_iter().map(|network| network.params);
+        networks.chain(T::beside(student)).chain(beside).collect()
     }
 
     /// The job's folder for checkpoints.
@@ -91,9 +92,12 @@ impl<T: Task> Job<'_, T> {
 /// The line of a table that a task's networks have.
 pub(super) type Row<T> = <<T as Task>::Measured as Measured>::Row;
 
+/// A network's file after the last step.
+pub(super) const LAST: &str = "last.safetensors";
+
 /// The weights after the last step of the run in `folder`: there once the run is finished.
 pub fn weights_of_run(folder: &Path) -> PathBuf {
-    folder.join("last.safetensors")
+    folder.join(LAST)
 }
 
 impl<T: Task> Surroundings<'_, T> {

@@ -7,6 +7,7 @@
 //! | [`job`], `trainer` | one student to train, and the loop: batches, updates, log, evaluation, checkpoints |
 //! | [`task`] | what the loop trains: the seam between it and its tasks |
 //! | [`detect`], [`classify`] | the tasks: detectors on boxes, classifiers on labels |
+//! | [`cohort`] | the task of classifiers that learn from each other |
 //! | [`pass`] | one batch of a detector: teacher, student, losses, gradients; the walk back |
 //! | [`distillers`], [`shares`] | from `[[distill]]` to the methods; each one's part of the gradient |
 //! | [`optim`], [`schedule`] | the update and its learning rate |
@@ -23,6 +24,7 @@ pub mod build;
 pub mod checkpoint;
 pub mod classes;
 pub mod classify;
+pub mod cohort;
 pub mod comparison;
 pub mod detect;
 pub mod distillers;

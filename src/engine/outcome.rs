@@ -6,7 +6,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
-use super::checkpoint::Best;
+use super::checkpoint::{Best, NetworkBest};
+use super::job::weights_of_run;
 use crate::fsx;
 use crate::report::table::ModelRow;
 
@@ -20,6 +21,9 @@ pub struct Outcome<R = ModelRow> {
     pub per_class: Vec<ClassResult>,
     /// The best evaluation and its step; the row above is the last step's all the same.
     pub best: Option<Best>,
+    /// The best evaluation of each network, where several train together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<NetworkBest>,
     /// Updates.
     pub steps: u64,
     /// BLAKE3 of the weights of its teacher, if it had one.
@@ -42,6 +46,14 @@ impl<R: Serialize + DeserializeOwned> Outcome<R> {
     /// The outcome that the job in `folder` wrote, if it came to its end.
     pub fn read(folder: &Path) -> Option<Self> {
         serde_json::from_slice(&std::fs::read(folder.join(FILE)).ok()?).ok()
+    }
+
+    /// Whether the weights that the job in `folder` ends with are there.
+    pub fn is_complete(&self, folder: &Path) -> bool {
+        match self.networks.is_empty() {
+            true => weights_of_run(folder).exists(),
+            false => self.networks.iter().all(|own| weights_of_run(&folder.join(&own.folder)).exists()),
+        }
     }
 
     /// Writes the outcome into the job's `folder`: last of all, so that whoever sees it finds the rest complete.

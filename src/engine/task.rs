@@ -7,8 +7,9 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use ckd_detectors::param::ParamStore;
+use ckd_kernels::Gradients;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -90,6 +91,9 @@ pub trait Task: Sized {
     /// What an evaluation finds.
     type Measured: Measured;
 
+    /// What the progress calls what is trained, without a teacher.
+    const LEARNER: &'static str = "student";
+
     /// The name of [`Measured::headline`] in a weights file.
     const HEADLINE: &'static str;
 
@@ -111,8 +115,13 @@ pub trait Task: Sized {
     /// The teacher with random weights, nothing in it trainable; `None` without one.
     fn teacher(&self, config: &Self::Config, device: &Device) -> Result<Option<Self::Model>>;
 
-    /// The network's parameters.
-    fn params(model: &Self::Model) -> &ParamStore;
+    /// What of it is written to files: the network, or each of several that train together.
+    fn networks(model: &Self::Model) -> Vec<Network<'_>>;
+
+    /// What is trained or remembered beside the networks, and belongs to the training state alone.
+    fn beside(_model: &Self::Model) -> Vec<&ParamStore> {
+        Vec::new()
+    }
 
     /// Puts initial weights into the student and names what stays random.
     fn initialise(
@@ -150,6 +159,27 @@ pub trait Task: Sized {
         step: u64,
     ) -> Result<Pass>;
 
+    /// What [`after_update`](Self::after_update) needs of the last batch of an update, where `updates` are finished; `None`
+    /// if nothing follows.
+    fn kept(
+        _config: &Self::Config,
+        _batch: &<Self::Source as Source>::Batch,
+        _updates: u64,
+    ) -> Option<<Self::Source as Source>::Batch> {
+        None
+    }
+
+    /// What one more update changes, after one with learning rate `lr`: parameters that the losses of
+    /// [`pass`](Self::pass) do not reach. All others are afterwards as they were, bit for bit.
+    fn after_update(
+        &self,
+        _setting: &Setting<'_, Self>,
+        _kept: <Self::Source as Source>::Batch,
+        _lr: f64,
+    ) -> Result<Further> {
+        Ok(Further { gradients: Gradients::new(), lr: 0.0 })
+    }
+
     /// Measures `model` on the held-out images, beside its teacher if it has one.
     fn measure(
         &self,
@@ -159,8 +189,13 @@ pub trait Task: Sized {
         device: &Device,
     ) -> Result<Self::Measured>;
 
-    /// What travels with the student's weights.
-    fn card(&self, config: &Self::Config, provenance: BTreeMap<String, String>) -> BTreeMap<String, String>;
+    /// What travels with the weights of a network, by its place in [`networks`](Self::networks).
+    fn card(
+        &self,
+        config: &Self::Config,
+        network: usize,
+        provenance: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String>;
 
     /// Shows what the finished students do, in a file in `folder`.
     fn picture(
@@ -169,6 +204,50 @@ pub trait Task: Sized {
         folder: &Path,
         around: &Surroundings<'_, Self>,
     ) -> Result<()>;
+}
+
+/// A network as it is written to a file.
+#[derive(Debug, Clone)]
+pub struct Network<'m> {
+    /// The folder of its files below the run's; empty for a run's only network.
+    pub folder: String,
+    /// What the names of its parameters begin with in training, and not in its files.
+    pub prefix: String,
+    /// Its parameters.
+    pub params: &'m ParamStore,
+}
+
+impl<'m> Network<'m> {
+    /// The only network of a run.
+    pub fn only(params: &'m ParamStore) -> Self {
+        Self { folder: String::new(), prefix: String::new(), params }
+    }
+
+    /// Copies of its tensors under the names of its files.
+    ///
+    /// # Errors
+    /// If the device cannot be read.
+    pub fn tensors(&self) -> Result<BTreeMap<String, Tensor>> {
+        let named = |(name, tensor): (String, Tensor)| match name.strip_prefix(&self.prefix) {
+            Some(own) => (own.to_owned(), tensor),
+            None => (name, tensor),
+        };
+        Ok(self.params.snapshot()?.into_iter().map(named).collect())
+    }
+}
+
+/// Weights of all `networks`.
+pub fn parameters_of(networks: &[Network<'_>]) -> u64 {
+    networks.iter().map(|network| network.params.weight_count() as u64).sum()
+}
+
+/// An update that follows another one.
+#[derive(Debug)]
+pub struct Further {
+    /// The gradients of what it changes.
+    pub gradients: Gradients,
+    /// Its learning rate.
+    pub lr: f64,
 }
 
 /// Everything that an experiment reads.
@@ -215,6 +294,11 @@ pub trait Measured {
     /// The one number that decides which weights are the best, from 0 to 1.
     fn headline(&self) -> f64;
 
+    /// The same number of each network and what `log.jsonl` says of it, where several train together.
+    fn each(&self) -> Vec<(f64, serde_json::Value)> {
+        Vec::new()
+    }
+
     /// The numbers in one short line.
     fn told(&self) -> String;
 
@@ -224,8 +308,8 @@ pub trait Measured {
     /// All of it, for `eval/`.
     fn written(&self) -> serde_json::Value;
 
-    /// The line of a table for the measured network.
-    fn row(&self, name: &str, params: &ParamStore) -> Self::Row;
+    /// The line of a table for what was measured, which is `networks`.
+    fn row(&self, name: &str, networks: &[Network<'_>]) -> Self::Row;
 
     /// Results of each class, where the outcome lists them.
     fn per_class(&self) -> Vec<ClassResult>;

@@ -54,7 +54,7 @@ impl<T: Task> Teacher<T> {
             None if config.of_the_run().train.compare_alone => {
                 // Alone, it sees the images wholly in its own way.
                 let measured = around.data.measure(&config.seen_by_teacher(), &model, None, around.device)?;
-                Some(measured.row("teacher", T::params(&model)))
+                Some(measured.row("teacher", &T::networks(&model)))
             }
             None => None,
         };

@@ -8,8 +8,8 @@ use std::time::Instant;
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
-use super::checkpoint::{self, Best, TrainState};
-use super::job::{Job, Row, Start, Surroundings};
+use super::checkpoint::{self, Best, NetworkBest, TrainState};
+use super::job::{Job, LAST, Row, Start, Surroundings};
 use super::log_lines::{EvalLine, SharesLine, StepLine, Update};
 use super::optim::Sgd;
 use super::outcome::Outcome;
@@ -26,6 +26,8 @@ use crate::weights::file::write_safetensors;
 
 /// The folder of checkpoints in a job's folder.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
+/// A network's file at its best evaluation.
+const BEST: &str = "best.safetensors";
 
 /// A job under way.
 pub(super) struct Training<'a, T: Task> {
@@ -42,12 +44,16 @@ pub(super) struct Training<'a, T: Task> {
 }
 
 /// The summed gradients of one update's batches.
-struct Accumulated {
+struct Accumulated<B> {
     /// Means over the batches.
     terms: Vec<LossTerm>,
     gradients: Gradients,
     images: usize,
+    /// The last batch, if another update follows.
+    kept: Option<B>,
 }
+
+type BatchOf<T> = <<T as Task>::Source as Source>::Batch;
 
 impl<'a, T: Task> Training<'a, T> {
     /// At step 0 of the job, or where its last checkpoint is.
@@ -132,11 +138,14 @@ impl<'a, T: Task> Training<'a, T> {
             // The run ended between its last checkpoint and its outcome.
             None => self.measure()?,
         };
-        self.write_weights(&self.job.weights(), measured.headline())?;
+        for (network, score) in scores(&measured).into_iter().enumerate() {
+            self.write_weights(network, LAST, score)?;
+        }
         let outcome = Outcome {
-            row: measured.row(&self.job.label, T::params(&self.student)),
+            row: measured.row(&self.job.label, &T::networks(&self.student)),
             per_class: measured.per_class(),
             best: self.state.best,
+            networks: self.state.networks.clone(),
             steps: self.state.step,
             teacher: self.state.teacher.clone(),
         };
@@ -149,7 +158,7 @@ impl<'a, T: Task> Training<'a, T> {
         let started = Instant::now();
         let waited_before = self.loader.data_wait();
         let step = self.state.step;
-        let Accumulated { terms, gradients, images } = self.accumulate()?;
+        let Accumulated { terms, gradients, images, kept } = self.accumulate()?;
         let scale = 1.0 / self.run().train.accumulate as f64;
         let gradient_norm = self.sgd.gradient_norm(&gradients, scale)?;
         if !gradient_norm.is_finite() {
@@ -159,6 +168,9 @@ impl<'a, T: Task> Training<'a, T> {
         self.sgd.step(&gradients, lr, scale, gradient_norm)?;
         drop(gradients);
         self.state.step += 1;
+        if let Some(kept) = kept {
+            self.further(kept, lr, &terms)?;
+        }
         if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
             self.progress.note(&self.shares.to_string());
             self.log.write(&SharesLine { step: self.state.step, shares: &self.shares })?;
@@ -176,24 +188,43 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(())
     }
 
+    /// The update that follows the one just made.
+    fn further(&mut self, kept: BatchOf<T>, lr: f64, terms: &[LossTerm]) -> Result<()> {
+        let step = self.state.step;
+        let setting = self.setting(step * self.run().train.accumulate as u64 - 1);
+        let further = self.around.data.after_update(&setting, kept, lr)?;
+        let norm = self.sgd.gradient_norm(&further.gradients, 1.0)?;
+        if !norm.is_finite() {
+            return Err(EngineError::non_finite(step, "the norm of the meta-gradient", norm, terms));
+        }
+        self.sgd.step(&further.gradients, further.lr, 1.0, norm)
+    }
+
+    fn setting(&self, batch: u64) -> Setting<'_, T> {
+        Setting {
+            config: self.job.config,
+            student: &self.student,
+            lessons: self.job.distillation,
+            device: self.around.device,
+            batch,
+        }
+    }
+
     /// The gradients of one update's batches.
-    fn accumulate(&mut self) -> Result<Accumulated> {
+    fn accumulate(&mut self) -> Result<Accumulated<BatchOf<T>>> {
         let run = self.run();
         let accumulate = run.train.accumulate as u64;
-        let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0 };
+        let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0, kept: None };
         for part in 0..accumulate {
             let batch = self.loader.next().transpose()?.ok_or_else(|| {
                 DataError::Setting("the training batches ended, which they never should".to_owned())
             })?;
             sum.images += T::images(&batch);
             let step = self.state.step;
-            let setting = Setting {
-                config: self.job.config,
-                student: &self.student,
-                lessons: self.job.distillation,
-                device: self.around.device,
-                batch: step * accumulate + part,
-            };
+            if part + 1 == accumulate {
+                sum.kept = T::kept(self.job.config, &batch, step + 1);
+            }
+            let setting = self.setting(step * accumulate + part);
             let pass = build::precision(run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
             self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
@@ -221,7 +252,19 @@ impl<'a, T: Task> Training<'a, T> {
         let score = measured.headline();
         if self.state.best.is_none_or(|best| score > best.score) {
             self.state.best = Some(Best { step, score });
-            self.write_weights(&self.job.folder.join("best.safetensors"), score)?;
+            if measured.each().is_empty() {
+                self.write_weights(0, BEST, score)?;
+            }
+        }
+        for (network, (score, eval)) in measured.each().into_iter().enumerate() {
+            let folder = T::networks(&self.student)[network].folder.clone();
+            let own = NetworkBest { folder, best: Best { step, score }, eval };
+            match self.state.networks.get_mut(network) {
+                Some(known) if score > known.best.score => *known = own,
+                Some(_) => continue,
+                None => self.state.networks.push(own),
+            }
+            self.write_weights(network, BEST, score)?;
         }
         Ok(measured)
     }
@@ -238,7 +281,7 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(())
     }
 
-    fn write_weights(&self, path: &Path, score: f64) -> Result<()> {
+    fn write_weights(&self, network: usize, file: &str, score: f64) -> Result<()> {
         let config = self.job.config;
         let mut provenance = BTreeMap::from([
             ("program".to_owned(), format!("ckd-det {}", env!("CARGO_PKG_VERSION"))),
@@ -249,8 +292,18 @@ impl<'a, T: Task> Training<'a, T> {
         if let Some(hash) = &self.state.teacher {
             provenance.insert("teacher_blake3".to_owned(), hash.clone());
         }
-        let card = self.around.data.card(config, provenance);
-        Ok(write_safetensors(path, &T::params(&self.student).snapshot()?, &card)?)
+        let card = self.around.data.card(config, network, provenance);
+        let network = &T::networks(&self.student)[network];
+        let path = self.job.folder.join(&network.folder).join(file);
+        Ok(write_safetensors(&path, &network.tensors()?, &card)?)
+    }
+}
+
+/// The headline of each network.
+fn scores(measured: &impl Measured) -> Vec<f64> {
+    match measured.each() {
+        each if each.is_empty() => vec![measured.headline()],
+        each => each.into_iter().map(|(score, _)| score).collect(),
     }
 }
 
@@ -277,7 +330,7 @@ fn anew<T: Task>(
         }
     }
     let threads = rayon::current_num_threads();
-    Ok(TrainState { step: 0, threads, best: None, teacher: job.teacher_hash.clone() })
+    Ok(TrainState { step: 0, threads, best: None, networks: Vec::new(), teacher: job.teacher_hash.clone() })
 }
 
 /// The state of the checkpoint at `path`, with its tensors in `student` and `sgd`.

@@ -5,8 +5,10 @@
 //! | [`log`] | the metrics log of a run, one JSON object a line |
 //! | [`progress`] | the progress bar of a training run |
 //! | [`table`] | teacher, student alone and student distilled in one table |
+//! | [`cohort_table`] | networks that trained together in one table |
 //! | [`draw`] | boxes on images, and pictures of several models side by side |
 
+pub mod cohort_table;
 pub mod draw;
 pub mod log;
 pub mod progress;

@@ -92,6 +92,11 @@ pub trait Row: Sized {
 
     /// What tables of several runs show: names, and values in points (hundredths).
     fn metrics(&self) -> Vec<(&'static str, f64)>;
+
+    /// What its numbers are of, where that is not one model.
+    fn of_several(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The three models of an experiment. Its `Display` is the table, its JSON the run's summary.

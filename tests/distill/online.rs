@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use ckd_det::distill::mcl::{
-    Instance, Pair, Targets, aggregate, icl, layer_weights, pair, soft_icl, soft_vcl, vcl,
+    Instance, Likenesses, Pair, Targets, aggregate, icl, layer_weights, pair, remembered, soft_icl, soft_vcl,
+    vcl,
 };
 use ckd_det::distill::meta::{MetaStep, Objective, Parameters, meta_gradient};
-use ckd_det::distill::{DistillError, contrast_columns, kd, likeness};
+use ckd_det::distill::{DistillError, Term, contrast_columns, draw_partners, kd, likeness};
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::softmax_cross_entropy;
@@ -181,6 +182,7 @@ impl Peers {
 
 impl Objective for Peers {
     type Held = Vec<Targets>;
+    type Error = DistillError;
 
     fn hold(&self, theta: &Parameters) -> Result<Vec<Targets>, DistillError> {
         let networks = [0, 1].map(|network| self.layers(theta, network, false));
@@ -288,6 +290,7 @@ struct Quadratic;
 
 impl Objective for Quadratic {
     type Held = ();
+    type Error = DistillError;
 
     fn hold(&self, _: &Parameters) -> Result<(), DistillError> {
         Ok(())
@@ -448,4 +451,113 @@ fn icl_with_the_image_itself_and_the_memorys_contrast_equal_pytorch() {
             contrast_columns(&likeness(&leaves[0], &memory, &drawn, tau)?, positives, &leaves[1])
         });
     });
+}
+
+// ---- whole cohorts
+
+fn total_of(terms: &[Term]) -> Value {
+    sum(&terms.iter().map(|term| (term.value.clone(), term.weight)).collect::<Vec<_>>())
+}
+
+/// Three networks with two layers each: embeddings that are leaves.
+fn cohort() -> Vec<Vec<Value>> {
+    let layer = |network: usize, layer: usize| {
+        let stream = (10 + 2 * network + layer) as u64;
+        unit(&Value::leaf(format!("u{network}{layer}").as_str(), noise(stream, &[6, 5])))
+    };
+    (0..3).map(|network| (0..2).map(|at| layer(network, at)).collect()).collect()
+}
+
+#[test]
+fn the_loss_of_a_cohort_is_the_sum_over_its_pairs_value_and_gradient() {
+    let labels = [0, 0, 1, 1, 2, 2];
+    let settings = Pair { vcl: 0.3, icl: 0.2, soft_vcl: 1.1, soft_icl: 0.7, ..Pair::default() };
+    let weight = |at: usize| Value::constant(noise(40 + at as u64, &[6]).sqr().unwrap());
+    let by_pairs = || {
+        let networks = cohort();
+        let mut terms = Vec::new();
+        let pairs = (0..3).flat_map(|m| (m + 1..3).map(move |n| (m, n)));
+        let layers = || (0..4).map(|at| (at / 2, at % 2));
+        for (at, ((m, n), (l, k))) in pairs.flat_map(|pair| layers().map(move |own| (pair, own))).enumerate()
+        {
+            let (u, v) = (&networks[m][l], &networks[n][k]);
+            terms.push((pair(u, v, &labels, &weight(at), &settings, None).unwrap(), 2.0));
+        }
+        sum(&terms)
+    };
+    let at_once = || {
+        let likenesses = Likenesses::of(&cohort(), settings.tau).unwrap();
+        let weights: Vec<Value> = (0..likenesses.pairs().count()).map(weight).collect();
+        total_of(&likenesses.layer_wise(&labels, &weights, &settings, None).unwrap())
+    };
+    let (want, got) = (by_pairs(), at_once());
+    let near = |a: f32, b: f32| assert!((a - b).abs() <= 1e-5 * b.abs(), "{a} {b}");
+    near(got.item().unwrap(), want.item().unwrap());
+    let (want, got) = (want.backward().unwrap(), got.backward().unwrap());
+    assert_eq!(want.len(), 6);
+    for (name, want) in &want {
+        let (want, got) = (flat(want), flat(&got[name]));
+        let allowed = 1e-5 * largest(&want);
+        assert!(want.iter().zip(&got).all(|(want, got)| (want - got).abs() <= allowed), "{name}");
+    }
+
+    // MCL of two networks is a pair; of three, each network's own contrast counts once.
+    let last = |networks: usize| -> Vec<Vec<Value>> {
+        cohort().into_iter().take(networks).map(|mut layers| vec![layers.pop().unwrap()]).collect()
+    };
+    let mcl = |networks: usize, settings: &Pair| {
+        let likenesses = Likenesses::of(&last(networks), settings.tau).unwrap();
+        total_of(&likenesses.mcl(&labels, settings).unwrap()).item().unwrap()
+    };
+    let two = last(2);
+    let want = pair(&two[0][0], &two[1][0], &labels, &ones(6), &settings, None).unwrap();
+    near(mcl(2, &settings), want.item().unwrap());
+    let own = Pair { vcl: 1.0, icl: 0.0, soft_vcl: 0.0, soft_icl: 0.0, ..settings };
+    let three = last(3);
+    let of = |u: &Value| vcl(u, u, &labels, &ones(6), settings.tau).unwrap().item().unwrap() / 2.0;
+    near(mcl(3, &own), three.iter().map(|layers| of(&layers[0])).sum());
+    let likenesses = Likenesses::of(&three, settings.tau).unwrap();
+    assert!(likenesses.layer_wise(&labels, &[ones(6)], &settings, None).is_err(), "three pairs, one weight");
+}
+
+#[test]
+fn a_sample_of_the_memory_comes_first_then_one_of_its_class_then_others() {
+    let classes = [0, 1, 0, 2, 1, 2, 0, 3];
+    let drawn = draw_partners(&classes, &[2, 4, 7], 3, 5).unwrap();
+    assert_eq!(drawn.len(), 15);
+    for (row, sample) in drawn.chunks_exact(5).zip([2u32, 4, 7]) {
+        let class = |at: u32| classes[at as usize];
+        assert_eq!(row[0], sample);
+        let is_alone = sample == 7;
+        assert!(class(row[1]) == class(sample) && (row[1] != sample || is_alone), "{row:?}");
+        assert!(row[2..].iter().all(|&other| class(other) != class(sample)), "{row:?}");
+    }
+    assert_eq!(drawn, draw_partners(&classes, &[2, 4, 7], 3, 5).unwrap());
+    assert_ne!(drawn, draw_partners(&classes, &[2, 4, 7], 3, 6).unwrap());
+    assert!(draw_partners(&classes, &[8], 3, 5).is_err() && draw_partners(&[1, 1], &[0], 3, 5).is_err());
+}
+
+#[test]
+fn the_terms_with_memories_are_contrasts_with_ones_own_and_the_others_memory() {
+    let (u, v) = (unit(&Value::constant(noise(1, &[2, 4]))), unit(&Value::constant(noise(2, &[2, 4]))));
+    let [a, b] = [3, 4].map(|stream| unit(&Value::constant(noise(stream, &[6, 4]))).tensor().clone());
+    let drawn = [0, 2, 1, 3, 5, 4, 2, 0];
+    let settings = Pair { vcl: 0.5, icl: 0.25, ..Pair::default() };
+    let terms = remembered(&[(&u, &a), (&v, &b)], &drawn, &settings).unwrap();
+    let found: BTreeMap<&str, f32> =
+        terms.iter().map(|term| (term.name.as_str(), term.value.item().unwrap())).collect();
+    let contrast = |rows: &Value, memory: &Tensor, drawn: &[u32], positives: usize| {
+        let likenesses = likeness(rows, memory, drawn, settings.tau).unwrap();
+        contrast_columns(&likenesses, positives, &ones(2)).unwrap().item().unwrap()
+    };
+    let own = [2, 1, 3, 4, 2, 0];
+    assert_close(found["mcl/vcl"], contrast(&u, &a, &own, 1) + contrast(&v, &b, &own, 1), 1e-5);
+    assert_close(found["mcl/icl"], contrast(&u, &b, &drawn, 2) + contrast(&v, &a, &drawn, 2), 1e-5);
+    assert!(found["mcl/soft_vcl"] > 0.0 && found["mcl/soft_icl"] > 0.0);
+    assert_eq!(terms.iter().map(|term| term.weight).collect::<Vec<_>>(), [0.5, 0.25, 1.0, 1.0]);
+    // The same network twice has nothing to take over.
+    for term in remembered(&[(&u, &a), (&u, &a)], &drawn, &settings).unwrap() {
+        assert!(!term.name.contains("soft") || term.value.item().unwrap().abs() < 1e-6, "{}", term.name);
+    }
+    assert!(remembered(&[(&u, &a)], &drawn[..5], &settings).is_err(), "rows for two images and a half");
 }

@@ -12,7 +12,7 @@ use crate::param::Builder;
 
 pub use mobilenet_v1::{MobileNetV1, MobileNetV1Config};
 pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
-pub use resnet::{ResNet, ResNetConfig, ResNetDepth, StrideIn};
+pub use resnet::{ResNet, ResNetConfig, ResNetDepth, ResNetStages, StrideIn};
 
 /// Which trunk.
 #[derive(Debug, Clone, Copy)]

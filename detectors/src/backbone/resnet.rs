@@ -97,6 +97,61 @@ pub struct ResNetConfig {
     pub recompute: [bool; 4],
 }
 
+impl ResNetConfig {
+    /// Channels of the maps after layer1 to layer4.
+    pub fn channels(&self) -> [usize; 4] {
+        std::array::from_fn(|stage| (self.width << stage) * self.depth.expansion())
+    }
+
+    /// The blocks of the stage at `index` (0: layer1).
+    fn stage(&self, builder: &Builder, index: usize, blocks: usize) -> Result<Vec<Block>> {
+        let within = builder.within(format!("layer{}", index + 1));
+        let expansion = self.depth.expansion();
+        let mut inputs = if index == 0 { self.width } else { self.channels()[index - 1] };
+        let mut stage = Vec::with_capacity(blocks);
+        for block in 0..blocks {
+            let stride = if index > 0 && block == 0 { 2 } else { 1 };
+            let shape = (inputs, self.width << index, stride);
+            stage.push(Block::new(&within.within(block), expansion, shape, self.stride_in, self.norm)?);
+            inputs = self.channels()[index];
+        }
+        Ok(stage)
+    }
+}
+
+/// The last stages of a ResNet, on a map of the stage before them.
+#[derive(Debug)]
+pub struct ResNetStages(Vec<Vec<Block>>);
+
+impl ResNetStages {
+    /// The stages behind the first `skipped` ones, each with as many blocks as `blocks` makes of the published number.
+    ///
+    /// # Errors
+    /// If the layers cannot be built.
+    pub fn new(
+        builder: &Builder,
+        config: ResNetConfig,
+        skipped: usize,
+        blocks: impl Fn(usize) -> usize,
+    ) -> Result<Self> {
+        let counts = config.depth.blocks().into_iter().enumerate().skip(skipped);
+        let stages = counts.map(|(index, count)| config.stage(builder, index, blocks(count)));
+        stages.collect::<Result<_>>().map(Self)
+    }
+
+    /// The map after each stage.
+    ///
+    /// # Shapes
+    /// (N, C, H, W) of the stage before to (N, C', H', W') each.
+    pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
+        let mut maps: Vec<Value> = Vec::with_capacity(self.0.len());
+        for stage in &self.0 {
+            maps.push(through(stage, maps.last().unwrap_or(x), mode)?);
+        }
+        Ok(maps)
+    }
+}
+
 /// The stem and layer1 to layer4.
 const STAGES: usize = 5;
 
@@ -123,7 +178,7 @@ impl ResNet {
     /// # Errors
     /// If the width is 0, or more stages are frozen than there are.
     pub fn new(builder: &Builder, config: ResNetConfig) -> Result<Self> {
-        let ResNetConfig { depth, width, norm, stride_in, freeze_at, recompute } = config;
+        let ResNetConfig { depth, width, norm, freeze_at, recompute, .. } = config;
         Error::unless_positive("backbone", &[("width", width)])?;
         if freeze_at > STAGES {
             let reason = format!("freeze_at is {freeze_at}, but there are {STAGES} stages with the stem");
@@ -131,27 +186,11 @@ impl ResNet {
         }
         let stage_builder = |stage: usize| if stage < freeze_at { builder.frozen() } else { builder.clone() };
         let stem = ConvNorm::new(&stage_builder(0), ("conv1", "bn1"), (3, width, 7, 2), norm)?;
-        let mut inputs = width;
         let mut stages = Vec::with_capacity(4);
         for (index, blocks) in depth.blocks().into_iter().enumerate() {
-            let within = stage_builder(index + 1).within(format!("layer{}", index + 1));
-            let inner = width << index;
-            let mut stage = Vec::with_capacity(blocks);
-            for block in 0..blocks {
-                let stride = if index > 0 && block == 0 { 2 } else { 1 };
-                stage.push(Block::new(
-                    &within.within(block),
-                    depth.expansion(),
-                    (inputs, inner, stride),
-                    stride_in,
-                    norm,
-                )?);
-                inputs = inner * depth.expansion();
-            }
-            stages.push(Arc::new(stage));
+            stages.push(Arc::new(config.stage(&stage_builder(index + 1), index, blocks)?));
         }
-        let channels = std::array::from_fn(|stage| (width << stage) * depth.expansion());
-        Ok(Self { stem, stages, channels, frozen: freeze_at, recompute })
+        Ok(Self { stem, stages, channels: config.channels(), frozen: freeze_at, recompute })
     }
 
     /// Channels of the four maps that [`forward`](Self::forward) gives.

@@ -3,10 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::cifar_resnet::CifarResNetTail;
+use super::cifar_resnet50::CifarResNet50Tail;
+use super::resnet::ResNetTail;
+use super::shufflenet_v1::ShuffleNetV1Tail;
+use super::shufflenet_v2::ShuffleNetV2Tail;
+use super::wide_resnet::WideResNetTail;
 use super::{
-    CifarMobileNetV2, CifarResNet, CifarResNet50, CifarResNetConfig, MobileNetV1Classifier,
+    Behind, CifarMobileNetV2, CifarResNet, CifarResNet50, CifarResNetConfig, MobileNetV1Classifier,
     MobileNetV2Classifier, Network, ResNetClassifier, ResNetClassifierConfig, ShortcutOption, ShuffleNetV1,
-    ShuffleNetV2, Vgg, VggConfig, WideResNet, WideResNetConfig,
+    ShuffleNetV2, Tail, Vgg, VggConfig, WideResNet, WideResNetConfig,
 };
 use crate::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use crate::nn::NormKind;
@@ -164,6 +170,51 @@ impl Architecture {
         }
     }
 
+    /// Whether branches can be made of its stages: [`branch`](Self::branch).
+    pub fn has_branches(self) -> bool {
+        match self.kind {
+            Kind::CifarResNet { .. }
+            | Kind::CifarResNet50
+            | Kind::WideResNet { .. }
+            | Kind::ShuffleNetV1
+            | Kind::ShuffleNetV2
+            | Kind::ResNet(_) => true,
+            Kind::Vgg(_) | Kind::CifarMobileNetV2 | Kind::MobileNetV1 | Kind::MobileNetV2 => false,
+        }
+    }
+
+    /// A branch on the map of a stage: the network's later stages and its linear layer, of their own weights, in
+    /// `builder`'s layer.
+    ///
+    /// # Errors
+    /// If the network has no such stage, or none behind it; if stages are to have no block; if there are no classes.
+    pub fn branch(self, builder: &Builder, classes: usize, behind: Behind) -> Result<Box<dyn Tail>> {
+        let refuse = |reason: String| Err(Error::Invalid { part: "branch", reason });
+        Error::unless_positive("branch", &[("classes", classes), ("blocks", behind.blocks.unwrap_or(1))])?;
+        if behind.stage == 0 || behind.stage >= self.stages() {
+            return refuse(format!("{self} has no stages behind its stage {}", behind.stage));
+        }
+        Ok(match self.kind {
+            Kind::CifarResNet { depth, widths, shortcut } => {
+                let config = CifarResNetConfig { depth, widths, shortcut, classes };
+                Box::new(CifarResNetTail::new(builder, config, behind)?)
+            }
+            Kind::CifarResNet50 => Box::new(CifarResNet50Tail::new(builder, classes, behind)?),
+            Kind::WideResNet { depth, widen } => {
+                Box::new(WideResNetTail::new(builder, WideResNetConfig { depth, widen, classes }, behind)?)
+            }
+            Kind::ShuffleNetV1 => Box::new(ShuffleNetV1Tail::new(builder, classes, behind)?),
+            Kind::ShuffleNetV2 => Box::new(ShuffleNetV2Tail::new(builder, classes, behind)?),
+            Kind::ResNet(depth) => {
+                let config = ResNetClassifierConfig { backbone: imagenet(depth), classes };
+                Box::new(ResNetTail::new(builder, config, behind)?)
+            }
+            Kind::Vgg(_) | Kind::CifarMobileNetV2 | Kind::MobileNetV1 | Kind::MobileNetV2 => {
+                return refuse(format!("{self} has no branches"));
+            }
+        })
+    }
+
     /// Builds the network in `builder`.
     ///
     /// # Errors
@@ -182,15 +233,8 @@ impl Architecture {
             Kind::ShuffleNetV1 => Box::new(ShuffleNetV1::new(builder, classes)?),
             Kind::ShuffleNetV2 => Box::new(ShuffleNetV2::new(builder, classes)?),
             Kind::ResNet(depth) => {
-                let backbone = ResNetConfig {
-                    depth,
-                    width: 64,
-                    norm: NormKind::Bn,
-                    stride_in: StrideIn::Middle,
-                    freeze_at: 0,
-                    recompute: [false; 4],
-                };
-                Box::new(ResNetClassifier::new(builder, ResNetClassifierConfig { backbone, classes })?)
+                let config = ResNetClassifierConfig { backbone: imagenet(depth), classes };
+                Box::new(ResNetClassifier::new(builder, config)?)
             }
             Kind::MobileNetV1 => Box::new(MobileNetV1Classifier::new(builder, classes)?),
             Kind::MobileNetV2 => Box::new(MobileNetV2Classifier::new(builder, classes)?),
@@ -202,6 +246,17 @@ fn unknown<T>(described: &str) -> Result<T> {
     let names: Vec<&str> = Architecture::ALL.iter().map(|known| known.name).collect();
     let reason = format!("it is {described}, which is none of {}", names.join(", "));
     Err(Error::Invalid { part: "classifier", reason })
+}
+
+fn imagenet(depth: ResNetDepth) -> ResNetConfig {
+    ResNetConfig {
+        depth,
+        width: 64,
+        norm: NormKind::Bn,
+        stride_in: StrideIn::Middle,
+        freeze_at: 0,
+        recompute: [false; 4],
+    }
 }
 
 impl fmt::Display for Architecture {

@@ -11,7 +11,7 @@ use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
 use rayon::prelude::*;
 
-use super::{Network, taps};
+use super::{Behind, Network, Tail, taps};
 use crate::nn::{ConvNorm, Linear, Mode, NormKind};
 use crate::param::{Builder, ParamStore};
 use crate::taps::Taps;
@@ -65,9 +65,15 @@ impl CifarResNetConfig {
 #[derive(Debug)]
 pub struct CifarResNet {
     stem: ConvNorm,
+    tail: CifarResNetTail,
+    params: ParamStore,
+}
+
+/// The stages behind a map, and the linear layer.
+#[derive(Debug)]
+pub(super) struct CifarResNetTail {
     stages: Vec<Vec<Block>>,
     linear: Linear,
-    params: ParamStore,
 }
 
 #[derive(Debug)]
@@ -105,12 +111,20 @@ impl CifarResNet {
             ));
         }
         let stem = ConvNorm::new(&builder, ("conv1", "bn1"), (3, widths[0], 3, 1), NormKind::Bn)?;
-        let mut inputs = widths[0];
+        let tail = CifarResNetTail::new(&builder, config, Behind::STEM)?;
+        Ok(Self { stem, tail, params: builder.finish() })
+    }
+}
+
+impl CifarResNetTail {
+    pub(super) fn new(builder: &Builder, config: CifarResNetConfig, behind: Behind) -> Result<Self> {
+        let CifarResNetConfig { depth, widths, shortcut, classes } = config;
+        let mut inputs = widths[behind.stage];
         let mut stages = Vec::with_capacity(3);
-        for (stage, &width) in widths[1..].iter().enumerate() {
+        for (stage, &width) in widths[1..].iter().enumerate().skip(behind.stage) {
             let within = builder.within(format!("layer{}", stage + 1));
             let mut blocks = Vec::with_capacity(depth / 6);
-            for block in 0..depth / 6 {
+            for block in 0..behind.blocks(depth / 6) {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
                 blocks.push(Block::new(&within.within(block), (inputs, width, stride), shortcut)?);
                 inputs = width;
@@ -118,7 +132,7 @@ impl CifarResNet {
             stages.push(blocks);
         }
         let linear = Linear::new(&builder.within(shortcut.head()), inputs, classes)?;
-        Ok(Self { stem, stages, linear, params: builder.finish() })
+        Ok(Self { stages, linear })
     }
 }
 
@@ -128,11 +142,21 @@ impl Network for CifarResNet {
     }
 
     fn head(&self) -> &Linear {
+        self.tail.head()
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
+    }
+}
+
+impl Tail for CifarResNetTail {
+    fn head(&self) -> &Linear {
         &self.linear
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.stem.forward(x, mode, None, Relu)?;
+        let mut x = x.clone();
         let mut maps = Vec::with_capacity(self.stages.len());
         for stage in &self.stages {
             for block in stage {

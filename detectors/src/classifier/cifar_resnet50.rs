@@ -5,7 +5,7 @@ use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 
 use super::layers::{ConvBn, ConvShape};
-use super::{Network, taps};
+use super::{Behind, Network, Tail, taps};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
@@ -14,14 +14,21 @@ use crate::{Error, Result};
 
 const BLOCKS: [usize; 4] = [3, 4, 6, 3];
 const EXPANSION: usize = 4;
+const STEM: usize = 64;
 
 /// The ResNet-50 for small images.
 #[derive(Debug)]
 pub struct CifarResNet50 {
     stem: ConvBn,
+    tail: CifarResNet50Tail,
+    params: ParamStore,
+}
+
+/// The stages behind a map, and the linear layer.
+#[derive(Debug)]
+pub(super) struct CifarResNet50Tail {
     stages: Vec<Vec<Bottleneck>>,
     linear: Linear,
-    params: ParamStore,
 }
 
 #[derive(Debug)]
@@ -38,14 +45,24 @@ impl CifarResNet50 {
     pub fn new(builder: Builder, classes: usize) -> Result<Self> {
         Error::unless_positive("classifier", &[("classes", classes)])?;
         let init = Init::KaimingNormalFanOut;
-        let mut inputs = 64;
-        let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, inputs, 3, 1), init)?;
+        let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 3, 1), init)?;
+        let tail = CifarResNet50Tail::new(&builder, classes, Behind::STEM)?;
+        Ok(Self { stem, tail, params: builder.finish() })
+    }
+}
+
+impl CifarResNet50Tail {
+    pub(super) fn new(builder: &Builder, classes: usize, behind: Behind) -> Result<Self> {
+        let mut inputs = match behind.stage {
+            0 => STEM,
+            stage => (STEM << (stage - 1)) * EXPANSION,
+        };
         let mut stages = Vec::new();
-        for (stage, blocks) in BLOCKS.into_iter().enumerate() {
+        for (stage, blocks) in BLOCKS.into_iter().enumerate().skip(behind.stage) {
             let within = builder.within(format!("layer{}", stage + 1));
-            let inner = 64 << stage;
+            let inner = STEM << stage;
             let mut built = Vec::new();
-            for block in 0..blocks {
+            for block in 0..behind.blocks(blocks) {
                 let stride = if stage > 0 && block == 0 { 2 } else { 1 };
                 built.push(Bottleneck::new(&within.within(block), inputs, inner, stride)?);
                 inputs = inner * EXPANSION;
@@ -53,7 +70,7 @@ impl CifarResNet50 {
             stages.push(built);
         }
         let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
-        Ok(Self { stem, stages, linear, params: builder.finish() })
+        Ok(Self { stages, linear })
     }
 }
 
@@ -63,11 +80,21 @@ impl Network for CifarResNet50 {
     }
 
     fn head(&self) -> &Linear {
+        self.tail.head()
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
+    }
+}
+
+impl Tail for CifarResNet50Tail {
+    fn head(&self) -> &Linear {
         &self.linear
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.stem.forward(x, mode, None, Relu)?;
+        let mut x = x.clone();
         let mut maps = Vec::with_capacity(4);
         for stage in &self.stages {
             for block in stage {

@@ -6,6 +6,7 @@
 //! | `cifar_resnet`, `cifar_resnet50` | the ResNets for 32x32 pixels |
 //! | `wide_resnet`, `vgg`, `cifar_mobilenet`, `shufflenet_v1`, `shufflenet_v2` | the other networks for 32x32 pixels |
 //! | `resnet`, `mobilenet` | the networks for ImageNet |
+//! | [`Tail`] | the last stages of a network, or a branch of it |
 //! | `layers`, `channels` | what they are made of, beyond [`nn`](crate::nn) |
 //! | `loss` | the cross-entropy with smoothed labels |
 //!
@@ -66,6 +67,37 @@ pub trait Network: Debug {
     /// # Shapes
     /// (N, 3, H, W), normalised and of any size, to maps (N, C, H', W'), `embedding` (N, D) and `logits` (N, classes).
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps>;
+}
+
+/// The last stages of a network and its linear layer, on a map of the stage before them: the end of a network, or a
+/// branch of it with weights of its own.
+pub trait Tail: Debug {
+    /// The linear layer from the embedding to the logits.
+    fn head(&self) -> &Linear;
+
+    /// The taps of its stages, counted from 1, `embedding` and `logits`.
+    ///
+    /// # Shapes
+    /// (N, C, H, W) to maps (N, C', H', W'), `embedding` (N, D) and `logits` (N, classes).
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps>;
+}
+
+/// Where a [`Tail`] begins, and how deep it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behind {
+    /// The stage whose map it sees; 0: the stem's.
+    pub stage: usize,
+    /// Blocks of each of its stages; `None`: as many as the network's.
+    pub blocks: Option<usize>,
+}
+
+impl Behind {
+    /// A whole network but for its stem.
+    pub const STEM: Self = Self { stage: 0, blocks: None };
+
+    fn blocks(self, published: usize) -> usize {
+        self.blocks.unwrap_or(published)
+    }
 }
 
 /// Which classifier.

@@ -2,8 +2,8 @@
 
 use ckd_kernels::Value;
 
-use super::{Network, taps};
-use crate::backbone::{ResNet, ResNetConfig};
+use super::{Behind, Network, Tail, taps};
+use crate::backbone::{ResNet, ResNetConfig, ResNetStages};
 use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::taps::Taps;
@@ -51,6 +51,34 @@ impl Network for ResNetClassifier {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let maps = self.body.forward(x, mode)?;
         let last = maps.last().expect("a trunk has stages").clone();
+        taps(maps, &last, &self.fc)
+    }
+}
+
+/// The stages behind a map, and the linear layer.
+#[derive(Debug)]
+pub(super) struct ResNetTail {
+    stages: ResNetStages,
+    fc: Linear,
+}
+
+impl ResNetTail {
+    pub(super) fn new(builder: &Builder, config: ResNetClassifierConfig, behind: Behind) -> Result<Self> {
+        let ResNetClassifierConfig { backbone, classes } = config;
+        let stages = ResNetStages::new(builder, backbone, behind.stage, |blocks| behind.blocks(blocks))?;
+        let fc = Linear::new(&builder.within("fc"), backbone.channels()[3], classes)?;
+        Ok(Self { stages, fc })
+    }
+}
+
+impl Tail for ResNetTail {
+    fn head(&self) -> &Linear {
+        &self.fc
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        let maps = self.stages.forward(x, mode)?;
+        let last = maps.last().unwrap_or(x).clone();
         taps(maps, &last, &self.fc)
     }
 }

@@ -13,7 +13,7 @@ use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
 
 use super::channels::{pick, shuffled, side_by_side};
 use super::layers::{ConvBn, ConvShape};
-use super::{Network, taps};
+use super::{Behind, Network, Tail, taps};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
@@ -29,9 +29,15 @@ const STAGES: [(usize, usize); 3] = [(240, 4), (480, 8), (960, 4)];
 #[derive(Debug)]
 pub struct ShuffleNetV1 {
     stem: ConvBn,
+    tail: ShuffleNetV1Tail,
+    params: ParamStore,
+}
+
+/// The stages behind a map, and the linear layer.
+#[derive(Debug)]
+pub(super) struct ShuffleNetV1Tail {
     stages: Vec<Vec<Unit>>,
     linear: Linear,
-    params: ParamStore,
 }
 
 #[derive(Debug)]
@@ -52,19 +58,29 @@ impl ShuffleNetV1 {
         Error::unless_positive("classifier", &[("classes", classes)])?;
         let stem =
             ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 1, 1), Init::TorchDefault)?;
-        let mut inputs = STEM;
+        let tail = ShuffleNetV1Tail::new(&builder, classes, Behind::STEM)?;
+        Ok(Self { stem, tail, params: builder.finish() })
+    }
+}
+
+impl ShuffleNetV1Tail {
+    pub(super) fn new(builder: &Builder, classes: usize, behind: Behind) -> Result<Self> {
+        let mut inputs = match behind.stage {
+            0 => STEM,
+            stage => STAGES[stage - 1].0,
+        };
         let mut stages = Vec::new();
-        for (stage, (outputs, units)) in (1..).zip(STAGES) {
+        for (stage, (outputs, units)) in (1..).zip(STAGES).skip(behind.stage) {
             let within = builder.within(format!("layer{stage}"));
             let mut built = Vec::new();
-            for unit in 0..units {
+            for unit in 0..behind.blocks(units) {
                 built.push(Unit::new(&within.within(unit), inputs, outputs, unit == 0)?);
                 inputs = outputs;
             }
             stages.push(built);
         }
         let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
-        Ok(Self { stem, stages, linear, params: builder.finish() })
+        Ok(Self { stages, linear })
     }
 }
 
@@ -74,11 +90,21 @@ impl Network for ShuffleNetV1 {
     }
 
     fn head(&self) -> &Linear {
+        self.tail.head()
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
+    }
+}
+
+impl Tail for ShuffleNetV1Tail {
+    fn head(&self) -> &Linear {
         &self.linear
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.stem.forward(x, mode, None, Relu)?;
+        let mut x = x.clone();
         let mut maps = Vec::with_capacity(3);
         for stage in &self.stages {
             for unit in stage {

@@ -10,7 +10,7 @@ use ckd_kernels::linear::Activation::{Identity, Relu};
 
 use super::channels::{pick, shuffled, side_by_side};
 use super::layers::{ConvBn, ConvShape};
-use super::{Network, taps};
+use super::{Behind, Network, Tail, taps};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
@@ -27,10 +27,16 @@ const LAST: usize = 1024;
 #[derive(Debug)]
 pub struct ShuffleNetV2 {
     stem: ConvBn,
+    tail: ShuffleNetV2Tail,
+    params: ParamStore,
+}
+
+/// The stages behind a map, the last convolution and the linear layer.
+#[derive(Debug)]
+pub(super) struct ShuffleNetV2Tail {
     stages: Vec<(Down, Vec<Unit>)>,
     last: ConvBn,
     linear: Linear,
-    params: ParamStore,
 }
 
 /// The first unit of a stage.
@@ -58,18 +64,29 @@ impl ShuffleNetV2 {
         Error::unless_positive("classifier", &[("classes", classes)])?;
         let init = Init::TorchDefault;
         let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 1, 1), init)?;
-        let mut inputs = STEM;
+        let tail = ShuffleNetV2Tail::new(&builder, classes, Behind::STEM)?;
+        Ok(Self { stem, tail, params: builder.finish() })
+    }
+}
+
+impl ShuffleNetV2Tail {
+    pub(super) fn new(builder: &Builder, classes: usize, behind: Behind) -> Result<Self> {
+        let init = Init::TorchDefault;
+        let mut inputs = match behind.stage {
+            0 => STEM,
+            stage => STAGES[stage - 1].0,
+        };
         let mut stages = Vec::new();
-        for (stage, (outputs, units)) in (1..).zip(STAGES) {
+        for (stage, (outputs, units)) in (1..).zip(STAGES).skip(behind.stage) {
             let within = builder.within(format!("layer{stage}"));
             let down = Down::new(&within.within(0), inputs, outputs)?;
-            let units = (1..=units).map(|unit| Unit::new(&within.within(unit), outputs));
+            let units = (1..behind.blocks(units + 1)).map(|unit| Unit::new(&within.within(unit), outputs));
             stages.push((down, units.collect::<Result<_>>()?));
             inputs = outputs;
         }
-        let last = ConvBn::new(&builder, ("conv2", "bn2"), ConvShape::dense(inputs, LAST, 1, 1), init)?;
+        let last = ConvBn::new(builder, ("conv2", "bn2"), ConvShape::dense(inputs, LAST, 1, 1), init)?;
         let linear = Linear::new(&builder.within("linear"), LAST, classes)?;
-        Ok(Self { stem, stages, last, linear, params: builder.finish() })
+        Ok(Self { stages, last, linear })
     }
 }
 
@@ -79,11 +96,21 @@ impl Network for ShuffleNetV2 {
     }
 
     fn head(&self) -> &Linear {
+        self.tail.head()
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
+    }
+}
+
+impl Tail for ShuffleNetV2Tail {
+    fn head(&self) -> &Linear {
         &self.linear
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.stem.forward(x, mode, None, Relu)?;
+        let mut x = x.clone();
         let mut maps = Vec::with_capacity(3);
         for (down, units) in &self.stages {
             x = down.forward(&x, mode)?;

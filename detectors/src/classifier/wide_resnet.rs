@@ -7,7 +7,7 @@ use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::Relu;
 
 use super::layers::{BatchNorm, Conv, ConvBn, ConvShape};
-use super::{Network, taps};
+use super::{Behind, Network, Tail, taps};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
@@ -29,10 +29,16 @@ pub struct WideResNetConfig {
 #[derive(Debug)]
 pub struct WideResNet {
     stem: Conv,
+    tail: WideResNetTail,
+    params: ParamStore,
+}
+
+/// The stages behind a map, the last norm and the linear layer.
+#[derive(Debug)]
+pub(super) struct WideResNetTail {
     stages: Vec<Vec<Block>>,
     norm: BatchNorm,
     fc: Linear,
-    params: ParamStore,
 }
 
 #[derive(Debug)]
@@ -58,13 +64,24 @@ impl WideResNet {
         }
         let init = Init::KaimingNormalFanOut;
         let stem = Conv::new(&builder.within("conv1"), ConvShape::dense(3, 16, 3, 1), init)?;
-        let mut inputs = 16;
+        let tail = WideResNetTail::new(&builder, config, Behind::STEM)?;
+        Ok(Self { stem, tail, params: builder.finish() })
+    }
+}
+
+impl WideResNetTail {
+    pub(super) fn new(builder: &Builder, config: WideResNetConfig, behind: Behind) -> Result<Self> {
+        let WideResNetConfig { depth, widen, classes } = config;
+        let mut inputs = match behind.stage {
+            0 => 16,
+            stage => (16 * widen) << (stage - 1),
+        };
         let mut stages = Vec::new();
-        for stage in 1..=3 {
+        for stage in behind.stage + 1..=3 {
             let outputs = (16 * widen) << (stage - 1);
             let within = builder.within(format!("block{stage}")).within("layer");
             let mut blocks = Vec::new();
-            for block in 0..(depth - 4) / 6 {
+            for block in 0..behind.blocks((depth - 4) / 6) {
                 let stride = if stage > 1 && block == 0 { 2 } else { 1 };
                 blocks.push(Block::new(&within.within(block), inputs, outputs, stride)?);
                 inputs = outputs;
@@ -78,7 +95,7 @@ impl WideResNet {
             Init::TorchDefault,
             Init::Constant(0.0),
         )?;
-        Ok(Self { stem, stages, norm, fc, params: builder.finish() })
+        Ok(Self { stages, norm, fc })
     }
 }
 
@@ -88,11 +105,21 @@ impl Network for WideResNet {
     }
 
     fn head(&self) -> &Linear {
+        self.tail.head()
+    }
+
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
+        self.tail.forward(&self.stem.forward(x, None)?, mode)
+    }
+}
+
+impl Tail for WideResNetTail {
+    fn head(&self) -> &Linear {
         &self.fc
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.stem.forward(x, None)?;
+        let mut x = x.clone();
         let mut maps = Vec::with_capacity(3);
         for stage in &self.stages {
             for block in stage {

@@ -20,6 +20,8 @@ choices! {
         Classify = "classify",
         /// To name images of another set by a linear layer on a trained network (transfer).
         Probe = "probe",
+        /// To name images, several networks together that learn from each other.
+        Cohort = "cohort",
     }
 }
 

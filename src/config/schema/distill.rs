@@ -131,6 +131,8 @@ pub struct MethodCard {
     pub about: String,
     /// Where it comes from.
     pub paper: &'static str,
+    /// The table of a configuration that uses it.
+    pub entry: &'static str,
     /// Its keys beside `method`.
     pub keys: Vec<Key>,
 }
@@ -139,7 +141,7 @@ impl Method {
     /// What there is to know about it.
     pub fn card(self) -> MethodCard {
         let (about, keys) = self.described();
-        MethodCard { method: self.word(), about, paper: self.paper(), keys }
+        MethodCard { method: self.word(), about, paper: self.paper(), entry: "[[distill]]", keys }
     }
 }
 
@@ -170,7 +172,7 @@ impl Read for Distill {
 
     fn document(key: Key, keys: &mut Vec<Key>) {
         for method in Method::ALL {
-            let MethodCard { method, about, paper, keys: own } = method.card();
+            let MethodCard { method, about, paper, keys: own, .. } = method.card();
             keys.push(Key {
                 path: join(&key.path, "method"),
                 takes: format!("\"{method}\""),

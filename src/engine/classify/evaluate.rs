@@ -8,7 +8,6 @@ use candle_core::Device;
 use ckd_detectors::classifier::Classifier;
 use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
-use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::flops;
 use ckd_kernels::resample::bytes_to_unit;
@@ -22,7 +21,7 @@ use crate::data::label_order::LabelOrder;
 use crate::data::{DataError, Labelled, LabelledBatch, LabelledImages, Loader, Position, Workforce};
 use crate::engine::outcome::ClassResult;
 use crate::engine::pass::Distillation;
-use crate::engine::task::Measured;
+use crate::engine::task::{Measured, Network, parameters_of};
 use crate::engine::{EngineError, Result};
 use crate::eval::{Accuracy, AccuracyMeter};
 use crate::report::table::ClassifierRow;
@@ -161,8 +160,8 @@ impl Measured for MeasuredClassifier {
         serde_json::to_value(&self.accuracy).expect("accuracies have a JSON form")
     }
 
-    fn row(&self, name: &str, params: &ParamStore) -> ClassifierRow {
-        ClassifierRow { parameters: params.weight_count() as u64, ..self.line(name) }
+    fn row(&self, name: &str, networks: &[Network<'_>]) -> ClassifierRow {
+        ClassifierRow { parameters: parameters_of(networks), ..self.line(name) }
     }
 
     fn per_class(&self) -> Vec<ClassResult> {

@@ -26,14 +26,14 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor};
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
 use ckd_detectors::images::{Images, Normalization};
-use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 
 use super::Result;
 use super::distillers::MethodSetting;
 use super::job::{Job, Surroundings};
 use super::pass::{Distillation, Pass};
-use super::task::{Gathered, RunSettings, Setting, Settings, Task};
+use super::task::{Gathered, Network, RunSettings, Setting, Settings, Task};
 use crate::config::{self, ClassifyConfig, ConfigError, Distill, Loaded, Train};
 use crate::data::augment::{Augmentation, Crop, Policy};
 use crate::data::label_order::LabelOrder;
@@ -126,8 +126,8 @@ impl Task for LabelledSets {
         Ok(Some(Classifier::new(Builder::new(config.seed, device).frozen(), &settings)?))
     }
 
-    fn params(model: &Classifier) -> &ParamStore {
-        model.params()
+    fn networks(model: &Classifier) -> Vec<Network<'_>> {
+        vec![Network::only(model.params())]
     }
 
     fn initialise(&self, _: &ClassifyConfig, model: &Classifier, file: &WeightsFile) -> Result<Vec<String>> {
@@ -197,6 +197,7 @@ impl Task for LabelledSets {
     fn card(
         &self,
         config: &ClassifyConfig,
+        _network: usize,
         provenance: BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         ClassifierCard { config: config.clone(), classes: self.train.classes.clone(), provenance }

@@ -64,7 +64,7 @@ fn pass_of(
     let taps = match (setting.config.task, setting.config.probe.bn) {
         (Task::Probe, Bn::Frozen) => setting.student.forward_probing(images, Mode::Inference)?,
         (Task::Probe, Bn::Adapt) => setting.student.forward_probing(images, Mode::Train)?,
-        (Task::Classify | Task::Detect, _) => setting.student.forward(images, Mode::Train)?,
+        (Task::Classify | Task::Detect | Task::Cohort, _) => setting.student.forward(images, Mode::Train)?,
     };
     let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
     let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.label_smoothing)?;

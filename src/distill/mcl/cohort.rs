@@ -1,0 +1,198 @@
+//! The losses of a whole cohort: every matrix of similarities is made once, however many terms look at it.
+//!
+//! NCE is linear in the samples' weights, so a layer's own contrast, which is part of each of its pairs, is one term with
+//! the sum of their weights.
+
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::weighted_sum;
+
+use super::{Instance, Pair, constant_weights, nce, similarities, softened};
+use crate::distill::{DistillError, Term, expect_positive};
+
+/// A layer of a network: their numbers.
+type At = (usize, usize);
+
+/// How alike the images of a batch are to each layer of each network, and across networks.
+#[derive(Debug, Clone)]
+pub struct Likenesses {
+    /// G(U, U), by network and layer.
+    own: Vec<Vec<Value>>,
+    across: Vec<Across>,
+}
+
+/// Two layers of different networks.
+#[derive(Debug, Clone)]
+struct Across {
+    ends: (At, At),
+    /// G(U, V).
+    forth: Value,
+    /// G(V, U).
+    back: Value,
+}
+
+impl Likenesses {
+    /// Those of `embeddings`, by network and layer.
+    ///
+    /// # Shapes
+    /// Each (B, D), unit rows.
+    ///
+    /// # Errors
+    /// Shapes that differ; a `tau` that is not positive.
+    pub fn of(embeddings: &[Vec<Value>], tau: f64) -> Result<Self, DistillError> {
+        let of_layer = |u: &Value| similarities(u, u, tau);
+        let of_network = |layers: &Vec<Value>| layers.iter().map(of_layer).collect();
+        let own = embeddings.iter().map(of_network).collect::<Result<_, DistillError>>()?;
+        let mut across = Vec::new();
+        for ends in pairs(embeddings) {
+            let [u, v] = [ends.0, ends.1].map(|(network, layer)| &embeddings[network][layer]);
+            across.push(Across { ends, forth: similarities(u, v, tau)?, back: similarities(v, u, tau)? });
+        }
+        Ok(Self { own, across })
+    }
+
+    /// The pairs of layers of different networks, a lower one first: what weights are given for, in this order.
+    pub fn pairs(&self) -> impl Iterator<Item = (At, At)> {
+        self.across.iter().map(|across| across.ends)
+    }
+
+    /// The same as constants: what the soft terms aim at.
+    #[must_use]
+    pub fn detached(&self) -> Self {
+        let across = |across: &Across| Across {
+            ends: across.ends,
+            forth: across.forth.detach(),
+            back: across.back.detach(),
+        };
+        Self {
+            own: self.own.iter().map(|layers| layers.iter().map(Value::detach).collect()).collect(),
+            across: self.across.iter().map(across).collect(),
+        }
+    }
+
+    /// MCL of networks with one layer each: VCL of every network, the other terms of every pair.
+    ///
+    /// # Errors
+    /// Labels that do not fit; a temperature that is not positive.
+    pub fn mcl(&self, labels: &[u32], settings: &Pair) -> Result<Vec<Term>, DistillError> {
+        let one = constant_weights(labels.len(), 1.0);
+        let own: Vec<Vec<Value>> = self.own.iter().map(|layers| vec![one.clone(); layers.len()]).collect();
+        let weights = vec![one; self.across.len()];
+        self.terms("mcl", (labels, 1.0), (&own, &weights), settings, self)
+    }
+
+    /// L-MCL: the sum of [`pair`](super::pair) over ordered pairs of networks and all pairs of their layers. The
+    /// `weights` are in the order of [`pairs`](Self::pairs); `targets` are the likenesses that the soft terms aim at, if
+    /// not these.
+    ///
+    /// # Shapes
+    /// Each of `weights` (B).
+    ///
+    /// # Errors
+    /// As [`mcl`](Self::mcl); other numbers of weights or targets.
+    pub fn layer_wise(
+        &self,
+        labels: &[u32],
+        weights: &[Value],
+        settings: &Pair,
+        targets: Option<&Self>,
+    ) -> Result<Vec<Term>, DistillError> {
+        let targets = targets.unwrap_or(self);
+        if weights.len() != self.across.len() || targets.across.len() != self.across.len() {
+            let (pairs, given, held) = (self.across.len(), weights.len(), targets.across.len());
+            let reason = format!("{pairs} pairs of layers, but weights of {given} and targets of {held}");
+            return Err(DistillError::invalid("l_mcl", reason));
+        }
+        let of_layer = |at: At| -> Result<Value, DistillError> {
+            let its =
+                self.across.iter().zip(weights).filter(|(pair, _)| pair.ends.0 == at || pair.ends.1 == at);
+            let its: Vec<(&Value, f64)> = its.map(|(_, weight)| (weight, 1.0)).collect();
+            match its.is_empty() {
+                true => Ok(constant_weights(labels.len(), 0.0)),
+                false => Ok(weighted_sum(&its)?),
+            }
+        };
+        let of_network = |(network, layers): (usize, &Vec<Value>)| {
+            (0..layers.len()).map(|layer| of_layer((network, layer))).collect()
+        };
+        let own = self.own.iter().enumerate().map(of_network).collect::<Result<Vec<Vec<Value>>, _>>()?;
+        // Ordered pairs are twice the unordered ones.
+        self.terms("l_mcl", (labels, 2.0), (&own, weights), settings, targets)
+    }
+
+    /// The terms with `factor` times their weights; `own` weighs each layer's own contrast, `pairs` each pair's.
+    fn terms(
+        &self,
+        name: &'static str,
+        (labels, factor): (&[u32], f64),
+        (own, pairs): (&[Vec<Value>], &[Value]),
+        settings: &Pair,
+        targets: &Self,
+    ) -> Result<Vec<Term>, DistillError> {
+        expect_positive(name, "temperature", settings.temperature)?;
+        let Pair { temperature, instance, .. } = *settings;
+        let mut kinds = Kinds::default();
+        if settings.vcl != 0.0 {
+            for (g, w) in self.own.iter().flatten().zip(own.iter().flatten()) {
+                kinds.vcl.push(nce(g, labels, w, Instance::Excluded)?);
+            }
+        }
+        for ((pair, target), w) in self.across.iter().zip(&targets.across).zip(pairs) {
+            let Across { ends: (first, second), forth, back } = pair;
+            if settings.icl != 0.0 {
+                kinds.icl.extend([nce(forth, labels, w, instance)?, nce(back, labels, w, instance)?]);
+            }
+            if settings.soft_vcl != 0.0 {
+                for (own, other) in [(first, second), (second, first)] {
+                    let (own, aim) = (&self.own[own.0][own.1], &targets.own[other.0][other.1]);
+                    kinds.soft_vcl.push(softened(own, aim.tensor(), w, temperature)?);
+                }
+            }
+            if settings.soft_icl != 0.0 {
+                let (to_forth, to_back) = (target.back.tensor(), target.forth.tensor());
+                kinds.soft_icl.push(softened(forth, to_forth, w, temperature)?);
+                kinds.soft_icl.push(softened(back, to_back, w, temperature)?);
+            }
+        }
+        kinds.terms(name, settings, factor)
+    }
+}
+
+/// The scalars of each kind of term.
+#[derive(Debug, Default)]
+pub(super) struct Kinds {
+    pub(super) vcl: Vec<Value>,
+    pub(super) icl: Vec<Value>,
+    pub(super) soft_vcl: Vec<Value>,
+    pub(super) soft_icl: Vec<Value>,
+}
+
+impl Kinds {
+    /// A term `NAME/KIND` of each kind that counts, with `factor` times its weight.
+    pub(super) fn terms(&self, name: &str, settings: &Pair, factor: f64) -> Result<Vec<Term>, DistillError> {
+        let kinds = [
+            ("vcl", settings.vcl, &self.vcl),
+            ("icl", settings.icl, &self.icl),
+            ("soft_vcl", settings.soft_vcl, &self.soft_vcl),
+            ("soft_icl", settings.soft_icl, &self.soft_icl),
+        ];
+        let on = kinds.into_iter().filter(|(_, weight, parts)| *weight != 0.0 && !parts.is_empty());
+        on.map(|(kind, weight, parts)| {
+            let value = weighted_sum(&parts.iter().map(|part| (part, 1.0)).collect::<Vec<_>>())?;
+            Ok(Term { name: format!("{name}/{kind}"), value, weight: factor * weight })
+        })
+        .collect()
+    }
+}
+
+/// Pairs of layers of different networks, a lower one first.
+fn pairs<T>(networks: &[Vec<T>]) -> Vec<(At, At)> {
+    let mut pairs = Vec::new();
+    for first in 0..networks.len() {
+        for second in first + 1..networks.len() {
+            for layer in 0..networks[first].len() {
+                pairs.extend((0..networks[second].len()).map(|other| ((first, layer), (second, other))));
+            }
+        }
+    }
+    pairs
+}

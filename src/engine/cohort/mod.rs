@@ -1,0 +1,240 @@
+//! The task of a cohort: classifiers that train together, on the same batches, and learn from each other (MCL, L-MCL;
+//! Yang et al., arXiv 2207.11518).
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `model` | the networks and what is trained beside them |
+//! | `pass` | one batch: all networks look, the losses, the gradients |
+//! | `meta` | L-MCL's meta step: how the weights of pairs of stages learn |
+//! | `evaluate` | each network on the held-out images |
+//!
+//! A step runs every network once. Checkpoints hold everything; a network's file holds the network alone, and is an
+//! ordinary classifier's.
+
+mod evaluate;
+mod meta;
+mod model;
+mod pass;
+
+pub use evaluate::MeasuredCohort;
+pub use meta::meta_event;
+pub use model::{Cohort, Peer};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use ckd_detectors::param::ParamStore;
+
+use super::classify::{ClassifierCard, LabelledSets, to_device};
+use super::distillers::MethodSetting;
+use super::job::{Job, Surroundings};
+use super::pass::{Distillation, Pass};
+use super::task::{Further, Gathered, Network, RunSettings, Setting, Settings, Task};
+use super::{EngineError, Result};
+use crate::config::{
+    ClassifyConfig, CohortConfig, CohortMethod, ConfigError, Distill, Loaded, SameImage, Train,
+};
+use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
+use crate::distill::mcl::{Instance, Pair};
+use crate::weights::WeightsFile;
+
+impl Settings for CohortConfig {
+    type Task = CohortSets;
+
+    fn of_the_run(&self) -> RunSettings<'_> {
+        let Self { name, output, seed, optim, schedule, train, engine, data, .. } = self;
+        RunSettings {
+            name,
+            output,
+            seed: *seed,
+            optim,
+            schedule,
+            train,
+            engine,
+            workforce: Workforce { workers: data.workers, batches_ahead: data.queue },
+            has_teacher: false,
+        }
+    }
+
+    fn resolved(loaded: &Loaded<Self>) -> Result<Self> {
+        Ok(Self::from_toml(&loaded.resolved_toml(), &loaded.source.to_string())?)
+    }
+
+    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError> {
+        Self::from_toml(text, origin)
+    }
+
+    fn document(&self) -> String {
+        self.to_toml()
+    }
+
+    fn on_data_of(&self, other: &Self) -> Self {
+        Self { data: other.data.clone(), ..self.clone() }
+    }
+
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
+        (&mut self.data.workers, &mut self.data.queue, &mut self.train)
+    }
+
+    fn distill(&self) -> &[Distill] {
+        &[]
+    }
+
+    fn without_teacher(&self) -> Self {
+        self.clone()
+    }
+
+    fn seen_by_teacher(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// The data of a cohort: what one of its networks would have on its own.
+#[derive(Debug)]
+pub struct CohortSets(LabelledSets);
+
+/// The experiment of the first network on its own: what all have in common.
+fn alone(config: &CohortConfig) -> Result<ClassifyConfig> {
+    let first = config.peer.first().ok_or_else(|| no_such("network"))?;
+    Ok(config.alone(first.network))
+}
+
+/// Something that only other tasks have was asked for.
+fn no_such(what: &str) -> EngineError {
+    EngineError::Data(DataError::Setting(format!("a cohort has no {what}")))
+}
+
+/// The settings of the losses.
+fn pair(config: &CohortConfig) -> Pair {
+    let cohort = &config.cohort;
+    Pair {
+        vcl: cohort.alpha,
+        icl: cohort.beta,
+        soft_vcl: cohort.gamma,
+        soft_icl: cohort.lambda,
+        tau: cohort.tau,
+        temperature: cohort.temperature,
+        instance: match cohort.same_image {
+            SameImage::Excluded => Instance::Excluded,
+            SameImage::Included => Instance::Included,
+        },
+    }
+}
+
+impl Task for CohortSets {
+    type Config = CohortConfig;
+    type Model = Cohort;
+    type Source = LabelledImages;
+    type Measured = MeasuredCohort;
+
+    const HEADLINE: &'static str = LabelledSets::HEADLINE;
+    const LEARNER: &'static str = "cohort";
+
+    fn gather(loaded: &Loaded<CohortConfig>) -> Result<Gathered<Self>> {
+        let config = alone(&loaded.config)?;
+        let of_one = Loaded { config, source: loaded.source.clone(), teacher_experiment: None };
+        let Gathered { task, notes, .. } = LabelledSets::gather(&of_one)?;
+        Ok(Gathered { task: Self(task), init: None, teacher: None, notes })
+    }
+
+    fn initial_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
+    fn student(&self, config: &CohortConfig, device: &Device) -> Result<Cohort> {
+        Cohort::new(config, &self.0.train, device)
+    }
+
+    fn teacher(&self, _: &CohortConfig, _: &Device) -> Result<Option<Cohort>> {
+        Ok(None)
+    }
+
+    fn networks(model: &Cohort) -> Vec<Network<'_>> {
+        model.networks()
+    }
+
+    fn beside(model: &Cohort) -> Vec<&ParamStore> {
+        model.beside()
+    }
+
+    fn initialise(&self, _: &CohortConfig, _: &Cohort, _: &WeightsFile) -> Result<Vec<String>> {
+        Err(no_such("initial weights"))
+    }
+
+    fn load_teacher(&self, _: &CohortConfig, _: &Cohort, _: WeightsFile) -> Result<()> {
+        Err(no_such("teacher"))
+    }
+
+    fn method_setting<'d>(&self, _: &CohortConfig, _: &Cohort, _: &'d Device) -> Result<MethodSetting<'d>> {
+        Err(no_such("teacher"))
+    }
+
+    fn source(&self, config: &CohortConfig) -> Result<LabelledImages> {
+        let source = self.0.source(&alone(config)?)?;
+        if config.cohort.bank.is_none() && !has_partners(&source.batches(0), &self.0.train.labels) {
+            let reason = format!(
+                "no training image meets another one of its class in a batch of {}, so there is nothing to contrast; set \
+                 data.order = \"class_pairs\", or give a larger train.batch_size or more than one image of a class",
+                config.train.batch_size
+            );
+            return Err(DataError::Setting(reason).into());
+        }
+        Ok(source)
+    }
+
+    fn images(batch: &LabelledBatch) -> usize {
+        batch.labels.len()
+    }
+
+    fn pass(&self, setting: &Setting<'_, Self>, batch: LabelledBatch, step: u64) -> Result<Pass> {
+        pass::training_pass(setting, batch, step)
+    }
+
+    fn kept(config: &CohortConfig, batch: &LabelledBatch, updates: u64) -> Option<LabelledBatch> {
+        let every = config.cohort.layers.meta_every;
+        let due = config.cohort.method == CohortMethod::LMcl && every > 0 && updates.is_multiple_of(every);
+        due.then(|| batch.clone())
+    }
+
+    fn after_update(&self, setting: &Setting<'_, Self>, mut kept: LabelledBatch, lr: f64) -> Result<Further> {
+        let images = to_device(&mut kept, setting.device)?;
+        let meta = meta_event(setting.config, setting.student, &images, &kept.labels, lr)?;
+        Ok(Further { gradients: meta.phi, lr: lr * setting.config.cohort.layers.meta_lr_factor })
+    }
+
+    fn measure(
+        &self,
+        config: &CohortConfig,
+        model: &Cohort,
+        _: Option<&Distillation<Cohort>>,
+        device: &Device,
+    ) -> Result<MeasuredCohort> {
+        evaluate::measure(&self.0, config, model, device)
+    }
+
+    fn card(
+        &self,
+        config: &CohortConfig,
+        network: usize,
+        provenance: BTreeMap<String, String>,
+    ) -> BTreeMap<String, String> {
+        let mut own = config.alone(config.peer[network].network);
+        own.name = format!("{}_{}", config.name, model::folder(network));
+        ClassifierCard { config: own, classes: self.0.train.classes.clone(), provenance }.to_metadata()
+    }
+
+    /// There is nothing to draw on an image that has a name only.
+    fn picture(&self, _: &[&Job<'_, Self>], _: &Path, _: &Surroundings<'_, Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Whether any batch holds two images of one class.
+fn has_partners(batches: &[Vec<usize>], labels: &[u32]) -> bool {
+    let has = |batch: &Vec<usize>| {
+        let classes: BTreeSet<u32> = batch.iter().map(|&image| labels[image]).collect();
+        classes.len() < batch.len()
+    };
+    batches.iter().any(has)
+}

@@ -1,0 +1,129 @@
+//! One batch of labelled images: every network looks once, all learn.
+
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+use ckd_detectors::classifier::smoothed_cross_entropy;
+use ckd_detectors::nn::Mode;
+use ckd_kernels::Value;
+use rand::RngCore;
+
+use super::model::{Cohort, Layer, folder};
+use super::{CohortSets, pair};
+use crate::config::{Bank, CohortMethod};
+use crate::data::LabelledBatch;
+use crate::distill::mcl::{Likenesses, layer_weights, remembered};
+use crate::distill::{Term, draw_partners, kd, remember};
+use crate::engine::Result;
+use crate::engine::classify::to_device;
+use crate::engine::pass::{Pass, walk_back};
+use crate::engine::task::Setting;
+
+/// A scalar of the loss: name, value, weight.
+type Part = (String, Value, f64);
+
+/// Runs all networks on one batch at `step` and computes the gradients.
+pub(super) fn training_pass(
+    setting: &Setting<'_, CohortSets>,
+    mut batch: LabelledBatch,
+    step: u64,
+) -> Result<Pass> {
+    let started = Instant::now();
+    let images = to_device(&mut batch, setting.device)?;
+    let (config, cohort, labels) = (setting.config, setting.student, &batch.labels);
+    let layers = cohort.layers(&images, Mode::Train)?;
+    drop(images);
+    let mut terms = labelled(setting, &layers, labels)?;
+    let learned = match (config.cohort.method, &config.cohort.bank) {
+        (CohortMethod::Mcl, None) => {
+            Likenesses::of(&embeddings(&layers), config.cohort.tau)?.mcl(labels, &pair(config))?
+        }
+        (CohortMethod::Mcl, Some(bank)) => remembering(setting, bank, &layers, &batch.indices)?,
+        (CohortMethod::LMcl, _) => {
+            terms.extend(aggregated(setting, &layers, labels)?);
+            let likenesses = Likenesses::of(&embeddings(&layers), config.cohort.tau)?;
+            let weights: Vec<Value> =
+                weights(cohort, &layers, &likenesses)?.iter().map(Value::detach).collect();
+            likenesses.layer_wise(labels, &weights, &pair(config), None)?
+        }
+    };
+    terms.extend(learned.into_iter().map(|Term { name, value, weight }| (name, value, weight)));
+    drop(layers);
+    walk_back(terms, step, started, Duration::ZERO)
+}
+
+/// The embeddings by network and layer.
+pub(super) fn embeddings(layers: &[Vec<Layer>]) -> Vec<Vec<Value>> {
+    layers.iter().map(|own| own.iter().map(|layer| layer.embedding.clone()).collect()).collect()
+}
+
+/// MCL with the memories of all training images, which take in the batch, the images at `indices`.
+fn remembering(
+    setting: &Setting<'_, CohortSets>,
+    bank: &Bank,
+    layers: &[Vec<Layer>],
+    indices: &[u32],
+) -> Result<Vec<Term>> {
+    let cohort = setting.student;
+    let networks: Vec<(&Value, &Tensor)> = layers
+        .iter()
+        .zip(cohort.peers())
+        .filter_map(|(own, peer)| Some((&own.last()?.embedding, peer.memory()?)))
+        .collect();
+    let seed = setting.random().next_u64();
+    let drawn = draw_partners(cohort.classes(), indices, bank.negatives, seed)?;
+    let terms = remembered(&networks, &drawn, &pair(setting.config))?;
+    for (embedding, memory) in networks {
+        remember(memory, indices, embedding.tensor(), bank.momentum)?;
+    }
+    Ok(terms)
+}
+
+/// The cross-entropies of all layers with the labels.
+fn labelled(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: &[u32]) -> Result<Vec<Part>> {
+    let mut terms = Vec::new();
+    for (index, own) in layers.iter().enumerate() {
+        for (stage, layer) in (1..).zip(own) {
+            let place = match stage == own.len() {
+                true => folder(index),
+                false => format!("{}/stage{stage}", folder(index)),
+            };
+            let loss = smoothed_cross_entropy(&layer.logits, labels, setting.config.label_smoothing)?;
+            terms.push((format!("loss_classifier/{place}"), loss, setting.config.loss_weight));
+        }
+    }
+    Ok(terms)
+}
+
+/// What L-MCL's aggregated teachers learn from the labels, and the networks from them.
+fn aggregated(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: &[u32]) -> Result<Vec<Part>> {
+    let config = setting.config;
+    let mut teachers = Vec::new();
+    for (peer, own) in setting.student.peers().iter().zip(layers) {
+        teachers.extend(peer.aggregated(own)?);
+    }
+    let mut terms = Vec::new();
+    for (index, teacher) in teachers.iter().enumerate() {
+        let loss = smoothed_cross_entropy(teacher, labels, config.label_smoothing)?;
+        terms.push((format!("loss_aggregated/{}", folder(index)), loss, config.loss_weight));
+    }
+    for (index, own) in layers.iter().enumerate() {
+        let Some(last) = own.last() else { continue };
+        for (other, teacher) in teachers.iter().enumerate() {
+            let name = format!("kd/{}/{}", folder(other), folder(index));
+            let temperature = config.cohort.layers.kd_temperature;
+            terms.push((name, kd(teacher.tensor(), &last.logits, temperature)?, 1.0));
+        }
+    }
+    Ok(terms)
+}
+
+/// The weights of all pairs of layers, in their order.
+pub(super) fn weights(cohort: &Cohort, layers: &[Vec<Layer>], likenesses: &Likenesses) -> Result<Vec<Value>> {
+    let matched: Vec<Vec<Value>> =
+        cohort.peers().iter().zip(layers).map(|(peer, own)| peer.matched(own)).collect::<Result<_>>()?;
+    let weight = |((network, layer), (other, other_layer)): ((usize, usize), (usize, usize))| {
+        Ok(layer_weights(&matched[network][layer], &matched[other][other_layer])?)
+    };
+    likenesses.pairs().map(weight).collect()
+}

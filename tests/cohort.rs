@@ -1,0 +1,445 @@
+//! Cohorts as a user meets them: networks that train together by MCL and L-MCL, resumed, measured, exported, compared.
+
+#[path = "support/colours.rs"]
+mod colours;
+#[path = "support/tiny.rs"]
+mod tiny;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use candle_core::{Device, Tensor};
+use ckd_det::config::CohortConfig;
+use ckd_det::engine::EngineError;
+use ckd_det::engine::classify::ClassifierCard;
+use ckd_det::engine::cohort::{Cohort, CohortSets, meta_event};
+use ckd_det::engine::experiment::{self, Finished, Request};
+use ckd_det::engine::job::Start;
+use ckd_det::engine::task::Task;
+use ckd_det::report::cohort_table::CohortRow;
+use ckd_det::report::table::Row;
+use ckd_det::weights::WeightsFile;
+use ckd_detectors::images::Images;
+use tempfile::TempDir;
+use tiny::{assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors};
+
+const BASE: &str = r#"
+task = "cohort"
+seed = 3
+
+[data]
+kind = "cifar10"
+root = "data"
+order = "class_pairs"
+
+[[peer]]
+network = "resnet8"
+
+[[peer]]
+network = "resnet8"
+
+[cohort]
+method = "mcl"
+width = 16
+
+[optim]
+lr = 0.05
+nesterov = true
+weight_decay = 5e-4
+
+[schedule]
+steps = 4
+kind = "cosine"
+warmup_steps = 2
+
+[train]
+batch_size = 8
+log_every = 1
+eval_every = 2
+
+[eval]
+batch_size = 7
+"#;
+
+/// Settings of the tests that resume, by the name of what they are about.
+const METHODS: [(&str, &[&str]); 3] = [
+    ("mcl", &["cohort.method=mcl", "train.accumulate=2"]),
+    ("mcl with a memory", &["cohort.method=mcl", "cohort.bank.negatives=5"]),
+    ("l_mcl", &["cohort.method=l_mcl", "cohort.layers.meta_every=2"]),
+];
+
+/// A folder with the coloured images and `cohort.toml`.
+struct Small(TempDir);
+
+impl Small {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        colours::write(&folder.path().join("data"));
+        let small = Self(folder);
+        small.write("cohort.toml", BASE);
+        small
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).expect("a new file");
+    }
+
+    fn load(&self, sets: &[&str]) -> Result<ckd_det::config::Loaded<CohortConfig>, EngineError> {
+        let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        sets.push(format!("data.root={}", self.path("data").display()));
+        sets.push(format!("output={}", self.path("runs").display()));
+        Ok(CohortConfig::load(self.path("cohort.toml"), &sets)?)
+    }
+
+    fn start(&self, sets: &[&str], start: Start, stop: bool) -> Result<Finished<CohortRow>, EngineError> {
+        let stop = AtomicBool::new(stop);
+        let request = Request { device: &Device::Cpu, quiet: true, start, stop: &stop, command: "go on" };
+        experiment::run(&self.load(sets)?, &request)
+    }
+
+    fn train(&self, sets: &[&str]) -> Finished<CohortRow> {
+        self.start(sets, Start::Anew, false).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn error(&self, sets: &[&str]) -> String {
+        match self.start(sets, Start::Anew, false) {
+            Ok(_) => panic!("{sets:?} was taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    /// The cohort before its first step, and its data.
+    fn cohort(&self, sets: &[&str]) -> (CohortConfig, CohortSets, Cohort) {
+        let loaded = self.load(sets).unwrap();
+        let task = CohortSets::gather(&loaded).unwrap().task;
+        let cohort = task.student(&loaded.config, &Device::Cpu).unwrap();
+        (loaded.config, task, cohort)
+    }
+
+    fn run_program(&self, args: &[&str]) -> std::process::Output {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ckd-det"));
+        command.current_dir(self.0.path()).args(args).output().expect("the program starts")
+    }
+}
+
+/// The newest checkpoint of a run.
+fn checkpoint(run: &Path) -> PathBuf {
+    let folder = run.join("checkpoints");
+    folder.join(names(&folder).pop().expect("a checkpoint"))
+}
+
+#[track_caller]
+fn assert_same_cohort(a: &Path, b: &Path, about: &str) {
+    for file in ["peer0/last", "peer1/last", "peer0/best", "peer1/best"] {
+        let of = |run: &Path| run.join(format!("{file}.safetensors"));
+        assert_same_tensors(&of(a), &of(b));
+    }
+    let (ours, theirs) = (checkpoint(a), checkpoint(b));
+    assert_eq!(ours.file_name(), theirs.file_name());
+    assert_same_tensors(&ours, &theirs);
+    let state = |path: &Path| metadata(path)["ckd_det.train_state"].clone();
+    assert_eq!(state(&ours), state(&theirs), "{about}: step, threads, the best of all");
+    assert_eq!(log(a), log(b), "{about}");
+}
+
+/// Images of noise in [0, 1], `side` pixels high and wide.
+fn noise(count: usize, side: usize) -> Images {
+    let mut state = 1u64;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        (state >> 40) as f32 / (1u64 << 24) as f32
+    };
+    let values: Vec<f32> = (0..count * side * side * 3).map(|_| next()).collect();
+    let pixels = Tensor::from_vec(values, (count, side, side, 3), &Device::Cpu).unwrap();
+    Images { pixels: pixels.permute((0, 3, 1, 2)).unwrap(), sizes: vec![(side, side); count] }
+}
+
+/// Every tensor of the cohort, bit by bit.
+fn bits(cohort: &Cohort) -> BTreeMap<String, Vec<u32>> {
+    let networks = CohortSets::networks(cohort);
+    let stores = networks.iter().map(|network| network.params).chain(CohortSets::beside(cohort));
+    let of = |tensor: &Tensor| -> Vec<u32> {
+        let values = tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    stores
+        .flat_map(|store| store.iter())
+        .map(|(name, param)| (name.to_string(), of(param.value.tensor())))
+        .collect()
+}
+
+#[test]
+fn resumed_equals_uninterrupted_bit_for_bit_networks_heads_phi_and_memories() {
+    for (about, sets) in METHODS {
+        let (whole, resumed) = (Small::new(), Small::new());
+        whole.train(sets);
+        let mut start = Start::Anew;
+        let mut interruptions = 0;
+        while let Err(error) = resumed.start(sets, start, true) {
+            assert!(matches!(error, EngineError::Interrupted { .. }), "{about}: {error}");
+            (start, interruptions) = (Start::Resume, interruptions + 1);
+        }
+        assert_eq!(interruptions, 3, "{about}");
+        assert_same_cohort(&whole.path("runs/cohort"), &resumed.path("runs/cohort"), about);
+        let held = tensors(&checkpoint(&resumed.path("runs/cohort")));
+        let holds = |part: &str| held.keys().any(|name| name.starts_with(part));
+        assert!(holds("model/peer.1.") && holds("velocity/heads.0.embed."), "{about}");
+        assert_eq!(holds("model/memory.1.rows"), about.contains("memory"), "{about}");
+        assert_eq!(holds("velocity/match.1.2."), about == "l_mcl", "{about}");
+        assert_eq!(holds("velocity/heads.1.branch.2."), about == "l_mcl", "{about}");
+        let before = fs::read(resumed.path("runs/cohort/log.jsonl")).unwrap();
+        resumed.start(sets, Start::Resume, false).unwrap();
+        assert_eq!(
+            fs::read(resumed.path("runs/cohort/log.jsonl")).unwrap(),
+            before,
+            "nothing was left to do"
+        );
+    }
+}
+
+#[test]
+fn without_anything_to_learn_from_each_other_a_network_trains_as_if_it_were_alone() {
+    let small = Small::new();
+    let off = ["cohort.alpha=0", "cohort.beta=0", "cohort.gamma=0", "cohort.lambda=0"];
+    let with = |sets: &[&str]| {
+        small.train(sets);
+        tensors(&small.path("runs/cohort/peer0/last.safetensors"))
+    };
+    let equal = with(&off);
+    let other = with(&[off.as_slice(), &["peer.1.network=resnet14"]].concat());
+    assert!(equal == other, "another network beside it changed it");
+    assert!(with(&[]) != other, "what it learned from the other changed nothing");
+    let steps = log(&small.path("runs/cohort"));
+    for name in ["mcl/vcl", "mcl/icl", "mcl/soft_vcl", "mcl/soft_icl", "loss_classifier/peer1"] {
+        assert!(steps[0]["losses"][name].as_f64() > Some(0.0), "{name}: {}", steps[0]);
+    }
+}
+
+#[test]
+fn networks_of_different_kinds_learn_from_each_other_layer_by_layer() {
+    let small = Small::new();
+    let sets = ["cohort.method=l_mcl", "peer.1.network=wrn_16_1", "schedule.steps=1", "train.eval_every=1"];
+    let finished = small.train(&sets);
+    assert_mentions(&finished.student.row.table(&[]), &["peer0 (resnet8)", "peer1 (wrn_16_1)", "mean of 2"]);
+    let steps = log(&small.path("runs/cohort"));
+    let names = [
+        "l_mcl/vcl",
+        "l_mcl/soft_icl",
+        "loss_classifier/peer1/stage1",
+        "loss_classifier/peer1",
+        "loss_aggregated/peer0",
+        "kd/peer0/peer1",
+        "kd/peer1/peer1",
+    ];
+    for name in names {
+        assert!(steps[0]["losses"][name].as_f64() > Some(0.0), "{name}: {}", steps[0]);
+    }
+}
+
+#[test]
+fn a_meta_event_changes_phi_alone() {
+    let small = Small::new();
+    let run = |every: &str| {
+        let every = format!("cohort.layers.meta_every={every}");
+        small.train(&["cohort.method=l_mcl", "schedule.steps=2", &every]);
+        tensors(&checkpoint(&small.path("runs/cohort")))
+    };
+    // The event comes after the last update.
+    let (with, without) = (run("2"), run("0"));
+    assert_eq!(with.keys().collect::<Vec<_>>(), without.keys().collect::<Vec<_>>());
+    for (name, tensor) in &with {
+        let is_phi = name.starts_with("model/match.") || name.starts_with("velocity/match.");
+        assert!(is_phi || *tensor == without[name], "{name} is not as it was");
+        assert!(!name.ends_with(".weight") || !is_phi || *tensor != without[name], "{name} did not learn");
+    }
+}
+
+#[test]
+fn without_the_soft_terms_the_meta_gradient_is_the_slope_of_what_the_virtual_updates_lead_to() {
+    let small = Small::new();
+    let sets = ["cohort.method=l_mcl", "cohort.gamma=0", "cohort.lambda=0"];
+    let (config, _, cohort) = small.cohort(&sets);
+    // Noise: with images of one colour, batch norms divide by next to nothing, and the loss is all rounding and kinks.
+    let (images, labels) = (noise(16, 16), (0..16).map(|image| image / 2).collect::<Vec<u32>>());
+    let at = || meta_event(&config, &cohort, &images, &labels, 0.01).unwrap();
+    let before = bits(&cohort);
+    let found = at();
+    assert!(bits(&cohort) == before, "networks, statistics, heads and phi are as they were");
+    assert_eq!(found.phi.len(), 12, "a weight and a bias for each of three layers of two networks");
+
+    // Along the gradient itself, where the slope is its length: 1.2 % off; ReLU has kinks.
+    let phi = CohortSets::beside(&cohort).into_iter().find(|store| store.get("match.0.0.weight").is_some());
+    let phi = phi.expect("the store of phi");
+    let square = |x: &Tensor| f64::from(x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+    let length = found.phi.values().map(square).sum::<f64>().sqrt();
+    let own: BTreeMap<_, Tensor> =
+        phi.trainable().map(|(name, tensor)| (name.clone(), tensor.copy().unwrap())).collect();
+    let moved = |by: f64| {
+        for (name, tensor) in &own {
+            let step = found.phi[name].affine(by / length, 0.0).unwrap();
+            phi.set(name, &(tensor + step).unwrap()).unwrap();
+        }
+        at().loss
+    };
+    let step = 0.03;
+    let slope = (moved(step) - moved(-step)) / (2.0 * step);
+    assert!((slope - length).abs() < 0.05 * length, "slope {slope}, gradient {length}");
+}
+
+#[test]
+fn every_network_is_reported_last_and_best_and_their_mean() {
+    let small = Small::new();
+    let finished = small.train(&["schedule.steps=6", "peer.1.network=resnet14"]);
+    let row = &finished.student.row;
+    assert_eq!(
+        row.peers.iter().map(|peer| &*peer.name).collect::<Vec<_>>(),
+        ["peer0 (resnet8)", "peer1 (resnet14)"]
+    );
+    assert!((row.mean.top1 - (row.peers[0].top1 + row.peers[1].top1) / 2.0).abs() < 1e-12);
+    assert_eq!(row.of_several().as_deref(), Some("mean of 2 peers"));
+    let evaluations: Vec<serde_json::Value> =
+        log(&small.path("runs/cohort")).into_iter().filter(|line| line["eval"].is_object()).collect();
+    assert_eq!(evaluations.len(), 3);
+    for (index, own) in finished.student.networks.iter().enumerate() {
+        let of = |line: &serde_json::Value| line["eval"]["peers"][index]["top1"].as_f64().expect("a number");
+        assert_eq!(row.peers[index].top1, of(&evaluations[2]), "the last, not the best");
+        assert_eq!(own.best.score, evaluations.iter().map(of).fold(0.0, f64::max));
+        assert_eq!(own.folder, format!("peer{index}"));
+        assert!(own.eval["ece"].is_number() && own.eval["top5"].is_number());
+    }
+    let summary: serde_json::Value =
+        serde_json::from_slice(&fs::read(small.path("runs/cohort/summary.json")).unwrap()).unwrap();
+    assert_eq!(summary["student"]["row"]["peers"][1]["top1"].as_f64(), Some(row.peers[1].top1));
+    assert_eq!(summary["student"]["networks"][0]["folder"], "peer0");
+    assert_eq!(names(&small.path("runs/cohort/peer1")), ["best.safetensors", "last.safetensors"]);
+}
+
+#[test]
+fn a_networks_file_is_an_ordinary_classifiers_that_is_measured_used_and_exported() {
+    let small = Small::new();
+    let finished = small.train(&[
+        "cohort.method=l_mcl",
+        "peer.1.network=resnet14",
+        "schedule.steps=1",
+        "train.eval_every=1",
+    ]);
+    let path = small.path("runs/cohort/peer1/last.safetensors");
+    let file = WeightsFile::read(&path).unwrap();
+    assert!(file.tensors.contains_key("layer1.1.conv1.weight") && file.tensors.contains_key("fc.bias"));
+    let parts = ["peer.", "heads.", "match.", "aggregate.", "memory."];
+    let has_part = |name: &String| parts.iter().any(|part| name.contains(part));
+    assert!(!file.tensors.keys().any(has_part), "{:?}", file.tensors.keys());
+    let card = ClassifierCard::of(&file).unwrap().expect("a card");
+    assert_eq!((card.config.student.network.name(), card.config.name.as_str()), ("resnet14", "cohort_peer1"));
+    card.network(&file, &Device::Cpu).unwrap();
+
+    let measured =
+        small.run_program(&["eval", "--run", "runs/cohort/peer1", "--data-root", "data", "--json"]);
+    assert_ended(&measured, 0, &[]);
+    let measured: serde_json::Value = serde_json::from_slice(&measured.stdout).expect("one JSON object");
+    assert_eq!(measured["top1"].as_f64(), Some(finished.student.row.peers[1].top1));
+    assert_ended(
+        &small.run_program(&["eval", "--run", "runs/cohort"]),
+        2,
+        &["a cohort's run", "--run runs/cohort/peer0"],
+    );
+    let picture = image::RgbImage::from_pixel(50, 40, image::Rgb([200, 60, 30]));
+    picture.save(small.path("red.png")).unwrap();
+    let weights = path.to_str().unwrap();
+    assert_ended(&small.run_program(&["predict", "--weights", weights, "red.png"]), 0, &["red.png: "]);
+    let export = ["export", "--weights", weights, "--data-root", "data", "--out", "peer.onnx"];
+    assert_ended(&small.run_program(&export), 0, &["compared on 20 held-out images"]);
+}
+
+#[test]
+fn the_program_trains_compares_and_lists_cohorts() {
+    let small = Small::new();
+    let sets = ["--set", "schedule.steps=2", "--quiet"];
+    let trained = small.run_program(&[["train", "cohort.toml"].as_slice(), &sets].concat());
+    assert_ended(
+        &trained,
+        0,
+        &["peer0 (resnet8)", "peer1 (resnet8)", "mean of 2", "best top-1", "runs/cohort"],
+    );
+    let compare = ["compare", "cohort.toml", "--seeds", "0,1", "--out", "table"];
+    let compared = small.run_program(&[compare.as_slice(), &sets].concat());
+    assert_ended(&compared, 0, &["| cohort (mean of 2 peers) | 2 |", "top-1", "±"]);
+    let table = fs::read_to_string(small.path("table/compare.json")).expect("a table");
+    let again = small.run_program(&[compare.as_slice(), &sets].concat());
+    assert_ended(&again, 0, &["mean of 2 peers"]);
+    assert_eq!(fs::read_to_string(small.path("table/compare.json")).expect("a table"), table);
+    assert!(!names(&small.path("runs")).contains(&"cohort_seed0.1".to_owned()), "nothing was trained again");
+
+    assert_ended(&small.run_program(&["methods"]), 0, &["mcl", "l_mcl", "[cohort]"]);
+    let lmcl = ["[cohort]", "method = \"l_mcl\"", "layers.meta_every = 50", "lambda = 1.0", "2207.11518"];
+    assert_ended(&small.run_program(&["methods", "l_mcl"]), 0, &lmcl);
+    let keys = ["# task = \"cohort\"", "peer.N.network", "cohort.bank.negatives", "cohort.layers.meta_steps"];
+    assert_ended(&small.run_program(&["config", "show", "--keys"]), 0, &keys);
+    let shown = ["task = \"cohort\"", "[[peer]]", "temperature = 3.0"];
+    assert_ended(&small.run_program(&["config", "show", "cohort.toml"]), 0, &shown);
+}
+
+#[test]
+fn two_networks_learn_the_colours() {
+    let small = Small::new();
+    for method in ["mcl", "l_mcl"] {
+        let method = format!("cohort.method={method}");
+        let sets = [
+            &method,
+            "schedule.steps=60",
+            "train.eval_every=60",
+            "optim.lr=0.1",
+            "cohort.layers.meta_every=12",
+        ];
+        let finished = small.train(&sets);
+        for peer in &finished.student.row.peers {
+            assert!(peer.top1 >= 0.5, "{method}: {} has top-1 {}, chance is 0.1", peer.name, peer.top1);
+        }
+    }
+}
+
+#[test]
+fn cohorts_that_make_no_sense_are_named() {
+    let small = Small::new();
+    let one = ["peer=[{network=\"resnet8\"}]"];
+    assert_mentions(&small.error(&one), &["\"peer\" is one network", "two or more"]);
+    assert_mentions(&small.error(&["peer=[]"]), &["\"peer\" is missing"]);
+    let unknown = small.error(&["peer.1.network=resnet8O"]);
+    assert_mentions(&unknown, &["resnet8O", "did you mean"]);
+    let both = small.error(&["cohort.method=l_mcl", "cohort.bank.negatives=5"]);
+    assert_mentions(&both, &["cohort.bank", "l_mcl contrasts all", "method = \"mcl\""]);
+    let vgg = small.error(&["cohort.method=l_mcl", "peer.0.network=vgg8"]);
+    assert_mentions(&vgg, &["peer.0.network", "vgg8", "no auxiliary branches", "wrn_40_2"]);
+    assert_mentions(&small.error(&["cohort.method=mlc"]), &["did you mean \"mcl\""]);
+    assert_mentions(&small.error(&["train.batch_size=1"]), &["train.batch_size", "2 or more"]);
+    assert_mentions(&small.error(&["cohort.tau=0"]), &["cohort.tau", "above 0"]);
+    assert_mentions(&small.error(&["train.compare_alone=true"]), &["compare_alone"]);
+    assert_mentions(&small.error(&["teacher.network=resnet8"]), &["unknown key \"teacher\""]);
+    let decay = small.error(&["cohort.method=l_mcl", "optim.weight_decay_norm=0.0"]);
+    assert_mentions(&decay, &["optim.weight_decay_norm", "virtual updates"]);
+}
+
+#[test]
+fn images_that_never_meet_another_of_their_class_are_an_error_that_says_what_to_do() {
+    let small = Small::new();
+    let data = small.path("data/cifar-10-batches-bin");
+    fs::write(data.join("data_batch_1.bin"), colours::rows(0..10)).unwrap();
+    fs::remove_file(data.join("data_batch_2.bin")).unwrap();
+    for order in ["class_pairs", "shuffled"] {
+        let error = small.error(&[&format!("data.order={order}")]);
+        assert_mentions(&error, &["no training image meets another one of its class", "class_pairs"]);
+    }
+    // A memory has other images.
+    small.train(&[
+        "data.order=shuffled",
+        "cohort.bank.negatives=3",
+        "schedule.steps=1",
+        "train.eval_every=1",
+    ]);
+}
