@@ -101,18 +101,18 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_each_network_and_their_mean() {
-        let row = CohortRow::new("cohort", vec![row("peer0", 0.6, 80_000), row("peer1", 0.7, 180_000)]);
+        let row = CohortRow::new("cohort", vec![row("peer0", 0.5, 80_000), row("peer1", 0.75, 180_000)]);
         let want = "\
 model      top-1  top-5   ECE  params M  GFLOPs  ms/image  best top-1 (step)
 ----------------------------------------------------------------------------
-peer0      60.00  90.00  5.00      0.08    0.01       0.5         61.00 (20)
-peer1      70.00  90.00  5.00      0.18    0.01       0.5         70.00 (40)
+peer0      50.00  90.00  5.00      0.08    0.01       0.5         61.00 (20)
+peer1      75.00  90.00  5.00      0.18    0.01       0.5         80.00 (40)
 ----------------------------------------------------------------------------
-mean of 2  65.00  90.00  5.00      0.13    0.01       0.5
+mean of 2  62.50  90.00  5.00      0.13    0.01       0.5
 ";
-        assert_eq!(row.table(&[(20, 0.61), (40, 0.7)]), want);
-        assert_eq!(row.metrics()[0], ("top-1", 65.0));
-        assert!(row.told().contains("60.00, 70.00"), "{}", row.told());
+        assert_eq!(row.table(&[(20, 0.61), (40, 0.8)]), want);
+        assert_eq!(row.metrics()[0], ("top-1", 62.5));
+        assert!(row.told().contains("50.00, 75.00"), "{}", row.told());
         let json = serde_json::to_string(&row).unwrap();
         assert_eq!(serde_json::from_str::<CohortRow>(&json).unwrap(), row);
     }
