@@ -280,11 +280,10 @@ fn cohorts() -> BTreeMap<String, String> {
         }
     }
     for (first, second) in LMCL_IMAGENET {
-        let head = "learn from each other by L-MCL, 100 epochs";
-        let note = "\n#\n# Contrast is with the batch, of 128 pairs of images of one class; the authors' is with a memory.";
-        let more = "alpha = 0.01\nbeta = 0.01\n\n[cohort.layers]\nbranch_blocks = 1\nmeta_every = 500\n\n[data]\n\
-                    order = \"class_pairs\"\n";
-        add_cohort(&mut files, ("ImageNet", &IMAGENET), &[first, second], "l_mcl", (head, note), more);
+        let head = "learn from each other by L-MCL with a memory, 100 epochs";
+        let more = "alpha = 0.01\nbeta = 0.01\n\n[cohort.bank]\nnegatives = 8192\n\n[cohort.layers]\nbranch_blocks = 1\n\
+                    meta_every = 500\n";
+        add_cohort(&mut files, ("ImageNet", &IMAGENET), &[first, second], "l_mcl", (head, ""), more);
     }
     files
 }
@@ -373,7 +372,10 @@ fn every_recipe_is_as_its_table_says_and_there_is_no_other() {
         for (name, text) in &recipes {
             let path = configs().join(name);
             fs::create_dir_all(path.parent().expect("a folder")).expect("a new folder");
-            fs::write(path, text).expect("a recipe");
+            // The other tests are reading.
+            if fs::read_to_string(&path).ok().as_ref() != Some(text) {
+                fs::write(path, text).expect("a recipe");
+            }
         }
     }
     for (name, text) in &recipes {
@@ -458,4 +460,5 @@ fn the_recipes_of_cohorts_are_the_authors() {
         (Some(100), 0.01, SameImage::Included)
     );
     assert_eq!((deep.cohort.layers.meta_every, deep.cohort.layers.branch_blocks), (500, Some(1)));
+    assert!(deep.cohort.bank.is_some() && deep.data.order == LabelOrder::Shuffled);
 }

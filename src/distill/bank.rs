@@ -3,21 +3,114 @@
 //! CRD contrasts with them, and so does MCL on large data sets (Yang et al., arXiv 2207.11518), where a batch holds too
 //! few samples of a class: the first columns of a row of likenesses are its positives, the others other classes.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
+
 use candle_core::Tensor;
 use ckd_detectors::init::stream;
-use ckd_detectors::param::write_in_place;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
-use rand::SeedableRng;
-use rand::seq::IndexedRandom;
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::crd::draw_negatives;
 use super::{DistillError, expect_positive, nothing, scalar_of_all};
 
 const NAME: &str = "memory";
+
+/// The training samples by class, to draw from.
+#[derive(Debug, Clone)]
+pub struct ByClass {
+    /// The class of each sample.
+    classes: Vec<u32>,
+    /// The samples, class by class.
+    sorted: Vec<u32>,
+    /// Where each class is in `sorted`.
+    places: BTreeMap<u32, Range<usize>>,
+}
+
+impl ByClass {
+    /// Samples of these classes.
+    ///
+    /// # Errors
+    /// Samples that are all of one class.
+    pub fn new(classes: Vec<u32>) -> Result<Self, DistillError> {
+        let mut sorted: Vec<u32> = (0..classes.len() as u32).collect();
+        sorted.sort_by_key(|&sample| classes[sample as usize]);
+        let mut places = BTreeMap::new();
+        for alike in sorted.chunk_by(|&a, &b| classes[a as usize] == classes[b as usize]) {
+            let start = places.last_key_value().map_or(0, |(_, before): (_, &Range<usize>)| before.end);
+            places.insert(classes[alike[0] as usize], start..start + alike.len());
+        }
+        if places.len() < 2 {
+            let reason = format!("{} training samples of one class have no negatives", classes.len());
+            return Err(DistillError::invalid(NAME, reason));
+        }
+        Ok(Self { classes, sorted, places })
+    }
+
+    /// Where the class of `sample` is.
+    fn alike(&self, sample: u32) -> Result<Range<usize>, DistillError> {
+        let class = self.classes.get(sample as usize);
+        class.and_then(|class| self.places.get(class)).cloned().ok_or_else(|| {
+            let reason = format!("sample {sample} of {} is not in the memory", self.classes.len());
+            DistillError::invalid(NAME, reason)
+        })
+    }
+
+    /// For each of `samples` itself and `count` samples of other classes, drawn without replacement (with, where there are
+    /// fewer).
+    ///
+    /// # Errors
+    /// A sample that is not one of these.
+    pub fn negatives(&self, samples: &[u32], count: usize, seed: u64) -> Result<Vec<u32>, DistillError> {
+        let mut drawn = Vec::with_capacity(samples.len() * (count + 1));
+        for (position, &sample) in samples.iter().enumerate() {
+            drawn.push(sample);
+            self.draw_others(
+                &self.alike(sample)?,
+                count,
+                &mut stream_at(seed, "negatives", position),
+                &mut drawn,
+            );
+        }
+        Ok(drawn)
+    }
+
+    /// For each of `samples` itself, another sample of its class (itself, if it is the only one), and `negatives` samples
+    /// of other classes, drawn as [`negatives`](Self::negatives).
+    ///
+    /// # Errors
+    /// A sample that is not one of these.
+    pub fn partners(&self, samples: &[u32], negatives: usize, seed: u64) -> Result<Vec<u32>, DistillError> {
+        let mut drawn = Vec::with_capacity(samples.len() * (negatives + 2));
+        for (position, &sample) in samples.iter().enumerate() {
+            let alike = self.alike(sample)?;
+            let others = self.sorted[alike.clone()].iter().filter(|&&other| other != sample);
+            let partner = others.choose(&mut stream_at(seed, "partner", position));
+            drawn.extend([sample, *partner.unwrap_or(&sample)]);
+            self.draw_others(&alike, negatives, &mut stream_at(seed, "negatives", position), &mut drawn);
+        }
+        Ok(drawn)
+    }
+
+    /// Adds `count` samples that are not in the class `alike`.
+    fn draw_others(&self, alike: &Range<usize>, count: usize, random: &mut ChaCha8Rng, drawn: &mut Vec<u32>) {
+        let others = self.sorted.len() - alike.len();
+        let other = |index: usize| self.sorted[if index < alike.start { index } else { index + alike.len() }];
+        match others >= count {
+            true => drawn.extend(rand::seq::index::sample(random, others, count).into_iter().map(other)),
+            false => drawn.extend((0..count).map(|_| other(random.random_range(..others)))),
+        }
+    }
+}
+
+/// The random numbers of a sample of the batch.
+fn stream_at(seed: u64, what: &str, position: usize) -> ChaCha8Rng {
+    ChaCha8Rng::seed_from_u64(stream(seed, &format!("{what}/{position}")))
+}
 
 /// The rows of `samples` in `memory` become unit(`momentum` old + (1 - `momentum`) new); a sample that comes twice
 /// moves twice.
@@ -33,54 +126,20 @@ pub fn remember(memory: &Tensor, samples: &[u32], new: &Tensor, momentum: f64) -
         let reason = format!("{} samples and rows {:?} for a memory of {n} x {d}", samples.len(), new.dims());
         return Err(DistillError::invalid(NAME, reason));
     }
-    let (host, new) = (on_host(memory)?, on_host(new)?);
-    let mut rows = elements(&host)?.to_vec();
+    let new = on_host(new)?;
     for (&sample, new) in samples.iter().zip(elements(&new)?.chunks_exact(d.max(1))) {
-        let row = &mut rows[sample as usize * d..][..d];
+        let old = on_host(&memory.narrow(0, sample as usize, 1)?)?;
         let mix = |(old, new): (&f32, &f32)| momentum * f64::from(*old) + (1.0 - momentum) * f64::from(*new);
-        let mixed: Vec<f64> = row.iter().zip(new).map(mix).collect();
+        let mixed: Vec<f64> = elements(&old)?.iter().zip(new).map(mix).collect();
         let length = mixed.iter().map(|x| x * x).sum::<f64>().sqrt();
         let scale = if length == 0.0 { 0.0 } else { length.recip() };
-        row.iter_mut().zip(mixed).for_each(|(row, x)| *row = (x * scale) as f32);
+        let row = mixed.into_iter().map(|x| (x * scale) as f32).collect();
+        memory.slice_set(&from_elements(row, (1, d), memory)?, 0, sample as usize)?;
     }
-    Ok(write_in_place(memory, &from_elements(rows, (n, d), &host)?)?)
+    Ok(())
 }
 
-/// For each of `samples` itself, another sample of its class (itself, if it is the only one), and `negatives` samples of
-/// other classes.
-///
-/// # Errors
-/// A sample that has no class; samples that are all of one class.
-pub fn draw_partners(
-    classes: &[u32],
-    samples: &[u32],
-    negatives: usize,
-    seed: u64,
-) -> Result<Vec<u32>, DistillError> {
-    if let Some(&outside) = samples.iter().find(|&&sample| sample as usize >= classes.len()) {
-        let reason = format!("sample {outside} of {} is not in the memory", classes.len());
-        return Err(DistillError::invalid(NAME, reason));
-    }
-    if classes.iter().all(|class| Some(class) == classes.first()) {
-        let reason = format!("{} training samples of one class have no negatives", classes.len());
-        return Err(DistillError::invalid(NAME, reason));
-    }
-    let others = draw_negatives(classes, samples, negatives, seed);
-    let mut drawn = Vec::with_capacity(samples.len() * (negatives + 2));
-    for (position, row) in others.chunks_exact(negatives + 1).enumerate() {
-        let itself = row[0];
-        let class = classes[itself as usize];
-        let alike = |&other: &u32| other != itself && classes[other as usize] == class;
-        let alike: Vec<u32> = (0..classes.len() as u32).filter(alike).collect();
-        let mut random = ChaCha8Rng::seed_from_u64(stream(seed, &format!("partner/{position}")));
-        let partner = alike.choose(&mut random).copied().unwrap_or(itself);
-        drawn.extend([itself, partner]);
-        drawn.extend(&row[1..]);
-    }
-    Ok(drawn)
-}
-
-/// G_ik = u_i · memory[drawn_ik] / `temperature`.
+/// G_ik = u_i · memory[drawn_ik] / `temperature`. The gradient reads the memory: it may move only after the way back.
 ///
 /// # Shapes
 /// `rows` (B, D), `memory` (n, D), `drawn` B·K rows of the memory; (B, K).
@@ -113,10 +172,9 @@ pub fn likeness(
     }
     let out = from_elements(out, (b, columns), rows.tensor())?;
     let drawn = drawn.to_vec();
-    // The memory moves on: the gradient needs it as it is now.
-    let memory = memory.copy()?;
+    let memory = memory.clone();
     Ok(Value::operation(&[rows], out, move |g| {
-        let g_host = on_host(g)?;
+        let (g_host, memory) = (on_host(g)?, on_host(&memory)?);
         let (g, memory) = (elements(&g_host)?, elements(&memory)?);
         let (g, memory): (&[f32], &[f32]) = (&g, &memory);
         let mut gradient = vec![0f32; b * d];

@@ -12,7 +12,7 @@
 //! A sample's rows of the memory move towards its new features once it was seen.
 
 use candle_core::Tensor;
-use ckd_detectors::init::{Init, stream};
+use ckd_detectors::init::Init;
 use ckd_detectors::nn::Linear;
 use ckd_detectors::param::{Builder, ParamStore, write_in_place};
 use ckd_detectors::taps::Tap;
@@ -21,11 +21,9 @@ use ckd_kernels::linear::Activation;
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::normalize::l2_normalize_rows;
 use ckd_kernels::reduce::dot;
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::bank::remember;
+use super::bank::{ByClass, remember};
 use super::{DistillError, Distiller, Lesson, Term, Widths, at_tap, nothing, scalar_of, width_at};
 
 const NAME: &str = "crd";
@@ -58,8 +56,7 @@ pub struct Crd {
     teacher: Linear,
     /// What is remembered of the students and of the teachers.
     memories: [Memory; 2],
-    /// The class of each training sample.
-    classes: Vec<u32>,
+    samples: ByClass,
     params: ParamStore,
 }
 
@@ -84,10 +81,7 @@ impl Crd {
         builder: Builder,
     ) -> Result<Self, DistillError> {
         let (width, n) = (width_at(widths, settings.at)?, classes.len());
-        if classes.iter().all(|class| Some(class) == classes.first()) {
-            let reason = format!("{n} training samples of one class have no negatives");
-            return Err(DistillError::invalid(NAME, reason));
-        }
+        let samples = ByClass::new(classes)?;
         let bound = Init::Uniform(1.0 / (settings.width as f64 / 3.0).sqrt());
         let memory = |name: &str| -> Result<Memory, DistillError> {
             let builder = builder.within(name);
@@ -101,41 +95,10 @@ impl Crd {
             student: Linear::new(&builder.within("student"), width.student, settings.width)?,
             teacher: Linear::new(&builder.within("teacher"), width.teacher, settings.width)?,
             memories: [memory("students")?, memory("teachers")?],
-            classes,
+            samples,
             params: builder.finish(),
         })
     }
-
-    /// The samples that each of `samples` is contrasted with, itself first.
-    fn drawn(&self, samples: &[u32], seed: u64) -> Result<Vec<u32>, DistillError> {
-        if let Some(&outside) = samples.iter().find(|&&sample| sample as usize >= self.classes.len()) {
-            let reason = format!("sample {outside} of {} is not in the memory", self.classes.len());
-            return Err(DistillError::invalid(NAME, reason));
-        }
-        Ok(draw_negatives(&self.classes, samples, self.settings.negatives, seed))
-    }
-}
-
-/// For each of `samples` itself and `negatives` samples of other classes, drawn without replacement (with, where there
-/// are fewer).
-pub fn draw_negatives(classes: &[u32], samples: &[u32], negatives: usize, seed: u64) -> Vec<u32> {
-    let mut drawn = Vec::with_capacity(samples.len() * (negatives + 1));
-    for (position, &sample) in samples.iter().enumerate() {
-        let class = classes[sample as usize];
-        let others: Vec<u32> =
-            (0..classes.len() as u32).filter(|&other| classes[other as usize] != class).collect();
-        let mut random = ChaCha8Rng::seed_from_u64(stream(seed, &format!("negatives/{position}")));
-        drawn.push(sample);
-        if others.len() >= negatives {
-            let chosen = rand::seq::index::sample(&mut random, others.len(), negatives);
-            drawn.extend(chosen.into_iter().map(|index| others[index]));
-        } else {
-            let any = rand::distr::Uniform::new(0, others.len());
-            let any = any.expect("another class has a sample");
-            drawn.extend((0..negatives).map(|_| others[rand::Rng::sample(&mut random, any)]));
-        }
-    }
-    drawn
 }
 
 impl Distiller for Crd {
@@ -148,7 +111,7 @@ impl Distiller for Crd {
     }
 
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let Contrast { at, weight, temperature, momentum, .. } = self.settings;
+        let Contrast { at, weight, negatives, temperature, momentum, .. } = self.settings;
         let (teacher, student) = at_tap(at, lesson)?;
         let unit = |head: &Linear, rows: &Value| -> Result<Value, DistillError> {
             Ok(l2_normalize_rows(&head.forward(rows, Activation::Identity)?, 1e-12)?)
@@ -156,7 +119,7 @@ impl Distiller for Crd {
         let inside = || -> Result<Vec<Term>, DistillError> {
             let u = unit(&self.student, student)?;
             let v = unit(&self.teacher, &Value::constant(teacher.clone()))?;
-            let drawn = self.drawn(lesson.samples, lesson.seed)?;
+            let drawn = self.samples.negatives(lesson.samples, negatives, lesson.seed)?;
             let [students, teachers] = &self.memories;
             let mut terms = Vec::new();
             for (kind, rows, memory) in [("student", &u, teachers), ("teacher", &v, students)] {

@@ -19,18 +19,15 @@
 
 mod cohort;
 mod layers;
-mod memory;
 
 pub use cohort::Likenesses;
 pub use layers::{aggregate, layer_weights};
-pub use memory::remembered;
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
-use cohort::Kinds;
 
 use super::rows::{check_labels, paired, softened_kl, softmax};
 use super::{DistillError, expect_positive, nothing, scalar_of_all};

@@ -12,7 +12,7 @@
 //! | `fgfi`, `fgd`, `context` | feature maps where the objects are |
 //! | `ld` | [`ld()`]: distributions of box edges |
 //! | `mcl`, `meta` | online learning: [`mcl`]'s losses, the gradient of its meta step |
-//! | `bank` | memories of samples: [`remember`], [`likeness`] |
+//! | `bank` | memories of samples: [`ByClass`], [`remember`], [`likeness`] |
 //!
 //! A [`Distiller`] names the taps that it reads and turns what teacher and student found there into loss
 //! [`Term`]s. It knows no detector. The teacher is a constant: a teacher that would get a gradient is an
@@ -47,9 +47,9 @@ mod rows;
 mod unit_rows;
 
 pub use at::{At, attention_transfer};
-pub use bank::{contrast_columns, draw_partners, likeness, remember};
+pub use bank::{ByClass, contrast_columns, likeness, remember};
 pub use ckd::{Ckd, Negatives, ckd};
-pub use crd::{Contrast, Crd, Memory, crd, draw_negatives};
+pub use crd::{Contrast, Crd, Memory, crd};
 pub use cwd::{Cwd, cwd};
 pub use dist::{Dist, Probabilities, Relation, dist};
 pub use dkd::{Dkd, Part, dkd};

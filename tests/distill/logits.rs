@@ -2,8 +2,8 @@
 
 use candle_core::{Device, Tensor};
 use ckd_det::distill::{
-    Contrast, Crd, Direction, Distiller, Dkd, Icd, IcdPart, IcdSettings, Lesson, Memory, Part, Probabilities,
-    Relation, RkdRelation, Width, Widths, crd, dist, dkd, draw_negatives, icd, kd, ld, remember, rkd,
+    ByClass, Contrast, Crd, Direction, Distiller, Dkd, Icd, IcdPart, IcdSettings, Lesson, Memory, Part,
+    Probabilities, Relation, RkdRelation, Width, Widths, crd, dist, dkd, icd, kd, ld, remember, rkd,
 };
 use ckd_detectors::param::{Builder, Role};
 use ckd_detectors::taps::Tap;
@@ -422,9 +422,10 @@ fn crd_fixes_its_scale_at_the_first_batch_and_remembers_what_it_saw() {
 #[test]
 fn negatives_are_of_other_classes_and_drawn_alike_for_the_same_seed() {
     let classes: Vec<u32> = (0..30).map(|i| i % 3).collect();
-    let drawn = draw_negatives(&classes, &[4, 9], 20, 1);
-    assert_eq!(drawn, draw_negatives(&classes, &[4, 9], 20, 1));
-    assert_ne!(drawn, draw_negatives(&classes, &[4, 9], 20, 2));
+    let samples = ByClass::new(classes.clone()).unwrap();
+    let drawn = samples.negatives(&[4, 9], 20, 1).unwrap();
+    assert_eq!(drawn, samples.negatives(&[4, 9], 20, 1).unwrap());
+    assert_ne!(drawn, samples.negatives(&[4, 9], 20, 2).unwrap());
     for (row, sample) in drawn.chunks(21).zip([4u32, 9]) {
         assert_eq!(row[0], sample);
         assert!(row[1..].iter().all(|&at| classes[at as usize] != classes[sample as usize]));
@@ -433,7 +434,8 @@ fn negatives_are_of_other_classes_and_drawn_alike_for_the_same_seed() {
         distinct.dedup();
         assert_eq!(distinct.len(), 21, "without replacement while there are enough");
     }
-    assert_eq!(draw_negatives(&[0, 1], &[0], 4, 1), [0, 1, 1, 1, 1], "with replacement where there are not");
+    let two = ByClass::new(vec![0, 1]).unwrap();
+    assert_eq!(two.negatives(&[0], 4, 1).unwrap(), [0, 1, 1, 1, 1], "with replacement where there are not");
     let alone =
         Contrast { at: Tap::Embedding, weight: 1.0, negatives: 1, temperature: 1.0, momentum: 0.5, width: 2 };
     assert!(Crd::new(alone, vec![3; 5], &widths(Tap::Embedding, 2, 2), builder()).is_err());

@@ -1,15 +1,15 @@
 //! MCL and L-MCL: the losses of peers, the memory, and the gradient of the meta step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use ckd_det::distill::mcl::{
-    Instance, Likenesses, Pair, Targets, aggregate, icl, layer_weights, pair, remembered, soft_icl, soft_vcl,
+    Instance, Likenesses, Pair, Targets, aggregate, icl, layer_weights, pair, soft_icl, soft_vcl, softened,
     vcl,
 };
 use ckd_det::distill::meta::{MetaStep, Objective, Parameters, meta_gradient};
-use ckd_det::distill::{DistillError, Term, contrast_columns, draw_partners, kd, likeness};
+use ckd_det::distill::{ByClass, DistillError, Term, contrast_columns, kd, likeness, remember};
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::softmax_cross_entropy;
@@ -523,7 +523,8 @@ fn the_loss_of_a_cohort_is_the_sum_over_its_pairs_value_and_gradient() {
 #[test]
 fn a_sample_of_the_memory_comes_first_then_one_of_its_class_then_others() {
     let classes = [0, 1, 0, 2, 1, 2, 0, 3];
-    let drawn = draw_partners(&classes, &[2, 4, 7], 3, 5).unwrap();
+    let samples = ByClass::new(classes.to_vec()).unwrap();
+    let drawn = samples.partners(&[2, 4, 7], 3, 5).unwrap();
     assert_eq!(drawn.len(), 15);
     for (row, sample) in drawn.chunks_exact(5).zip([2u32, 4, 7]) {
         let class = |at: u32| classes[at as usize];
@@ -532,32 +533,98 @@ fn a_sample_of_the_memory_comes_first_then_one_of_its_class_then_others() {
         assert!(class(row[1]) == class(sample) && (row[1] != sample || is_alone), "{row:?}");
         assert!(row[2..].iter().all(|&other| class(other) != class(sample)), "{row:?}");
     }
-    assert_eq!(drawn, draw_partners(&classes, &[2, 4, 7], 3, 5).unwrap());
-    assert_ne!(drawn, draw_partners(&classes, &[2, 4, 7], 3, 6).unwrap());
-    assert!(draw_partners(&classes, &[8], 3, 5).is_err() && draw_partners(&[1, 1], &[0], 3, 5).is_err());
+    assert_eq!(drawn, samples.partners(&[2, 4, 7], 3, 5).unwrap());
+    assert_ne!(drawn, samples.partners(&[2, 4, 7], 3, 6).unwrap());
+    assert!(samples.partners(&[8], 3, 5).is_err() && ByClass::new(vec![1, 1]).is_err());
+    // Each other sample of a class, and of other classes, can be drawn.
+    let seen: BTreeSet<u32> =
+        (0..200).flat_map(|seed| samples.partners(&[2], 1, seed).unwrap().split_off(1)).collect();
+    assert_eq!(seen, BTreeSet::from([0, 1, 3, 4, 5, 6, 7]));
+}
+
+/// Embeddings of two layers of two networks, a memory of each network, and the rows drawn for two images.
+fn remembering() -> (Vec<Vec<Value>>, [Tensor; 2], [u32; 8]) {
+    let layer = |stream: u64| unit(&Value::constant(noise(stream, &[2, 4])));
+    let memory = |stream: u64| unit(&Value::constant(noise(stream, &[6, 4]))).tensor().clone();
+    let embeddings = vec![vec![layer(1), layer(2)], vec![layer(3), layer(4)]];
+    (embeddings, [memory(5), memory(6)], [0, 2, 1, 3, 5, 4, 2, 0])
 }
 
 #[test]
 fn the_terms_with_memories_are_contrasts_with_ones_own_and_the_others_memory() {
-    let (u, v) = (unit(&Value::constant(noise(1, &[2, 4]))), unit(&Value::constant(noise(2, &[2, 4]))));
-    let [a, b] = [3, 4].map(|stream| unit(&Value::constant(noise(stream, &[6, 4]))).tensor().clone());
-    let drawn = [0, 2, 1, 3, 5, 4, 2, 0];
+    let (mut embeddings, [a, b], drawn) = remembering();
+    embeddings.iter_mut().for_each(|layers| layers.truncate(1));
+    let (u, v) = (&embeddings[0][0], &embeddings[1][0]);
     let settings = Pair { vcl: 0.5, icl: 0.25, ..Pair::default() };
-    let terms = remembered(&[(&u, &a), (&v, &b)], &drawn, &settings).unwrap();
+    let terms = |embeddings: &[Vec<Value>], memories: &[&Tensor], drawn: &[u32]| {
+        Likenesses::to_memories(embeddings, memories, drawn, settings.tau)?.mcl(&[0, 0], &settings)
+    };
+    let of_both = terms(&embeddings, &[&a, &b], &drawn).unwrap();
     let found: BTreeMap<&str, f32> =
-        terms.iter().map(|term| (term.name.as_str(), term.value.item().unwrap())).collect();
+        of_both.iter().map(|term| (term.name.as_str(), term.value.item().unwrap())).collect();
     let contrast = |rows: &Value, memory: &Tensor, drawn: &[u32], positives: usize| {
         let likenesses = likeness(rows, memory, drawn, settings.tau).unwrap();
         contrast_columns(&likenesses, positives, &ones(2)).unwrap().item().unwrap()
     };
     let own = [2, 1, 3, 4, 2, 0];
-    assert_close(found["mcl/vcl"], contrast(&u, &a, &own, 1) + contrast(&v, &b, &own, 1), 1e-5);
-    assert_close(found["mcl/icl"], contrast(&u, &b, &drawn, 2) + contrast(&v, &a, &drawn, 2), 1e-5);
+    assert_close(found["mcl/vcl"], contrast(u, &a, &own, 1) + contrast(v, &b, &own, 1), 1e-5);
+    assert_close(found["mcl/icl"], contrast(u, &b, &drawn, 2) + contrast(v, &a, &drawn, 2), 1e-5);
     assert!(found["mcl/soft_vcl"] > 0.0 && found["mcl/soft_icl"] > 0.0);
-    assert_eq!(terms.iter().map(|term| term.weight).collect::<Vec<_>>(), [0.5, 0.25, 1.0, 1.0]);
+    assert_eq!(of_both.iter().map(|term| term.weight).collect::<Vec<_>>(), [0.5, 0.25, 1.0, 1.0]);
     // The same network twice has nothing to take over.
-    for term in remembered(&[(&u, &a), (&u, &a)], &drawn, &settings).unwrap() {
+    for term in terms(&[vec![u.clone()], vec![u.clone()]], &[&a, &a], &drawn).unwrap() {
         assert!(!term.name.contains("soft") || term.value.item().unwrap().abs() < 1e-6, "{}", term.name);
     }
-    assert!(remembered(&[(&u, &a)], &drawn[..5], &settings).is_err(), "rows for two images and a half");
+    assert!(terms(&embeddings, &[&a, &b], &drawn[..5]).is_err(), "rows for two images and a half");
+    assert!(terms(&embeddings, &[&a], &drawn).is_err(), "two networks, one memory");
+}
+
+#[test]
+fn all_layers_contrast_with_the_memories_of_last_layers() {
+    let (embeddings, memories, drawn) = remembering();
+    let (own, temperature) = ([2, 1, 3, 4, 2, 0], 3.0);
+    let settings =
+        Pair { vcl: 0.5, icl: 0.25, soft_vcl: 1.5, soft_icl: 0.75, temperature, ..Pair::default() };
+    let weight = |at: usize| Value::constant(noise(40 + at as u64, &[2]).sqr().unwrap());
+    let likenesses =
+        Likenesses::to_memories(&embeddings, &[&memories[0], &memories[1]], &drawn, settings.tau).unwrap();
+    let weights: Vec<Value> = (0..likenesses.pairs().count()).map(weight).collect();
+    let found = total_of(&likenesses.layer_wise(&[0, 0], &weights, &settings, None).unwrap());
+
+    let mut want = 0.0;
+    for (at, (l, k)) in [(0, 0), (0, 1), (1, 0), (1, 1)].into_iter().enumerate() {
+        let (u, v, w) = (&embeddings[0][l], &embeddings[1][k], weight(at));
+        let to = |rows: &Value, memory: usize, drawn: &[u32]| {
+            likeness(rows, &memories[memory], drawn, settings.tau).unwrap()
+        };
+        let contrast = |g: &Value, positives| contrast_columns(g, positives, &w).unwrap().item().unwrap();
+        let soft = |a: &Value, b: &Value| {
+            let one =
+                |a: &Value, b: &Value| softened(a, b.tensor(), &w, temperature).unwrap().item().unwrap();
+            one(a, b) + one(b, a)
+        };
+        let (uu, vv, uv, vu) = (to(u, 0, &own), to(v, 1, &own), to(u, 1, &drawn), to(v, 0, &drawn));
+        want += 0.5 * (contrast(&uu, 1) + contrast(&vv, 1)) + 0.25 * (contrast(&uv, 2) + contrast(&vu, 2));
+        want += 1.5 * soft(&uu, &vv) + 0.75 * soft(&uv, &vu);
+    }
+    assert_close(found.item().unwrap(), 2.0 * want, 1e-5);
+}
+
+#[test]
+fn a_remembered_row_moves_where_it_is_and_no_other_does() {
+    let memory = noise(1, &[5, 3]);
+    let (view, before) = (memory.clone(), flat(&memory));
+    let new = unit(&Value::constant(noise(2, &[3, 3])));
+    remember(&memory, &[4, 1, 4], new.tensor(), 0.25).unwrap();
+    let (after, new) = (flat(&view), flat(new.tensor()));
+    let mut want = before.clone();
+    for (sample, new) in [4, 1, 4].into_iter().zip(new.chunks_exact(3)) {
+        let row = &mut want[sample * 3..][..3];
+        row.iter_mut().zip(new).for_each(|(old, new)| *old = 0.25 * *old + 0.75 * new);
+        let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+        row.iter_mut().for_each(|x| *x /= length);
+    }
+    after.iter().zip(&want).for_each(|(after, want)| assert_close(*after, *want, 1e-6));
+    assert_eq!(after[..3], before[..3]);
+    assert!(remember(&memory, &[5], &noise(3, &[1, 3]), 0.5).is_err(), "not in the memory");
 }

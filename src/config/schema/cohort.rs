@@ -100,8 +100,8 @@ section! {
         pub width: usize = 128,
         /// What an image and itself are to ICL.
         pub same_image: SameImage = SameImage::Excluded,
-        /// mcl: contrast with a memory of all training images instead of the batch, for large data sets. Default: the
-        /// batch.
+        /// Contrast with memories of all training images, of the networks' last layers, instead of the batch, for large
+        /// data sets. Default: the batch.
         pub bank: Option<Bank>,
         /// l_mcl: the stages and their weights.
         pub layers: Layers,
@@ -147,12 +147,10 @@ impl CohortMethod {
     pub fn card(self) -> MethodCard {
         let mut keys = Vec::new();
         Cohort::document_fields("", &mut keys);
-        let other = match self {
-            Self::Mcl => "layers",
-            Self::LMcl => "bank",
-        };
-        let foreign = |path: &str| path == "method" || path.split('.').next() == Some(other);
-        keys.retain(|key| !foreign(&key.path));
+        keys.retain(|key| key.path != "method");
+        if self == Self::Mcl {
+            keys.retain(|key| key.path.split('.').next() != Some("layers"));
+        }
         MethodCard {
             method: self.word(),
             about: self.about().to_owned(),

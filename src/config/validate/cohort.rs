@@ -68,12 +68,6 @@ fn cohort(cohort: &Cohort, found: &mut Vec<Problem>) {
     if let Some(bank) = &cohort.bank {
         check.at_least_one("bank.negatives", bank.negatives);
         check.fraction("bank.momentum", bank.momentum);
-        check.that(
-            cohort.method == CohortMethod::Mcl,
-            "bank",
-            "is given, but a memory holds embeddings of last layers and l_mcl contrasts all",
-            "remove [cohort.bank], or set method = \"mcl\"",
-        );
     }
 }
 

@@ -1,13 +1,26 @@
 //! The losses of a whole cohort: every matrix of similarities is made once, however many terms look at it.
 //!
+//! Images are compared with those of the batch or, for data sets where a batch holds too few images of a class, with
+//! remembered embeddings of last layers: of themselves, of another image of their class, and of K of other classes.
+//!
+//! ```text
+//! G_ab   = u_a · memory_b[drawn] / tau     drawn: itself, one of its class, K of others        (B, 2 + K)
+//! VCL_a  = contrast of G_aa without its first column; then the first is the positive
+//! ICL_ab = contrast of G_ab; its first two are positives
+//! sVCL, sICL: as in the batch, of G_aa without its first column and of G_ab
+//! ```
+//!
+//! Each network contrasts with its own memory (the authors' L-MCL code once mixes them up). Remembered rows are constants.
+//!
 //! NCE is linear in the samples' weights, so a layer's own contrast, which is part of each of its pairs, is one term with
 //! the sum of their weights.
 
+use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 
 use super::{Instance, Pair, constant_weights, nce, similarities, softened};
-use crate::distill::{DistillError, Term, expect_positive};
+use crate::distill::{DistillError, Term, contrast_columns, expect_positive, likeness};
 
 /// A layer of a network: their numbers.
 type At = (usize, usize);
@@ -15,9 +28,19 @@ type At = (usize, usize);
 /// How alike the images of a batch are to each layer of each network, and across networks.
 #[derive(Debug, Clone)]
 pub struct Likenesses {
+    with: With,
     /// G(U, U), by network and layer.
     own: Vec<Vec<Value>>,
     across: Vec<Across>,
+}
+
+/// What images are compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum With {
+    /// The images of the batch; labels say which are positives.
+    Batch,
+    /// Remembered ones; the first columns are positives.
+    Memories,
 }
 
 /// Two layers of different networks.
@@ -47,7 +70,56 @@ impl Likenesses {
             let [u, v] = [ends.0, ends.1].map(|(network, layer)| &embeddings[network][layer]);
             across.push(Across { ends, forth: similarities(u, v, tau)?, back: similarities(v, u, tau)? });
         }
-        Ok(Self { own, across })
+        Ok(Self { with: With::Batch, own, across })
+    }
+
+    /// Those of `embeddings`, by network and layer, to what is remembered of the networks' last layers; `drawn` as
+    /// [`ByClass::partners`](crate::distill::ByClass::partners) gives it. The memories may move only after the way back.
+    ///
+    /// # Shapes
+    /// Embeddings (B, D), unit rows; memories (n, D); `drawn` B · (2 + K) rows of the memories.
+    ///
+    /// # Errors
+    /// Shapes that do not fit; another number of memories than of networks; a `tau` that is not positive.
+    pub fn to_memories(
+        embeddings: &[Vec<Value>],
+        memories: &[&Tensor],
+        drawn: &[u32],
+        tau: f64,
+    ) -> Result<Self, DistillError> {
+        let images = embeddings.iter().flatten().next().map_or(0, |u| u.dims().first().copied().unwrap_or(0));
+        let columns = drawn.len().checked_div(images).unwrap_or(0);
+        if columns < 2 || columns * images != drawn.len() || memories.len() != embeddings.len() {
+            let (networks, given) = (embeddings.len(), memories.len());
+            let reason =
+                format!("{images} images of {networks} networks, {} rows of {given} memories", drawn.len());
+            return Err(DistillError::invalid("mcl", reason));
+        }
+        let others: Vec<u32> = drawn.chunks_exact(columns).flat_map(|row| &row[1..]).copied().collect();
+        // By network, layer, and whose memory: the own one without the image itself.
+        let to_all = |network: usize, u: &Value| {
+            let to = |(owner, memory): (usize, &&Tensor)| {
+                likeness(u, memory, if owner == network { &others } else { drawn }, tau)
+            };
+            memories.iter().enumerate().map(to).collect::<Result<Vec<Value>, _>>()
+        };
+        let of_network = |(network, layers): (usize, &Vec<Value>)| {
+            layers.iter().map(|u| to_all(network, u)).collect::<Result<Vec<_>, _>>()
+        };
+        let to = embeddings.iter().enumerate().map(of_network).collect::<Result<Vec<_>, DistillError>>()?;
+        let across = |(first, second): (At, At)| Across {
+            ends: (first, second),
+            forth: to[first.0][first.1][second.0].clone(),
+            back: to[second.0][second.1][first.0].clone(),
+        };
+        let own = |(network, layers): (usize, &Vec<Vec<Value>>)| {
+            layers.iter().map(|to| to[network].clone()).collect()
+        };
+        Ok(Self {
+            with: With::Memories,
+            own: to.iter().enumerate().map(own).collect(),
+            across: pairs(embeddings).into_iter().map(across).collect(),
+        })
     }
 
     /// The pairs of layers of different networks, a lower one first: what weights are given for, in this order.
@@ -64,12 +136,14 @@ impl Likenesses {
             back: across.back.detach(),
         };
         Self {
+            with: self.with,
             own: self.own.iter().map(|layers| layers.iter().map(Value::detach).collect()).collect(),
             across: self.across.iter().map(across).collect(),
         }
     }
 
-    /// MCL of networks with one layer each: VCL of every network, the other terms of every pair.
+    /// MCL of networks with one layer each: VCL of every network, the other terms of every pair. Likenesses to memories
+    /// use of `labels` their number alone, and of `settings` not whether an image pairs with itself: it does.
     ///
     /// # Errors
     /// Labels that do not fit; a temperature that is not positive.
@@ -130,16 +204,20 @@ impl Likenesses {
     ) -> Result<Vec<Term>, DistillError> {
         expect_positive(name, "temperature", settings.temperature)?;
         let Pair { temperature, instance, .. } = *settings;
+        let contrast = |g: &Value, w: &Value, instance: Instance, positives: usize| match self.with {
+            With::Batch => nce(g, labels, w, instance),
+            With::Memories => contrast_columns(g, positives, w),
+        };
         let mut kinds = Kinds::default();
         if settings.vcl != 0.0 {
             for (g, w) in self.own.iter().flatten().zip(own.iter().flatten()) {
-                kinds.vcl.push(nce(g, labels, w, Instance::Excluded)?);
+                kinds.vcl.push(contrast(g, w, Instance::Excluded, 1)?);
             }
         }
         for ((pair, target), w) in self.across.iter().zip(&targets.across).zip(pairs) {
             let Across { ends: (first, second), forth, back } = pair;
             if settings.icl != 0.0 {
-                kinds.icl.extend([nce(forth, labels, w, instance)?, nce(back, labels, w, instance)?]);
+                kinds.icl.extend([contrast(forth, w, instance, 2)?, contrast(back, w, instance, 2)?]);
             }
             if settings.soft_vcl != 0.0 {
                 for (own, other) in [(first, second), (second, first)] {
@@ -159,16 +237,16 @@ impl Likenesses {
 
 /// The scalars of each kind of term.
 #[derive(Debug, Default)]
-pub(super) struct Kinds {
-    pub(super) vcl: Vec<Value>,
-    pub(super) icl: Vec<Value>,
-    pub(super) soft_vcl: Vec<Value>,
-    pub(super) soft_icl: Vec<Value>,
+struct Kinds {
+    vcl: Vec<Value>,
+    icl: Vec<Value>,
+    soft_vcl: Vec<Value>,
+    soft_icl: Vec<Value>,
 }
 
 impl Kinds {
     /// A term `NAME/KIND` of each kind that counts, with `factor` times its weight.
-    pub(super) fn terms(&self, name: &str, settings: &Pair, factor: f64) -> Result<Vec<Term>, DistillError> {
+    fn terms(&self, name: &str, settings: &Pair, factor: f64) -> Result<Vec<Term>, DistillError> {
         let kinds = [
             ("vcl", settings.vcl, &self.vcl),
             ("icl", settings.icl, &self.icl),

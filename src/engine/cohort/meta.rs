@@ -11,25 +11,36 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::graph::untracked;
 
-use super::model::Cohort;
+use super::model::{Cohort, Layer};
 use super::pair;
-use super::pass::{embeddings, weights};
+use super::pass::{likenesses, weights};
 use crate::config::CohortConfig;
 use crate::distill::mcl::Likenesses;
 use crate::distill::meta::{MetaGradient, MetaStep, Objective, Parameters, meta_gradient};
 use crate::engine::{EngineError, Result};
 
-/// F and its gradient by the weights of pairs of stages, on a batch, where the networks learn with rate `lr`.
+/// The batch of a meta step.
+#[derive(Debug, Clone, Copy)]
+pub struct MetaBatch<'a> {
+    /// The images.
+    pub images: &'a Images,
+    /// Their classes.
+    pub labels: &'a [u32],
+    /// The rows of the memories that they are compared with; empty without memories.
+    pub drawn: &'a [u32],
+}
+
+/// F and its gradient by the weights of pairs of stages, on `batch`, where the networks learn with rate `lr`.
 ///
-/// `cohort` is unchanged afterwards, bit for bit, batch norms' statistics too.
+/// `cohort` is unchanged afterwards, bit for bit, batch norms' statistics too. Virtual updates leave the memories as they
+/// are.
 ///
 /// # Errors
 /// If a network cannot be run; labels that do not fit the images.
 pub fn meta_event(
     config: &CohortConfig,
     cohort: &Cohort,
-    images: &Images,
-    labels: &[u32],
+    batch: MetaBatch<'_>,
     lr: f64,
 ) -> Result<MetaGradient> {
     let layers = &config.cohort.layers;
@@ -44,7 +55,7 @@ pub fn meta_event(
     let before = Saved::of(&stores)?;
     let theta = trainable(&cohort.theta())?;
     let phi = trainable(&[cohort.phi()])?;
-    let found = meta_gradient(&Lookahead { config, cohort, images, labels }, &theta, &phi, &step);
+    let found = meta_gradient(&Lookahead { config, cohort, batch }, &theta, &phi, &step);
     before.restore()?;
     found
 }
@@ -77,8 +88,7 @@ impl Saved {
 struct Lookahead<'a> {
     config: &'a CohortConfig,
     cohort: &'a Cohort,
-    images: &'a Images,
-    labels: &'a [u32],
+    batch: MetaBatch<'a>,
 }
 
 impl Lookahead<'_> {
@@ -90,6 +100,10 @@ impl Lookahead<'_> {
             }
         }
         Ok(())
+    }
+
+    fn likenesses(&self, layers: &[Vec<Layer>]) -> Result<Likenesses> {
+        likenesses(self.config, self.cohort, layers, self.batch.drawn)
     }
 
     fn split(&self, loss: &Value) -> Result<(Parameters, Parameters)> {
@@ -104,8 +118,8 @@ impl Objective for Lookahead<'_> {
 
     fn hold(&self, theta: &Parameters) -> Result<Likenesses> {
         self.place(theta)?;
-        let layers = untracked(|| self.cohort.layers(self.images, Mode::Train))?;
-        Ok(Likenesses::of(&embeddings(&layers), self.config.cohort.tau)?.detached())
+        let layers = untracked(|| self.cohort.layers(self.batch.images, Mode::Train))?;
+        Ok(self.likenesses(&layers)?.detached())
     }
 
     fn inner(
@@ -116,10 +130,10 @@ impl Objective for Lookahead<'_> {
     ) -> Result<(Parameters, Parameters)> {
         self.place(theta)?;
         phi.iter().try_for_each(|(name, tensor)| self.cohort.phi().set(name, tensor))?;
-        let layers = self.cohort.layers(self.images, Mode::Train)?;
-        let likenesses = Likenesses::of(&embeddings(&layers), self.config.cohort.tau)?;
+        let layers = self.cohort.layers(self.batch.images, Mode::Train)?;
+        let likenesses = self.likenesses(&layers)?;
         let weights = weights(self.cohort, &layers, &likenesses)?;
-        let terms = likenesses.layer_wise(self.labels, &weights, &pair(self.config), Some(held))?;
+        let terms = likenesses.layer_wise(self.batch.labels, &weights, &pair(self.config), Some(held))?;
         drop((layers, likenesses));
         if terms.is_empty() {
             return Ok((Parameters::new(), Parameters::new()));
@@ -131,8 +145,9 @@ impl Objective for Lookahead<'_> {
 
     fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters)> {
         self.place(theta)?;
-        let layers = self.cohort.layers(self.images, Mode::Train)?;
-        let of = |logits: &Value| smoothed_cross_entropy(logits, self.labels, self.config.label_smoothing);
+        let layers = self.cohort.layers(self.batch.images, Mode::Train)?;
+        let of =
+            |logits: &Value| smoothed_cross_entropy(logits, self.batch.labels, self.config.label_smoothing);
         let losses =
             layers.iter().flatten().map(|layer| Ok(of(&layer.logits)?)).collect::<Result<Vec<_>>>()?;
         let loss = weighted_sum(&losses.iter().map(|loss| (loss, 1.0)).collect::<Vec<_>>())?;

@@ -17,7 +17,7 @@ mod model;
 mod pass;
 
 pub use evaluate::MeasuredCohort;
-pub use meta::meta_event;
+pub use meta::{MetaBatch, meta_event};
 pub use model::{Cohort, Peer};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -198,8 +198,10 @@ impl Task for CohortSets {
     }
 
     fn after_update(&self, setting: &Setting<'_, Self>, mut kept: LabelledBatch, lr: f64) -> Result<Further> {
+        let drawn = pass::drawn(setting, &kept)?;
         let images = to_device(&mut kept, setting.device)?;
-        let meta = meta_event(setting.config, setting.student, &images, &kept.labels, lr)?;
+        let batch = MetaBatch { images: &images, labels: &kept.labels, drawn: &drawn };
+        let meta = meta_event(setting.config, setting.student, batch, lr)?;
         Ok(Further { gradients: meta.phi, lr: lr * setting.config.cohort.layers.meta_lr_factor })
     }
 

@@ -21,6 +21,7 @@ use ckd_kernels::normalize::l2_normalize_rows;
 
 use crate::config::{CohortConfig, CohortMethod};
 use crate::data::Labelled;
+use crate::distill::ByClass;
 use crate::distill::mcl::aggregate;
 use crate::engine::classify::student;
 use crate::engine::task::Network;
@@ -37,8 +38,8 @@ pub struct Cohort {
     /// phi.
     matching: ParamStore,
     memories: ParamStore,
-    /// The class of each training image.
-    classes: Vec<u32>,
+    /// The training images that are remembered.
+    by_class: Option<ByClass>,
 }
 
 /// A network and its own parts.
@@ -95,7 +96,8 @@ impl Cohort {
         let Makers { heads, aggregators, matching, memories } = makers;
         let (heads, aggregators) = (heads.finish(), aggregators.finish());
         let (matching, memories) = (matching.finish(), memories.finish());
-        Ok(Self { peers, heads, aggregators, matching, memories, classes: train.labels.clone() })
+        let by_class = config.cohort.bank.as_ref().map(|_| ByClass::new(train.labels.clone())).transpose()?;
+        Ok(Self { peers, heads, aggregators, matching, memories, by_class })
     }
 
     /// The networks with their parts.
@@ -130,9 +132,14 @@ impl Cohort {
         &self.matching
     }
 
-    /// The class of each training image.
-    pub(super) fn classes(&self) -> &[u32] {
-        &self.classes
+    /// The training images that are remembered.
+    pub(super) fn by_class(&self) -> Option<&ByClass> {
+        self.by_class.as_ref()
+    }
+
+    /// The embeddings of all training images by each network, (n, D), if they are remembered.
+    pub(super) fn memories(&self) -> impl Iterator<Item = &Tensor> {
+        self.peers.iter().filter_map(|peer| peer.memory.as_ref())
     }
 
     /// What every layer of every network says of `images`, each network run once.
@@ -205,11 +212,6 @@ impl Peer {
     /// The network.
     pub fn classifier(&self) -> &Classifier {
         &self.classifier
-    }
-
-    /// The embeddings of all training images, (n, D), if they are remembered.
-    pub(super) fn memory(&self) -> Option<&Tensor> {
-        self.memory.as_ref()
     }
 
     fn layers(&self, images: &Images, mode: Mode) -> Result<Vec<Layer>> {

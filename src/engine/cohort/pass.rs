@@ -10,10 +10,10 @@ use rand::RngCore;
 
 use super::model::{Cohort, Layer, folder};
 use super::{CohortSets, pair};
-use crate::config::{Bank, CohortMethod};
+use crate::config::{CohortConfig, CohortMethod};
 use crate::data::LabelledBatch;
-use crate::distill::mcl::{Likenesses, layer_weights, remembered};
-use crate::distill::{Term, draw_partners, kd, remember};
+use crate::distill::mcl::{Likenesses, layer_weights};
+use crate::distill::{Term, kd, remember};
 use crate::engine::Result;
 use crate::engine::classify::to_device;
 use crate::engine::pass::{Pass, walk_back};
@@ -22,7 +22,7 @@ use crate::engine::task::Setting;
 /// A scalar of the loss: name, value, weight.
 type Part = (String, Value, f64);
 
-/// Runs all networks on one batch at `step` and computes the gradients.
+/// Runs all networks on one batch at `step` and computes the gradients. Then the memories take in the batch.
 pub(super) fn training_pass(
     setting: &Setting<'_, CohortSets>,
     mut batch: LabelledBatch,
@@ -31,52 +31,64 @@ pub(super) fn training_pass(
     let started = Instant::now();
     let images = to_device(&mut batch, setting.device)?;
     let (config, cohort, labels) = (setting.config, setting.student, &batch.labels);
+    let drawn = drawn(setting, &batch)?;
     let layers = cohort.layers(&images, Mode::Train)?;
     drop(images);
     let mut terms = labelled(setting, &layers, labels)?;
-    let learned = match (config.cohort.method, &config.cohort.bank) {
-        (CohortMethod::Mcl, None) => {
-            Likenesses::of(&embeddings(&layers), config.cohort.tau)?.mcl(labels, &pair(config))?
-        }
-        (CohortMethod::Mcl, Some(bank)) => remembering(setting, bank, &layers, &batch.indices)?,
-        (CohortMethod::LMcl, _) => {
+    let likenesses = likenesses(config, cohort, &layers, &drawn)?;
+    let learned = match config.cohort.method {
+        CohortMethod::Mcl => likenesses.mcl(labels, &pair(config))?,
+        CohortMethod::LMcl => {
             terms.extend(aggregated(setting, &layers, labels)?);
-            let likenesses = Likenesses::of(&embeddings(&layers), config.cohort.tau)?;
             let weights: Vec<Value> =
                 weights(cohort, &layers, &likenesses)?.iter().map(Value::detach).collect();
             likenesses.layer_wise(labels, &weights, &pair(config), None)?
         }
     };
     terms.extend(learned.into_iter().map(|Term { name, value, weight }| (name, value, weight)));
-    drop(layers);
-    walk_back(terms, step, started, Duration::ZERO)
+    let last: Vec<Tensor> =
+        layers.iter().filter_map(|own| Some(own.last()?.embedding.tensor().clone())).collect();
+    drop((layers, likenesses));
+    let pass = walk_back(terms, step, started, Duration::ZERO)?;
+    if let Some(bank) = &config.cohort.bank {
+        for (embedding, memory) in last.iter().zip(cohort.memories()) {
+            remember(memory, &batch.indices, embedding, bank.momentum)?;
+        }
+    }
+    Ok(pass)
+}
+
+/// The rows of the memories that the images of `batch` are compared with, the same whenever it is asked in a step; empty
+/// without memories.
+pub(super) fn drawn(setting: &Setting<'_, CohortSets>, batch: &LabelledBatch) -> Result<Vec<u32>> {
+    match (&setting.config.cohort.bank, setting.student.by_class()) {
+        (Some(bank), Some(samples)) => {
+            Ok(samples.partners(&batch.indices, bank.negatives, setting.random().next_u64())?)
+        }
+        _ => Ok(Vec::new()),
+    }
+}
+
+/// How alike the images are to the networks' layers: to the rows `drawn` from the memories, or to each other.
+pub(super) fn likenesses(
+    config: &CohortConfig,
+    cohort: &Cohort,
+    layers: &[Vec<Layer>],
+    drawn: &[u32],
+) -> Result<Likenesses> {
+    let embeddings = embeddings(layers);
+    match config.cohort.bank {
+        None => Ok(Likenesses::of(&embeddings, config.cohort.tau)?),
+        Some(_) => {
+            let memories: Vec<&Tensor> = cohort.memories().collect();
+            Ok(Likenesses::to_memories(&embeddings, &memories, drawn, config.cohort.tau)?)
+        }
+    }
 }
 
 /// The embeddings by network and layer.
-pub(super) fn embeddings(layers: &[Vec<Layer>]) -> Vec<Vec<Value>> {
+fn embeddings(layers: &[Vec<Layer>]) -> Vec<Vec<Value>> {
     layers.iter().map(|own| own.iter().map(|layer| layer.embedding.clone()).collect()).collect()
-}
-
-/// MCL with the memories of all training images, which take in the batch, the images at `indices`.
-fn remembering(
-    setting: &Setting<'_, CohortSets>,
-    bank: &Bank,
-    layers: &[Vec<Layer>],
-    indices: &[u32],
-) -> Result<Vec<Term>> {
-    let cohort = setting.student;
-    let networks: Vec<(&Value, &Tensor)> = layers
-        .iter()
-        .zip(cohort.peers())
-        .filter_map(|(own, peer)| Some((&own.last()?.embedding, peer.memory()?)))
-        .collect();
-    let seed = setting.random().next_u64();
-    let drawn = draw_partners(cohort.classes(), indices, bank.negatives, seed)?;
-    let terms = remembered(&networks, &drawn, &pair(setting.config))?;
-    for (embedding, memory) in networks {
-        remember(memory, indices, embedding.tensor(), bank.momentum)?;
-    }
-    Ok(terms)
 }
 
 /// The cross-entropies of all layers with the labels.
