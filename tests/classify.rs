@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
-use ckd_det::config::{ClassifyConfig, Config, Experiment};
+use ckd_det::config::{ClassifyConfig, Config, Document, Experiment};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::classify::{ClassifierCard, learned_from};
 use ckd_det::engine::experiment::{self, Finding, Finished, Request};

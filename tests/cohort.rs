@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
-use ckd_det::config::CohortConfig;
+use ckd_det::config::{CohortConfig, Document};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::classify::ClassifierCard;
 use ckd_det::engine::cohort::{Cohort, CohortSets, MetaBatch, meta_event};

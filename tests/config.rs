@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ckd_det::config::{
-    AnchorCorners, Backbone, Config, ConfigError, Distill, Experiment, Length, Loaded, Norm, Resize,
-    RoiAlign, RowsAt, list,
+    AnchorCorners, Backbone, Config, ConfigError, Distill, Document, Experiment, Length, Loaded, Norm,
+    Resize, RoiAlign, RowsAt, list,
 };
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 #[path = "support/tiny.rs"]
 mod tiny;
 
-use ckd_det::config::{CohortMethod, Method};
+use ckd_det::config::{CohortMethod, Document, Method};
 use serde_json::Value;
 use tiny::{Tiny, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors};
 

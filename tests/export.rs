@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use candle_core::{Device, Tensor};
-use ckd_det::config::Config;
+use ckd_det::config::{Config, Document};
 use ckd_det::engine::build;
 use ckd_det::engine::evaluate::detect_one;
 use ckd_det::export::onnx::evaluate::Evaluator;

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ckd_det::config::{
-    ClassifyConfig, CohortConfig, CohortMethod, Experiment, LabelOrder, SameImage, ScheduleKind,
+    ClassifyConfig, CohortConfig, CohortMethod, Document, Experiment, LabelOrder, SameImage, ScheduleKind,
 };
 use ckd_detectors::classifier::Architecture;
 

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use ckd_det::config::Config;
+use ckd_det::config::{Config, Document};
 use ckd_det::engine::build;
 use ckd_det::weights::file::{Format, write_safetensors};
 use ckd_det::weights::{ModelCard, WeightsError, WeightsFile, load};

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
-use ckd_det::config::{Config, Resize};
+use ckd_det::config::{Config, Document, Resize};
 use ckd_det::engine::build;
 use ckd_det::weights::agree::{self, Role};
 use ckd_det::weights::file::write_safetensors;

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::machine::peak_memory_mib;
 use super::{Context, UsageError, say};
-use crate::config::{Config, Input};
+use crate::config::{Config, Document, Input};
 use crate::engine::bench::{Inference, StepTime, Timings, Workload};
 
 /// Arguments of `bench`.

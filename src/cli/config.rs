@@ -3,7 +3,7 @@
 use clap::Subcommand;
 
 use super::{Context, UsageError, report, say};
-use crate::config::{self, ClassifyConfig, CohortConfig, Config, ConfigSource, Experiment, Key};
+use crate::config::{self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, Key};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]

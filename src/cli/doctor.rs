@@ -8,7 +8,7 @@ use ckd_kernels::Simd;
 
 use super::machine::{field, mebibytes};
 use super::{Context, say};
-use crate::config::{Config, DataKind, Loaded, list};
+use crate::config::{Config, DataKind, Document, Loaded, list};
 use crate::fsx;
 
 /// Arguments of `doctor`.

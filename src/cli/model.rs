@@ -7,7 +7,7 @@ use candle_core::Device;
 use ckd_detectors::Detector;
 
 use super::UsageError;
-use crate::config::Config;
+use crate::config::{Config, Document};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::job::weights_of_run;
 use crate::engine::{EngineError, build};

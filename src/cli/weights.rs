@@ -9,6 +9,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Context, UsageError, say};
+use crate::config::Document;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::{EngineError, build};
 use crate::weights::card::category_map;

@@ -4,11 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::Serialize;
+
 use super::diagnose::{ConfigError, Diagnostic, Diagnostics};
 use super::embedded;
 use super::lookup::{ConfigSource, Reference, find};
-use super::schema::{ClassifyConfig, CohortConfig, Config, Task};
-use super::section::Read;
+use super::schema::{ClassifyConfig, CohortConfig, Config, DataKind, Task};
+use super::section::{Key, Read};
 use super::sets::lay_sets;
 use super::teacher::teacher_experiment;
 use super::tree::{Entry, Layer, Node, Text, Value};
@@ -26,54 +28,63 @@ pub struct Loaded<C = Config> {
     pub teacher_experiment: Option<Box<Loaded<C>>>,
 }
 
-impl Config {
+/// What every kind of configuration can do.
+pub trait Document: Sized {
     /// Loads the configuration `name`, with `sets` (`a.b=c`, from `--set`) laid over it in order.
     ///
     /// The name is looked up as a path, then in `configs/`, then among the embedded configurations;
     /// `.toml` may be left out.
     ///
     /// # Errors
-    /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it.
-    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded, ConfigError> {
-        load_as(name.as_ref(), sets)
-    }
+    /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it; one for another task, too.
+    fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError>;
+
+    /// Reads a self-contained document, as [`to_toml`](Self::to_toml) writes it; `origin` stands in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError>;
+
+    /// The configuration as a TOML document that needs no other file and loads to the same value.
+    fn to_toml(&self) -> String;
+
+    /// As [`Loaded::resolved`].
+    fn resolved(loaded: &Loaded<Self>) -> Self;
+
+    /// Every key that it may have, in the order of the schema.
+    fn keys() -> Vec<Key>;
 }
 
-impl ClassifyConfig {
-    /// As [`Config::load`], for `task = "classify"` and `task = "probe"`.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError> {
-        load_as(name.as_ref(), sets)
+impl<C: Root> Document for C {
+    fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<C>, ConfigError> {
+        load_last(&mut vec![find(name.as_ref(), None)?], sets)
     }
 
-    /// As [`Config::from_toml`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
+    fn from_toml(text: &str, origin: &str) -> Result<C, ConfigError> {
         let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
         checked(&Node::parse(&Arc::new(text))?)
     }
-}
 
-impl CohortConfig {
-    /// As [`Config::load`], for `task = "cohort"`.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError> {
-        load_as(name.as_ref(), sets)
+    fn to_toml(&self) -> String {
+        toml::to_string(self).expect("a configuration has string keys and finite numbers only")
     }
 
-    /// As [`Config::from_toml`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
-        checked(&Node::parse(&Arc::new(text))?)
+    fn resolved(loaded: &Loaded<C>) -> C {
+        let mut config = loaded.config.clone();
+        config.write_out_paths(loaded);
+        config
+    }
+
+    fn keys() -> Vec<Key> {
+        let mut keys = vec![Key {
+            path: "extends".to_owned(),
+            takes: "a string".to_owned(),
+            documentation: "A configuration to begin with, by its path relative to this file or by name."
+                .to_owned(),
+            default: Some("not given".to_owned()),
+        }];
+        C::document_root(&mut keys);
+        keys
     }
 }
 
@@ -92,7 +103,7 @@ impl Experiment {
     /// Loads the configuration `name` as its own task says.
     ///
     /// # Errors
-    /// As [`Config::load`].
+    /// As [`Document::load`].
     pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Self, ConfigError> {
         let source = find(name.as_ref(), None)?;
         let root = tree(&source, sets)?;
@@ -102,9 +113,9 @@ impl Experiment {
             return Err(ConfigError::Invalid(Diagnostics(findings)));
         }
         Ok(match task.flatten().unwrap_or(Task::Detect) {
-            Task::Detect => Self::Detect(Box::new(load_as(name.as_ref(), sets)?)),
-            Task::Classify | Task::Probe => Self::Classify(Box::new(load_as(name.as_ref(), sets)?)),
-            Task::Cohort => Self::Cohort(Box::new(load_as(name.as_ref(), sets)?)),
+            Task::Detect => Self::Detect(Box::new(Document::load(name, sets)?)),
+            Task::Classify | Task::Probe => Self::Classify(Box::new(Document::load(name, sets)?)),
+            Task::Cohort => Self::Cohort(Box::new(Document::load(name, sets)?)),
         })
     }
 
@@ -128,12 +139,18 @@ impl Experiment {
 }
 
 /// The root of a kind of configuration.
-pub(super) trait Root: Read {
+pub(super) trait Root: Read + Clone + Serialize {
     /// The tasks that it is for.
     const TASKS: &'static [Task];
 
+    /// Describes all its keys.
+    fn document_root(keys: &mut Vec<Key>);
+
     /// Everything wrong with it.
     fn problems(&self) -> Vec<Problem>;
+
+    /// Writes out the paths that were found beside the file of `loaded`.
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>);
 
     /// The configuration that trains its teacher; `trail` ends with its own.
     fn teacher_experiment(
@@ -146,8 +163,24 @@ pub(super) trait Root: Read {
 impl Root for Config {
     const TASKS: &'static [Task] = &[Task::Detect];
 
+    fn document_root(keys: &mut Vec<Key>) {
+        Self::document_fields("", keys);
+    }
+
     fn problems(&self) -> Vec<Problem> {
         problems(self)
+    }
+
+    fn write_out_paths(&mut self, loaded: &Loaded) {
+        // A synthetic set is made where the program runs, whatever lies beside the configuration.
+        if self.data.kind != DataKind::Synth {
+            loaded.write_out(&mut self.data.root);
+        }
+        loaded.write_out_given(&mut self.student.init);
+        if let Some(teacher) = &mut self.teacher {
+            loaded.write_out_given(&mut teacher.weights);
+            loaded.write_out_teacher(&mut teacher.train);
+        }
     }
 
     fn teacher_experiment(
@@ -156,21 +189,6 @@ impl Root for Config {
         trail: &mut Vec<ConfigSource>,
     ) -> Result<Option<Loaded<Self>>, ConfigError> {
         teacher_experiment(self, root, trail)
-    }
-}
-
-fn load_as<C: Root>(name: &Path, sets: &[String]) -> Result<Loaded<C>, ConfigError> {
-    load_last(&mut vec![find(name, None)?], sets)
-}
-
-impl Config {
-    /// Reads a self-contained document, as [`to_toml`](Self::to_toml) writes it; `origin` stands in errors.
-    ///
-    /// # Errors
-    /// Everything that is wrong with it.
-    pub fn from_toml(text: &str, origin: &str) -> Result<Self, ConfigError> {
-        let text = Text { name: origin.to_owned(), text: text.to_owned(), layer: Layer::File };
-        checked(&Node::parse(&Arc::new(text))?)
     }
 }
 
@@ -195,14 +213,25 @@ impl<C> Loaded<C> {
         places.swap_remove(existing)
     }
 
-    fn written_out(&self, path: &Path) -> PathBuf {
+    /// Replaces a path that is not where it says, but beside the configuration's file.
+    pub(super) fn write_out(&self, path: &mut PathBuf) {
         let resolved = self.resolve(path);
-        if resolved == path { resolved } else { in_full(&resolved) }
+        if resolved != *path {
+            *path = in_full(&resolved);
+        }
+    }
+
+    /// The same of a path that may be missing.
+    pub(super) fn write_out_given(&self, path: &mut Option<PathBuf>) {
+        if let Some(path) = path {
+            self.write_out(path);
+        }
     }
 
     /// The teacher's experiment by its path, unless `name` alone leads there too.
-    fn teacher_by_path(&self, name: &mut String) {
-        if let Some(Self { source: ConfigSource::File(path), .. }) = self.teacher_experiment.as_deref()
+    pub(super) fn write_out_teacher(&self, name: &mut Option<String>) {
+        if let (Some(name), Some(Self { source: ConfigSource::File(path), .. })) =
+            (name, self.teacher_experiment.as_deref())
             && !find(Path::new(name), None).is_ok_and(|found| found.path() == path)
         {
             *name = in_full(path).to_string_lossy().into_owned();
@@ -210,47 +239,15 @@ impl<C> Loaded<C> {
     }
 }
 
-impl Loaded {
-    /// The whole configuration as one TOML document that needs no other file, wherever it is written:
-    /// paths that were found beside the configuration's file are written out in full.
+impl<C: Document> Loaded<C> {
+    /// The whole configuration as one TOML document that needs no other file, wherever it is written.
     pub fn resolved_toml(&self) -> String {
-        let mut config = self.config.clone();
-        config.data.root = self.written_out(&config.data.root);
-        config.student.init = config.student.init.map(|path| self.written_out(&path));
-        if let Some(teacher) = &mut config.teacher {
-            teacher.weights = teacher.weights.take().map(|path| self.written_out(&path));
-            if let Some(name) = &mut teacher.train {
-                self.teacher_by_path(name);
-            }
-        }
-        format!("# resolved from {}\n{}", self.source, config.to_toml())
+        format!("# resolved from {}\n{}", self.source, self.resolved().to_toml())
     }
-}
 
-impl Loaded<ClassifyConfig> {
-    /// As that of a detector's configuration.
-    pub fn resolved_toml(&self) -> String {
-        let mut config = self.config.clone();
-        config.data.root = self.written_out(&config.data.root);
-        config.data.class_index = config.data.class_index.map(|path| self.written_out(&path));
-        config.student.init = config.student.init.map(|path| self.written_out(&path));
-        if let Some(teacher) = &mut config.teacher {
-            teacher.weights = teacher.weights.take().map(|path| self.written_out(&path));
-            if let Some(name) = &mut teacher.train {
-                self.teacher_by_path(name);
-            }
-        }
-        format!("# resolved from {}\n{}", self.source, config.to_toml())
-    }
-}
-
-impl Loaded<CohortConfig> {
-    /// As that of a detector's configuration.
-    pub fn resolved_toml(&self) -> String {
-        let mut config = self.config.clone();
-        config.data.root = self.written_out(&config.data.root);
-        config.data.class_index = config.data.class_index.map(|path| self.written_out(&path));
-        format!("# resolved from {}\n{}", self.source, config.to_toml())
+    /// The configuration with the paths that were found beside its file written out in full.
+    pub fn resolved(&self) -> C {
+        C::resolved(self)
     }
 }
 

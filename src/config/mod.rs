@@ -29,62 +29,13 @@ mod validate;
 mod values;
 
 pub use diagnose::{ConfigError, Diagnostic, Diagnostics};
-pub use load::{Experiment, Loaded};
+pub use load::{Document, Experiment, Loaded};
 pub use lookup::{ConfigSource, Listed, list};
 pub use schema::*;
 pub use section::{Key, Overlay};
-
-impl Config {
-    /// Every key that a configuration may have, in the order of the schema.
-    pub fn keys() -> Vec<Key> {
-        let mut keys = Vec::new();
-        keys.push(Key {
-            path: "extends".to_owned(),
-            takes: "a string".to_owned(),
-            documentation: "A configuration to begin with, by its path relative to this file or by name."
-                .to_owned(),
-            default: Some("not given".to_owned()),
-        });
-        Self::document_fields("", &mut keys);
-        keys
-    }
-
-    /// The configuration as a TOML document that needs no other file and loads to the same value.
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration has string keys and finite numbers only")
-    }
-}
-
-impl CohortConfig {
-    /// Every key of a cohort's configuration beside `extends`, in the order of the schema.
-    pub fn keys() -> Vec<Key> {
-        let mut keys = Vec::new();
-        Self::document_fields("", &mut keys);
-        keys
-    }
-
-    /// As [`Config::to_toml`].
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration has string keys and finite numbers only")
-    }
-}
 
 /// What there is to know about each method: those that learn from a teacher, then those of cohorts.
 pub fn methods() -> Vec<MethodCard> {
     let taught = Method::ALL.iter().map(|method| method.card());
     taught.chain(CohortMethod::ALL.iter().map(|method| method.card())).collect()
-}
-
-impl ClassifyConfig {
-    /// Every key of an image classifier's configuration beside `extends`, in the order of the schema.
-    pub fn keys() -> Vec<Key> {
-        let mut keys = Vec::new();
-        Self::document_fields("", &mut keys);
-        keys
-    }
-
-    /// As [`Config::to_toml`].
-    pub fn to_toml(&self) -> String {
-        toml::to_string(self).expect("a configuration has string keys and finite numbers only")
-    }
 }

@@ -109,7 +109,7 @@ fn one<C: Settings>(loaded: &Loaded<C>, seed: u64, request: &Request) -> Result<
 where
     Row<C::Task>: Clone,
 {
-    let config = C::resolved(loaded)?;
+    let config = loaded.resolved();
     let settings = config.of_the_run();
     let folder = settings.output.join(settings.name);
     let fits = recorded::is_same(&folder, &config) && recorded::is_this_program(&folder);

@@ -12,10 +12,10 @@ use super::job::{Job, Surroundings};
 use super::outcome::ClassResult;
 use super::pass::{Distillation, Pass, Views, training_pass};
 use super::picture::draw_detections;
-use super::sources::{DataSets, Inputs, find_initial, resolved};
+use super::sources::{DataSets, Inputs, find_initial};
 use super::task::{Gathered, Measured, Network, RunSettings, Setting, Settings, Task, parameters_of};
 use super::{Result, build, classes};
-use crate::config::{Config, ConfigError, Distill, Loaded, Resize, Train};
+use crate::config::{Config, Distill, Loaded, Resize, Train};
 use crate::data::loader::BoxedImages;
 use crate::data::sampler::Grouping;
 use crate::data::{Batch, LoaderConfig, Purpose, Workforce};
@@ -41,18 +41,6 @@ impl Settings for Config {
             workforce: Workforce { workers: data.workers, batches_ahead: data.queue },
             has_teacher: teacher.is_some(),
         }
-    }
-
-    fn resolved(loaded: &Loaded) -> Result<Self> {
-        resolved(loaded)
-    }
-
-    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError> {
-        Self::from_toml(text, origin)
-    }
-
-    fn document(&self) -> String {
-        self.to_toml()
     }
 
     fn on_data_of(&self, other: &Self) -> Self {

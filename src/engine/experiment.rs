@@ -58,7 +58,7 @@ pub struct Finished<R = ModelRow> {
 /// is finished is not done again.
 pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finished<Row<C::Task>>> {
     let gathered = C::Task::gather(loaded)?;
-    let config = &C::resolved(loaded)?;
+    let config = &loaded.resolved();
     let around = Surroundings {
         data: &gathered.task,
         device: request.device,

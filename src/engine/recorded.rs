@@ -15,7 +15,7 @@ const SHOWN: usize = 12;
 
 /// Records `config` in the job's `folder`.
 pub(super) fn record(folder: &Path, config: &impl Settings) -> Result<()> {
-    fsx::write_atomic(&folder.join(FILE), config.document().as_bytes())?;
+    fsx::write_atomic(&folder.join(FILE), config.to_toml().as_bytes())?;
     Ok(fsx::write_atomic(&folder.join(PROGRAM), program().as_bytes())?)
 }
 
@@ -70,7 +70,7 @@ pub(super) fn check_same<C: Settings>(folder: &Path, config: &C) -> Result<()> {
 fn read<C: Settings>(folder: &Path) -> std::result::Result<C, String> {
     let path = folder.join(FILE);
     let text = std::fs::read_to_string(&path).map_err(|error| format!("it cannot be read ({error})"))?;
-    C::read(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
+    C::from_toml(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
 }
 
 /// The configuration with settings of speed and reporting, which may change, all alike.

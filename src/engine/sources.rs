@@ -22,17 +22,6 @@ pub struct Inputs {
     pub teacher: Option<PathBuf>,
 }
 
-/// The configuration with every path that was found beside its file written out in full: as it is recorded with
-/// the run and its weights, which are used from elsewhere.
-pub fn resolved(loaded: &Loaded) -> Result<Config> {
-    let mut config = Config::from_toml(&loaded.resolved_toml(), &loaded.source.to_string())?;
-    if config.data.kind == DataKind::Synth {
-        // It is made where the program runs, whatever lies beside the configuration.
-        config.data.root.clone_from(&loaded.config.data.root);
-    }
-    Ok(config)
-}
-
 /// The initial weights of the student of `loaded`.
 ///
 /// # Errors

@@ -19,27 +19,18 @@ use super::distillers::MethodSetting;
 use super::job::{Job, Surroundings};
 use super::outcome::ClassResult;
 use super::pass::{Distillation, Pass};
-use crate::config::{ConfigError, Distill, Engine, Loaded, Optim, Schedule, Train};
+use crate::config::{Distill, Document, Engine, Loaded, Optim, Schedule, Train};
 use crate::data::{Source, Workforce};
 use crate::report::table::Row;
 use crate::weights::WeightsFile;
 
 /// The configuration of a task's experiments.
-pub trait Settings: Clone + PartialEq + Serialize + Sized {
+pub trait Settings: Document + Clone + PartialEq + Serialize {
     /// The task.
     type Task: Task<Config = Self>;
 
     /// What the training loop needs of it.
     fn of_the_run(&self) -> RunSettings<'_>;
-
-    /// The same experiment with paths that were found beside its file written out in full.
-    fn resolved(loaded: &Loaded<Self>) -> Result<Self>;
-
-    /// Reads what [`document`](Self::document) wrote; `origin` stands in errors.
-    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError>;
-
-    /// A TOML document that needs no other file.
-    fn document(&self) -> String;
 
     /// The same experiment on the data of `other`: a teacher's is trained on its student's.
     fn on_data_of(&self, other: &Self) -> Self;
@@ -48,13 +39,19 @@ pub trait Settings: Clone + PartialEq + Serialize + Sized {
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train);
 
     /// What the student learns from the teacher.
-    fn distill(&self) -> &[Distill];
+    fn distill(&self) -> &[Distill] {
+        &[]
+    }
 
     /// The same experiment for a student on its own.
-    fn without_teacher(&self) -> Self;
+    fn without_teacher(&self) -> Self {
+        self.clone()
+    }
 
     /// The same with images as the teacher sees them.
-    fn seen_by_teacher(&self) -> Self;
+    fn seen_by_teacher(&self) -> Self {
+        self.clone()
+    }
 }
 
 /// What the training loop needs of a configuration.

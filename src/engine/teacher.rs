@@ -68,7 +68,7 @@ fn train<T: Task>(
     experiment: &Loaded<T::Config>,
     around: &Surroundings<'_, T>,
 ) -> Result<(PathBuf, Outcome<Row<T>>)> {
-    let own = T::Config::resolved(experiment)?.on_data_of(config);
+    let own = experiment.resolved().on_data_of(config);
     let folder_of = |config: &T::Config| {
         let run = config.of_the_run();
         run.output.join(run.name)

@@ -18,6 +18,7 @@ use super::schedule::LearningRate;
 use super::shares::Shares;
 use super::task::{Measured, RunSettings, Setting, Settings, Task};
 use super::{EngineError, Result, build, recorded};
+use crate::config::Document;
 use crate::data::{DataError, Loader, Position, Source};
 use crate::fsx;
 use crate::report::log::MetricsLog;
@@ -287,7 +288,7 @@ impl<'a, T: Task> Training<'a, T> {
             ("program".to_owned(), format!("ckd-det {}", env!("CARGO_PKG_VERSION"))),
             ("steps".to_owned(), self.state.step.to_string()),
             (T::HEADLINE.to_owned(), format!("{score:.4}")),
-            ("config_blake3".to_owned(), blake3::hash(config.document().as_bytes()).to_hex().to_string()),
+            ("config_blake3".to_owned(), blake3::hash(config.to_toml().as_bytes()).to_hex().to_string()),
         ]);
         if let Some(hash) = &self.state.teacher {
             provenance.insert("teacher_blake3".to_owned(), hash.clone());

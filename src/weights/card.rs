@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{WeightsError, WeightsFile};
-use crate::config::{Config, Resize};
+use crate::config::{Config, Document, Resize};
 use crate::data::{CategoryId, CategoryMap};
 
 const CONFIG: &str = "ckd_det.config";

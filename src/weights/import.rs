@@ -9,7 +9,7 @@ use super::card::{Category, ModelCard};
 use super::classes;
 use super::recognise::{Kind, Recognised};
 use super::{WeightsError, WeightsFile};
-use crate::config::Config;
+use crate::config::{Config, Document};
 
 /// A part of a file that is enough.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
-use ckd_det::config::Config;
+use ckd_det::config::{Config, Document};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::experiment::{self, Finished, Request};
 use ckd_det::engine::job::Start;

@@ -6,10 +6,15 @@ use crate::config::diagnose::{ConfigError, Diagnostics};
 use crate::config::load::{Loaded, Root, load_last};
 use crate::config::lookup::{ConfigSource, Reference};
 use crate::config::schema::{ClassifyConfig, LabelledInput, Task};
+use crate::config::section::Key;
 use crate::config::tree::Node;
 
 impl Root for ClassifyConfig {
     const TASKS: &'static [Task] = &[Task::Classify, Task::Probe];
+
+    fn document_root(keys: &mut Vec<Key>) {
+        Self::document_fields("", keys);
+    }
 
     fn problems(&self) -> Vec<Problem> {
         let mut found = Vec::new();
@@ -36,6 +41,16 @@ impl Root for ClassifyConfig {
         loops(&self.train, self.distill.is_empty(), &mut found);
         eval(&self.eval, &mut found);
         found
+    }
+
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
+        loaded.write_out(&mut self.data.root);
+        loaded.write_out_given(&mut self.data.class_index);
+        loaded.write_out_given(&mut self.student.init);
+        if let Some(teacher) = &mut self.teacher {
+            loaded.write_out_given(&mut teacher.weights);
+            loaded.write_out_teacher(&mut teacher.train);
+        }
     }
 
     /// Loads what `teacher.train` names, and checks that it makes the teacher that is wanted.

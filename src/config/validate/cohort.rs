@@ -7,10 +7,15 @@ use crate::config::diagnose::ConfigError;
 use crate::config::load::{Loaded, Root};
 use crate::config::lookup::ConfigSource;
 use crate::config::schema::{Cohort, CohortConfig, CohortMethod, Task};
+use crate::config::section::Key;
 use crate::config::tree::Node;
 
 impl Root for CohortConfig {
     const TASKS: &'static [Task] = &[Task::Cohort];
+
+    fn document_root(keys: &mut Vec<Key>) {
+        Self::document_fields("", keys);
+    }
 
     fn problems(&self) -> Vec<Problem> {
         // What it has in common with a network on its own.
@@ -45,6 +50,11 @@ impl Root for CohortConfig {
             layers(self, &mut found);
         }
         found
+    }
+
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
+        loaded.write_out(&mut self.data.root);
+        loaded.write_out_given(&mut self.data.class_index);
     }
 
     fn teacher_experiment(

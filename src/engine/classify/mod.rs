@@ -34,7 +34,7 @@ use super::distillers::MethodSetting;
 use super::job::{Job, Surroundings};
 use super::pass::{Distillation, Pass};
 use super::task::{Gathered, Network, RunSettings, Setting, Settings, Task};
-use crate::config::{self, ClassifyConfig, ConfigError, Distill, Loaded, Train};
+use crate::config::{self, ClassifyConfig, Distill, Loaded, Train};
 use crate::data::augment::{Augmentation, Crop, Policy};
 use crate::data::label_order::LabelOrder;
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
@@ -59,18 +59,6 @@ impl Settings for ClassifyConfig {
         }
     }
 
-    fn resolved(loaded: &Loaded<Self>) -> Result<Self> {
-        Ok(Self::from_toml(&loaded.resolved_toml(), &loaded.source.to_string())?)
-    }
-
-    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError> {
-        Self::from_toml(text, origin)
-    }
-
-    fn document(&self) -> String {
-        self.to_toml()
-    }
-
     fn on_data_of(&self, other: &Self) -> Self {
         Self { data: other.data.clone(), ..self.clone() }
     }
@@ -89,10 +77,6 @@ impl Settings for ClassifyConfig {
         config.distill.clear();
         config.train.compare_alone = false;
         config
-    }
-
-    fn seen_by_teacher(&self) -> Self {
-        self.clone()
     }
 }
 

@@ -9,7 +9,7 @@ use ckd_detectors::param::Builder;
 use serde_json::json;
 
 use super::student;
-use crate::config::ClassifyConfig;
+use crate::config::{ClassifyConfig, Document};
 use crate::engine::{EngineError, Result};
 use crate::weights::{WeightsError, WeightsFile};
 

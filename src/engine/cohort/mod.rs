@@ -32,9 +32,7 @@ use super::job::{Job, Surroundings};
 use super::pass::{Distillation, Pass};
 use super::task::{Further, Gathered, Network, RunSettings, Setting, Settings, Task};
 use super::{EngineError, Result};
-use crate::config::{
-    ClassifyConfig, CohortConfig, CohortMethod, ConfigError, Distill, Loaded, SameImage, Train,
-};
+use crate::config::{ClassifyConfig, CohortConfig, CohortMethod, Loaded, SameImage, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
 use crate::distill::mcl::{Instance, Pair};
 use crate::weights::WeightsFile;
@@ -57,36 +55,12 @@ impl Settings for CohortConfig {
         }
     }
 
-    fn resolved(loaded: &Loaded<Self>) -> Result<Self> {
-        Ok(Self::from_toml(&loaded.resolved_toml(), &loaded.source.to_string())?)
-    }
-
-    fn read(text: &str, origin: &str) -> std::result::Result<Self, ConfigError> {
-        Self::from_toml(text, origin)
-    }
-
-    fn document(&self) -> String {
-        self.to_toml()
-    }
-
     fn on_data_of(&self, other: &Self) -> Self {
         Self { data: other.data.clone(), ..self.clone() }
     }
 
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
         (&mut self.data.workers, &mut self.data.queue, &mut self.train)
-    }
-
-    fn distill(&self) -> &[Distill] {
-        &[]
-    }
-
-    fn without_teacher(&self) -> Self {
-        self.clone()
-    }
-
-    fn seen_by_teacher(&self) -> Self {
-        self.clone()
     }
 }
 
