@@ -7,20 +7,18 @@ mod tiny;
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
 use ckd_det::config::{ClassifyConfig, Config, Document, Experiment};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::classify::{ClassifierCard, learned_from};
-use ckd_det::engine::experiment::{self, Finding, Finished, Request};
-use ckd_det::engine::job::Start;
+use ckd_det::engine::experiment::Finding;
 use ckd_det::export::onnx::OnnxModel;
-use ckd_det::report::table::ClassifierRow;
 use ckd_det::weights::WeightsFile;
 use ckd_det::weights::file::write_safetensors;
-use tempfile::TempDir;
-use tiny::{assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors};
+use tiny::{
+    Folder, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
+};
 
 const BASE: &str = r#"
 task = "classify"
@@ -63,14 +61,13 @@ at = "logits"
 weight = 2.0
 "#;
 
-/// A folder with the coloured images and its configurations.
-struct Small(TempDir);
+/// A folder with the coloured images and configurations.
+type Small = Folder<ClassifyConfig>;
 
 impl Small {
     fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        colours::write(&folder.path().join("data"));
-        let small = Self(folder);
+        let small = Self::empty();
+        colours::write(&small.path("data"));
         small.write("base.toml", BASE);
         small.write("plain.toml", "extends = \"base.toml\"\n");
         small.write(
@@ -79,55 +76,6 @@ impl Small {
         );
         small.write("distilled.toml", DISTILLED);
         small
-    }
-
-    fn path(&self, name: &str) -> std::path::PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).expect("a new file");
-    }
-
-    fn sets(&self, sets: &[&str]) -> Vec<String> {
-        let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
-        sets.push(format!("data.root={}", self.path("data").display()));
-        sets.push(format!("output={}", self.path("runs").display()));
-        sets
-    }
-
-    fn start(
-        &self,
-        config: &str,
-        sets: &[&str],
-        start: Start,
-        stop: bool,
-    ) -> Result<Finished<ClassifierRow>, EngineError> {
-        let loaded = ClassifyConfig::load(self.path(config), &self.sets(sets))?;
-        let stop = AtomicBool::new(stop);
-        let request = Request { device: &Device::Cpu, quiet: true, start, stop: &stop, command: "go on" };
-        experiment::run(&loaded, &request)
-    }
-
-    fn train(&self, config: &str, sets: &[&str]) -> Result<Finished<ClassifierRow>, EngineError> {
-        self.start(config, sets, Start::Anew, false)
-    }
-
-    fn train_step_by_step(&self, config: &str, sets: &[&str]) -> usize {
-        let mut start = Start::Anew;
-        for interruptions in 0..100 {
-            match self.start(config, sets, start, true) {
-                Ok(_) => return interruptions,
-                Err(EngineError::Interrupted { .. }) => start = Start::Resume,
-                Err(error) => panic!("{error}"),
-            }
-        }
-        panic!("the run never ends");
-    }
-
-    fn run_program(&self, args: &[&str]) -> std::process::Output {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ckd-det"));
-        command.current_dir(self.0.path()).args(args).output().expect("the program starts")
     }
 }
 
@@ -515,7 +463,7 @@ fn a_classifiers_export_that_is_refused_leaves_no_file() {
     write_safetensors(&small.path("broken.safetensors"), &broken, &file.metadata).unwrap();
     let args = ["export", "--weights", "broken.safetensors", "--out", "none.onnx", "--data-root", "data"];
     assert_ended(&small.run_program(&args), 1, &[]);
-    assert!(!small.path("none.onnx").exists(), "{:?}", names(small.0.path()));
+    assert!(!small.path("none.onnx").exists(), "{:?}", names(&small.path("")));
 
     // Without data the graph is compared on noise, and it is said.
     fs::remove_dir_all(small.path("data")).unwrap();

@@ -8,22 +8,20 @@ mod tiny;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
-use ckd_det::config::{CohortConfig, Document};
+use ckd_det::config::CohortConfig;
 use ckd_det::engine::EngineError;
 use ckd_det::engine::classify::ClassifierCard;
 use ckd_det::engine::cohort::{Cohort, CohortSets, MetaBatch, meta_event};
-use ckd_det::engine::experiment::{self, Finished, Request};
+use ckd_det::engine::experiment::Finished;
 use ckd_det::engine::job::Start;
 use ckd_det::engine::task::Task;
 use ckd_det::report::cohort_table::CohortRow;
 use ckd_det::report::table::Row;
 use ckd_det::weights::WeightsFile;
 use ckd_detectors::images::Images;
-use tempfile::TempDir;
-use tiny::{assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors};
+use tiny::{Folder, assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors};
 
 const BASE: &str = r#"
 task = "cohort"
@@ -75,44 +73,22 @@ const METHODS: [(&str, &[&str]); 4] = [
 ];
 
 /// A folder with the coloured images and `cohort.toml`.
-struct Small(TempDir);
+type Small = Folder<CohortConfig>;
 
 impl Small {
     fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        colours::write(&folder.path().join("data"));
-        let small = Self(folder);
+        let small = Self::empty();
+        colours::write(&small.path("data"));
         small.write("cohort.toml", BASE);
         small
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: &str) {
-        fs::write(self.path(name), text).expect("a new file");
-    }
-
-    fn load(&self, sets: &[&str]) -> Result<ckd_det::config::Loaded<CohortConfig>, EngineError> {
-        let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
-        sets.push(format!("data.root={}", self.path("data").display()));
-        sets.push(format!("output={}", self.path("runs").display()));
-        Ok(CohortConfig::load(self.path("cohort.toml"), &sets)?)
-    }
-
-    fn start(&self, sets: &[&str], start: Start, stop: bool) -> Result<Finished<CohortRow>, EngineError> {
-        let stop = AtomicBool::new(stop);
-        let request = Request { device: &Device::Cpu, quiet: true, start, stop: &stop, command: "go on" };
-        experiment::run(&self.load(sets)?, &request)
-    }
-
-    fn train(&self, sets: &[&str]) -> Finished<CohortRow> {
-        self.start(sets, Start::Anew, false).unwrap_or_else(|error| panic!("{error}"))
+    fn trained(&self, sets: &[&str]) -> Finished<CohortRow> {
+        self.train("cohort.toml", sets).unwrap_or_else(|error| panic!("{error}"))
     }
 
     fn error(&self, sets: &[&str]) -> String {
-        match self.start(sets, Start::Anew, false) {
+        match self.train("cohort.toml", sets) {
             Ok(_) => panic!("{sets:?} was taken"),
             Err(error) => error.to_string(),
         }
@@ -120,15 +96,10 @@ impl Small {
 
     /// The cohort before its first step, and its data.
     fn cohort(&self, sets: &[&str]) -> (CohortConfig, CohortSets, Cohort) {
-        let loaded = self.load(sets).unwrap();
+        let loaded = self.load("cohort.toml", sets).unwrap();
         let task = CohortSets::gather(&loaded).unwrap().task;
         let cohort = task.student(&loaded.config, &Device::Cpu).unwrap();
         (loaded.config, task, cohort)
-    }
-
-    fn run_program(&self, args: &[&str]) -> std::process::Output {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ckd-det"));
-        command.current_dir(self.0.path()).args(args).output().expect("the program starts")
     }
 }
 
@@ -182,10 +153,10 @@ fn bits(cohort: &Cohort) -> BTreeMap<String, Vec<u32>> {
 fn resumed_equals_uninterrupted_bit_for_bit_networks_heads_phi_and_memories() {
     for (about, sets) in METHODS {
         let (whole, resumed) = (Small::new(), Small::new());
-        whole.train(sets);
+        whole.trained(sets);
         let mut start = Start::Anew;
         let mut interruptions = 0;
-        while let Err(error) = resumed.start(sets, start, true) {
+        while let Err(error) = resumed.start("cohort.toml", sets, start, true) {
             assert!(matches!(error, EngineError::Interrupted { .. }), "{about}: {error}");
             (start, interruptions) = (Start::Resume, interruptions + 1);
         }
@@ -198,7 +169,7 @@ fn resumed_equals_uninterrupted_bit_for_bit_networks_heads_phi_and_memories() {
         assert_eq!(holds("velocity/match.1.2."), about.starts_with("l_mcl"), "{about}");
         assert_eq!(holds("velocity/heads.1.branch.2."), about.starts_with("l_mcl"), "{about}");
         let before = fs::read(resumed.path("runs/cohort/log.jsonl")).unwrap();
-        resumed.start(sets, Start::Resume, false).unwrap();
+        resumed.start("cohort.toml", sets, Start::Resume, false).unwrap();
         assert_eq!(
             fs::read(resumed.path("runs/cohort/log.jsonl")).unwrap(),
             before,
@@ -212,7 +183,7 @@ fn without_anything_to_learn_from_each_other_a_network_trains_as_if_it_were_alon
     let small = Small::new();
     let off = ["cohort.alpha=0", "cohort.beta=0", "cohort.gamma=0", "cohort.lambda=0"];
     let with = |sets: &[&str]| {
-        small.train(sets);
+        small.trained(sets);
         tensors(&small.path("runs/cohort/peer0/last.safetensors"))
     };
     let equal = with(&off);
@@ -229,7 +200,7 @@ fn without_anything_to_learn_from_each_other_a_network_trains_as_if_it_were_alon
 fn networks_of_different_kinds_learn_from_each_other_layer_by_layer() {
     let small = Small::new();
     let sets = ["cohort.method=l_mcl", "peer.1.network=wrn_16_1", "schedule.steps=1", "train.eval_every=1"];
-    let finished = small.train(&sets);
+    let finished = small.trained(&sets);
     assert_mentions(&finished.student.row.table(&[]), &["peer0 (resnet8)", "peer1 (wrn_16_1)", "mean of 2"]);
     let steps = log(&small.path("runs/cohort"));
     let names = [
@@ -251,7 +222,7 @@ fn a_meta_event_changes_phi_alone() {
     let small = Small::new();
     let run = |every: &str| {
         let every = format!("cohort.layers.meta_every={every}");
-        small.train(&["cohort.method=l_mcl", "schedule.steps=2", &every]);
+        small.trained(&["cohort.method=l_mcl", "schedule.steps=2", &every]);
         tensors(&checkpoint(&small.path("runs/cohort")))
     };
     // The event comes after the last update.
@@ -308,7 +279,7 @@ fn assert_slope((config, _, cohort): (CohortConfig, CohortSets, Cohort), drawn: 
 #[test]
 fn every_network_is_reported_last_and_best_and_their_mean() {
     let small = Small::new();
-    let finished = small.train(&["schedule.steps=6", "peer.1.network=resnet14"]);
+    let finished = small.trained(&["schedule.steps=6", "peer.1.network=resnet14"]);
     let row = &finished.student.row;
     assert_eq!(
         row.peers.iter().map(|peer| &*peer.name).collect::<Vec<_>>(),
@@ -336,7 +307,7 @@ fn every_network_is_reported_last_and_best_and_their_mean() {
 #[test]
 fn a_networks_file_is_an_ordinary_classifiers_that_is_measured_used_and_exported() {
     let small = Small::new();
-    let finished = small.train(&[
+    let finished = small.trained(&[
         "cohort.method=l_mcl",
         "peer.1.network=resnet14",
         "schedule.steps=1",
@@ -415,7 +386,7 @@ fn two_networks_learn_the_colours() {
             "optim.lr=0.1",
             "cohort.layers.meta_every=20",
         ];
-        let finished = small.train(&sets);
+        let finished = small.trained(&sets);
         for peer in &finished.student.row.peers {
             assert!(peer.top1 >= 0.5, "{method}: {} has top-1 {}, chance is 0.1", peer.name, peer.top1);
         }
@@ -452,7 +423,7 @@ fn images_that_never_meet_another_of_their_class_are_an_error_that_says_what_to_
         assert_mentions(&error, &["no training image meets another one of its class", "class_pairs"]);
     }
     // A memory has other images.
-    small.train(&[
+    small.trained(&[
         "data.order=shuffled",
         "cohort.bank.negatives=3",
         "schedule.steps=1",

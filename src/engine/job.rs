@@ -90,7 +90,7 @@ impl<T: Task> Job<'_, T> {
 }
 
 /// The line of a table that a task's networks have.
-pub(super) type Row<T> = <<T as Task>::Measured as Measured>::Row;
+pub type Row<T> = <<T as Task>::Measured as Measured>::Row;
 
 /// A network's file after the last step.
 pub(super) const LAST: &str = "last.safetensors";

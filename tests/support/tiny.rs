@@ -6,15 +6,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
-use ckd_det::config::{Config, Document};
+use ckd_det::config::{Config, Loaded};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::experiment::{self, Finished, Request};
-use ckd_det::engine::job::Start;
+use ckd_det::engine::job::{Row, Start};
+use ckd_det::engine::task::Settings;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -117,16 +119,19 @@ architecture = "retinanet"
 anchor_sizes = [[8.0, 10.0], [16.0, 20.0], [32.0, 40.0], [64.0, 80.0], [128.0, 160.0]]
 "#;
 
+/// A folder of experiments with configurations of the kind `C`.
+pub(crate) struct Folder<C> {
+    folder: TempDir,
+    kind: PhantomData<C>,
+}
+
 /// A folder with `plain.toml`, `distilled.toml` (taught by `teacher.toml`) and the same for RetinaNet:
 /// `retina_plain.toml` and `retina_distilled.toml` (taught by `retina_teacher.toml`).
-pub(crate) struct Tiny {
-    folder: TempDir,
-}
+pub(crate) type Tiny = Folder<Config>;
 
 impl Tiny {
     pub(crate) fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let tiny = Self { folder };
+        let tiny = Self::empty();
         tiny.write("base.toml", BASE);
         tiny.write("plain.toml", "extends = \"base.toml\"\n");
         tiny.write("teacher.toml", TEACHER);
@@ -148,6 +153,12 @@ impl Tiny {
         }
         tiny
     }
+}
+
+impl<C: Settings> Folder<C> {
+    pub(crate) fn empty() -> Self {
+        Self { folder: tempfile::tempdir().expect("a temporary folder"), kind: PhantomData }
+    }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
@@ -166,8 +177,20 @@ impl Tiny {
         serde_json::from_str(&self.text(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
+    pub(crate) fn load(&self, config: &str, sets: &[&str]) -> Result<Loaded<C>, EngineError> {
+        Ok(C::load(self.path(config), &self.sets(sets))?)
+    }
+
+    /// `sets` and where data and runs are: tests share a process and so the current folder.
+    pub(crate) fn sets(&self, sets: &[&str]) -> Vec<String> {
+        let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        sets.push(format!("data.root={}", self.path("data").display()));
+        sets.push(format!("output={}", self.path("runs").display()));
+        sets
+    }
+
     /// Trains `config` inside this process.
-    pub(crate) fn train(&self, config: &str, sets: &[&str]) -> Result<Finished, EngineError> {
+    pub(crate) fn train(&self, config: &str, sets: &[&str]) -> Result<Finished<Row<C::Task>>, EngineError> {
         self.start(config, sets, Start::Anew, false)
     }
 
@@ -178,12 +201,8 @@ impl Tiny {
         sets: &[&str],
         start: Start,
         stop: bool,
-    ) -> Result<Finished, EngineError> {
-        let mut sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
-        // Tests share a process and so the current folder: paths of the configuration are made absolute.
-        sets.push(format!("data.root={}", self.path("data").display()));
-        sets.push(format!("output={}", self.path("runs").display()));
-        let loaded = Config::load(self.path(config), &sets)?;
+    ) -> Result<Finished<Row<C::Task>>, EngineError> {
+        let loaded = self.load(config, sets)?;
         let stop = AtomicBool::new(stop);
         let request = Request {
             device: &Device::Cpu,
