@@ -323,11 +323,7 @@ fn anew<T: Task>(
     if let Some(init) = job.init {
         let random = task.initialise(job.config, student, init)?;
         if !random.is_empty() {
-            notes.push(format!(
-                "{} gives the trunk; {} tensors start at random values",
-                init.path.display(),
-                random.len()
-            ));
+            notes.push(format!("{}: {}", init.path.display(), of_random(&random)));
         }
     }
     let threads = rayon::current_num_threads();
@@ -357,4 +353,15 @@ fn resumed<T: Task>(
         state.threads = threads;
     }
     Ok(state)
+}
+
+/// Which tensors initial weights leave random, in a line.
+fn of_random(names: &[String]) -> String {
+    const SHOWN: usize = 4;
+    let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let more = match names.len() {
+        ..=SHOWN => String::new(),
+        count => format!(" and {} more", count - SHOWN),
+    };
+    format!("these tensors do not come from it and start at random: {shown}{more}")
 }
