@@ -18,7 +18,7 @@ use ckd_det::export::student::Student;
 use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{
-    CifarResNet, CifarResNetConfig, Network as _, ResNetClassifier, ResNetClassifierConfig,
+    CifarResNetConfig, Network as _, ResNetClassifier, ResNetClassifierConfig, cifar_resnet,
 };
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::init::Init;
@@ -350,7 +350,7 @@ fn classifiers_are_their_graphs() {
         assert_eq!(outputs["embedding"].dim(0).unwrap(), n);
     };
     let cifar = CifarResNetConfig::option_a(8, 5);
-    let cifar = CifarResNet::new(Builder::new(1, &Device::Cpu), cifar).unwrap();
+    let cifar = cifar_resnet(Builder::new(1, &Device::Cpu), cifar).unwrap();
     check(cifar.params(), "CIFAR ResNet", &|| {
         let taps = cifar.forward(&input, Mode::Inference).unwrap();
         taps.get(Tap::Logits).unwrap().tensor().clone()

@@ -8,7 +8,8 @@ use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{
-    Architecture, Behind, CifarResNet, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig,
+    Architecture, Behind, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig, Staged,
+    cifar_resnet,
 };
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
@@ -199,7 +200,7 @@ fn images_of_any_size_and_empty_batches_are_classified() -> Result<()> {
 
 #[test]
 fn a_frozen_network_keeps_no_graph_and_its_statistics() -> Result<()> {
-    let frozen = CifarResNet::new(builder().frozen(), CifarResNetConfig::option_a(8, 10))?;
+    let frozen = cifar_resnet(builder().frozen(), CifarResNetConfig::option_a(8, 10))?;
     let before = frozen.params().snapshot()?;
     let taps = frozen.forward(&random_images(1, (2, 3, 32, 32)), Mode::Train)?;
     assert!(taps.iter().all(|(_, value)| !value.is_tracked()));
@@ -405,8 +406,8 @@ fn builder() -> Builder {
     Builder::new(1, &Device::Cpu)
 }
 
-fn cifar(depth: usize, classes: usize) -> Result<CifarResNet> {
-    CifarResNet::new(builder(), CifarResNetConfig::option_a(depth, classes))
+fn cifar(depth: usize, classes: usize) -> Result<Staged> {
+    cifar_resnet(builder(), CifarResNetConfig::option_a(depth, classes))
 }
 
 fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
@@ -426,7 +427,7 @@ fn logits(taps: &Taps) -> &Value {
 }
 
 /// ResNet-20 with 10 classes, filled by the rule of the golden models (`README.md` there) from stream 7000 on.
-fn filled_cifar() -> Result<CifarResNet> {
+fn filled_cifar() -> Result<Staged> {
     let network = cifar(20, 10)?;
     fill_by_rule(network.params())?;
     Ok(network)

@@ -3,16 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::cifar_resnet::CifarResNetTail;
-use super::cifar_resnet50::CifarResNet50Tail;
 use super::resnet::ResNetTail;
-use super::shufflenet_v1::ShuffleNetV1Tail;
-use super::shufflenet_v2::ShuffleNetV2Tail;
-use super::wide_resnet::WideResNetTail;
 use super::{
-    Behind, CifarMobileNetV2, CifarResNet, CifarResNet50, CifarResNetConfig, MobileNetV1Classifier,
-    MobileNetV2Classifier, Network, ResNetClassifier, ResNetClassifierConfig, ShortcutOption, ShuffleNetV1,
-    ShuffleNetV2, Tail, Vgg, VggConfig, WideResNet, WideResNetConfig,
+    Behind, CifarResNetConfig, MobileNetV1Classifier, MobileNetV2Classifier, Network, ResNetClassifier,
+    ResNetClassifierConfig, ShortcutOption, Tail, Vgg, VggConfig, WideResNetConfig, cifar_mobilenet_v2,
+    cifar_resnet, cifar_resnet50, shufflenet_v1, shufflenet_v2, wide_resnet,
 };
 use crate::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use crate::nn::NormKind;
@@ -197,14 +192,14 @@ impl Architecture {
         Ok(match self.kind {
             Kind::CifarResNet { depth, widths, shortcut } => {
                 let config = CifarResNetConfig { depth, widths, shortcut, classes };
-                Box::new(CifarResNetTail::new(builder, config, behind)?)
+                Box::new(cifar_resnet::tail(builder, config, behind)?)
             }
-            Kind::CifarResNet50 => Box::new(CifarResNet50Tail::new(builder, classes, behind)?),
+            Kind::CifarResNet50 => Box::new(cifar_resnet50::tail(builder, classes, behind)?),
             Kind::WideResNet { depth, widen } => {
-                Box::new(WideResNetTail::new(builder, WideResNetConfig { depth, widen, classes }, behind)?)
+                Box::new(wide_resnet::tail(builder, WideResNetConfig { depth, widen, classes }, behind)?)
             }
-            Kind::ShuffleNetV1 => Box::new(ShuffleNetV1Tail::new(builder, classes, behind)?),
-            Kind::ShuffleNetV2 => Box::new(ShuffleNetV2Tail::new(builder, classes, behind)?),
+            Kind::ShuffleNetV1 => Box::new(shufflenet_v1::tail(builder, classes, behind)?),
+            Kind::ShuffleNetV2 => Box::new(shufflenet_v2::tail(builder, classes, behind)?),
             Kind::ResNet(depth) => {
                 let config = ResNetClassifierConfig { backbone: imagenet(depth), classes };
                 Box::new(ResNetTail::new(builder, config, behind)?)
@@ -221,17 +216,18 @@ impl Architecture {
     /// If there are no classes.
     pub fn build(self, builder: Builder, classes: usize) -> Result<Box<dyn Network>> {
         Ok(match self.kind {
-            Kind::CifarResNet { depth, widths, shortcut } => {
-                Box::new(CifarResNet::new(builder, CifarResNetConfig { depth, widths, shortcut, classes })?)
-            }
-            Kind::CifarResNet50 => Box::new(CifarResNet50::new(builder, classes)?),
+            Kind::CifarResNet { depth, widths, shortcut } => Box::new(cifar_resnet::cifar_resnet(
+                builder,
+                CifarResNetConfig { depth, widths, shortcut, classes },
+            )?),
+            Kind::CifarResNet50 => Box::new(cifar_resnet50::cifar_resnet50(builder, classes)?),
             Kind::WideResNet { depth, widen } => {
-                Box::new(WideResNet::new(builder, WideResNetConfig { depth, widen, classes })?)
+                Box::new(wide_resnet::wide_resnet(builder, WideResNetConfig { depth, widen, classes })?)
             }
             Kind::Vgg(convolutions) => Box::new(Vgg::new(builder, VggConfig { convolutions, classes })?),
-            Kind::CifarMobileNetV2 => Box::new(CifarMobileNetV2::new(builder, classes)?),
-            Kind::ShuffleNetV1 => Box::new(ShuffleNetV1::new(builder, classes)?),
-            Kind::ShuffleNetV2 => Box::new(ShuffleNetV2::new(builder, classes)?),
+            Kind::CifarMobileNetV2 => Box::new(cifar_mobilenet_v2(builder, classes)?),
+            Kind::ShuffleNetV1 => Box::new(shufflenet_v1::shufflenet_v1(builder, classes)?),
+            Kind::ShuffleNetV2 => Box::new(shufflenet_v2::shufflenet_v2(builder, classes)?),
             Kind::ResNet(depth) => {
                 let config = ResNetClassifierConfig { backbone: imagenet(depth), classes };
                 Box::new(ResNetClassifier::new(builder, config)?)

@@ -8,11 +8,10 @@ use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 
 use super::layers::{ConvBn, ConvShape};
-use super::{Network, taps};
+use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
-use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::param::Builder;
 use crate::{Error, Result};
 
 /// Rows of equal blocks: expansion, channels at full width, number of blocks, stride of the first.
@@ -30,16 +29,6 @@ const TAPPED: [usize; 4] = [1, 2, 4, 6];
 /// Channels before the linear layer, whatever the width.
 const LAST: usize = 1280;
 
-/// The half-width MobileNetV2.
-#[derive(Debug)]
-pub struct CifarMobileNetV2 {
-    first: ConvBn,
-    rows: Vec<Vec<InvertedResidual>>,
-    last: ConvBn,
-    classifier: Linear,
-    params: ParamStore,
-}
-
 #[derive(Debug)]
 struct InvertedResidual {
     expand: ConvBn,
@@ -48,61 +37,36 @@ struct InvertedResidual {
     adds_input: bool,
 }
 
-impl CifarMobileNetV2 {
-    /// Builds the network: `conv1.0.weight`, `blocks.0.0.conv.0.weight` to `classifier.0.bias`.
-    ///
-    /// # Errors
-    /// If there are no classes.
-    pub fn new(builder: Builder, classes: usize) -> Result<Self> {
-        Error::unless_positive("classifier", &[("classes", classes)])?;
-        let init = Init::KaimingNormalFanOut;
-        let mut inputs = 16;
-        let first =
-            ConvBn::new(&builder.within("conv1"), ("0", "1"), ConvShape::dense(3, inputs, 3, 2), init)?;
-        let mut rows = Vec::new();
-        for (row, (expansion, channels, count, stride)) in ROWS.into_iter().enumerate() {
-            let outputs = channels / 2;
-            let within = builder.within("blocks").within(row);
-            let mut blocks = Vec::new();
-            for block in 0..count {
-                let stride = if block == 0 { stride } else { 1 };
-                let within = within.within(block).within("conv");
-                blocks.push(InvertedResidual::new(&within, expansion, inputs, outputs, stride)?);
-                inputs = outputs;
-            }
-            rows.push(blocks);
+/// The half-width MobileNetV2: `conv1.0.weight`, `blocks.0.0.conv.0.weight` to `classifier.0.bias`.
+///
+/// # Errors
+/// If there are no classes.
+pub fn cifar_mobilenet_v2(builder: Builder, classes: usize) -> Result<Staged> {
+    Error::unless_positive("classifier", &[("classes", classes)])?;
+    let init = Init::KaimingNormalFanOut;
+    let mut inputs = 16;
+    let stem = ConvBn::new(&builder.within("conv1"), ("0", "1"), ConvShape::dense(3, inputs, 3, 2), init)?;
+    let mut stages = vec![Stage::new()];
+    for (row, (expansion, channels, count, stride)) in ROWS.into_iter().enumerate() {
+        let outputs = channels / 2;
+        let within = builder.within("blocks").within(row);
+        if row > 0 && TAPPED.contains(&(row - 1)) {
+            stages.push(Stage::new());
         }
-        let last =
-            ConvBn::new(&builder.within("conv2"), ("0", "1"), ConvShape::dense(inputs, LAST, 1, 1), init)?;
-        let (weight, bias) = (Init::Normal(0.01), Init::Constant(0.0));
-        let within = builder.within("classifier").within(0);
-        let classifier = Linear::with_init(&within, (LAST, classes), weight, bias)?;
-        Ok(Self { first, rows, last, classifier, params: builder.finish() })
-    }
-}
-
-impl Network for CifarMobileNetV2 {
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn head(&self) -> &Linear {
-        &self.classifier
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = self.first.forward(x, mode, None, Relu)?;
-        let mut maps = Vec::with_capacity(TAPPED.len());
-        for (index, row) in self.rows.iter().enumerate() {
-            for block in row {
-                x = block.forward(&x, mode)?;
-            }
-            if TAPPED.contains(&index) {
-                maps.push(x.clone());
-            }
+        let stage = stages.last_mut().expect("there is a first stage");
+        for block in 0..count {
+            let stride = if block == 0 { stride } else { 1 };
+            let within = within.within(block).within("conv");
+            stage.push(Box::new(InvertedResidual::new(&within, expansion, inputs, outputs, stride)?));
+            inputs = outputs;
         }
-        taps(maps, &self.last.forward(&x, mode, None, Relu)?, &self.classifier)
     }
+    let last = ConvShape::dense(inputs, LAST, 1, 1);
+    let last = ConvBn::new(&builder.within("conv2"), ("0", "1"), last, init)?;
+    let (weight, bias) = (Init::Normal(0.01), Init::Constant(0.0));
+    let within = builder.within("classifier").within(0);
+    let linear = Linear::with_init(&within, (LAST, classes), weight, bias)?;
+    Ok(Staged::new(builder, stem, Stages { stages, last: Some(Box::new(last)), linear }))
 }
 
 impl InvertedResidual {
@@ -122,7 +86,9 @@ impl InvertedResidual {
             adds_input: stride == 1 && inputs == outputs,
         })
     }
+}
 
+impl Block for InvertedResidual {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let y = self.expand.forward(x, mode, None, Relu)?;
         let y = self.filter.forward(&y, mode, None, Relu)?;

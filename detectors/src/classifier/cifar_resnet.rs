@@ -11,10 +11,10 @@ use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
 use rayon::prelude::*;
 
-use super::{Behind, Network, Tail, taps};
+use super::Behind;
+use super::stages::{Block, Stage, Staged, Stages};
 use crate::nn::{ConvNorm, Linear, Mode, NormKind};
-use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::param::Builder;
 use crate::{Error, Result};
 
 /// Which CIFAR ResNet.
@@ -61,23 +61,8 @@ impl CifarResNetConfig {
     }
 }
 
-/// A ResNet for small images.
 #[derive(Debug)]
-pub struct CifarResNet {
-    stem: ConvNorm,
-    tail: CifarResNetTail,
-    params: ParamStore,
-}
-
-/// The stages behind a map, and the linear layer.
-#[derive(Debug)]
-pub(super) struct CifarResNetTail {
-    stages: Vec<Vec<Block>>,
-    linear: Linear,
-}
-
-#[derive(Debug)]
-struct Block {
+struct BasicBlock {
     conv1: ConvNorm,
     conv2: ConvNorm,
     shortcut: Shortcut,
@@ -91,84 +76,48 @@ enum Shortcut {
     Convolved(ConvNorm),
 }
 
-impl CifarResNet {
-    /// Builds the network: `conv1.weight`, `bn1.*`, `layer1.0.conv1.weight` to `linear.bias` or `fc.bias`.
-    ///
-    /// # Errors
-    /// If the depth is not 6n + 2 with n at least 1, a width is nothing, option A would have to narrow or to widen at
-    /// stride 1, or there are no classes.
-    pub fn new(builder: Builder, config: CifarResNetConfig) -> Result<Self> {
-        let CifarResNetConfig { depth, widths, shortcut, classes } = config;
-        let narrowest = widths.into_iter().min().unwrap_or(0);
-        Error::unless_positive("classifier", &[("classes", classes), ("widths", narrowest)])?;
-        let refuse = |reason: String| Err(Error::Invalid { part: "classifier", reason });
-        if depth < 8 || depth % 6 != 2 {
-            return refuse(format!("a CIFAR ResNet has 6n + 2 layers (20, 32, 44, 56, 110), not {depth}"));
-        }
-        if shortcut == ShortcutOption::A && (widths[0] != widths[1] || !widths.is_sorted()) {
-            return refuse(format!(
-                "option A widens where the map is halved only, which {widths:?} does not"
-            ));
-        }
-        let stem = ConvNorm::new(&builder, ("conv1", "bn1"), (3, widths[0], 3, 1), NormKind::Bn)?;
-        let tail = CifarResNetTail::new(&builder, config, Behind::STEM)?;
-        Ok(Self { stem, tail, params: builder.finish() })
+/// A ResNet for small images: `conv1.weight`, `bn1.*`, `layer1.0.conv1.weight` to `linear.bias` or `fc.bias`.
+///
+/// # Errors
+/// If the depth is not 6n + 2 with n at least 1, a width is nothing, option A would have to narrow or to widen at
+/// stride 1, or there are no classes.
+pub fn cifar_resnet(builder: Builder, config: CifarResNetConfig) -> Result<Staged> {
+    let CifarResNetConfig { depth, widths, shortcut, classes } = config;
+    let narrowest = widths.into_iter().min().unwrap_or(0);
+    Error::unless_positive("classifier", &[("classes", classes), ("widths", narrowest)])?;
+    let refuse = |reason: String| Err(Error::Invalid { part: "classifier", reason });
+    if depth < 8 || depth % 6 != 2 {
+        return refuse(format!("a CIFAR ResNet has 6n + 2 layers (20, 32, 44, 56, 110), not {depth}"));
     }
+    if shortcut == ShortcutOption::A && (widths[0] != widths[1] || !widths.is_sorted()) {
+        return refuse(format!("option A widens where the map is halved only, which {widths:?} does not"));
+    }
+    let stem = ConvNorm::new(&builder, ("conv1", "bn1"), (3, widths[0], 3, 1), NormKind::Bn)?;
+    let tail = tail(&builder, config, Behind::STEM)?;
+    Ok(Staged::new(builder, stem, tail))
 }
 
-impl CifarResNetTail {
-    pub(super) fn new(builder: &Builder, config: CifarResNetConfig, behind: Behind) -> Result<Self> {
-        let CifarResNetConfig { depth, widths, shortcut, classes } = config;
-        let mut inputs = widths[behind.stage];
-        let mut stages = Vec::with_capacity(3);
-        for (stage, &width) in widths[1..].iter().enumerate().skip(behind.stage) {
-            let within = builder.within(format!("layer{}", stage + 1));
-            let mut blocks = Vec::with_capacity(depth / 6);
-            for block in 0..behind.blocks(depth / 6) {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                blocks.push(Block::new(&within.within(block), (inputs, width, stride), shortcut)?);
-                inputs = width;
-            }
-            stages.push(blocks);
+/// Its stages behind a map.
+pub(super) fn tail(builder: &Builder, config: CifarResNetConfig, behind: Behind) -> Result<Stages> {
+    let CifarResNetConfig { depth, widths, shortcut, classes } = config;
+    let mut inputs = widths[behind.stage];
+    let mut stages = Vec::with_capacity(3);
+    for (stage, &width) in widths[1..].iter().enumerate().skip(behind.stage) {
+        let within = builder.within(format!("layer{}", stage + 1));
+        let mut blocks = Stage::new();
+        for block in 0..behind.blocks(depth / 6) {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let shape = (inputs, width, stride);
+            blocks.push(Box::new(BasicBlock::new(&within.within(block), shape, shortcut)?));
+            inputs = width;
         }
-        let linear = Linear::new(&builder.within(shortcut.head()), inputs, classes)?;
-        Ok(Self { stages, linear })
+        stages.push(blocks);
     }
+    let linear = Linear::new(&builder.within(shortcut.head()), inputs, classes)?;
+    Ok(Stages { stages, last: None, linear })
 }
 
-impl Network for CifarResNet {
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn head(&self) -> &Linear {
-        self.tail.head()
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
-    }
-}
-
-impl Tail for CifarResNetTail {
-    fn head(&self) -> &Linear {
-        &self.linear
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = x.clone();
-        let mut maps = Vec::with_capacity(self.stages.len());
-        for stage in &self.stages {
-            for block in stage {
-                x = block.forward(&x, mode)?;
-            }
-            maps.push(x.clone());
-        }
-        taps(maps, &x, &self.linear)
-    }
-}
-
-impl Block {
+impl BasicBlock {
     fn new(
         builder: &Builder,
         (inputs, outputs, stride): (usize, usize, usize),
@@ -190,7 +139,9 @@ impl Block {
             shortcut,
         })
     }
+}
 
+impl Block for BasicBlock {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let y = self.conv1.forward(x, mode, None, Relu)?;
         let shortcut = match &self.shortcut {

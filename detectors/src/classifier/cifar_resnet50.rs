@@ -4,32 +4,17 @@
 use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 
+use super::Behind;
 use super::layers::{ConvBn, ConvShape};
-use super::{Behind, Network, Tail, taps};
+use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
-use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::param::Builder;
 use crate::{Error, Result};
 
 const BLOCKS: [usize; 4] = [3, 4, 6, 3];
 const EXPANSION: usize = 4;
 const STEM: usize = 64;
-
-/// The ResNet-50 for small images.
-#[derive(Debug)]
-pub struct CifarResNet50 {
-    stem: ConvBn,
-    tail: CifarResNet50Tail,
-    params: ParamStore,
-}
-
-/// The stages behind a map, and the linear layer.
-#[derive(Debug)]
-pub(super) struct CifarResNet50Tail {
-    stages: Vec<Vec<Bottleneck>>,
-    linear: Linear,
-}
 
 #[derive(Debug)]
 struct Bottleneck {
@@ -37,73 +22,38 @@ struct Bottleneck {
     shortcut: Option<ConvBn>,
 }
 
-impl CifarResNet50 {
-    /// Builds the network: `conv1.weight`, `layer1.0.conv1.weight`, `layer1.0.shortcut.0.weight` to `linear.bias`.
-    ///
-    /// # Errors
-    /// If there are no classes.
-    pub fn new(builder: Builder, classes: usize) -> Result<Self> {
-        Error::unless_positive("classifier", &[("classes", classes)])?;
-        let init = Init::KaimingNormalFanOut;
-        let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 3, 1), init)?;
-        let tail = CifarResNet50Tail::new(&builder, classes, Behind::STEM)?;
-        Ok(Self { stem, tail, params: builder.finish() })
-    }
+/// The ResNet-50 for small images: `conv1.weight`, `layer1.0.conv1.weight`, `layer1.0.shortcut.0.weight` to `linear.bias`.
+///
+/// # Errors
+/// If there are no classes.
+pub fn cifar_resnet50(builder: Builder, classes: usize) -> Result<Staged> {
+    Error::unless_positive("classifier", &[("classes", classes)])?;
+    let init = Init::KaimingNormalFanOut;
+    let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 3, 1), init)?;
+    let tail = tail(&builder, classes, Behind::STEM)?;
+    Ok(Staged::new(builder, stem, tail))
 }
 
-impl CifarResNet50Tail {
-    pub(super) fn new(builder: &Builder, classes: usize, behind: Behind) -> Result<Self> {
-        let mut inputs = match behind.stage {
-            0 => STEM,
-            stage => (STEM << (stage - 1)) * EXPANSION,
-        };
-        let mut stages = Vec::new();
-        for (stage, blocks) in BLOCKS.into_iter().enumerate().skip(behind.stage) {
-            let within = builder.within(format!("layer{}", stage + 1));
-            let inner = STEM << stage;
-            let mut built = Vec::new();
-            for block in 0..behind.blocks(blocks) {
-                let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-                built.push(Bottleneck::new(&within.within(block), inputs, inner, stride)?);
-                inputs = inner * EXPANSION;
-            }
-            stages.push(built);
+/// Its stages behind a map.
+pub(super) fn tail(builder: &Builder, classes: usize, behind: Behind) -> Result<Stages> {
+    let mut inputs = match behind.stage {
+        0 => STEM,
+        stage => (STEM << (stage - 1)) * EXPANSION,
+    };
+    let mut stages = Vec::new();
+    for (stage, blocks) in BLOCKS.into_iter().enumerate().skip(behind.stage) {
+        let within = builder.within(format!("layer{}", stage + 1));
+        let inner = STEM << stage;
+        let mut built = Stage::new();
+        for block in 0..behind.blocks(blocks) {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            built.push(Box::new(Bottleneck::new(&within.within(block), inputs, inner, stride)?));
+            inputs = inner * EXPANSION;
         }
-        let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
-        Ok(Self { stages, linear })
+        stages.push(built);
     }
-}
-
-impl Network for CifarResNet50 {
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn head(&self) -> &Linear {
-        self.tail.head()
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
-    }
-}
-
-impl Tail for CifarResNet50Tail {
-    fn head(&self) -> &Linear {
-        &self.linear
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = x.clone();
-        let mut maps = Vec::with_capacity(4);
-        for stage in &self.stages {
-            for block in stage {
-                x = block.forward(&x, mode)?;
-            }
-            maps.push(x.clone());
-        }
-        taps(maps, &x, &self.linear)
-    }
+    let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
+    Ok(Stages { stages, last: None, linear })
 }
 
 impl Bottleneck {
@@ -123,7 +73,9 @@ impl Bottleneck {
             shortcut: shortcut.transpose()?,
         })
     }
+}
 
+impl Block for Bottleneck {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let shortcut = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x, mode, None, Identity)?,

@@ -7,6 +7,7 @@
 //! | `wide_resnet`, `vgg`, `cifar_mobilenet`, `shufflenet_v1`, `shufflenet_v2` | the other networks for 32x32 pixels |
 //! | `resnet`, `mobilenet` | the networks for ImageNet |
 //! | [`Tail`] | the last stages of a network, or a branch of it |
+//! | `stages` | [`Staged`]: a stem, blocks in stages, a linear layer; most of them are that |
 //! | `layers`, `channels` | what they are made of, beyond [`nn`](crate::nn) |
 //! | `loss` | the cross-entropy with smoothed labels |
 //!
@@ -24,20 +25,22 @@ mod mobilenet;
 mod resnet;
 mod shufflenet_v1;
 mod shufflenet_v2;
+mod stages;
 mod vgg;
 mod wide_resnet;
 
 pub use architecture::Architecture;
-pub use cifar_mobilenet::CifarMobileNetV2;
-pub use cifar_resnet::{CifarResNet, CifarResNetConfig, ShortcutOption};
-pub use cifar_resnet50::CifarResNet50;
+pub use cifar_mobilenet::cifar_mobilenet_v2;
+pub use cifar_resnet::{CifarResNetConfig, ShortcutOption, cifar_resnet};
+pub use cifar_resnet50::cifar_resnet50;
 pub use loss::smoothed_cross_entropy;
 pub use mobilenet::{MobileNetV1Classifier, MobileNetV2Classifier};
 pub use resnet::{ResNetClassifier, ResNetClassifierConfig};
-pub use shufflenet_v1::ShuffleNetV1;
-pub use shufflenet_v2::ShuffleNetV2;
+pub use shufflenet_v1::shufflenet_v1;
+pub use shufflenet_v2::shufflenet_v2;
+pub use stages::Staged;
 pub use vgg::{Vgg, VggConfig};
-pub use wide_resnet::{WideResNet, WideResNetConfig};
+pub use wide_resnet::{WideResNetConfig, wide_resnet};
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -11,34 +11,19 @@ use ckd_kernels::elementwise::relu;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
 
+use super::Behind;
 use super::channels::{pick, shuffled, side_by_side};
 use super::layers::{ConvBn, ConvShape};
-use super::{Behind, Network, Tail, taps};
+use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
-use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::param::Builder;
 use crate::{Error, Result};
 
 const GROUPS: usize = 3;
 const STEM: usize = 24;
 /// Channels and units of each stage.
 const STAGES: [(usize, usize); 3] = [(240, 4), (480, 8), (960, 4)];
-
-/// ShuffleNet.
-#[derive(Debug)]
-pub struct ShuffleNetV1 {
-    stem: ConvBn,
-    tail: ShuffleNetV1Tail,
-    params: ParamStore,
-}
-
-/// The stages behind a map, and the linear layer.
-#[derive(Debug)]
-pub(super) struct ShuffleNetV1Tail {
-    stages: Vec<Vec<Unit>>,
-    linear: Linear,
-}
 
 #[derive(Debug)]
 struct Unit {
@@ -49,71 +34,36 @@ struct Unit {
     halves: bool,
 }
 
-impl ShuffleNetV1 {
-    /// Builds the network: `conv1.weight`, `layer1.0.conv1.weight` to `linear.bias`.
-    ///
-    /// # Errors
-    /// If there are no classes.
-    pub fn new(builder: Builder, classes: usize) -> Result<Self> {
-        Error::unless_positive("classifier", &[("classes", classes)])?;
-        let stem =
-            ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 1, 1), Init::TorchDefault)?;
-        let tail = ShuffleNetV1Tail::new(&builder, classes, Behind::STEM)?;
-        Ok(Self { stem, tail, params: builder.finish() })
-    }
+/// ShuffleNet: `conv1.weight`, `layer1.0.conv1.weight` to `linear.bias`.
+///
+/// # Errors
+/// If there are no classes.
+pub fn shufflenet_v1(builder: Builder, classes: usize) -> Result<Staged> {
+    Error::unless_positive("classifier", &[("classes", classes)])?;
+    let init = Init::TorchDefault;
+    let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 1, 1), init)?;
+    let tail = tail(&builder, classes, Behind::STEM)?;
+    Ok(Staged::new(builder, stem, tail))
 }
 
-impl ShuffleNetV1Tail {
-    pub(super) fn new(builder: &Builder, classes: usize, behind: Behind) -> Result<Self> {
-        let mut inputs = match behind.stage {
-            0 => STEM,
-            stage => STAGES[stage - 1].0,
-        };
-        let mut stages = Vec::new();
-        for (stage, (outputs, units)) in (1..).zip(STAGES).skip(behind.stage) {
-            let within = builder.within(format!("layer{stage}"));
-            let mut built = Vec::new();
-            for unit in 0..behind.blocks(units) {
-                built.push(Unit::new(&within.within(unit), inputs, outputs, unit == 0)?);
-                inputs = outputs;
-            }
-            stages.push(built);
+/// Its stages behind a map.
+pub(super) fn tail(builder: &Builder, classes: usize, behind: Behind) -> Result<Stages> {
+    let mut inputs = match behind.stage {
+        0 => STEM,
+        stage => STAGES[stage - 1].0,
+    };
+    let mut stages = Vec::new();
+    for (stage, (outputs, units)) in (1..).zip(STAGES).skip(behind.stage) {
+        let within = builder.within(format!("layer{stage}"));
+        let mut built = Stage::new();
+        for unit in 0..behind.blocks(units) {
+            built.push(Box::new(Unit::new(&within.within(unit), inputs, outputs, unit == 0)?));
+            inputs = outputs;
         }
-        let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
-        Ok(Self { stages, linear })
+        stages.push(built);
     }
-}
-
-impl Network for ShuffleNetV1 {
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn head(&self) -> &Linear {
-        self.tail.head()
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
-    }
-}
-
-impl Tail for ShuffleNetV1Tail {
-    fn head(&self) -> &Linear {
-        &self.linear
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = x.clone();
-        let mut maps = Vec::with_capacity(3);
-        for stage in &self.stages {
-            for unit in stage {
-                x = unit.forward(&x, mode)?;
-            }
-            maps.push(x.clone());
-        }
-        taps(maps, &x, &self.linear)
-    }
+    let linear = Linear::new(&builder.within("linear"), inputs, classes)?;
+    Ok(Stages { stages, last: None, linear })
 }
 
 impl Unit {
@@ -133,7 +83,9 @@ impl Unit {
             halves,
         })
     }
+}
 
+impl Block for Unit {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let y = pick(&self.reduce.forward(x, mode, None, Relu)?, &self.shuffle)?;
         let y = self.filter.forward(&y, mode, None, Relu)?;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 
+use super::Behind;
 use super::channels::{pick, shuffled, side_by_side};
 use super::layers::{ConvBn, ConvShape};
-use super::{Behind, Network, Tail, taps};
+use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
-use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::param::Builder;
 use crate::{Error, Result};
 
 const STEM: usize = 24;
@@ -22,22 +22,6 @@ const STEM: usize = 24;
 const STAGES: [(usize, usize); 3] = [(116, 3), (232, 7), (464, 3)];
 /// Channels before the linear layer.
 const LAST: usize = 1024;
-
-/// ShuffleNetV2.
-#[derive(Debug)]
-pub struct ShuffleNetV2 {
-    stem: ConvBn,
-    tail: ShuffleNetV2Tail,
-    params: ParamStore,
-}
-
-/// The stages behind a map, the last convolution and the linear layer.
-#[derive(Debug)]
-pub(super) struct ShuffleNetV2Tail {
-    stages: Vec<(Down, Vec<Unit>)>,
-    last: ConvBn,
-    linear: Linear,
-}
 
 /// The first unit of a stage.
 #[derive(Debug)]
@@ -55,72 +39,38 @@ struct Unit {
     shuffle: Arc<[usize]>,
 }
 
-impl ShuffleNetV2 {
-    /// Builds the network: `conv1.weight`, `layer1.0.conv1.weight` to `linear.bias`.
-    ///
-    /// # Errors
-    /// If there are no classes.
-    pub fn new(builder: Builder, classes: usize) -> Result<Self> {
-        Error::unless_positive("classifier", &[("classes", classes)])?;
-        let init = Init::TorchDefault;
-        let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 1, 1), init)?;
-        let tail = ShuffleNetV2Tail::new(&builder, classes, Behind::STEM)?;
-        Ok(Self { stem, tail, params: builder.finish() })
-    }
+/// ShuffleNetV2: `conv1.weight`, `layer1.0.conv1.weight` to `linear.bias`.
+///
+/// # Errors
+/// If there are no classes.
+pub fn shufflenet_v2(builder: Builder, classes: usize) -> Result<Staged> {
+    Error::unless_positive("classifier", &[("classes", classes)])?;
+    let init = Init::TorchDefault;
+    let stem = ConvBn::new(&builder, ("conv1", "bn1"), ConvShape::dense(3, STEM, 1, 1), init)?;
+    let tail = tail(&builder, classes, Behind::STEM)?;
+    Ok(Staged::new(builder, stem, tail))
 }
 
-impl ShuffleNetV2Tail {
-    pub(super) fn new(builder: &Builder, classes: usize, behind: Behind) -> Result<Self> {
-        let init = Init::TorchDefault;
-        let mut inputs = match behind.stage {
-            0 => STEM,
-            stage => STAGES[stage - 1].0,
-        };
-        let mut stages = Vec::new();
-        for (stage, (outputs, units)) in (1..).zip(STAGES).skip(behind.stage) {
-            let within = builder.within(format!("layer{stage}"));
-            let down = Down::new(&within.within(0), inputs, outputs)?;
-            let units = (1..behind.blocks(units + 1)).map(|unit| Unit::new(&within.within(unit), outputs));
-            stages.push((down, units.collect::<Result<_>>()?));
-            inputs = outputs;
+/// Its stages behind a map, with the last convolution.
+pub(super) fn tail(builder: &Builder, classes: usize, behind: Behind) -> Result<Stages> {
+    let mut inputs = match behind.stage {
+        0 => STEM,
+        stage => STAGES[stage - 1].0,
+    };
+    let mut stages = Vec::new();
+    for (stage, (outputs, units)) in (1..).zip(STAGES).skip(behind.stage) {
+        let within = builder.within(format!("layer{stage}"));
+        let mut built: Stage = vec![Box::new(Down::new(&within.within(0), inputs, outputs)?)];
+        for unit in 1..behind.blocks(units + 1) {
+            built.push(Box::new(Unit::new(&within.within(unit), outputs)?));
         }
-        let last = ConvBn::new(builder, ("conv2", "bn2"), ConvShape::dense(inputs, LAST, 1, 1), init)?;
-        let linear = Linear::new(&builder.within("linear"), LAST, classes)?;
-        Ok(Self { stages, last, linear })
+        stages.push(built);
+        inputs = outputs;
     }
-}
-
-impl Network for ShuffleNetV2 {
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn head(&self) -> &Linear {
-        self.tail.head()
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        self.tail.forward(&self.stem.forward(x, mode, None, Relu)?, mode)
-    }
-}
-
-impl Tail for ShuffleNetV2Tail {
-    fn head(&self) -> &Linear {
-        &self.linear
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = x.clone();
-        let mut maps = Vec::with_capacity(3);
-        for (down, units) in &self.stages {
-            x = down.forward(&x, mode)?;
-            for unit in units {
-                x = unit.forward(&x, mode)?;
-            }
-            maps.push(x.clone());
-        }
-        taps(maps, &self.last.forward(&x, mode, None, Relu)?, &self.linear)
-    }
+    let last = ConvShape::dense(inputs, LAST, 1, 1);
+    let last = ConvBn::new(builder, ("conv2", "bn2"), last, Init::TorchDefault)?;
+    let linear = Linear::new(&builder.within("linear"), LAST, classes)?;
+    Ok(Stages { stages, last: Some(Box::new(last)), linear })
 }
 
 impl Down {
@@ -143,7 +93,9 @@ impl Down {
             shuffle: shuffled(outputs, 2),
         })
     }
+}
 
+impl Block for Down {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let left = self.left[0].forward(x, mode, None, Identity)?;
         let left = self.left[1].forward(&left, mode, None, Relu)?;
@@ -170,7 +122,9 @@ impl Unit {
             shuffle: shuffled(channels, 2),
         })
     }
+}
 
+impl Block for Unit {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let changed = in_turn(&self.convs, &pick(x, &self.changed)?, mode)?;
         pick(&side_by_side(&pick(x, &self.kept)?, &changed)?, &self.shuffle)

@@ -6,12 +6,12 @@
 use ckd_kernels::Value;
 use ckd_kernels::linear::Activation::Relu;
 
+use super::Behind;
 use super::layers::{BatchNorm, Conv, ConvBn, ConvShape};
-use super::{Behind, Network, Tail, taps};
+use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
 use crate::nn::{Linear, Mode};
-use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::param::Builder;
 use crate::{Error, Result};
 
 /// Which wide ResNet.
@@ -25,24 +25,8 @@ pub struct WideResNetConfig {
     pub classes: usize,
 }
 
-/// A wide ResNet.
 #[derive(Debug)]
-pub struct WideResNet {
-    stem: Conv,
-    tail: WideResNetTail,
-    params: ParamStore,
-}
-
-/// The stages behind a map, the last norm and the linear layer.
-#[derive(Debug)]
-pub(super) struct WideResNetTail {
-    stages: Vec<Vec<Block>>,
-    norm: BatchNorm,
-    fc: Linear,
-}
-
-#[derive(Debug)]
-struct Block {
+struct WideBlock {
     norm1: BatchNorm,
     conv1: ConvBn,
     conv2: Conv,
@@ -50,88 +34,49 @@ struct Block {
     shortcut: Option<Conv>,
 }
 
-impl WideResNet {
-    /// Builds the network: `conv1.weight`, `block1.layer.0.bn1.*` to `fc.bias`.
-    ///
-    /// # Errors
-    /// If the depth is not 6n + 4 with n at least 1, or there are no classes.
-    pub fn new(builder: Builder, config: WideResNetConfig) -> Result<Self> {
-        let WideResNetConfig { depth, widen, classes } = config;
-        Error::unless_positive("classifier", &[("widen", widen), ("classes", classes)])?;
-        if depth < 10 || depth % 6 != 4 {
-            let reason = format!("a wide ResNet has 6n + 4 layers (16, 28, 40), not {depth}");
-            return Err(Error::Invalid { part: "classifier", reason });
+/// A wide ResNet: `conv1.weight`, `block1.layer.0.bn1.*` to `fc.bias`.
+///
+/// # Errors
+/// If the depth is not 6n + 4 with n at least 1, or there are no classes.
+pub fn wide_resnet(builder: Builder, config: WideResNetConfig) -> Result<Staged> {
+    let WideResNetConfig { depth, widen, classes } = config;
+    Error::unless_positive("classifier", &[("widen", widen), ("classes", classes)])?;
+    if depth < 10 || depth % 6 != 4 {
+        let reason = format!("a wide ResNet has 6n + 4 layers (16, 28, 40), not {depth}");
+        return Err(Error::Invalid { part: "classifier", reason });
+    }
+    let init = Init::KaimingNormalFanOut;
+    let stem = Conv::new(&builder.within("conv1"), ConvShape::dense(3, 16, 3, 1), init)?;
+    let tail = tail(&builder, config, Behind::STEM)?;
+    Ok(Staged::new(builder, stem, tail))
+}
+
+/// Its stages behind a map, with the last norm.
+pub(super) fn tail(builder: &Builder, config: WideResNetConfig, behind: Behind) -> Result<Stages> {
+    let WideResNetConfig { depth, widen, classes } = config;
+    let mut inputs = match behind.stage {
+        0 => 16,
+        stage => (16 * widen) << (stage - 1),
+    };
+    let mut stages = Vec::new();
+    for stage in behind.stage + 1..=3 {
+        let outputs = (16 * widen) << (stage - 1);
+        let within = builder.within(format!("block{stage}")).within("layer");
+        let mut blocks = Stage::new();
+        for block in 0..behind.blocks((depth - 4) / 6) {
+            let stride = if stage > 1 && block == 0 { 2 } else { 1 };
+            blocks.push(Box::new(WideBlock::new(&within.within(block), inputs, outputs, stride)?));
+            inputs = outputs;
         }
-        let init = Init::KaimingNormalFanOut;
-        let stem = Conv::new(&builder.within("conv1"), ConvShape::dense(3, 16, 3, 1), init)?;
-        let tail = WideResNetTail::new(&builder, config, Behind::STEM)?;
-        Ok(Self { stem, tail, params: builder.finish() })
+        stages.push(blocks);
     }
+    let norm = BatchNorm::new(&builder.within("bn1"), inputs)?;
+    let (weight, bias) = (Init::TorchDefault, Init::Constant(0.0));
+    let linear = Linear::with_init(&builder.within("fc"), (inputs, classes), weight, bias)?;
+    Ok(Stages { stages, last: Some(Box::new(norm)), linear })
 }
 
-impl WideResNetTail {
-    pub(super) fn new(builder: &Builder, config: WideResNetConfig, behind: Behind) -> Result<Self> {
-        let WideResNetConfig { depth, widen, classes } = config;
-        let mut inputs = match behind.stage {
-            0 => 16,
-            stage => (16 * widen) << (stage - 1),
-        };
-        let mut stages = Vec::new();
-        for stage in behind.stage + 1..=3 {
-            let outputs = (16 * widen) << (stage - 1);
-            let within = builder.within(format!("block{stage}")).within("layer");
-            let mut blocks = Vec::new();
-            for block in 0..behind.blocks((depth - 4) / 6) {
-                let stride = if stage > 1 && block == 0 { 2 } else { 1 };
-                blocks.push(Block::new(&within.within(block), inputs, outputs, stride)?);
-                inputs = outputs;
-            }
-            stages.push(blocks);
-        }
-        let norm = BatchNorm::new(&builder.within("bn1"), inputs)?;
-        let fc = Linear::with_init(
-            &builder.within("fc"),
-            (inputs, classes),
-            Init::TorchDefault,
-            Init::Constant(0.0),
-        )?;
-        Ok(Self { stages, norm, fc })
-    }
-}
-
-impl Network for WideResNet {
-    fn params(&self) -> &ParamStore {
-        &self.params
-    }
-
-    fn head(&self) -> &Linear {
-        self.tail.head()
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        self.tail.forward(&self.stem.forward(x, None)?, mode)
-    }
-}
-
-impl Tail for WideResNetTail {
-    fn head(&self) -> &Linear {
-        &self.fc
-    }
-
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
-        let mut x = x.clone();
-        let mut maps = Vec::with_capacity(3);
-        for stage in &self.stages {
-            for block in stage {
-                x = block.forward(&x, mode)?;
-            }
-            maps.push(x.clone());
-        }
-        taps(maps, &self.norm.forward_relu(&x, mode)?, &self.fc)
-    }
-}
-
-impl Block {
+impl WideBlock {
     fn new(builder: &Builder, inputs: usize, outputs: usize, stride: usize) -> Result<Self> {
         let init = Init::KaimingNormalFanOut;
         let shortcut = (inputs != outputs).then(|| {
@@ -149,7 +94,9 @@ impl Block {
             shortcut: shortcut.transpose()?,
         })
     }
+}
 
+impl Block for WideBlock {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         let y = self.norm1.forward_relu(x, mode)?;
         let shortcut = match &self.shortcut {
