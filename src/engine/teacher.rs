@@ -97,7 +97,8 @@ fn train<T: Task>(
     let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
     let job: Job<'_, T> = Job { init: init.as_ref(), ..job };
     // An interrupted teacher goes on; one of another configuration is set aside.
-    let outcome = match job.run(Start::Resume, around) {
+    let start = if job.folder.exists() { Start::Resume } else { Start::Anew };
+    let outcome = match job.run(start, around) {
         Err(EngineError::Run { .. }) => {
             set_aside(&job.folder, around)?;
             job.run(Start::Anew, around)?
