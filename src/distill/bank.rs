@@ -16,7 +16,8 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use super::{DistillError, expect_positive, nothing, scalar_of_all};
+use super::rows::{softmax, weighted_mean_over_rows};
+use super::{DistillError, expect_positive};
 
 const NAME: &str = "memory";
 
@@ -207,30 +208,16 @@ pub fn contrast_columns(
     weights: &Value,
 ) -> Result<Value, DistillError> {
     let (b, columns) = likenesses.tensor().dims2()?;
-    if weights.dims() != [b] || positives == 0 || (positives > columns && b > 0) {
-        let reason =
-            format!("{positives} positives in {:?}, weights {:?}", likenesses.dims(), weights.dims());
+    if positives == 0 || (positives > columns && b > 0) {
+        let reason = format!("{positives} positives in {:?}", likenesses.dims());
         return Err(DistillError::invalid(NAME, reason));
     }
-    if b == 0 {
-        return nothing(likenesses);
-    }
-    let (g_host, w_host) = (on_host(likenesses.tensor())?, on_host(weights.tensor())?);
-    let (g, w) = (elements(&g_host)?, elements(&w_host)?);
-    let (mut by_g, mut by_w) = (Vec::with_capacity(b * columns), Vec::with_capacity(b));
-    let mut loss = 0.0;
-    for (row, &w) in g.chunks_exact(columns).zip(w.iter()) {
-        let (p, logs) = super::rows::softmax(row, 1.0);
-        let own = -logs[..positives].iter().sum::<f64>() / positives as f64;
-        let share = f64::from(w) / b as f64;
-        loss += share * own;
-        by_w.push((own / b as f64) as f32);
-        let wanted = |k: usize| if k < positives { (positives as f64).recip() } else { 0.0 };
-        by_g.extend(p.iter().enumerate().map(|(k, p)| (share * (p - wanted(k))) as f32));
-    }
-    let gradients = vec![
-        Some(from_elements(by_g, (b, columns), likenesses.tensor())?),
-        Some(from_elements(by_w, b, weights.tensor())?),
-    ];
-    scalar_of_all(&[likenesses, weights], loss, gradients)
+    let wanted = (positives as f64).recip();
+    weighted_mean_over_rows(NAME, likenesses, weights, |_, share, row, gradient| {
+        let (p, logs) = softmax(row, 1.0);
+        for (k, (gradient, p)) in gradient.iter_mut().zip(p).enumerate() {
+            *gradient = (share * (p - if k < positives { wanted } else { 0.0 })) as f32;
+        }
+        -wanted * logs[..positives].iter().sum::<f64>()
+    })
 }

@@ -29,8 +29,8 @@ use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 
-use super::rows::{check_labels, paired, softened_kl, softmax};
-use super::{DistillError, expect_positive, nothing, scalar_of_all};
+use super::rows::{check_labels, paired, softened_kl, softmax, weighted_mean_over_rows};
+use super::{DistillError, expect_positive};
 
 const NAME: &str = "mcl";
 
@@ -242,35 +242,26 @@ fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, DistillError> {
 /// NCE(G; w).
 fn nce(g: &Value, labels: &[u32], weights: &Value, instance: Instance) -> Result<Value, DistillError> {
     let b = labels.len();
-    check(g, weights, b)?;
-    check_labels(NAME, labels, (b, usize::MAX))?;
-    if b == 0 {
-        return nothing(g);
+    if g.dims() != [b, b] {
+        let reason = format!("{b} samples, but similarities {:?}", g.dims());
+        return Err(DistillError::invalid(NAME, reason));
     }
-    let (g_host, w_host) = (on_host(g.tensor())?, on_host(weights.tensor())?);
-    let (values, w) = (elements(&g_host)?, elements(&w_host)?);
-    let (mut by_g, mut by_w) = (vec![0f32; b * b], vec![0f32; b]);
-    let mut loss = 0.0;
-    for (i, row) in values.chunks_exact(b).enumerate() {
+    check_labels(NAME, labels, (b, usize::MAX))?;
+    weighted_mean_over_rows(NAME, g, weights, |i, share, row, gradient| {
         let seen: Vec<usize> = (0..b).filter(|&j| j != i || instance == Instance::Included).collect();
         let positives = seen.iter().filter(|&&j| labels[j] == labels[i]).count();
         if positives == 0 {
-            continue;
+            return 0.0;
         }
         let (p, logs) = softmax(&seen.iter().map(|&j| row[j]).collect::<Vec<f32>>(), 1.0);
-        let share = f64::from(w[i]) / b as f64;
-        let mut own = 0.0;
+        let mut loss = 0.0;
         for (at, &j) in seen.iter().enumerate() {
             let wanted = if labels[j] == labels[i] { (positives as f64).recip() } else { 0.0 };
-            own -= wanted * logs[at];
-            by_g[i * b + j] = (share * (p[at] - wanted)) as f32;
+            loss -= wanted * logs[at];
+            gradient[j] = (share * (p[at] - wanted)) as f32;
         }
-        loss += share * own;
-        by_w[i] = (own / b as f64) as f32;
-    }
-    let gradients =
-        vec![Some(from_elements(by_g, (b, b), g.tensor())?), Some(from_elements(by_w, b, weights.tensor())?)];
-    scalar_of_all(&[g, weights], loss, gradients)
+        loss
+    })
 }
 
 /// KLT(G, `target`; w): of likenesses to the samples of the batch, or to others.
@@ -287,38 +278,13 @@ pub fn softened(
     temperature: f64,
 ) -> Result<Value, DistillError> {
     expect_positive(NAME, "temperature", temperature)?;
-    let (b, columns) = paired(NAME, target, g)?;
-    if weights.dims() != [b] {
-        let reason = format!("{b} samples, but weights {:?}", weights.dims());
-        return Err(DistillError::invalid(NAME, reason));
-    }
-    if b == 0 || columns == 0 {
-        return nothing(g);
-    }
-    let (g_host, t_host, w_host) = (on_host(g.tensor())?, on_host(target)?, on_host(weights.tensor())?);
-    let (values, target, w) = (elements(&g_host)?, elements(&t_host)?, elements(&w_host)?);
-    let (mut by_g, mut by_w) = (vec![0f32; b * columns], vec![0f32; b]);
-    let mut loss = 0.0;
-    let rows =
-        values.chunks_exact(columns).zip(target.chunks_exact(columns)).zip(by_g.chunks_exact_mut(columns));
-    for (i, ((row, target), by_row)) in rows.enumerate() {
-        let kl = softened_kl(target, row, temperature, by_row);
-        let share = f64::from(w[i]) / b as f64;
-        by_row.iter_mut().for_each(|g| *g = (f64::from(*g) * share) as f32);
-        loss += share * kl;
-        by_w[i] = (kl / b as f64) as f32;
-    }
-    let gradients = vec![
-        Some(from_elements(by_g, (b, columns), g.tensor())?),
-        Some(from_elements(by_w, b, weights.tensor())?),
-    ];
-    scalar_of_all(&[g, weights], loss, gradients)
-}
-
-fn check(g: &Value, weights: &Value, b: usize) -> Result<(), DistillError> {
-    if g.dims() == [b, b] && weights.dims() == [b] {
-        return Ok(());
-    }
-    let reason = format!("{b} samples, but similarities {:?} and weights {:?}", g.dims(), weights.dims());
-    Err(DistillError::invalid(NAME, reason))
+    let (_, columns) = paired(NAME, target, g)?;
+    let host = on_host(target)?;
+    let target = elements(&host)?;
+    let target: &[f32] = &target;
+    weighted_mean_over_rows(NAME, g, weights, |i, share, row, gradient| {
+        let kl = softened_kl(&target[i * columns..][..columns], row, temperature, gradient);
+        gradient.iter_mut().for_each(|g| *g = (f64::from(*g) * share) as f32);
+        kl
+    })
 }

@@ -6,7 +6,7 @@ use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::{exponentials, largest};
 use rayon::prelude::*;
 
-use super::{DistillError, nothing, scalar_of};
+use super::{DistillError, nothing, scalar_of, scalar_of_all};
 
 /// Rows and columns of both matrices, which must agree.
 pub(super) fn paired(
@@ -75,6 +75,45 @@ pub(super) fn sum_over_rows(
         .collect();
     let gradient = student.is_tracked().then(|| from_elements(gradient, (rows, columns), student.tensor()));
     scalar_of(student, losses.iter().sum::<f64>() / divisor, gradient.transpose()?)
+}
+
+/// 1/B sum_i w_i f(g_i) over the rows of `g` with their `weights`; 0 without rows.
+///
+/// `of_row` gets the number of a row, w_i / B, the row, and zeros to write w_i / B times f's derivatives to; it returns f.
+///
+/// # Shapes
+/// `g` (B, K), `weights` (B); a scalar.
+///
+/// # Errors
+/// Shapes that do not fit.
+pub(super) fn weighted_mean_over_rows(
+    method: &'static str,
+    g: &Value,
+    weights: &Value,
+    of_row: impl Fn(usize, f64, &[f32], &mut [f32]) -> f64 + Sync,
+) -> Result<Value, DistillError> {
+    let (b, columns) = g.tensor().dims2()?;
+    if weights.dims() != [b] {
+        let reason = format!("{b} samples, but weights {:?}", weights.dims());
+        return Err(DistillError::invalid(method, reason));
+    }
+    if b == 0 || columns == 0 {
+        return nothing(g);
+    }
+    let (g_host, w_host) = (on_host(g.tensor())?, on_host(weights.tensor())?);
+    let (values, w) = (elements(&g_host)?, elements(&w_host)?);
+    let (values, w): (&[f32], &[f32]) = (&values, &w);
+    let mut by_g = vec![0f32; b * columns];
+    let rows = by_g.par_chunks_exact_mut(columns).zip(values.par_chunks_exact(columns)).enumerate();
+    let losses: Vec<f64> =
+        rows.map(|(i, (by_row, row))| of_row(i, f64::from(w[i]) / b as f64, row, by_row)).collect();
+    let mean = losses.iter().zip(w).map(|(loss, &w)| f64::from(w) / b as f64 * loss).sum();
+    let by_w = losses.iter().map(|loss| (loss / b as f64) as f32).collect();
+    let gradients = vec![
+        Some(from_elements(by_g, (b, columns), g.tensor())?),
+        Some(from_elements(by_w, b, weights.tensor())?),
+    ];
+    scalar_of_all(&[g, weights], mean, gradients)
 }
 
 /// T² KL(softmax(`t` / T) || softmax(`s` / T)) of one row; `gradient` becomes the derivatives by `s`.
