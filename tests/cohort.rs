@@ -218,6 +218,24 @@ fn networks_of_different_kinds_learn_from_each_other_layer_by_layer() {
 }
 
 #[test]
+fn with_logit_kd_mcls_networks_also_learn_from_the_mean_of_their_logits() {
+    let small = Small::new();
+    let first_losses = |weight: &str| {
+        small.trained(&["schedule.steps=1", "train.eval_every=1", &format!("cohort.logit_kd={weight}")]);
+        log(&small.path("runs/cohort"))[0]["losses"].clone()
+    };
+    let [none, once, twice] = ["0", "1", "2"].map(first_losses);
+    for peer in ["kd/mean/peer0", "kd/mean/peer1"] {
+        let [once, twice] = [&once, &twice].map(|losses| losses[peer].as_f64().expect("a loss"));
+        assert!(none.get(peer).is_none() && once > 0.0, "{peer}: {once}");
+        assert!((twice - 2.0 * once).abs() < 1e-5 * twice, "{peer}: {once}, then {twice}");
+    }
+    assert_eq!(none["mcl/icl"], once["mcl/icl"]);
+    let other = small.error(&["cohort.method=l_mcl", "cohort.logit_kd=1"]);
+    assert_mentions(&other, &["cohort.logit_kd", "aggregated teachers", "method = \"mcl\""]);
+}
+
+#[test]
 fn a_meta_event_changes_phi_alone() {
     let small = Small::new();
     let run = |every: &str| {

@@ -96,6 +96,9 @@ section! {
         pub tau: f64 = 0.1,
         /// What similarities are divided by again where they are softened.
         pub temperature: f64 = 3.0,
+        /// mcl: weight of T² times the divergence of each network's logits from the mean of all networks' logits, softened
+        /// by `temperature` ("logit KD" in the paper, with weight 1; with four networks the authors teach the last one only).
+        pub logit_kd: f64 = 0.0,
         /// Columns of an embedding.
         pub width: usize = 128,
         /// What an image and itself are to ICL.
@@ -148,9 +151,11 @@ impl CohortMethod {
         let mut keys = Vec::new();
         Cohort::document_fields("", &mut keys);
         keys.retain(|key| key.path != "method");
-        if self == Self::Mcl {
-            keys.retain(|key| key.path.split('.').next() != Some("layers"));
-        }
+        let foreign = match self {
+            Self::Mcl => "layers",
+            Self::LMcl => "logit_kd",
+        };
+        keys.retain(|key| key.path.split('.').next() != Some(foreign));
         MethodCard {
             method: self.word(),
             about: self.about().to_owned(),

@@ -72,6 +72,13 @@ fn cohort(cohort: &Cohort, found: &mut Vec<Problem>) {
     for (key, weight) in [("alpha", alpha), ("beta", beta), ("gamma", gamma), ("lambda", lambda)] {
         check.not_negative(key, weight);
     }
+    check.not_negative("logit_kd", cohort.logit_kd);
+    check.that(
+        cohort.logit_kd == 0.0 || cohort.method == CohortMethod::Mcl,
+        "logit_kd",
+        "is given, but l_mcl's networks learn from their aggregated teachers",
+        "leave it out, or set method = \"mcl\"",
+    );
     check.positive("tau", cohort.tau);
     check.positive("temperature", cohort.temperature);
     check.at_least_one("width", cohort.width);

@@ -10,7 +10,7 @@ use rand::RngCore;
 
 use super::model::{Cohort, Layer, folder};
 use super::{CohortSets, pair};
-use crate::config::{CohortConfig, CohortMethod};
+use crate::config::{Cohort as CohortLosses, CohortConfig, CohortMethod};
 use crate::data::LabelledBatch;
 use crate::distill::mcl::{Likenesses, layer_weights};
 use crate::distill::{Term, kd, remember};
@@ -37,7 +37,10 @@ pub(super) fn training_pass(
     let mut terms = labelled(setting, &layers, labels)?;
     let likenesses = likenesses(config, cohort, &layers, &drawn)?;
     let learned = match config.cohort.method {
-        CohortMethod::Mcl => likenesses.mcl(labels, &pair(config))?,
+        CohortMethod::Mcl => {
+            terms.extend(from_the_mean(config, &layers)?);
+            likenesses.mcl(labels, &pair(config))?
+        }
         CohortMethod::LMcl => {
             terms.extend(aggregated(setting, &layers, labels)?);
             let weights: Vec<Value> =
@@ -105,6 +108,21 @@ fn labelled(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: &[
         }
     }
     Ok(terms)
+}
+
+/// What MCL's networks learn from the mean of their logits.
+fn from_the_mean(config: &CohortConfig, layers: &[Vec<Layer>]) -> Result<Vec<Part>> {
+    let CohortLosses { logit_kd, temperature, .. } = config.cohort;
+    let logits: Vec<&Value> = layers.iter().filter_map(|own| Some(&own.last()?.logits)).collect();
+    if logit_kd == 0.0 || logits.is_empty() {
+        return Ok(Vec::new());
+    }
+    let all: Vec<&Tensor> = logits.iter().map(|logits| logits.tensor()).collect();
+    let mean = Tensor::stack(&all, 0)?.mean(0)?;
+    let of = |(index, own): (usize, &&Value)| {
+        Ok((format!("kd/mean/{}", folder(index)), kd(&mean, own, temperature)?, logit_kd))
+    };
+    logits.iter().enumerate().map(of).collect()
 }
 
 /// What L-MCL's aggregated teachers learn from the labels, and the networks from them.
