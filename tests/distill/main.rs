@@ -6,5 +6,7 @@ mod golden;
 mod alignment;
 mod logits;
 mod maps;
+mod memory;
+mod meta;
 mod online;
 mod support;

@@ -5,6 +5,7 @@ use ckd_det::distill::{DistillError, Distiller, Lesson, Term};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::normalize::l2_normalize_rows;
 
 use crate::golden;
 
@@ -135,4 +136,19 @@ pub(crate) fn zeros(shape: &[usize]) -> Tensor {
 pub(crate) fn own_case(name: &str, test: impl FnOnce(&golden::Case<'_>)) {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/own");
     test(&golden::Golden::open(root).case(name));
+}
+
+/// The weighted sum of scalars.
+pub(crate) fn sum(terms: &[(Value, f64)]) -> Value {
+    weighted_sum(&terms.iter().map(|(term, weight)| (term, *weight)).collect::<Vec<_>>()).unwrap()
+}
+
+/// Weights of 1.
+pub(crate) fn ones(count: usize) -> Value {
+    Value::constant(tensor(&vec![1.0; count], &[count]))
+}
+
+/// Unit rows.
+pub(crate) fn unit(x: &Value) -> Value {
+    l2_normalize_rows(x, 1e-12).unwrap()
 }

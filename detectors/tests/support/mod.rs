@@ -2,16 +2,20 @@
 #![allow(dead_code)]
 #![allow(missing_docs, unreachable_pub)]
 
+use std::collections::BTreeMap;
+
 use candle_core::{Device, Tensor};
+use ckd_detectors::Result;
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::{
     BackboneConfig, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ResNetDepth, StrideIn,
 };
+use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
 use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::nn::NormKind;
-use ckd_detectors::param::ParamStore;
+use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::postprocess::{Clip, RetinaPostprocess, RoiPostprocess};
 use ckd_detectors::proposals::ProposalFilter;
 use ckd_detectors::retinanet::{BoxLoss, RetinaNetConfig};
@@ -213,4 +217,35 @@ pub fn values(tensor: &Tensor) -> Vec<f32> {
 /// The weights whose names are `wanted`.
 pub fn part(weights: &Weights, wanted: impl Fn(&str) -> bool) -> Weights {
     weights.iter().filter(|(name, ..)| wanted(name)).cloned().collect()
+}
+
+/// Classes of the tiny networks.
+pub const CLASSES: usize = 3;
+
+/// A detector with random weights.
+pub fn build(seed: u64, config: DetectorConfig) -> Result<Detector> {
+    Detector::new(Builder::new(seed, &Device::Cpu), &config)
+}
+
+/// Runs `test` with the settings of a tiny network of each kind.
+pub fn each_detector(test: impl Fn(&str, DetectorConfig) -> Result<()>) {
+    let configs = [
+        ("Faster R-CNN", DetectorConfig::FasterRcnn(tiny_faster_rcnn(CLASSES))),
+        ("RetinaNet", DetectorConfig::RetinaNet(tiny_retinanet(CLASSES))),
+        ("Faster R-CNN v2", DetectorConfig::FasterRcnn(tiny_faster_rcnn_v2(CLASSES))),
+        ("RetinaNet v2", DetectorConfig::RetinaNet(tiny_retinanet_v2(CLASSES))),
+    ];
+    for (name, config) in configs {
+        test(name, config).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+/// The parameters, bit by bit.
+pub fn bits(params: &ParamStore) -> BTreeMap<String, Vec<u32>> {
+    params.iter().map(|(name, param)| (name.to_string(), bits_of(param.value.tensor()))).collect()
+}
+
+/// The elements, bit by bit.
+pub fn bits_of(tensor: &Tensor) -> Vec<u32> {
+    values(tensor).into_iter().map(f32::to_bits).collect()
 }

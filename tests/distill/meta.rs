@@ -1,0 +1,215 @@
+//! The gradient of L-MCL's meta step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use ckd_det::distill::DistillError;
+use ckd_det::distill::mcl::{Instance, Pair, Targets, layer_weights, pair};
+use ckd_det::distill::meta::{MetaStep, Objective, Parameters, meta_gradient};
+use ckd_kernels::linear::Activation::Identity;
+use ckd_kernels::losses::softmax_cross_entropy;
+use ckd_kernels::{Value, linear};
+
+use crate::golden;
+use crate::support::*;
+
+/// The two small networks of the golden case: f_l = tanh(f_{l-1} W_lᵀ), z = f Cᵀ, u = unit(f Eᵀ), weights of A f.
+struct Peers {
+    x: Tensor,
+    labels: Vec<u32>,
+    pair: Pair,
+}
+
+struct Layer {
+    feature: Value,
+    logits: Value,
+    embedding: Value,
+}
+
+fn tanh(x: &Value) -> Value {
+    Value::from_candle(&[x], |x| x[0].tanh()).unwrap()
+}
+
+impl Peers {
+    fn layers(&self, theta: &Parameters, network: usize, track: bool) -> Vec<Layer> {
+        let weight = |name: &str, layer: usize| {
+            let name = format!("{name}_{network}_{layer}");
+            let tensor = theta[name.as_str()].clone();
+            if track { Value::leaf(name.as_str(), tensor) } else { Value::constant(tensor) }
+        };
+        let mut x = Value::constant(self.x.clone());
+        let times = |x: &Value, w: &Value| linear(x, w, None, Identity).unwrap();
+        let layer = |layer: usize| {
+            x = tanh(&times(&x, &weight("W", layer)));
+            Layer {
+                feature: x.clone(),
+                logits: times(&x, &weight("C", layer)),
+                embedding: unit(&times(&x, &weight("E", layer))),
+            }
+        };
+        (0..2).map(layer).collect()
+    }
+
+    fn pairs() -> impl Iterator<Item = (usize, usize)> {
+        (0..4).map(|at| (at / 2, at % 2))
+    }
+
+    /// The gradients by everything, split into those by theta and those by phi.
+    fn split(loss: &Value) -> (Parameters, Parameters) {
+        loss.backward().unwrap().into_iter().partition(|(name, _)| !name.starts_with('A'))
+    }
+}
+
+impl Objective for Peers {
+    type Held = Vec<Targets>;
+    type Error = DistillError;
+
+    fn hold(&self, theta: &Parameters) -> Result<Vec<Targets>, DistillError> {
+        let networks = [0, 1].map(|network| self.layers(theta, network, false));
+        Self::pairs()
+            .map(|(l, k)| {
+                let (u, v) = (&networks[0][l].embedding, &networks[1][k].embedding);
+                Targets::of(u.tensor(), v.tensor(), self.pair.tau)
+            })
+            .collect()
+    }
+
+    fn inner(
+        &self,
+        theta: &Parameters,
+        phi: &Parameters,
+        held: &Vec<Targets>,
+    ) -> Result<(Parameters, Parameters), DistillError> {
+        let networks = [0, 1].map(|network| self.layers(theta, network, true));
+        let mapped = |network: usize, layer: usize| {
+            let name = format!("A_{network}_{layer}");
+            let weight = Value::leaf(name.as_str(), phi[name.as_str()].clone());
+            linear(&networks[network][layer].feature, &weight, None, Identity).unwrap()
+        };
+        let mut terms = Vec::new();
+        for ((l, k), targets) in Self::pairs().zip(held) {
+            let weights = layer_weights(&mapped(0, l), &mapped(1, k))?;
+            let (u, v) = (&networks[0][l].embedding, &networks[1][k].embedding);
+            terms.push((pair(u, v, &self.labels, &weights, &self.pair, Some(targets))?, 2.0));
+        }
+        Ok(Self::split(&sum(&terms)))
+    }
+
+    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), DistillError> {
+        let mut terms = Vec::new();
+        for network in 0..2 {
+            for layer in self.layers(theta, network, true) {
+                let rows = self.labels.len() as f64;
+                terms.push((softmax_cross_entropy(&layer.logits, &self.labels, rows)?, 1.0));
+            }
+        }
+        let loss = sum(&terms);
+        Ok((f64::from(loss.item()?), Self::split(&loss).0))
+    }
+}
+
+fn bits(parameters: &Parameters) -> Vec<Vec<u32>> {
+    parameters.values().map(|tensor| flat(tensor).iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+#[test]
+fn the_meta_gradient_equals_the_unrolled_one_and_leaves_the_networks_as_they_were() {
+    golden::each_case("meta_gradient/", |case| {
+        let named = |letters: &[char]| -> Parameters {
+            let inputs =
+                case.inputs().into_iter().filter(|key| key.starts_with(letters) && key.contains('_'));
+            inputs.map(|key| (Arc::from(key), input(case, key))).collect()
+        };
+        let (theta, phi) = (named(&['W', 'C', 'E']), named(&['A']));
+        assert_eq!((theta.len(), phi.len()), (12, 4));
+        let peers = Peers {
+            x: input(case, "x"),
+            labels: labels(case, "labels"),
+            pair: Pair {
+                vcl: case.attr_f64("alpha"),
+                icl: case.attr_f64("beta"),
+                soft_vcl: case.attr_f64("gamma"),
+                soft_icl: case.attr_f64("lam"),
+                tau: case.attr_f64("tau"),
+                temperature: case.attr_f64("T"),
+                instance: Instance::Excluded,
+            },
+        };
+        let step = MetaStep {
+            lr: case.attr_f64("lr"),
+            momentum: case.attr_f64("momentum"),
+            weight_decay: case.attr_f64("wd"),
+            inner_steps: case.attr_usize("inner_steps"),
+            difference: 1e-3,
+        };
+        let before = (bits(&theta), bits(&phi));
+        let meta = meta_gradient(&peers, &theta, &phi, &step).unwrap();
+        assert_eq!((bits(&theta), bits(&phi)), before, "theta and phi are untouched");
+        case.check_close("F", &[meta.loss as f32]);
+        for (name, tensor) in &meta.theta {
+            case.check_close(&format!("theta3_{name}"), &flat(tensor));
+        }
+        let mut largest_difference = 0f32;
+        for (name, gradient) in &meta.phi {
+            let key = format!("unroll_{name}");
+            case.check_close(&key, &flat(gradient));
+            // The golden tolerance is that of float32 through three steps; ours is tighter: 2e-4 of the largest element.
+            let (want, _) = case.f32(&key);
+            for (got, want) in flat(gradient).iter().zip(&want) {
+                largest_difference = largest_difference.max((got - want).abs());
+            }
+            let allowed = 2e-4 * largest(&want).max(0.05);
+            case.check_close_within(&key, &flat(gradient), f64::from(allowed));
+        }
+        assert!(largest_difference > 0.0, "nothing was compared");
+    });
+}
+
+/// A quadratic with known derivatives: inner = (a theta² phi) / 2, outer = theta²/2; one inner step.
+struct Quadratic;
+
+impl Objective for Quadratic {
+    type Held = ();
+    type Error = DistillError;
+
+    fn hold(&self, _: &Parameters) -> Result<(), DistillError> {
+        Ok(())
+    }
+
+    fn inner(
+        &self,
+        theta: &Parameters,
+        phi: &Parameters,
+        (): &(),
+    ) -> Result<(Parameters, Parameters), DistillError> {
+        let (t, p) = (flat(&theta["t"])[0], flat(&phi["p"])[0]);
+        let one = |name: &str, value: f32| BTreeMap::from([(Arc::from(name), tensor(&[value], &[1]))]);
+        Ok((one("t", t * p), one("p", t * t / 2.0)))
+    }
+
+    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), DistillError> {
+        let t = flat(&theta["t"])[0];
+        Ok((f64::from(t * t / 2.0), BTreeMap::from([(Arc::from("t"), tensor(&[t], &[1]))])))
+    }
+}
+
+#[test]
+fn momentum_and_weight_decay_go_back_through_the_steps() {
+    let (lr, mu, wd) = (0.1, 0.9, 0.05);
+    let outer = |phi: f64| {
+        let (mut t, mut v) = (1.5, 0.0);
+        for gradient in [|t: f64, p: f64| t * p, |t: f64, p: f64| t * p, |t: f64, _: f64| t] {
+            v = mu * v + gradient(t, phi) + wd * t;
+            t -= lr * v;
+        }
+        t * t / 2.0
+    };
+    let want = (outer(0.7 + 1e-5) - outer(0.7 - 1e-5)) / 2e-5;
+    let one = |name: &str, value: f32| BTreeMap::from([(Arc::from(name), tensor(&[value], &[1]))]);
+    let step = MetaStep { lr, momentum: mu, weight_decay: wd, inner_steps: 2, difference: 1e-2 };
+    let meta = meta_gradient(&Quadratic, &one("t", 1.5), &one("p", 0.7), &step).unwrap();
+    let got = f64::from(flat(&meta.phi["p"])[0]);
+    assert!((got - want).abs() < 1e-4 * want.abs(), "{got} {want}");
+    assert!((meta.loss - outer(0.7)).abs() < 1e-6);
+}
