@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use ckd_det::distill::DistillError;
-use ckd_det::distill::mcl::{Instance, Pair, Targets, layer_weights, pair};
+use ckd_det::distill::mcl::{Pair, Targets, layer_weights, pair};
 use ckd_det::distill::meta::{MetaStep, Objective, Parameters, meta_gradient};
 use ckd_kernels::linear::Activation::Identity;
 use ckd_kernels::losses::softmax_cross_entropy;
@@ -123,19 +123,7 @@ fn the_meta_gradient_equals_the_unrolled_one_and_leaves_the_networks_as_they_wer
         };
         let (theta, phi) = (named(&['W', 'C', 'E']), named(&['A']));
         assert_eq!((theta.len(), phi.len()), (12, 4));
-        let peers = Peers {
-            x: input(case, "x"),
-            labels: labels(case, "labels"),
-            pair: Pair {
-                vcl: case.attr_f64("alpha"),
-                icl: case.attr_f64("beta"),
-                soft_vcl: case.attr_f64("gamma"),
-                soft_icl: case.attr_f64("lam"),
-                tau: case.attr_f64("tau"),
-                temperature: case.attr_f64("T"),
-                instance: Instance::Excluded,
-            },
-        };
+        let peers = Peers { x: input(case, "x"), labels: labels(case, "labels"), pair: settings_of(case) };
         let step = MetaStep {
             lr: case.attr_f64("lr"),
             momentum: case.attr_f64("momentum"),

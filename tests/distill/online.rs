@@ -54,15 +54,7 @@ fn the_whole_loss_of_lmcl_equals_pytorchs() {
         let leaf = |key: String| Value::leaf(key.as_str(), input(case, &key));
         let at = |name: &str, m: usize, l: usize| leaf(format!("{name}_{m}_{l}"));
         let dense = |x: &Value, w: &Value, b: &Value, activation| linear(x, w, Some(b), activation).unwrap();
-        let settings = Pair {
-            vcl: case.attr_f64("alpha"),
-            icl: case.attr_f64("beta"),
-            soft_vcl: case.attr_f64("gamma"),
-            soft_icl: case.attr_f64("lam"),
-            tau: case.attr_f64("tau"),
-            temperature: case.attr_f64("T"),
-            instance: Instance::Excluded,
-        };
+        let settings = settings_of(case);
         let (mut z, mut u, mut mapped, mut zbar) = (vec![], vec![], vec![], vec![]);
         for m in 0..2 {
             let features: Vec<Value> = (0..3).map(|l| at("f", m, l)).collect();

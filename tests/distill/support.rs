@@ -1,6 +1,7 @@
 //! What the tests of all methods share.
 
 use candle_core::{Device, Tensor};
+use ckd_det::distill::mcl::{Instance, Pair};
 use ckd_det::distill::{DistillError, Distiller, Lesson, Term};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
@@ -151,4 +152,17 @@ pub(crate) fn ones(count: usize) -> Value {
 /// Unit rows.
 pub(crate) fn unit(x: &Value) -> Value {
     l2_normalize_rows(x, 1e-12).unwrap()
+}
+
+/// The settings of a golden case of MCL or L-MCL.
+pub(crate) fn settings_of(case: &golden::Case<'_>) -> Pair {
+    Pair {
+        vcl: case.attr_f64("alpha"),
+        icl: case.attr_f64("beta"),
+        soft_vcl: case.attr_f64("gamma"),
+        soft_icl: case.attr_f64("lam"),
+        tau: case.attr_f64("tau"),
+        temperature: case.attr_f64("T"),
+        instance: Instance::Excluded,
+    }
 }
