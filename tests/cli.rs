@@ -1,4 +1,4 @@
-//! The verbs `train`, `eval`, `predict` and `export` as a user types them: results, files, messages, exit codes.
+//! The program as a user types it: `train`, `eval`, `predict`, `export`, `doctor`, help; results, files, messages, exit codes.
 
 #[path = "support/tiny.rs"]
 mod tiny;
@@ -21,6 +21,10 @@ fn stats(output: &Output) -> Value {
 
 fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn errors(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A folder with a trained `runs/distilled` (and `runs/teacher`), compared with the student alone.
@@ -391,4 +395,57 @@ fn genuine_coco_images_go_through_training_and_evaluation() {
     for detection in tiny.json("detections.json").as_array().unwrap() {
         assert!(ids.contains(&detection["category_id"].as_u64().unwrap()));
     }
+}
+
+#[test]
+fn wrong_usage_exits_with_2_and_says_what_is_valid() {
+    let here = Tiny::empty();
+    for (args, part) in [
+        (&["config", "show", "quickstrat"][..], "did you mean \"quickstart\"?"),
+        (&["config", "show", "configs/nothing.toml"], "looked for configs/nothing.toml"),
+        (&["config", "show"], "required"),
+        (&["confog"], "config"),
+        (&["--device", "gpu", "doctor"], "cuda:N"),
+        (&["--threads", "0", "doctor"], "--threads"),
+    ] {
+        let output = here.run_program(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert_mentions(&errors(&output), &[part]);
+    }
+    if !cfg!(feature = "cuda") {
+        let output = here.run_program(&["doctor", "--device", "cuda:0"]);
+        assert_ended(&output, 2, &[]);
+        assert_mentions(&errors(&output), &["built without CUDA", "--features cuda"]);
+    }
+}
+
+#[test]
+fn help_shows_examples_and_exit_codes() {
+    let here = Tiny::empty();
+    let help = here.run_program(&["--help"]);
+    assert_ended(&help, 0, &[]);
+    assert_mentions(&text(&help), &["Examples:", "Exit codes:", "130  interrupted", "--device <cpu|cuda:N>"]);
+    let script = here.run_program(&["completions", "bash"]);
+    assert_mentions(&text(&script), &["complete -F", "doctor"]);
+}
+
+#[test]
+fn doctor_tells_what_is_missing_and_leaves_nothing_behind() {
+    let here = Tiny::empty();
+    fs::create_dir_all(here.path("data/coco/val2017")).expect("a new folder");
+    let report = here.run_program(&["doctor", "--threads", "1"]);
+    assert_ended(&report, 0, &[]);
+    assert_mentions(
+        &text(&report),
+        &[
+            concat!("ckd-det      ", env!("CARGO_PKG_VERSION")),
+            "candle-core  0.11.1",
+            "computing with 1 threads",
+            "found        data/coco/val2017",
+            "missing      data/coco/train2017",
+            "missing      weights/resnet18.pth",
+            "writable     .",
+        ],
+    );
+    assert_eq!(names(&here.path("")), ["data"]);
 }
