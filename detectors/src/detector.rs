@@ -1,18 +1,74 @@
-//! Either detector behind one type.
+//! Detectors of every architecture behind one trait.
+
+use std::fmt::Debug;
+use std::ops::Deref;
 
 use ckd_kernels::Value;
 use ckd_kernels::graph::untracked;
+use rand::RngCore;
 
-use crate::Result;
 use crate::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
-use crate::images::Images;
+use crate::images::{Images, Target};
 use crate::nn::Mode;
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
+use crate::regions::Regions;
 use crate::retinanet::{RetinaNet, RetinaNetConfig};
 use crate::taps::Level;
+use crate::{Error, Losses, Result};
 
-/// Settings of either detector.
+/// A network that finds objects in images.
+pub trait Detect: Debug + Send + Sync {
+    /// Parameters, under torchvision's names.
+    fn params(&self) -> &ParamStore;
+
+    /// Levels of the feature pyramid, fine to coarse.
+    fn levels(&self) -> &[Level];
+
+    /// Feature pyramid: one map for each of [`levels`](Self::levels).
+    ///
+    /// # Shapes
+    /// Maps (N, C, Hl, Wl).
+    ///
+    /// # Errors
+    /// If the images are smaller than the network can see.
+    fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>>;
+
+    /// Detection losses of `pyramid`, and the regions whose classification was trained.
+    ///
+    /// # Errors
+    /// If the pyramid or the targets are not those of `images`, or a label is no class.
+    fn train(
+        &self,
+        images: &Images,
+        pyramid: &[Value],
+        targets: &[Target],
+        random: &mut dyn RngCore,
+    ) -> Result<(Losses, Regions)>;
+
+    /// Class logits at `regions`, which may be another detector's.
+    ///
+    /// # Shapes
+    /// Those of [`Regions::logits`].
+    ///
+    /// # Errors
+    /// If detectors of this architecture have no such regions.
+    fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value>;
+
+    /// Detections per image, best first, in pixels of the padded images.
+    ///
+    /// # Errors
+    /// If the images are smaller than the network can see.
+    fn detect(&self, images: &Images) -> Result<Vec<Detections>>;
+
+    /// Named outputs before any selection: an exported graph without post-processing gives the same.
+    ///
+    /// # Errors
+    /// If the pyramid is not that of `images`.
+    fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>>;
+}
+
+/// Settings of a detector.
 #[derive(Debug, Clone)]
 pub enum DetectorConfig {
     /// Two stages.
@@ -21,55 +77,41 @@ pub enum DetectorConfig {
     RetinaNet(RetinaNetConfig),
 }
 
-/// Either detector.
+/// A detector of any architecture.
 #[derive(Debug)]
-pub enum Detector {
-    /// Two stages.
-    FasterRcnn(Box<FasterRcnn>),
-    /// One stage.
-    RetinaNet(Box<RetinaNet>),
-}
+pub struct Detector(Box<dyn Detect>);
 
 impl Detector {
     /// Builds the network with `builder`.
+    ///
+    /// # Errors
+    /// Settings that do not fit.
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
-        Ok(match config {
-            DetectorConfig::FasterRcnn(config) => {
-                Self::FasterRcnn(Box::new(FasterRcnn::new(builder, config)?))
-            }
-            DetectorConfig::RetinaNet(config) => Self::RetinaNet(Box::new(RetinaNet::new(builder, config)?)),
-        })
+        Ok(Self(match config {
+            DetectorConfig::FasterRcnn(config) => Box::new(FasterRcnn::new(builder, config)?),
+            DetectorConfig::RetinaNet(config) => Box::new(RetinaNet::new(builder, config)?),
+        }))
     }
 
-    /// Its parameters.
-    pub fn params(&self) -> &ParamStore {
-        match self {
-            Self::FasterRcnn(detector) => detector.params(),
-            Self::RetinaNet(detector) => detector.params(),
-        }
-    }
-
-    /// The pyramid's levels, fine to coarse.
-    pub fn levels(&self) -> &'static [Level] {
-        match self {
-            Self::FasterRcnn(_) => &FasterRcnn::LEVELS,
-            Self::RetinaNet(_) => &RetinaNet::LEVELS,
-        }
-    }
-
-    /// The pyramid's maps, one for each of [`levels`](Self::levels).
-    pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
-        match self {
-            Self::FasterRcnn(detector) => detector.pyramid(images, mode),
-            Self::RetinaNet(detector) => detector.pyramid(images, mode),
-        }
-    }
-
-    /// Detections per image, best first, in pixels of the padded images.
+    /// Detections per image, best first, in pixels of the padded images; records no graph.
+    ///
+    /// # Errors
+    /// If the images are smaller than the network can see.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
-        untracked(|| match self {
-            Self::FasterRcnn(detector) => detector.detect(images),
-            Self::RetinaNet(detector) => detector.detect(images),
-        })
+        untracked(|| self.0.detect(images))
     }
+}
+
+impl Deref for Detector {
+    type Target = dyn Detect;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+/// The error of regions that an architecture does not have.
+pub(crate) fn no_such_regions(regions: &Regions) -> Error {
+    let reason = format!("this detector has no {}: it is of another kind", regions.tap());
+    Error::Invalid { part: "regions", reason }
 }

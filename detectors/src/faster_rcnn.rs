@@ -1,16 +1,18 @@
 //! Faster R-CNN with FPN (Ren et al. 2015, Lin et al. 2017), as in torchvision.
 
 use ckd_kernels::Value;
-use rand::Rng;
+use rand::{Rng, RngCore};
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::boxes::Xyxy;
+use crate::detector::{Detect, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn};
 use crate::images::{Images, Normalization, Target};
 use crate::nn::{HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
+use crate::regions::Regions;
 use crate::roi_heads::{RoiConfig, RoiHeads, RoiSamples};
 use crate::rpn::{Rpn, RpnConfig};
 use crate::taps::Level;
@@ -136,5 +138,47 @@ impl FasterRcnn {
     pub fn proposals(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<Vec<Xyxy>>> {
         let first = self.rpn.forward(images, pyramid)?;
         self.rpn.proposals(&first, images, &self.rpn.config().inference)
+    }
+}
+
+impl Detect for FasterRcnn {
+    fn params(&self) -> &ParamStore {
+        self.params()
+    }
+
+    fn levels(&self) -> &[Level] {
+        &Self::LEVELS
+    }
+
+    fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
+        self.pyramid(images, mode)
+    }
+
+    fn train(
+        &self,
+        images: &Images,
+        pyramid: &[Value],
+        targets: &[Target],
+        mut random: &mut dyn RngCore,
+    ) -> Result<(Losses, Regions)> {
+        let RoiPass { losses, samples, logits } = self.train(images, pyramid, targets, &mut random)?;
+        Ok((losses, Regions::Rois { boxes: samples.boxes, labels: samples.labels, logits }))
+    }
+
+    fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
+        match regions {
+            Regions::Rois { boxes, .. } => self.roi_logits(pyramid, boxes),
+            Regions::Anchors { .. } => Err(no_such_regions(regions)),
+        }
+    }
+
+    fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
+        self.detect(images)
+    }
+
+    /// The pyramid without the level that is subsampled.
+    fn raw_outputs(&self, _images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
+        let named = Self::LEVELS.iter().zip(pyramid).map(|(level, map)| (level.to_string(), map.clone()));
+        Ok(named.take(pyramid.len() - 1).collect())
     }
 }

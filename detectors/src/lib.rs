@@ -5,7 +5,8 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`faster_rcnn`], [`retinanet`], [`detector`] | the detectors, and either behind one type |
+//! | [`detector`], [`faster_rcnn`], [`retinanet`] | the trait of detectors, and the detectors |
+//! | [`regions`] | where a detector's classification was trained, and its logits there |
 //! | [`classifier`] | networks that name a whole image |
 //! | [`backbone`], [`fpn`] | trunk and neck |
 //! | [`rpn`], [`roi_heads`] | the two stages of Faster R-CNN |
@@ -37,13 +38,14 @@ pub mod param;
 pub mod postprocess;
 pub mod proposals;
 mod ranking;
+pub mod regions;
 pub mod retinanet;
 pub mod roi_heads;
 pub mod rpn;
 pub mod sampler;
 pub mod taps;
 
-pub use detector::{Detector, DetectorConfig};
+pub use detector::{Detect, Detector, DetectorConfig};
 pub use error::{Error, Result};
 
 /// Named scalar losses of one training pass, torchvision's names.

@@ -4,11 +4,13 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, reshape, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
+use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
+use crate::detector::{Detect, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Normalization, Target};
 use crate::init::Init;
@@ -16,6 +18,7 @@ use crate::matcher::{Match, Matcher};
 use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
+use crate::regions::Regions;
 use crate::rpn::{anchors_per_cell, per_anchor};
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
@@ -262,6 +265,47 @@ impl RetinaNet {
                 Ok(self.config.postprocess.detect(&levels, size)?)
             })
             .collect()
+    }
+}
+
+impl Detect for RetinaNet {
+    fn params(&self) -> &ParamStore {
+        self.params()
+    }
+
+    fn levels(&self) -> &[Level] {
+        &Self::LEVELS
+    }
+
+    fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
+        self.pyramid(images, mode)
+    }
+
+    fn train(
+        &self,
+        images: &Images,
+        pyramid: &[Value],
+        targets: &[Target],
+        _random: &mut dyn RngCore,
+    ) -> Result<(Losses, Regions)> {
+        let AnchorPass { losses, logits, positives } = self.train(images, pyramid, targets)?;
+        Ok((losses, Regions::Anchors { logits, positives }))
+    }
+
+    fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
+        match regions {
+            Regions::Anchors { .. } => self.anchor_logits(pyramid),
+            Regions::Rois { .. } => Err(no_such_regions(regions)),
+        }
+    }
+
+    fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
+        self.detect(images)
+    }
+
+    fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
+        let output = self.forward(images, pyramid, Mode::Inference)?;
+        Ok(vec![("logits".to_owned(), output.logits), ("deltas".to_owned(), output.deltas)])
     }
 }
 

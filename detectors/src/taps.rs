@@ -22,10 +22,6 @@ pub enum Tap {
     Backbone(u8),
     /// Class logits of the box head on the student's sampled proposals, (R, K + 1), background first.
     RoiLogits,
-    /// What the box head pooled for the same proposals, (R, C, S, S).
-    RoiFeatures,
-    /// Objectness logits of the RPN, (N, all anchors).
-    RpnLogits,
     /// RetinaNet's class logits of chosen anchors, (R, K).
     AnchorLogits,
     /// A classifier's logits, (N, K).
@@ -119,8 +115,6 @@ impl fmt::Display for Tap {
             Self::Fpn(level) => level.fmt(f),
             Self::Backbone(stage) => write!(f, "stage{stage}"),
             Self::RoiLogits => f.write_str("roi_logits"),
-            Self::RoiFeatures => f.write_str("roi_features"),
-            Self::RpnLogits => f.write_str("rpn_logits"),
             Self::AnchorLogits => f.write_str("anchor_logits"),
             Self::Logits => f.write_str("logits"),
             Self::Embedding => f.write_str("embedding"),
@@ -132,11 +126,9 @@ impl FromStr for Tap {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        const EXPECTED: &str = "p2 to p7, stage1 to stage9, roi_logits, roi_features, rpn_logits, anchor_logits, logits or embedding";
+        const EXPECTED: &str = "p2 to p7, stage1 to stage9, roi_logits, anchor_logits, logits or embedding";
         match name {
             "roi_logits" => Ok(Self::RoiLogits),
-            "roi_features" => Ok(Self::RoiFeatures),
-            "rpn_logits" => Ok(Self::RpnLogits),
             "anchor_logits" => Ok(Self::AnchorLogits),
             "logits" => Ok(Self::Logits),
             "embedding" => Ok(Self::Embedding),
@@ -171,8 +163,6 @@ mod tests {
             Tap::Fpn(Level(7)),
             Tap::Backbone(4),
             Tap::RoiLogits,
-            Tap::RoiFeatures,
-            Tap::RpnLogits,
             Tap::AnchorLogits,
             Tap::Logits,
             Tap::Embedding,

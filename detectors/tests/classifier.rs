@@ -1,9 +1,8 @@
 //! Classifiers against PyTorch: names, published sizes, forward passes, a training step.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-mod support;
-
+use crate::golden;
+use crate::golden::{Case, Golden, roots};
+use crate::support::{Weights, fill, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
@@ -16,8 +15,6 @@ use ckd_detectors::param::{Builder, ParamStore, Role};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::losses::softmax_cross_entropy;
-use golden::{Case, Golden, roots};
-use support::{Weights, fill, values};
 
 // ---- names and sizes ----
 

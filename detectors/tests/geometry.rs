@@ -1,8 +1,7 @@
 //! The geometry of Faster R-CNN and RetinaNet against torchvision's own values, in every golden root.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-
+use crate::golden;
+use crate::golden::{Case, each_case};
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::box_coder::{BoxCoder, LARGEST_LOG_RATIO};
 use ckd_detectors::boxes::{Xyxy, iou_matrix, resize};
@@ -11,7 +10,6 @@ use ckd_detectors::matcher::{Match, Matcher};
 use ckd_detectors::nms::{batched_nms, nms};
 use ckd_detectors::postprocess::{Clip, RetinaLevel, RetinaPostprocess, RoiPostprocess};
 use ckd_detectors::proposals::ProposalFilter;
-use golden::{Case, each_case};
 use serde_json::Value;
 
 #[test]

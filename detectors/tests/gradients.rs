@@ -8,10 +8,9 @@
 //! switch on the way, whose part shrinks with the step; short ones meet the rounding of the f32 loss, about
 //! 1e-7 of the 3e-5 by which the shortest moves it, and so 0.5%. A wrong gradient is wrong at every step.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-mod support;
-
+use crate::golden;
+use crate::support;
+use crate::support::{padded, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::{Backbone, MobileNetV2, MobileNetV2Config};
@@ -28,7 +27,6 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use support::{padded, values};
 
 const TOLERANCE: f64 = 0.01;
 

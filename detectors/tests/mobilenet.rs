@@ -1,11 +1,10 @@
 //! MobileNetV2 and V1 as trunks: names and numbers of weights, widths, frozen stages, and detectors that train on it.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-mod support;
-
+use crate::golden;
+use crate::support;
 use std::collections::BTreeMap;
 
+use crate::support::{padded, values};
 use candle_core::{DType, Device, Tensor};
 use ckd_detectors::backbone::{
     BackboneConfig, MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config,
@@ -13,12 +12,11 @@ use ckd_detectors::backbone::{
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
-use ckd_detectors::{Detector, DetectorConfig, Losses, Result};
+use ckd_detectors::{Detector, DetectorConfig, Result};
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::{Gradients, Value};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use support::{padded, values};
 
 const CLASSES: usize = 3;
 
@@ -207,12 +205,7 @@ fn gradients(detector: &Detector) -> Result<Gradients> {
     };
     let (images, targets) = (scene(), [target(), target()]);
     let pyramid = detector.pyramid(&images, Mode::Train)?;
-    let losses: Losses = match detector {
-        Detector::FasterRcnn(detector) => {
-            detector.train(&images, &pyramid, &targets, &mut ChaCha8Rng::seed_from_u64(0))?.losses
-        }
-        Detector::RetinaNet(detector) => detector.train(&images, &pyramid, &targets)?.losses,
-    };
+    let (losses, _) = detector.train(&images, &pyramid, &targets, &mut ChaCha8Rng::seed_from_u64(0))?;
     let terms: Vec<(&Value, f64)> = losses.iter().map(|(_, loss)| (loss, 1.0)).collect();
     Ok(weighted_sum(&terms)?.backward()?)
 }

@@ -3,14 +3,11 @@
 //!
 //! All tolerances are the golden ones. `the_golden_models_are_all_covered` fails when a case is left out.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-#[path = "support/report.rs"]
-mod report;
-#[path = "support/scene.rs"]
-mod scene;
-mod support;
-
+use crate::golden::{Case, Golden, roots};
+use crate::support;
+use crate::support::report::Report;
+use crate::support::scene::{self, Scene};
+use crate::support::{Weights, fill, part, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config, ResNet, ResNetConfig, ResNetDepth};
@@ -23,12 +20,8 @@ use ckd_kernels::elementwise::reshape;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::losses::softmax_cross_entropy;
 use ckd_kernels::pool::{global_avg_pool, max_pool2d};
-use golden::{Case, Golden, roots};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use report::Report;
-use scene::Scene;
-use support::{Weights, fill, part, values};
 
 #[test]
 fn trunks_are_torchvisions() {

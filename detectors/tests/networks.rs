@@ -1,11 +1,10 @@
 //! What holds for every network, whatever its weights: hostile inputs, frozen parts, norms and widths, determinism.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-mod support;
-
+use crate::golden;
+use crate::support;
 use std::collections::BTreeMap;
 
+use crate::support::{CLASSES, bits, bits_of, build, each_detector, padded, padded_to, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::backbone::ResNetDepth;
 use ckd_detectors::detector::{Detector, DetectorConfig};
@@ -20,7 +19,6 @@ use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::{Gradients, Value};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use support::{CLASSES, bits, bits_of, build, each_detector, padded, padded_to, values};
 
 // ---- inputs that a data set really holds ----
 
@@ -445,12 +443,7 @@ fn train(detector: &Detector, images: &Images, targets: &[Target]) -> Result<Los
 }
 
 fn losses_of(detector: &Detector, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<Losses> {
-    Ok(match detector {
-        Detector::FasterRcnn(detector) => {
-            detector.train(images, pyramid, targets, &mut ChaCha8Rng::seed_from_u64(0))?.losses
-        }
-        Detector::RetinaNet(detector) => detector.train(images, pyramid, targets)?.losses,
-    })
+    Ok(detector.train(images, pyramid, targets, &mut ChaCha8Rng::seed_from_u64(0))?.0)
 }
 
 fn total(losses: &Losses) -> Result<Value> {

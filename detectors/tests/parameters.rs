@@ -1,19 +1,17 @@
 //! Parameters of the detectors: their names and shapes are torchvision's, and so are the distributions of their
 //! initial values.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-mod support;
-
+use crate::golden;
+use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::{CLASSES, bits, build, each_detector, values};
 use candle_core::Device;
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNet, ResNetDepth};
 use ckd_detectors::detector::DetectorConfig;
 use ckd_detectors::nn::NormKind;
 use ckd_detectors::param::{Builder, ParamStore};
-use support::{CLASSES, bits, build, each_detector, values};
 
 #[test]
 fn parameters_and_statistics_are_called_as_in_torchvision() -> Result<()> {

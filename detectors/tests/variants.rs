@@ -1,16 +1,14 @@
 //! The variants that imported weights need, against torchvision's numbers: its second versions, its detectors with
 //! Detectron2's conventions put in, and MobileNetV1 (`tools/golden/detector_variants.py`).
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-#[path = "support/report.rs"]
-mod report;
-#[path = "support/scene.rs"]
-mod scene;
-mod support;
-
+use crate::golden;
+use crate::support;
 use std::path::Path;
 
+use crate::golden::{Case, Golden};
+use crate::support::report::Report;
+use crate::support::scene::{self, Scene};
+use crate::support::{Weights, fill, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::anchors::AnchorGenerator;
@@ -25,12 +23,8 @@ use ckd_detectors::roi_heads::BoxHead;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::roi_align::{Alignment, Sampling};
-use golden::{Case, Golden};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-use report::Report;
-use scene::Scene;
-use support::{Weights, fill, values};
 
 const RATIOS: [f32; 3] = [0.5, 1.0, 2.0];
 const SIZES: [f32; 5] = [32.0, 64.0, 128.0, 256.0, 512.0];

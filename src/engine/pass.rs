@@ -3,21 +3,22 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ckd_detectors::Detector;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::Mode;
 use ckd_detectors::param::ParamStore;
+use ckd_detectors::regions::Regions;
 use ckd_detectors::taps::{Level, Tap, Taps};
-use ckd_detectors::{Detector, Losses};
 use ckd_kernels::elementwise::{rows, weighted_sum};
 use ckd_kernels::{Gradients, Value};
-use rand::Rng;
+use rand::RngCore;
 
 use super::distillers::{MethodSetting, distiller};
 use super::shares::{DETECTION, Ledger};
 use super::{EngineError, Result};
 use crate::config::{Distill, Place, RowsAt, Timing};
-use crate::distill::{DistillError, Distiller, Lesson, Term};
+use crate::distill::{Distiller, Lesson, Term};
 
 /// A teacher and what is learned from it.
 pub struct Distillation<M = Detector> {
@@ -135,7 +136,7 @@ impl Distillation {
     /// The teacher's logits of the student's regions (of all anchors), if a method compares them.
     fn teacher_logits(&self, pyramid: &[Value], regions: &Regions) -> Result<Option<Value>> {
         match self.wants(regions.tap()) {
-            true => regions.logits_of(&self.teacher, pyramid).map(Some),
+            true => Ok(Some(self.teacher.logits_at(pyramid, regions)?)),
             false => Ok(None),
         }
     }
@@ -208,7 +209,7 @@ pub fn training_pass(
     Views { student: images, teacher: teacher_images }: Views,
     targets: &[Target],
     step: u64,
-    random: &mut impl Rng,
+    random: &mut dyn RngCore,
 ) -> Result<Pass> {
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
@@ -225,7 +226,7 @@ pub fn training_pass(
             None => pyramid.clone(),
         }
     };
-    let (losses, regions) = regions(student, images, &watched(DETECTION), targets, random)?;
+    let (losses, regions) = student.train(images, &watched(DETECTION), targets, random)?;
     let mut terms: Vec<(String, Value, f64)> =
         losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
     if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
@@ -248,7 +249,7 @@ pub fn training_pass(
             }
             let pyramid = watched(&method.label);
             let wants_logits = method.wants(regions.tap());
-            let logits = wants_logits.then(|| regions.logits_of(student, &pyramid)).transpose()?;
+            let logits = wants_logits.then(|| student.logits_at(&pyramid, &regions)).transpose()?;
             compared.taps(&pyramid, logits.as_ref()).map(Some)
         })?);
     }
@@ -292,69 +293,6 @@ fn check_finite(terms: &[LossTerm], step: u64) -> Result<()> {
             Err(EngineError::non_finite(step, &format!("the loss {}", bad.name), bad.weighted, terms))
         }
         None => Ok(()),
-    }
-}
-
-/// The regions that the student's classification was judged on, and its logits there.
-enum Regions {
-    Rois { samples: ckd_detectors::roi_heads::RoiSamples, logits: Value },
-    Anchors { logits: Value, positives: Vec<Vec<u32>> },
-}
-
-fn regions(
-    student: &Detector,
-    images: &Images,
-    pyramid: &[Value],
-    targets: &[Target],
-    random: &mut impl Rng,
-) -> Result<(Losses, Regions)> {
-    Ok(match student {
-        Detector::FasterRcnn(student) => {
-            let pass = student.train(images, pyramid, targets, random)?;
-            (pass.losses, Regions::Rois { samples: pass.samples, logits: pass.logits })
-        }
-        Detector::RetinaNet(student) => {
-            let pass = student.train(images, pyramid, targets)?;
-            (pass.losses, Regions::Anchors { logits: pass.logits, positives: pass.positives })
-        }
-    })
-}
-
-impl Regions {
-    /// The tap of their logits.
-    fn tap(&self) -> Tap {
-        match self {
-            Self::Rois { .. } => Tap::RoiLogits,
-            Self::Anchors { .. } => Tap::AnchorLogits,
-        }
-    }
-
-    /// The student's logits there.
-    fn logits(&self) -> &Value {
-        let (Self::Rois { logits, .. } | Self::Anchors { logits, .. }) = self;
-        logits
-    }
-
-    /// The true classes, where each region has exactly one.
-    fn labels(&self) -> &[u32] {
-        match self {
-            Self::Rois { samples, .. } => &samples.labels,
-            Self::Anchors { .. } => &[],
-        }
-    }
-
-    /// What the heads of `detector` say of these regions (of all anchors), given its pyramid.
-    fn logits_of(&self, detector: &Detector, pyramid: &[Value]) -> Result<Value> {
-        match (detector, self) {
-            (Detector::FasterRcnn(detector), Self::Rois { samples, .. }) => {
-                Ok(detector.roi_logits(pyramid, &samples.boxes)?)
-            }
-            (Detector::RetinaNet(detector), Self::Anchors { .. }) => Ok(detector.anchor_logits(pyramid)?),
-            _ => Err(EngineError::from(DistillError::Invalid {
-                method: "distillation",
-                reason: "teacher and student are different kinds of detector".to_owned(),
-            })),
-        }
     }
 }
 

@@ -165,20 +165,11 @@ pub fn raw_difference(
     let images = Images { pixels, sizes: batch.sizes };
     let mode = Mode::Inference;
     let pyramid = detector.pyramid(&images, mode)?;
-    let pairs: Vec<(&str, Tensor)> = match detector {
-        Detector::FasterRcnn(_) => {
-            ["p2", "p3", "p4", "p5"].into_iter().zip(pyramid.iter().map(|map| map.tensor().clone())).collect()
-        }
-        Detector::RetinaNet(detector) => {
-            let output = detector.forward(&images, &pyramid, mode)?;
-            vec![("logits", output.logits.tensor().clone()), ("deltas", output.deltas.tensor().clone())]
-        }
-    };
     let (mut most, mut largest) = (0f32, 0f32);
-    for (name, own) in pairs {
+    for (name, own) in detector.raw_outputs(&images, &pyramid)? {
         let missing = || ExportError::Graph { reason: format!("it gives no {name}") };
-        let theirs = outputs.get(name).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?;
-        let own = own.flatten_all()?.to_vec1::<f32>()?;
+        let theirs = outputs.get(&name).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?;
+        let own = own.tensor().flatten_all()?.to_vec1::<f32>()?;
         if own.len() != theirs.len() {
             let reason = format!("its {name} has {} values, the student's {}", theirs.len(), own.len());
             return Err(ExportError::Graph { reason });

@@ -1,6 +1,8 @@
 //! Networks with torchvision's settings, and small inputs for them.
-#![allow(dead_code)]
 #![allow(missing_docs, unreachable_pub)]
+
+pub mod report;
+pub mod scene;
 
 use std::collections::BTreeMap;
 

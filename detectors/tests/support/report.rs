@@ -1,5 +1,4 @@
 //! What a network gave, compared with a golden case: everything that differs is named at once.
-#![allow(dead_code)]
 #![allow(missing_docs, unreachable_pub)]
 
 use std::collections::BTreeSet;

@@ -1,0 +1,14 @@
+//! Tests of the networks, in one binary.
+
+#[path = "../../tests/support/golden.rs"]
+mod golden;
+mod support;
+
+mod classifier;
+mod geometry;
+mod gradients;
+mod mobilenet;
+mod models;
+mod networks;
+mod parameters;
+mod variants;
