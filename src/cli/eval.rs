@@ -8,7 +8,7 @@ use clap::ArgGroup;
 
 use super::model::ModelArgs;
 use super::{Context, UsageError, eval_classifier, eval_results, say};
-use crate::config::{ConfigSource, Loaded};
+use crate::config::Loaded;
 use crate::data::Dataset;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::evaluate::{detect_all, score};
@@ -96,8 +96,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         if let Some(root) = &args.data_root {
             config.data.root.clone_from(root);
         }
-        let source = ConfigSource::Embedded("the weights' own configuration");
-        let val = DataPaths::find_val(&Loaded { config, source, teacher_experiment: None })?;
+        let val = DataPaths::find_val(&Loaded::of_weights(config))?;
         Ok((val.load()?.0, val))
     };
     let model = args.model.open(&context.device, |config| {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{Context, say};
-use crate::config::{ConfigSource, Loaded};
+use crate::config::Loaded;
 use crate::data::cifar::Split;
 use crate::engine::EngineError;
 use crate::engine::classify::{ClassifierCard, load_split, measure};
@@ -35,8 +35,7 @@ pub(super) fn run(
         config.data.root = root.to_owned();
     }
     config.eval.max_images = asked.max_images.or(config.eval.max_images);
-    let source = ConfigSource::Embedded("the weights' own configuration");
-    let loaded = Loaded { config, source, teacher_experiment: None };
+    let loaded = Loaded::of_weights(config);
     let root = loaded.resolve(&loaded.config.data.root);
     if !root.exists() {
         return Err(EngineError::Missing(format!(

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::device::DeviceError;
 use crate::config::ConfigError;
 use crate::engine::EngineError;
+use crate::export::ExportError;
 
 /// What the exit code says; documented in `ckd-det --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +46,12 @@ impl ExitStatus {
         if cause.is::<ConfigError>() || cause.is::<DeviceError>() || cause.is::<UsageError>() {
             return Some(Self::Usage);
         }
-        match cause.downcast_ref::<EngineError>() {
+        let exporting = cause.downcast_ref::<ExportError>();
+        let engine = match exporting {
+            Some(ExportError::Engine(error)) => Some(error),
+            _ => cause.downcast_ref::<EngineError>(),
+        };
+        match engine {
             Some(EngineError::Missing(_)) => return Some(Self::MissingInput),
             Some(EngineError::NonFinite { .. }) => return Some(Self::NonFiniteLoss),
             Some(EngineError::Interrupted { .. }) => return Some(Self::Interrupted),

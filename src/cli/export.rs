@@ -1,33 +1,19 @@
-//! `ckd-det export`: the student alone, in the form that its user takes, and the proof that it is the student.
+//! `ckd-det export`: writes a trained network alone, in the format that its user takes.
 
-mod classifier;
-mod images;
-
-use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 
-use candle_core::Device;
-use ckd_detectors::DetectorConfig;
 use clap::ValueEnum;
-use serde_json::json;
 
-use self::images::{Found, Pictures};
 use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, say};
-use crate::config::{Config, Resize};
-use crate::engine::build;
 use crate::engine::classify::ClassifierCard;
-use crate::engine::evaluate::detect_one;
-use crate::engine::experiment::without_teacher;
-use crate::export::onnx::evaluate::Evaluator;
-use crate::export::onnx::{
-    self, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,
+use crate::export::onnx::{Outputs, Preprocessing};
+use crate::export::proof::ImagesFound;
+use crate::export::{
+    CalibrationGap, ClassifierExport, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage,
 };
-use crate::export::verify::{self, Difference, graph_detections, graph_input};
-use crate::export::{ExportError, torchvision};
-use crate::fsx;
-use crate::weights::file::write_safetensors;
-use crate::weights::{ModelCard, WeightsFile};
+use crate::weights::WeightsFile;
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
@@ -75,7 +61,7 @@ pub struct Args {
     out: PathBuf,
     /// The file's format [default: what its name ends in: .safetensors, .pth, .onnx]
     #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
+    format: Option<FileFormat>,
     /// ONNX: what the heads say, without suppression: for runtimes that lack it
     #[arg(long)]
     raw: bool,
@@ -85,8 +71,8 @@ pub struct Args {
     /// ONNX: weights in f16
     #[arg(long, conflicts_with_all = ["int8", "raw"])]
     half: bool,
-    /// ONNX: weights in int8, or activations too, their ranges taken from as many training images as it is compared on (or,
-    /// where those are not there, from held-out images that it is not compared on)
+    /// ONNX: weights in int8, or activations too: their ranges are calibrated on training images (or on held-out images that
+    /// are not used for the comparison)
     #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "weights", conflicts_with = "raw")]
     int8: Option<Int8>,
     /// ONNX: validation images that the graph is compared on; 0 compares nothing [default: 20; of a classifier 200]
@@ -100,18 +86,15 @@ pub struct Args {
     max_ap_loss: f64,
 }
 
-/// Images that a detector is compared on, if the user does not say.
-const COMPARED: usize = 20;
-
-/// What a student can be written as.
+/// File formats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum FileFormat {
     Safetensors,
     Torchvision,
     Onnx,
 }
 
-/// What is stored in 8 bits.
+/// Parts that are stored in 8 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Int8 {
     /// Weights alone
@@ -121,14 +104,14 @@ enum Int8 {
 }
 
 impl Args {
-    fn format(&self) -> Result<Format, UsageError> {
+    fn format(&self) -> Result<FileFormat, UsageError> {
         if let Some(format) = self.format {
             return Ok(format);
         }
         match self.out.extension().and_then(|extension| extension.to_str()) {
-            Some("safetensors") => Ok(Format::Safetensors),
-            Some("pth" | "pt") => Ok(Format::Torchvision),
-            Some("onnx") => Ok(Format::Onnx),
+            Some("safetensors") => Ok(FileFormat::Safetensors),
+            Some("pth" | "pt") => Ok(FileFormat::Torchvision),
+            Some("onnx") => Ok(FileFormat::Onnx),
             _ => Err(UsageError(format!(
                 "the name {} does not tell the format: end it in .safetensors, .pth or .onnx, or say --format",
                 self.out.display()
@@ -146,6 +129,43 @@ impl Args {
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))
     }
+
+    /// The format with its options.
+    fn in_full(&self, format: FileFormat) -> Format {
+        match format {
+            FileFormat::Safetensors => Format::Safetensors,
+            FileFormat::Torchvision => Format::Torchvision,
+            FileFormat::Onnx => Format::Onnx(OnnxOptions {
+                storage: match (self.half, self.int8) {
+                    (true, _) => Storage::Half,
+                    (_, Some(Int8::Weights)) => Storage::Int8Weights,
+                    (_, Some(Int8::Activations)) => Storage::Int8Activations,
+                    (false, None) => Storage::Full,
+                },
+                preprocessing: match self.with_preprocess {
+                    true => Preprocessing::Inside,
+                    false => Preprocessing::Outside,
+                },
+                outputs: if self.raw { Outputs::Raw } else { Outputs::Detections },
+                images: self.images,
+                max_loss: self.max_ap_loss,
+            }),
+        }
+    }
+
+    fn refuse_detectors_options(&self, file: &WeightsFile, card: &ClassifierCard) -> Result<(), UsageError> {
+        let path = file.path.display();
+        if self.model.config.is_some() {
+            return Err(UsageError(format!("{path} says how its network is built: leave out --config")));
+        }
+        if self.raw {
+            let card = card.described();
+            return Err(UsageError(format!(
+                "--raw is for detectors, and {path} is {card}: its graph gives logits anyway; leave it out"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// Runs the verb.
@@ -154,226 +174,64 @@ impl Args {
 /// Missing weights; weights that do not name their classes; an export that is not the student.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let format = args.format()?;
-    if let (true, Some(option)) = (format != Format::Onnx, args.is_about_onnx_only()) {
+    if let (true, Some(option)) = (format != FileFormat::Onnx, args.is_about_onnx_only()) {
         return Err(UsageError(format!("{option} is for ONNX: end --out in .onnx")).into());
     }
-    let no_classes =
-        || UsageError("the weights do not name their classes; export the weights of a run".to_owned());
+    let (format, data_root) = (args.in_full(format), args.data_root.as_deref());
     let file = WeightsFile::read(&args.model.find()?)?;
-    if let Some(card) = ClassifierCard::of(&file)? {
-        return classifier::run(&args, format, &file, card);
-    }
-    let model = args.model.load(file, &context.device, |_| Err(no_classes().into()))?;
-    let mut card: ModelCard = model.card.clone().ok_or_else(no_classes)?;
-    // The student is on its own from here.
-    card.config = without_teacher(&card.config);
-    card.provenance.insert("exported_from_blake3".to_owned(), model.file.hash.clone());
-    if let Some(hash) = images::data_hash(&model.config, args.data_root.as_deref()) {
-        card.provenance.insert("data_blake3".to_owned(), hash);
-    }
-    let mut metadata = card.to_metadata();
-    metadata.insert("ckd_det.postprocess".to_owned(), thresholds(&model.config));
-    match format {
-        Format::Safetensors => {
-            write_safetensors(&args.out, &model.detector.params().snapshot()?, &metadata)?;
+    let mut failed = None;
+    let mut report = |finding: &Finding| failed = failed.take().or(tell(finding).err());
+    let written = match ClassifierCard::of(&file)? {
+        Some(card) => {
+            args.refuse_detectors_options(&file, &card)?;
+            ClassifierExport::new(&file, card, data_root)?.write(&args.out, &format, &mut report)
         }
-        Format::Torchvision => torchvision::write(&args.out, &model.detector.params().snapshot()?)?,
-        Format::Onnx => write_onnx(&args, &model, &metadata)?,
-    }
-    let numbers = model.detector.params().weight_count();
-    Ok(say(format!(
-        "{}: {:.2} M parameters, {} classes",
-        args.out.display(),
-        numbers as f64 / 1e6,
-        model.categories.len()
-    ))?)
-}
-
-/// What is done to the heads' outputs, for other programs.
-fn thresholds(config: &Config) -> String {
-    let detector = &config.detector;
-    let (roi, retina) = (&detector.roi, &detector.retina);
-    // As decimals: 0.05, not the f32 nearest to it.
-    let exact = |value: f32| value.to_string().parse::<f64>().unwrap_or(value.into());
-    match detector.architecture {
-        crate::config::Architecture::FasterRcnn => json!({
-            "architecture": "faster_rcnn",
-            "score_threshold": exact(roi.score_threshold),
-            "nms_threshold": exact(roi.nms_threshold),
-            "detections_per_image": roi.detections_per_image,
-            "rpn_pre_nms_top_n": detector.rpn.pre_nms_top_n_test,
-            "rpn_post_nms_top_n": detector.rpn.post_nms_top_n_test,
-            "rpn_nms_threshold": exact(detector.rpn.nms_threshold),
-        }),
-        crate::config::Architecture::RetinaNet => json!({
-            "architecture": "retinanet",
-            "score_threshold": exact(retina.score_threshold),
-            "nms_threshold": exact(retina.nms_threshold),
-            "detections_per_image": retina.detections_per_image,
-            "topk_candidates": retina.topk_candidates,
-        }),
-    }
-    .to_string()
-}
-
-/// A student about to become a graph.
-struct Exporting<'a> {
-    model: &'a Model,
-    config: DetectorConfig,
-    rule: InputRule,
-    categories: Vec<u64>,
-    metadata: &'a BTreeMap<String, String>,
-    preprocessing: Preprocessing,
-    outputs: Outputs,
-}
-
-fn write_onnx(args: &Args, model: &Model, metadata: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let input = &model.config.input;
-    if args.with_preprocess && input.resize != Resize::Bilinear {
-        let reason = format!(
-            "input.resize is \"{}\", which no operator of the graph does: export without --with-preprocess",
-            input.resize
-        );
-        return Err(ExportError::Unsupported { reason }.into());
-    }
-    let exporting = Exporting {
-        model,
-        config: build::student_settings(&model.config, model.categories.len())?,
-        rule: InputRule::of(&model.config),
-        categories: model.categories.iter().map(|category| category.id).collect(),
-        metadata,
-        preprocessing: if args.with_preprocess { Preprocessing::Inside } else { Preprocessing::Outside },
-        outputs: if args.raw { Outputs::Raw } else { Outputs::Detections },
+        None => {
+            let no_classes = || {
+                UsageError("the weights do not name their classes; export the weights of a run".to_owned())
+            };
+            let model = args.model.load(file, &context.device, |_| Err(no_classes().into()))?;
+            let Model { detector, config, card, file, .. } = model;
+            let export =
+                DetectorExport::new(detector, config, card.ok_or_else(no_classes)?, &file.hash, data_root);
+            export.write(&args.out, &format, &mut report)
+        }
     };
-    let full = exporting.graph(Precision::Full)?;
-    let images = args.images.unwrap_or(COMPARED);
-    if images == 0 {
-        say("not compared with the student: --images 0")?;
-        let chosen = match (args.half, args.int8) {
-            (true, _) => exporting.graph(Precision::Half)?,
-            (_, Some(Int8::Weights)) => exporting.graph(Precision::Int8)?,
-            (_, Some(Int8::Activations)) => {
-                return Err(
-                    UsageError("--int8 activations needs --images to see the ranges".to_owned()).into()
-                );
-            }
-            (false, None) => full,
-        };
-        return Ok(fsx::write_atomic(&args.out, &chosen.to_bytes())?);
-    }
-    let pictures = Pictures::find(&model.config, args.data_root.as_deref(), images)?;
-    pictures.say_where()?;
-    if args.raw {
-        exporting.check_raw(&full, &pictures)?;
-        return Ok(fsx::write_atomic(&args.out, &full.to_bytes())?);
-    }
-    let (difference, [student, graph]) = exporting.compare(&full, &pictures)?;
-    say(format!("the graph beside the student: {difference}"))?;
-    difference.check()?;
-    let bytes = full.to_bytes();
-    say(row("student", None, student))?;
-    say(row("onnx f32", Some(bytes.len()), graph))?;
-    let (name, smaller) = match (args.half, args.int8) {
-        (true, _) => ("onnx f16", exporting.graph(Precision::Half)?),
-        (_, Some(Int8::Weights)) => ("onnx int8 weights", exporting.graph(Precision::Int8)?),
-        (_, Some(Int8::Activations)) => {
-            let int8 = exporting.graph(Precision::Int8)?;
-            let seen = pictures.for_calibration(&model.config, args.data_root.as_deref(), images)?;
-            ("onnx int8", int8.with_activations_in_8_bits(&exporting.ranges(&int8, &seen)?))
-        }
-        (false, None) => return Ok(fsx::write_atomic(&args.out, &bytes)?),
-    };
-    let smaller_bytes = smaller.to_bytes();
-    let (difference, [_, ap]) = exporting.compare(&smaller, &pictures)?;
-    say(row(name, Some(smaller_bytes.len()), ap))?;
-    say(format!("{name} beside the student: {difference}"))?;
-    if let (Some(student), Some(ap)) = (student, ap)
-        && student - ap > args.max_ap_loss
-    {
-        let reason = format!(
-            "{name} loses {:.1} points of AP, more than --max-ap-loss {}",
-            student - ap,
-            args.max_ap_loss
-        );
-        return Err(ExportError::Drift { reason }.into());
-    }
-    Ok(fsx::write_atomic(&args.out, &smaller_bytes)?)
+    written.map_err(in_words)?;
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
-/// A line of the table: what, MiB, AP in points.
-fn row(name: &str, bytes: Option<usize>, ap: Option<f64>) -> String {
-    named_row(name, bytes, "AP", ap)
+/// Prints a finding, with the option that it depends on.
+fn tell(finding: &Finding) -> io::Result<()> {
+    match finding {
+        Finding::NotCompared { .. } => say(format!("{finding}: --images 0")),
+        Finding::ComparedOn(ImagesFound { missing: Some(reason), description }) => {
+            eprintln!("note: {reason}");
+            let wanted = if description.contains("AP") { "validation" } else { "held-out" };
+            say(format!("{finding}; --data-root FOLDER names {wanted} images"))
+        }
+        _ => say(finding.to_string()),
+    }
 }
 
-/// As [`row`], of another measure.
-fn named_row(name: &str, bytes: Option<usize>, measure: &str, points: Option<f64>) -> String {
-    let size = bytes.map_or("-".to_owned(), |bytes| format!("{:.2} MiB", bytes as f64 / f64::from(1 << 20)));
-    let points = points.map_or("-".to_owned(), |points| format!("{points:.2}"));
-    format!("  {name:<20} {size:>12}   {measure} {points:>6}")
-}
-
-impl Exporting<'_> {
-    /// The graph as it will be read: through its bytes.
-    fn graph(&self, precision: Precision) -> Result<OnnxModel, ExportError> {
-        let about = DetectorGraph {
-            config: &self.config,
-            rule: self.rule,
-            categories: &self.categories,
-            metadata: self.metadata,
-            precision,
-            preprocessing: self.preprocessing,
-            outputs: self.outputs,
-        };
-        OnnxModel::from_bytes(&onnx::detector(self.model.detector.params(), &about)?.to_bytes())
-    }
-
-    /// Student and graph on every picture; AP of both, in points, where there is a truth.
-    fn compare(
-        &self,
-        graph: &OnnxModel,
-        pictures: &Pictures,
-    ) -> anyhow::Result<(Difference, [Option<f64>; 2])> {
-        let evaluator = Evaluator::new(graph)?;
-        let map = self.model.category_map()?;
-        let mut difference = Difference::default();
-        let mut found = [Found::default(), Found::default()];
-        for picture in pictures.iter() {
-            let (id, image) = picture?;
-            let own = detect_one(&self.model.detector, &image, &self.model.config, &Device::Cpu)?;
-            let (inputs, from) = graph_input(&image, &self.rule, self.preprocessing)?;
-            let original = (image.height() as usize, image.width() as usize);
-            let theirs = graph_detections(&evaluator.run(&inputs)?, &self.categories, (from, original))?;
-            difference.add(&own, &theirs);
-            found[0].add(id, &own, &map);
-            found[1].add(id, &theirs, &map);
+/// The error in terms of the options.
+fn in_words(error: ExportError) -> anyhow::Error {
+    let usage = |says: &str| UsageError(format!("--int8 activations {says}")).into();
+    match error {
+        ExportError::Calibration(CalibrationGap::NothingCompared) => {
+            usage("needs --images to see the ranges")
         }
-        let [student, graph] = found;
-        Ok((difference, [pictures.ap(student)?, pictures.ap(graph)?]))
-    }
-
-    fn ranges(&self, graph: &OnnxModel, pictures: &Pictures) -> anyhow::Result<Ranges> {
-        let evaluator = Evaluator::new(graph)?;
-        let mut ranges = Ranges::default();
-        for picture in pictures.iter() {
-            let (inputs, _) = graph_input(&picture?.1, &self.rule, self.preprocessing)?;
-            ranges.observe(&evaluator, &inputs)?;
+        ExportError::Calibration(CalibrationGap::NoOtherImages) => usage(
+            "takes its ranges from other images than it is compared on, and there are none: name a folder with training \
+             images with --data-root, or compare on fewer with --images",
+        ),
+        ExportError::Calibration(CalibrationGap::NoData) => {
+            usage("takes its ranges from training images: name their folder with --data-root")
         }
-        Ok(ranges)
-    }
-
-    fn check_raw(&self, graph: &OnnxModel, pictures: &Pictures) -> anyhow::Result<()> {
-        let evaluator = Evaluator::new(graph)?;
-        let (mut most, mut largest) = (0f32, 0f32);
-        for picture in pictures.iter() {
-            let (apart, size) =
-                verify::raw_difference(&self.model.detector, &evaluator, &picture?.1, &self.rule)?;
-            (most, largest) = (most.max(apart), largest.max(size));
-        }
-        let found = format!("raw outputs differ by at most {most:.2e}, the largest value being {largest:.3}");
-        // False for NaN.
-        match most <= 1e-3 * largest.max(1.0) {
-            true => Ok(say(found)?),
-            false => Err(ExportError::Drift { reason: found }.into()),
-        }
+        ExportError::Loss { name, measure, points, limit } => anyhow::anyhow!(
+            "nothing was written, since the export is not the student: {name} loses {points:.1} points of {measure}, more \
+             than --max-ap-loss {limit}"
+        ),
+        error => error.into(),
     }
 }

@@ -193,6 +193,16 @@ impl Root for Config {
 }
 
 impl<C> Loaded<C> {
+    /// A configuration that no file is read for: `origin` says where it comes from. Its paths are as given.
+    pub fn without_file(config: C, origin: &'static str) -> Self {
+        Self { config, source: ConfigSource::Embedded(origin), teacher_experiment: None }
+    }
+
+    /// The configuration that a weights file carries.
+    pub fn of_weights(config: C) -> Self {
+        Self::without_file(config, "the weights' own configuration")
+    }
+
     /// Where a path of the configuration may be, in the order of preference: as given (relative to
     /// the current directory), then relative to the configuration's file.
     pub fn places(&self, path: &Path) -> Vec<PathBuf> {

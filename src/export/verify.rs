@@ -1,4 +1,4 @@
-//! The student and its export on the same images.
+//! Differences between the detections of a student and of its export.
 
 use std::collections::BTreeMap;
 
@@ -175,7 +175,9 @@ pub fn raw_difference(
             return Err(ExportError::Graph { reason });
         }
         for (a, b) in own.iter().zip(&theirs) {
-            most = most.max((a - b).abs());
+            let apart = (a - b).abs();
+            // `max` alone passes over NaN.
+            most = most.max(if apart.is_nan() { f32::INFINITY } else { apart });
             largest = largest.max(a.abs());
         }
     }

@@ -1,4 +1,4 @@
-//! The images that an export is compared on, and what is on them.
+//! Images that a detector's graph is compared and calibrated on.
 
 use std::ops::Range;
 use std::path::Path;
@@ -9,8 +9,9 @@ use image::{Rgb, RgbImage};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cli::{UsageError, say};
-use crate::config::{Config, ConfigSource, Loaded};
+use super::proof::ImagesFound;
+use super::{CalibrationGap, ExportError, Result};
+use crate::config::{Config, Loaded};
 use crate::data::{CategoryMap, Dataset, decode};
 use crate::engine::EngineError;
 use crate::engine::evaluate::{Evaluation, score, to_coco};
@@ -20,19 +21,41 @@ use crate::eval::Detection;
 /// Pictures that are drawn where there is no data: (height, width).
 const DRAWN: [(u32, u32); 3] = [(480, 640), (500, 375), (90, 130)];
 
-/// Images to compare on.
-pub(super) enum Pictures {
+/// Images to compare or to calibrate on.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Pictures {
     /// Some of the validation images.
-    Validation { dataset: Arc<Dataset>, paths: SplitPaths, range: Range<usize> },
+    Validation {
+        /// All of them.
+        dataset: Arc<Dataset>,
+        /// Their files.
+        paths: SplitPaths,
+        /// The chosen ones.
+        range: Range<usize>,
+    },
     /// Some of the training images.
-    Training { dataset: Arc<Dataset>, paths: SplitPaths, range: Range<usize> },
-    /// Rectangles, since there is no data; why.
-    Drawn { reason: String, first: u64 },
+    Training {
+        /// All of them.
+        dataset: Arc<Dataset>,
+        /// The chosen ones.
+        range: Range<usize>,
+    },
+    /// Drawn rectangles, since there is no data.
+    Drawn {
+        /// Reason why there is none.
+        reason: String,
+        /// The first one's id.
+        first: u64,
+    },
 }
 
 impl Pictures {
     /// The first `count` validation images of `config`, or drawn pictures if its data is not there.
-    pub(super) fn find(config: &Config, data_root: Option<&Path>, count: usize) -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// Data that is damaged, or missing from `data_root`.
+    pub fn find(config: &Config, data_root: Option<&Path>, count: usize) -> Result<Self> {
         match DataPaths::find_val(&loaded(config, data_root)) {
             Ok(paths) => {
                 let dataset = paths.load()?.0;
@@ -44,21 +67,22 @@ impl Pictures {
         }
     }
 
-    /// `count` other images than these, to see the ranges of activations on: what an int8 graph loses is measured on images
-    /// that it has not seen. Training images, or the validation images behind these where there are none.
-    pub(super) fn for_calibration(
+    /// `count` other images than these as a calibration set, and their description. An int8 graph's loss is measured on
+    /// images that it has not seen: these are training images, or the validation images behind the compared ones.
+    ///
+    /// # Errors
+    /// [`ExportError::Calibration`] if there are no other images.
+    pub fn for_calibration(
         &self,
         config: &Config,
         data_root: Option<&Path>,
         count: usize,
-    ) -> anyhow::Result<Self> {
-        let (dataset, paths, compared) = match self {
-            Self::Validation { dataset, paths, range } | Self::Training { dataset, paths, range } => {
-                (dataset, paths, range)
-            }
+    ) -> Result<(Self, String)> {
+        let (dataset, compared) = match self {
+            Self::Validation { dataset, range, .. } | Self::Training { dataset, range } => (dataset, range),
             Self::Drawn { reason, .. } => {
-                say("ranges of activations from other drawn pictures")?;
-                return Ok(Self::Drawn { reason: reason.clone(), first: DRAWN.len() as u64 });
+                let others = Self::Drawn { reason: reason.clone(), first: DRAWN.len() as u64 };
+                return Ok((others, "other drawn pictures".to_owned()));
             }
         };
         let train = DataPaths::of(&loaded(config, data_root)).train;
@@ -66,45 +90,42 @@ impl Pictures {
             let dataset = train.load()?.0;
             let range = 0..count.min(dataset.images.len());
             if !range.is_empty() {
-                say(format!(
-                    "ranges of activations from {} images of {}",
-                    range.len(),
-                    train.annotations.display()
-                ))?;
-                return Ok(Self::Training { dataset, paths: train, range });
+                let description = format!("{} images of {}", range.len(), train.annotations.display());
+                return Ok((Self::Training { dataset, range }, description));
             }
         }
         let range = compared.end..(compared.end + count).min(dataset.images.len());
         if range.is_empty() {
-            let says = "--int8 activations takes its ranges from other images than it is compared on, and there are none: \
-                        name a folder with training images with --data-root, or compare on fewer with --images";
-            return Err(UsageError(says.to_owned()).into());
+            return Err(ExportError::Calibration(CalibrationGap::NoOtherImages));
         }
-        say(format!("ranges of activations from the next {} images there", range.len()))?;
-        Ok(Self::Validation { dataset: dataset.clone(), paths: paths.clone(), range })
+        let description = format!("the next {} images there", range.len());
+        Ok((Self::Training { dataset: dataset.clone(), range }, description))
     }
 
-    /// Tells the user what is compared on.
-    pub(super) fn say_where(&self) -> anyhow::Result<()> {
-        let line = match self {
-            Self::Validation { paths, range, .. } | Self::Training { paths, range, .. } => {
-                format!("compared on {} images of {}", range.len(), paths.annotations.display())
+    /// Number and origin of the images.
+    pub fn described(&self) -> ImagesFound {
+        match self {
+            Self::Validation { paths, range, .. } => ImagesFound {
+                description: format!("{} images of {}", range.len(), paths.annotations.display()),
+                missing: None,
+            },
+            Self::Training { range, .. } => {
+                ImagesFound { description: format!("{} training images", range.len()), missing: None }
             }
-            Self::Drawn { reason, .. } => {
-                eprintln!("note: {reason}");
-                "compared on drawn pictures, so without AP; --data-root FOLDER names validation images"
-                    .to_owned()
-            }
-        };
-        Ok(say(line)?)
+            Self::Drawn { reason, .. } => ImagesFound {
+                description: "drawn pictures, so without AP".to_owned(),
+                missing: Some(reason.clone()),
+            },
+        }
     }
 
     /// Image ids and pixels.
-    pub(super) fn iter(&self) -> Box<dyn Iterator<Item = anyhow::Result<(u64, RgbImage)>> + '_> {
+    pub fn iter(&self) -> Box<dyn Iterator<Item = Result<(u64, RgbImage)>> + '_> {
         match self {
-            Self::Validation { dataset, range, .. } | Self::Training { dataset, range, .. } => {
+            Self::Validation { dataset, range, .. } | Self::Training { dataset, range } => {
                 Box::new(dataset.images[range.clone()].iter().map(|image| {
-                    Ok((image.id.0, decode::read_annotated(&image.path, image.width, image.height)?))
+                    let pixels = decode::read_annotated(&image.path, image.width, image.height);
+                    Ok((image.id.0, pixels.map_err(crate::data::DataError::from).map_err(EngineError::from)?))
                 }))
             }
             Self::Drawn { first, .. } => {
@@ -114,7 +135,7 @@ impl Pictures {
     }
 
     /// AP in points of what was found on these images.
-    pub(super) fn ap(&self, found: Found) -> anyhow::Result<Option<f64>> {
+    pub(super) fn ap(&self, found: Found) -> Result<Option<f64>> {
         let Self::Validation { paths, .. } = self else { return Ok(None) };
         let Found { detections, image_ids } = found;
         let evaluation = Evaluation { detections, image_ids, ms_per_image: 0.0, gflops: 0.0 };
@@ -122,8 +143,8 @@ impl Pictures {
     }
 }
 
-/// What was found on which images.
-#[derive(Default)]
+/// Detections by image.
+#[derive(Debug, Default)]
 pub(super) struct Found {
     detections: Vec<Detection>,
     image_ids: Vec<u64>,
@@ -147,8 +168,7 @@ fn loaded(config: &Config, data_root: Option<&Path>) -> Loaded {
     if let Some(root) = data_root {
         config.data.root = root.to_owned();
     }
-    let source = ConfigSource::Embedded("the weights' own configuration");
-    Loaded { config, source, teacher_experiment: None }
+    Loaded::of_weights(config)
 }
 
 /// Rectangles of random colours on a random ground.

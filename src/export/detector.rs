@@ -1,0 +1,236 @@
+//! A trained detector on its way into a file.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use ckd_detectors::Detector;
+use serde_json::json;
+
+use super::onnx::evaluate::Evaluator;
+use super::onnx::{self, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges};
+use super::pictures::{Found, Pictures, data_hash};
+use super::proof::{Apart, Compared, Finding, ImagesFound, Proof, proved};
+use super::verify::{Difference, graph_detections, graph_input, raw_difference};
+use super::{ExportError, Format, OnnxOptions, Result, torchvision};
+use crate::config::{Config, Resize};
+use crate::data::CategoryMap;
+use crate::engine::evaluate::detect_one;
+use crate::engine::experiment::without_teacher;
+use crate::engine::{EngineError, build};
+use crate::fsx;
+use crate::weights::card::category_map;
+use crate::weights::file::write_safetensors;
+use crate::weights::{ModelCard, WeightsFile, load};
+
+/// A trained detector that can be written in any [`Format`].
+#[derive(Debug)]
+pub struct DetectorExport {
+    detector: Detector,
+    config: Config,
+    card: ModelCard,
+    data_root: Option<PathBuf>,
+}
+
+impl DetectorExport {
+    /// The detector of `file`. `data_root` names the folder of its data instead of its configuration.
+    ///
+    /// # Errors
+    /// If the file does not say how its network is built, or is not whole.
+    pub fn of(file: &WeightsFile, data_root: Option<&Path>) -> Result<Self> {
+        let card = ModelCard::of(file).map_err(EngineError::from)?;
+        let detector = build::frozen_student(&card.config, card.categories.len(), &Device::Cpu)?;
+        load::strict(detector.params(), file).map_err(EngineError::from)?;
+        Ok(Self::new(detector, card.config.clone(), card, &file.hash, data_root))
+    }
+
+    /// `detector`, which was built by `config` and has the weights of a file with the BLAKE3 `hash`.
+    pub fn new(
+        detector: Detector,
+        config: Config,
+        mut card: ModelCard,
+        hash: &str,
+        data_root: Option<&Path>,
+    ) -> Self {
+        // The student is on its own from here.
+        card.config = without_teacher(&card.config);
+        card.provenance.insert("exported_from_blake3".to_owned(), hash.to_owned());
+        if let Some(hash) = data_hash(&config, data_root) {
+            card.provenance.insert("data_blake3".to_owned(), hash);
+        }
+        Self { detector, config, card, data_root: data_root.map(Path::to_owned) }
+    }
+
+    /// Writes the detector to `path`; `report` hears of each finding.
+    ///
+    /// # Errors
+    /// A file that cannot be written; a graph that is not the detector.
+    pub fn write(&self, path: &Path, format: &Format, report: &mut dyn FnMut(&Finding)) -> Result<()> {
+        let params = self.detector.params();
+        match format {
+            Format::Safetensors => {
+                write_safetensors(path, &params.snapshot()?, &self.metadata()).map_err(EngineError::from)?;
+            }
+            Format::Torchvision => torchvision::write(path, &params.snapshot()?)?,
+            Format::Onnx(options) => fsx::write_atomic(path, &self.onnx(options, report)?)?,
+        }
+        report(&Finding::Written {
+            path: path.to_owned(),
+            network: None,
+            parameters: params.weight_count(),
+            classes: self.card.categories.len(),
+        });
+        Ok(())
+    }
+
+    /// The content of an ONNX file, once it is shown to be the detector.
+    ///
+    /// # Errors
+    /// As [`proved`].
+    pub fn onnx(&self, options: &OnnxOptions, report: &mut dyn FnMut(&Finding)) -> Result<Vec<u8>> {
+        let resize = self.config.input.resize;
+        if options.preprocessing == Preprocessing::Inside && resize != Resize::Bilinear {
+            let reason = format!(
+                "input.resize is \"{resize}\", which no operator of the graph does: export without --with-preprocess"
+            );
+            return Err(ExportError::Unsupported { reason });
+        }
+        let unknown = |id: crate::data::CategoryId| ExportError::Unsupported {
+            reason: format!("the weights list category {} twice", id.0),
+        };
+        let proof = DetectorProof {
+            export: self,
+            settings: build::student_settings(&self.config, self.card.categories.len())?,
+            rule: InputRule::of(&self.config),
+            ids: self.card.categories.iter().map(|category| category.id).collect(),
+            categories: category_map(&self.card.categories).map_err(unknown)?,
+            metadata: self.metadata(),
+            preprocessing: options.preprocessing,
+            outputs: options.outputs,
+        };
+        proved(&proof, options, report)
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        let mut metadata = self.card.to_metadata();
+        metadata.insert("ckd_det.postprocess".to_owned(), thresholds(&self.config));
+        metadata
+    }
+}
+
+/// Postprocessing of the heads' outputs, as JSON for other programs.
+fn thresholds(config: &Config) -> String {
+    let detector = &config.detector;
+    let (roi, retina) = (&detector.roi, &detector.retina);
+    // As decimals: 0.05, not the f32 nearest to it.
+    let exact = |value: f32| value.to_string().parse::<f64>().unwrap_or(value.into());
+    match detector.architecture {
+        crate::config::Architecture::FasterRcnn => json!({
+            "architecture": "faster_rcnn",
+            "score_threshold": exact(roi.score_threshold),
+            "nms_threshold": exact(roi.nms_threshold),
+            "detections_per_image": roi.detections_per_image,
+            "rpn_pre_nms_top_n": detector.rpn.pre_nms_top_n_test,
+            "rpn_post_nms_top_n": detector.rpn.post_nms_top_n_test,
+            "rpn_nms_threshold": exact(detector.rpn.nms_threshold),
+        }),
+        crate::config::Architecture::RetinaNet => json!({
+            "architecture": "retinanet",
+            "score_threshold": exact(retina.score_threshold),
+            "nms_threshold": exact(retina.nms_threshold),
+            "detections_per_image": retina.detections_per_image,
+            "topk_candidates": retina.topk_candidates,
+        }),
+    }
+    .to_string()
+}
+
+/// A detector and the graph that is asked for.
+struct DetectorProof<'a> {
+    export: &'a DetectorExport,
+    settings: ckd_detectors::DetectorConfig,
+    rule: InputRule,
+    ids: Vec<u64>,
+    categories: CategoryMap,
+    metadata: BTreeMap<String, String>,
+    preprocessing: Preprocessing,
+    outputs: Outputs,
+}
+
+impl Proof for DetectorProof<'_> {
+    type Images = Pictures;
+
+    const NETWORK: &'static str = "student";
+    const MEASURE: &'static str = "AP";
+    const COMPARED: usize = 20;
+
+    /// The graph as it will be read: through its bytes.
+    fn graph(&self, precision: Precision) -> Result<OnnxModel> {
+        let about = DetectorGraph {
+            config: &self.settings,
+            rule: self.rule,
+            categories: &self.ids,
+            metadata: &self.metadata,
+            precision,
+            preprocessing: self.preprocessing,
+            outputs: self.outputs,
+        };
+        OnnxModel::from_bytes(&onnx::detector(self.export.detector.params(), &about)?.to_bytes())
+    }
+
+    fn held_out(&self, count: usize) -> Result<(Pictures, ImagesFound)> {
+        let pictures = Pictures::find(&self.export.config, self.export.data_root.as_deref(), count)?;
+        let found = pictures.described();
+        Ok((pictures, found))
+    }
+
+    fn calibration(&self, compared: &Pictures, count: usize) -> Result<(Pictures, String)> {
+        compared.for_calibration(&self.export.config, self.export.data_root.as_deref(), count)
+    }
+
+    fn compare(&self, graph: &OnnxModel, pictures: &Pictures) -> Result<Compared> {
+        let evaluator = Evaluator::new(graph)?;
+        if self.outputs == Outputs::Raw {
+            return self.compare_raw(&evaluator, pictures);
+        }
+        let mut difference = Difference::default();
+        let mut found = [Found::default(), Found::default()];
+        for picture in pictures.iter() {
+            let (id, image) = picture?;
+            let own = detect_one(&self.export.detector, &image, &self.export.config, &Device::Cpu)?;
+            let (inputs, from) = graph_input(&image, &self.rule, self.preprocessing)?;
+            let original = (image.height() as usize, image.width() as usize);
+            let theirs = graph_detections(&evaluator.run(&inputs)?, &self.ids, (from, original))?;
+            difference.add(&own, &theirs);
+            found[0].add(id, &own, &self.categories);
+            found[1].add(id, &theirs, &self.categories);
+        }
+        let [own, theirs] = found;
+        let points = match (pictures.ap(own)?, pictures.ap(theirs)?) {
+            (Some(own), Some(theirs)) => Some([own, theirs]),
+            _ => None,
+        };
+        Ok(Compared { apart: Apart::Boxes(difference), points })
+    }
+
+    fn ranges(&self, graph: &OnnxModel, pictures: &Pictures) -> Result<Ranges> {
+        let evaluator = Evaluator::new(graph)?;
+        let mut ranges = Ranges::default();
+        for picture in pictures.iter() {
+            let (inputs, _) = graph_input(&picture?.1, &self.rule, self.preprocessing)?;
+            ranges.observe(&evaluator, &inputs)?;
+        }
+        Ok(ranges)
+    }
+}
+
+impl DetectorProof<'_> {
+    fn compare_raw(&self, evaluator: &Evaluator, pictures: &Pictures) -> Result<Compared> {
+        let (mut most, mut largest) = (0f32, 0f32);
+        for picture in pictures.iter() {
+            let (apart, size) = raw_difference(&self.export.detector, evaluator, &picture?.1, &self.rule)?;
+            (most, largest) = (most.max(apart), largest.max(size));
+        }
+        Ok(Compared { apart: Apart::Raw { most, largest }, points: None })
+    }
+}
