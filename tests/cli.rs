@@ -430,6 +430,16 @@ fn help_shows_examples_and_exit_codes() {
 }
 
 #[test]
+fn manual_pages_have_the_program_and_each_verb() {
+    let here = Tiny::empty();
+    let program = text(&here.run_program(&["man"]));
+    assert_mentions(&program, &[".TH ckd-det 1", "ckd\\-det\\-train(1)", "Exit codes:"]);
+    let verb = text(&here.run_program(&["man", "export"]));
+    assert_mentions(&verb, &[".TH ckd-det-export 1", "\\-\\-max\\-ap\\-loss", "\\-\\-threads"]);
+    assert_ended(&here.run_program(&["man", "confog"]), 2, &["there is no verb \"confog\""]);
+}
+
+#[test]
 fn doctor_tells_what_is_missing_and_leaves_nothing_behind() {
     let here = Tiny::empty();
     fs::create_dir_all(here.path("data/coco/val2017")).expect("a new folder");

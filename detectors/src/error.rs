@@ -17,6 +17,12 @@ pub enum Error {
         /// The name in question.
         name: String,
     },
+    /// Parameters for which there are no tensors.
+    #[error("no tensors for the parameters {}", names.join(", "))]
+    MissingParameters {
+        /// Their names.
+        names: Vec<String>,
+    },
     /// A tensor of another shape than its parameter.
     #[error("{name}: the network has shape {expected:?}, the file {found:?}")]
     ParameterShape {

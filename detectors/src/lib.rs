@@ -15,6 +15,7 @@
 //! | [`names`] | what other programs call the same tensors |
 //! | [`images`], [`taps`] | what goes in; where distillation looks |
 //! | [`nn`], [`param`], [`init`] | layers and their parameters |
+//! | `candle_module` | networks as `candle_nn` modules (feature `candle-nn`) |
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,8 @@ pub mod anchors;
 pub mod backbone;
 pub mod box_coder;
 pub mod boxes;
+#[cfg(feature = "candle-nn")]
+pub mod candle_module;
 pub mod classifier;
 pub mod detector;
 mod error;

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
+use super::interrupt::stop_flag;
 use super::train::quoted;
 use super::{Context, say};
 use crate::engine::comparison::{compare, markdown, write};
 use crate::engine::experiment::Request;
-use crate::engine::interrupt::stop_flag;
 use crate::engine::job::Start;
 
 /// Arguments of `compare`.

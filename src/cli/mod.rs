@@ -19,7 +19,10 @@ mod eval_classifier;
 mod eval_results;
 mod exit;
 mod export;
+mod image_files;
+mod interrupt;
 mod machine;
+mod man;
 mod methods;
 mod model;
 mod predict;
@@ -124,6 +127,9 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Print a script that completes commands in your shell
     Completions(completions::Args),
+    /// Print a manual page
+    #[command(hide = true)]
+    Man(man::Args),
 }
 
 impl Command {
@@ -141,6 +147,7 @@ impl Command {
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, context),
+            Self::Man(args) => man::run(&args),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::image_files::for_each_image;
 use super::machine::peak_memory_mib;
 use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, predict_classifier, say};
@@ -71,11 +72,11 @@ fn score(text: &str) -> Result<f32, String> {
 
 /// A COCO result that also names its file.
 #[derive(Serialize)]
-struct FileResult<'a> {
+struct FileResult {
     image_id: u64,
-    file_name: &'a str,
+    file_name: String,
     category_id: u64,
-    category: &'a str,
+    category: String,
     bbox: [f64; 4],
     score: f64,
 }
@@ -108,17 +109,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let reported = args.score.unwrap_or(0.0);
     let shown = args.score.unwrap_or(DRAWN_SCORE);
     let mut results = Vec::new();
-    let mut failed = Vec::new();
-    let names: Vec<String> = args.images.iter().map(|path| path.display().to_string()).collect();
-    for (index, (path, file_name)) in args.images.iter().zip(&names).enumerate() {
-        let mut image = match decode::read(path) {
-            Ok(image) => image,
-            Err(error) => {
-                eprintln!("error: {error}");
-                failed.push(file_name.as_str());
-                continue;
-            }
-        };
+    let unread = for_each_image(&args.images, |index, file_name, mut image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
         let mut drawn = Vec::new();
         for (detection, &label) in to_coco(&found, index as u64, &map).zip(&found.labels) {
@@ -138,9 +129,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             }
             results.push(FileResult {
                 image_id: detection.image_id,
-                file_name,
+                file_name: file_name.clone(),
                 category_id: detection.category_id,
-                category,
+                category: category.to_owned(),
                 bbox: detection.bbox,
                 score: detection.score,
             });
@@ -148,24 +139,16 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         let mut line = format!("{file_name}: {} objects", drawn.len());
         if !args.no_pictures {
             draw_boxes(&mut image, &drawn);
-            let picture = picture_path(&args.out, index, path);
+            let picture = picture_path(&args.out, index, &args.images[index]);
             save_png(&picture, &image)?;
             line += &format!(" -> {}", picture.display());
         }
-        say(line)?;
-    }
+        Ok(say(line)?)
+    })?;
     let json = args.json_path();
     fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
     say(format!("{} detections -> {}", results.len(), json.display()))?;
-    match failed.len() {
-        0 => Ok(()),
-        count => anyhow::bail!(
-            "{count} of the {} images could not be read and are not in {}: {}",
-            names.len(),
-            json.display(),
-            failed.join(", ")
-        ),
-    }
+    unread.refuse(&json)
 }
 
 /// How long it takes from the start of the verb to the boxes of the first image, and for an image then.

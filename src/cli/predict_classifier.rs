@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::image_files::for_each_image;
 use super::{Context, say};
-use crate::data::decode;
 use crate::engine::classify::{ClassifierCard, logits, seen_as};
 use crate::fsx;
 use crate::weights::WeightsFile;
@@ -38,35 +38,19 @@ pub(super) fn run(
     context: &Context,
 ) -> anyhow::Result<()> {
     let network = card.network(file, &context.device)?;
-    let (mut results, mut failed) = (Vec::new(), Vec::new());
-    for path in images {
-        let file_name = path.display().to_string();
-        let image = match decode::read(path) {
-            Ok(image) => image,
-            Err(error) => {
-                eprintln!("error: {error}");
-                failed.push(file_name);
-                continue;
-            }
-        };
+    let mut results = Vec::new();
+    let unread = for_each_image(images, |_, file_name, image| {
         let logits = logits(&network, &seen_as(image, &card.config, &context.device)?)?;
         let guesses = likeliest(&logits, &card.classes);
         let told: Vec<String> =
             guesses.iter().map(|guess| format!("{} {:.3}", guess.class, guess.probability)).collect();
         say(format!("{file_name}: {}", told.join(", ")))?;
         results.push(FileGuesses { file_name, guesses });
-    }
+        Ok(())
+    })?;
     fsx::write_atomic(json, &serde_json::to_vec_pretty(&results)?)?;
     say(format!("{} images -> {}", results.len(), json.display()))?;
-    match failed.len() {
-        0 => Ok(()),
-        count => anyhow::bail!(
-            "{count} of the {} images could not be read and are not in {}: {}",
-            images.len(),
-            json.display(),
-            failed.join(", ")
-        ),
-    }
+    unread.refuse(json)
 }
 
 /// The likeliest classes by the softmax of `logits`, the first of equals first.

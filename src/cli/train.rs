@@ -4,10 +4,10 @@ use std::thread::available_parallelism;
 
 use candle_core::DeviceLocation;
 
+use super::interrupt::stop_flag;
 use super::{Context, say};
 use crate::config::Experiment;
 use crate::engine::experiment::{self, Finding, Finished, Request};
-use crate::engine::interrupt::stop_flag;
 use crate::engine::job::Start;
 use crate::report::table::Row;
 

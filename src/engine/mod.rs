@@ -17,7 +17,6 @@
 //! | [`comparison`] | several experiments and seeds, one table |
 //! | [`bench`] | how long steps and inference take |
 //! | `log_lines`, `picture` | the lines of `log.jsonl`; detections beside the truth |
-//! | [`interrupt`] | Ctrl-C |
 
 pub mod bench;
 pub mod build;
@@ -31,7 +30,6 @@ pub mod distillers;
 mod error;
 pub mod evaluate;
 pub mod experiment;
-pub mod interrupt;
 pub mod job;
 mod log_lines;
 pub mod optim;

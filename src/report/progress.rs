@@ -2,9 +2,9 @@
 //! spent waiting for data, and the time left. It goes to stderr and never into a result.
 
 use std::collections::VecDeque;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "cli")]
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Numbers are means over this many steps.
@@ -20,14 +20,19 @@ pub enum Verbosity {
         /// Steps from one line to the next (0 counts as 1).
         every: u64,
     },
-    /// A bar that is drawn anew in place.
+    /// A bar that is drawn anew in place (feature `cli`).
+    #[cfg(feature = "cli")]
     Bar,
 }
 
 impl Verbosity {
-    /// A bar on a terminal, otherwise a line `every` so many steps.
+    /// A bar on a terminal (feature `cli`), otherwise a line `every` so many steps.
     pub fn for_stderr(every: u64) -> Self {
-        if std::io::stderr().is_terminal() { Self::Bar } else { Self::Lines { every } }
+        #[cfg(feature = "cli")]
+        if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+            return Self::Bar;
+        }
+        Self::Lines { every }
     }
 }
 
@@ -50,6 +55,7 @@ pub struct Progress {
     total: u64,
     step: u64,
     verbosity: Verbosity,
+    #[cfg(feature = "cli")]
     bar: ProgressBar,
     recent: Recent,
     last: Instant,
@@ -58,22 +64,13 @@ pub struct Progress {
 impl Progress {
     /// The progress of a run of `total_steps` steps, of which `start` are done (a resumed run).
     pub fn new(total_steps: u64, start: u64, label: &str, verbosity: Verbosity) -> Self {
-        let bar = match verbosity {
-            Verbosity::Bar => ProgressBar::new(total_steps).with_position(start),
-            Verbosity::Quiet | Verbosity::Lines { .. } => ProgressBar::hidden(),
-        };
-        bar.set_style(
-            ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len}  {msg}")
-                .expect("the template is constant and valid"),
-        );
-        bar.set_prefix(label.to_owned());
-        bar.tick();
         Self {
             label: label.to_owned(),
             total: total_steps,
             step: start,
             verbosity,
-            bar,
+            #[cfg(feature = "cli")]
+            bar: bar(total_steps, start, label, verbosity),
             recent: Recent::default(),
             last: Instant::now(),
         }
@@ -88,6 +85,7 @@ impl Progress {
         let steps_left = self.total.saturating_sub(self.step);
         match self.verbosity {
             Verbosity::Quiet => {}
+            #[cfg(feature = "cli")]
             Verbosity::Bar => {
                 let (pace, losses) = (self.recent.pace(steps_left), self.recent.losses());
                 self.bar.set_message(format!("{pace}\n  {losses}"));
@@ -107,15 +105,34 @@ impl Progress {
     pub fn note(&mut self, text: &str) {
         match self.verbosity {
             Verbosity::Quiet => {}
-            Verbosity::Bar | Verbosity::Lines { .. } => self.bar.suspend(|| eprintln!("{text}")),
+            Verbosity::Lines { .. } => eprintln!("{text}"),
+            #[cfg(feature = "cli")]
+            Verbosity::Bar => self.bar.suspend(|| eprintln!("{text}")),
         }
         self.last = Instant::now();
     }
 
     /// The run is over: the bar stays as it is.
     pub fn finish(self) {
+        #[cfg(feature = "cli")]
         self.bar.abandon();
     }
+}
+
+/// The bar on the terminal; hidden unless asked for.
+#[cfg(feature = "cli")]
+fn bar(total_steps: u64, start: u64, label: &str, verbosity: Verbosity) -> ProgressBar {
+    let bar = match verbosity {
+        Verbosity::Bar => ProgressBar::new(total_steps).with_position(start),
+        Verbosity::Quiet | Verbosity::Lines { .. } => ProgressBar::hidden(),
+    };
+    bar.set_style(
+        ProgressStyle::with_template("{prefix} {bar:24} {pos}/{len}  {msg}")
+            .expect("the template is constant and valid"),
+    );
+    bar.set_prefix(label.to_owned());
+    bar.tick();
+    bar
 }
 
 /// The last [`WINDOW`] steps.
@@ -228,7 +245,10 @@ mod tests {
 
     #[test]
     fn steps_beyond_the_end_and_runs_without_steps_are_fine() {
-        for verbosity in [Verbosity::Quiet, Verbosity::Lines { every: 0 }, Verbosity::Bar] {
+        let mut ways = vec![Verbosity::Quiet, Verbosity::Lines { every: 0 }];
+        #[cfg(feature = "cli")]
+        ways.push(Verbosity::Bar);
+        for verbosity in ways {
             let mut progress = Progress::new(1, 1, "test", verbosity);
             progress.step(&report(&[]));
             progress.note("a note");
