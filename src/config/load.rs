@@ -4,17 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ckd_settings::{Diagnostic, Diagnostics, Entry, Key, Layer, Node, Read, Section, Text, Value, read_node};
 use serde::Serialize;
 
-use super::diagnose::{ConfigError, Diagnostic, Diagnostics};
 use super::embedded;
+use super::error::ConfigError;
 use super::lookup::{ConfigSource, Reference, find};
-use super::schema::{ClassifyConfig, CohortConfig, Config, DataKind, Task};
-use super::section::{Key, Read};
-use super::sets::lay_sets;
-use super::teacher::teacher_experiment;
-use super::tree::{Entry, Layer, Node, Text, Value};
-use super::validate::{Problem, problems};
+use super::schema::{ClassifyConfig, CohortConfig, Config, Task};
+use super::sets::{drop_replaced, lay_sets};
 
 /// A checked configuration and where it came from.
 #[derive(Debug, Clone)]
@@ -83,7 +80,7 @@ impl<C: Root> Document for C {
                 .to_owned(),
             default: Some("not given".to_owned()),
         }];
-        C::document_root(&mut keys);
+        C::document_fields("", &mut keys);
         keys
     }
 }
@@ -109,8 +106,8 @@ impl Experiment {
         let root = tree(&source, sets)?;
         let mut findings = Vec::new();
         let task = root.at("task").map(|node| Task::read(node, "task", &mut findings));
-        if !findings.is_empty() {
-            return Err(ConfigError::Invalid(Diagnostics(findings)));
+        if let Some(wrong) = Diagnostics::of(findings) {
+            return Err(wrong.into());
         }
         Ok(match task.flatten().unwrap_or(Task::Detect) {
             Task::Detect => Self::Detect(Box::new(Document::load(name, sets)?)),
@@ -139,15 +136,9 @@ impl Experiment {
 }
 
 /// The root of a kind of configuration.
-pub(super) trait Root: Read + Clone + Serialize {
+pub(super) trait Root: Section + Clone + Serialize {
     /// The tasks that it is for.
     const TASKS: &'static [Task];
-
-    /// Describes all its keys.
-    fn document_root(keys: &mut Vec<Key>);
-
-    /// Everything wrong with it.
-    fn problems(&self) -> Vec<Problem>;
 
     /// Writes out the paths that were found beside the file of `loaded`.
     fn write_out_paths(&mut self, loaded: &Loaded<Self>);
@@ -158,38 +149,6 @@ pub(super) trait Root: Read + Clone + Serialize {
         root: &Node,
         trail: &mut Vec<ConfigSource>,
     ) -> Result<Option<Loaded<Self>>, ConfigError>;
-}
-
-impl Root for Config {
-    const TASKS: &'static [Task] = &[Task::Detect];
-
-    fn document_root(keys: &mut Vec<Key>) {
-        Self::document_fields("", keys);
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        problems(self)
-    }
-
-    fn write_out_paths(&mut self, loaded: &Loaded) {
-        // A synthetic set is made where the program runs, whatever lies beside the configuration.
-        if self.data.kind != DataKind::Synth {
-            loaded.write_out(&mut self.data.root);
-        }
-        loaded.write_out_given(&mut self.student.init);
-        if let Some(teacher) = &mut self.teacher {
-            loaded.write_out_given(&mut teacher.weights);
-            loaded.write_out_teacher(&mut teacher.train);
-        }
-    }
-
-    fn teacher_experiment(
-        &self,
-        root: &Node,
-        trail: &mut Vec<ConfigSource>,
-    ) -> Result<Option<Loaded<Self>>, ConfigError> {
-        teacher_experiment(self, root, trail)
-    }
 }
 
 impl<C> Loaded<C> {
@@ -299,15 +258,7 @@ fn checked<C: Root>(root: &Node) -> Result<C, ConfigError> {
         let help = format!("it takes experiments with task = {}", taken.join(" or "));
         return Err(Diagnostic::at(node.place.clone(), message).help(help).into());
     }
-    findings.clear();
-    let config = C::read(root, "", &mut findings);
-    if let (Some(config), true) = (&config, findings.is_empty()) {
-        findings.extend(config.problems().into_iter().map(|problem| problem.found_in(root)));
-    }
-    match config {
-        Some(config) if findings.is_empty() => Ok(config),
-        _ => Err(ConfigError::Invalid(Diagnostics(findings))),
-    }
+    Ok(read_node(root)?)
 }
 
 /// The tree with what `[teacher.detector]` leaves out taken from `[detector]`.
@@ -331,9 +282,10 @@ fn layers(trail: &mut Vec<ConfigSource>) -> Result<Node, ConfigError> {
         return Ok(over);
     };
     let mut findings = Vec::new();
-    let Some(name) = String::read(&extends.node, "extends", &mut findings) else {
-        return Err(ConfigError::Invalid(Diagnostics(findings)));
-    };
+    let name = String::read(&extends.node, "extends", &mut findings).unwrap_or_default();
+    if let Some(wrong) = Diagnostics::of(findings) {
+        return Err(wrong.into());
+    }
     let base = Reference { key: "extends", name: &name, place: &extends.node.place }.follow(trail)?;
     trail.push(base);
     let mut tree = layers(trail)?;
@@ -351,26 +303,6 @@ fn read(source: &ConfigSource) -> Result<Arc<Text>, ConfigError> {
         }
     };
     Ok(Arc::new(Text { name: source.to_string(), text, layer: Layer::File }))
-}
-
-/// Keys that exclude each other: a layer that gives one replaces the other of the layers below, and
-/// what was written in its unit.
-const ALTERNATIVES: [(&str, &[&str]); 4] = [
-    ("schedule.steps", &["schedule.epochs", "schedule.milestones", "train.eval_every"]),
-    ("schedule.epochs", &["schedule.steps", "schedule.milestones", "train.eval_every"]),
-    ("teacher.weights", &["teacher.train"]),
-    ("teacher.train", &["teacher.weights"]),
-];
-
-/// Removes from `below` what a layer that gives some keys replaces.
-pub(super) fn drop_replaced(below: &mut Node, gives: impl Fn(&str) -> bool) {
-    for (key, replaced) in ALTERNATIVES {
-        if gives(key) && below.at(key).is_none() && below.at(replaced[0]).is_some() {
-            for key in replaced {
-                below.remove(key);
-            }
-        }
-    }
 }
 
 /// A configuration without a name is called as its file.

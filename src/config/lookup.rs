@@ -4,9 +4,10 @@ use std::fmt;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use super::diagnose::{ConfigError, Diagnostic, did_you_mean};
+use ckd_settings::{Diagnostic, Place, did_you_mean};
+
 use super::embedded;
-use super::tree::Place;
+use super::error::ConfigError;
 
 /// Where a configuration was found.
 #[derive(Debug, Clone, PartialEq, Eq)]

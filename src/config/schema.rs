@@ -12,6 +12,8 @@ mod training;
 
 use std::path::PathBuf;
 
+use ckd_settings::{Check, Overlay, Read, section};
+
 pub use classify::{
     Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, LabelledData, LabelledInput,
     LabelledKind, Policy, Probe, Task,
@@ -29,8 +31,6 @@ pub use distill::{
 };
 pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
-
-use super::section::section;
 
 section! {
     /// One experiment: a student, the teacher it learns from, and how.
@@ -71,6 +71,67 @@ section! {
 }
 
 impl Config {
+    fn check(&self, check: &mut Check<'_>) {
+        check_name(&self.name, check);
+        let offer = distill::Offer::of_detectors(self.detector.architecture);
+        for (index, entry) in self.distill.iter().enumerate() {
+            let check = &mut check.within(&format!("distill.{index}"));
+            check.that(
+                self.teacher.is_some(),
+                "method",
+                format!("is {:?}, but there is no teacher to learn from", entry.method().word()),
+                "add a [teacher] table, or remove [[distill]]",
+            );
+            offer.check(entry, check);
+        }
+        if let Some(teacher) = &self.teacher {
+            self.check_teacher(teacher, &mut check.within("teacher"));
+        }
+        check_compare_alone(&self.train, &self.distill, check);
+        let backbone = self.student.network.backbone;
+        let is_mobile = matches!(backbone, Backbone::MobileNetV1 | Backbone::MobileNetV2);
+        check.that(
+            !is_mobile || self.engine.recompute.is_empty(),
+            "engine.recompute",
+            format!("names stages of a ResNet, but the student's backbone is {backbone}"),
+            "leave it out",
+        );
+    }
+
+    fn check_teacher(&self, teacher: &Teacher, check: &mut Check<'_>) {
+        check.that(
+            teacher.weights.is_some()
+                || teacher.train.is_some()
+                || self.distill.is_empty()
+                || teacher.network.allow_random_weights,
+            "weights",
+            "is missing: the student is to learn from a teacher without weights",
+            "give `weights = \"FILE\"` or `train = \"CONFIG\"` (to time a step, allow_random_weights = true)",
+        );
+        let Some(Overlay(own)) = &teacher.detector else { return };
+        let (check, students) = (&mut check.within("detector"), &self.detector);
+        check.that(
+            own.architecture == students.architecture,
+            "architecture",
+            format!("is \"{}\", but the student is a {}", own.architecture, students.architecture),
+            "teacher and student are compared level by level and region by region: remove it",
+        );
+        if own.architecture != students.architecture {
+            return;
+        }
+        own.check_all(check);
+        let per_cell = |detector: &Detector| {
+            let sizes = detector.anchor_sizes.as_ref().and_then(|sizes| sizes.first());
+            sizes.map_or(3, Vec::len) * detector.aspect_ratios.len()
+        };
+        check.that(
+            own.architecture != Architecture::RetinaNet || per_cell(own) == per_cell(students),
+            "anchor_sizes",
+            format!("makes {} anchors a cell, the student has {}", per_cell(own), per_cell(students)),
+            "the logits of the same anchors are compared: give both as many sizes and aspect ratios",
+        );
+    }
+
     /// The detector of the teacher: the student's, but for what `[teacher.detector]` says.
     pub fn teacher_detector(&self) -> &Detector {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.detector.as_ref());
@@ -87,4 +148,34 @@ impl Config {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.as_ref());
         own.unwrap_or(&self.normalization)
     }
+}
+
+/// A run's name is the name of its folder.
+fn check_name(name: &str, check: &mut Check<'_>) {
+    let is_a_folder = !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
+    check.that(
+        is_a_folder,
+        "name",
+        format!("cannot name a folder: {name:?}"),
+        "the run's folder is OUTPUT/NAME; use letters, digits, '-' and '_'",
+    );
+}
+
+fn check_compare_alone(train: &Train, distill: &[Distill], check: &mut Check<'_>) {
+    check.that(
+        !train.compare_alone || !distill.is_empty(),
+        "train.compare_alone",
+        "needs a [[distill]] entry to compare with",
+        "set compare_alone = false: without distillation the student trains alone anyway",
+    );
+}
+
+/// `weights` and `train` exclude each other.
+fn check_origin(weights: bool, train: bool, check: &mut Check<'_>) {
+    check.that(
+        !(weights && train),
+        "train",
+        "and teacher.weights are both given",
+        "keep `weights` to load the teacher, or `train` to train it first",
+    );
 }

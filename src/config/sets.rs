@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::diagnose::{ConfigError, Diagnostic};
-use super::load::drop_replaced;
-use super::tree::{Entry, Layer, Node, Place, Table, Text, Value};
+use ckd_settings::{Diagnostic, Entry, Layer, Node, Place, Text, Value};
+
+use super::error::ConfigError;
 
 /// Lays the `--set`s over the tree, in order.
 pub(super) fn lay_sets(root: &mut Node, sets: &[String]) -> Result<(), ConfigError> {
@@ -14,6 +14,26 @@ pub(super) fn lay_sets(root: &mut Node, sets: &[String]) -> Result<(), ConfigErr
         lay_set(root, set)?;
     }
     Ok(())
+}
+
+/// Keys that exclude each other: a layer that gives one replaces the other of the layers below, and
+/// what was written in its unit.
+const ALTERNATIVES: [(&str, &[&str]); 4] = [
+    ("schedule.steps", &["schedule.epochs", "schedule.milestones", "train.eval_every"]),
+    ("schedule.epochs", &["schedule.steps", "schedule.milestones", "train.eval_every"]),
+    ("teacher.weights", &["teacher.train"]),
+    ("teacher.train", &["teacher.weights"]),
+];
+
+/// Removes from `below` what a layer that gives some keys replaces.
+pub(super) fn drop_replaced(below: &mut Node, gives: impl Fn(&str) -> bool) {
+    for (key, replaced) in ALTERNATIVES {
+        if gives(key) && below.at(key).is_none() && below.at(replaced[0]).is_some() {
+            for key in replaced {
+                below.remove(key);
+            }
+        }
+    }
 }
 
 /// One `--set`.
@@ -68,7 +88,7 @@ fn lay_set(root: &mut Node, set: Set) -> Result<(), Diagnostic> {
         let kind = node.kind();
         node = match &mut node.value {
             Value::Table(table) => {
-                let empty = || Node { value: Value::Table(Table::new()), place: place.clone() };
+                let empty = || Node::empty_table(place.clone());
                 &mut table.entry(name).or_insert_with(|| Entry { key: place.clone(), node: empty() }).node
             }
             Value::Array(items) => {

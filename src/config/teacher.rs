@@ -1,54 +1,96 @@
 //! `teacher.train`: the configuration that trains the teacher first.
 
-use super::diagnose::{ConfigError, Diagnostics};
-use super::load::{Loaded, load_last};
-use super::lookup::{ConfigSource, Reference};
-use super::schema::{Config, Detector, Network, Teacher};
-use super::tree::Node;
-use super::validate::Problem;
+use ckd_settings::{Diagnostics, Node, Problem};
 
-/// Loads what `teacher.train` names, and checks that it makes the teacher that is wanted. `trail`
-/// ends with the configuration itself.
-pub(super) fn teacher_experiment(
+use super::error::ConfigError;
+use super::load::{Loaded, Root, load_last};
+use super::lookup::{ConfigSource, Reference};
+use super::schema::{ClassifyConfig, Config, Detector, Network};
+
+/// A fact about a teacher, named by the key that decides it.
+type Fact = (&'static str, String);
+
+/// The detector that `teacher.train` trains.
+pub(super) fn of_detectors(
     config: &Config,
     root: &Node,
     trail: &mut Vec<ConfigSource>,
 ) -> Result<Option<Loaded>, ConfigError> {
     let Some(teacher) = &config.teacher else { return Ok(None) };
-    let (Some(name), Some(node)) = (&teacher.train, root.at("teacher.train")) else { return Ok(None) };
-    let found = Reference { key: "teacher.train", name, place: &node.place }.follow(trail)?;
-    trail.push(found);
-    let mut loaded: Loaded = load_last(trail, &[])?;
+    let Some(mut loaded) = follow::<Config>(teacher.train.as_deref(), root, trail)? else { return Ok(None) };
     loaded.config.data = config.data.clone();
     loaded.config.output = config.output.clone();
-    let differences = differences(config, teacher, &loaded);
-    if differences.is_empty() {
-        return Ok(Some(loaded));
-    }
-    let findings = differences.into_iter().map(|problem| problem.found_in(root)).collect();
-    Err(ConfigError::Invalid(Diagnostics(findings)))
-}
-
-/// The keys in which the teacher is not the student that its own configuration trains.
-fn differences(config: &Config, teacher: &Teacher, loaded: &Loaded) -> Vec<Problem> {
     let mut wanted = weight_shapes(&teacher.network, config.teacher_detector());
     wanted.push(("teacher.normalization", format!("{:?}", config.teacher_normalization())));
     wanted.push(("teacher.resize", config.teacher_resize().to_string()));
     let mut made = weight_shapes(&loaded.config.student.network, &loaded.config.detector);
     made.push(("teacher.normalization", format!("{:?}", loaded.config.normalization)));
     made.push(("teacher.resize", loaded.config.input.resize.to_string()));
-    let pairs = wanted.into_iter().zip(made).filter(|((_, wanted), (_, made))| wanted != made);
-    pairs
-        .map(|((key, wanted), (_, made))| Problem {
-            key: key.to_owned(),
-            message: format!("is {wanted}, but {} trains a teacher with {made}", loaded.source),
-            help: "the teacher must equal the [student] of the configuration that trains it".to_owned(),
-        })
-        .collect()
+    agreeing(loaded, wanted, made, root).map(Some)
+}
+
+/// The classifier that `teacher.train` trains.
+pub(super) fn of_classifiers(
+    config: &ClassifyConfig,
+    root: &Node,
+    trail: &mut Vec<ConfigSource>,
+) -> Result<Option<Loaded<ClassifyConfig>>, ConfigError> {
+    let Some(teacher) = &config.teacher else { return Ok(None) };
+    let Some(mut loaded) = follow::<ClassifyConfig>(teacher.train.as_deref(), root, trail)? else {
+        return Ok(None);
+    };
+    loaded.config.data = config.data.clone();
+    loaded.config.output = config.output.clone();
+    let made = &loaded.config;
+    let facts = |network: String, normalization: String, side: String| {
+        vec![("teacher.network", network), ("teacher.normalization", normalization), ("input.side_px", side)]
+    };
+    let wanted = facts(
+        teacher.network.to_string(),
+        format!("{:?}", config.teacher_normalization()),
+        config.input.side_px.to_string(),
+    );
+    let made = facts(
+        made.student.network.to_string(),
+        format!("{:?}", made.student_normalization()),
+        made.input.side_px.to_string(),
+    );
+    agreeing(loaded, wanted, made, root).map(Some)
+}
+
+/// Loads the configuration that `teacher.train` names. `trail` ends with the configuration itself.
+fn follow<C: Root>(
+    name: Option<&str>,
+    root: &Node,
+    trail: &mut Vec<ConfigSource>,
+) -> Result<Option<Loaded<C>>, ConfigError> {
+    let (Some(name), Some(node)) = (name, root.at("teacher.train")) else { return Ok(None) };
+    let found = Reference { key: "teacher.train", name, place: &node.place }.follow(trail)?;
+    trail.push(found);
+    load_last(trail, &[]).map(Some)
+}
+
+/// `loaded`, if the teacher that it makes is the one that is wanted.
+fn agreeing<C>(
+    loaded: Loaded<C>,
+    wanted: Vec<Fact>,
+    made: Vec<Fact>,
+    root: &Node,
+) -> Result<Loaded<C>, ConfigError> {
+    let differing = wanted.into_iter().zip(made).filter(|((_, wanted), (_, made))| wanted != made);
+    let problems = differing.map(|((key, wanted), (_, made))| Problem {
+        key: key.to_owned(),
+        message: format!("is {wanted}, but {} trains a teacher with {made}", loaded.source),
+        help: "the teacher must equal the [student] of the configuration that trains it".to_owned(),
+    });
+    match Diagnostics::of(problems.map(|problem| problem.found_in(root)).collect()) {
+        Some(wrong) => Err(wrong.into()),
+        None => Ok(loaded),
+    }
 }
 
 /// What decides which weights a network has, of what shapes, and what they mean.
-fn weight_shapes(network: &Network, detector: &Detector) -> Vec<(&'static str, String)> {
+fn weight_shapes(network: &Network, detector: &Detector) -> Vec<Fact> {
     vec![
         ("detector.architecture", detector.architecture.to_string()),
         ("detector.anchor_sizes", format!("{:?}", detector.anchor_sizes)),

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ckd_settings::{Diagnostic, Node, Read, unknown_word};
+
 use super::resnet::ResNetTail;
 use super::{
     Behind, CifarResNetConfig, MobileNetV1Classifier, MobileNetV2Classifier, Network, ResNetClassifier,
@@ -258,6 +260,22 @@ fn imagenet(depth: ResNetDepth) -> ResNetConfig {
 impl fmt::Display for Architecture {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
+    }
+}
+
+impl Read for Architecture {
+    fn read(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<Self> {
+        let word = String::read(node, path, findings)?;
+        let known = word.parse().ok();
+        if known.is_none() {
+            let words = Self::ALL.iter().map(|architecture| architecture.name());
+            findings.push(unknown_word(node, path, &word, words));
+        }
+        known
+    }
+
+    fn takes() -> String {
+        "the name of a classifier, for example \"resnet20\"".to_owned()
     }
 }
 

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use ckd_detectors::classifier::Architecture;
+use ckd_settings::{Check, choices, section};
 
 use super::data::Normalization;
-use super::distill::Distill;
+use super::distill::{Distill, Offer};
 use super::training::{Engine, Eval, Optim, Schedule, Train};
-use crate::config::diagnose::Diagnostic;
-use crate::config::section::{Read, choices, section, unknown_word};
-use crate::config::tree::Node;
+use super::{check_compare_alone, check_name, check_origin};
 
 choices! {
     /// What is learned.
@@ -110,6 +109,26 @@ section! {
     }
 }
 
+impl LabelledInput {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("side_px", self.side_px);
+        check.fraction("flip_probability", self.flip_probability);
+        let jitter = &self.jitter;
+        check.that(
+            jitter.len() == 3 && jitter.iter().all(|strength| *strength >= 0.0),
+            "jitter",
+            format!("is {jitter:?}"),
+            "give three numbers of 0 or more: brightness, contrast, saturation; the ImageNet recipes' are 0.4",
+        );
+        check.that(
+            self.eval_resize_px.is_none_or(|px| px >= self.side_px),
+            "eval_resize_px",
+            format!("is below side_px, {}", self.side_px),
+            "the middle cannot be larger than the image; ImageNet's are 256 and 224",
+        );
+    }
+}
+
 choices! {
     /// A data set, or the layout of one.
     pub enum LabelledKind {
@@ -172,6 +191,13 @@ section! {
     }
 }
 
+impl LabelledData {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("workers", self.workers);
+        check.at_least_one("queue", self.queue);
+    }
+}
+
 section! {
     /// The network to learn from: exactly one of `weights` and `train` says where it comes from.
     pub struct ClassifierTeacher {
@@ -186,6 +212,12 @@ section! {
         /// Begin with random weights where the weight files named here do not exist. For timing and trying out
         /// only: such a run's results mean nothing.
         pub allow_random_weights: bool = false,
+    }
+}
+
+impl ClassifierTeacher {
+    fn check(&self, check: &mut Check<'_>) {
+        check_origin(self.weights.is_some(), self.train.is_some(), check);
     }
 }
 
@@ -222,6 +254,59 @@ section! {
 }
 
 impl ClassifyConfig {
+    fn check(&self, check: &mut Check<'_>) {
+        check_name(&self.name, check);
+        check_labelled(self.loss_weight, self.label_smoothing, &self.engine, check);
+        self.check_taught(check);
+        self.check_probed(check);
+        check_compare_alone(&self.train, &self.distill, check);
+    }
+
+    fn check_taught(&self, check: &mut Check<'_>) {
+        let Some(teacher) = &self.teacher else {
+            check.that(
+                self.distill.is_empty(),
+                "distill",
+                "is given, but there is no teacher to learn from",
+                "add a [teacher] table, or remove [[distill]]",
+            );
+            return;
+        };
+        check.that(
+            teacher.weights.is_some()
+                || teacher.train.is_some()
+                || self.distill.is_empty()
+                || teacher.allow_random_weights,
+            "teacher.weights",
+            "is missing: the student is to learn from a teacher without weights",
+            "give `weights = \"FILE\"` or `train = \"CONFIG\"`",
+        );
+        let stages = teacher.network.stages().min(self.student.network.stages());
+        let offer = Offer::of_classifiers(stages);
+        for (index, entry) in self.distill.iter().enumerate() {
+            offer.check(entry, &mut check.within(&format!("distill.{index}")));
+        }
+    }
+
+    fn check_probed(&self, check: &mut Check<'_>) {
+        if self.task != Task::Probe {
+            return;
+        }
+        let has_network = self.student.init.is_some() || self.student.allow_random_weights;
+        check.that(
+            has_network,
+            "student.init",
+            "is missing: a probe needs a trained network",
+            "give the weights of a run, runs/NAME/last.safetensors",
+        );
+        check.that(
+            self.teacher.is_none(),
+            "teacher",
+            "is given, but a probe has none",
+            "remove [teacher] and [[distill]]",
+        );
+    }
+
     /// What the student's images are normalised with.
     pub fn student_normalization(&self) -> Normalization {
         self.normalization.clone().unwrap_or_else(|| self.data.kind.normalization())
@@ -234,18 +319,14 @@ impl ClassifyConfig {
     }
 }
 
-impl Read for Architecture {
-    fn read(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<Self> {
-        let word = String::read(node, path, findings)?;
-        let known = word.parse().ok();
-        if known.is_none() {
-            let words = Self::ALL.iter().map(|architecture| architecture.name());
-            findings.push(unknown_word(node, path, &word, words));
-        }
-        known
-    }
-
-    fn takes() -> String {
-        "the name of a classifier, for example \"resnet20\"".to_owned()
-    }
+/// The keys that all experiments on labelled images have.
+pub(super) fn check_labelled(loss_weight: f64, label_smoothing: f64, engine: &Engine, check: &mut Check<'_>) {
+    check.not_negative("loss_weight", loss_weight);
+    check.fraction("label_smoothing", label_smoothing);
+    check.that(
+        engine.recompute.is_empty(),
+        "engine.recompute",
+        "names stages of a detector's backbone",
+        "leave it out",
+    );
 }

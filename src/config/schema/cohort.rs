@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 
 use ckd_detectors::classifier::Architecture;
+use ckd_settings::{Check, Section, choices, section};
 
-use super::classify::{Bn, ClassifierStudent, ClassifyConfig, LabelledData, LabelledInput, Probe, Task};
+use super::check_name;
+use super::classify::{
+    Bn, ClassifierStudent, ClassifyConfig, LabelledData, LabelledInput, Probe, Task, check_labelled,
+};
 use super::data::Normalization;
 use super::distill::MethodCard;
 use super::training::{Engine, Eval, Optim, Schedule, Train};
-use crate::config::section::{choices, section};
 
 section! {
     /// One experiment on image classifiers that train together, from scratch and without a teacher.
@@ -111,6 +114,29 @@ section! {
     }
 }
 
+impl Cohort {
+    fn check(&self, check: &mut Check<'_>) {
+        let Cohort { alpha, beta, gamma, lambda, .. } = *self;
+        for (key, weight) in [("alpha", alpha), ("beta", beta), ("gamma", gamma), ("lambda", lambda)] {
+            check.not_negative(key, weight);
+        }
+        check.not_negative("logit_kd", self.logit_kd);
+        check.that(
+            self.logit_kd == 0.0 || self.method == CohortMethod::Mcl,
+            "logit_kd",
+            "is given, but l_mcl's networks learn from their aggregated teachers",
+            "leave it out, or set method = \"mcl\"",
+        );
+        check.positive("tau", self.tau);
+        check.positive("temperature", self.temperature);
+        check.at_least_one("width", self.width);
+        if let Some(bank) = &self.bank {
+            check.at_least_one("bank.negatives", bank.negatives);
+            check.fraction("bank.momentum", bank.momentum);
+        }
+    }
+}
+
 section! {
     /// A memory of the embeddings of all training images, one for each network.
     pub struct Bank {
@@ -180,6 +206,75 @@ impl CohortMethod {
 }
 
 impl CohortConfig {
+    fn check(&self, check: &mut Check<'_>) {
+        check_name(&self.name, check);
+        check_labelled(self.loss_weight, self.label_smoothing, &self.engine, check);
+        check.that(
+            !self.train.compare_alone,
+            "train.compare_alone",
+            "needs a [[distill]] entry to compare with",
+            "set compare_alone = false: without distillation the student trains alone anyway",
+        );
+        let peers = self.peer.len();
+        check.that(
+            peers >= 2,
+            "peer",
+            match peers {
+                0 => "is missing: a cohort has no network".to_owned(),
+                _ => "is one network, which has nobody to learn from".to_owned(),
+            },
+            "give two or more [[peer]] tables, or train one network with task = \"classify\"",
+        );
+        let batch = self.train.batch_size;
+        check.that(
+            batch >= 2,
+            "train.batch_size",
+            format!("is {batch}, and an image alone has no other to be compared with"),
+            "give 2 or more; 128 with data.order = \"class_pairs\" is the authors'",
+        );
+        check.that(
+            self.train.share_steps == 0,
+            "train.share_steps",
+            "is of methods that learn from a teacher",
+            "leave it out",
+        );
+        if self.cohort.method == CohortMethod::LMcl {
+            self.check_layers(check);
+        }
+    }
+
+    fn check_layers(&self, check: &mut Check<'_>) {
+        let layers = &self.cohort.layers;
+        let own = &mut check.within("cohort.layers");
+        own.at_least_one("branch_blocks", layers.branch_blocks.unwrap_or(1));
+        own.positive("kd_temperature", layers.kd_temperature);
+        own.at_least_one("meta_steps", layers.meta_steps);
+        own.positive("meta_lr_factor", layers.meta_lr_factor);
+        own.positive("meta_difference", layers.meta_difference);
+        let optim = &self.optim;
+        for (key, own) in [("norm", optim.norm_decay()), ("bias", optim.bias_decay())] {
+            check.that(
+                own == optim.weight_decay || layers.meta_every == 0,
+                &format!("optim.weight_decay_{key}"),
+                format!("is {own}, but l_mcl's virtual updates decay everything by weight_decay"),
+                "leave it out",
+            );
+        }
+        let able: Vec<&str> = Architecture::ALL
+            .iter()
+            .filter(|network| network.has_branches())
+            .map(|network| network.name())
+            .collect();
+        for (index, peer) in self.peer.iter().enumerate() {
+            check.that(
+                peer.network.has_branches(),
+                &format!("peer.{index}.network"),
+                format!("is {}, of whose stages l_mcl has no auxiliary branches", peer.network),
+                format!("choose from {}, or set cohort.method = \"mcl\"", able.join(", ")),
+            );
+        }
+    }
+
     /// What images are normalised with.
     pub fn normalization(&self) -> Normalization {
         self.normalization.clone().unwrap_or_else(|| self.data.kind.normalization())

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::section::{choices, section};
+use ckd_settings::{Check, choices, section};
 
 choices! {
     /// How an image's pixels are resampled, and how its new size is rounded.
@@ -34,6 +34,26 @@ section! {
 }
 
 impl Input {
+    fn check(&self, check: &mut Check<'_>) {
+        let sides = &self.short_side_px;
+        check.that(
+            !sides.is_empty() && !sides.contains(&0),
+            "short_side_px",
+            "needs at least one size, all above 0",
+            "for example [800], or [640, 672, 704, 736, 768, 800] to draw one for each image",
+        );
+        let longest = sides.iter().copied().chain(self.eval_short_side_px).max().unwrap_or(0);
+        check.that(
+            self.long_side_px >= longest,
+            "long_side_px",
+            format!("is {}, below the short side {longest}", self.long_side_px),
+            "the longer side cannot be the shorter one",
+        );
+        check.at_least_one("eval_short_side_px", self.eval_short_side());
+        check.at_least_one("size_divisor", self.size_divisor);
+        check.fraction("flip_probability", self.flip_probability);
+    }
+
     /// The shorter side at evaluation, in pixels.
     pub fn eval_short_side(&self) -> u32 {
         // A validated configuration has at least one short side.
@@ -48,6 +68,17 @@ section! {
         pub mean: [f32; 3] = [0.485, 0.456, 0.406],
         /// Red, green, blue.
         pub std: [f32; 3] = [0.229, 0.224, 0.225],
+    }
+}
+
+impl Normalization {
+    fn check(&self, check: &mut Check<'_>) {
+        check.that(
+            self.std.iter().all(|std| *std > 0.0),
+            "std",
+            "divides the image and must be above 0",
+            "ImageNet's is [0.229, 0.224, 0.225]",
+        );
     }
 }
 
@@ -88,6 +119,28 @@ section! {
     }
 }
 
+impl Data {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("workers", self.workers);
+        check.at_least_one("queue", self.queue);
+        match (self.kind, &self.synth) {
+            (DataKind::Synth, None) => check.that(
+                false,
+                "synth",
+                "is missing, but self.kind = \"synth\"",
+                "add a [self.synth] table: how many images, of what size, with how many classes",
+            ),
+            (DataKind::Coco, Some(_)) => check.that(
+                false,
+                "synth",
+                "is given, but self.kind = \"coco\"",
+                "remove [self.synth], or set self.kind = \"synth\"",
+            ),
+            (DataKind::Synth, Some(_)) | (DataKind::Coco, None) => {}
+        }
+    }
+}
+
 section! {
     /// A synthetic data set; the same numbers give the same bytes on every machine.
     pub struct Synth {
@@ -105,5 +158,21 @@ section! {
         pub min_objects: usize = 1,
         /// Objects in the fullest image.
         pub max_objects: usize = 8,
+    }
+}
+
+impl Synth {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("images_train", self.images_train);
+        check.at_least_one("images_val", self.images_val);
+        check.at_least_one("classes", self.classes);
+        let size = self.image_size_px;
+        check.that(size >= 32, "image_size_px", format!("is {size}"), "objects need at least 32 pixels");
+        check.that(
+            self.min_objects <= self.max_objects,
+            "min_objects",
+            format!("is above max_objects: {} > {}", self.min_objects, self.max_objects),
+            "lower the one or raise the other",
+        );
     }
 }

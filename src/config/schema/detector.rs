@@ -1,6 +1,6 @@
 //! The detector: anchors, matching, sampling and what is kept at inference.
 
-use crate::config::section::{choices, section};
+use ckd_settings::{Check, choices, section};
 
 choices! {
     /// A family of detectors.
@@ -70,6 +70,37 @@ section! {
     }
 }
 
+impl Detector {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("fpn_channels", self.fpn_channels);
+        if let Some(sizes) = &self.anchor_sizes {
+            let levels = self.architecture.levels();
+            check.that(
+                sizes.len() == levels.len(),
+                "anchor_sizes",
+                format!("has {} levels, {} has {}", sizes.len(), self.architecture, levels.len()),
+                format!("give one array for each of {}", levels.join(", ")),
+            );
+            let even = sizes.iter().all(|level| !level.is_empty() && level.len() == sizes[0].len());
+            check.that(
+                even,
+                "anchor_sizes",
+                "differs in the number of sizes between levels",
+                "one head serves all levels: give every level as many sizes",
+            );
+            let positive = sizes.iter().flatten().all(|size| *size > 0.0);
+            check.that(positive, "anchor_sizes", "has a size of 0 or less", "sizes are in pixels");
+        }
+        let ratios = &self.aspect_ratios;
+        check.that(
+            !ratios.is_empty() && ratios.iter().all(|ratio| *ratio > 0.0),
+            "aspect_ratios",
+            "needs at least one number, all above 0",
+            "torchvision's are [0.5, 1.0, 2.0]",
+        );
+    }
+}
+
 section! {
     /// The region proposal network of Faster R-CNN.
     pub struct Rpn {
@@ -97,6 +128,26 @@ section! {
         pub score_threshold: f32 = 0.0,
         /// 3x3 convolutions before the outputs. torchvision's `_fpn_v2`: 2.
         pub head_convs: usize = 1,
+    }
+}
+
+impl Rpn {
+    fn check(&self, check: &mut Check<'_>) {
+        for (key, count) in [
+            ("pre_nms_top_n_train", self.pre_nms_top_n_train),
+            ("pre_nms_top_n_test", self.pre_nms_top_n_test),
+            ("post_nms_top_n_train", self.post_nms_top_n_train),
+            ("post_nms_top_n_test", self.post_nms_top_n_test),
+            ("batch_per_image", self.batch_per_image),
+            ("head_convs", self.head_convs),
+        ] {
+            check.at_least_one(key, count);
+        }
+        iou_pair(check, self.fg_iou, self.bg_iou);
+        check.fraction("nms_threshold", self.nms_threshold.into());
+        check.fraction("positive_fraction", self.positive_fraction.into());
+        check.fraction("score_threshold", self.score_threshold.into());
+        check.not_negative("min_size", self.min_size.into());
     }
 }
 
@@ -150,6 +201,23 @@ section! {
         pub head_norm: HeadNorm = HeadNorm::Bn,
         /// Width of the fully connected layers; a network may override it.
         pub head_width: usize = 1024,
+    }
+}
+
+impl Roi {
+    fn check(&self, check: &mut Check<'_>) {
+        for (key, count) in [
+            ("batch_per_image", self.batch_per_image),
+            ("detections_per_image", self.detections_per_image),
+            ("pool_size", self.pool_size),
+            ("head_width", self.head_width),
+        ] {
+            check.at_least_one(key, count);
+        }
+        iou_pair(check, self.fg_iou, self.bg_iou);
+        check.fraction("nms_threshold", self.nms_threshold.into());
+        check.fraction("positive_fraction", self.positive_fraction.into());
+        check.fraction("score_threshold", self.score_threshold.into());
     }
 }
 
@@ -213,4 +281,23 @@ section! {
         /// When detections are clipped to the image.
         pub clip: Clip = Clip::BeforeNms,
     }
+}
+
+impl Retina {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("detections_per_image", self.detections_per_image);
+        check.at_least_one("topk_candidates", self.topk_candidates);
+        iou_pair(check, self.fg_iou, self.bg_iou);
+        check.fraction("nms_threshold", self.nms_threshold.into());
+        check.fraction("score_threshold", self.score_threshold.into());
+        check.fraction("focal_alpha", self.focal_alpha.into());
+        check.not_negative("focal_gamma", self.focal_gamma.into());
+    }
+}
+
+fn iou_pair(check: &mut Check<'_>, fg: f32, bg: f32) {
+    check.fraction("fg_iou", fg.into());
+    check.fraction("bg_iou", bg.into());
+    let message = format!("is above fg_iou: {bg} > {fg}");
+    check.that(bg <= fg, "bg_iou", message, "background must overlap less than objects do");
 }

@@ -6,14 +6,12 @@
 mod maps;
 mod rows;
 
+use super::Architecture;
+use ckd_settings::{Check, Diagnostic, Fields, Key, Node, Read, Section, choices, join, section};
 use serde::Serialize;
 
 pub use maps::{At, Cwd, Fcka, FckaOf, Fgd, Fgfi, FitNet, Mimic, Pkd, PkdStd, Rcka, Regressor, ReviewKd};
 pub use rows::{Ckd, Crd, Dist, Dkd, Icd, IcdDirection, IcdScale, Kd, Lcka, Negatives, Rkd, RowNorm};
-
-use crate::config::diagnose::Diagnostic;
-use crate::config::section::{Fields, Key, Read, choices, join, section};
-use crate::config::tree::Node;
 
 /// Declares the methods: the section that holds a method's keys, its word, and where it comes from.
 macro_rules! methods {
@@ -186,6 +184,17 @@ impl Read for Distill {
     fn takes() -> String {
         "a table with a `method`".to_owned()
     }
+
+    fn check_all(&self, check: &mut Check<'_>) {
+        match self.place() {
+            Place::Rows(rows) => rows.check_all(check),
+            Place::Maps(maps) => maps.check_all(check),
+        }
+        for (key, weight) in self.weights() {
+            check.not_negative(key, weight.into());
+        }
+        check_own(self, check);
+    }
 }
 
 /// Where a method looks.
@@ -224,6 +233,23 @@ section! {
 }
 
 impl Timing {
+    fn check(&self, check: &mut Check<'_>) {
+        if let Some(until) = self.until_step {
+            check.that(
+                until > self.from_step,
+                "until_step",
+                format!("is {until}, not after from_step = {}", self.from_step),
+                "raise it, or leave the method out",
+            );
+        }
+        check.that(
+            self.decay_steps == 0 || self.until_step.is_some(),
+            "decay_steps",
+            "needs until_step, the step at which the weight reaches 0",
+            "give until_step, or set decay_steps = 0",
+        );
+    }
+
     /// What the weights are multiplied with at `step`, counted from 0.
     pub fn factor(&self, step: u64) -> f64 {
         let until = self.until_step.unwrap_or(u64::MAX);
@@ -257,6 +283,12 @@ section! {
         pub at: RowsAt,
         /// Anchors compared per image, at anchor_logits.
         pub anchors_per_image: usize = 512,
+    }
+}
+
+impl Rows {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("anchors_per_image", self.anchors_per_image);
     }
 }
 
@@ -310,6 +342,135 @@ weights! {
     Fgd: weight, weight_background, weight_attention, weight_context;
     Pkd: weight;
     Cwd: weight;
+}
+
+/// Where the networks of a configuration can be looked at.
+pub(super) struct Offer {
+    /// What they are, in words.
+    networks: String,
+    /// The rows that they have.
+    rows: Vec<RowsAt>,
+    /// The maps that they have.
+    maps: MapsAt,
+    /// The names of these maps.
+    levels: Vec<&'static str>,
+}
+
+impl Offer {
+    /// Detectors of one architecture.
+    pub(super) fn of_detectors(architecture: Architecture) -> Self {
+        let rows = match architecture {
+            Architecture::FasterRcnn => RowsAt::RoiLogits,
+            Architecture::RetinaNet => RowsAt::AnchorLogits,
+        };
+        let levels = architecture.levels().to_vec();
+        Self { networks: architecture.to_string(), rows: vec![rows], maps: MapsAt::Fpn, levels }
+    }
+
+    /// Classifiers that both have so many stages.
+    pub(super) fn of_classifiers(stages: usize) -> Self {
+        let levels = ["stage1", "stage2", "stage3", "stage4"].into_iter().take(stages).collect();
+        let rows = vec![RowsAt::Logits, RowsAt::Embedding];
+        Self { networks: "a pair of these classifiers".to_owned(), rows, maps: MapsAt::Stages, levels }
+    }
+
+    /// Whether a method can look where its entry says.
+    pub(super) fn check(&self, entry: &Distill, check: &mut Check<'_>) {
+        match entry.place() {
+            Place::Rows(rows) => self.check_rows(entry, rows, check),
+            Place::Maps(maps) => self.check_maps(maps, check),
+        }
+    }
+
+    fn check_rows(&self, entry: &Distill, rows: &Rows, check: &mut Check<'_>) {
+        let method = entry.method();
+        let sensible = sensible(entry);
+        let fitting: Vec<String> =
+            self.rows.iter().filter(|at| sensible.contains(at)).map(|at| format!("at = \"{at}\"")).collect();
+        let help = match fitting.as_slice() {
+            [] => format!("{method} has nothing to look at in {}; use another method", self.networks),
+            fitting => format!("set {}", fitting.join(" or ")),
+        };
+        let message = match self.rows.contains(&rows.at) {
+            true => format!("is \"{}\", which {method} cannot compare", rows.at),
+            false => format!("is \"{}\", which {} does not have", rows.at, self.networks),
+        };
+        check.that(self.rows.contains(&rows.at) && sensible.contains(&rows.at), "at", message, help);
+    }
+
+    fn check_maps(&self, maps: &Maps, check: &mut Check<'_>) {
+        check.that(
+            maps.at == self.maps,
+            "at",
+            format!("is \"{}\", which {} does not have", maps.at, self.networks),
+            format!("set at = \"{}\"", self.maps),
+        );
+        let choose = || format!("choose from {}", self.levels.join(", "));
+        check.that(!maps.levels.is_empty(), "levels", "is empty", choose());
+        for (index, level) in maps.levels.iter().enumerate() {
+            let key = format!("levels.{index}");
+            check.that(
+                self.levels.contains(&level.as_str()),
+                &key,
+                format!("is \"{level}\", which {} does not have", self.networks),
+                choose(),
+            );
+            check.that(
+                !maps.levels[..index].contains(level),
+                &key,
+                format!("names \"{level}\" a second time"),
+                "name each level once",
+            );
+        }
+    }
+}
+
+/// The rows that a method can compare at all.
+fn sensible(entry: &Distill) -> &'static [RowsAt] {
+    match entry {
+        // These compare softmaxes, which a RetinaNet's sigmoids are not.
+        Distill::Kd(_) | Distill::Dkd(_) => &[RowsAt::RoiLogits, RowsAt::Logits],
+        // Relations of triples, and a memory of samples: of images, not of regions.
+        Distill::Rkd(_) => &[RowsAt::Logits, RowsAt::Embedding],
+        Distill::Crd(_) => &[RowsAt::Embedding],
+        Distill::Dist(_) => &[RowsAt::RoiLogits, RowsAt::AnchorLogits, RowsAt::Logits],
+        _ => RowsAt::ALL,
+    }
+}
+
+fn check_own(entry: &Distill, check: &mut Check<'_>) {
+    match entry {
+        Distill::Ckd(ckd) => check.positive("temperature", ckd.temperature.into()),
+        Distill::Rcka(rcka) => check.at_least_one("patch", rcka.patch),
+        Distill::Icd(icd) => {
+            check.not_negative("alpha", icd.alpha.into());
+            check.at_least_one("width", icd.width);
+        }
+        Distill::Kd(kd) => check.positive("temperature", kd.temperature.into()),
+        Distill::Dkd(dkd) => {
+            check.not_negative("alpha", dkd.alpha.into());
+            check.not_negative("beta", dkd.beta.into());
+            check.positive("temperature", dkd.temperature.into());
+        }
+        Distill::Dist(dist) => check.positive("temperature", dist.temperature.into()),
+        Distill::Crd(crd) => {
+            check.at_least_one("negatives", crd.negatives);
+            check.at_least_one("width", crd.width);
+            check.positive("temperature", crd.temperature.into());
+            check.fraction("momentum", crd.momentum.into());
+        }
+        Distill::ReviewKd(review) => check.at_least_one("width", review.width.unwrap_or(1)),
+        Distill::Fgfi(fgfi) => check.fraction("threshold", fgfi.threshold.into()),
+        Distill::Fgd(fgd) => check.positive("temperature", fgd.temperature.into()),
+        Distill::Cwd(cwd) => check.positive("temperature", cwd.temperature.into()),
+        Distill::Lcka(_)
+        | Distill::Fcka(_)
+        | Distill::FitNet(_)
+        | Distill::Mimic(_)
+        | Distill::At(_)
+        | Distill::Rkd(_)
+        | Distill::Pkd(_) => {}
+    }
 }
 
 #[cfg(test)]

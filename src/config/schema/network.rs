@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use ckd_settings::{Check, Overlay, choices, section};
+
+use super::check_origin;
 use super::data::{Normalization, Resize};
 use super::detector::{Detector, HeadNorm};
-use crate::config::section::{Overlay, choices, section};
 
 choices! {
     /// A residual network (He et al. 2016), or one of depthwise convolutions: in separable pairs (Howard et al.
@@ -89,6 +91,12 @@ section! {
     }
 }
 
+impl Teacher {
+    fn check(&self, check: &mut Check<'_>) {
+        check_origin(self.weights.is_some(), self.train.is_some(), check);
+    }
+}
+
 section! {
     /// The network to train.
     pub struct Student with network: Network {
@@ -102,6 +110,19 @@ section! {
 }
 
 impl Network {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("width", self.stem_channels());
+        check.at_least_one("fpn_channels", self.fpn_channels.unwrap_or(1));
+        check.at_least_one("head_width", self.head_width.unwrap_or(1));
+        check.that(
+            self.stride_in == StrideIn::Middle
+                || matches!(self.backbone, Backbone::ResNet50 | Backbone::ResNet101),
+            "stride_in",
+            format!("is \"{}\", but {} has no bottlenecks", self.stride_in, self.backbone),
+            "leave it out",
+        );
+    }
+
     /// Channels of the backbone's first layer.
     pub fn stem_channels(&self) -> usize {
         self.width.unwrap_or(match self.backbone {
@@ -112,6 +133,22 @@ impl Network {
 }
 
 impl Student {
+    fn check(&self, check: &mut Check<'_>) {
+        let frozen = self.frozen_stages();
+        check.that(
+            frozen <= 5,
+            "freeze_at",
+            format!("is {frozen}"),
+            "a backbone has 5 stages: the stem and four more",
+        );
+        check.that(
+            frozen == 0 || self.init.is_some(),
+            "freeze_at",
+            format!("is {frozen}, which would freeze random weights"),
+            "give `init`, or set freeze_at = 0",
+        );
+    }
+
     /// Stages of the backbone that do not train, the stem being the first.
     pub fn frozen_stages(&self) -> usize {
         self.freeze_at.unwrap_or(if self.init.is_some() { 2 } else { 0 })

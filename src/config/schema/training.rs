@@ -1,6 +1,6 @@
 //! Optimiser, schedule, and the loops of training and evaluation.
 
-use crate::config::section::{choices, section};
+use ckd_settings::{Check, choices, section};
 
 section! {
     /// Stochastic gradient descent, as PyTorch's `SGD`.
@@ -23,6 +23,28 @@ section! {
 }
 
 impl Optim {
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("lr", self.lr);
+        check.that(
+            (0.0..1.0).contains(&self.momentum),
+            "momentum",
+            format!("is {}", self.momentum),
+            "give a number from 0 to below 1",
+        );
+        check.that(
+            !self.nesterov || self.momentum > 0.0,
+            "nesterov",
+            "needs momentum, which is 0",
+            "raise momentum, or set nesterov = false",
+        );
+        check.not_negative("weight_decay", self.weight_decay);
+        check.not_negative("weight_decay_norm", self.norm_decay());
+        check.not_negative("weight_decay_bias", self.bias_decay());
+        if let Some(norm) = self.clip_grad_norm {
+            check.positive("clip_grad_norm", norm);
+        }
+    }
+
     /// Weight decay of normalisation layers.
     pub fn norm_decay(&self) -> f64 {
         self.weight_decay_norm.unwrap_or(self.weight_decay)
@@ -80,6 +102,38 @@ pub enum Length {
 }
 
 impl Schedule {
+    fn check(&self, check: &mut Check<'_>) {
+        match (self.steps, self.epochs) {
+            (Some(_), Some(_)) => {
+                check.that(false, "epochs", "and self.steps are both given", "keep one of the two");
+            }
+            (None, None) => {
+                check.that(false, "steps", "is missing, and so is self.epochs", "give one of the two");
+            }
+            (Some(steps), None) => check.at_least_one("steps", steps),
+            (None, Some(epochs)) => check.at_least_one("epochs", epochs),
+        }
+        let milestones = &self.milestones;
+        if self.kind == ScheduleKind::MultiStep {
+            check.that(
+                !milestones.is_empty(),
+                "milestones",
+                "is empty, but self.kind = \"multi_step\"",
+                "say when the learning rate drops (in the unit of steps or epochs), or set kind = \"constant\"",
+            );
+        }
+        let ascending = milestones.windows(2).all(|pair| pair[0] < pair[1]);
+        check.that(
+            ascending && milestones.iter().all(|milestone| *milestone > 0.0),
+            "milestones",
+            format!("is not ascending from above 0: {milestones:?}"),
+            "give the steps (or epochs) in order, each once",
+        );
+        check.positive("gamma", self.gamma);
+        check.fraction("warmup_factor", self.warmup_factor);
+        check.fraction("final_lr_factor", self.final_lr_factor);
+    }
+
     /// How long the run is.
     pub fn length(&self) -> Length {
         match (self.steps, self.epochs) {
@@ -112,6 +166,17 @@ section! {
         pub share_steps: u64 = 0,
         /// Also train the same student without distillation on the same data order, and compare.
         pub compare_alone: bool = false,
+    }
+}
+
+impl Train {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("batch_size", self.batch_size);
+        check.at_least_one("accumulate", self.accumulate);
+        check.at_least_one("eval_every", self.eval_every.unwrap_or(1));
+        check.at_least_one("checkpoint_every", self.checkpoint_every.unwrap_or(1));
+        check.at_least_one("keep_checkpoints", self.keep_checkpoints);
+        check.at_least_one("log_every", self.log_every);
     }
 }
 
@@ -157,5 +222,12 @@ section! {
         pub batch_size: usize = 1,
         /// Evaluate the first so many images only. Default: all.
         pub max_images: Option<usize>,
+    }
+}
+
+impl Eval {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("batch_size", self.batch_size);
+        check.at_least_one("max_images", self.max_images.unwrap_or(1));
     }
 }

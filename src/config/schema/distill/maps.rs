@@ -1,7 +1,8 @@
 //! The keys of the methods that compare feature maps.
 
+use ckd_settings::{choices, section};
+
 use super::{Maps, RowNorm};
-use crate::config::section::{choices, section};
 
 section! {
     /// Relaxed centred kernel alignment in its patch form, PCKA: per level and

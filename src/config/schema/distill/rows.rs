@@ -1,7 +1,8 @@
 //! The keys of the methods that compare rows: logits and pooled features.
 
+use ckd_settings::{choices, section};
+
 use super::Rows;
-use crate::config::section::{choices, section};
 
 choices! {
     /// What a row is contrasted with.

@@ -1,75 +1,29 @@
-//! What is wrong with a configuration, where, and what to do about it.
+//! Findings of a document, displayed with the lines at fault and what to do about them.
 
 use std::fmt;
-use std::io;
-use std::path::PathBuf;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::tree::Place;
-
-/// A configuration could not be had.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// No such file, and no embedded configuration of that name.
-    #[error("{}", not_found(name, looked_in, similar.as_deref()))]
-    NotFound {
-        /// What was asked for.
-        name: String,
-        /// Every place that was tried, in order.
-        looked_in: Vec<String>,
-        /// The closest name that does exist.
-        similar: Option<String>,
-    },
-    /// The file is there but cannot be read.
-    #[error("cannot read the configuration {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// It was read and something in it is wrong.
-    #[error("{0}")]
-    Invalid(Diagnostics),
-}
-
-impl ConfigError {
-    /// The message as `Display` gives it, in colours where it shows lines of a file.
-    pub fn styled(&self) -> String {
-        match self {
-            Self::Invalid(diagnostics) => diagnostics.render(&Renderer::styled()),
-            other => format!("error: {other}"),
-        }
-    }
-}
-
-impl From<Diagnostic> for ConfigError {
-    fn from(diagnostic: Diagnostic) -> Self {
-        Self::Invalid(Diagnostics(vec![diagnostic]))
-    }
-}
-
-fn not_found(name: &str, looked_in: &[String], similar: Option<&str>) -> String {
-    let mut message = format!("there is no configuration {name:?}");
-    for place in looked_in {
-        message += &format!("\n  looked for {place}");
-    }
-    message += &match similar {
-        Some(similar) => format!("\n  help: did you mean {similar:?}?"),
-        None => "\n  help: `ckd-det config list` names those there are".to_owned(),
-    };
-    message
-}
+use crate::Place;
 
 /// Everything found wrong in one configuration; displayed with the lines at fault.
-#[derive(Debug)]
-pub struct Diagnostics(pub(super) Vec<Diagnostic>);
+#[derive(Debug, Clone)]
+pub struct Diagnostics(Vec<Diagnostic>);
 
 impl Diagnostics {
+    /// The error that lists these findings; nothing without any.
+    pub fn of(findings: Vec<Diagnostic>) -> Option<Self> {
+        (!findings.is_empty()).then_some(Self(findings))
+    }
+
     /// The findings, in the order in which they were made; at least one.
     pub fn all(&self) -> &[Diagnostic] {
         &self.0
+    }
+
+    /// The text that `Display` gives, in a terminal's colours.
+    pub fn styled(&self) -> String {
+        self.render(&Renderer::styled())
     }
 
     fn render(&self, renderer: &Renderer) -> String {
@@ -84,26 +38,39 @@ impl fmt::Display for Diagnostics {
     }
 }
 
-/// One thing that is wrong.
+impl std::error::Error for Diagnostics {}
+
+impl From<Diagnostic> for Diagnostics {
+    fn from(diagnostic: Diagnostic) -> Self {
+        Self(vec![diagnostic])
+    }
+}
+
+/// One finding: a message, its place in a text, a label at the place, advice.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
-    pub(super) message: String,
-    pub(super) label: Option<String>,
-    pub(super) help: Option<String>,
-    pub(super) place: Option<Place>,
+    message: String,
+    label: Option<String>,
+    help: Option<String>,
+    place: Place,
 }
 
 impl Diagnostic {
-    pub(super) fn at(place: Place, message: impl Into<String>) -> Self {
-        Self { message: message.into(), label: None, help: None, place: Some(place) }
+    /// A finding at `place`.
+    pub fn at(place: Place, message: impl Into<String>) -> Self {
+        Self { message: message.into(), label: None, help: None, place }
     }
 
-    pub(super) fn label(mut self, label: impl Into<String>) -> Self {
+    /// With words beside the marked place.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
-    pub(super) fn help(mut self, help: impl Into<String>) -> Self {
+    /// With advice.
+    #[must_use]
+    pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
@@ -120,18 +87,14 @@ impl Diagnostic {
 
     fn render(&self, renderer: &Renderer) -> String {
         let mut group = Group::with_title(Level::ERROR.primary_title(&self.message));
-        match &self.place {
-            // An empty span stands for the text as a whole: there is no line to show.
-            Some(place) if place.span.is_empty() && place.span.start == 0 => {
-                group = group.element(Origin::path(&place.text.name));
-            }
-            Some(place) => {
-                let annotation =
-                    AnnotationKind::Primary.span(place.span.clone()).label(self.label.as_deref());
-                let snippet = Snippet::source(&place.text.text).path(&place.text.name).annotation(annotation);
-                group = group.element(snippet);
-            }
-            None => {}
+        let place = &self.place;
+        // An empty span stands for the text as a whole: there is no line to show.
+        if place.span.is_empty() && place.span.start == 0 {
+            group = group.element(Origin::path(&place.text.name));
+        } else {
+            let annotation = AnnotationKind::Primary.span(place.span.clone()).label(self.label.as_deref());
+            let snippet = Snippet::source(&place.text.text).path(&place.text.name).annotation(annotation);
+            group = group.element(snippet);
         }
         if let Some(help) = &self.help {
             group = group.element(Level::HELP.message(help));
@@ -141,7 +104,7 @@ impl Diagnostic {
 }
 
 /// The candidate that `word` was probably meant to be.
-pub(super) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (word.chars().count() / 3).max(1);
     candidates
         .into_iter()

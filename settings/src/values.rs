@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::diagnose::Diagnostic;
-use super::section::{Key, Read, join};
-use super::tree::{Layer, Node, Place, Value};
+use crate::{Check, Diagnostic, Key, Layer, Node, Place, Read, Value, join};
 
 fn wrong_type<T: Read>(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<T> {
     findings.push(Diagnostic::at(node.place.clone(), format!("wrong type for \"{path}\"")).label(format!(
@@ -126,6 +124,12 @@ impl<T: Read> Read for Option<T> {
         T::document(Key { default: Some("not given".to_owned()), ..key }, keys);
     }
 
+    fn check_all(&self, check: &mut Check<'_>) {
+        if let Some(value) = self {
+            value.check_all(check);
+        }
+    }
+
     fn takes() -> String {
         T::takes()
     }
@@ -152,6 +156,12 @@ impl<T: Read> Read for Vec<T> {
         // Elements that are plain values have nothing to add.
         if element.len() > 1 {
             keys.extend(element);
+        }
+    }
+
+    fn check_all(&self, check: &mut Check<'_>) {
+        for (index, item) in self.iter().enumerate() {
+            item.check_all(&mut check.within(&index.to_string()));
         }
     }
 

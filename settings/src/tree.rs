@@ -10,22 +10,22 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::diagnose::Diagnostic;
+use crate::Diagnostic;
 
 /// One text that keys were read from: a file, or a `--set`.
 #[derive(Debug)]
-pub(super) struct Text {
+pub struct Text {
     /// What errors call it: the path, `embedded:...` or `--set`.
-    pub(super) name: String,
+    pub name: String,
     /// All of it.
-    pub(super) text: String,
+    pub text: String,
     /// Whether it came from the command line.
-    pub(super) layer: Layer,
+    pub layer: Layer,
 }
 
 /// Where a [`Text`] came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Layer {
+pub enum Layer {
     /// A file, on disk or embedded.
     File,
     /// A `--set` of the command line.
@@ -34,52 +34,71 @@ pub(super) enum Layer {
 
 /// A stretch of a [`Text`].
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) text: Arc<Text>,
+pub struct Place {
+    /// The text that it is in.
+    pub text: Arc<Text>,
     /// In bytes.
-    pub(super) span: Range<usize>,
+    pub span: Range<usize>,
 }
 
 impl Place {
     /// The source as written.
-    pub(super) fn written(&self) -> &str {
+    pub fn written(&self) -> &str {
         self.text.text.get(self.span.clone()).unwrap_or_default()
     }
 }
 
 /// A value and where it was written.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
-    pub(super) value: Value,
-    pub(super) place: Place,
+pub struct Node {
+    /// The value.
+    pub value: Value,
+    /// Where it was written.
+    pub place: Place,
 }
 
 /// A TOML value; dates stay unread, since no key takes one.
 #[derive(Debug, Clone)]
-pub(super) enum Value {
+pub enum Value {
+    /// true or false.
     Boolean(bool),
+    /// An integer.
     Integer(i64),
+    /// A number with a fraction or an exponent.
     Float(f64),
+    /// A string.
     String(String),
+    /// A date or a time.
     Date,
+    /// An array.
     Array(Vec<Node>),
+    /// A table.
     Table(Table),
 }
 
 /// Keys in alphabetical order.
-pub(super) type Table = BTreeMap<String, Entry>;
+pub type Table = BTreeMap<String, Entry>;
 
 /// A key of a table with its value.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Where the key itself stands.
-    pub(super) key: Place,
-    pub(super) node: Node,
+    pub key: Place,
+    /// Its value.
+    pub node: Node,
 }
 
 impl Node {
+    /// A table without keys that stands at `place`.
+    pub fn empty_table(place: Place) -> Self {
+        Self { value: Value::Table(Table::new()), place }
+    }
+
     /// Parses a whole document.
-    pub(super) fn parse(text: &Arc<Text>) -> Result<Self, Diagnostic> {
+    ///
+    /// # Errors
+    /// The first place that is not TOML; an integer beyond 64 bits.
+    pub fn parse(text: &Arc<Text>) -> Result<Self, Diagnostic> {
         let origin = Origin { text, offset: 0 };
         let document = DeTable::parse(&text.text)
             .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
@@ -87,7 +106,10 @@ impl Node {
     }
 
     /// Parses the single value that is `written` there.
-    pub(super) fn parse_value(text: &Arc<Text>, written: Range<usize>) -> Result<Self, Diagnostic> {
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_value(text: &Arc<Text>, written: Range<usize>) -> Result<Self, Diagnostic> {
         let origin = Origin { text, offset: written.start };
         let value = DeValue::parse(&text.text[written])
             .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
@@ -95,7 +117,7 @@ impl Node {
     }
 
     /// What kind of value it is, for messages.
-    pub(super) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self.value {
             Value::Boolean(_) => "a boolean",
             Value::Integer(_) => "an integer",
@@ -108,14 +130,15 @@ impl Node {
     }
 
     /// Its keys, if it is a table.
-    pub(super) fn table(&self) -> Option<&Table> {
+    pub fn table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),
             _ => None,
         }
     }
 
-    pub(super) fn table_mut(&mut self) -> Option<&mut Table> {
+    /// Its keys, if it is a table, to be changed.
+    pub fn table_mut(&mut self) -> Option<&mut Table> {
         match &mut self.value {
             Value::Table(table) => Some(table),
             _ => None,
@@ -123,7 +146,7 @@ impl Node {
     }
 
     /// The node at a dotted key (`distill.0.weight`).
-    pub(super) fn at(&self, key: &str) -> Option<&Self> {
+    pub fn at(&self, key: &str) -> Option<&Self> {
         key.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| match &node.value {
             Value::Table(table) => table.get(part).map(|entry| &entry.node),
             Value::Array(items) => items.get(part.parse::<usize>().ok()?),
@@ -132,14 +155,14 @@ impl Node {
     }
 
     /// The node at a dotted key of tables.
-    pub(super) fn at_mut(&mut self, key: &str) -> Option<&mut Self> {
+    pub fn at_mut(&mut self, key: &str) -> Option<&mut Self> {
         key.split('.').filter(|part| !part.is_empty()).try_fold(self, |node, part| {
             node.table_mut().and_then(|table| table.get_mut(part)).map(|entry| &mut entry.node)
         })
     }
 
     /// Removes a dotted key; without it, nothing happens.
-    pub(super) fn remove(&mut self, key: &str) {
+    pub fn remove(&mut self, key: &str) {
         let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
         if let Some(table) = self.at_mut(parent).and_then(Self::table_mut) {
             table.remove(name);
@@ -147,7 +170,7 @@ impl Node {
     }
 
     /// Lays `over` on top: tables merge key by key, anything else is replaced.
-    pub(super) fn merge(&mut self, over: Self) {
+    pub fn merge(&mut self, over: Self) {
         match (&mut self.value, over.value) {
             (Value::Table(below), Value::Table(above)) => {
                 for (name, entry) in above {

@@ -1,0 +1,72 @@
+//! The three kinds of configuration: their tasks, their paths, and the configuration that trains the teacher.
+
+use ckd_settings::Node;
+
+use super::error::ConfigError;
+use super::load::{Loaded, Root};
+use super::lookup::ConfigSource;
+use super::schema::{ClassifyConfig, CohortConfig, Config, DataKind, Task};
+use super::teacher;
+
+impl Root for Config {
+    const TASKS: &'static [Task] = &[Task::Detect];
+
+    fn write_out_paths(&mut self, loaded: &Loaded) {
+        // A synthetic set is made where the program runs, whatever lies beside the configuration.
+        if self.data.kind != DataKind::Synth {
+            loaded.write_out(&mut self.data.root);
+        }
+        loaded.write_out_given(&mut self.student.init);
+        if let Some(teacher) = &mut self.teacher {
+            loaded.write_out_given(&mut teacher.weights);
+            loaded.write_out_teacher(&mut teacher.train);
+        }
+    }
+
+    fn teacher_experiment(
+        &self,
+        root: &Node,
+        trail: &mut Vec<ConfigSource>,
+    ) -> Result<Option<Loaded<Self>>, ConfigError> {
+        teacher::of_detectors(self, root, trail)
+    }
+}
+
+impl Root for ClassifyConfig {
+    const TASKS: &'static [Task] = &[Task::Classify, Task::Probe];
+
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
+        loaded.write_out(&mut self.data.root);
+        loaded.write_out_given(&mut self.data.class_index);
+        loaded.write_out_given(&mut self.student.init);
+        if let Some(teacher) = &mut self.teacher {
+            loaded.write_out_given(&mut teacher.weights);
+            loaded.write_out_teacher(&mut teacher.train);
+        }
+    }
+
+    fn teacher_experiment(
+        &self,
+        root: &Node,
+        trail: &mut Vec<ConfigSource>,
+    ) -> Result<Option<Loaded<Self>>, ConfigError> {
+        teacher::of_classifiers(self, root, trail)
+    }
+}
+
+impl Root for CohortConfig {
+    const TASKS: &'static [Task] = &[Task::Cohort];
+
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
+        loaded.write_out(&mut self.data.root);
+        loaded.write_out_given(&mut self.data.class_index);
+    }
+
+    fn teacher_experiment(
+        &self,
+        _root: &Node,
+        _trail: &mut Vec<ConfigSource>,
+    ) -> Result<Option<Loaded<Self>>, ConfigError> {
+        Ok(None)
+    }
+}
