@@ -7,10 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-#[path = "support/source.rs"]
-mod source;
-
-use source::{Source, code_only, names_after, program, root, sources, without_tests, words};
+use crate::support::source::{Source, code_only, names_after, program, root, sources, without_tests, words};
 
 /// The modules of `src/`, each with its floor. A module may use its own floor and those below.
 const FLOORS: [(&str, u32); 11] = [

@@ -1,10 +1,7 @@
 //! The verb `bench` as a user types it: what it prints, and what it refuses.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
+use crate::support::tiny::{Tiny, assert_ended, assert_mentions, names};
 use serde_json::Value;
-use tiny::{Tiny, assert_ended, assert_mentions, names};
 
 /// The object that `bench ARGS --json` prints.
 #[track_caller]

@@ -1,13 +1,12 @@
 //! Image classification as a user meets it: training, resuming, distilling, probing, measuring, comparing.
 
-#[path = "support/colours.rs"]
-mod colours;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::fs;
 use std::path::Path;
 
+use crate::support::colours;
+use crate::support::tiny::{
+    Folder, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
+};
 use candle_core::{Device, Tensor};
 use ckd_det::config::{ClassifyConfig, Config, Document, Experiment};
 use ckd_det::engine::EngineError;
@@ -16,9 +15,6 @@ use ckd_det::engine::experiment::Finding;
 use ckd_det::export::onnx::OnnxModel;
 use ckd_det::weights::WeightsFile;
 use ckd_det::weights::file::write_safetensors;
-use tiny::{
-    Folder, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
-};
 
 const BASE: &str = r#"
 task = "classify"

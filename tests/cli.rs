@@ -1,14 +1,11 @@
 //! The program as a user types it: `train`, `eval`, `predict`, `export`, `doctor`, help; results, files, messages, exit codes.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::support::tiny::{Tiny, assert_ended, assert_mentions, metadata, names, tensors};
 use serde_json::Value;
-use tiny::{Tiny, assert_ended, assert_mentions, metadata, names, tensors};
 
 /// The twelve numbers that `eval ... --json` prints.
 #[track_caller]

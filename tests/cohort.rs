@@ -1,14 +1,13 @@
 //! Cohorts as a user meets them: networks that train together by MCL and L-MCL, resumed, measured, exported, compared.
 
-#[path = "support/colours.rs"]
-mod colours;
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::colours;
+use crate::support::tiny::{
+    Folder, assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors,
+};
 use candle_core::{Device, Tensor};
 use ckd_det::config::CohortConfig;
 use ckd_det::engine::EngineError;
@@ -21,7 +20,6 @@ use ckd_det::report::cohort_table::CohortRow;
 use ckd_det::report::table::Row;
 use ckd_det::weights::WeightsFile;
 use ckd_detectors::images::Images;
-use tiny::{Folder, assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors};
 
 const BASE: &str = r#"
 task = "cohort"

@@ -1,11 +1,10 @@
 //! Methods in whole runs: what they train beside the student, schedules, the report of shares, and `ckd-det methods`.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
+use crate::support::tiny::{
+    Tiny, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
+};
 use ckd_det::config::{CohortMethod, Document, Method};
 use serde_json::Value;
-use tiny::{Tiny, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors};
 
 /// Every method that Faster R-CNN has taps for, with the weight of each small enough to train.
 const EVERY_METHOD: &str = r#"

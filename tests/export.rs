@@ -1,11 +1,9 @@
 //! Exports: every graph gives what its network gives, on any image; files are whole, and refused if they drift.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::collections::BTreeMap;
 use std::fs;
 
+use crate::support::tiny::{Tiny, assert_ended, names};
 use candle_core::{Device, Tensor};
 use ckd_det::config::{Config, Document};
 use ckd_det::engine::build;
@@ -31,7 +29,6 @@ use ckd_kernels::Value;
 use image::{Rgb, RgbImage};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tiny::{Tiny, assert_ended, names};
 
 const CLASSES: usize = 3;
 

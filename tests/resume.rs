@@ -1,16 +1,13 @@
 //! A run that was interrupted, killed or damaged goes on as if nothing had happened, bit for bit, or says why not.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::tiny::{Tiny, assert_ended, assert_mentions, assert_same_run, log, names};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::job::Start;
-use tiny::{Tiny, assert_ended, assert_mentions, assert_same_run, log, names};
 
 /// Trains `config` once in one go and once interrupted after every step, and compares.
 #[track_caller]

@@ -1,14 +1,13 @@
 //! Training as a user meets it: what distillation changes, what seeds change, and what stops a run.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-
 use std::fs;
 
+use crate::support::tiny::{
+    Tiny, assert_mentions, assert_same_run, assert_same_tensors, log, metadata, names, tensors,
+};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::experiment::Finding;
 use serde_json::Value;
-use tiny::{Tiny, assert_mentions, assert_same_run, assert_same_tensors, log, metadata, names, tensors};
 
 #[test]
 fn distillation_with_weights_0_is_plain_training_bit_for_bit() {

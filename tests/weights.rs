@@ -1,14 +1,11 @@
 //! Weights from files: what fits is loaded, what does not is named in full, and hostile files are errors.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-#[path = "support/torch_file.rs"]
-mod torch_file;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::support::tiny::{self, Tiny, assert_mentions};
+use crate::support::torch_file::{self, ArrayBytes, TorchFile};
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::{Config, Document};
 use ckd_det::engine::build;
@@ -16,8 +13,6 @@ use ckd_det::weights::file::{Format, write_safetensors};
 use ckd_det::weights::{ModelCard, WeightsError, WeightsFile, load};
 use ckd_detectors::Detector;
 use tempfile::TempDir;
-use tiny::{Tiny, assert_mentions};
-use torch_file::{ArrayBytes, TorchFile};
 
 /// A student of three classes, and the folder of its configuration.
 fn student() -> (Tiny, Detector) {

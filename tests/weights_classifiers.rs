@@ -1,19 +1,14 @@
 //! Checkpoints of RepDistiller's and mdistiller's networks: recognised by their tensors, imported whole or not at all.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-#[path = "support/torch_file.rs"]
-mod torch_file;
-
 use std::collections::BTreeMap;
 use std::fs;
 
+use crate::support::tiny::{Tiny, assert_ended};
+use crate::support::torch_file::TorchFile;
 use candle_core::{DType, Device, Tensor};
 use ckd_det::weights::WeightsFile;
 use ckd_detectors::classifier::Architecture;
 use ckd_detectors::param::Builder;
-use tiny::{Tiny, assert_ended};
-use torch_file::TorchFile;
 
 type Tensors = BTreeMap<String, Tensor>;
 

@@ -1,14 +1,11 @@
 //! Weights of other programs: their names, their conventions, and `ckd-det weights` as a user types it.
 
-#[path = "support/tiny.rs"]
-mod tiny;
-#[path = "support/torch_file.rs"]
-mod torch_file;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::support::tiny::{Tiny, assert_ended, assert_mentions};
+use crate::support::torch_file::{ArrayBytes, TorchFile, numpy_pickle};
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::{Config, Document, Resize};
 use ckd_det::engine::build;
@@ -17,8 +14,6 @@ use ckd_det::weights::file::write_safetensors;
 use ckd_det::weights::recognise::{Kind, Recognised};
 use ckd_det::weights::{ModelCard, WeightsFile, classes, load};
 use serde_json::Value;
-use tiny::{Tiny, assert_ended, assert_mentions};
-use torch_file::{ArrayBytes, TorchFile, numpy_pickle};
 
 type Tensors = BTreeMap<String, Tensor>;
 

@@ -7,7 +7,7 @@ use ckd_det::data::decode::{DecodeError, read, read_annotated, size};
 use image::{DynamicImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
 use tempfile::TempDir;
 
-use crate::fixture;
+use super::fixture;
 
 /// Colours of a left and a right pixel are within `slack` of these.
 fn assert_halves(image: &RgbImage, left: [u8; 3], right: [u8; 3], slack: u8) {

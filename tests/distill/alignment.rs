@@ -8,8 +8,8 @@ use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::resize::resize_bilinear;
 
-use crate::golden;
-use crate::support::*;
+use super::support::*;
+use crate::support::golden;
 
 const INTRA: PatchRows = PatchRows::Patches;
 const INTER: PatchRows = PatchRows::Pixels;

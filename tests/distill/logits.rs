@@ -10,8 +10,8 @@ use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{add, weighted_sum};
 
-use crate::golden;
-use crate::support::*;
+use super::support::*;
+use crate::support::golden;
 
 const INTER: Relation = Relation::Inter;
 const INTRA: Relation = Relation::Intra;

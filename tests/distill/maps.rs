@@ -14,8 +14,8 @@ use ckd_kernels::elementwise::concatenate;
 use ckd_kernels::upsample::upsample_nearest;
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
 
-use crate::golden;
-use crate::support::*;
+use super::support::*;
+use crate::support::golden;
 
 type Loss = Box<dyn Fn(&Tensor, &Value) -> Outcome>;
 

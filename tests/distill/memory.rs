@@ -7,7 +7,7 @@ use ckd_det::distill::mcl::{Likenesses, Pair, softened};
 use ckd_det::distill::{ByClass, contrast_columns, likeness, remember};
 use ckd_kernels::Value;
 
-use crate::support::*;
+use super::support::*;
 
 #[test]
 fn the_memorys_contrast_equals_its_definition() {

@@ -10,8 +10,8 @@ use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::softmax_cross_entropy;
 use ckd_kernels::{Value, linear};
 
-use crate::golden;
-use crate::support::*;
+use super::support::*;
+use crate::support::golden;
 
 // ---- golden values
 

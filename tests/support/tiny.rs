@@ -2,8 +2,6 @@
 //!
 //! Each has a folder of its own with `data/`, `runs/` and its configurations.
 
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::marker::PhantomData;

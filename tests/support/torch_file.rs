@@ -1,8 +1,6 @@
 //! Writes files as other libraries do: `torch.save` (a zip of stored files, among them a pickle that describes tensors, or
 //! the legacy row of pickles and storages), and pickles of numpy arrays.
 
-#![allow(dead_code)]
-
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Tensor};

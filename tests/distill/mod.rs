@@ -1,8 +1,5 @@
 //! Distillation: golden values, the methods' identities, central differences, hostile input.
 
-#[path = "../support/golden.rs"]
-mod golden;
-
 mod alignment;
 mod logits;
 mod maps;

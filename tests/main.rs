@@ -1,0 +1,25 @@
+//! All tests of the program and its library, in one binary: twenty would link the library and candle twenty times.
+//!
+//! They share a process, so none changes an environment variable, the current folder or rayon's global pool.
+
+mod architecture;
+mod bench;
+mod classify;
+mod classify_data;
+mod cli;
+mod cohort;
+mod config;
+mod data;
+mod distill;
+mod distill_runs;
+mod eval_coco;
+mod export;
+mod export_classifiers;
+mod recipes;
+mod resume;
+mod support;
+mod train;
+mod weights;
+mod weights_classifiers;
+mod weights_import;
+mod weights_real;
