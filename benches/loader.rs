@@ -25,7 +25,7 @@ use ckd_det::data::transform::{Flip, Placement, ResizeRule};
 use ckd_det::data::{
     CategoryId, CategoryMap, Dataset, Image, ImageId, Loader, LoaderConfig, Position, Purpose, decode,
 };
-use ckd_det::engine::evaluate::to_device;
+use ckd_det::engine::detect::batch::to_device;
 use ckd_detectors::images::Normalization;
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};

@@ -55,12 +55,12 @@ fn folder(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-fn load_in(folder: &TempDir, name: &str, sets: &[&str]) -> Result<Loaded, ConfigError> {
+fn load_in(folder: &TempDir, name: &str, sets: &[&str]) -> Result<Loaded<Config>, ConfigError> {
     let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
     Config::load(folder.path().join(name), &sets)
 }
 
-fn load(text: &str, sets: &[&str]) -> Result<Loaded, ConfigError> {
+fn load(text: &str, sets: &[&str]) -> Result<Loaded<Config>, ConfigError> {
     load_in(&folder(&[("x.toml", text)]), "x.toml", sets)
 }
 

@@ -6,8 +6,8 @@ use std::fs;
 use crate::support::tiny::{Tiny, assert_ended, names};
 use candle_core::{Device, Tensor};
 use ckd_det::config::{Config, Document};
-use ckd_det::engine::build;
-use ckd_det::engine::evaluate::detect_one;
+use ckd_det::engine::detect::build;
+use ckd_det::engine::detect::evaluate::detect_one;
 use ckd_det::export::onnx::evaluate::Evaluator;
 use ckd_det::export::onnx::{
     self, ClassifierGraph, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,

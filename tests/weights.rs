@@ -8,7 +8,7 @@ use crate::support::tiny::{self, Tiny, assert_mentions};
 use crate::support::torch_file::{self, ArrayBytes, TorchFile};
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::{Config, Document};
-use ckd_det::engine::build;
+use ckd_det::engine::detect::build;
 use ckd_det::weights::file::{Format, write_safetensors};
 use ckd_det::weights::{ModelCard, WeightsError, WeightsFile, load};
 use ckd_detectors::Detector;

@@ -8,7 +8,7 @@ use crate::support::tiny::{Tiny, assert_ended, assert_mentions};
 use crate::support::torch_file::{ArrayBytes, TorchFile, numpy_pickle};
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::{Config, Document, Resize};
-use ckd_det::engine::build;
+use ckd_det::engine::detect::build;
 use ckd_det::weights::agree::{self, Role};
 use ckd_det::weights::file::write_safetensors;
 use ckd_det::weights::recognise::{Kind, Recognised};

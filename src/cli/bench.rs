@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::machine::peak_memory_mib;
 use super::{Context, UsageError, say};
 use crate::config::{Config, Document, Input};
-use crate::engine::bench::{Inference, StepTime, Timings, Workload};
+use crate::engine::detect::bench::{Inference, StepTime, Timings, Workload};
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]
@@ -195,7 +195,7 @@ impl Report {
             peak_rss_mib: peak_memory_mib(),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
-            precision: crate::engine::build::precision(&config.engine).to_string(),
+            precision: crate::engine::pass::precision(&config.engine).to_string(),
         }
     }
 

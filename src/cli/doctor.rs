@@ -114,7 +114,7 @@ fn inputs() -> anyhow::Result<()> {
 }
 
 /// Files and folders that must exist before a run, and how to get them.
-fn needed(loaded: &Loaded) -> Vec<(PathBuf, &'static str)> {
+fn needed(loaded: &Loaded<Config>) -> Vec<(PathBuf, &'static str)> {
     let Config { data, teacher, student, .. } = &loaded.config;
     let mut needed = Vec::new();
     if data.kind == DataKind::Coco {

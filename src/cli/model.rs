@@ -8,9 +8,10 @@ use ckd_detectors::Detector;
 
 use super::UsageError;
 use crate::config::{Config, Document};
+use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
-use crate::engine::job::weights_of_run;
-use crate::engine::{EngineError, build};
+use crate::engine::detect::build;
+use crate::report::run_folder::RunFolder;
 use crate::weights::card::{Category, category_map};
 use crate::weights::{ModelCard, WeightsFile, load};
 
@@ -42,10 +43,10 @@ impl ModelArgs {
     /// The weights file that is meant.
     pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         let of_run = |run: &Path| -> anyhow::Result<PathBuf> {
-            let weights = weights_of_run(run);
+            let weights = RunFolder::at(run).last();
             match weights.exists() {
                 true => Ok(weights),
-                false if weights_of_run(&run.join("peer0")).exists() => Err(UsageError(format!(
+                false if RunFolder::at(run.join("peer0")).last().exists() => Err(UsageError(format!(
                     "{} is a cohort's run: name one of its networks, --run {}",
                     run.display(),
                     run.join("peer0").display()
@@ -128,7 +129,7 @@ impl Model {
 /// The finished run below `./runs` that was written last.
 fn latest_run() -> Option<PathBuf> {
     let runs = fs::read_dir("runs").ok()?;
-    let weights = runs.filter_map(|run| Some(weights_of_run(&run.ok()?.path())));
+    let weights = runs.filter_map(|run| Some(RunFolder::at(run.ok()?.path()).last()));
     weights
         .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
         .max()

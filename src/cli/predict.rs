@@ -12,7 +12,7 @@ use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
-use crate::engine::evaluate::{detect_one, to_coco};
+use crate::engine::detect::evaluate::{detect_one, to_coco};
 use crate::fsx;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 use crate::weights::WeightsFile;

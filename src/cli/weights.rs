@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::{Context, UsageError, say};
 use crate::config::Document;
+use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
-use crate::engine::{EngineError, build};
+use crate::engine::detect::build;
 use crate::weights::card::category_map;
 use crate::weights::diff::Difference;
 use crate::weights::file::write_safetensors;

@@ -15,7 +15,7 @@ use super::sets::{drop_replaced, lay_sets};
 
 /// A checked configuration and where it came from.
 #[derive(Debug, Clone)]
-pub struct Loaded<C = Config> {
+pub struct Loaded<C> {
     /// The configuration: layered, with defaults, checked.
     pub config: C,
     /// Where its topmost layer was found.
@@ -89,7 +89,7 @@ impl<C: Root> Document for C {
 #[derive(Debug, Clone)]
 pub enum Experiment {
     /// `task = "detect"`.
-    Detect(Box<Loaded>),
+    Detect(Box<Loaded<Config>>),
     /// `task = "classify"` and `task = "probe"`.
     Classify(Box<Loaded<ClassifyConfig>>),
     /// `task = "cohort"`.

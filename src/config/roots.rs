@@ -11,7 +11,7 @@ use super::teacher;
 impl Root for Config {
     const TASKS: &'static [Task] = &[Task::Detect];
 
-    fn write_out_paths(&mut self, loaded: &Loaded) {
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
         // A synthetic set is made where the program runs, whatever lies beside the configuration.
         if self.data.kind != DataKind::Synth {
             loaded.write_out(&mut self.data.root);

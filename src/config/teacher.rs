@@ -15,7 +15,7 @@ pub(super) fn of_detectors(
     config: &Config,
     root: &Node,
     trail: &mut Vec<ConfigSource>,
-) -> Result<Option<Loaded>, ConfigError> {
+) -> Result<Option<Loaded<Config>>, ConfigError> {
     let Some(teacher) = &config.teacher else { return Ok(None) };
     let Some(mut loaded) = follow::<Config>(teacher.train.as_deref(), root, trail)? else { return Ok(None) };
     loaded.config.data = config.data.clone();

@@ -118,7 +118,7 @@ pub struct Workforce {
 
 /// Batches in order; dropping it stops the workers.
 #[derive(Debug)]
-pub struct Loader<S: Source = BoxedImages> {
+pub struct Loader<S: Source> {
     shared: Arc<Shared<S>>,
     workers: Vec<JoinHandle<()>>,
     next: Position,
@@ -127,7 +127,7 @@ pub struct Loader<S: Source = BoxedImages> {
     data_wait: Duration,
 }
 
-impl Loader {
+impl Loader<BoxedImages> {
     /// Starts the workers over images with boxes. The first batch is the one at `start`, which a resumed run takes
     /// from [`position`](Self::position) of the interrupted one.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig, start: Position) -> Result<Self, DataError> {

@@ -14,6 +14,7 @@ use super::task::Settings;
 use super::{Result, recorded};
 use crate::config::{ConfigError, Experiment, Loaded};
 use crate::fsx;
+use crate::report::run_folder::RunFolder;
 use crate::report::table::Row as _;
 
 /// What the runs of one configuration gave.
@@ -111,7 +112,7 @@ where
 {
     let config = loaded.resolved();
     let settings = config.of_the_run();
-    let folder = settings.output.join(settings.name);
+    let folder = RunFolder::at(settings.output.join(settings.name));
     let fits = recorded::is_same(&folder, &config) && recorded::is_this_program(&folder);
     let start = if fits { Start::Resume } else { Start::Anew };
     let finished = experiment::run(loaded, &Request { start, ..*request })?;

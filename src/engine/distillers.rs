@@ -5,12 +5,12 @@ use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::param::{Builder, Role};
 use ckd_detectors::taps::{Tap, UnknownName};
 
-use super::{Result, build};
-use crate::config::{self, Config, Distill, Maps, Rows, RowsAt};
+use super::Result;
+use crate::config::{self, Distill, Maps, Rows, RowsAt};
 use crate::distill::{
     AlignmentOf, At, Ckd, Contrast, Crd, Cwd, Direction, Dist, DistillError, Distiller, Dkd, Fcka, Fgd,
     FgdWeights, Fgfi, FitNet, Icd, IcdSettings, Kd, Kernel, Lcka, Negatives, Pkd, Probabilities, Rcka,
-    Regressor, ReviewKd, Rkd, RowNorm, Std, Width, Widths,
+    Regressor, ReviewKd, Rkd, RowNorm, Std, Widths,
 };
 
 /// What methods must know of the networks and the data before the first step.
@@ -28,32 +28,6 @@ pub struct MethodSetting<'a> {
     pub classes: Vec<u32>,
     /// Over so many first steps, each method's part of the gradient is measured.
     pub share_steps: u64,
-}
-
-impl<'a> MethodSetting<'a> {
-    /// Of the detectors of `config`, which know `classes` foreground classes.
-    ///
-    /// # Errors
-    /// Anchors that cannot be.
-    pub fn of_detectors(config: &Config, classes: usize, device: &'a Device) -> Result<Self> {
-        let student = build::fpn_channels(&config.detector, &config.student.network);
-        let teacher = config
-            .teacher
-            .as_ref()
-            .map(|teacher| build::fpn_channels(config.teacher_detector(), &teacher.network));
-        let channels = Width { teacher: teacher.unwrap_or(student), student };
-        let levels: Vec<Tap> = taps(config.detector.architecture.levels())?;
-        let both = |width| Width { teacher: width, student: width };
-        let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
-        Ok(Self {
-            seed: config.seed,
-            device,
-            widths: levels.into_iter().map(|level| (level, channels)).chain(rows).collect(),
-            anchors: Some(build::anchors(&config.detector)?),
-            classes: Vec::new(),
-            share_steps: config.train.share_steps,
-        })
-    }
 }
 
 /// The method of the entry at `index` of `[[distill]]`; what it trains is called `distill.INDEX...`.
@@ -216,7 +190,8 @@ fn map_taps(maps: &Maps) -> Result<Vec<Tap>> {
     Ok(taps)
 }
 
-fn taps(names: &[impl AsRef<str>]) -> Result<Vec<Tap>> {
+/// Taps by their names.
+pub(super) fn taps(names: &[impl AsRef<str>]) -> Result<Vec<Tap>> {
     Ok(names.iter().map(|name| name.as_ref().parse()).collect::<std::result::Result<_, UnknownName>>()?)
 }
 

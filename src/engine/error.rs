@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use super::pass::LossTerm;
-
 /// A run could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -102,13 +100,6 @@ impl EngineError {
     /// A classifier without the tap that it always has.
     pub(super) fn missing_tap(missing: ckd_detectors::taps::MissingTap) -> Self {
         Self::Distill(crate::distill::DistillError::MissingTap { role: "student", source: missing })
-    }
-
-    /// `what` became `value` at `step`, where the loss had these `terms`.
-    pub(super) fn non_finite(step: u64, what: &str, value: f64, terms: &[LossTerm]) -> Self {
-        let losses: Vec<String> =
-            terms.iter().map(|term| format!("{} {:.4}", term.name, term.weighted)).collect();
-        Self::NonFinite { step, what: what.to_owned(), value, losses: losses.join(", ") }
     }
 }
 

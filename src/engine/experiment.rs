@@ -1,20 +1,21 @@
 //! An experiment: the teacher, the student alone, the student distilled, and what came of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use serde::Serialize;
 
 use super::Result;
+use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings};
 use super::outcome::Outcome;
-use super::pass::Distillation;
 use super::task::{RunSettings, Settings, Task};
 use super::teacher::{Teacher, set_aside};
-use crate::config::{Config, Loaded};
+use crate::config::Loaded;
 use crate::fsx;
-use crate::report::table::{Comparison, ModelRow, Row as _};
+use crate::report::run_folder::RunFolder;
+use crate::report::table::{Comparison, Row as _};
 use crate::weights::WeightsFile;
 
 /// How to run an experiment.
@@ -34,7 +35,7 @@ pub struct Request<'a> {
 
 /// What an experiment gave.
 #[derive(Debug, Clone)]
-pub enum Finding<R = ModelRow> {
+pub enum Finding<R> {
     /// A student, without anything to compare it with.
     Student(Box<Outcome<R>>),
     /// All three.
@@ -43,7 +44,7 @@ pub enum Finding<R = ModelRow> {
 
 /// A finished experiment.
 #[derive(Debug, Clone)]
-pub struct Finished<R = ModelRow> {
+pub struct Finished<R> {
     /// The numbers.
     pub finding: Finding<R>,
     /// The student's, whatever it was compared with.
@@ -70,15 +71,15 @@ pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finishe
     let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
     let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
     let settings = config.of_the_run();
-    let folder = settings.output.join(settings.name);
+    let folder = RunFolder::at(settings.output.join(settings.name));
     if request.start == Start::Anew {
-        set_aside(&folder, &around)?;
+        set_aside(folder.path(), &around)?;
     }
 
     let alone_config = config.without_teacher();
     let alone = Job {
         config: &alone_config,
-        folder: folder.join("alone"),
+        folder: folder.alone(),
         label: "student alone".to_owned(),
         init: init.as_ref(),
         distillation: None,
@@ -113,9 +114,10 @@ pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finishe
         _ => Finding::Student(Box::new(outcome.clone())),
     };
     write_summary(&folder, &settings, &finding)?;
-    let students: Vec<&Job<'_, C::Task>> = if compare { vec![&alone, &job] } else { vec![&job] };
-    gathered.task.picture(&students, &folder, &around)?;
-    Ok(Finished { finding, student: outcome, folder })
+    let students = compare.then_some(&alone).into_iter().chain([&job]);
+    let students: Vec<(&str, &RunFolder)> = students.map(|job| (job.label.as_str(), &job.folder)).collect();
+    gathered.task.picture(config, &students, &folder, request.device)?;
+    Ok(Finished { finding, student: outcome, folder: folder.path().to_owned() })
 }
 
 /// Runs the job, unless it is to be resumed and came to its end before.
@@ -124,15 +126,6 @@ fn finish<T: Task>(job: &Job<'_, T>, start: Start, around: &Surroundings<'_, T>)
         Some(outcome) if start == Start::Resume => Ok(outcome),
         _ => job.run(start, around),
     }
-}
-
-/// The same experiment for a student on its own.
-pub fn without_teacher(config: &Config) -> Config {
-    let mut config = config.clone();
-    config.teacher = None;
-    config.distill.clear();
-    config.train.compare_alone = false;
-    config
 }
 
 #[derive(Serialize)]
@@ -145,12 +138,16 @@ struct Summary<'a, R: Serialize> {
     student: Option<&'a Outcome<R>>,
 }
 
-fn write_summary<R: Serialize>(folder: &Path, run: &RunSettings<'_>, finding: &Finding<R>) -> Result<()> {
+fn write_summary<R: Serialize>(
+    folder: &RunFolder,
+    run: &RunSettings<'_>,
+    finding: &Finding<R>,
+) -> Result<()> {
     let (comparison, student) = match finding {
         Finding::Comparison(comparison) => (Some(&**comparison), None),
         Finding::Student(outcome) => (None, Some(&**outcome)),
     };
     let summary = Summary { name: run.name, seed: run.seed, comparison, student };
     let json = serde_json::to_vec_pretty(&summary).expect("a summary has a JSON form");
-    Ok(fsx::write_atomic(&folder.join("summary.json"), &json)?)
+    Ok(fsx::write_atomic(&folder.summary(), &json)?)
 }

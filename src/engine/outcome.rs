@@ -1,19 +1,16 @@
 //! What a job gave: the numbers of its last evaluation.
 
-use std::path::Path;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::checkpoint::{Best, NetworkBest};
-use super::job::weights_of_run;
 use crate::fsx;
-use crate::report::table::ModelRow;
+use crate::report::run_folder::RunFolder;
 
 /// A trained and evaluated student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome<R = ModelRow> {
+pub struct Outcome<R> {
     /// Its line of a table: accuracy after the last step, and cost.
     pub row: R,
     /// AP of each class after the last step; a classifier's are in `eval/`.
@@ -44,23 +41,21 @@ pub struct ClassResult {
 
 impl<R: Serialize + DeserializeOwned> Outcome<R> {
     /// The outcome that the job in `folder` wrote, if it came to its end.
-    pub fn read(folder: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(folder.join(FILE)).ok()?).ok()
+    pub fn read(folder: &RunFolder) -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(folder.outcome()).ok()?).ok()
     }
 
     /// Whether the weights that the job in `folder` ends with are there.
-    pub fn is_complete(&self, folder: &Path) -> bool {
+    pub fn is_complete(&self, folder: &RunFolder) -> bool {
         match self.networks.is_empty() {
-            true => weights_of_run(folder).exists(),
-            false => self.networks.iter().all(|own| weights_of_run(&folder.join(&own.folder)).exists()),
+            true => folder.last().exists(),
+            false => self.networks.iter().all(|own| folder.network(&own.folder).last().exists()),
         }
     }
 
     /// Writes the outcome into the job's `folder`: last of all, so that whoever sees it finds the rest complete.
-    pub fn write(&self, folder: &Path) -> Result<()> {
+    pub fn write(&self, folder: &RunFolder) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).expect("an outcome has a JSON form");
-        Ok(fsx::write_atomic(&folder.join(FILE), &json)?)
+        Ok(fsx::write_atomic(&folder.outcome(), &json)?)
     }
 }
-
-const FILE: &str = "outcome.json";

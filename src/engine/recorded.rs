@@ -2,26 +2,24 @@
 //! configuration only.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::task::Settings;
 use super::{EngineError, Result};
 use crate::fsx;
+use crate::report::run_folder::RunFolder;
 
-const FILE: &str = "config.toml";
-const PROGRAM: &str = "program.txt";
 /// Differing keys that an error shows.
 const SHOWN: usize = 12;
 
 /// Records `config` in the job's `folder`.
-pub(super) fn record(folder: &Path, config: &impl Settings) -> Result<()> {
-    fsx::write_atomic(&folder.join(FILE), config.to_toml().as_bytes())?;
-    Ok(fsx::write_atomic(&folder.join(PROGRAM), program().as_bytes())?)
+pub(super) fn record(folder: &RunFolder, config: &impl Settings) -> Result<()> {
+    fsx::write_atomic(&folder.config(), config.to_toml().as_bytes())?;
+    Ok(fsx::write_atomic(&folder.program(), program().as_bytes())?)
 }
 
 /// Whether the job in `folder` was started by this very program, byte for byte.
-pub(super) fn is_this_program(folder: &Path) -> bool {
-    std::fs::read_to_string(folder.join(PROGRAM)).is_ok_and(|recorded| recorded == program())
+pub(super) fn is_this_program(folder: &RunFolder) -> bool {
+    std::fs::read_to_string(folder.program()).is_ok_and(|recorded| recorded == program())
 }
 
 /// The program's version and the BLAKE3 of its file.
@@ -32,7 +30,7 @@ fn program() -> String {
 }
 
 /// Whether the job in `folder` was started with settings that give the same weights as `config`.
-pub(super) fn is_same<C: Settings>(folder: &Path, config: &C) -> bool {
+pub(super) fn is_same<C: Settings>(folder: &RunFolder, config: &C) -> bool {
     read::<C>(folder).is_ok_and(|recorded| that_matter(&recorded) == that_matter(config))
 }
 
@@ -40,8 +38,8 @@ pub(super) fn is_same<C: Settings>(folder: &Path, config: &C) -> bool {
 ///
 /// # Errors
 /// Names every key that differs, with both values.
-pub(super) fn check_same<C: Settings>(folder: &Path, config: &C) -> Result<()> {
-    let path = folder.join(FILE);
+pub(super) fn check_same<C: Settings>(folder: &RunFolder, config: &C) -> Result<()> {
+    let path = folder.config();
     let refuse = |reason: String| Err(EngineError::Run { path: path.clone(), reason });
     let recorded = match read::<C>(folder) {
         Ok(recorded) => recorded,
@@ -67,8 +65,8 @@ pub(super) fn check_same<C: Settings>(folder: &Path, config: &C) -> Result<()> {
     ))
 }
 
-fn read<C: Settings>(folder: &Path) -> std::result::Result<C, String> {
-    let path = folder.join(FILE);
+fn read<C: Settings>(folder: &RunFolder) -> std::result::Result<C, String> {
+    let path = folder.config();
     let text = std::fs::read_to_string(&path).map_err(|error| format!("it cannot be read ({error})"))?;
     C::from_toml(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
 }

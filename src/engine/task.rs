@@ -1,7 +1,7 @@
 //! What is trained: the seam between the training loop, which is one, and its tasks.
 //!
 //! A [`Task`] is data together with what a network, a batch, a step and an evaluation are there:
-//! [`DataSets`](super::sources::DataSets) for detectors, [`LabelledSets`](super::classify::LabelledSets) for classifiers.
+//! [`DataSets`](super::detect::DataSets) for detectors, [`LabelledSets`](super::classify::LabelledSets) for classifiers.
 //! Order, learning rate, update, log, checkpoints, resuming, teachers and comparisons know nothing else of it.
 
 use std::collections::BTreeMap;
@@ -15,12 +15,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Result;
+use super::distillation::Distillation;
 use super::distillers::MethodSetting;
-use super::job::{Job, Surroundings};
 use super::outcome::ClassResult;
-use super::pass::{Distillation, Pass};
+use super::pass::Pass;
 use crate::config::{Distill, Document, Engine, Loaded, Optim, Schedule, Train};
 use crate::data::{Source, Workforce};
+use crate::report::run_folder::RunFolder;
 use crate::report::table::Row;
 use crate::weights::WeightsFile;
 
@@ -194,13 +195,20 @@ pub trait Task: Sized {
         provenance: BTreeMap<String, String>,
     ) -> BTreeMap<String, String>;
 
-    /// Shows what the finished students do, in a file in `folder`.
+    /// Draws results of the finished `students` of `config` into a file of `folder`; nothing by default. Each student is
+    /// a label and the folder of its files.
+    ///
+    /// # Errors
+    /// Weights or images that cannot be read; a file that cannot be written.
     fn picture(
         &self,
-        students: &[&Job<'_, Self>],
-        folder: &Path,
-        around: &Surroundings<'_, Self>,
-    ) -> Result<()>;
+        _config: &Self::Config,
+        _students: &[(&str, &RunFolder)],
+        _folder: &RunFolder,
+        _device: &Device,
+    ) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A network as it is written to a file.

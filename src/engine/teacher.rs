@@ -8,6 +8,7 @@ use super::task::{Measured, Settings, Task};
 use super::{EngineError, Result};
 use crate::config::Loaded;
 use crate::fsx;
+use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
 
 /// A teacher, ready to teach.
@@ -71,12 +72,12 @@ fn train<T: Task>(
     let own = experiment.resolved().on_data_of(config);
     let folder_of = |config: &T::Config| {
         let run = config.of_the_run();
-        run.output.join(run.name)
+        RunFolder::at(run.output.join(run.name))
     };
     let folder = folder_of(&own);
     if folder == folder_of(config) {
         return Err(EngineError::Run {
-            path: folder,
+            path: folder.path().to_owned(),
             reason: "teacher and student would write into the same folder; give one of the two configurations another \
                      `name`"
                 .to_owned(),
@@ -91,21 +92,21 @@ fn train<T: Task>(
         teacher_hash: None,
     };
     if let Some(outcome) = job.finished() {
-        around.note(&format!("the teacher was trained before: {}", job.weights().display()));
-        return Ok((job.weights(), outcome));
+        around.note(&format!("the teacher was trained before: {}", job.folder.last().display()));
+        return Ok((job.folder.last(), outcome));
     }
     let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
     let job: Job<'_, T> = Job { init: init.as_ref(), ..job };
     // An interrupted teacher goes on; one of another configuration is set aside.
-    let start = if job.folder.exists() { Start::Resume } else { Start::Anew };
+    let start = if job.folder.path().exists() { Start::Resume } else { Start::Anew };
     let outcome = match job.run(start, around) {
         Err(EngineError::Run { .. }) => {
-            set_aside(&job.folder, around)?;
+            set_aside(job.folder.path(), around)?;
             job.run(Start::Anew, around)?
         }
         other => other?,
     };
-    Ok((job.weights(), outcome))
+    Ok((job.folder.last(), outcome))
 }
 
 /// Moves an earlier run in `folder` out of the way: nothing is ever overwritten.

@@ -1,34 +1,29 @@
 //! The training loop of one student.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
 use super::checkpoint::{self, Best, NetworkBest, TrainState};
-use super::job::{Job, LAST, Row, Start, Surroundings};
-use super::log_lines::{EvalLine, SharesLine, StepLine, Update};
+use super::job::{Job, Row, Start, Surroundings};
 use super::optim::Sgd;
 use super::outcome::Outcome;
-use super::pass::LossTerm;
+use super::pass::{LossTerm, non_finite, precision};
 use super::schedule::LearningRate;
-use super::shares::Shares;
 use super::task::{Measured, RunSettings, Setting, Settings, Task};
-use super::{EngineError, Result, build, recorded};
+use super::{EngineError, Result, recorded};
 use crate::config::Document;
 use crate::data::{DataError, Loader, Position, Source};
 use crate::fsx;
 use crate::report::log::MetricsLog;
 use crate::report::progress::{Progress, StepReport, Verbosity};
+use crate::report::run_folder::{EvalLine, RunFolder, SharesLine, StepLine};
+use crate::report::shares::Shares;
 use crate::weights::file::write_safetensors;
-
-/// The folder of checkpoints in a job's folder.
-pub(super) const CHECKPOINTS: &str = "checkpoints";
-/// A network's file at its best evaluation.
-const BEST: &str = "best.safetensors";
 
 /// A job under way.
 pub(super) struct Training<'a, T: Task> {
@@ -42,6 +37,17 @@ pub(super) struct Training<'a, T: Task> {
     log: MetricsLog,
     progress: Progress,
     shares: Shares,
+}
+
+impl<T: Task> Job<'_, T> {
+    /// Trains to the end, evaluates, and writes everything into the job's folder.
+    ///
+    /// # Errors
+    /// [`EngineError::Interrupted`](super::EngineError::Interrupted) once the state is saved, when the user wants
+    /// to stop; a non-finite loss; data that cannot be read; a checkpoint that does not fit or is damaged.
+    pub fn run(&self, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
+        Training::begin(self, start, around)?.finish()
+    }
 }
 
 /// The summed gradients of one update's batches.
@@ -61,7 +67,7 @@ impl<'a, T: Task> Training<'a, T> {
     pub(super) fn begin(job: &'a Job<'a, T>, start: Start, around: &'a Surroundings<'a, T>) -> Result<Self> {
         let Job { config, folder, .. } = job;
         let resumed_from = match start {
-            Start::Resume => checkpoint::newest(&job.checkpoints())?,
+            Start::Resume => checkpoint::newest(&job.folder.checkpoints())?,
             Start::Anew => None,
         };
         if resumed_from.is_some() {
@@ -75,7 +81,7 @@ impl<'a, T: Task> Training<'a, T> {
             Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
             None => anew(job, around.data, start, &student, &mut notes)?,
         };
-        let log = MetricsLog::open(&folder.join("log.jsonl"), resumed_from.is_some().then_some(state.step))?;
+        let log = MetricsLog::open(&folder.log(), resumed_from.is_some().then_some(state.step))?;
 
         let source = around.data.source(config)?;
         let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
@@ -140,7 +146,7 @@ impl<'a, T: Task> Training<'a, T> {
             None => self.measure()?,
         };
         for (network, score) in scores(&measured).into_iter().enumerate() {
-            self.write_weights(network, LAST, score)?;
+            self.write_weights(network, RunFolder::last, score)?;
         }
         let outcome = Outcome {
             row: measured.row(&self.job.label, &T::networks(&self.student)),
@@ -163,7 +169,7 @@ impl<'a, T: Task> Training<'a, T> {
         let scale = 1.0 / self.run().train.accumulate as f64;
         let gradient_norm = self.sgd.gradient_norm(&gradients, scale)?;
         if !gradient_norm.is_finite() {
-            return Err(EngineError::non_finite(step, "the norm of the gradient", gradient_norm, &terms));
+            return Err(non_finite(step, "the norm of the gradient", gradient_norm, &terms));
         }
         let lr = self.rate.at(step);
         self.sgd.step(&gradients, lr, scale, gradient_norm)?;
@@ -174,7 +180,7 @@ impl<'a, T: Task> Training<'a, T> {
         }
         if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
             self.progress.note(&self.shares.to_string());
-            self.log.write(&SharesLine { step: self.state.step, shares: &self.shares })?;
+            self.log.write(&SharesLine { step: self.state.step, shares: self.shares.clone() })?;
         }
 
         let waited = self.loader.data_wait() - waited_before;
@@ -182,9 +188,16 @@ impl<'a, T: Task> Training<'a, T> {
         self.progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
         let step = self.state.step;
         if step.is_multiple_of(self.run().train.log_every.max(1)) || step == self.rate.total_steps() {
-            let took = started.elapsed();
-            let update = Update { lr, gradient_norm, terms: &terms, images, took, waited };
-            self.log.write(&StepLine::new(step, &update))?;
+            self.log.write(&StepLine {
+                step,
+                lr,
+                loss: terms.iter().map(|term| term.weighted).sum(),
+                losses: terms.iter().map(|term| (term.name.clone(), term.weighted.into())).collect(),
+                gradient_norm,
+                images,
+                ms: milliseconds(started.elapsed()),
+                data_wait_ms: milliseconds(waited),
+            })?;
         }
         Ok(())
     }
@@ -196,7 +209,7 @@ impl<'a, T: Task> Training<'a, T> {
         let further = self.around.data.after_update(&setting, kept, lr)?;
         let norm = self.sgd.gradient_norm(&further.gradients, 1.0)?;
         if !norm.is_finite() {
-            return Err(EngineError::non_finite(step, "the norm of the meta-gradient", norm, terms));
+            return Err(non_finite(step, "the norm of the meta-gradient", norm, terms));
         }
         self.sgd.step(&further.gradients, further.lr, 1.0, norm)
     }
@@ -226,7 +239,7 @@ impl<'a, T: Task> Training<'a, T> {
                 sum.kept = T::kept(self.job.config, &batch, step + 1);
             }
             let setting = self.setting(step * accumulate + part);
-            let pass = build::precision(run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
+            let pass = precision(run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
             self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;
@@ -249,12 +262,12 @@ impl<'a, T: Task> Training<'a, T> {
         self.progress.note(&format!("{} step {step}: {}", self.job.label, measured.told()));
         self.log.write(&EvalLine { step, eval: measured.logged() })?;
         let json = serde_json::to_vec_pretty(&measured.written()).expect("metrics have a JSON form");
-        fsx::write_atomic(&self.job.folder.join(format!("eval/step-{step:08}.json")), &json)?;
+        fsx::write_atomic(&self.job.folder.evaluation(step), &json)?;
         let score = measured.headline();
         if self.state.best.is_none_or(|best| score > best.score) {
             self.state.best = Some(Best { step, score });
             if measured.each().is_empty() {
-                self.write_weights(0, BEST, score)?;
+                self.write_weights(0, RunFolder::best, score)?;
             }
         }
         for (network, (score, eval)) in measured.each().into_iter().enumerate() {
@@ -265,7 +278,7 @@ impl<'a, T: Task> Training<'a, T> {
                 Some(_) => continue,
                 None => self.state.networks.push(own),
             }
-            self.write_weights(network, BEST, score)?;
+            self.write_weights(network, RunFolder::best, score)?;
         }
         Ok(measured)
     }
@@ -278,11 +291,11 @@ impl<'a, T: Task> Training<'a, T> {
     fn save(&self) -> Result<()> {
         let keep = self.run().train.keep_checkpoints;
         let stores = self.job.trained(&self.student);
-        checkpoint::save(&self.job.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
+        checkpoint::save(&self.job.folder.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
         Ok(())
     }
 
-    fn write_weights(&self, network: usize, file: &str, score: f64) -> Result<()> {
+    fn write_weights(&self, network: usize, file: fn(&RunFolder) -> PathBuf, score: f64) -> Result<()> {
         let config = self.job.config;
         let mut provenance = BTreeMap::from([
             ("program".to_owned(), format!("ckd-det {}", env!("CARGO_PKG_VERSION"))),
@@ -295,9 +308,14 @@ impl<'a, T: Task> Training<'a, T> {
         }
         let card = self.around.data.card(config, network, provenance);
         let network = &T::networks(&self.student)[network];
-        let path = self.job.folder.join(&network.folder).join(file);
+        let path = file(&self.job.folder.network(&network.folder));
         Ok(write_safetensors(&path, &network.tensors()?, &card)?)
     }
+}
+
+/// Rounded to tenths.
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e4).round() / 10.0
 }
 
 /// The headline of each network.
@@ -317,7 +335,10 @@ fn anew<T: Task>(
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
     if start == Start::Resume {
-        notes.push(format!("{} has no checkpoint to go on from: starting at step 0", job.folder.display()));
+        notes.push(format!(
+            "{} has no checkpoint to go on from: starting at step 0",
+            job.folder.path().display()
+        ));
     }
     recorded::record(&job.folder, job.config)?;
     if let Some(init) = job.init {

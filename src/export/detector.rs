@@ -15,9 +15,10 @@ use super::verify::{Difference, graph_detections, graph_input, raw_difference};
 use super::{ExportError, Format, OnnxOptions, Result, torchvision};
 use crate::config::{Config, Resize};
 use crate::data::CategoryMap;
-use crate::engine::evaluate::detect_one;
-use crate::engine::experiment::without_teacher;
-use crate::engine::{EngineError, build};
+use crate::engine::EngineError;
+use crate::engine::detect::build;
+use crate::engine::detect::evaluate::detect_one;
+use crate::engine::task::Settings;
 use crate::fsx;
 use crate::weights::card::category_map;
 use crate::weights::file::write_safetensors;
@@ -53,7 +54,7 @@ impl DetectorExport {
         data_root: Option<&Path>,
     ) -> Self {
         // The student is on its own from here.
-        card.config = without_teacher(&card.config);
+        card.config = card.config.without_teacher();
         card.provenance.insert("exported_from_blake3".to_owned(), hash.to_owned());
         if let Some(hash) = data_hash(&config, data_root) {
             card.provenance.insert("data_blake3".to_owned(), hash);

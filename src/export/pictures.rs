@@ -14,8 +14,8 @@ use super::{CalibrationGap, ExportError, Result};
 use crate::config::{Config, Loaded};
 use crate::data::{CategoryMap, Dataset, decode};
 use crate::engine::EngineError;
-use crate::engine::evaluate::{Evaluation, score, to_coco};
-use crate::engine::sources::{DataPaths, SplitPaths};
+use crate::engine::detect::evaluate::{Evaluation, score, to_coco};
+use crate::engine::detect::sources::{DataPaths, SplitPaths};
 use crate::eval::Detection;
 
 /// Pictures that are drawn where there is no data: (height, width).
@@ -163,7 +163,7 @@ pub(super) fn data_hash(config: &Config, data_root: Option<&Path>) -> Option<Str
     Some(blake3::hash(&std::fs::read(annotations).ok()?).to_hex().to_string())
 }
 
-fn loaded(config: &Config, data_root: Option<&Path>) -> Loaded {
+fn loaded(config: &Config, data_root: Option<&Path>) -> Loaded<Config> {
     let mut config = config.clone();
     if let Some(root) = data_root {
         config.data.root = root.to_owned();

@@ -7,8 +7,9 @@ use ckd_detectors::Detector;
 use image::RgbImage;
 
 use crate::config::Config;
-use crate::engine::evaluate::detect_one;
-use crate::engine::{EngineError, build};
+use crate::engine::EngineError;
+use crate::engine::detect::build;
+use crate::engine::detect::evaluate::detect_one;
 use crate::weights::card::Category;
 use crate::weights::{ModelCard, WeightsFile, load};
 

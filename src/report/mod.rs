@@ -3,7 +3,9 @@
 //! | File | What lives there |
 //! |---|---|
 //! | [`log`] | the metrics log of a run, one JSON object a line |
+//! | [`run_folder`] | a run on disk: the names of its files, the lines of its log |
 //! | [`progress`] | the progress bar of a training run |
+//! | [`shares`] | each loss term's share of the gradient, in a table |
 //! | [`table`] | teacher, student alone and student distilled in one table |
 //! | [`cohort_table`] | networks that trained together in one table |
 //! | [`draw`] | boxes on images, and pictures of several models side by side |
@@ -12,4 +14,6 @@ pub mod cohort_table;
 pub mod draw;
 pub mod log;
 pub mod progress;
+pub mod run_folder;
+pub mod shares;
 pub mod table;

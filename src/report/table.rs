@@ -101,7 +101,7 @@ pub trait Row: Sized {
 
 /// The three models of an experiment. Its `Display` is the table, its JSON the run's summary.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Comparison<R = ModelRow> {
+pub struct Comparison<R> {
     /// The large model that teaches.
     pub teacher: R,
     /// The small model trained without it.
@@ -266,7 +266,7 @@ mod tests {
         ModelRow { name: name.into(), stats, parameters, gflops: parameters as f64 / 5e5, ms_per_image }
     }
 
-    fn comparison() -> Comparison {
+    fn comparison() -> Comparison<ModelRow> {
         Comparison {
             teacher: row("teacher (ResNet-50)", 0.4567, 41_400_000, 88.25),
             student_alone: row("student alone", 0.301, 9_650_000, 30.04),
@@ -325,6 +325,6 @@ difference           +2.5  +2.5  +2.5     -  +2.5  +2.5      0.00    0.00      -
         let text = serde_json::to_string(&comparison()).unwrap();
         assert!(text.starts_with(r#"{"teacher":{"name":"teacher (ResNet-50)","AP":0.4567,"#), "{text}");
         assert!(text.contains(r#""student_alone":{"#) && text.contains(r#""student_distilled":{"#));
-        assert_eq!(serde_json::from_str::<Comparison>(&text).unwrap(), comparison());
+        assert_eq!(serde_json::from_str::<Comparison<ModelRow>>(&text).unwrap(), comparison());
     }
 }

@@ -21,7 +21,7 @@ pub use weights::{ClassifierCard, load_weights};
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
@@ -30,9 +30,9 @@ use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 
 use super::Result;
+use super::distillation::Distillation;
 use super::distillers::MethodSetting;
-use super::job::{Job, Surroundings};
-use super::pass::{Distillation, Pass};
+use super::pass::Pass;
 use super::task::{Gathered, Network, RunSettings, Setting, Settings, Task};
 use crate::config::{self, ClassifyConfig, Distill, Loaded, Train};
 use crate::data::augment::{Augmentation, Crop, Policy};
@@ -186,11 +186,6 @@ impl Task for LabelledSets {
     ) -> BTreeMap<String, String> {
         ClassifierCard { config: config.clone(), classes: self.train.classes.clone(), provenance }
             .to_metadata()
-    }
-
-    /// There is nothing to draw on an image that has a name only.
-    fn picture(&self, _: &[&Job<'_, Self>], _: &Path, _: &Surroundings<'_, Self>) -> Result<()> {
-        Ok(())
     }
 }
 

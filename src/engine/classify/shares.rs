@@ -14,7 +14,8 @@ use ckd_kernels::sgd::squared_norm;
 
 use super::pass::Part;
 use crate::engine::Result;
-use crate::engine::pass::{Distillation, Pass};
+use crate::engine::distillation::Distillation;
+use crate::engine::pass::Pass;
 
 /// The name of the loss of the true classes.
 const CLASSIFICATION: &str = "classification";

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use crate::config::{ClassifyConfig, LabelledKind, Loaded};
 use crate::data::cifar::{Cifar, Split};
 use crate::data::{DataError, Labelled, image_folder, stl10};
-use crate::engine::job::weights_of_run;
-use crate::engine::sources::{places, refuse, weights};
+use crate::engine::missing::{places, refuse, weights};
 use crate::engine::task::Gathered;
 use crate::engine::{EngineError, Result};
+use crate::report::run_folder::RunFolder;
 use crate::weights::labelled_rows;
 
 /// Both splits of a data set of labelled images.
@@ -42,7 +42,7 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
     let init = find_initial(loaded, &mut missing);
     if let Some(experiment) = &loaded.teacher_experiment {
         let folder = experiment.config.output.join(&experiment.config.name);
-        if !weights_of_run(&folder).exists() {
+        if !RunFolder::at(folder).last().exists() {
             find_initial(experiment, &mut missing);
         }
     }

@@ -21,15 +21,15 @@ pub use meta::{MetaBatch, meta_event};
 pub use model::{Cohort, Peer};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::Device;
 use ckd_detectors::param::ParamStore;
 
 use super::classify::{ClassifierCard, LabelledSets, to_device};
+use super::distillation::Distillation;
 use super::distillers::MethodSetting;
-use super::job::{Job, Surroundings};
-use super::pass::{Distillation, Pass};
+use super::pass::Pass;
 use super::task::{Further, Gathered, Network, RunSettings, Setting, Settings, Task};
 use super::{EngineError, Result};
 use crate::config::{ClassifyConfig, CohortConfig, CohortMethod, Loaded, SameImage, Train};
@@ -198,11 +198,6 @@ impl Task for CohortSets {
         let mut own = config.alone(config.peer[network].network);
         own.name = format!("{}_{}", config.name, model::folder(network));
         ClassifierCard { config: own, classes: self.0.train.classes.clone(), provenance }.to_metadata()
-    }
-
-    /// There is nothing to draw on an image that has a name only.
-    fn picture(&self, _: &[&Job<'_, Self>], _: &Path, _: &Surroundings<'_, Self>) -> Result<()> {
-        Ok(())
     }
 }
 

@@ -1,14 +1,15 @@
 //! What a run reads: data sets and weights, found before anything is loaded.
 
-use super::task::Settings;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{EngineError, Result, classes, job};
 use crate::config::{Backbone, Config, DataKind, Loaded};
 use crate::data::coco::MissingImages;
 use crate::data::synth::{self, Split, SynthConfig};
 use crate::data::{Dataset, LoadReport};
+use crate::engine::missing::{places, refuse, weights};
+use crate::engine::{Result, classes};
+use crate::report::run_folder::RunFolder;
 use crate::weights::card::categories_of;
 
 /// Everything on the disk that an experiment reads.
@@ -26,7 +27,7 @@ pub struct Inputs {
 ///
 /// # Errors
 /// As [`Inputs::find`].
-pub fn find_initial(loaded: &Loaded) -> Result<Option<PathBuf>> {
+pub fn find_initial(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
     let mut missing = Vec::new();
     let found = initial_weights(loaded, &mut missing);
     refuse(missing)?;
@@ -56,7 +57,7 @@ impl Inputs {
     ///
     /// # Errors
     /// [`EngineError::Missing`] names everything that is missing, where it was looked for and how to get it.
-    pub fn find(loaded: &Loaded) -> Result<Self> {
+    pub fn find(loaded: &Loaded<Config>) -> Result<Self> {
         let mut missing = Vec::new();
         let data = DataPaths::of(loaded);
         missing.extend(DataPaths::missing(
@@ -68,7 +69,7 @@ impl Inputs {
         let init = initial_weights(loaded, &mut missing);
         if let Some(experiment) = &loaded.teacher_experiment {
             let folder = experiment.config.output.join(&experiment.config.name);
-            if !job::weights_of_run(&folder).exists() {
+            if !RunFolder::at(folder).last().exists() {
                 initial_weights(experiment, &mut missing);
             }
         }
@@ -83,7 +84,7 @@ impl DataPaths {
     ///
     /// # Errors
     /// As [`Inputs::find`].
-    pub fn find_val(loaded: &Loaded) -> Result<SplitPaths> {
+    pub fn find_val(loaded: &Loaded<Config>) -> Result<SplitPaths> {
         let data = Self::of(loaded);
         let missing = Self::missing(loaded, &data.val.parts("validation"), "--data-root ");
         refuse(missing.into_iter().collect())?;
@@ -92,7 +93,7 @@ impl DataPaths {
     }
 
     /// Where `loaded` says its data is.
-    pub(crate) fn of(loaded: &Loaded) -> Self {
+    pub(crate) fn of(loaded: &Loaded<Config>) -> Self {
         let data = &loaded.config.data;
         let split = |split: Split, images: &Path, annotations: &Path| match data.kind {
             DataKind::Synth => {
@@ -110,7 +111,7 @@ impl DataPaths {
     }
 
     /// What of `wanted` is not there, and how to get it; `option` names another folder.
-    fn missing(loaded: &Loaded, wanted: &[(String, PathBuf)], option: &str) -> Option<String> {
+    fn missing(loaded: &Loaded<Config>, wanted: &[(String, PathBuf)], option: &str) -> Option<String> {
         let data = &loaded.config.data;
         let absent: Vec<String> = wanted
             .iter()
@@ -192,7 +193,7 @@ fn make_synthetic(config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn teacher_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf> {
+fn teacher_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let teacher = loaded.config.teacher.as_ref()?;
     let help = "Put a detector of that build there (tensors named as in torchvision), name another file with --set \
                 teacher.weights=FILE, or train the teacher first by naming its experiment: --set \
@@ -201,7 +202,7 @@ fn teacher_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf
     weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
 }
 
-fn initial_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf> {
+fn initial_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let student = &loaded.config.student;
     let published = |file| {
         format!(
@@ -220,38 +221,6 @@ fn initial_weights(loaded: &Loaded, missing: &mut Vec<String>) -> Option<PathBuf
     };
     let random = student.network.allow_random_weights;
     weights(loaded, ("student.init", student.init.as_ref()?), random, &help, missing)
-}
-
-/// The weights file at `path`, which `key` names; `None` if it is missing, which is fine only if random ones will do.
-pub(super) fn weights<C: Settings>(
-    loaded: &Loaded<C>,
-    (key, path): (&str, &Path),
-    random_will_do: bool,
-    help: &str,
-    missing: &mut Vec<String>,
-) -> Option<PathBuf> {
-    let found = loaded.resolve(path);
-    if found.exists() {
-        return Some(found);
-    }
-    if !random_will_do {
-        missing.push(format!(
-            "weights that {} needs are missing: {key} = {path:?}\nlooked at:\n{}\n{help}",
-            loaded.config.of_the_run().name,
-            places(loaded, path),
-        ));
-    }
-    None
-}
-
-pub(super) fn refuse(missing: Vec<String>) -> Result<()> {
-    if missing.is_empty() { Ok(()) } else { Err(EngineError::Missing(missing.join("\n\n"))) }
-}
-
-pub(super) fn places<C>(loaded: &Loaded<C>, path: &Path) -> String {
-    let places = loaded.places(path);
-    let absolute = |place: &PathBuf| std::path::absolute(place).unwrap_or_else(|_| place.clone());
-    places.iter().map(|place| format!("  {}", absolute(place).display())).collect::<Vec<_>>().join("\n")
 }
 
 fn how_to_get_data(config: &Config, option: &str) -> String {

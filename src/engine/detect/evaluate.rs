@@ -4,17 +4,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use ckd_detectors::Detector;
-use ckd_detectors::images::{Images, Target};
 use ckd_detectors::postprocess::Detections;
 use ckd_kernels::flops;
 use image::RgbImage;
 
-use super::Result;
+use super::batch::{evaluation_batches, to_device};
 use crate::config::Config;
 use crate::data::transform::ResizeRule;
-use crate::data::{self, Batch, CategoryMap, ClassIndex, Dataset, Loader, LoaderConfig, Position, Purpose};
+use crate::data::{Batch, CategoryMap, ClassIndex, Dataset, Loader, Position};
+use crate::engine::Result;
 use crate::eval::{self, BoxMetrics, Detection, GroundTruth, Options};
 
 /// What a detector made of a data set.
@@ -44,7 +44,7 @@ pub fn detect_all(
         Evaluation { detections: Vec::new(), image_ids: Vec::new(), ms_per_image: 0.0, gflops: 0.0 };
     let (mut times, mut multiply_adds) = (Vec::new(), 0);
     if limit > 0 {
-        for batch in Loader::new(dataset.clone(), loader_config(config), Position::default())? {
+        for batch in Loader::new(dataset.clone(), evaluation_batches(config), Position::default())? {
             let batch = batch?;
             let (ids, originals) = (batch.image_ids.clone(), batch.original_sizes.clone());
             let (images, _) = to_device(batch, device)?;
@@ -101,36 +101,6 @@ pub fn score(evaluation: &Evaluation, annotations: &Path) -> Result<BoxMetrics> 
     let truth = GroundTruth::load(annotations)?;
     let options = Options { image_ids: Some(evaluation.image_ids.clone()), ..Options::default() };
     Ok(eval::evaluate(&truth, &evaluation.detections, &options)?)
-}
-
-fn loader_config(config: &Config) -> LoaderConfig {
-    LoaderConfig {
-        purpose: Purpose::Evaluation { short_side_px: config.input.eval_short_side() },
-        long_side_max_px: config.input.long_side_px,
-        resize: config.input.resize,
-        teacher_resize: None,
-        images_per_batch: config.eval.batch_size,
-        size_divisor: config.input.size_divisor as usize,
-        workers: config.data.workers,
-        batches_ahead: config.data.queue,
-    }
-}
-
-/// The images of a batch as its teacher sees them, if it resizes otherwise than the student.
-pub fn teacher_images(batch: &mut Batch, device: &Device) -> Result<Option<Images>> {
-    let Some(pixels) = batch.teacher_pixels.take() else { return Ok(None) };
-    let shape = (batch.batch, batch.height, batch.width, 3);
-    let pixels = Tensor::from_vec(pixels, shape, device)?.permute((0, 3, 1, 2))?;
-    Ok(Some(Images { pixels, sizes: batch.sizes.clone() }))
-}
-
-/// A batch as the detectors take it.
-pub fn to_device(batch: Batch, device: &Device) -> Result<(Images, Vec<Target>)> {
-    let shape = (batch.batch, batch.height, batch.width, 3);
-    let pixels = Tensor::from_vec(batch.pixels, shape, device)?.permute((0, 3, 1, 2))?;
-    let target =
-        |target: data::Target| Target { boxes: target.boxes, labels: target.labels, ignored: target.ignored };
-    Ok((Images { pixels, sizes: batch.sizes }, batch.targets.into_iter().map(target).collect()))
 }
 
 /// Detections of one image as COCO results; `found` is in pixels of the original image.

@@ -1,25 +1,51 @@
 //! The task of a detector: COCO data, a detector's step, COCO metrics.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`sources`] | data and weights, found before anything is loaded |
+//! | [`batch`] | which batches are loaded, and a batch as tensors |
+//! | [`build`] | configuration to network |
+//! | [`pass`] | one batch: teacher, student, losses, gradients |
+//! | `shares` | each part's share of the gradient at the pyramid |
+//! | [`evaluate`] | a detector over a data set |
+//! | `picture` | detections beside the truth |
+//! | [`bench`] | how long steps and inference take |
+
+pub mod batch;
+pub mod bench;
+pub mod build;
+pub mod evaluate;
+pub mod pass;
+mod picture;
+mod shares;
+pub mod sources;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::Device;
 use ckd_detectors::Detector;
+use ckd_detectors::taps::Tap;
 
-use super::distillers::MethodSetting;
-use super::evaluate::{detect_all, score, teacher_images, to_device};
-use super::job::{Job, Surroundings};
+pub use sources::DataSets;
+
+use self::batch::{teacher_images, to_device, training_batches};
+use self::evaluate::{detect_all, score};
+use self::pass::{Views, training_pass};
+use self::picture::draw_detections;
+use self::sources::{Inputs, find_initial};
+use super::distillation::Distillation;
+use super::distillers::{MethodSetting, taps};
 use super::outcome::ClassResult;
-use super::pass::{Distillation, Pass, Views, training_pass};
-use super::picture::draw_detections;
-use super::sources::{DataSets, Inputs, find_initial};
+use super::pass::Pass;
 use super::task::{Gathered, Measured, Network, RunSettings, Setting, Settings, Task, parameters_of};
-use super::{Result, build, classes};
-use crate::config::{Config, Distill, Loaded, Resize, Train};
+use super::{Result, classes};
+use crate::config::{Config, Distill, Loaded, Train};
 use crate::data::loader::BoxedImages;
-use crate::data::sampler::Grouping;
-use crate::data::{Batch, LoaderConfig, Purpose, Workforce};
+use crate::data::{Batch, Workforce};
+use crate::distill::Width;
 use crate::eval::BoxMetrics;
+use crate::report::run_folder::RunFolder;
 use crate::report::table::ModelRow;
 use crate::weights::agree::{self, Role};
 use crate::weights::card::categories_of;
@@ -56,7 +82,11 @@ impl Settings for Config {
     }
 
     fn without_teacher(&self) -> Self {
-        super::experiment::without_teacher(self)
+        let mut config = self.clone();
+        config.teacher = None;
+        config.distill.clear();
+        config.train.compare_alone = false;
+        config
     }
 
     fn seen_by_teacher(&self) -> Self {
@@ -74,14 +104,14 @@ impl Task for DataSets {
 
     const HEADLINE: &'static str = "ap";
 
-    fn gather(loaded: &Loaded) -> Result<Gathered<Self>> {
+    fn gather(loaded: &Loaded<Config>) -> Result<Gathered<Self>> {
         let Inputs { data, init, teacher } = Inputs::find(loaded)?;
         let task = data.load()?;
         let notes = task.reports.iter().map(ToString::to_string).collect();
         Ok(Gathered { task, init, teacher, notes })
     }
 
-    fn initial_weights(loaded: &Loaded) -> Result<Option<PathBuf>> {
+    fn initial_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
         find_initial(loaded)
     }
 
@@ -121,11 +151,11 @@ impl Task for DataSets {
         _teacher: &Detector,
         device: &'d Device,
     ) -> Result<MethodSetting<'d>> {
-        MethodSetting::of_detectors(config, self.train.categories.len(), device)
+        method_setting(config, self.train.categories.len(), device)
     }
 
     fn source(&self, config: &Config) -> Result<BoxedImages> {
-        Ok(BoxedImages::new(self.train.clone(), loader_config(config))?)
+        Ok(BoxedImages::new(self.train.clone(), training_batches(config))?)
     }
 
     fn images(batch: &Batch) -> usize {
@@ -143,7 +173,7 @@ impl Task for DataSets {
         &self,
         config: &Config,
         model: &Detector,
-        _lessons: Option<&Distillation>,
+        _lessons: Option<&Distillation<Detector>>,
         device: &Device,
     ) -> Result<MeasuredDetector> {
         let evaluation = detect_all(model, &self.val, config, device, |_, _| {})?;
@@ -162,8 +192,14 @@ impl Task for DataSets {
         ModelCard { config: config.clone(), categories, provenance }.to_metadata()
     }
 
-    fn picture(&self, students: &[&Job<'_>], folder: &Path, around: &Surroundings<'_>) -> Result<()> {
-        draw_detections(students, &folder.join("detections.png"), around)
+    fn picture(
+        &self,
+        config: &Config,
+        students: &[(&str, &RunFolder)],
+        folder: &RunFolder,
+        device: &Device,
+    ) -> Result<()> {
+        draw_detections(&self.val, config, students, &folder.detections(), device)
     }
 }
 
@@ -216,27 +252,26 @@ impl Measured for MeasuredDetector {
     }
 }
 
-/// How a teacher sees the images, if there is one that sees them otherwise than the student.
-fn teacher_resize(config: &Config) -> Option<Resize> {
-    let own = config.teacher_resize();
-    (own != config.input.resize && !config.distill.is_empty()).then_some(own)
-}
-
-fn loader_config(config: &Config) -> LoaderConfig {
-    let Config { input, data, train, seed, .. } = config;
-    LoaderConfig {
-        purpose: Purpose::Training {
-            seed: *seed,
-            flip_probability: input.flip_probability,
-            short_sides_px: input.short_side_px.clone(),
-            grouping: if data.group_by_aspect { Grouping::ByAspect } else { Grouping::None },
-        },
-        long_side_max_px: input.long_side_px,
-        resize: input.resize,
-        teacher_resize: teacher_resize(config),
-        images_per_batch: train.batch_size,
-        size_divisor: input.size_divisor as usize,
-        workers: data.workers,
-        batches_ahead: data.queue,
-    }
+/// Facts that methods must know of the detectors of `config`, which know `classes` foreground classes.
+///
+/// # Errors
+/// Anchors that cannot be.
+pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -> Result<MethodSetting<'d>> {
+    let student = build::fpn_channels(&config.detector, &config.student.network);
+    let teacher = config
+        .teacher
+        .as_ref()
+        .map(|teacher| build::fpn_channels(config.teacher_detector(), &teacher.network));
+    let channels = Width { teacher: teacher.unwrap_or(student), student };
+    let levels: Vec<Tap> = taps(config.detector.architecture.levels())?;
+    let both = |width| Width { teacher: width, student: width };
+    let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
+    Ok(MethodSetting {
+        seed: config.seed,
+        device,
+        widths: levels.into_iter().map(|level| (level, channels)).chain(rows).collect(),
+        anchors: Some(build::anchors(&config.detector)?),
+        classes: Vec::new(),
+        share_steps: config.train.share_steps,
+    })
 }

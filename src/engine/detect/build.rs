@@ -18,13 +18,12 @@ use ckd_detectors::roi_heads::{BoxHead, RoiConfig};
 use ckd_detectors::rpn::RpnConfig;
 use ckd_detectors::sampler::SampleSize;
 use ckd_detectors::{Detector, DetectorConfig};
-use ckd_kernels::Precision;
 use ckd_kernels::roi_align::{Alignment, Sampling};
 
-use super::Result;
 use crate::config::{
     self, AnchorCorners, Architecture, Backbone, Config, Network, Norm, RoiAlign, RoiHead, Stage,
 };
+use crate::engine::Result;
 
 /// The student of `config` with its initial weights: random ones that depend on the seed alone.
 pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
@@ -58,14 +57,6 @@ pub fn teacher(
     let detector = config.teacher_detector();
     let settings = detector_config(config, detector, &teacher.network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
-}
-
-/// What training's products are rounded to.
-pub fn precision(engine: &config::Engine) -> Precision {
-    match engine.precision {
-        config::Precision::F32 => Precision::F32,
-        config::Precision::Bf16 => Precision::Bf16,
-    }
 }
 
 fn normalization(normalization: &config::Normalization) -> Normalization {

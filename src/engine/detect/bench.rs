@@ -15,11 +15,13 @@ use ckd_kernels::flops;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::distillers::MethodSetting;
-use super::optim::Sgd;
-use super::pass::{Distillation, Views, training_pass};
-use super::{EngineError, Result, build};
+use super::pass::{Views, training_pass};
+use super::{build, method_setting};
 use crate::config::{self, Config};
+use crate::engine::Result;
+use crate::engine::distillation::Distillation;
+use crate::engine::optim::Sgd;
+use crate::engine::pass::{non_finite, precision};
 
 /// Boxes on every image.
 const BOXES_PER_IMAGE: usize = 8;
@@ -87,7 +89,7 @@ impl Workload {
             config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
         let distillation = match teacher.transpose()? {
             Some(teacher) => {
-                let setting = MethodSetting::of_detectors(config, self.classes, device)?;
+                let setting = method_setting(config, self.classes, device)?;
                 Distillation::new(&config.distill, teacher, &setting)?
             }
             None => None,
@@ -100,13 +102,13 @@ impl Workload {
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = build::precision(&config.engine).scope(|| {
+            let pass = precision(&config.engine).scope(|| {
                 let views = Views { student: &images, teacher: &images };
                 training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
             })?;
             let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
             if !norm.is_finite() {
-                return Err(EngineError::non_finite(step, "the norm of the gradient", norm, &pass.terms));
+                return Err(non_finite(step, "the norm of the gradient", norm, &pass.terms));
             }
             sgd.step(&pass.gradients, 0.0, 1.0, norm)?;
             drop(pass.gradients);
@@ -134,7 +136,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(|_| {
             let started = Instant::now();
-            build::precision(&config.engine).scope(|| run(&detector, network, &images))?;
+            precision(&config.engine).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })

@@ -2,13 +2,16 @@
 
 use std::path::Path;
 
+use candle_core::Device;
 use ckd_detectors::postprocess::Detections;
 
+use super::build;
 use super::evaluate::detect_one;
-use super::job::{Job, Surroundings};
-use super::{Result, build};
+use crate::config::Config;
 use crate::data::{ClassIndex, DataError, Dataset, decode};
+use crate::engine::Result;
 use crate::report::draw::{DrawnBox, Panel, grid, save_png};
+use crate::report::run_folder::RunFolder;
 use crate::weights::{WeightsFile, load};
 
 /// Images of the picture.
@@ -16,15 +19,20 @@ const SHOWN: usize = 4;
 /// Scores below this are not drawn.
 const DRAWN_SCORE: f32 = 0.3;
 
-/// Writes to `path` the first validation images that have objects, a row each: with the truth, and with what each
-/// of the finished `students` found.
-pub(super) fn draw_detections(students: &[&Job], path: &Path, around: &Surroundings) -> Result<()> {
-    let val = &around.data.val;
+/// Writes to `path` the first images of `val` that have objects, a row each: with the truth, and with the detections of
+/// each of the finished `students` of `config` (a label and the folder of a run).
+pub(super) fn draw_detections(
+    val: &Dataset,
+    config: &Config,
+    students: &[(&str, &RunFolder)],
+    path: &Path,
+    device: &Device,
+) -> Result<()> {
     let mut models = Vec::new();
-    for job in students {
-        let detector = build::frozen_student(job.config, val.categories.len(), around.device)?;
-        load::strict(detector.params(), &WeightsFile::read(&job.weights())?)?;
-        models.push((job, detector));
+    for (label, folder) in students {
+        let detector = build::frozen_student(config, val.categories.len(), device)?;
+        load::strict(detector.params(), &WeightsFile::read(&folder.last())?)?;
+        models.push((label, detector));
     }
     let mut rows = Vec::new();
     let with_objects = (0..val.images.len()).filter(|&index| !val.annotations(index).is_empty());
@@ -32,9 +40,9 @@ pub(super) fn draw_detections(students: &[&Job], path: &Path, around: &Surroundi
         let image = decode::read(&val.images[index].path).map_err(DataError::from)?;
         let panel = |title: &str, boxes| Panel { title: title.to_owned(), image: image.clone(), boxes };
         let mut row = vec![panel("ground truth", truth(val, index))];
-        for (job, detector) in &models {
-            let found = detect_one(detector, &image, job.config, around.device)?;
-            row.push(panel(&job.label, drawn(&found, val)));
+        for (label, detector) in &models {
+            let found = detect_one(detector, &image, config, device)?;
+            row.push(panel(label, drawn(&found, val)));
         }
         rows.push(row);
     }

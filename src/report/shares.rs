@@ -1,51 +1,15 @@
 //! Whose gradient is it? The parts of the task's losses and of each method in the gradient, over the first steps: a weight
 //! that is off by a factor of 100 shows.
 //!
-//! A detector's is measured at the student's pyramid (a classifier's at its weights: `classify/shares.rs`). The pyramid is
-//! where they all meet. In a measured step each of them sees a pyramid of its own, the same values behind an
-//! operation that does nothing but note the length of the gradient that comes back; methods that compare logits also run
-//! the student's head again, so that their part is told from that of the detection losses. There is one walk back as
-//! always; sums round differently than in a step that is not measured.
+//! A detector's is measured at the student's pyramid, a classifier's at its weights (`shares.rs` of either task).
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
 
-use ckd_kernels::Value;
-use ckd_kernels::sgd::squared_norm;
-use serde::Serialize;
-
-/// The name of the detection losses.
-pub const DETECTION: &str = "detection";
-
-/// Notes the lengths of gradients of one pass.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<BTreeMap<String, f64>>>);
-
-impl Ledger {
-    /// `value`, whose gradient is noted under `name`.
-    pub(super) fn watch(&self, value: &Value, name: &str) -> Value {
-        let (ledger, name) = (self.clone(), name.to_owned());
-        Value::operation(&[value], value.tensor().clone(), move |g| {
-            let square = squared_norm(g)?;
-            if let Ok(mut sums) = ledger.0.lock() {
-                *sums.entry(name).or_default() += square;
-            }
-            Ok(vec![Some(g.clone())])
-        })
-    }
-
-    /// The length of the gradient of each name.
-    pub(super) fn norms(&self) -> BTreeMap<String, f64> {
-        self.0
-            .lock()
-            .map(|sums| sums.iter().map(|(name, sum)| (name.clone(), sum.sqrt())).collect())
-            .unwrap_or_default()
-    }
-}
+use serde::{Deserialize, Serialize};
 
 /// The mean lengths of the gradients of some passes. Its `Display` is a table.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Shares {
     /// Passes measured.
     pub passes: u64,
@@ -91,18 +55,6 @@ impl fmt::Display for Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Tensor};
-
-    #[test]
-    fn a_watched_value_passes_its_gradient_on_and_notes_its_length() {
-        let x = Value::leaf("x", Tensor::new(&[3f32, 4.0], &Device::Cpu).unwrap());
-        let ledger = Ledger::default();
-        let watched = ledger.watch(&x, "a");
-        let gradient = Tensor::new(&[-3f32, 4.0], &Device::Cpu).unwrap();
-        let gradients = watched.backward_from(&gradient).unwrap();
-        assert_eq!(gradients["x"].to_vec1::<f32>().unwrap(), [-3.0, 4.0]);
-        assert_eq!(ledger.norms(), BTreeMap::from([("a".to_owned(), 5.0)]));
-    }
 
     #[test]
     fn shares_are_of_the_mean_lengths_and_a_part_that_was_absent_counts_0() {

@@ -1,0 +1,183 @@
+//! One batch of a detector: the teacher looks, the student learns.
+
+use std::time::{Duration, Instant};
+
+use ckd_detectors::Detector;
+use ckd_detectors::boxes::Xyxy;
+use ckd_detectors::images::{Images, Target};
+use ckd_detectors::nn::Mode;
+use ckd_detectors::regions::Regions;
+use ckd_detectors::taps::{Level, Tap, Taps};
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::rows;
+use rand::RngCore;
+
+use super::shares::{DETECTION, Ledger};
+use crate::distill::Lesson;
+use crate::engine::Result;
+use crate::engine::distillation::Distillation;
+use crate::engine::pass::{Pass, timed, walk_back};
+
+/// The images of a batch as each network sees them: the same places, resampled by the same rule or not.
+#[derive(Debug, Clone, Copy)]
+pub struct Views<'a> {
+    /// The student's.
+    pub student: &'a Images,
+    /// The teacher's.
+    pub teacher: &'a Images,
+}
+
+/// Runs teacher and student on one batch at `step` and computes the gradients.
+pub fn training_pass(
+    student: &Detector,
+    distillation: Option<&Distillation<Detector>>,
+    Views { student: images, teacher: teacher_images }: Views,
+    targets: &[Target],
+    step: u64,
+    random: &mut dyn RngCore,
+) -> Result<Pass> {
+    let started = Instant::now();
+    let mut teaching = Duration::ZERO;
+    let distillation = distillation.filter(|distillation| distillation.is_active(step));
+    let ledger =
+        distillation.filter(|distillation| distillation.is_measured(step)).map(|_| Ledger::default());
+    // The teacher goes first: its activations are gone before the student's are kept.
+    let teacher_pyramid = timed(&mut teaching, || {
+        distillation.map(|d| d.teacher().pyramid(teacher_images, Mode::Inference)).transpose()
+    })?;
+    let pyramid = student.pyramid(images, Mode::Train)?;
+    let watched = |name: &str| -> Vec<Value> {
+        match &ledger {
+            Some(ledger) => pyramid.iter().map(|level| ledger.watch(level, name)).collect(),
+            None => pyramid.clone(),
+        }
+    };
+    let (losses, regions) = student.train(images, &watched(DETECTION), targets, random)?;
+    let mut terms: Vec<(String, Value, f64)> =
+        losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
+    if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
+        let teacher_logits =
+            timed(&mut teaching, || teacher_logits(distillation, teacher_pyramid, &regions))?;
+        let compared = Compared::new(distillation, &regions, teacher_logits.as_ref())?;
+        let teacher = compared.taps(teacher_pyramid, teacher_logits.as_ref())?;
+        let own_logits = teacher_logits.is_some().then(|| regions.logits());
+        let shared = compared.taps(&pyramid, own_logits)?;
+        let boxes: Vec<Vec<Xyxy>> = targets.iter().map(|target| target.boxes.clone()).collect();
+        let lesson = Lesson {
+            labels: regions.labels(),
+            boxes: &boxes,
+            image_size: images.padded_size()?,
+            seed: random.next_u64(),
+            ..Lesson::new(&teacher, &shared)
+        };
+        terms.extend(distillation.terms(&lesson, step, |method| {
+            if ledger.is_none() {
+                return Ok(None);
+            }
+            let pyramid = watched(method.label());
+            let wants_logits = method.wants(regions.tap());
+            let logits = wants_logits.then(|| student.logits_at(&pyramid, &regions)).transpose()?;
+            compared.taps(&pyramid, logits.as_ref()).map(Some)
+        })?);
+    }
+    drop((teacher_pyramid, regions));
+    drop(pyramid);
+    let pass = walk_back(terms, step, started, teaching)?;
+    Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
+}
+
+/// Whether a method compares a level of the pyramid.
+fn wants_pyramid(distillation: &Distillation<Detector>) -> bool {
+    distillation.teacher().levels().iter().any(|&level| distillation.wants(Tap::Fpn(level)))
+}
+
+/// The teacher's logits of the student's regions (of all anchors), if a method compares them.
+fn teacher_logits(
+    distillation: &Distillation<Detector>,
+    pyramid: &[Value],
+    regions: &Regions,
+) -> Result<Option<Value>> {
+    match distillation.wants(regions.tap()) {
+        true => Ok(Some(distillation.teacher().logits_at(pyramid, regions)?)),
+        false => Ok(None),
+    }
+}
+
+/// What is compared: levels, and which rows of the logits.
+struct Compared {
+    levels: Vec<Level>,
+    tap: Tap,
+    /// Anchors worth comparing; `None`: all rows.
+    chosen: Option<Vec<u32>>,
+}
+
+impl Compared {
+    fn new(
+        distillation: &Distillation<Detector>,
+        regions: &Regions,
+        teacher_logits: Option<&Value>,
+    ) -> Result<Self> {
+        let levels = match wants_pyramid(distillation) {
+            true => distillation.teacher().levels().to_vec(),
+            false => Vec::new(),
+        };
+        let chosen = match (regions, teacher_logits) {
+            (Regions::Anchors { positives, .. }, Some(logits)) => {
+                let per_image = distillation.anchors_per_image().unwrap_or(0);
+                Some(telling_anchors(logits, positives, per_image)?)
+            }
+            _ => None,
+        };
+        Ok(Self { levels, tap: regions.tap(), chosen })
+    }
+
+    /// What a network offers to the methods: the levels, and logits of the regions.
+    fn taps(&self, pyramid: &[Value], logits: Option<&Value>) -> Result<Taps> {
+        let mut taps: Taps =
+            self.levels.iter().zip(pyramid).map(|(&level, map)| (Tap::Fpn(level), map.clone())).collect();
+        if let Some(logits) = logits {
+            let logits = match &self.chosen {
+                Some(chosen) => rows(logits, chosen)?,
+                None => logits.clone(),
+            };
+            taps.insert(self.tap, logits);
+        }
+        Ok(taps)
+    }
+}
+
+/// The anchors worth comparing, ascending: those that the matcher marked positive, then the teacher's
+/// highest-scoring ones (equal scores: lower index first), `per_image` of each image.
+///
+/// # Shapes
+/// `logits` (N·A, K); `positives` are rows of it, per image.
+fn telling_anchors(logits: &Value, positives: &[Vec<u32>], per_image: usize) -> Result<Vec<u32>> {
+    let (count, classes) = logits.tensor().dims2()?;
+    let values = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
+    let anchors = count / positives.len().max(1);
+    let scores: Vec<f32> = values
+        .chunks_exact(classes.max(1))
+        .map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max))
+        .collect();
+    let by_score = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+    let mut chosen = Vec::with_capacity(per_image * positives.len());
+    for (image, positives) in positives.iter().enumerate() {
+        let first = (image * anchors) as u32;
+        let mut kept: Vec<u32> = positives.clone();
+        if kept.len() > per_image {
+            kept.sort_by(by_score);
+            kept.truncate(per_image);
+        } else {
+            let mut others: Vec<u32> =
+                (first..first + anchors as u32).filter(|row| positives.binary_search(row).is_err()).collect();
+            let wanted = (per_image - kept.len()).min(others.len());
+            if wanted > 0 && wanted < others.len() {
+                others.select_nth_unstable_by(wanted - 1, by_score);
+            }
+            kept.extend(&others[..wanted]);
+        }
+        kept.sort_unstable();
+        chosen.extend(kept);
+    }
+    Ok(chosen)
+}

@@ -1,0 +1,139 @@
+//! A teacher and the methods by which a student learns from it, whatever the networks are.
+
+use ckd_detectors::param::ParamStore;
+use ckd_detectors::taps::{Tap, Taps};
+use ckd_kernels::Value;
+
+use super::Result;
+use super::distillers::{MethodSetting, distiller};
+use crate::config::{Distill, Place, RowsAt, Timing};
+use crate::distill::{Distiller, Lesson, Term};
+
+/// A teacher and what is learned from it.
+pub struct Distillation<M> {
+    teacher: M,
+    methods: Vec<Method>,
+    share_steps: u64,
+}
+
+/// One of its methods.
+pub(super) struct Method {
+    /// What the report of shares calls it.
+    label: String,
+    distiller: Box<dyn Distiller>,
+    timing: Timing,
+    anchors_per_image: Option<usize>,
+}
+
+impl<M> Distillation<M> {
+    /// The methods of `entries` that are on, taught by `teacher`; `None` if all of them are off.
+    ///
+    /// # Errors
+    /// A method that needs what `setting` does not have.
+    pub fn new(entries: &[Distill], teacher: M, setting: &MethodSetting<'_>) -> Result<Option<Self>> {
+        let on = entries.iter().enumerate().filter(|(_, entry)| !entry.is_off());
+        let methods: Vec<Method> =
+            on.map(|(index, entry)| Method::new(index, entry, setting)).collect::<Result<_>>()?;
+        let share_steps = setting.share_steps;
+        Ok((!methods.is_empty()).then_some(Self { teacher, methods, share_steps }))
+    }
+
+    /// The network that is learned from.
+    pub fn teacher(&self) -> &M {
+        &self.teacher
+    }
+
+    /// What the methods train along with the student, and remember.
+    pub fn params(&self) -> impl Iterator<Item = &ParamStore> {
+        self.methods.iter().filter_map(|method| method.distiller.params())
+    }
+
+    /// Whether a method counts at `step`.
+    pub(super) fn is_active(&self, step: u64) -> bool {
+        self.methods.iter().any(|method| method.timing.factor(step) > 0.0)
+    }
+
+    /// Whether `step` is measured.
+    pub(super) fn is_measured(&self, step: u64) -> bool {
+        step < self.share_steps
+    }
+
+    /// What the report of shares calls the methods that count at `step`.
+    pub(super) fn labels(&self, step: u64) -> impl Iterator<Item = &str> {
+        let counting = self.methods.iter().filter(move |method| method.timing.factor(step) > 0.0);
+        counting.map(|method| method.label.as_str())
+    }
+
+    /// The terms of the method called `label`, as in [`terms`](Self::terms).
+    pub(super) fn terms_of(
+        &self,
+        label: &str,
+        lesson: &Lesson<'_>,
+        step: u64,
+    ) -> Result<Vec<(String, Value, f64)>> {
+        let Some(method) = self.methods.iter().find(|method| method.label == label) else {
+            return Ok(Vec::new());
+        };
+        let factor = method.timing.factor(step);
+        let found = method.distiller.terms(lesson)?;
+        Ok(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)).collect())
+    }
+
+    /// The terms of all methods that count at `step`: name, scalar and weight. `student` gives what a method sees of the
+    /// student, if that is not the lesson's.
+    pub(super) fn terms(
+        &self,
+        lesson: &Lesson<'_>,
+        step: u64,
+        student: impl Fn(&Method) -> Result<Option<Taps>>,
+    ) -> Result<Vec<(String, Value, f64)>> {
+        let mut terms = Vec::new();
+        for method in &self.methods {
+            let factor = method.timing.factor(step);
+            if factor == 0.0 {
+                continue;
+            }
+            let found = match student(method)? {
+                Some(own) => method.distiller.terms(&Lesson { student: &own, ..*lesson })?,
+                None => method.distiller.terms(lesson)?,
+            };
+            terms
+                .extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)));
+        }
+        Ok(terms)
+    }
+
+    /// Whether a method compares what is at `tap`.
+    pub(super) fn wants(&self, tap: Tap) -> bool {
+        self.methods.iter().any(|method| method.wants(tap))
+    }
+
+    /// The most anchors that a method compares per image; `None` if none compares anchors.
+    pub(super) fn anchors_per_image(&self) -> Option<usize> {
+        self.methods.iter().filter_map(|method| method.anchors_per_image).max()
+    }
+}
+
+impl Method {
+    fn new(index: usize, entry: &Distill, setting: &MethodSetting<'_>) -> Result<Self> {
+        Ok(Self {
+            label: format!("{} (distill.{index})", entry.method()),
+            distiller: distiller(index, entry, setting)?,
+            timing: entry.timing().clone(),
+            anchors_per_image: match entry.place() {
+                Place::Rows(rows) if rows.at == RowsAt::AnchorLogits => Some(rows.anchors_per_image),
+                _ => None,
+            },
+        })
+    }
+
+    /// Its name in the report of shares.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Whether it compares what is at `tap`.
+    pub(super) fn wants(&self, tap: Tap) -> bool {
+        self.distiller.taps().contains(&tap)
+    }
+}

@@ -1,0 +1,258 @@
+//! A run on disk: the names of its files, and the lines of its log as types.
+//!
+//! ```text
+//! runs/NAME/config.toml             the configuration, resolved
+//!           program.txt             version and hash of the program
+//!           log.jsonl               one line an update, an evaluation ([`Line`])
+//!           eval/step-STEP.json     all that an evaluation found
+//!           checkpoints/            states to resume from
+//!           best.safetensors        weights of the best evaluation
+//!           last.safetensors        weights after the last step
+//!           outcome.json            the numbers of the last evaluation
+//!           summary.json            the experiment: the outcome, or the comparison
+//!           detections.png          detections beside the truth
+//!           alone/                  the run of the student without its teacher
+//! ```
+//!
+//! Each network of a cohort has a folder `peer0/`, `peer1/`, .. of its own weights in the run's.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::shares::Shares;
+
+/// The folder of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunFolder {
+    path: PathBuf,
+}
+
+/// A folder that holds no run, or a damaged one.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunFolderError {
+    /// The folder has no recorded configuration.
+    #[error("{} is no run: it has no config.toml", path.display())]
+    NoRun {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file of the run cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// A line of the log is none of [`Line`].
+    #[error("{}:{line} is no line of a run's log: {source}", path.display())]
+    Line {
+        /// The log.
+        path: PathBuf,
+        /// Line number, from 1.
+        line: usize,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+}
+
+impl RunFolder {
+    /// The run whose files are, or will be, in `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
+
+    /// The run that was started in `path`.
+    ///
+    /// # Errors
+    /// [`RunFolderError::NoRun`] if none was.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, RunFolderError> {
+        let run = Self::at(path);
+        match run.config().exists() {
+            true => Ok(run),
+            false => Err(RunFolderError::NoRun { path: run.path }),
+        }
+    }
+
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The configuration that the run was started with.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.toml")
+    }
+
+    /// The program that the run was started by.
+    pub fn program(&self) -> PathBuf {
+        self.path.join("program.txt")
+    }
+
+    /// The metrics log.
+    pub fn log(&self) -> PathBuf {
+        self.path.join("log.jsonl")
+    }
+
+    /// The evaluation after `step` updates.
+    pub fn evaluation(&self, step: u64) -> PathBuf {
+        self.path.join(format!("eval/step-{step:08}.json"))
+    }
+
+    /// The folder of checkpoints.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The weights at the best evaluation.
+    pub fn best(&self) -> PathBuf {
+        self.path.join("best.safetensors")
+    }
+
+    /// The weights after the last step: there once the run is finished.
+    pub fn last(&self) -> PathBuf {
+        self.path.join("last.safetensors")
+    }
+
+    /// The numbers of the last evaluation: written last of all.
+    pub fn outcome(&self) -> PathBuf {
+        self.path.join("outcome.json")
+    }
+
+    /// The numbers of the whole experiment.
+    pub fn summary(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
+    /// Detections of the finished students beside the truth.
+    pub fn detections(&self) -> PathBuf {
+        self.path.join("detections.png")
+    }
+
+    /// The run of the same student without its teacher.
+    pub fn alone(&self) -> Self {
+        Self::at(self.path.join("alone"))
+    }
+
+    /// The files of one of several networks; `name` is empty for a run's only network.
+    pub fn network(&self, name: &str) -> Self {
+        Self::at(self.path.join(name))
+    }
+
+    /// The lines of the log.
+    ///
+    /// # Errors
+    /// A log that is missing, or that has another line than these.
+    pub fn lines(&self) -> Result<Vec<Line>, RunFolderError> {
+        let path = self.log();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(source) => return Err(RunFolderError::Read { path, source }),
+        };
+        let line = |(index, line): (usize, &str)| {
+            serde_json::from_str(line).map_err(|source| RunFolderError::Line {
+                path: path.clone(),
+                line: index + 1,
+                source,
+            })
+        };
+        text.lines().enumerate().map(line).collect()
+    }
+}
+
+/// A line of a run's `log.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum Line {
+    /// One update.
+    Step(StepLine),
+    /// One evaluation.
+    Eval(EvalLine),
+    /// The shares of the losses in the gradient.
+    Shares(SharesLine),
+}
+
+/// One update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a function
+/// of the configuration and the data.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepLine {
+    /// Updates so far, this one included.
+    pub step: u64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The sum of `losses`.
+    pub loss: f64,
+    /// Each term as it enters the sum, mean over the accumulated batches.
+    pub losses: serde_json::Map<String, serde_json::Value>,
+    /// The norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Images of the update.
+    pub images: usize,
+    /// Wall time of the update in milliseconds.
+    pub ms: f64,
+    /// Wall time that the update waited for its data, in milliseconds.
+    pub data_wait_ms: f64,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EvalLine {
+    /// Updates before it.
+    pub step: u64,
+    /// A detector's twelve COCO numbers; a classifier's accuracies by name.
+    pub eval: serde_json::Value,
+}
+
+/// The shares of the losses in the gradient, over the first steps.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SharesLine {
+    /// Updates over which they were measured.
+    pub step: u64,
+    /// The shares.
+    pub shares: Shares,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_read_back_line_by_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = RunFolder::at(folder.path());
+        let step = StepLine {
+            step: 1,
+            lr: 0.01,
+            loss: 0.75,
+            losses: [("loss_classifier".to_owned(), 0.75.into())].into_iter().collect(),
+            gradient_norm: 2.5,
+            images: 2,
+            ms: 10.5,
+            data_wait_ms: 0.1,
+        };
+        let eval = EvalLine { step: 1, eval: serde_json::json!([0.5, 0.75]) };
+        let mut shares = Shares::default();
+        shares.add(&[("detection".to_owned(), 3.0)].into_iter().collect());
+        let lines = [Line::Step(step), Line::Shares(SharesLine { step: 1, shares }), Line::Eval(eval)];
+        let text: String = lines.iter().map(|line| serde_json::to_string(line).unwrap() + "\n").collect();
+        fs::write(run.log(), text + "{\"step\": 2}\n").unwrap();
+        let error = run.lines().unwrap_err().to_string();
+        assert!(error.contains("log.jsonl:4 is no line of a run's log"), "{error}");
+        let text = fs::read_to_string(run.log()).unwrap();
+        fs::write(run.log(), text.trim_end_matches("{\"step\": 2}\n")).unwrap();
+        assert_eq!(run.lines().unwrap(), lines);
+    }
+
+    #[test]
+    fn a_folder_without_a_configuration_is_no_run() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(RunFolder::open(folder.path()), Err(RunFolderError::NoRun { .. })));
+        fs::write(folder.path().join("config.toml"), "").unwrap();
+        assert_eq!(RunFolder::open(folder.path()).unwrap().last(), folder.path().join("last.safetensors"));
+    }
+}
