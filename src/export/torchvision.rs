@@ -12,6 +12,8 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use candle_core::Tensor;
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipWriter};
 
 use crate::fsx::{self, WriteError};
 
@@ -19,7 +21,7 @@ use crate::fsx::{self, WriteError};
 const FOLDER: &str = "student";
 
 /// Alignment of the tensors' bytes in the file, as torch writes them.
-const ALIGNMENT: usize = 64;
+const ALIGNMENT: u16 = 64;
 
 /// A tensor of the file.
 struct Stored {
@@ -33,18 +35,26 @@ struct Stored {
 /// Writes `tensors` to `path`, atomically. Equal tensors give equal bytes.
 ///
 /// # Errors
-/// If the file cannot be written, or would be 4 GiB or more.
+/// If the file cannot be written.
 pub fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), WriteError> {
     fsx::write_atomic_with(path, |file| {
         let stored = with_counters(tensors).map_err(io::Error::other)?;
-        let mut archive = Archive::new(BufWriter::new(file));
-        archive.add("data.pkl", &pickle(&stored)?)?;
-        archive.add("byteorder", b"little")?;
+        let mut archive = ZipWriter::new(BufWriter::new(file));
+        let mut add = |name: &str, content: &[u8]| {
+            let options = SimpleFileOptions::DEFAULT
+                .compression_method(CompressionMethod::Stored)
+                .large_file(u32::try_from(content.len()).is_err())
+                .with_alignment(ALIGNMENT);
+            archive.start_file(format!("{FOLDER}/{name}"), options)?;
+            archive.write_all(content)
+        };
+        add("data.pkl", &pickle(&stored)?)?;
+        add("byteorder", b"little")?;
         for (number, tensor) in stored.values().enumerate() {
-            archive.add(&format!("data/{number}"), &tensor.bytes)?;
+            add(&format!("data/{number}"), &tensor.bytes)?;
         }
-        archive.add("version", b"3\n")?;
-        archive.finish()
+        add("version", b"3\n")?;
+        archive.finish()?.flush()
     })
 }
 
@@ -125,77 +135,6 @@ impl Pickle {
         self.0.push(b't');
         Ok(())
     }
-}
-
-/// An uncompressed zip archive.
-struct Archive<W> {
-    out: W,
-    at: usize,
-    directory: Vec<u8>,
-    files: u16,
-}
-
-impl<W: Write> Archive<W> {
-    fn new(out: W) -> Self {
-        Self { out, at: 0, directory: Vec::new(), files: 0 }
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.at += bytes.len();
-        self.out.write_all(bytes)
-    }
-
-    /// A file of the archive; its content begins at a multiple of [`ALIGNMENT`].
-    fn add(&mut self, name: &str, content: &[u8]) -> io::Result<()> {
-        let name = format!("{FOLDER}/{name}");
-        let start = small(self.at)?;
-        // An extra field of padding: its own 4 bytes of header, and as many more as are missing.
-        let begins = self.at + 30 + name.len() + 4;
-        let padding = begins.next_multiple_of(ALIGNMENT) - begins;
-        let mut extra = b"FB".to_vec();
-        extra.extend(short(padding)?);
-        extra.resize(4 + padding, b'Z');
-        let mut about = Vec::new();
-        // Version 2.0, no flags, stored, no time: 1 January 1980.
-        about.extend([20, 0, 0, 0, 0, 0, 0, 0, 0x21, 0]);
-        about.extend(crc32fast::hash(content).to_le_bytes());
-        about.extend(small(content.len())?.to_le_bytes());
-        about.extend(small(content.len())?.to_le_bytes());
-        about.extend(short(name.len())?);
-        let length = short(extra.len())?;
-        let local = [b"PK\x03\x04", about.as_slice(), length.as_slice(), name.as_bytes(), &extra].concat();
-        self.put(&local)?;
-        self.put(content)?;
-        // Made by version 2.0; no extra field, no comment, first disk, no attributes.
-        self.directory.extend(b"PK\x01\x02\x14\x00");
-        self.directory.extend(about);
-        self.directory.extend([0; 12]);
-        self.directory.extend(start.to_le_bytes());
-        self.directory.extend(name.bytes());
-        self.files += 1;
-        Ok(())
-    }
-
-    fn finish(mut self) -> io::Result<()> {
-        let (start, directory) = (small(self.at)?, std::mem::take(&mut self.directory));
-        self.put(&directory)?;
-        let mut end = b"PK\x05\x06\x00\x00\x00\x00".to_vec();
-        end.extend(self.files.to_le_bytes());
-        end.extend(self.files.to_le_bytes());
-        end.extend(small(directory.len())?.to_le_bytes());
-        end.extend(start.to_le_bytes());
-        end.extend([0, 0]);
-        self.put(&end)?;
-        self.out.flush()
-    }
-}
-
-fn small(value: usize) -> io::Result<u32> {
-    u32::try_from(value).map_err(|_| io::Error::other("a .pth of 4 GiB or more; export safetensors"))
-}
-
-fn short(value: usize) -> io::Result<[u8; 2]> {
-    u16::try_from(value).map(u16::to_le_bytes).map_err(io::Error::other)
 }
 
 #[cfg(test)]
