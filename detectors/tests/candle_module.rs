@@ -16,8 +16,6 @@ use ckd_detectors::{Detector, Error};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-mod support;
-
 const CLASSES: usize = 10;
 
 /// A convolution and its norm, of candle's own layers.
@@ -134,7 +132,7 @@ fn what_a_var_builder_lacks_is_named_and_never_made_up() {
 
 #[test]
 fn a_trunk_gives_its_maps_and_as_a_module_the_last_one() {
-    let resnet = ResNetConfig { width: 8, ..support::backbone(ResNetDepth::ResNet18) };
+    let resnet = ResNetConfig { width: 8, ..crate::support::backbone(ResNetDepth::ResNet18) };
     let config = BackboneConfig::ResNet(resnet);
     let builder = Builder::new(1, &Device::Cpu);
     Backbone::new(&builder, config).unwrap();
@@ -150,8 +148,8 @@ fn a_trunk_gives_its_maps_and_as_a_module_the_last_one() {
 
 #[test]
 fn a_detectors_rows_are_its_detections() {
-    support::each_detector(|name, config| {
-        let own = support::build(7, config.clone())?;
+    crate::support::each_detector(|name, config| {
+        let own = crate::support::build(7, config.clone())?;
         let tensors = own.params().snapshot()?.into_iter().collect();
         let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
         let detector = Detector::from_vars(&config, &vars)?;

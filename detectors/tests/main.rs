@@ -4,6 +4,7 @@
 mod golden;
 mod support;
 
+mod candle_module;
 mod classifier;
 mod geometry;
 mod gradients;
