@@ -10,7 +10,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: detect STUDENT.safetensors IMAGE".into());
     };
     let student = Student::open(&weights)?;
-    for object in student.detect(&decode::read(photo.as_ref())?)?.iter().filter(|object| object.score > 0.5) {
+    // Upright, as the camera was held. `image::open(photo)?` or an array (height, width, 3) will do, too.
+    let image = decode::read(photo.as_ref())?;
+    for object in student.detect(&image)?.iter().filter(|object| object.score > 0.5) {
         println!("{} {:.2} {:?}", object.category.name, object.score, object.xyxy);
     }
     Ok(())

@@ -442,6 +442,19 @@ fn a_student_is_opened_and_used_in_two_lines() {
     assert!(objects.iter().all(|object| (1..=3).contains(&object.category.id)));
     assert!(Student::open(tiny.path("base.toml")).is_err());
 
+    // The same image in other types; two images at once.
+    let image = picture(64, 48);
+    let array = ndarray::ArrayView3::from_shape((48, 64, 3), image.as_raw()).unwrap();
+    assert_eq!(student.detect(&array).unwrap(), objects);
+    assert_eq!(student.detect(&image::DynamicImage::from(image.clone())).unwrap(), objects);
+    assert_eq!(objects.boxes().dim(), (objects.len(), 4));
+    assert!(objects.boxes().rows().into_iter().zip(&objects).all(|(row, object)| row.to_vec() == object.xyxy));
+    assert_eq!(objects.category_ids().len(), objects.scores().len());
+    let together = student.detect_batch(&[&image, &image]).unwrap();
+    assert_eq!(together.iter().map(|objects| objects.len()).collect::<Vec<_>>(), [objects.len(); 2]);
+    assert!(student.detect_batch::<RgbImage>(&[]).unwrap().is_empty());
+    assert!(student.detect(&array.permuted_axes([2, 0, 1])).is_err());
+
     // Everything that the detector gives is in the results, boxes of 0.5 and more are drawn.
     let image = "data/val/000001.png";
     let predict = ["predict", "--weights", "runs/plain/last.safetensors", image, "--json", "all.json"];

@@ -1,5 +1,7 @@
 //! The batch: what a detector is given at one step.
 
+use std::borrow::Borrow;
+
 use image::RgbImage;
 
 use super::coco::{Dataset, Image, ImageId};
@@ -84,11 +86,12 @@ impl Batch {
     ///
     /// # Panics
     /// When `size_divisor` is 0 or an image has no pixels.
-    pub fn of_images(images: &[RgbImage], rule: ResizeRule, size_divisor: usize) -> Self {
+    pub fn of_images<I: Borrow<RgbImage>>(images: &[I], rule: ResizeRule, size_divisor: usize) -> Self {
+        let images = || images.iter().map(Borrow::borrow);
         let placements: Vec<Placement> =
-            images.iter().map(|image| placement(image.height(), image.width(), rule, Flip::None)).collect();
+            images().map(|image| placement(image.height(), image.width(), rule, Flip::None)).collect();
         let mut batch = Self::blank(&placements, size_divisor);
-        for (place, (image, placement)) in images.iter().zip(&placements).enumerate() {
+        for (place, (image, placement)) in images().zip(&placements).enumerate() {
             batch.append(placement, rule.resize, image);
             batch.image_ids[place] = ImageId(place as u64);
         }

@@ -2,7 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`student`] | a detector from a weights file, ready to detect |
+//! | [`student`], [`pixels`] | a detector from a weights file, ready to detect; the images it takes |
 //! | [`detector`], [`classifier`] | trained networks on their way into a file |
 //! | [`proof`] | an ONNX graph beside its network: compare, store smaller, compare again |
 //! | [`pictures`], [`samples`] | images that a detector, a classifier is compared and calibrated on |
@@ -15,6 +15,7 @@ pub mod detector;
 pub mod logits;
 pub mod onnx;
 pub mod pictures;
+pub mod pixels;
 pub mod proof;
 pub mod samples;
 pub mod student;

@@ -265,5 +265,5 @@ fn predictions_take_images_without_ground_truth() {
     assert_eq!((batch.batch, batch.height, batch.width), (2, 96, 96));
     assert_eq!(batch.sizes, [(40, 80), (80, 40)]);
     assert!(batch.targets.iter().all(|target| target.boxes.is_empty()));
-    assert_eq!(Batch::of_images(&[], rule, 32).pixels.len(), 0);
+    assert_eq!(Batch::of_images::<RgbImage>(&[], rule, 32).pixels.len(), 0);
 }

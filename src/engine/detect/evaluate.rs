@@ -1,5 +1,6 @@
 //! A detector over a data set.
 
+use std::borrow::Borrow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -76,24 +77,47 @@ pub fn detect_all(
     Ok(evaluation)
 }
 
-/// What `detector` finds on one image, prepared as `config` says; boxes are in pixels of `image`.
+/// Detections of `detector` on one image, prepared as `config` says; boxes are in pixels of `image`.
+///
+/// # Errors
+/// If a tensor operation fails.
 pub fn detect_one(
     detector: &Detector,
     image: &RgbImage,
     config: &Config,
     device: &Device,
 ) -> Result<Detections> {
+    Ok(detect_images(detector, &[image], config, device)?.pop().unwrap_or_default())
+}
+
+/// Detections of `detector` on each of `images`, as one batch; boxes are in pixels of each image.
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn detect_images<I: Borrow<RgbImage>>(
+    detector: &Detector,
+    images: &[I],
+    config: &Config,
+    device: &Device,
+) -> Result<Vec<Detections>> {
+    if images.is_empty() {
+        return Ok(Vec::new());
+    }
     let input = &config.input;
     let rule = ResizeRule {
         short_side_px: input.eval_short_side(),
         long_side_max_px: input.long_side_px,
         resize: input.resize,
     };
-    let batch = Batch::of_images(std::slice::from_ref(image), rule, input.size_divisor as usize);
+    let batch = Batch::of_images(images, rule, input.size_divisor as usize);
+    let originals = batch.original_sizes.clone();
     let (images, _) = to_device(batch, device)?;
-    let found = detector.detect(&images)?.pop().unwrap_or_default();
-    let original = (image.height() as usize, image.width() as usize);
-    Ok(found.resized(images.sizes[0], original).map_err(ckd_detectors::Error::from)?)
+    let found = detector.detect(&images)?.into_iter().zip(&images.sizes).zip(originals);
+    found
+        .map(|((found, &size), (height, width))| {
+            Ok(found.resized(size, (height as usize, width as usize)).map_err(ckd_detectors::Error::from)?)
+        })
+        .collect()
 }
 
 /// COCO metrics of an evaluation against the annotations it was made for.
