@@ -448,7 +448,9 @@ fn a_student_is_opened_and_used_in_two_lines() {
     assert_eq!(student.detect(&array).unwrap(), objects);
     assert_eq!(student.detect(&image::DynamicImage::from(image.clone())).unwrap(), objects);
     assert_eq!(objects.boxes().dim(), (objects.len(), 4));
-    assert!(objects.boxes().rows().into_iter().zip(&objects).all(|(row, object)| row.to_vec() == object.xyxy));
+    assert!(
+        objects.boxes().rows().into_iter().zip(&objects).all(|(row, object)| row.to_vec() == object.xyxy)
+    );
     assert_eq!(objects.category_ids().len(), objects.scores().len());
     let together = student.detect_batch(&[&image, &image]).unwrap();
     assert_eq!(together.iter().map(|objects| objects.len()).collect::<Vec<_>>(), [objects.len(); 2]);
