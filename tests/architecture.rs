@@ -203,6 +203,26 @@ fn there_is_one_iou_and_one_nms() {
     }
 }
 
+/// `autotests = false`: what `main.rs` does not name would be neither compiled nor run.
+#[test]
+fn every_file_of_tests_is_in_its_crates_one_binary() {
+    let mut unnamed = Vec::new();
+    for folder in ["tests", "detectors/tests"] {
+        let main = fs::read_to_string(root().join(folder).join("main.rs")).unwrap();
+        let main = code_only(&main);
+        for entry in fs::read_dir(root().join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            let is_module =
+                path.extension().is_some_and(|extension| extension == "rs") || path.join("mod.rs").is_file();
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            if is_module && name != "main" && !main.contains(&format!("mod {name};")) {
+                unnamed.push(format!("{folder}/{name}"));
+            }
+        }
+    }
+    assert_none("a test file is a module of its crate's tests/main.rs", unnamed);
+}
+
 #[test]
 fn no_file_has_a_name_that_says_nothing() {
     let empty = ["util", "utils", "helper", "helpers", "manager", "common", "misc", "stuff"];
@@ -217,13 +237,9 @@ fn no_file_has_a_name_that_says_nothing() {
 #[test]
 fn no_committed_file_is_a_mebibyte_or_more() {
     let listed = Command::new("git").arg("-C").arg(root()).args(["ls-files", "-z"]).output();
-    let names = match listed {
-        Ok(output) if output.status.success() => String::from_utf8(output.stdout).unwrap(),
-        _ => {
-            eprintln!("skipped: git cannot list the committed files here");
-            return;
-        }
-    };
+    let listed = listed.expect("git is installed");
+    assert!(listed.status.success(), "not a git checkout: {}", String::from_utf8_lossy(&listed.stderr));
+    let names = String::from_utf8(listed.stdout).unwrap();
     let too_big = names.split('\0').filter(|name| !name.is_empty()).filter_map(|name| {
         let bytes = fs::metadata(root().join(name)).ok()?.len();
         (bytes >= 1 << 20).then(|| format!("{name}: {bytes} bytes"))
@@ -233,11 +249,13 @@ fn no_committed_file_is_a_mebibyte_or_more() {
 
 #[test]
 fn every_crate_has_the_workspace_lints_and_they_deny_candles_wrong_operations() {
-    for path in ["Cargo.toml", "detectors/Cargo.toml", "detectors/kernels/Cargo.toml"] {
-        let text = fs::read_to_string(root().join(path)).unwrap();
-        assert!(text.contains("[lints]\nworkspace = true"), "{path} does not take the workspace's lints");
-    }
     let workspace = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = workspace.parse().unwrap();
+    let members = manifest["workspace"]["members"].as_array().unwrap();
+    for member in members.iter().map(|member| member.as_str().unwrap()) {
+        let text = fs::read_to_string(root().join(member).join("Cargo.toml")).unwrap();
+        assert!(text.contains("[lints]\nworkspace = true"), "{member} does not take the workspace's lints");
+    }
     assert!(workspace.contains("disallowed_methods = \"deny\""));
     let clippy = fs::read_to_string(root().join("clippy.toml")).unwrap();
     for method in ["conv2d", "max_pool2d", "upsample_nearest2d", "scatter", "scatter_add", "rand", "randn"] {

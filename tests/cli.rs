@@ -1,9 +1,10 @@
 //! The program as a user types it: `train`, `eval`, `predict`, `export`, `doctor`, help; results, files, messages, exit codes.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::path::Path;
+use std::process::Output;
 
+use crate::support::real;
 use crate::support::tiny::{Tiny, assert_ended, assert_mentions, metadata, names, tensors};
 use serde_json::Value;
 
@@ -338,28 +339,11 @@ fn paths_beside_the_configuration_are_found_again_from_elsewhere() {
     );
 }
 
-/// The genuine COCO images, if they are there.
-fn coco_mini(into: &Path) -> Option<PathBuf> {
-    let data = std::env::var_os("CKD_DET_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let archive = data.join("coco_mini.tar");
-    if !archive.exists() {
-        eprintln!("skipped: {} is not there", archive.display());
-        return None;
-    }
-    let unpacked = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(into).status();
-    if !unpacked.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: tar cannot unpack {}", archive.display());
-        return None;
-    }
-    Some(into.join("coco_mini"))
-}
-
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn genuine_coco_images_go_through_training_and_evaluation() {
     let tiny = Tiny::new();
-    let Some(root) = coco_mini(&tiny.path(".")) else { return };
-    let root = format!("data.root={}", root.display());
+    let root = format!("data.root={}", real::unpacked("coco_mini", &tiny.path(".")).display());
     let mut args = vec!["train", "coco_mini.toml", "--set", &root];
     for set in [
         "teacher.width=8",

@@ -8,6 +8,8 @@ use ckd_det::eval::{
 };
 use serde_json::{Value, json};
 
+use crate::support::real;
+
 /// Both sides add up the same f64 numbers in another order.
 const TOLERANCE: f64 = 1e-12;
 
@@ -87,13 +89,12 @@ fn crowds_area_edges_limits_ties_and_empty_cases_score_as_in_pycocotools() {
     cases.as_array().unwrap().iter().for_each(check_case);
 }
 
-/// For the wider sweep that `tools/golden/coco_eval_cases.py --random` makes.
+/// The wider sweep: a file of cases that `tools/golden/coco_eval_cases.py --random` made.
 #[test]
+#[ignore = "needs CKD_DET_EVAL_CASES"]
 fn random_scenes_score_as_in_pycocotools() {
-    match std::env::var_os("CKD_DET_EVAL_CASES") {
-        Some(path) => read(Path::new(&path)).as_array().unwrap().iter().for_each(check_case),
-        None => eprintln!("skipped: CKD_DET_EVAL_CASES names no file of cases"),
-    }
+    let path = std::env::var_os("CKD_DET_EVAL_CASES").expect("CKD_DET_EVAL_CASES names a file of cases");
+    read(Path::new(&path)).as_array().unwrap().iter().for_each(check_case);
 }
 
 fn check_pair(folder: &Path, name: &str) {
@@ -136,16 +137,12 @@ fn real_coco_results_score_as_in_pycocotools() {
 }
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn jittered_coco_boxes_score_as_in_pycocotools() {
-    let data = std::env::var_os("CKD_DET_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let folder = data.join("cocoapi_eval");
-    if !folder.join("jitter81_gt.json").exists() {
-        eprintln!("skipped: {} is not there", folder.display());
-        return;
-    }
-    check_pair(&folder, "jitter81");
-    check_pair(&folder, "fakebbox54");
+    let file = real::file("cocoapi_eval/jitter81_gt.json");
+    let folder = file.parent().expect("a folder");
+    check_pair(folder, "jitter81");
+    check_pair(folder, "fakebbox54");
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::support::real;
 use crate::support::tiny::{self, Tiny, assert_mentions};
 use crate::support::torch_file::{self, ArrayBytes, TorchFile};
 use candle_core::{DType, Device, Tensor};
@@ -521,15 +522,9 @@ fn a_pickle_of_arrays_that_lies_or_runs_code_is_refused() {
 }
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn a_torch_file_from_the_wild_is_read() {
-    let data = std::env::var_os("CKD_DET_DATA")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"), PathBuf::from);
-    let path = data.join("weights/shufflenetv2_x0_5_imagenet_backbone.pth");
-    if !path.exists() {
-        eprintln!("skipped: {} is not there", path.display());
-        return;
-    }
-    let file = read(&path);
+    let file = read(&real::file("weights/shufflenetv2_x0_5_imagenet_backbone.pth"));
     assert!(file.tensors.len() > 100, "{}", file.tensors.len());
     assert!(file.tensors.values().all(|tensor| values(tensor).iter().all(|value| value.is_finite())));
 }

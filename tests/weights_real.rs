@@ -1,8 +1,4 @@
 //! Networks that others trained, read from their files and measured on real images.
-#![allow(clippy::print_stdout)] // a skipped test says so
-
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use candle_core::{Device, Tensor};
 use ckd_det::weights::recognise::{Kind, Recognised};
@@ -15,39 +11,14 @@ use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::graph::untracked;
 
-/// A file of the folder of real data; `None`, said aloud, where it is not there.
-fn real(name: &str) -> Option<PathBuf> {
-    let folder = match std::env::var_os("CKD_DET_DATA") {
-        Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-    };
-    let path = folder.join(name);
-    if path.is_file() {
-        return Some(path);
-    }
-    println!("skipped: {} is not there (set CKD_DET_DATA to the folder that has it)", path.display());
-    None
-}
+use crate::support::real;
 
-fn expected(name: &str) -> Option<serde_json::Value> {
-    let text = std::fs::read_to_string(real(name)?).unwrap();
-    Some(serde_json::from_str(&text).unwrap())
+fn expected(name: &str) -> serde_json::Value {
+    serde_json::from_str(&std::fs::read_to_string(real::file(name)).unwrap()).unwrap()
 }
 
 const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 const STD: [f32; 3] = [0.229, 0.224, 0.225];
-
-/// CIFAR-10's test rows: a label and 3,072 pixels each.
-fn cifar10() -> Option<Vec<u8>> {
-    let packed = real("cifar10/test_batch.bin.xz")?;
-    match Command::new("xz").arg("-dc").arg(&packed).output() {
-        Ok(output) if output.status.success() => Some(output.stdout),
-        _ => {
-            println!("skipped: `xz` cannot unpack {}", packed.display());
-            None
-        }
-    }
-}
 
 const ROW: usize = 1 + 3 * 32 * 32;
 
@@ -70,23 +41,23 @@ fn logits(network: &dyn Network, rows: &[u8]) -> Vec<Vec<f32>> {
     all
 }
 
-fn network(name: &str, file: &str) -> Option<Box<dyn Network>> {
-    let file = WeightsFile::read(&real(&format!("weights/{file}"))?).unwrap();
+fn network(name: &str, file: &str) -> Box<dyn Network> {
+    let file = WeightsFile::read(&real::file(&format!("weights/{file}"))).unwrap();
     let recognised = Recognised::of(&file).unwrap();
     let Kind::Classifier { architecture, classes } = recognised.kind else { panic!("{recognised:?}") };
     assert_eq!(architecture.name(), format!("{name}_a"));
     assert!(recognised.is_called(&format!("cifar_{name}")));
     let network = architecture.build(Builder::new(0, &Device::Cpu).frozen(), classes).unwrap();
     load::strict(network.params(), &file).unwrap();
-    Some(network)
+    network
 }
 
 /// Counts what each of `names` gets right among the first `count` rows, and compares with `key` of the published numbers.
 fn count_right(names: &[&str], count: usize, key: &str, tolerance: u64) {
-    let (Some(rows), Some(expected)) = (cifar10(), expected("weights/cifar10_expected.json")) else { return };
+    let (rows, expected) = (real::cifar10_test_rows(), expected("weights/cifar10_expected.json"));
     for name in names {
         let of_network = &expected["models"][name];
-        let Some(network) = network(name, of_network["file"].as_str().unwrap()) else { return };
+        let network = network(name, of_network["file"].as_str().unwrap());
         let logits = logits(&*network, &rows[..count * ROW]);
         for (row, expected) in logits.iter().zip(of_network["logits_first8"].as_array().unwrap()) {
             for (logit, expected) in row.iter().zip(expected.as_array().unwrap()) {
@@ -100,30 +71,28 @@ fn count_right(names: &[&str], count: usize, key: &str, tolerance: u64) {
         };
         let right = rows.chunks_exact(ROW).zip(&logits).filter(is_right).count() as u64;
         let wanted = of_network[key].as_u64().unwrap();
-        println!("{name}: {right} of {count} right, {wanted} published");
         assert!(right.abs_diff(wanted) <= tolerance, "{name}: {right} right, {wanted} published");
     }
 }
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn published_cifar_networks_name_the_first_thousand_test_images_as_published() {
     count_right(&["resnet20", "resnet56"], 1000, "top1_correct_first1000", 0);
 }
 
+/// All 10,000 images through four networks: 43 s on two cores.
 #[test]
-#[ignore = "all 10,000 images through four networks: 43 s on two cores"]
+#[ignore = "needs CKD_DET_DATA"]
 fn published_cifar_networks_name_all_test_images_as_published() {
     count_right(&["resnet20", "resnet32", "resnet44", "resnet56"], 10_000, "top1_correct", 2);
 }
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn a_published_mobilenet_gives_its_published_features() {
-    let (Some(path), Some(expected)) =
-        (real("weights/mobilenetv2_imagenet_features.pt"), expected("weights/mobilenetv2_expected.json"))
-    else {
-        return;
-    };
-    let file = WeightsFile::read(&path).unwrap();
+    let expected = expected("weights/mobilenetv2_expected.json");
+    let file = WeightsFile::read(&real::file("weights/mobilenetv2_imagenet_features.pt")).unwrap();
     assert_eq!(Recognised::of(&file).unwrap().name, "mobilenet_v2");
     // Every name is the one that the key map of the published numbers gives it.
     for (theirs, ours) in expected["source_to_torchvision"].as_object().unwrap() {

@@ -1,7 +1,6 @@
 //! Classifiers against PyTorch: names, published sizes, forward passes, a training step.
 
-use crate::golden;
-use crate::golden::{Case, Golden, roots};
+use crate::golden::{self, Case};
 use crate::support::{Weights, fill, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
@@ -465,8 +464,7 @@ fn input(case: &Case) -> Value {
 
 /// Runs `test` on the case called `name` of the repository's golden values.
 fn golden_model(name: &str, test: impl Fn(&Case, &Weights) -> Result<()>) -> Result<()> {
-    let root = roots().into_iter().next().expect("the repository has golden values");
-    let golden = Golden::open(root);
+    let golden = golden::repository();
     let case = golden.case(name);
     test(&case, &golden.weights(&case))
 }

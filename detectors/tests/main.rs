@@ -1,7 +1,7 @@
 //! Tests of the networks, in one binary.
 
-#[path = "../../tests/support/golden.rs"]
-mod golden;
+use ckd_golden as golden;
+
 mod support;
 
 mod candle_module;

@@ -1,9 +1,9 @@
-//! Whole networks against torchvision's own numbers, in every golden root: trunks, a training step, and
+//! Whole networks against torchvision's own numbers: trunks, a training step, and
 //! the two detectors with their losses, gradients, proposals and detections.
 //!
 //! All tolerances are the golden ones. `the_golden_models_are_all_covered` fails when a case is left out.
 
-use crate::golden::{Case, Golden, roots};
+use crate::golden::{self, Case};
 use crate::support;
 use crate::support::report::Report;
 use crate::support::scene::{self, Scene};
@@ -26,7 +26,7 @@ use rand_chacha::ChaCha8Rng;
 #[test]
 fn trunks_are_torchvisions() {
     for depth in ResNetDepth::ALL {
-        each_model(&format!("trunk/{}", depth.name()), |case, weights| {
+        golden_model(&format!("trunk/{}", depth.name()), |case, weights| {
             let trunk = Classifier::new(depth, NormKind::Bn, weights)?;
             let x = input(case);
             let mut report = Report::of(case);
@@ -48,7 +48,7 @@ fn trunks_are_torchvisions() {
 
 #[test]
 fn mobilenet_v2_is_torchvisions() {
-    each_model("trunk/mobilenet_v2", |case, weights| {
+    golden_model("trunk/mobilenet_v2", |case, weights| {
         let builder = Builder::new(0, &Device::Cpu);
         let config = MobileNetV2Config { width_multiplier: 1.0, norm: NormKind::Bn, freeze_at: 0 };
         let trunk = MobileNetV2::new(&builder.within("features"), config)?;
@@ -71,7 +71,7 @@ fn mobilenet_v2_is_torchvisions() {
 
 #[test]
 fn a_training_step_of_resnet18_is_torchvisions() {
-    each_model("train_step/resnet18", |case, weights| {
+    golden_model("train_step/resnet18", |case, weights| {
         let trunk = Classifier::new(ResNetDepth::ResNet18, NormKind::Bn, weights)?;
         let maps = trunk.body.forward(&input(case), Mode::Train)?;
         let labels: Vec<u32> = case.i64("labels").0.into_iter().map(|label| label as u32).collect();
@@ -91,7 +91,7 @@ fn a_training_step_of_resnet18_is_torchvisions() {
 #[test]
 fn faster_rcnn_is_torchvisions() {
     for depth in [ResNetDepth::ResNet18, ResNetDepth::ResNet50] {
-        each_model(&format!("detector/fasterrcnn_{}_fpn", depth.name()), |case, weights| {
+        golden_model(&format!("detector/fasterrcnn_{}_fpn", depth.name()), |case, weights| {
             let config = scene::faster_rcnn(case, support::faster_rcnn(depth, 4));
             let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &config)?;
             fill(detector.params(), weights);
@@ -119,7 +119,7 @@ fn faster_rcnn_is_torchvisions() {
 #[test]
 fn retinanet_is_torchvisions() {
     for depth in [ResNetDepth::ResNet18, ResNetDepth::ResNet50] {
-        each_model(&format!("detector/retinanet_{}_fpn", depth.name()), |case, weights| {
+        golden_model(&format!("detector/retinanet_{}_fpn", depth.name()), |case, weights| {
             let detector = RetinaNet::new(
                 Builder::new(0, &Device::Cpu),
                 &scene::retinanet(case, support::retinanet(depth, 5)),
@@ -152,13 +152,9 @@ fn the_golden_models_are_all_covered() {
     for detector in ["fasterrcnn", "retinanet"] {
         tested.extend(["resnet18", "resnet50"].map(|depth| format!("detector/{detector}_{depth}_fpn")));
     }
-    for root in roots() {
-        let golden = Golden::open(&root);
-        for prefix in ["trunk/", "train_step/", "detector/"] {
-            for case in golden.cases_with_prefix(prefix) {
-                let known = tested.iter().any(|name| name == case.name);
-                assert!(known, "no test for {} of {}", case.name, root.display());
-            }
+    for prefix in ["trunk/", "train_step/", "detector/"] {
+        for case in golden::repository().cases_with_prefix(prefix) {
+            assert!(tested.iter().any(|name| name == case.name), "no test for {}", case.name);
         }
     }
 }
@@ -202,31 +198,11 @@ impl Classifier {
     }
 }
 
-/// Runs `test` on the case called `name` of every root, with the weights of its network. A root that only
-/// repeats numbers of another one is left out: a network takes a second or two.
-fn each_model(name: &str, test: impl Fn(&Case, &Weights) -> Result<()>) {
-    let goldens: Vec<Golden> = roots().iter().rev().map(Golden::open).collect();
-    let mut done: Vec<Case> = Vec::new();
-    for golden in &goldens {
-        let case = golden.case(name);
-        if !done.iter().any(|earlier| repeats(&case, earlier)) {
-            test(&case, &golden.weights(&case)).unwrap_or_else(|error| panic!("{name}: {error}"));
-            done.push(case);
-        }
-    }
-    assert!(!done.is_empty(), "no golden values for {name}");
-}
-
-/// Whether `earlier` has every number of `case`.
-fn repeats(case: &Case, earlier: &Case) -> bool {
-    let equal = |key: &str| match key.ends_with("labels") {
-        true => earlier.has(key) && case.i64(key) == earlier.i64(key),
-        false => earlier.has(key) && case.f32(key) == earlier.f32(key),
-    };
-    let tolerances = case.outputs().into_iter().filter(|key| !key.ends_with("labels"));
-    let same_tolerances = tolerances.into_iter().all(|key| case.atol(key) == earlier.atol(key));
-    let keys = [case.inputs(), case.outputs()].concat();
-    case.attrs == earlier.attrs && same_tolerances && keys.into_iter().filter(|key| case.has(key)).all(equal)
+/// Runs `test` on the case called `name`, with the weights of its network.
+fn golden_model(name: &str, test: impl Fn(&Case, &Weights) -> Result<()>) {
+    let golden = golden::repository();
+    let case = golden.case(name);
+    test(&case, &golden.weights(&case)).unwrap_or_else(|error| panic!("{name}: {error}"));
 }
 
 fn input(case: &Case) -> Value {

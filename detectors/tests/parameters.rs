@@ -150,8 +150,7 @@ fn names(params: &ParamStore) -> Names {
 /// Names and shapes of torchvision's trunks and detectors, as the golden values list them. The detectors of
 /// the two depths that have no golden values are put together from a trunk and a detector of the same width.
 fn torchvision_names() -> BTreeMap<String, Names> {
-    let root = golden::roots().into_iter().next().expect("the repository's golden values");
-    let table = std::fs::read(root.join("weights.json")).expect("weights.json");
+    let table = std::fs::read(golden::repository().root().join("weights.json")).expect("weights.json");
     let table: serde_json::Value = serde_json::from_slice(&table).expect("JSON");
     let row = |row: &serde_json::Value| -> (String, Vec<usize>) {
         serde_json::from_value::<(u64, String, Vec<usize>, String)>(row.clone())

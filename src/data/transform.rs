@@ -185,12 +185,9 @@ struct Row {
 }
 
 #[cfg(test)]
-#[path = "../../tests/support/golden.rs"]
-mod golden;
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use ckd_golden as golden;
 
     #[test]
     fn sizes_are_those_of_torchvision() {

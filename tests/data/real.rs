@@ -1,40 +1,19 @@
-//! Real images and annotations, where they are present.
-#![allow(clippy::print_stdout)] // a skipped test says so
+//! Real images and annotations.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use ckd_det::config::Resize;
 use ckd_det::data::coco::{FindingKind, Instances, MissingImages};
 use ckd_det::data::voc::{Classes, convert};
 use ckd_det::data::{Dataset, Loader, LoaderConfig, Position, Purpose, decode};
-use tempfile::TempDir;
 
-/// Unpacks `NAME.tar` of the folder of real data; `None`, said aloud, where it is not there.
-fn unpacked(name: &str) -> Option<(TempDir, PathBuf)> {
-    let folder = match std::env::var_os("CKD_DET_DATA") {
-        Some(folder) => PathBuf::from(folder),
-        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data"),
-    };
-    let archive = folder.join(format!("{name}.tar"));
-    if !archive.is_file() {
-        println!("skipped: {} is not there (set CKD_DET_DATA to the folder that has it)", archive.display());
-        return None;
-    }
-    let target = tempfile::tempdir().unwrap();
-    let status = Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(target.path()).status();
-    if !status.is_ok_and(|status| status.success()) {
-        println!("skipped: `tar` cannot unpack {}", archive.display());
-        return None;
-    }
-    let root = target.path().join(name);
-    Some((target, root))
-}
+use crate::support::real;
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn coco_mini_is_what_its_description_says() {
-    let Some((_folder, root)) = unpacked("coco_mini") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let root = real::unpacked("coco_mini", folder.path());
     // Images, annotations, crowd; small, medium and large of all annotations; images without one.
     let expected = [("train", [161, 1444, 14, 607, 535, 288]), ("val", [81, 815, 11, 337, 297, 170])];
     for (split, [images, annotations, crowd, small, medium, large]) in expected {
@@ -60,8 +39,10 @@ fn coco_mini_is_what_its_description_says() {
 }
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn coco_images_come_at_full_size() {
-    let Some((_folder, root)) = unpacked("coco_mini") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let root = real::unpacked("coco_mini", folder.path());
     let (dataset, _) = Dataset::load(
         &root.join("annotations/instances_val.json"),
         &root.join("val2017"),
@@ -92,8 +73,10 @@ fn coco_images_come_at_full_size() {
 }
 
 #[test]
+#[ignore = "needs CKD_DET_DATA"]
 fn bccd_converted_from_voc_equals_its_coco_form() {
-    let Some((_folder, root)) = unpacked("bccd") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let root = real::unpacked("bccd", folder.path());
     let classes = Classes::Listed(["RBC", "WBC", "Platelets"].map(str::to_owned).to_vec());
     for (split, boxes, without_size) in [("train", 2804, 1), ("val", 1137, 1), ("test", 945, 0)] {
         let (converted, report) = convert(&root, split, &classes).unwrap();

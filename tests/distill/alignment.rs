@@ -9,7 +9,7 @@ use ckd_kernels::Value;
 use ckd_kernels::resize::resize_bilinear;
 
 use super::support::*;
-use crate::support::golden;
+use ckd_golden as golden;
 
 const INTRA: PatchRows = PatchRows::Patches;
 const INTER: PatchRows = PatchRows::Pixels;

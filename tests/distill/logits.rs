@@ -11,7 +11,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::{add, weighted_sum};
 
 use super::support::*;
-use crate::support::golden;
+use ckd_golden as golden;
 
 const INTER: Relation = Relation::Inter;
 const INTRA: Relation = Relation::Intra;

@@ -15,7 +15,7 @@ use ckd_kernels::upsample::upsample_nearest;
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
 
 use super::support::*;
-use crate::support::golden;
+use ckd_golden as golden;
 
 type Loss = Box<dyn Fn(&Tensor, &Value) -> Outcome>;
 

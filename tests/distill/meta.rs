@@ -12,7 +12,7 @@ use ckd_kernels::losses::softmax_cross_entropy;
 use ckd_kernels::{Value, linear};
 
 use super::support::*;
-use crate::support::golden;
+use ckd_golden as golden;
 
 /// The two small networks of the golden case: f_l = tanh(f_{l-1} W_lᵀ), z = f Cᵀ, u = unit(f Eᵀ), weights of A f.
 struct Peers {

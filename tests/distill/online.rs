@@ -11,7 +11,7 @@ use ckd_kernels::losses::softmax_cross_entropy;
 use ckd_kernels::{Value, linear};
 
 use super::support::*;
-use crate::support::golden;
+use ckd_golden as golden;
 
 // ---- golden values
 

@@ -8,7 +8,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::normalize::l2_normalize_rows;
 
-use crate::support::golden;
+use ckd_golden as golden;
 
 pub(crate) type Outcome = Result<Value, DistillError>;
 

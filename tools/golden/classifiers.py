@@ -4,7 +4,7 @@
 
 The networks are defined here from the papers and the published weights' names, in f64. Tensor i of a network, in the byte
 order of the names without batch norms' counters, is filled from stream 7000 + i of the generator of
-tests/support/golden.rs; the two images come from stream 6999. Stored: logits in inference and in training, the gradient of
+tests/golden/lib.rs; the two images come from stream 6999. Stored: logits in inference and in training, the gradient of
 the mean cross-entropy with labels 3 and 7, and tolerances: 20 times the error of PyTorch's own f32.
 """
 import json

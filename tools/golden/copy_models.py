@@ -2,8 +2,8 @@
 
     python3 tools/golden/copy_models.py SOURCE/golden tests/golden
 
-Left out: inputs that follow from the generator (the loader computes them) and the largest feature map of
-trunk/resnet18, whose summary stays. The loader's `has(key)` says what a root holds.
+Left out: inputs that follow from the generator (the loader computes them). trunk/resnet18, which has whole feature
+maps, gets a file of its own.
 """
 import json
 import math
@@ -33,7 +33,7 @@ def main(source, target):
     header = json.loads(raw[8 : 8 + header_size])
     body = raw[8 + header_size :]
 
-    skipped = {"trunk/resnet18/layer1"}
+    skipped = set()
     for case in index["cases"]:
         if case["file"] == "models.safetensors":
             for key, spec in case["inputs"].items():
@@ -41,19 +41,28 @@ def main(source, target):
                 if "stream" in spec and body[slice(*header[name]["data_offsets"])] == generated(spec):
                     skipped.add(name)
 
-    kept, parts, offset = {}, [], 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [-1])[0]):
-        if name == "__metadata__" or name in skipped:
-            continue
-        start, end = entry["data_offsets"]
-        parts.append(body[start:end])
-        kept[name] = dict(entry, data_offsets=[offset, offset + end - start])
-        offset += end - start
-    text = json.dumps(kept, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    out = struct.pack("<Q", len(text)) + text + b"".join(parts)
-    assert len(out) < 1 << 20, f"{len(out)} bytes: leave out more"
-    (target / "models.safetensors").write_bytes(out)
+    def write(name, keep):
+        kept, parts, offset = {}, [], 0
+        for key, entry in sorted(header.items(), key=lambda item: item[1].get("data_offsets", [-1])[0]):
+            if key == "__metadata__" or key in skipped or not keep(key):
+                continue
+            start, end = entry["data_offsets"]
+            parts.append(body[start:end])
+            kept[key] = dict(entry, data_offsets=[offset, offset + end - start])
+            offset += end - start
+        text = json.dumps(kept, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        out = struct.pack("<Q", len(text)) + text + b"".join(parts)
+        assert len(out) < 1 << 20, f"{name}: {len(out)} bytes: leave out more"
+        (target / name).write_bytes(out)
+
+    apart = "trunk/resnet18"
+    write("models.safetensors", lambda key: not key.startswith(f"{apart}/"))
+    write("trunk_resnet18.safetensors", lambda key: key.startswith(f"{apart}/"))
+    text = (source / "index.json").read_text()
+    before = f'"name":"{apart}",\n"file":"models.safetensors"'
+    assert text.count(before) == 1
+    (target / "index.json").write_text(text.replace(before, before.replace("models", "trunk_resnet18")))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ detectors with Detectron2's conventions put in (its source read, not run): the s
 first 1x1, anchors that are not rounded, with strides 4, 8, 16, ..., aligned RoIAlign with adaptive sampling and
 no epsilon in the level of a RoI, P6 of C5, clipping after suppression. `mobilenet_v1` is written here.
 
-Weights and images follow from the generator of the golden files (`tests/support/golden.rs`), so that neither is
+Weights and images follow from the generator of the golden files (`tests/golden/lib.rs`), so that neither is
 stored. float64 runs, stored as f32; tolerances are 5 to 20 times the error of PyTorch's own f32 run, or a floor.
 """
 import copy

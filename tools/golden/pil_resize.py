@@ -3,7 +3,7 @@
     pip install 'pillow<12'
     python3 tools/golden/pil_resize.py detectors/kernels/tests/golden
 
-Images follow from the generator of the golden files (`tests/support/golden.rs`): byte i of stream s is the upper
+Images follow from the generator of the golden files (`tests/golden/lib.rs`): byte i of stream s is the upper
 8 of its 24 bits. Only what Pillow made of them is stored.
 """
 import json

@@ -1,12 +1,9 @@
 //! Resizing against Pillow's own bytes.
 
-#[path = "../../../tests/support/golden.rs"]
-mod golden;
-
 use std::path::Path;
 
+use ckd_golden::{self as golden, Golden};
 use ckd_kernels::antialias::resize_antialiased;
-use golden::Golden;
 
 #[test]
 fn antialiased_images_are_pillows_bit_for_bit() {

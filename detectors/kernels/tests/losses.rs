@@ -1,7 +1,6 @@
 //! Losses against golden values, central differences, ties, zeros and hostile input.
 
-#[path = "../../../tests/support/golden.rs"]
-mod golden;
+use ckd_golden as golden;
 
 use candle_core::{Device, Tensor};
 use ckd_kernels::losses::{

@@ -2,8 +2,7 @@
 #![allow(dead_code)]
 #![allow(missing_docs, unreachable_pub)]
 
-#[path = "../../../../tests/support/golden.rs"]
-pub mod golden;
+pub use ckd_golden as golden;
 
 use candle_core::{Device, Tensor};
 use ckd_kernels::{Gradients, Value};

@@ -1,10 +1,7 @@
-//! Golden values: truth made with PyTorch and torchvision, read for the tests of all three crates.
+//! Golden values: truth made with PyTorch and torchvision, read for the tests of all crates.
 //!
-//! A *root* is a folder with `index.json` (every case: what it is, attributes, tolerances) and
-//! `.safetensors` files. The repository has one in `tests/golden`; a second, larger one is used when it
-//! exists: `golden/` below the folder named by `CKD_DET_SHARED`, or below `../shared` beside the repository.
-//!
-//! Include it with `#[path = "../../tests/support/golden.rs"] mod golden;` and run a test on all roots:
+//! A *root* is a folder with `index.json` (every case: what it is, attributes, tolerances) and `.safetensors` files.
+//! [`repository`] is the one that this crate stands in; a crate's own tests may have another, which [`Golden::open`] reads.
 //!
 //! ```ignore
 //! golden::each_case("conv2d/", |case| {
@@ -17,38 +14,24 @@
 //! logits, zero rows). An input that is absent from the file is computed from its stream; only inputs that
 //! equal it were left out (`tools/golden/copy_models.py` checks that).
 //! Everything here panics with the case, the key and the reason: it is a test's voice, not the program's.
-#![allow(dead_code)]
-#![allow(missing_docs, unreachable_pub, clippy::print_stdout)]
 
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-/// The folders with golden values on this machine; the repository's own first.
-pub fn roots() -> Vec<PathBuf> {
-    let workspace = workspace_root();
-    let shared = match std::env::var_os("CKD_DET_SHARED") {
-        Some(folder) => PathBuf::from(folder),
-        None => workspace.join("../shared"),
-    };
-    [workspace.join("tests/golden"), shared.join("golden")]
-        .into_iter()
-        .filter(|root| root.join("index.json").is_file())
-        .collect()
+/// The repository's golden values, read once.
+pub fn repository() -> &'static Golden {
+    static REPOSITORY: OnceLock<Golden> = OnceLock::new();
+    REPOSITORY.get_or_init(|| Golden::open(env!("CARGO_MANIFEST_DIR")))
 }
 
-/// Runs `test` on every case whose name starts with `prefix`, in every root. No such case at all is a failure.
-pub fn each_case(prefix: &str, mut test: impl FnMut(&Case<'_>)) {
-    let mut seen = 0;
-    for root in roots() {
-        let golden = Golden::open(&root);
-        for case in golden.cases_with_prefix(prefix) {
-            seen += 1;
-            test(&case);
-        }
-    }
-    assert!(seen > 0, "no golden case starts with {prefix:?} in {:?}", roots());
+/// Runs `test` on every case of the repository whose name starts with `prefix`. No such case at all is a failure.
+pub fn each_case(prefix: &str, test: impl FnMut(&Case<'_>)) {
+    let cases = repository().cases_with_prefix(prefix);
+    assert!(!cases.is_empty(), "no golden case starts with {prefix:?}");
+    cases.iter().for_each(test);
 }
 
 /// One opened root.
@@ -74,6 +57,7 @@ impl Golden {
         Self { root, index, files }
     }
 
+    /// The folder that was opened.
     pub fn root(&self) -> &Path {
         &self.root
     }
@@ -131,7 +115,9 @@ impl Golden {
 /// One case: attributes, inputs, expected outputs.
 #[derive(Clone, Copy)]
 pub struct Case<'a> {
+    /// Name in the index.
     pub name: &'a str,
+    /// What the index says of the case, beside its tensors.
     pub attrs: &'a Value,
     entry: &'a Value,
     tensors: Option<&'a BTreeMap<String, Stored>>,
@@ -298,22 +284,20 @@ pub fn tensor(s: u64, count: usize, scale: f64, offset: f64) -> Vec<f32> {
 
 /// Compares the generator with the check values of the index and with the stored inputs of the golden trunks.
 pub fn check_generator() {
-    for root in roots() {
-        let golden = Golden::open(&root);
-        let check = golden.index()["generator_check"].as_object().expect("generator_check");
-        for (stream, values) in check {
-            let stream: u64 = stream.trim_start_matches('s').parse().expect("generator_check: stream");
-            for (i, want) in values.as_array().expect("generator_check: values").iter().enumerate() {
-                let want = want.as_f64().expect("generator_check: number");
-                // serde_json reads a decimal to within an ulp of f64; the values are exact in f32.
-                assert_eq!(value(stream, i as u64) as f32, want as f32, "stream {stream}, element {i}");
-            }
+    let golden = repository();
+    let check = golden.index()["generator_check"].as_object().expect("generator_check");
+    for (stream, values) in check {
+        let stream: u64 = stream.trim_start_matches('s').parse().expect("generator_check: stream");
+        for (i, want) in values.as_array().expect("generator_check: values").iter().enumerate() {
+            let want = want.as_f64().expect("generator_check: number");
+            // serde_json reads a decimal to within an ulp of f64; the values are exact in f32.
+            assert_eq!(value(stream, i as u64) as f32, want as f32, "stream {stream}, element {i}");
         }
-        for case in golden.cases_with_prefix("trunk/") {
-            for key in case.inputs().into_iter().filter(|key| case.stored(key).is_some()) {
-                if let Some((generated, shape)) = case.generated(key) {
-                    assert_eq!((generated, shape), case.f32(key), "{}: {key}", case.place());
-                }
+    }
+    for case in golden.cases_with_prefix("trunk/") {
+        for key in case.inputs().into_iter().filter(|key| case.stored(key).is_some()) {
+            if let Some((generated, shape)) = case.generated(key) {
+                assert_eq!((generated, shape), case.f32(key), "{}: {key}", case.place());
             }
         }
     }
@@ -342,15 +326,6 @@ fn fill_rule(rule: &str) -> Box<dyn Fn(f64) -> f64> {
             Box::new(move |v| v * scale)
         }
     }
-}
-
-fn workspace_root() -> PathBuf {
-    let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let is_workspace = |folder: &&Path| {
-        std::fs::read_to_string(folder.join("Cargo.toml"))
-            .is_ok_and(|manifest| manifest.contains("[workspace]"))
-    };
-    crate_folder.ancestors().find(is_workspace).expect("a crate of this workspace").to_path_buf()
 }
 
 fn read_json(path: &Path) -> Value {
