@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use candle_core::{Device, InplaceOp2, Tensor};
+use candle_core::{Device, Tensor};
 use ckd_kernels::Value;
+use ckd_kernels::in_place::overwrite;
 
 use crate::init::Init;
 use crate::{Error, Result};
@@ -95,43 +96,12 @@ impl ParamStore {
     }
 }
 
-/// `to` = `from`, keeping the storage and the memory order of `to`.
+/// Overwrites `to` with `from`, keeping the storage and the memory order of `to`.
+///
+/// # Errors
+/// If shapes or types differ, or both share their memory.
 pub fn write_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
-    let (to, from) = match to.rank() {
-        4 => (to.permute((0, 2, 3, 1))?, from.permute((0, 2, 3, 1))?),
-        _ => (to.clone(), from.clone()),
-    };
-    let from = from.to_device(to.device())?.to_dtype(to.dtype())?.contiguous()?;
-    Ok(to.inplace_op2(&from, &Overwrite)?)
-}
-
-struct Overwrite;
-
-impl InplaceOp2 for Overwrite {
-    fn name(&self) -> &'static str {
-        "overwrite"
-    }
-
-    fn cpu_fwd(
-        &self,
-        to: &mut candle_core::CpuStorage,
-        to_layout: &candle_core::Layout,
-        from: &candle_core::CpuStorage,
-        from_layout: &candle_core::Layout,
-    ) -> candle_core::Result<()> {
-        let (Some((start, end)), Some((from_start, from_end))) =
-            (to_layout.contiguous_offsets(), from_layout.contiguous_offsets())
-        else {
-            candle_core::bail!("overwrite: both sides must be contiguous");
-        };
-        match (to, from) {
-            (candle_core::CpuStorage::F32(to), candle_core::CpuStorage::F32(from)) => {
-                to[start..end].copy_from_slice(&from[from_start..from_end]);
-                Ok(())
-            }
-            _ => candle_core::bail!("overwrite: f32 expected"),
-        }
-    }
+    Ok(overwrite(to, from)?)
 }
 
 /// Makes a network's parameters, one layer's prefix at a time.

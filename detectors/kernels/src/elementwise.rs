@@ -1,8 +1,10 @@
 //! Sums, scalings, views and gathers.
 
-use candle_core::{CpuStorage, DType, Device, InplaceOp2, Layout, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 
+use crate::dispatch::{self, Host};
+use crate::in_place::{lend, same_shape};
 use crate::memory::{
     Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
 };
@@ -106,56 +108,23 @@ pub(crate) fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// If shapes, types or devices differ, `to` lies otherwise, or both share their memory.
 pub fn add_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
-    if to.dims() != from.dims() {
-        let reason = format!("shapes differ: {:?} and {:?}", to.shape(), from.shape());
-        return Err(Error::invalid("add_in_place", reason));
-    }
+    same_shape("add_in_place", &[to, from])?;
     let in_order = |t: &Tensor| if is_channels_last(to) { t.permute((0, 2, 3, 1)) } else { Ok(t.clone()) };
-    Ok(in_order(to)?.inplace_op2(&in_order(from)?.contiguous()?, &AddInPlace)?)
+    dispatch::run(to, AddInPlace { to: &in_order(to)?, from: &in_order(from)?.contiguous()? })
 }
 
-struct AddInPlace;
-
-impl InplaceOp2 for AddInPlace {
-    fn name(&self) -> &'static str {
-        "add_in_place"
-    }
-
-    fn cpu_fwd(
-        &self,
-        to: &mut CpuStorage,
-        to_layout: &Layout,
-        from: &CpuStorage,
-        from_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let (to, from) = (contiguous_mut(to, to_layout)?, contiguous(from, from_layout)?);
-        to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| add_to(to, from));
-        Ok(())
-    }
+struct AddInPlace<'a> {
+    to: &'a Tensor,
+    from: &'a Tensor,
 }
 
-/// Whether two tensors lie in the same buffer.
-pub(crate) fn share_memory(a: &Tensor, b: &Tensor) -> bool {
-    let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
-    std::ptr::eq(&*a, &*b)
-}
+impl Host for AddInPlace<'_> {
+    type Output = ();
 
-/// The elements of a contiguous f32 operand of an operation in place.
-pub(crate) fn contiguous<'a>(storage: &'a CpuStorage, layout: &Layout) -> candle_core::Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&values[start..end]),
-        _ => candle_core::bail!("in place: contiguous f32 expected"),
-    }
-}
-
-/// As [`contiguous`], to be written to.
-pub(crate) fn contiguous_mut<'a>(
-    storage: &'a mut CpuStorage,
-    layout: &Layout,
-) -> candle_core::Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
-        _ => candle_core::bail!("in place: contiguous f32 expected"),
+    fn on_host(self) -> Result<()> {
+        lend("add_in_place", [self.to], [self.from], |[to], [from]| {
+            to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| add_to(to, from));
+        })
     }
 }
 

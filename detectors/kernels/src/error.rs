@@ -11,6 +11,16 @@ pub enum Error {
         /// What does not fit, with the shapes.
         reason: String,
     },
+    /// Tensors on a device that the operation does not run on.
+    #[error(
+        "{kernel}: its tensors are on {device}, and this operation runs on the CPU only; use the device cpu"
+    )]
+    Device {
+        /// The name of the computation.
+        kernel: &'static str,
+        /// The device of the tensors, as the command line names it.
+        device: String,
+    },
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

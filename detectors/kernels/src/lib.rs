@@ -29,14 +29,18 @@
 //! a copy. Every operation is a plain forward function that records its gradient on the graph if one
 //! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
 
+pub mod adamw;
 pub mod allocator;
 pub mod antialias;
 pub mod conv;
+mod dispatch;
 pub mod elementwise;
+pub mod ema;
 mod error;
 pub mod flops;
 pub mod gram;
 pub mod graph;
+pub mod in_place;
 pub mod input;
 mod lanes;
 pub mod linear;

@@ -1,14 +1,15 @@
 //! Stochastic gradient descent with momentum, in place (PyTorch's `torch.optim.SGD`).
 
-use std::sync::{Mutex, PoisonError};
-
-use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Tensor};
+use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::elementwise::{CHUNK, contiguous, contiguous_mut, share_memory};
+use crate::Result;
+use crate::dispatch::{self, Host};
+use crate::elementwise::CHUNK;
+use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::memory::{elements, on_host};
 use crate::reduce::dot;
 use crate::simd::for_each_level;
-use crate::{Error, Result};
 
 /// One update of one parameter.
 #[derive(Debug, Clone, Copy)]
@@ -30,82 +31,56 @@ impl SgdStep {
     ///
     /// # Shapes
     /// Three tensors of one shape; `param` and `velocity` are written in place and share one memory order.
+    ///
+    /// # Errors
+    /// If shapes differ, a tensor is not f32 or lies in no known order, or one that is written shares its memory.
     pub fn apply(&self, param: &Tensor, velocity: &Tensor, gradient: &Tensor) -> Result<()> {
-        if param.dims() != velocity.dims() || param.dims() != gradient.dims() {
-            let reason = format!("shapes {:?}, {:?}, {:?}", param.dims(), velocity.dims(), gradient.dims());
-            return Err(Error::invalid("sgd", reason));
-        }
-        if share_memory(velocity, param) || share_memory(velocity, gradient) {
-            return Err(Error::invalid(
-                "sgd",
-                "the velocity shares its memory with the parameter or the gradient",
-            ));
-        }
+        same_shape("sgd", &[param, velocity, gradient])?;
         let gradient = in_memory_order(gradient)?.to_device(param.device())?.contiguous()?;
         let (param, velocity) = (in_memory_order(param)?, in_memory_order(velocity)?);
-        param.inplace_op2(&gradient, &Update { step: *self, velocity: &velocity })?;
-        Ok(())
+        dispatch::run(&param, Update { step: *self, param: &param, velocity: &velocity, gradient: &gradient })
     }
 }
 
 /// The sum of squares, in f64 and in a fixed order.
+///
+/// # Errors
+/// If `tensor` is not f32.
 pub fn squared_norm(tensor: &Tensor) -> Result<f64> {
-    let host = crate::memory::on_host(&in_memory_order(tensor)?)?;
-    let values = crate::memory::elements(&host)?;
-    let sums: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| dot(chunk, chunk)).collect();
-    Ok(sums.into_iter().sum())
+    dispatch::run(tensor, SquaredNorm(&in_memory_order(tensor)?))
 }
 
-/// Convolution weights are channels-last in memory.
-fn in_memory_order(tensor: &Tensor) -> Result<Tensor> {
-    Ok(if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() })
+struct SquaredNorm<'a>(&'a Tensor);
+
+impl Host for SquaredNorm<'_> {
+    type Output = f64;
+
+    fn on_host(self) -> Result<f64> {
+        let host = on_host(self.0)?;
+        let values = elements(&host)?;
+        let sums: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| dot(chunk, chunk)).collect();
+        Ok(sums.into_iter().sum())
+    }
 }
 
-/// Candle lends one tensor at a time for writing: the update runs where the parameter is lent, and borrows the
-/// velocity there.
 struct Update<'a> {
     step: SgdStep,
+    param: &'a Tensor,
     velocity: &'a Tensor,
+    gradient: &'a Tensor,
 }
 
-impl InplaceOp2 for Update<'_> {
-    fn name(&self) -> &'static str {
-        "sgd"
-    }
+impl Host for Update<'_> {
+    type Output = ();
 
-    fn cpu_fwd(
-        &self,
-        param: &mut CpuStorage,
-        param_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> candle_core::Result<()> {
-        let param = Mutex::new(contiguous_mut(param, param_layout)?);
-        let gradient = contiguous(gradient, gradient_layout)?;
-        self.velocity.inplace_op1(&WithVelocity { step: self.step, param, gradient })
-    }
-}
-
-struct WithVelocity<'a> {
-    step: SgdStep,
-    /// Behind a lock, as an operation sees itself shared.
-    param: Mutex<&'a mut [f32]>,
-    gradient: &'a [f32],
-}
-
-impl InplaceOp1 for WithVelocity<'_> {
-    fn name(&self) -> &'static str {
-        "sgd"
-    }
-
-    fn cpu_fwd(&self, velocity: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
-        let velocity = contiguous_mut(velocity, layout)?;
-        let mut param = self.param.lock().unwrap_or_else(PoisonError::into_inner);
-        let chunks = param.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
-        chunks.zip(self.gradient.par_chunks(CHUNK)).for_each(|((param, velocity), gradient)| {
-            update(&self.step, param, velocity, gradient);
-        });
-        Ok(())
+    fn on_host(self) -> Result<()> {
+        let Self { step, param, velocity, gradient } = self;
+        lend("sgd", [param, velocity], [gradient], |[param, velocity], [gradient]| {
+            let chunks = param.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
+            chunks.zip(gradient.par_chunks(CHUNK)).for_each(|((param, velocity), gradient)| {
+                update(&step, param, velocity, gradient);
+            });
+        })
     }
 }
 

@@ -1,0 +1,121 @@
+//! AdamW, in place (Loshchilov and Hutter 2019, arXiv 1711.05101; PyTorch's `torch.optim.AdamW`).
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::dispatch::{self, Host};
+use crate::elementwise::CHUNK;
+use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::simd::for_each_level;
+use crate::{Error, Result};
+
+/// One AdamW update of one parameter.
+#[derive(Debug, Clone, Copy)]
+pub struct AdamWStep {
+    /// Learning rate.
+    pub lr: f64,
+    /// Fraction of the first moment (the mean gradient) that is kept, below 1.
+    pub beta1: f64,
+    /// Fraction of the second moment (the mean squared gradient) that is kept, below 1.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Decoupled weight decay: the parameter shrinks by `lr` times this, whatever its gradient is.
+    pub weight_decay: f64,
+    /// The gradient is multiplied by this first (clipping, averaging over accumulated batches).
+    pub gradient_scale: f64,
+    /// Number of this update, from 1 on: moments of few gradients are corrected for having started at 0.
+    pub step: u64,
+}
+
+impl AdamWStep {
+    /// Moves a parameter and its moments by one gradient.
+    ///
+    /// m = β₁ m + (1 − β₁) g; v = β₂ v + (1 − β₂) g²;
+    /// p = (1 − lr · decay) p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps).
+    ///
+    /// # Shapes
+    /// Four tensors of one shape; `param` and both moments are written in place and share one memory order.
+    ///
+    /// # Errors
+    /// If `step` is 0, shapes differ, a tensor is not f32 or lies in no known order, or one that is written shares
+    /// its memory.
+    pub fn apply(
+        &self,
+        param: &Tensor,
+        first_moment: &Tensor,
+        second_moment: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<()> {
+        same_shape("adamw", &[param, first_moment, second_moment, gradient])?;
+        if self.step == 0 {
+            return Err(Error::invalid("adamw", "updates are counted from 1 on"));
+        }
+        let gradient = in_memory_order(gradient)?.to_device(param.device())?.contiguous()?;
+        let param = in_memory_order(param)?;
+        let moments = [&in_memory_order(first_moment)?, &in_memory_order(second_moment)?];
+        dispatch::run(&param, Update { step: *self, param: &param, moments, gradient: &gradient })
+    }
+
+    fn factors(&self) -> Factors {
+        let corrected = |beta: f64| 1.0 - beta.powf(self.step as f64);
+        Factors {
+            scale: self.gradient_scale as f32,
+            kept: (1.0 - self.lr * self.weight_decay) as f32,
+            first: (1.0 - self.beta1) as f32,
+            second_kept: self.beta2 as f32,
+            second: (1.0 - self.beta2) as f32,
+            rate: (self.lr / corrected(self.beta1)) as f32,
+            root: corrected(self.beta2).sqrt() as f32,
+            eps: self.eps as f32,
+        }
+    }
+}
+
+struct Update<'a> {
+    step: AdamWStep,
+    param: &'a Tensor,
+    moments: [&'a Tensor; 2],
+    gradient: &'a Tensor,
+}
+
+impl Host for Update<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        let factors = self.step.factors();
+        let [first, second] = self.moments;
+        lend("adamw", [self.param, first, second], [self.gradient], |[param, first, second], [gradient]| {
+            let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+            let chunks = param.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
+            chunks.for_each(|((param, (first, second)), gradient)| {
+                update(&factors, param, first, second, gradient);
+            });
+        })
+    }
+}
+
+/// The numbers of an update that all elements share: computed in f64, rounded once.
+struct Factors {
+    scale: f32,
+    kept: f32,
+    first: f32,
+    second_kept: f32,
+    second: f32,
+    rate: f32,
+    root: f32,
+    eps: f32,
+}
+
+for_each_level! {
+    fn update(factors: &Factors, param: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
+        let &Factors { scale, kept, first: share, second_kept, second: second_share, rate, root, eps } = factors;
+        let moments = first.iter_mut().zip(second);
+        for ((param, (first, second)), gradient) in param.iter_mut().zip(moments).zip(gradient) {
+            let gradient = gradient * scale;
+            *first += share * (gradient - *first);
+            *second = second_kept * *second + second_share * gradient * gradient;
+            *param = kept * *param - rate * (*first / (second.sqrt() / root + eps));
+        }
+    }
+}
