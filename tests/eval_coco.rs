@@ -29,12 +29,12 @@ fn assert_near(what: &str, got: f64, want: &Value) {
 
 fn score(gt: &Value, results: &Value, options: &Options) -> BoxMetrics {
     let detections: Vec<Detection> = serde_json::from_value(results.clone()).unwrap();
-    evaluate(&GroundTruth::from_json(gt.clone()).unwrap(), &detections, options).unwrap()
+    evaluate(&GroundTruth::from_json(gt).unwrap(), &detections, options).unwrap()
 }
 
 /// One image, one class, one box; detections as given.
 fn simple(detections: &[Detection]) -> Result<BoxMetrics, EvalError> {
-    let truth = GroundTruth::from_json(simple_gt()).unwrap();
+    let truth = GroundTruth::from_json(&simple_gt()).unwrap();
     evaluate(&truth, detections, &Options::default())
 }
 
@@ -177,13 +177,34 @@ fn ids_written_as_floats_and_flags_as_booleans_are_read() {
 
 #[test]
 fn a_data_set_that_lists_an_id_twice_is_refused() {
-    for what in ["images", "categories", "annotations"] {
+    for what in ["images", "categories"] {
         let mut gt = simple_gt();
         let first = gt[what][0].clone();
         gt[what].as_array_mut().unwrap().push(first);
-        let error = GroundTruth::from_json(gt).err().expect(what).to_string();
+        let error = GroundTruth::from_json(&gt).expect_err(what).to_string();
         assert!(error.ends_with("twice"), "{error}");
     }
+}
+
+#[test]
+fn an_annotation_that_is_listed_twice_counts_once_and_is_reported() {
+    let mut gt = simple_gt();
+    let first = gt["annotations"][0].clone();
+    gt["annotations"].as_array_mut().unwrap().push(first);
+    let metrics = score(&gt, &json!([found(1, 3, 0.5)]), &Options::default());
+    let once = simple(&[found(1, 3, 0.5)]).unwrap();
+    assert_eq!((metrics.stats, metrics.left_out.repeated_annotations), (once.stats, 1));
+    assert!(metrics.to_string().contains("not counted: 1 annotations that the ground truth lists a second"));
+}
+
+#[test]
+fn an_annotation_id_that_two_boxes_share_is_two_boxes() {
+    let mut gt = simple_gt();
+    let mut other = gt["annotations"][0].clone();
+    other["bbox"] = json!([60, 60, 40, 40]);
+    gt["annotations"].as_array_mut().unwrap().push(other);
+    let metrics = score(&gt, &json!([found(1, 3, 0.5)]), &Options::default());
+    assert_near("AR100: one of two is found", metrics.stats[8], &json!(0.5));
 }
 
 #[test]
@@ -192,7 +213,7 @@ fn a_detection_on_an_unknown_image_is_an_error_that_names_it() {
     assert!(matches!(error, EvalError::UnknownImage { index: 1, image_id: 77 }), "{error}");
     assert!(error.to_string().contains("image 77"), "{error}");
     let options = Options { image_ids: Some(vec![5, 6]), ..Options::default() };
-    let truth = GroundTruth::from_json(simple_gt()).unwrap();
+    let truth = GroundTruth::from_json(&simple_gt()).unwrap();
     let error = evaluate(&truth, &[], &options).unwrap_err();
     assert!(matches!(error, EvalError::UnknownSubsetImage { image_id: 6 }), "{error}");
 }
@@ -230,7 +251,7 @@ fn what_does_not_count_is_reported() {
 
 #[test]
 fn scoring_no_image_at_all_measures_nothing() {
-    let truth = GroundTruth::from_json(simple_gt()).unwrap();
+    let truth = GroundTruth::from_json(&simple_gt()).unwrap();
     let options = Options { image_ids: Some(Vec::new()), ..Options::default() };
     assert_eq!(evaluate(&truth, &[found(1, 3, 0.5)], &options).unwrap().stats, [-1.0; 12]);
 }
@@ -334,11 +355,11 @@ fn an_annotation_file_that_is_not_one_is_refused() {
         ),
         (
             r#"{"images": [], "annotations": [{"image_id": 1, "category_id": 1, "bbox": [1,2,3,4], "iscrowd": 2}], "categories": []}"#,
-            "expected 0 or 1",
+            "expected 0, 1, true or false",
         ),
     ] {
         fs::write(&path, text).unwrap();
-        let error = GroundTruth::load(&path).err().expect(text).to_string();
+        let error = GroundTruth::load(&path).expect_err(text).to_string();
         assert!(error.contains(fragment) && error.contains("gt.json"), "{error} lacks {fragment:?}");
     }
     assert!(matches!(GroundTruth::load(&folder.path().join("none")), Err(EvalError::Read { .. })));

@@ -6,9 +6,9 @@ use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 
 use super::{Context, say};
-use crate::data::coco::{Annotation, ClassIndex, Dataset, MissingImages};
 use crate::data::synth::{self, Outcome, Split, SynthConfig};
-use crate::data::{decode, voc};
+use crate::data::voc;
+use crate::data::{Annotation, ClassIndex, Dataset, MissingImages};
 use crate::fsx;
 
 /// Broken images named by `data check --decode`.
@@ -181,10 +181,9 @@ fn say_sizes(dataset: &Dataset) -> anyhow::Result<()> {
 }
 
 fn decode_all(dataset: &Dataset) -> anyhow::Result<()> {
-    let broken: Vec<String> = dataset
-        .images
-        .par_iter()
-        .filter_map(|image| decode::read_annotated(&image.path, image.width, image.height).err())
+    let broken: Vec<String> = (0..dataset.images.len())
+        .into_par_iter()
+        .filter_map(|image| dataset.pixels(image).err())
         .map(|error| error.to_string())
         .collect();
     if broken.is_empty() {

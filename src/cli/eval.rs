@@ -2,17 +2,15 @@
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::ArgGroup;
 
 use super::model::ModelArgs;
 use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::Loaded;
-use crate::data::Dataset;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_all, score};
-use crate::engine::detect::sources::{DataPaths, SplitPaths};
+use crate::engine::detect::sources::{DataPaths, LoadedSplit, SplitPaths};
 use crate::engine::{EngineError, classes};
 use crate::fsx;
 use crate::weights::WeightsFile;
@@ -90,22 +88,22 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
-    let mut found: Option<(Arc<Dataset>, SplitPaths)> = None;
-    let paths_of = |config: &crate::config::Config| -> anyhow::Result<(Arc<Dataset>, SplitPaths)> {
+    let mut found: Option<(LoadedSplit, SplitPaths)> = None;
+    let paths_of = |config: &crate::config::Config| -> anyhow::Result<(LoadedSplit, SplitPaths)> {
         let mut config = config.clone();
         if let Some(root) = &args.data_root {
             config.data.root.clone_from(root);
         }
         let val = DataPaths::find_val(&Loaded::of_weights(config))?;
-        Ok((val.load()?.0, val))
+        Ok((val.load()?, val))
     };
     let model = args.model.open(&context.device, |config| {
-        let (dataset, paths) = paths_of(config)?;
-        let categories = categories_of(&dataset.categories);
-        found = Some((dataset, paths));
+        let (split, paths) = paths_of(config)?;
+        let categories = categories_of(&split.dataset.categories);
+        found = Some((split, paths));
         Ok(categories)
     })?;
-    let (dataset, paths) = match found {
+    let (LoadedSplit { dataset, truth, .. }, paths) = match found {
         Some(found) => found,
         None => paths_of(&model.config)?,
     };
@@ -126,7 +124,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
     if let Some(path) = &args.save {
         fsx::write_atomic(path, &serde_json::to_vec(&evaluation.detections)?)?;
     }
-    let metrics = score(&evaluation, &paths.annotations)?;
+    let metrics = score(&evaluation, &truth)?;
     if args.json {
         return Ok(say(serde_json::to_string(&metrics)?)?);
     }

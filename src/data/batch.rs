@@ -4,8 +4,8 @@ use std::borrow::Borrow;
 
 use image::RgbImage;
 
-use super::coco::{Dataset, Image, ImageId};
-use super::decode::{self, DecodeError};
+use super::dataset::{Dataset, Image, ImageId};
+use super::decode::DecodeError;
 use super::transform::{Flip, Placement, ResizeRule};
 use crate::config::Resize;
 
@@ -70,13 +70,12 @@ impl Batch {
             batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()));
         }
         for (place, (item, placement)) in items.iter().zip(&placements).enumerate() {
-            let Image { id, width, height, ref path, .. } = dataset.images[item.image];
-            let image = decode::read_annotated(path, width, height)?;
+            let image = dataset.pixels(item.image)?;
             batch.append(placement, item.rule.resize, &image);
             if let (Some(pixels), Some(resize)) = (&mut batch.teacher_pixels, item.teacher_resize) {
                 placement.render(&image, resize, (batch.height, batch.width), pixels);
             }
-            batch.image_ids[place] = id;
+            batch.image_ids[place] = dataset.images[item.image].id;
             batch.targets[place] = Target::of(dataset, item.image, placement);
         }
         Ok(batch)

@@ -57,6 +57,14 @@ pub enum DecodeError {
         /// What the decoder said.
         source: ImageError,
     },
+    /// The function that makes a data set's images failed.
+    #[error("image {image} could not be made: {source}")]
+    Given {
+        /// The image's name.
+        image: String,
+        /// What the function said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The annotations are about an image of another size.
     #[error(
         "{} is {}x{} pixels but the annotations say {}x{}: its boxes would be wrong; use the images the annotations were made on",

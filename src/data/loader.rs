@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::DataError;
 use super::batch::{Batch, Item};
-use super::coco::Dataset;
+use super::dataset::Dataset;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::transform::{Flip, ResizeRule};
 use crate::config::Resize;

@@ -25,12 +25,15 @@ mod auto_augment;
 pub mod batch;
 pub mod cifar;
 pub mod coco;
+pub mod dataset;
 pub mod decode;
 pub mod draws;
 pub mod image_folder;
+pub mod instances;
 pub mod label_order;
 pub mod labelled;
 pub mod loader;
+pub mod report;
 pub mod sampler;
 pub mod stl10;
 pub mod synth;
@@ -40,9 +43,11 @@ pub mod voc;
 use std::path::PathBuf;
 
 pub use batch::{Batch, Target};
-pub use coco::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId, LoadReport};
+pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId, MissingImages};
+pub use instances::{Instances, InstancesError};
 pub use labelled::{Labelled, LabelledBatch, LabelledError, LabelledImages};
 pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};
+pub use report::{FindingKind, LoadReport};
 pub use sampler::Grouping;
 
 /// Why no batch could be made.
@@ -50,7 +55,7 @@ pub use sampler::Grouping;
 pub enum DataError {
     /// The annotations could not be used.
     #[error(transparent)]
-    Coco(#[from] coco::CocoError),
+    Instances(#[from] InstancesError),
     /// An image could not be used.
     #[error(transparent)]
     Decode(#[from] decode::DecodeError),

@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::coco::{AnnotationEntry, CategoryEntry, ImageEntry, Instances};
 use super::decode::{self, DecodeError};
+use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances};
 
 mod xml;
 
@@ -136,7 +136,7 @@ pub fn convert(root: &Path, split: &str, classes: &Classes) -> Result<(Instances
     }
     report.boxes = annotations.len();
     let categories = (1..).zip(classes).map(|(id, name)| CategoryEntry { id, name }).collect();
-    Ok((Instances { images, annotations, categories }, report))
+    Ok((Instances::new(images, annotations, categories), report))
 }
 
 /// The names in the first column of `ImageSets/Main/SPLIT.txt` (class lists have a second one).

@@ -60,7 +60,7 @@ pub enum EngineError {
     Data(#[from] crate::data::DataError),
     /// Annotations.
     #[error(transparent)]
-    Coco(#[from] crate::data::coco::CocoError),
+    Instances(#[from] crate::data::InstancesError),
     /// The synthetic set.
     #[error(transparent)]
     Synth(#[from] crate::data::synth::SynthError),

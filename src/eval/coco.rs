@@ -87,6 +87,8 @@ pub struct LeftOut {
     pub annotations_of_unlisted_category: usize,
     /// Annotations of an image that the ground truth does not list.
     pub annotations_of_unlisted_image: usize,
+    /// Annotations that the ground truth lists a second time.
+    pub repeated_annotations: usize,
 }
 
 /// Scores `detections` against `truth`. Ties in score are ranked by image id, then by their order in the list.
@@ -103,6 +105,7 @@ pub fn evaluate(
     let mut left_out = LeftOut {
         annotations_of_unlisted_category: truth.without_category,
         annotations_of_unlisted_image: truth.without_image,
+        repeated_annotations: truth.repeated,
         ..LeftOut::default()
     };
     let mut rows = Vec::with_capacity(detections.len());
@@ -288,6 +291,7 @@ impl fmt::Display for BoxMetrics {
             detections_of_unlisted_category,
             annotations_of_unlisted_category,
             annotations_of_unlisted_image,
+            repeated_annotations,
         } = self.left_out;
         for (count, what) in [
             (detections_of_unlisted_category, "detections of categories that the ground truth does not list"),
@@ -296,6 +300,7 @@ impl fmt::Display for BoxMetrics {
                 "annotations of categories that the ground truth does not list",
             ),
             (annotations_of_unlisted_image, "annotations of images that the ground truth does not list"),
+            (repeated_annotations, "annotations that the ground truth lists a second time"),
         ] {
             if count > 0 {
                 writeln!(f, " not counted: {count} {what}")?;

@@ -8,7 +8,8 @@ use std::path::Path;
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{EvalError, json};
+use super::EvalError;
+use crate::data::coco::json;
 
 /// One detected box, as COCO's results format has it (it serialises to a row of that format).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,21 +1,22 @@
-//! A COCO data set as the metric sees it: images, categories and annotated boxes.
+//! Ground truth of COCO metrics: images, categories and annotated boxes.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
 use hotcoco::{Annotation, COCO, Category, Dataset, Image};
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::{EvalError, json};
+use super::EvalError;
+use crate::data::{Instances, coco};
 
 /// The annotated boxes that detections are scored against.
 ///
 /// An annotation without `area` counts as width x height, one without `iscrowd` as a single object
 /// (pycocotools stops at both). As in pycocotools `ignore` says nothing, and annotations of images or
-/// categories that the file does not list do not count; [`super::LeftOut`] says how many.
+/// categories that the file does not list do not count; an annotation that is listed twice counts once.
+/// [`super::LeftOut`] says how many.
 pub struct GroundTruth {
     /// Annotations are renumbered from 1: an annotation of id 0 can never be found by pycocotools'
     /// matching (it takes 0 for "no match"), and the ids say nothing else.
@@ -25,6 +26,7 @@ pub struct GroundTruth {
     pub(super) categories: Vec<(u64, String)>,
     pub(super) without_image: usize,
     pub(super) without_category: usize,
+    pub(super) repeated: usize,
 }
 
 impl GroundTruth {
@@ -34,41 +36,33 @@ impl GroundTruth {
     /// [`EvalError::Read`], [`EvalError::Annotations`] (not JSON, a key missing or of the wrong type),
     /// [`EvalError::Duplicate`].
     pub fn load(path: &Path) -> Result<Self, EvalError> {
-        let text = fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
-        let is_object = text.trim_ascii_start().first() == Some(&b'{');
-        let file = if is_object { serde_json::from_slice(&text) } else { Err(not_an_object()) };
-        Self::from_file(
-            file.map_err(|source| EvalError::Annotations { origin: path.display().to_string(), source })?,
-        )
+        Self::of(&coco::read(path)?)
     }
 
-    /// The same from JSON in memory.
+    /// Takes COCO annotations from JSON in memory.
     ///
     /// # Errors
     /// As [`GroundTruth::load`].
-    pub fn from_json(value: Value) -> Result<Self, EvalError> {
-        let file = if value.is_object() { serde_json::from_value(value) } else { Err(not_an_object()) };
-        Self::from_file(
-            file.map_err(|source| EvalError::Annotations { origin: "the given value".into(), source })?,
-        )
+    pub fn from_json(value: &Value) -> Result<Self, EvalError> {
+        Self::of(&coco::parse(value.to_string().as_bytes(), Path::new("the given value"))?)
     }
 
-    /// The ids of the images, ascending.
-    pub fn image_ids(&self) -> impl Iterator<Item = u64> {
-        self.images.iter().copied()
-    }
+    /// Takes the boxes of a data set.
+    ///
+    /// # Errors
+    /// [`EvalError::Duplicate`].
+    pub fn of(instances: &Instances) -> Result<Self, EvalError> {
+        let images = unique("image", instances.images.iter().map(|image| image.id))?;
+        let category_ids = unique("category", instances.categories.iter().map(|category| category.id))?;
+        unique("annotation", instances.annotations.iter().map(|annotation| annotation.id))?;
 
-    fn from_file(file: File) -> Result<Self, EvalError> {
-        let images = unique("image", file.images.iter().map(|image| image.id))?;
-        let category_ids = unique("category", file.categories.iter().map(|category| category.id))?;
-        unique("annotation", file.annotations.iter().filter_map(|annotation| annotation.id))?;
-
+        let listed = instances.categories.iter();
         let mut categories: Vec<(u64, String)> =
-            file.categories.into_iter().map(|category| (category.id, category.name)).collect();
+            listed.map(|category| (category.id, category.name.clone())).collect();
         categories.sort_unstable();
         let (mut without_image, mut without_category) = (0, 0);
-        let mut annotations = Vec::with_capacity(file.annotations.len());
-        for row in file.annotations {
+        let mut annotations = Vec::with_capacity(instances.annotations.len());
+        for row in &instances.annotations {
             if !images.contains(&row.image_id) {
                 without_image += 1;
             } else if !category_ids.contains(&row.category_id) {
@@ -79,20 +73,33 @@ impl GroundTruth {
                     image_id: row.image_id,
                     category_id: row.category_id,
                     bbox: Some(row.bbox),
-                    area: Some(row.area.unwrap_or(row.bbox[2] * row.bbox[3])),
+                    area: Some(row.area()),
                     iscrowd: row.iscrowd,
                     ..Annotation::default()
                 });
             }
         }
         let coco = Arc::new(dataset(images.iter().copied(), &categories, annotations));
-        Ok(Self { coco, images, categories, without_image, without_category })
+        let repeated = instances.dropped();
+        Ok(Self { coco, images, categories, without_image, without_category, repeated })
+    }
+
+    /// The ids of the images, ascending.
+    pub fn image_ids(&self) -> impl Iterator<Item = u64> {
+        self.images.iter().copied()
     }
 
     /// The same ground truth for `wanted` images only.
     pub(super) fn subset(&self, wanted: &BTreeSet<u64>) -> Arc<COCO> {
         let kept = self.coco.dataset.annotations.iter().filter(|row| wanted.contains(&row.image_id));
         Arc::new(dataset(wanted.iter().copied(), &self.categories, kept.cloned().collect()))
+    }
+}
+
+impl fmt::Debug for GroundTruth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (images, boxes) = (self.images.len(), self.coco.dataset.annotations.len());
+        write!(f, "GroundTruth({boxes} boxes on {images} images)")
     }
 }
 
@@ -121,50 +128,4 @@ fn unique(what: &'static str, ids: impl Iterator<Item = u64>) -> Result<BTreeSet
         }
     }
     Ok(seen)
-}
-
-/// serde would read a list as the fields in order, and say odd things about a results file.
-fn not_an_object() -> serde_json::Error {
-    serde::de::Error::custom("expected an object with images, annotations and categories")
-}
-
-/// What the metric reads of an annotation file.
-#[derive(Deserialize)]
-struct File {
-    images: Vec<ImageRow>,
-    annotations: Vec<AnnotationRow>,
-    categories: Vec<CategoryRow>,
-}
-
-#[derive(Deserialize)]
-struct ImageRow {
-    #[serde(deserialize_with = "json::id")]
-    id: u64,
-}
-
-#[derive(Deserialize)]
-struct CategoryRow {
-    #[serde(deserialize_with = "json::id")]
-    id: u64,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct AnnotationRow {
-    #[serde(default, deserialize_with = "some_id")]
-    id: Option<u64>,
-    #[serde(deserialize_with = "json::id")]
-    image_id: u64,
-    #[serde(deserialize_with = "json::id")]
-    category_id: u64,
-    #[serde(deserialize_with = "json::xywh")]
-    bbox: [f64; 4],
-    #[serde(default)]
-    area: Option<f64>,
-    #[serde(default, deserialize_with = "json::flag")]
-    iscrowd: bool,
-}
-
-fn some_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    json::id(deserializer).map(Some)
 }

@@ -14,7 +14,6 @@ mod accuracy;
 mod coco;
 mod detections;
 mod ground_truth;
-mod json;
 
 pub use accuracy::{Accuracy, AccuracyMeter};
 pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, evaluate};
@@ -22,6 +21,8 @@ pub use detections::{Detection, read_detections};
 pub use ground_truth::GroundTruth;
 
 use std::path::PathBuf;
+
+use crate::data::InstancesError;
 
 /// Why detections could not be scored.
 #[derive(Debug, thiserror::Error)]
@@ -41,13 +42,8 @@ pub enum EvalError {
         source: std::io::Error,
     },
     /// The annotations are not a COCO data set.
-    #[error("{origin} is not a COCO annotation file: {source}")]
-    Annotations {
-        /// The file, or what stands for it.
-        origin: String,
-        /// What is wrong, with line and column.
-        source: serde_json::Error,
-    },
+    #[error(transparent)]
+    Annotations(InstancesError),
     /// The results are not a JSON list.
     #[error(
         "{} is not a COCO results file, which is a list of {{image_id, category_id, bbox, score}}: {source}",
@@ -109,4 +105,13 @@ pub enum EvalError {
     /// hotcoco refused.
     #[error("the COCO evaluation failed: {0}")]
     Engine(#[from] hotcoco::Error),
+}
+
+impl From<InstancesError> for EvalError {
+    fn from(error: InstancesError) -> Self {
+        match error {
+            InstancesError::Read { path, source } => Self::Read { path, source },
+            other => Self::Annotations(other),
+        }
+    }
 }

@@ -12,11 +12,11 @@ use rand_chacha::ChaCha8Rng;
 use super::proof::ImagesFound;
 use super::{CalibrationGap, ExportError, Result};
 use crate::config::{Config, Loaded};
-use crate::data::{CategoryMap, Dataset, decode};
+use crate::data::{CategoryMap, DataError, Dataset};
 use crate::engine::EngineError;
 use crate::engine::detect::evaluate::{Evaluation, score, to_coco};
-use crate::engine::detect::sources::{DataPaths, SplitPaths};
-use crate::eval::Detection;
+use crate::engine::detect::sources::{DataPaths, LoadedSplit, SplitPaths};
+use crate::eval::{Detection, GroundTruth};
 
 /// Pictures that are drawn where there is no data: (height, width).
 const DRAWN: [(u32, u32); 3] = [(480, 640), (500, 375), (90, 130)];
@@ -29,6 +29,8 @@ pub enum Pictures {
     Validation {
         /// All of them.
         dataset: Arc<Dataset>,
+        /// Their boxes, to measure by.
+        truth: Arc<GroundTruth>,
         /// Their files.
         paths: SplitPaths,
         /// The chosen ones.
@@ -58,9 +60,9 @@ impl Pictures {
     pub fn find(config: &Config, data_root: Option<&Path>, count: usize) -> Result<Self> {
         match DataPaths::find_val(&loaded(config, data_root)) {
             Ok(paths) => {
-                let dataset = paths.load()?.0;
+                let LoadedSplit { dataset, truth, .. } = paths.load()?;
                 let range = 0..count.min(dataset.images.len());
-                Ok(Self::Validation { dataset, paths, range })
+                Ok(Self::Validation { dataset, truth, paths, range })
             }
             Err(EngineError::Missing(reason)) if data_root.is_none() => Ok(Self::Drawn { reason, first: 0 }),
             Err(error) => Err(error.into()),
@@ -87,7 +89,7 @@ impl Pictures {
         };
         let train = DataPaths::of(&loaded(config, data_root)).train;
         if train.annotations.exists() && train.images.exists() {
-            let dataset = train.load()?.0;
+            let dataset = train.load()?.dataset;
             let range = 0..count.min(dataset.images.len());
             if !range.is_empty() {
                 let description = format!("{} images of {}", range.len(), train.annotations.display());
@@ -123,9 +125,9 @@ impl Pictures {
     pub fn iter(&self) -> Box<dyn Iterator<Item = Result<(u64, RgbImage)>> + '_> {
         match self {
             Self::Validation { dataset, range, .. } | Self::Training { dataset, range } => {
-                Box::new(dataset.images[range.clone()].iter().map(|image| {
-                    let pixels = decode::read_annotated(&image.path, image.width, image.height);
-                    Ok((image.id.0, pixels.map_err(crate::data::DataError::from).map_err(EngineError::from)?))
+                Box::new(range.clone().map(|index| {
+                    let pixels = dataset.pixels(index).map_err(DataError::from).map_err(EngineError::from)?;
+                    Ok((dataset.images[index].id.0, pixels))
                 }))
             }
             Self::Drawn { first, .. } => {
@@ -136,10 +138,10 @@ impl Pictures {
 
     /// AP in points of what was found on these images.
     pub(super) fn ap(&self, found: Found) -> Result<Option<f64>> {
-        let Self::Validation { paths, .. } = self else { return Ok(None) };
+        let Self::Validation { truth, .. } = self else { return Ok(None) };
         let Found { detections, image_ids } = found;
         let evaluation = Evaluation { detections, image_ids, ms_per_image: 0.0, gflops: 0.0 };
-        Ok(Some(100.0 * score(&evaluation, &paths.annotations)?.stats[0]))
+        Ok(Some(100.0 * score(&evaluation, truth)?.stats[0]))
     }
 }
 

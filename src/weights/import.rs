@@ -157,8 +157,8 @@ fn set(table: &mut Table, key: &str, value: Value) -> Result<(), String> {
 ///
 /// # Errors
 /// If it is no annotation file.
-pub fn categories_of_annotations(path: &Path) -> Result<Vec<Category>, crate::data::coco::CocoError> {
-    let mut categories: Vec<Category> = crate::data::coco::Instances::read(path)?
+pub fn categories_of_annotations(path: &Path) -> Result<Vec<Category>, crate::data::InstancesError> {
+    let mut categories: Vec<Category> = crate::data::coco::read(path)?
         .categories
         .into_iter()
         .map(|category| Category { id: category.id, name: category.name })

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ckd_det::data::coco::{CategoryId, CocoError, Finding, FindingKind, Instances, MissingImages};
-use ckd_det::data::{ClassIndex, Dataset, LoadReport};
+use ckd_det::data::report::Finding;
+use ckd_det::data::{
+    CategoryId, ClassIndex, Dataset, FindingKind, InstancesError, LoadReport, MissingImages, coco,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -45,7 +47,7 @@ fn with(mut annotation: Value, key: &str, value: Value) -> Value {
     annotation
 }
 
-fn load(annotations: &Value) -> Result<(Dataset, LoadReport), CocoError> {
+fn load(annotations: &Value) -> Result<(Dataset, LoadReport), InstancesError> {
     let (folder, file) = folder(&instances(annotations));
     Dataset::load(&file, folder.path(), MissingImages::Error)
 }
@@ -119,11 +121,15 @@ fn boxes_without_a_size_or_outside_are_dropped_and_named() {
 
 #[test]
 fn repeated_and_orphaned_annotations_are_dropped_and_counted() {
-    let mut boxes = vec![annotation(1, &json!([0, 0, 10, 10])), annotation(1, &json!([0, 0, 20, 20]))];
+    let widths = [10, 20, 10];
+    let mut boxes = widths.map(|width| annotation(1, &json!([0, 0, width, 10]))).to_vec();
     boxes.extend((10..18).map(|id| with(annotation(id, &json!([0, 0, 9, 9])), "image_id", json!(99))));
     let (dataset, report) = load(&json!(boxes)).unwrap();
-    assert_eq!(dataset.annotations(0).len(), 1);
-    assert_eq!(dataset.annotations(0)[0].bbox[2], 10.0, "the first is kept");
+    assert_eq!(dataset.annotations(0).len(), 2, "an id with another box is another box");
+    let widths: Vec<f64> = dataset.annotations(0).iter().map(|kept| kept.bbox[2]).collect();
+    assert_eq!(widths, [10.0, 20.0]);
+    assert_eq!(finding(&report, FindingKind::RepeatedAnnotation).unwrap().first, [1]);
+    assert_eq!(finding(&report, FindingKind::SharedId).unwrap().first, [1]);
     let orphans = finding(&report, FindingKind::UnknownImage).unwrap();
     assert_eq!((orphans.count, orphans.first), (8, vec![10, 11, 12, 13, 14]));
     assert!(report.to_string().contains("10, 11, 12, 13, 14, ..."), "{report}");
@@ -197,7 +203,7 @@ fn missing_images_are_an_error_or_skipped_as_chosen() {
 
     fs::remove_file(folder.path().join("b.jpg")).unwrap();
     let nothing_left = Dataset::load(&file, folder.path(), MissingImages::Skip);
-    assert!(matches!(nothing_left, Err(CocoError::MissingImages { count: 2, .. })));
+    assert!(matches!(nothing_left, Err(InstancesError::MissingImages { count: 2, .. })));
 }
 
 #[test]
@@ -207,9 +213,9 @@ fn what_is_written_reads_back() {
         with(annotation(2, &json!([0, 0, 9, 9])), "iscrowd", json!(1)),
     ]);
     let (_folder, file) = folder(&instances(&boxes));
-    let read = Instances::read(&file).unwrap();
+    let read = coco::read(&file).unwrap();
     let text = String::from_utf8(read.to_json()).unwrap();
     assert!(text.contains(r#""iscrowd":1"#) && text.contains(r#""iscrowd":0,"ignore":1"#), "{text}");
     fs::write(&file, &text).unwrap();
-    assert_eq!(Instances::read(&file).unwrap(), read);
+    assert_eq!(coco::read(&file).unwrap(), read);
 }

@@ -2,6 +2,7 @@
 
 mod coco;
 mod decode;
+mod exporters;
 mod loader;
 mod real;
 mod synth;

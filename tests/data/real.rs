@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use ckd_det::config::Resize;
-use ckd_det::data::coco::{FindingKind, Instances, MissingImages};
 use ckd_det::data::voc::{Classes, convert};
-use ckd_det::data::{Dataset, Loader, LoaderConfig, Position, Purpose, decode};
+use ckd_det::data::{
+    Dataset, FindingKind, Loader, LoaderConfig, MissingImages, Position, Purpose, coco, decode,
+};
 
 use crate::support::real;
 
@@ -80,7 +81,7 @@ fn bccd_converted_from_voc_equals_its_coco_form() {
     let classes = Classes::Listed(["RBC", "WBC", "Platelets"].map(str::to_owned).to_vec());
     for (split, boxes, without_size) in [("train", 2804, 1), ("val", 1137, 1), ("test", 945, 0)] {
         let (converted, report) = convert(&root, split, &classes).unwrap();
-        let mut published = Instances::read(&root.join(format!("coco/instances_{split}.json"))).unwrap();
+        let mut published = coco::read(&root.join(format!("coco/instances_{split}.json"))).unwrap();
         // It numbers its annotations through all splits.
         for (id, annotation) in (1..).zip(&mut published.annotations) {
             annotation.id = id;

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use ckd_det::data::Dataset;
-use ckd_det::data::coco::MissingImages;
 use ckd_det::data::synth::{Outcome, Split, SynthConfig, SynthError, generate};
+use ckd_det::data::{Dataset, MissingImages};
 
 fn config() -> SynthConfig {
     SynthConfig {

@@ -24,8 +24,8 @@ use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::coco::{AnnotationEntry, CategoryEntry, ImageEntry, Instances};
 use super::draws::Draws;
+use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances};
 use crate::fsx::{self, WriteError};
 
 mod canvas;
@@ -238,7 +238,7 @@ fn instances(config: &SynthConfig, classes: &[Class], visible: &[Vec<Visible>]) 
         })
         .collect();
     let categories = (1..).zip(classes).map(|(id, class)| CategoryEntry { id, name: class.name() }).collect();
-    Instances { images, annotations, categories }
+    Instances::new(images, annotations, categories)
 }
 
 fn png(picture: &RgbImage) -> Result<Vec<u8>, SynthError> {

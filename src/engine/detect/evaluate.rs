@@ -1,7 +1,6 @@
 //! A detector over a data set.
 
 use std::borrow::Borrow;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -120,11 +119,10 @@ pub fn detect_images<I: Borrow<RgbImage>>(
         .collect()
 }
 
-/// COCO metrics of an evaluation against the annotations it was made for.
-pub fn score(evaluation: &Evaluation, annotations: &Path) -> Result<BoxMetrics> {
-    let truth = GroundTruth::load(annotations)?;
+/// COCO metrics of an evaluation against the ground truth of its data set.
+pub fn score(evaluation: &Evaluation, truth: &GroundTruth) -> Result<BoxMetrics> {
     let options = Options { image_ids: Some(evaluation.image_ids.clone()), ..Options::default() };
-    Ok(eval::evaluate(&truth, &evaluation.detections, &options)?)
+    Ok(eval::evaluate(truth, &evaluation.detections, &options)?)
 }
 
 /// Detections of one image as COCO results; `found` is in pixels of the original image.

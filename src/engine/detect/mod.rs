@@ -177,7 +177,7 @@ impl Task for DataSets {
         device: &Device,
     ) -> Result<MeasuredDetector> {
         let evaluation = detect_all(model, &self.val, config, device, |_, _| {})?;
-        let metrics = score(&evaluation, &self.val_annotations)?;
+        let metrics = score(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
         Ok(MeasuredDetector { metrics, ms_per_image, gflops })
     }

@@ -8,7 +8,7 @@ use ckd_detectors::postprocess::Detections;
 use super::build;
 use super::evaluate::detect_one;
 use crate::config::Config;
-use crate::data::{ClassIndex, DataError, Dataset, decode};
+use crate::data::{ClassIndex, DataError, Dataset};
 use crate::engine::Result;
 use crate::report::draw::{DrawnBox, Panel, grid, save_png};
 use crate::report::run_folder::RunFolder;
@@ -37,7 +37,7 @@ pub(super) fn draw_detections(
     let mut rows = Vec::new();
     let with_objects = (0..val.images.len()).filter(|&index| !val.annotations(index).is_empty());
     for index in with_objects.take(SHOWN) {
-        let image = decode::read(&val.images[index].path).map_err(DataError::from)?;
+        let image = val.pixels(index).map_err(DataError::from)?;
         let panel = |title: &str, boxes| Panel { title: title.to_owned(), image: image.clone(), boxes };
         let mut row = vec![panel("ground truth", truth(val, index))];
         for (label, detector) in &models {

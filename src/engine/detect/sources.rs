@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Backbone, Config, DataKind, Loaded};
-use crate::data::coco::MissingImages;
 use crate::data::synth::{self, Split, SynthConfig};
-use crate::data::{Dataset, LoadReport};
+use crate::data::{Dataset, LoadReport, MissingImages, coco};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::{Result, classes};
+use crate::eval::GroundTruth;
 use crate::report::run_folder::RunFolder;
 use crate::weights::card::categories_of;
 
@@ -132,26 +132,23 @@ impl DataPaths {
         ))
     }
 
-    /// Both splits, with what was found odd in them.
+    /// Both splits, with a report on each.
     pub fn load(&self) -> Result<DataSets> {
-        let (train, train_report) = self.train.load()?;
-        let (val, val_report) = self.val.load()?;
+        let LoadedSplit { dataset: train, report: train_report, .. } = self.train.load()?;
+        let LoadedSplit { dataset: val, report: val_report, truth } = self.val.load()?;
         let [ours, theirs] = [&self.train, &self.val].map(|split| split.annotations.display().to_string());
         classes::check_same((&ours, &categories_of(&train.categories)), (&theirs, &val.categories))?;
-        Ok(DataSets {
-            train,
-            val,
-            reports: [train_report, val_report],
-            val_annotations: self.val.annotations.clone(),
-        })
+        Ok(DataSets { train, val, reports: [train_report, val_report], truth })
     }
 }
 
 impl SplitPaths {
-    /// The split, with what was found odd in it.
-    pub fn load(&self) -> Result<(Arc<Dataset>, LoadReport)> {
-        let (set, report) = Dataset::load(&self.annotations, &self.images, MissingImages::Error)?;
-        Ok((Arc::new(set), report))
+    /// The split, read once for training and evaluation.
+    pub fn load(&self) -> Result<LoadedSplit> {
+        let instances = coco::read(&self.annotations)?;
+        let truth = Arc::new(GroundTruth::of(&instances)?);
+        let (dataset, report) = Dataset::new(&instances, &self.images, MissingImages::Error)?;
+        Ok(LoadedSplit { dataset: Arc::new(dataset), truth, report })
     }
 
     fn parts(&self, name: &str) -> [(String, PathBuf); 2] {
@@ -160,6 +157,17 @@ impl SplitPaths {
             (format!("{name} annotations"), self.annotations.clone()),
         ]
     }
+}
+
+/// A split in memory: its boxes as training and as evaluation take them.
+#[derive(Debug, Clone)]
+pub struct LoadedSplit {
+    /// Images and boxes to learn from or to run over.
+    pub dataset: Arc<Dataset>,
+    /// The same boxes to measure detections against.
+    pub truth: Arc<GroundTruth>,
+    /// Whatever was not taken as it stands.
+    pub report: LoadReport,
 }
 
 /// Both splits in memory (annotations; images stay on the disk).
@@ -171,8 +179,8 @@ pub struct DataSets {
     pub val: Arc<Dataset>,
     /// What was odd in either.
     pub reports: [LoadReport; 2],
-    /// The ground truth as the evaluator reads it.
-    pub val_annotations: PathBuf,
+    /// The boxes of `val` as the evaluator takes them.
+    pub truth: Arc<GroundTruth>,
 }
 
 /// Draws the synthetic set that `config` describes, unless it is there.

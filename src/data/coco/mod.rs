@@ -1,0 +1,288 @@
+//! COCO `instances_*.json` to [`Instances`] and back: the one reader of the format.
+//!
+//! It reads what exporters write in the format's name. `docs/DATA.md` has the table of what is read otherwise than it
+//! stands; each such reading is counted among the set's [findings](Instances::findings).
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use serde::de::{Error as _, IgnoredAny};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, InstancesError};
+use super::report::{FindingKind, Findings};
+
+pub(crate) mod json;
+mod segmentation;
+
+#[derive(Deserialize)]
+struct File<'a> {
+    images: Vec<ImageRow>,
+    #[serde(borrow)]
+    annotations: Vec<AnnotationRow<'a>>,
+    categories: Vec<CategoryRow>,
+}
+
+#[derive(Deserialize)]
+struct ImageRow {
+    #[serde(deserialize_with = "json::id")]
+    id: u64,
+    #[serde(default)]
+    file_name: String,
+    #[serde(default, deserialize_with = "json::side")]
+    width: u32,
+    #[serde(default, deserialize_with = "json::side")]
+    height: u32,
+}
+
+#[derive(Deserialize)]
+struct CategoryRow {
+    #[serde(deserialize_with = "json::id")]
+    id: u64,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct AnnotationRow<'a> {
+    #[serde(default, deserialize_with = "json::some_id")]
+    id: Option<u64>,
+    #[serde(deserialize_with = "json::id")]
+    image_id: u64,
+    #[serde(deserialize_with = "json::id")]
+    category_id: u64,
+    #[serde(default, deserialize_with = "json::some_xywh")]
+    bbox: Option<[f64; 4]>,
+    #[serde(default)]
+    area: Option<f64>,
+    #[serde(default, deserialize_with = "json::flag")]
+    iscrowd: bool,
+    #[serde(default, deserialize_with = "json::flag")]
+    ignore: bool,
+    /// Skipped over, and parsed only where there is no box.
+    #[serde(default, borrow)]
+    segmentation: Option<&'a RawValue>,
+}
+
+/// Reads a COCO `instances_*.json`.
+///
+/// # Errors
+/// If it cannot be read, is no COCO file, or has an annotation without box and segmentation.
+pub fn read(path: &Path) -> Result<Instances, InstancesError> {
+    // Whole, then parsed from memory: several times faster than through a reader, and the largest
+    // file in use (train2017, 450 MB) fits.
+    let bytes =
+        std::fs::read(path).map_err(|source| InstancesError::Read { path: path.to_owned(), source })?;
+    parse(&bytes, path)
+}
+
+/// Reads the text of a COCO `instances_*.json`; `origin` is what messages call it.
+///
+/// # Errors
+/// As [`read`].
+pub fn parse(text: &[u8], origin: &Path) -> Result<Instances, InstancesError> {
+    let content = |problem| InstancesError::Content { path: origin.to_owned(), problem };
+    // Windows editors put a byte order mark in front.
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
+        return Err(content("is UTF-16 text; save it as UTF-8".to_owned()));
+    }
+    let file: File<'_> = match text.trim_ascii_start().first() {
+        Some(b'{') => serde_json::from_slice(text),
+        // serde would read a list as the fields in order, and say odd things about a results file.
+        _ => Err(no_object(text)),
+    }
+    .map_err(|source| match not_a_number(text, &source) {
+        Some(problem) => content(problem),
+        None => InstancesError::Format { path: origin.to_owned(), source },
+    })?;
+    let images = file.images.into_iter().map(|row| ImageEntry {
+        id: row.id,
+        file_name: row.file_name,
+        width: row.width,
+        height: row.height,
+    });
+    let images = images.collect();
+    let categories = file.categories.into_iter().map(|row| CategoryEntry { id: row.id, name: row.name });
+    let categories = categories.collect();
+    let mut findings = Findings::default();
+    let annotations = annotations(file.annotations, &mut findings).map_err(content)?;
+    Ok(Instances::new(images, annotations, categories).read_from(origin, findings))
+}
+
+/// Boxes from segmentations, ids for annotations that have none of their own, and true duplicates out.
+fn annotations(
+    rows: Vec<AnnotationRow<'_>>,
+    findings: &mut Findings,
+) -> Result<Vec<AnnotationEntry>, String> {
+    let mut kept = Vec::<AnnotationEntry>::with_capacity(rows.len());
+    // The first annotation of each id, and what is known of the ids that come again.
+    let mut first: HashMap<u64, usize> = HashMap::with_capacity(rows.len());
+    let mut again: HashSet<Sameness> = HashSet::new();
+    let mut to_number = Vec::new();
+    for (position, row) in rows.into_iter().enumerate() {
+        let given = row.id;
+        let called = given.unwrap_or(position as u64 + 1);
+        let (entry, is_from_segmentation) = row.entry(called)?;
+        if let Some(id) = given {
+            match first.entry(id) {
+                Entry::Vacant(free) => {
+                    free.insert(kept.len());
+                }
+                Entry::Occupied(taken) => {
+                    again.insert(sameness(&kept[*taken.get()], id));
+                    if !again.insert(sameness(&entry, id)) {
+                        findings.found(FindingKind::RepeatedAnnotation, id);
+                        continue;
+                    }
+                    findings.found(FindingKind::SharedId, id);
+                    to_number.push(kept.len());
+                }
+            }
+        } else {
+            findings.found(FindingKind::NoId, called);
+            to_number.push(kept.len());
+        }
+        if is_from_segmentation {
+            findings.found(FindingKind::BoxFromSegmentation, called);
+        }
+        if entry.area.is_some_and(|area| area < 0.0) {
+            findings.found(FindingKind::NegativeArea, called);
+        }
+        kept.push(AnnotationEntry { area: entry.area.filter(|area| *area >= 0.0), ..entry });
+    }
+    let free = (1..).filter(|id| !first.contains_key(id));
+    for (place, id) in to_number.into_iter().zip(free) {
+        kept[place].id = id;
+    }
+    Ok(kept)
+}
+
+/// Two annotations of one id are one if these agree: image, category, box and flags.
+type Sameness = (u64, u64, u64, [u64; 4], [bool; 2]);
+
+fn sameness(entry: &AnnotationEntry, id: u64) -> Sameness {
+    let bbox = entry.bbox.map(f64::to_bits);
+    (id, entry.image_id, entry.category_id, bbox, [entry.iscrowd, entry.ignore])
+}
+
+impl AnnotationRow<'_> {
+    /// The annotation, and whether its box is its segmentation's.
+    fn entry(self, id: u64) -> Result<(AnnotationEntry, bool), String> {
+        let Self { image_id, category_id, area, iscrowd, ignore, .. } = self;
+        let of_segmentation = || segmentation::bounds(self.segmentation?.get());
+        let Some(bbox) = self.bbox.or_else(of_segmentation) else {
+            return Err(format!(
+                "annotation {id}: missing field `bbox`, and no segmentation to take it from; add the box or remove the annotation"
+            ));
+        };
+        let entry = AnnotationEntry { id, image_id, category_id, bbox, area, iscrowd, ignore };
+        Ok((entry, self.bbox.is_none()))
+    }
+}
+
+/// Why a text that does not begin with `{` is no COCO file.
+fn no_object(text: &[u8]) -> serde_json::Error {
+    let expected = "expected an object with images, annotations and categories";
+    match serde_json::from_slice::<IgnoredAny>(text) {
+        Ok(_) => serde_json::Error::custom(expected),
+        Err(error) => serde_json::Error::custom(format!("{expected}; {error}")),
+    }
+}
+
+/// Names the NaN or infinity that stopped the parser, and what to write instead.
+fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
+    let line = text.split(|&byte| byte == b'\n').nth(error.line().checked_sub(1)?)?;
+    // The parser stops at the word's first letter, or within it.
+    let near = error.column().min(line.len());
+    let start = near.saturating_sub("-Infinity".len());
+    let end = (near + "-Infinity".len()).min(line.len());
+    let word = ["-Infinity", "Infinity", "NaN"].into_iter().find_map(|word| {
+        let places = line[start..end].windows(word.len());
+        let place = places.enumerate().find(|(_, part)| *part == word.as_bytes())?.0;
+        Some((word, start + place))
+    });
+    let (word, place) = word?;
+    let before = String::from_utf8_lossy(&line[..place]);
+    let key = before.rsplit('"').nth(1).unwrap_or_default();
+    Some(format!(
+        "{word} stands at \"{key}\" (line {}, column {}), and JSON has no such number (Python's json.dump writes it); \
+         write null where the value is not known, or remove the annotation",
+        error.line(),
+        place + 1
+    ))
+}
+
+impl Instances {
+    /// The set as the text of a COCO file.
+    pub fn to_json(&self) -> Vec<u8> {
+        let mut text =
+            serde_json::to_vec(&Written::of(self)).expect("numbers, strings and lists always serialise");
+        text.push(b'\n');
+        text
+    }
+}
+
+/// A COCO file as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    images: Vec<WrittenImage<'a>>,
+    annotations: Vec<WrittenAnnotation>,
+    categories: Vec<WrittenCategory<'a>>,
+}
+
+#[derive(Serialize)]
+struct WrittenImage<'a> {
+    id: u64,
+    file_name: &'a str,
+    width: u32,
+    height: u32,
+}
+
+#[derive(Serialize)]
+struct WrittenAnnotation {
+    id: u64,
+    image_id: u64,
+    category_id: u64,
+    bbox: [f64; 4],
+    area: Option<f64>,
+    iscrowd: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ignore: Option<u8>,
+}
+
+#[derive(Serialize)]
+struct WrittenCategory<'a> {
+    id: u64,
+    name: &'a str,
+}
+
+impl<'a> Written<'a> {
+    fn of(instances: &'a Instances) -> Self {
+        let images = instances.images.iter().map(|image| WrittenImage {
+            id: image.id,
+            file_name: &image.file_name,
+            width: image.width,
+            height: image.height,
+        });
+        let annotations = instances.annotations.iter().map(|annotation| WrittenAnnotation {
+            id: annotation.id,
+            image_id: annotation.image_id,
+            category_id: annotation.category_id,
+            bbox: annotation.bbox,
+            area: annotation.area,
+            iscrowd: u8::from(annotation.iscrowd),
+            ignore: annotation.ignore.then_some(1),
+        });
+        let categories = instances
+            .categories
+            .iter()
+            .map(|category| WrittenCategory { id: category.id, name: &category.name });
+        Self {
+            images: images.collect(),
+            annotations: annotations.collect(),
+            categories: categories.collect(),
+        }
+    }
+}

@@ -1,0 +1,513 @@
+//! Data set of boxes for training and evaluation: images, classes, and the boxes of each image.
+//!
+//! Nothing is silent: [`Dataset::new`] returns a [`LoadReport`] with the count and the first ids of
+//! everything that was not taken as it stands.
+//!
+//! | found                                     | policy                                              |
+//! |-------------------------------------------|-----------------------------------------------------|
+//! | crowd (`iscrowd`) or `ignore` box         | kept aside: never a positive, never a negative      |
+//! | box without a size (under 0.01 px)        | dropped                                             |
+//! | box reaching outside its image            | clipped when it becomes a target                    |
+//! | box entirely outside its image            | dropped                                             |
+//! | annotation of an image not in the file    | dropped (subsets often keep them)                   |
+//! | annotation of an unknown category         | error: the class list is wrong                      |
+//! | repeated image or category id             | error                                               |
+//! | one name for two categories               | two classes                                         |
+//! | image without a size                      | the size of its file                                |
+//! | image file missing                        | error, or skipped ([`MissingImages`])               |
+//! | gaps in the category ids                  | mapped to 0..K ([`CategoryMap`])                    |
+//!
+//! `docs/DATA.md` adds the policies of each format's reader. Boxes stay as they are in the file;
+//! [`Annotation::clipped`] gives the box that is trained on. Evaluation takes the same
+//! [`Instances`](super::Instances) by pycocotools' rules and is not touched by any of this.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use image::{DynamicImage, RgbImage};
+use rayon::prelude::*;
+
+use super::coco;
+use super::decode::{self, DecodeError};
+use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, InstancesError};
+use super::report::{FindingKind, LoadReport};
+
+/// A box side below this, in pixels, is no side: it would vanish in f32 arithmetic.
+pub const MIN_SIDE_PX: f32 = 0.01;
+
+/// An image's id in its COCO file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ImageId(pub u64);
+
+/// A category's id in its COCO file; ids may have gaps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CategoryId(pub u64);
+
+/// A category's place in 0..K, in the order of the ids. No background.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassIndex(pub u32);
+
+impl fmt::Display for ImageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An image of the data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Its id.
+    pub id: ImageId,
+    /// The file's name as the annotations give it.
+    pub file_name: String,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+    /// Where the file is.
+    pub path: PathBuf,
+}
+
+/// One annotated object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Annotation {
+    /// Its id.
+    pub id: u64,
+    /// `[x, y, width, height]` in pixels of the original image, as in the file.
+    pub bbox: [f64; 4],
+    /// Its class.
+    pub category: ClassIndex,
+    /// Pixels covered: the file's `area`, or the box's where the file has none.
+    pub area: f64,
+    /// A crowd region (`iscrowd`).
+    pub crowd: bool,
+    /// To be ignored (`ignore`; VOC's `difficult`).
+    pub ignore: bool,
+}
+
+impl Annotation {
+    /// Whether a detector may be trained to find this object.
+    pub fn is_positive(&self) -> bool {
+        !self.crowd && !self.ignore
+    }
+
+    /// The box as `xyxy` clipped to an image of this size, in f32 as torchvision's reference computes
+    /// it; `None` where nothing of at least [`MIN_SIDE_PX`] is left.
+    pub fn clipped(&self, width: u32, height: u32) -> Option<[f32; 4]> {
+        let [x, y, w, h] = self.bbox.map(|number| number as f32);
+        let (right, bottom) = (width as f32, height as f32);
+        let [x1, y1] = [x.clamp(0.0, right), y.clamp(0.0, bottom)];
+        let [x2, y2] = [(x + w).clamp(0.0, right), (y + h).clamp(0.0, bottom)];
+        // NaN fails the comparison too.
+        (x2 - x1 >= MIN_SIDE_PX && y2 - y1 >= MIN_SIDE_PX).then_some([x1, y1, x2, y2])
+    }
+}
+
+/// The contiguous classes 0..K and the category ids they stand for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CategoryMap {
+    entries: Vec<(CategoryId, String)>,
+}
+
+impl CategoryMap {
+    /// Sorts the categories by id; an id that comes twice is returned as the error.
+    pub fn new(mut categories: Vec<(CategoryId, String)>) -> Result<Self, CategoryId> {
+        categories.sort_by_key(|&(id, _)| id);
+        match categories.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+            Some(pair) => Err(pair[0].0),
+            None => Ok(Self { entries: categories }),
+        }
+    }
+
+    /// Number of classes.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no class.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The class of a category id.
+    pub fn class(&self, id: CategoryId) -> Option<ClassIndex> {
+        let place = self.entries.binary_search_by_key(&id, |&(id, _)| id).ok()?;
+        Some(ClassIndex(place as u32))
+    }
+
+    /// The category id of a class.
+    pub fn id(&self, class: ClassIndex) -> Option<CategoryId> {
+        self.entries.get(class.0 as usize).map(|&(id, _)| id)
+    }
+
+    /// The name of a class.
+    pub fn name(&self, class: ClassIndex) -> Option<&str> {
+        self.entries.get(class.0 as usize).map(|(_, name)| name.as_str())
+    }
+
+    /// (id, name) of class 0, 1, ...
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (CategoryId, &str)> {
+        self.entries.iter().map(|(id, name)| (*id, name.as_str()))
+    }
+}
+
+/// What to do about image files that are not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MissingImages {
+    /// Refuse to load, naming the first of them.
+    #[default]
+    Error,
+    /// Leave these images and their annotations out, and report them.
+    Skip,
+}
+
+/// A loaded data set: images, classes, and the annotations of each image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dataset {
+    /// The images, in the order of the file.
+    pub images: Vec<Image>,
+    /// The classes.
+    pub categories: CategoryMap,
+    annotations: Vec<Vec<Annotation>>,
+    pixels: Pixels,
+}
+
+/// Where the pixels of a data set come from.
+#[derive(Clone)]
+enum Pixels {
+    /// The images' files.
+    Files,
+    /// A function of the image's index.
+    Given(Arc<PixelsOf>),
+}
+
+/// The pixels of the image at an index.
+type PixelsOf = dyn Fn(usize) -> Result<DynamicImage, BoxError> + Send + Sync;
+
+/// An error of a caller's own function.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Dataset {
+    /// Reads `annotations` (COCO `instances_*.json`) of the images in the folder `images`.
+    ///
+    /// The image files are looked up, not opened, unless the annotations do not say their size.
+    ///
+    /// # Errors
+    /// As [`coco::read`] and [`Dataset::new`].
+    pub fn load(
+        annotations: &Path,
+        images: &Path,
+        missing: MissingImages,
+    ) -> Result<(Self, LoadReport), InstancesError> {
+        Self::new(&coco::read(annotations)?, images, missing)
+    }
+
+    /// The data set of `instances`, whose images are files in `folder`.
+    ///
+    /// # Errors
+    /// If the instances contradict themselves, or image files are missing.
+    pub fn new(
+        instances: &Instances,
+        folder: &Path,
+        missing: MissingImages,
+    ) -> Result<(Self, LoadReport), InstancesError> {
+        let mut report = report_on(instances);
+        let categories = categories(instances, &mut report)?;
+        let (entries, skipped) = present(instances, folder, missing, &mut report)?;
+        let entries = sized(instances, entries, folder, &mut report)?;
+        let set = Self::of(entries, categories, Pixels::Files);
+        set.with_boxes(instances, &skipped, report)
+    }
+
+    /// The data set of `instances`, whose images are made by a function: image `i` of
+    /// `instances.images` is `pixels(i)`, as wide and high as the entry says.
+    ///
+    /// The loader calls the function from several threads at once, anew in every epoch.
+    ///
+    /// ```
+    /// use ckd_det::data::{Dataset, Instances};
+    /// use image::{DynamicImage, RgbImage};
+    ///
+    /// let mut set = Instances::of_classes(["square"]);
+    /// let bbox = ndarray::array![[8.0, 8.0, 16.0, 16.0]]; // x, y, width, height
+    /// set.push_image("frame 0", (32, 32), bbox.view(), &[0])?;
+    /// let draw = |_index: usize| Ok(DynamicImage::from(RgbImage::new(32, 32)));
+    /// let (dataset, report) = Dataset::with_pixels(&set, draw)?;
+    /// assert_eq!((dataset.images.len(), report.positives), (1, 1));
+    /// # Ok::<(), ckd_det::data::DataError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// If the instances contradict themselves, or do not say an image's size.
+    pub fn with_pixels(
+        instances: &Instances,
+        pixels: impl Fn(usize) -> Result<DynamicImage, BoxError> + Send + Sync + 'static,
+    ) -> Result<(Self, LoadReport), InstancesError> {
+        let mut report = report_on(instances);
+        let categories = categories(instances, &mut report)?;
+        let entries = instances.images.iter().map(|entry| image_of(entry, &entry.file_name)).collect();
+        if let Some(ImageEntry { id, file_name, width, height }) =
+            instances.images.iter().find(|image| image.width == 0 || image.height == 0)
+        {
+            let problem =
+                format!("image {id} ({file_name}) is {width}x{height} pixels; give the size it will have");
+            return Err(instances.content(problem));
+        }
+        let set = Self::of(entries, categories, Pixels::Given(Arc::new(pixels)));
+        set.with_boxes(instances, &BTreeSet::new(), report)
+    }
+
+    /// A data set of image files from its parts: `annotations[i]` belong to `images[i]`.
+    ///
+    /// # Panics
+    /// When the two differ in length.
+    pub fn from_parts(
+        images: Vec<Image>,
+        categories: CategoryMap,
+        annotations: Vec<Vec<Annotation>>,
+    ) -> Self {
+        assert_eq!(images.len(), annotations.len(), "one list of annotations per image");
+        Self { images, categories, annotations, pixels: Pixels::Files }
+    }
+
+    /// The annotations of the image at index `image`, crowd and ignored ones included.
+    pub fn annotations(&self, image: usize) -> &[Annotation] {
+        &self.annotations[image]
+    }
+
+    /// The image at index `image`, as it was annotated: decoded, or made by the caller's function.
+    ///
+    /// # Errors
+    /// If it cannot be had, or has another size than its annotations say.
+    pub fn pixels(&self, image: usize) -> Result<RgbImage, DecodeError> {
+        let Image { width, height, path, .. } = &self.images[image];
+        match &self.pixels {
+            Pixels::Files => decode::read_annotated(path, *width, *height),
+            Pixels::Given(pixels) => {
+                let given = pixels(image)
+                    .map_err(|source| DecodeError::Given { image: path.display().to_string(), source })?;
+                let (decoded, annotated) = ((given.width(), given.height()), (*width, *height));
+                match decoded == annotated {
+                    true => Ok(given.into_rgb8()),
+                    false => Err(DecodeError::SizeDiffers { path: path.clone(), decoded, annotated }),
+                }
+            }
+        }
+    }
+
+    fn of(images: Vec<Image>, categories: CategoryMap, pixels: Pixels) -> Self {
+        Self { annotations: vec![Vec::new(); images.len()], images, categories, pixels }
+    }
+
+    /// Sorts the boxes to their images, dropping those that the policies name, and counts.
+    fn with_boxes(
+        mut self,
+        instances: &Instances,
+        skipped: &BTreeSet<u64>,
+        mut report: LoadReport,
+    ) -> Result<(Self, LoadReport), InstancesError> {
+        let mut known = HashMap::with_capacity(self.images.len());
+        for (place, image) in self.images.iter().enumerate() {
+            if known.insert(image.id.0, place).is_some() {
+                let id = image.id;
+                let problem = format!("`images` lists id {id} twice; give every image its own id");
+                return Err(instances.content(problem));
+            }
+        }
+        for entry in &instances.annotations {
+            let category = self.categories.class(CategoryId(entry.category_id)).ok_or_else(|| {
+                instances.content(format!(
+                    "annotation {} has category_id {}, which `categories` does not list; add the category or remove the annotation",
+                    entry.id, entry.category_id
+                ))
+            })?;
+            match known.get(&entry.image_id) {
+                Some(&image) => self.take(entry, category, image, &mut report),
+                None if skipped.contains(&entry.image_id) => {}
+                None => report.findings.found(FindingKind::UnknownImage, entry.id),
+            }
+        }
+        find_fractions(&instances.annotations, &mut report);
+        report.images = self.images.len();
+        report.categories = self.categories.len();
+        for annotations in &self.annotations {
+            let positives = annotations.iter().filter(|annotation| annotation.is_positive()).count();
+            report.positives += positives;
+            report.images_without_positives += usize::from(positives == 0);
+        }
+        Ok((self, report))
+    }
+
+    fn take(&mut self, entry: &AnnotationEntry, category: ClassIndex, image: usize, report: &mut LoadReport) {
+        let &AnnotationEntry { id, bbox, iscrowd: crowd, ignore, .. } = entry;
+        let annotation = Annotation { id, bbox, category, area: entry.area(), crowd, ignore };
+        if let Some(kind) = trouble(&annotation, &self.images[image]) {
+            report.findings.found(kind, id);
+            if kind != FindingKind::Clipped {
+                return;
+            }
+        }
+        if crowd {
+            report.findings.found(FindingKind::Crowd, id);
+        } else if ignore {
+            report.findings.found(FindingKind::Ignored, id);
+        }
+        self.annotations[image].push(annotation);
+    }
+}
+
+fn report_on(instances: &Instances) -> LoadReport {
+    LoadReport {
+        path: instances.origin().to_owned(),
+        images: 0,
+        categories: 0,
+        positives: 0,
+        images_without_positives: 0,
+        findings: instances.findings().clone(),
+    }
+}
+
+fn categories(instances: &Instances, report: &mut LoadReport) -> Result<CategoryMap, InstancesError> {
+    if instances.categories.is_empty() {
+        let problem = "`categories` is empty; a detector needs at least one class";
+        return Err(instances.content(problem.to_owned()));
+    }
+    let listed = instances.categories.iter();
+    let map =
+        CategoryMap::new(listed.map(|category| (CategoryId(category.id), category.name.clone())).collect());
+    let map = map.map_err(|id| {
+        instances.content(format!("`categories` lists id {} twice; give every category its own id", id.0))
+    })?;
+    for (before, after) in map.entries.iter().zip(map.entries.iter().skip(1)) {
+        if after.0.0 - before.0.0 > 1 {
+            report.findings.found(FindingKind::CategoryGap, before.0.0);
+        }
+    }
+    let mut names = HashSet::new();
+    for CategoryEntry { id, name } in &instances.categories {
+        if !names.insert(name) {
+            report.findings.found(FindingKind::SharedName, *id);
+        }
+    }
+    Ok(map)
+}
+
+/// The images whose files are there, and the ids of those left out.
+fn present<'a>(
+    instances: &'a Instances,
+    folder: &Path,
+    missing: MissingImages,
+    report: &mut LoadReport,
+) -> Result<(Vec<&'a ImageEntry>, BTreeSet<u64>), InstancesError> {
+    let listed = &instances.images;
+    if listed.is_empty() {
+        return Err(instances.content("`images` is empty".to_owned()));
+    }
+    if let Some(image) = listed.iter().find(|image| image.file_name.is_empty()) {
+        return Err(instances.content(format!("image {} has no file_name; name its file", image.id)));
+    }
+    let there: Vec<bool> = listed.par_iter().map(|image| folder.join(&image.file_name).is_file()).collect();
+    let absent: Vec<&ImageEntry> =
+        listed.iter().zip(&there).filter(|&(_, &there)| !there).map(|(image, _)| image).collect();
+    if !absent.is_empty() && (missing == MissingImages::Error || absent.len() == listed.len()) {
+        return Err(InstancesError::MissingImages {
+            path: instances.origin().to_owned(),
+            folder: folder.to_owned(),
+            count: absent.len(),
+            total: listed.len(),
+            first: absent.iter().take(3).map(|image| image.file_name.clone()).collect(),
+        });
+    }
+    let skipped = absent.iter().map(|image| image.id).collect();
+    absent.iter().for_each(|image| report.findings.found(FindingKind::MissingImage, image.id));
+    let mut files = HashSet::new();
+    let mut kept = Vec::with_capacity(listed.len());
+    for (image, _) in listed.iter().zip(there).filter(|&(_, there)| there) {
+        if !files.insert(image.file_name.as_str()) {
+            report.findings.found(FindingKind::SharedFile, image.id);
+        }
+        kept.push(image);
+    }
+    Ok((kept, skipped))
+}
+
+/// The images with the sizes that the annotations say, else with those of their files.
+fn sized(
+    instances: &Instances,
+    entries: Vec<&ImageEntry>,
+    folder: &Path,
+    report: &mut LoadReport,
+) -> Result<Vec<Image>, InstancesError> {
+    let images: Vec<(Image, bool)> = entries
+        .into_par_iter()
+        .map(|entry| {
+            let mut image = image_of(entry, folder.join(&entry.file_name));
+            let says_nothing = entry.width == 0 || entry.height == 0;
+            if says_nothing {
+                (image.width, image.height) = decode::size(&image.path).map_err(|error| {
+                    let ImageEntry { id, file_name, width, height } = entry;
+                    instances.content(format!(
+                        "image {id} ({file_name}) is {width}x{height} pixels, and its file does not say better; correct its size: {error}"
+                    ))
+                })?;
+            }
+            Ok((image, says_nothing))
+        })
+        .collect::<Result<_, InstancesError>>()?;
+    let of_file = images.iter().filter(|(_, of_file)| *of_file);
+    of_file.for_each(|(image, _)| report.findings.found(FindingKind::SizeFromFile, image.id.0));
+    Ok(images.into_iter().map(|(image, _)| image).collect())
+}
+
+fn image_of(entry: &ImageEntry, path: impl AsRef<Path>) -> Image {
+    let ImageEntry { id, file_name, width, height } = entry.clone();
+    Image { id: ImageId(id), file_name, width, height, path: path.as_ref().to_owned() }
+}
+
+/// Boxes in fractions of the image would be taken for specks in its corner.
+fn find_fractions(annotations: &[AnnotationEntry], report: &mut LoadReport) {
+    let is_fraction = |entry: &AnnotationEntry| {
+        let [x, y, w, h] = entry.bbox;
+        x >= 0.0 && y >= 0.0 && x + w <= 1.0 && y + h <= 1.0
+    };
+    if annotations.iter().all(is_fraction) {
+        annotations.iter().for_each(|entry| report.findings.found(FindingKind::Fractions, entry.id));
+    }
+}
+
+/// The reason to drop or clip a box, if there is one.
+fn trouble(annotation: &Annotation, image: &Image) -> Option<FindingKind> {
+    let [x, y, w, h] = annotation.bbox;
+    let (width, height) = (f64::from(image.width), f64::from(image.height));
+    let least = f64::from(MIN_SIDE_PX);
+    if !(annotation.bbox.iter().all(|number| number.is_finite()) && w >= least && h >= least) {
+        return Some(FindingKind::NoSize);
+    }
+    if annotation.clipped(image.width, image.height).is_none() {
+        return Some(FindingKind::Outside);
+    }
+    // COCO's own boxes overshoot by rounding; only a pixel or more is worth a word.
+    let overshoot = (-x).max(-y).max(x + w - width).max(y + h - height);
+    (overshoot >= 1.0).then_some(FindingKind::Clipped)
+}
+
+impl fmt::Debug for Pixels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Files => "Files",
+            Self::Given(_) => "Given(..)",
+        })
+    }
+}
+
+impl PartialEq for Pixels {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Files, Self::Files) => true,
+            (Self::Given(ours), Self::Given(theirs)) => Arc::ptr_eq(ours, theirs),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Report of a loaded data set: counts and the first ids of everything not taken as it stands.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Ids named per finding.
+const NAMED: usize = 5;
+
+/// A way in which a part of a data set was not taken as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum FindingKind {
+    /// A crowd region: kept aside.
+    Crowd,
+    /// An `ignore` box: kept aside.
+    Ignored,
+    /// A box a pixel or more outside its image: clipped.
+    Clipped,
+    /// A box entirely outside its image: dropped.
+    Outside,
+    /// A box without a size, or not a number: dropped.
+    NoSize,
+    /// An annotation listed twice: dropped.
+    RepeatedAnnotation,
+    /// An annotation id that several boxes have: renumbered.
+    SharedId,
+    /// An annotation without an id: numbered.
+    NoId,
+    /// A box taken from a polygon or mask.
+    BoxFromSegmentation,
+    /// A negative area: replaced by the box's.
+    NegativeArea,
+    /// An annotation of an image that is not listed: dropped.
+    UnknownImage,
+    /// An image whose file is missing: skipped.
+    MissingImage,
+    /// An image whose size the annotations do not say: taken from its file.
+    SizeFromFile,
+    /// An image without a label file: taken as empty.
+    NoLabelFile,
+    /// A file that two images name: both kept.
+    SharedFile,
+    /// A gap after this category id: mapped.
+    CategoryGap,
+    /// A name that two categories have: both kept.
+    SharedName,
+    /// A box within 0..1 where all boxes are: pixels are expected.
+    Fractions,
+}
+
+/// One kind of finding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// What was found.
+    pub kind: FindingKind,
+    /// How often.
+    pub count: usize,
+    /// The first few ids: of annotations, images or categories, by kind.
+    pub first: Vec<u64>,
+}
+
+/// Findings, sorted by kind.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Findings(Vec<Finding>);
+
+impl Findings {
+    /// How often `kind` was found.
+    pub fn count_of(&self, kind: FindingKind) -> usize {
+        self.0.iter().find(|finding| finding.kind == kind).map_or(0, |finding| finding.count)
+    }
+
+    /// Every kind that was found.
+    pub fn iter(&self) -> std::slice::Iter<'_, Finding> {
+        self.0.iter()
+    }
+
+    /// Whether everything was taken as it stands.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn found(&mut self, kind: FindingKind, id: u64) {
+        let place = match self.0.binary_search_by_key(&kind, |finding| finding.kind) {
+            Ok(place) => place,
+            Err(place) => {
+                self.0.insert(place, Finding { kind, count: 0, first: Vec::new() });
+                place
+            }
+        };
+        let finding = &mut self.0[place];
+        finding.count += 1;
+        if finding.first.len() < NAMED {
+            finding.first.push(id);
+        }
+    }
+}
+
+/// Counts of a loaded data set, and its findings. `Display` prints it in full.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadReport {
+    /// The annotations file.
+    pub path: PathBuf,
+    /// Images loaded.
+    pub images: usize,
+    /// Classes.
+    pub categories: usize,
+    /// Boxes that may be positives.
+    pub positives: usize,
+    /// Images that have none of those.
+    pub images_without_positives: usize,
+    /// Whatever was not taken as it stands.
+    pub findings: Findings,
+}
+
+impl LoadReport {
+    /// How often `kind` was found.
+    pub fn count_of(&self, kind: FindingKind) -> usize {
+        self.findings.count_of(kind)
+    }
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { images, categories, positives, images_without_positives: bare, .. } = self;
+        write!(f, "{}: {images} images ({bare} without a box), ", self.path.display())?;
+        write!(f, "{positives} boxes, {categories} classes")?;
+        self.findings.fmt(f)
+    }
+}
+
+/// A line each, indented, each after a line break.
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|finding| write!(f, "\n  {finding}"))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            FindingKind::Crowd => "crowd boxes kept aside (neither positive nor negative): annotation",
+            FindingKind::Ignored => "ignored boxes kept aside (neither positive nor negative): annotation",
+            FindingKind::Clipped => "boxes reaching outside their image clipped: annotation",
+            FindingKind::Outside => "boxes entirely outside their image dropped: annotation",
+            FindingKind::NoSize => "boxes without a size dropped: annotation",
+            FindingKind::RepeatedAnnotation => "annotations listed twice dropped: annotation",
+            FindingKind::SharedId => "boxes with the id of another box renumbered: annotation",
+            FindingKind::NoId => "annotations without an id numbered: annotation",
+            FindingKind::BoxFromSegmentation => "boxes taken from their segmentation: annotation",
+            FindingKind::NegativeArea => "negative areas replaced by width x height: annotation",
+            FindingKind::UnknownImage => "annotations of images that are not listed dropped: annotation",
+            FindingKind::MissingImage => "images without a file skipped: image",
+            FindingKind::SizeFromFile => "sizes of images taken from their files: image",
+            FindingKind::NoLabelFile => "images without a label file taken as empty: image",
+            FindingKind::SharedFile => "images with the file of another image kept: image",
+            FindingKind::CategoryGap => "gaps in the category ids mapped to contiguous classes: after id",
+            FindingKind::SharedName => "categories with the name of another one kept apart: id",
+            FindingKind::Fractions => {
+                "boxes, and so all, lie within 0..1: COCO's are in pixels (convert from YOLO's form with `data convert`): annotation"
+            }
+        };
+        let ids: Vec<String> = self.first.iter().map(u64::to_string).collect();
+        let more = if self.count > self.first.len() { ", ..." } else { "" };
+        write!(f, "{} {what} {}{more}", self.count, ids.join(", "))
+    }
+}
