@@ -269,7 +269,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     leaf.prop_recursive(5, 60, 8, move |inner| {
         prop_oneof![
             proptest::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
-            proptest::collection::vec((proptest::sample::select(&keys[..]), inner), 0..12)
+            proptest::collection::vec((proptest::sample::select(keys.to_vec()), inner), 0..12)
                 .prop_map(|pairs| pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
         ]
     })

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::Value;
 
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, InstancesError};
 use super::report::{FindingKind, Findings};
@@ -18,10 +18,9 @@ pub(crate) mod json;
 mod segmentation;
 
 #[derive(Deserialize)]
-struct File<'a> {
+struct File {
     images: Vec<ImageRow>,
-    #[serde(borrow)]
-    annotations: Vec<AnnotationRow<'a>>,
+    annotations: Vec<AnnotationRow>,
     categories: Vec<CategoryRow>,
 }
 
@@ -45,7 +44,7 @@ struct CategoryRow {
 }
 
 #[derive(Deserialize)]
-struct AnnotationRow<'a> {
+struct AnnotationRow {
     #[serde(default, deserialize_with = "json::some_id")]
     id: Option<u64>,
     #[serde(deserialize_with = "json::id")]
@@ -60,9 +59,18 @@ struct AnnotationRow<'a> {
     iscrowd: bool,
     #[serde(default, deserialize_with = "json::flag")]
     ignore: bool,
-    /// Skipped over, and parsed only where there is no box.
-    #[serde(default, borrow)]
-    segmentation: Option<&'a RawValue>,
+}
+
+/// The segmentations alone, which are read only if a box is missing.
+#[derive(Deserialize)]
+struct Outlines {
+    annotations: Vec<Outline>,
+}
+
+#[derive(Deserialize)]
+struct Outline {
+    #[serde(default)]
+    segmentation: Value,
 }
 
 /// Reads a COCO `instances_*.json`.
@@ -88,7 +96,7 @@ pub fn parse(text: &[u8], origin: &Path) -> Result<Instances, InstancesError> {
     if text.starts_with(b"\xff\xfe") || text.starts_with(b"\xfe\xff") {
         return Err(content("is UTF-16 text; save it as UTF-8".to_owned()));
     }
-    let file: File<'_> = match text.trim_ascii_start().first() {
+    let file: File = match text.trim_ascii_start().first() {
         Some(b'{') => serde_json::from_slice(text),
         // serde would read a list as the fields in order, and say odd things about a results file.
         _ => Err(no_object(text)),
@@ -107,13 +115,22 @@ pub fn parse(text: &[u8], origin: &Path) -> Result<Instances, InstancesError> {
     let categories = file.categories.into_iter().map(|row| CategoryEntry { id: row.id, name: row.name });
     let categories = categories.collect();
     let mut findings = Findings::default();
-    let annotations = annotations(file.annotations, &mut findings).map_err(content)?;
+    let outlines = match file.annotations.iter().all(|row| row.bbox.is_some()) {
+        true => Vec::new(),
+        false => {
+            let outlines: Outlines = serde_json::from_slice(text)
+                .map_err(|source| InstancesError::Format { path: origin.to_owned(), source })?;
+            outlines.annotations
+        }
+    };
+    let annotations = annotations(file.annotations, &outlines, &mut findings).map_err(content)?;
     Ok(Instances::new(images, annotations, categories).read_from(origin, findings))
 }
 
 /// Boxes from segmentations, ids for annotations that have none of their own, and true duplicates out.
 fn annotations(
-    rows: Vec<AnnotationRow<'_>>,
+    rows: Vec<AnnotationRow>,
+    outlines: &[Outline],
     findings: &mut Findings,
 ) -> Result<Vec<AnnotationEntry>, String> {
     let mut kept = Vec::<AnnotationEntry>::with_capacity(rows.len());
@@ -124,7 +141,7 @@ fn annotations(
     for (position, row) in rows.into_iter().enumerate() {
         let given = row.id;
         let called = given.unwrap_or(position as u64 + 1);
-        let (entry, is_from_segmentation) = row.entry(called)?;
+        let (entry, is_from_segmentation) = row.entry(called, outlines.get(position))?;
         if let Some(id) = given {
             match first.entry(id) {
                 Entry::Vacant(free) => {
@@ -167,11 +184,11 @@ fn sameness(entry: &AnnotationEntry, id: u64) -> Sameness {
     (id, entry.image_id, entry.category_id, bbox, [entry.iscrowd, entry.ignore])
 }
 
-impl AnnotationRow<'_> {
+impl AnnotationRow {
     /// The annotation, and whether its box is its segmentation's.
-    fn entry(self, id: u64) -> Result<(AnnotationEntry, bool), String> {
+    fn entry(self, id: u64, outline: Option<&Outline>) -> Result<(AnnotationEntry, bool), String> {
         let Self { image_id, category_id, area, iscrowd, ignore, .. } = self;
-        let of_segmentation = || segmentation::bounds(self.segmentation?.get());
+        let of_segmentation = || segmentation::bounds(&outline?.segmentation);
         let Some(bbox) = self.bbox.or_else(of_segmentation) else {
             return Err(format!(
                 "annotation {id}: missing field `bbox`, and no segmentation to take it from; add the box or remove the annotation"

@@ -3,6 +3,7 @@
 //! Source: cocoapi's `common/maskApi.c` (`rleFrString`, `rleToBbox`).
 
 use serde::Deserialize;
+use serde_json::Value;
 
 /// A segmentation in any of its three forms.
 #[derive(Deserialize)]
@@ -22,8 +23,8 @@ enum Counts {
 }
 
 /// `[x, y, width, height]` around a segmentation; `None` if it encloses nothing or is none.
-pub(super) fn bounds(json: &str) -> Option<[f64; 4]> {
-    match serde_json::from_str(json).ok()? {
+pub(super) fn bounds(segmentation: &Value) -> Option<[f64; 4]> {
+    match Segmentation::deserialize(segmentation).ok()? {
         Segmentation::Polygons(polygons) => around(&polygons),
         Segmentation::Polygon(polygon) => around(&[polygon]),
         Segmentation::Runs { counts, size: [height, _] } => {
@@ -108,6 +109,10 @@ fn unpacked(text: &[u8]) -> Option<Vec<u64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn bounds(json: &str) -> Option<[f64; 4]> {
+        super::bounds(&serde_json::from_str(json).unwrap())
+    }
 
     #[test]
     fn the_box_of_polygons_is_around_all_of_them() {
