@@ -66,6 +66,13 @@ impl AnchorGenerator {
         Self::new(&sizes, &[0.5, 1.0, 2.0]).expect("constants above 0")
     }
 
+    /// torchvision's FCOS: p3..p7, one square of the level's stride (8, 16, .. 128), whose centre is the point.
+    #[must_use]
+    pub fn fcos() -> Self {
+        let sizes = [8.0, 16.0, 32.0, 64.0, 128.0].map(|size| vec![size]);
+        Self::new(&sizes, &[1.0]).expect("constants above 0")
+    }
+
     /// Number of pyramid levels.
     #[must_use]
     pub fn levels(&self) -> usize {

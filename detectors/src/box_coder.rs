@@ -115,6 +115,51 @@ impl BoxCoder {
     }
 }
 
+/// Encodes boxes as the distances of their four sides from an anchor's centre, in sides of the anchor (Tian et al.
+/// 2020, equation 1): torchvision's `BoxLinearCoder`, normalised by size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PointCoder;
+
+impl PointCoder {
+    /// Box whose left, top, right and bottom side are `distances` from the centre of `anchor`. NaN in, NaN out.
+    #[must_use]
+    #[inline]
+    pub fn decode(&self, distances: &[f32; 4], anchor: &Xyxy) -> Xyxy {
+        let (x, y, width, height) = centre_and_size(anchor);
+        [
+            x - distances[0] * width,
+            y - distances[1] * height,
+            x + distances[2] * width,
+            y + distances[3] * height,
+        ]
+    }
+
+    /// [`decode`](Self::decode) of every row, with its gradient.
+    ///
+    /// # Shapes
+    /// `distances` (M, 4) and M `anchors`; boxes `xyxy` (M, 4).
+    ///
+    /// # Errors
+    /// If the numbers of rows differ.
+    pub fn decode_rows(&self, distances: &Value, anchors: &[Xyxy]) -> Result<Value> {
+        let shape = [anchors.len(), 4];
+        if distances.dims() != shape {
+            let reason = format!("distances of shape {:?} for {} anchors", distances.dims(), anchors.len());
+            return Err(Error::Invalid { part: "point coder", reason });
+        }
+        let device = distances.tensor().device().clone();
+        let (mut centres, mut sides) = (Vec::with_capacity(anchors.len()), Vec::with_capacity(anchors.len()));
+        for anchor in anchors {
+            let (x, y, width, height) = centre_and_size(anchor);
+            centres.push([x, y, x, y]);
+            sides.push([-width, -height, width, height]);
+        }
+        let constant = |rows: Vec<[f32; 4]>| Tensor::from_vec(rows.into_flattened(), &shape, &device);
+        let (centres, sides) = (constant(centres)?, constant(sides)?);
+        Ok(Value::from_candle(&[distances], |tensors| (&tensors[0] * &sides)? + &centres)?)
+    }
+}
+
 #[inline]
 fn centre_and_size(b: &Xyxy) -> (f32, f32, f32, f32) {
     let (width, height) = (b[2] - b[0], b[3] - b[1]);

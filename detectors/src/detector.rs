@@ -8,6 +8,7 @@ use ckd_kernels::graph::untracked;
 use rand::RngCore;
 
 use crate::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use crate::fcos::{Fcos, FcosConfig};
 use crate::images::{Images, Target};
 use crate::nn::Mode;
 use crate::param::{Builder, ParamStore};
@@ -73,8 +74,10 @@ pub trait Detect: Debug + Send + Sync {
 pub enum DetectorConfig {
     /// Two stages.
     FasterRcnn(FasterRcnnConfig),
-    /// One stage.
+    /// One stage, anchors.
     RetinaNet(RetinaNetConfig),
+    /// One stage, points.
+    Fcos(FcosConfig),
 }
 
 /// A detector of any architecture.
@@ -90,6 +93,7 @@ impl Detector {
         Ok(Self(match config {
             DetectorConfig::FasterRcnn(config) => Box::new(FasterRcnn::new(builder, config)?),
             DetectorConfig::RetinaNet(config) => Box::new(RetinaNet::new(builder, config)?),
+            DetectorConfig::Fcos(config) => Box::new(Fcos::new(builder, config)?),
         }))
     }
 

@@ -47,6 +47,7 @@ pub struct FasterRcnn {
     rpn: Rpn,
     heads: RoiHeads,
     classes: usize,
+    levels: Vec<Level>,
     normalization: Normalization,
     params: ParamStore,
 }
@@ -63,9 +64,6 @@ pub struct RoiPass {
 }
 
 impl FasterRcnn {
-    /// The strides of its pyramid.
-    pub const LEVELS: [Level; 5] = [Level(2), Level(3), Level(4), Level(5), Level(6)];
-
     /// Builds the network with `builder`.
     ///
     /// # Errors
@@ -84,6 +82,7 @@ impl FasterRcnn {
             rpn,
             heads,
             classes: config.classes,
+            levels: (2..).map(Level).take(inputs.len() + 1).collect(),
             normalization: config.normalization,
             params: builder.finish(),
         })
@@ -147,7 +146,7 @@ impl Detect for FasterRcnn {
     }
 
     fn levels(&self) -> &[Level] {
-        &Self::LEVELS
+        &self.levels
     }
 
     fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
@@ -178,7 +177,7 @@ impl Detect for FasterRcnn {
 
     /// The pyramid without the level that is subsampled.
     fn raw_outputs(&self, _images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
-        let named = Self::LEVELS.iter().zip(pyramid).map(|(level, map)| (level.to_string(), map.clone()));
+        let named = self.levels.iter().zip(pyramid).map(|(level, map)| (level.to_string(), map.clone()));
         Ok(named.take(pyramid.len() - 1).collect())
     }
 }

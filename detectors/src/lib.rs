@@ -5,7 +5,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`detector`], [`faster_rcnn`], [`retinanet`] | the trait of detectors, and the detectors |
+//! | [`detector`], [`faster_rcnn`], [`retinanet`], [`fcos`] | the trait of detectors, and the detectors |
 //! | [`regions`] | where a detector's classification was trained, and its logits there |
 //! | [`classifier`] | networks that name a whole image |
 //! | [`backbone`], [`fpn`] | trunk and neck |
@@ -26,9 +26,11 @@ pub mod boxes;
 #[cfg(feature = "candle-nn")]
 pub mod candle_module;
 pub mod classifier;
+mod dense;
 pub mod detector;
 mod error;
 pub mod faster_rcnn;
+pub mod fcos;
 pub mod fpn;
 pub mod images;
 pub mod init;

@@ -187,7 +187,8 @@ impl Loops for KeepBest<'_> {
     }
 }
 
-fn spare_ignored(ignored: &[Xyxy], candidates: &[Xyxy], matches: &mut [Match]) {
+/// Makes background candidates that lie in one of `ignored` neither positive nor negative.
+pub(crate) fn spare_ignored(ignored: &[Xyxy], candidates: &[Xyxy], matches: &mut [Match]) {
     if ignored.is_empty() {
         return;
     }

@@ -253,6 +253,39 @@ impl ConvBlock {
     }
 }
 
+/// Group norm of 32 groups or fewer (Wu and He 2018).
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    weight: Value,
+    bias: Value,
+    groups: usize,
+}
+
+impl GroupNorm {
+    /// `weight` (`channels`) of ones and `bias` (`channels`) of zeros in `builder`'s layer.
+    ///
+    /// # Errors
+    /// If a parameter of the name exists.
+    pub fn new(builder: &Builder, channels: usize) -> Result<Self> {
+        Ok(Self {
+            weight: builder.weight("weight", &[channels], Init::Constant(1.0))?,
+            bias: builder.weight("bias", &[channels], Init::Constant(0.0))?,
+            groups: groups_of(channels),
+        })
+    }
+
+    /// activation(norm(x)).
+    ///
+    /// # Shapes
+    /// (N, channels, H, W) to the same.
+    ///
+    /// # Errors
+    /// If `x` has another number of channels.
+    pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
+        Ok(group_norm(x, &self.weight, &self.bias, self.groups, EPSILON, activation)?)
+    }
+}
+
 /// The most groups, up to 32, that divide `channels`.
 pub fn groups_of(channels: usize) -> usize {
     (1..=32.min(channels)).rev().find(|groups| channels.is_multiple_of(*groups)).unwrap_or(1)

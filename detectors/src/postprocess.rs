@@ -46,7 +46,7 @@ impl Detections {
         Ok(self)
     }
 
-    fn push(&mut self, b: Xyxy, score: f32, label: u32) {
+    pub(crate) fn push(&mut self, b: Xyxy, score: f32, label: u32) {
         self.boxes.push(b);
         self.scores.push(score);
         self.labels.push(label);
@@ -65,7 +65,7 @@ impl Detections {
     }
 
     /// The best `limit` that survive suppression within each class.
-    fn suppressed(&self, nms_threshold: f64, limit: usize) -> Result<Self, GeometryError> {
+    pub(crate) fn suppressed(&self, nms_threshold: f64, limit: usize) -> Result<Self, GeometryError> {
         let kept = batched_nms_first(&self.boxes, &self.scores, &self.labels, nms_threshold, limit)?;
         let mut detections = Self::default();
         for k in kept {
@@ -209,10 +209,7 @@ impl RetinaPostprocess {
     fn above_threshold(&self, logits: &[f32]) -> (Vec<usize>, Vec<f32>) {
         let threshold = self.score_threshold as f32;
         // Most of the up to 16 million logits are far below: no exponential for those.
-        let logit_floor = match (self.score_threshold / (1.0 - self.score_threshold)).ln() {
-            logit if logit.is_finite() => logit as f32 - 0.01,
-            _ => f32::NEG_INFINITY,
-        };
+        let logit_floor = logit_floor(self.score_threshold);
         let candidates = logits.iter().enumerate().filter(|&(_, &logit)| logit >= logit_floor);
         candidates
             .map(|(place, &logit)| (place, sigmoid(logit)))
@@ -221,8 +218,16 @@ impl RetinaPostprocess {
     }
 }
 
+/// A logit a little below that of `probability`.
+pub(crate) fn logit_floor(probability: f64) -> f32 {
+    match (probability / (1.0 - probability)).ln() {
+        logit if logit.is_finite() => logit as f32 - 0.01,
+        _ => f32::NEG_INFINITY,
+    }
+}
+
 /// Columns of a matrix with this many rows; 0 for no rows.
-fn columns(what: &'static str, matrix: &[f32], rows: usize) -> Result<usize, GeometryError> {
+pub(crate) fn columns(what: &'static str, matrix: &[f32], rows: usize) -> Result<usize, GeometryError> {
     let columns = matrix.len().checked_div(rows).unwrap_or(0);
     GeometryError::check_length(what, rows * columns.max(usize::from(rows > 0)), matrix.len())?;
     Ok(columns)

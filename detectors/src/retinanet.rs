@@ -1,7 +1,7 @@
 //! RetinaNet (Lin et al. 2017, arXiv 1708.02002), as in torchvision.
 
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::{concatenate, reshape, rows};
+use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
 use rand::RngCore;
@@ -10,6 +10,7 @@ use crate::anchors::AnchorGenerator;
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
+use crate::dense::{anchors_per_cell, flat, per_anchor};
 use crate::detector::{Detect, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Normalization, Target};
@@ -19,7 +20,6 @@ use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
 use crate::regions::Regions;
-use crate::rpn::{anchors_per_cell, per_anchor};
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
@@ -75,6 +75,7 @@ pub struct RetinaNet {
     classification: Head,
     regression: Head,
     matcher: Matcher,
+    levels: Vec<Level>,
     config: RetinaNetConfig,
     params: ParamStore,
 }
@@ -115,9 +116,6 @@ const CODER: BoxCoder = BoxCoder::ANCHORS;
 const PRIOR: f64 = 0.01;
 
 impl RetinaNet {
-    /// The strides of its pyramid.
-    pub const LEVELS: [Level; 5] = [Level(3), Level(4), Level(5), Level(6), Level(7)];
-
     /// Builds the network with `builder`.
     ///
     /// # Errors
@@ -128,7 +126,9 @@ impl RetinaNet {
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
         let width = config.fpn_channels;
         let extra = ExtraLevels::P6P7(config.p6_from);
-        let fpn = Fpn::new(&backbone.within("fpn"), &body.channels()[1..], width, config.fpn_norm, extra)?;
+        let inputs = &body.channels()[1..];
+        let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, extra)?;
+        let levels = (3..).map(Level).take(inputs.len() + 2).collect();
         let per_cell = anchors_per_cell(&config.anchors)?;
         let head = |name: &str, last: &str, outputs, bias| {
             let shape = (width, outputs, config.head_convs);
@@ -145,6 +145,7 @@ impl RetinaNet {
             classification,
             regression,
             matcher,
+            levels,
             config: config.clone(),
             params: builder.finish(),
         })
@@ -274,7 +275,7 @@ impl Detect for RetinaNet {
     }
 
     fn levels(&self) -> &[Level] {
-        &Self::LEVELS
+        &self.levels
     }
 
     fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
@@ -340,11 +341,4 @@ impl Head {
             })
             .collect()
     }
-}
-
-/// (N, Al, width) per level to (N·A, width).
-fn flat(levels: &[Value]) -> Result<Value> {
-    let all = concatenate(levels, 1)?;
-    let (count, width) = (all.dims()[0] * all.dims()[1], all.dims()[2]);
-    Ok(reshape(&all, &[count, width])?)
 }

@@ -3,16 +3,18 @@
 mod samples;
 
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::{concatenate, permute, reshape, rows};
+use ckd_kernels::elementwise::rows;
 use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use rand::Rng;
 
 use self::samples::{Cells, Samples};
 
+use crate::Result;
 use crate::anchors::AnchorGenerator;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
+use crate::dense::{anchors_per_cell, flat, per_anchor};
 use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::matcher::Matcher;
@@ -20,7 +22,6 @@ use crate::nn::Conv2d;
 use crate::param::Builder;
 use crate::proposals::ProposalFilter;
 use crate::sampler::SampleSize;
-use crate::{Error, Result};
 
 /// Settings of the proposal network; torchvision's defaults.
 #[derive(Debug, Clone, Copy)]
@@ -132,14 +133,9 @@ impl Rpn {
             objectness.push(per_anchor(&self.objectness.forward(&hidden, Identity)?, 1)?);
             deltas.push(per_anchor(&self.deltas.forward(&hidden, Identity)?, 4)?);
         }
-        let flat = |levels: &[Value], width| -> Result<Value> {
-            let all = concatenate(levels, 1)?;
-            let count = all.dims()[0] * all.dims()[1];
-            Ok(reshape(&all, &[count, width])?)
-        };
         Ok(RpnOutput {
-            objectness: flat(&objectness, 1)?,
-            deltas: flat(&deltas, 4)?,
+            objectness: flat(&objectness)?,
+            deltas: flat(&deltas)?,
             anchors: grid.anchors,
             per_level: grid.per_level,
         })
@@ -195,28 +191,6 @@ impl Rpn {
         let deltas = rows(&output.deltas, &samples.anchors)?;
         Ok((samples.losses(&objectness, &deltas)?, output))
     }
-}
-
-/// Anchors at each cell: one number for all levels, since they share a head.
-pub(crate) fn anchors_per_cell(anchors: &AnchorGenerator) -> Result<usize> {
-    match anchors.per_location().as_slice() {
-        [first, rest @ ..] if rest.iter().all(|count| count == first) => Ok(*first),
-        counts => Err(Error::Invalid {
-            part: "anchors",
-            reason: format!(
-                "levels that share a head need equally many sizes each; anchors per cell: {counts:?}"
-            ),
-        }),
-    }
-}
-
-/// A head's map as one row per anchor.
-///
-/// # Shapes
-/// (N, A·width, H, W) to (N, H·W·A, width); no element moves in channels-last memory.
-pub(crate) fn per_anchor(map: &Value, width: usize) -> Result<Value> {
-    let (n, channels, h, w) = map.tensor().dims4()?;
-    Ok(reshape(&permute(map, &[0, 2, 3, 1])?, &[n, h * w * (channels / width), width])?)
 }
 
 #[cfg(test)]

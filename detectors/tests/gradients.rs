@@ -15,6 +15,7 @@ use candle_core::{Device, Tensor};
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::{Backbone, MobileNetV2, MobileNetV2Config};
 use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::fcos::Fcos;
 use ckd_detectors::fpn::{ExtraLevels, Fpn};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
@@ -107,6 +108,42 @@ fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
                 "head.classification_head.cls_logits.bias",
                 "head.regression_head.conv.1.0.weight",
                 "head.regression_head.bbox_reg.weight",
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+#[test]
+fn the_gradient_of_fcos_is_the_slope_of_its_loss() -> Result<()> {
+    for norm in [NormKind::Bn, NormKind::FrozenBn] {
+        let mut config = support::tiny_fcos(3);
+        support::resnet(&mut config.backbone).norm = norm;
+        let detector = Fcos::new(builder(), &config)?;
+        louder(detector.params())?;
+        let (images, targets) = scene();
+        let losses = || -> Result<Losses> {
+            let pyramid = detector.pyramid(&images, Mode::Train)?;
+            Ok(detector.train(&images, &pyramid, &targets)?.losses)
+        };
+        check_slopes(
+            detector.params(),
+            losses,
+            &[
+                "backbone.body.conv1.weight",
+                "backbone.body.layer2.0.conv1.weight",
+                "backbone.body.layer4.0.downsample.0.weight",
+                "backbone.fpn.inner_blocks.1.0.weight",
+                "backbone.fpn.layer_blocks.0.0.bias",
+                "backbone.fpn.extra_blocks.p6.weight",
+                "head.classification_head.conv.0.weight",
+                "head.classification_head.conv.1.weight",
+                "head.classification_head.cls_logits.bias",
+                "head.regression_head.conv.3.weight",
+                "head.regression_head.conv.4.bias",
+                "head.regression_head.bbox_reg.weight",
+                "head.regression_head.bbox_ctrness.weight",
+                "head.regression_head.bbox_ctrness.bias",
             ],
         )?;
     }

@@ -6,13 +6,16 @@ use std::collections::BTreeMap;
 
 use crate::support::{CLASSES, bits, bits_of, build, each_detector, padded, padded_to, values};
 use candle_core::{Device, Tensor};
+use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::ResNetDepth;
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnn;
+use ckd_detectors::fcos::{Fcos, FcosConfig};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
 use ckd_detectors::postprocess::Detections;
+use ckd_detectors::regions::Regions;
 use ckd_detectors::retinanet::RetinaNet;
 use ckd_detectors::{Losses, Result};
 use ckd_kernels::elementwise::weighted_sum;
@@ -109,9 +112,13 @@ fn without_a_proposal_the_true_boxes_are_learned_and_nothing_is_detected() -> Re
 fn a_threshold_of_one_detects_nothing() -> Result<()> {
     let mut config = support::tiny_retinanet(CLASSES);
     config.postprocess.score_threshold = 1.0;
-    let found = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?.detect(&scene(2))?;
-    assert_eq!(found.len(), 2);
-    assert!(found.iter().all(|image| image.is_empty()));
+    let mut points = support::tiny_fcos(CLASSES);
+    points.fcos.score_threshold = 1.0;
+    for config in [DetectorConfig::RetinaNet(config), DetectorConfig::Fcos(points)] {
+        let found = build(1, config)?.detect(&scene(2))?;
+        assert_eq!(found.len(), 2);
+        assert!(found.iter().all(|image| image.is_empty()));
+    }
     Ok(())
 }
 
@@ -192,6 +199,9 @@ fn sizes_of_nothing_are_refused() {
     with(8, 6).into_iter().for_each(|config| refused("freeze_at", config));
     refused("classes", DetectorConfig::FasterRcnn(support::tiny_faster_rcnn(0)));
     refused("classes", DetectorConfig::RetinaNet(support::tiny_retinanet(0)));
+    refused("classes", DetectorConfig::Fcos(support::tiny_fcos(0)));
+    let two_a_cell = FcosConfig { anchors: AnchorGenerator::retinanet(), ..support::tiny_fcos(CLASSES) };
+    refused("one anchor size a level", DetectorConfig::Fcos(two_a_cell));
     let mut config = support::tiny_faster_rcnn(CLASSES);
     config.fpn_channels = 0;
     refused("width", DetectorConfig::FasterRcnn(config.clone()));
@@ -309,7 +319,39 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
             let pyramid = teacher.pyramid(&images, mode)?;
             assert!(pyramid.iter().all(|level| !level.is_tracked()), "{norm:?} {mode:?}: pyramid");
             assert!(!teacher.anchor_logits(&pyramid)?.is_tracked(), "{norm:?} {mode:?}: logits");
+
+            let mut config = support::tiny_fcos(CLASSES);
+            support::resnet(&mut config.backbone).norm = norm;
+            let teacher = Fcos::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
+            assert_eq!(teacher.params().trainable().count(), 0);
+            let pyramid = teacher.pyramid(&images, mode)?;
+            assert!(pyramid.iter().all(|level| !level.is_tracked()), "{norm:?} {mode:?}: pyramid");
+            assert!(!teacher.point_logits(&pyramid)?.is_tracked(), "{norm:?} {mode:?}: logits");
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn regions_of_another_kind_of_detector_are_refused() -> Result<()> {
+    let images = scene(1);
+    let regions = |config| -> Result<(Detector, Vec<Value>, Regions)> {
+        let detector = build(1, config)?;
+        let pyramid = detector.pyramid(&images, Mode::Train)?;
+        let random = &mut ChaCha8Rng::seed_from_u64(0);
+        let regions = detector.train(&images, &pyramid, &[objects()], random)?.1;
+        Ok((detector, pyramid, regions))
+    };
+    let (two, pyramid, rois) = regions(DetectorConfig::FasterRcnn(support::tiny_faster_rcnn(CLASSES)))?;
+    assert_eq!(bits_of(two.logits_at(&pyramid, &rois)?.tensor()), bits_of(rois.logits().tensor()));
+    for config in [
+        DetectorConfig::RetinaNet(support::tiny_retinanet(CLASSES)),
+        DetectorConfig::Fcos(support::tiny_fcos(CLASSES)),
+    ] {
+        let (one, own, anchors) = regions(config)?;
+        assert_eq!(bits_of(one.logits_at(&own, &anchors)?.tensor()), bits_of(anchors.logits().tensor()));
+        assert!(one.logits_at(&own, &rois).unwrap_err().to_string().contains("no roi_logits"));
+        assert!(two.logits_at(&pyramid, &anchors).unwrap_err().to_string().contains("no anchor_logits"));
     }
     Ok(())
 }
@@ -327,6 +369,7 @@ fn every_norm_width_and_batch_trains() {
                 let backbone = match &mut config {
                     DetectorConfig::FasterRcnn(config) => &mut config.backbone,
                     DetectorConfig::RetinaNet(config) => &mut config.backbone,
+                    DetectorConfig::Fcos(config) => &mut config.backbone,
                 };
                 let backbone = support::resnet(backbone);
                 (backbone.norm, backbone.width, backbone.depth) = (norm, width, depth);
@@ -374,6 +417,7 @@ fn two_passes_have_the_same_gradients_bit_for_bit() {
                     (config.rpn.sample.per_image, config.roi.sample.per_image) = (64, 32);
                 }
                 DetectorConfig::RetinaNet(config) => support::resnet(&mut config.backbone).norm = norm,
+                DetectorConfig::Fcos(config) => support::resnet(&mut config.backbone).norm = norm,
             }
             let gradients = || -> Result<Gradients> {
                 let detector = build(1, config.clone())?;

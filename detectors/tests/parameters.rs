@@ -72,7 +72,11 @@ fn initial_values_follow_torchvisions_rules() -> Result<()> {
     let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
     (support::resnet(&mut two.backbone).width, two.fpn_channels, two.roi.hidden) = (32, 64, 64);
     (support::resnet(&mut one.backbone).width, one.fpn_channels) = (32, 64);
-    for config in [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)] {
+    let mut points = support::tiny_fcos(CLASSES);
+    (support::resnet(&mut points.backbone).width, points.fpn_channels) = (32, 64);
+    for config in
+        [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one), DetectorConfig::Fcos(points)]
+    {
         let detector = build(5, config)?;
         let mut drawn = BTreeSet::new();
         for (name, param) in detector.params().iter() {
@@ -100,7 +104,7 @@ fn torchvisions_rule(name: &str, params: &ParamStore) -> Rule {
     let kernel = shape.iter().skip(2).product::<usize>() as f64;
     let fan_in = shape.get(1).map_or(1.0, |inputs| *inputs as f64 * kernel);
     let is_bias = name.ends_with(".bias");
-    let norm = name.contains("backbone.body") && shape.len() == 1;
+    let norm = shape.len() == 1;
     match name {
         _ if name.ends_with("running_mean") => Rule::Constant(0.0),
         _ if name.ends_with("running_var") => Rule::Constant(1.0),

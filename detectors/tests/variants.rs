@@ -14,6 +14,7 @@ use ckd_detectors::Result;
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::{MobileNetV1, MobileNetV1Config, ResNetDepth, StrideIn};
 use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::fcos::Fcos;
 use ckd_detectors::fpn::P6From;
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
@@ -45,6 +46,31 @@ fn retinanet_v2_is_torchvisions() {
     config.p6_from = P6From::C5;
     config.box_loss = BoxLoss::Giou;
     retinanet("detector/retinanet_v2", config);
+}
+
+#[test]
+fn fcos_is_torchvisions() {
+    with_case("detector/fcos", |case, weights| {
+        let config = scene::fcos(case, support::fcos(ResNetDepth::ResNet50, 5));
+        let detector = Fcos::new(Builder::new(0, &Device::Cpu), &config)?;
+        fill(detector.params(), weights);
+        let scene = Scene::of(case, 0);
+        let mut report = Report::of(case);
+
+        let pyramid = detector.pyramid(&scene.images, Mode::Train)?;
+        let pass = detector.train(&scene.images, &pyramid, &scene.targets)?;
+        report.losses_and_gradients(&pass.losses)?;
+
+        let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
+        report.pyramid(["0", "1", "2", "p6", "p7"], &pyramid);
+        let output = detector.forward(&scene.images, &pyramid)?;
+        report.summary("cls_logits_summary", output.logits.tensor());
+        report.summary("bbox_regression_summary", output.distances.tensor());
+        report.summary("bbox_ctrness_summary", output.centerness.tensor());
+        report.detections(&scene.images.sizes, &scene.originals, detector.detect(&scene.images)?, 0)?;
+        report.finish();
+        Ok(())
+    });
 }
 
 #[test]

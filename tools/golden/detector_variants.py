@@ -1,8 +1,8 @@
-"""Golden values of the detector variants that imported weights need, made with PyTorch and torchvision.
+"""Golden values of FCOS and of the detector variants that imported weights need, made with PyTorch and torchvision.
 
     python3 tools/golden/detector_variants.py detectors/tests/golden [CASE ...]     # or these alone, keeping the others
 
-`fasterrcnn_v2` and `retinanet_v2` are torchvision's own builders. The `detectron2_*` cases are torchvision's
+`fasterrcnn_v2`, `retinanet_v2` and `fcos` are torchvision's own builders. The `detectron2_*` cases are torchvision's
 detectors with Detectron2's conventions put in (its source read, not run): the stride of a bottleneck in its
 first 1x1, anchors that are not rounded, with strides 4, 8, 16, ..., aligned RoIAlign with adaptive sampling and
 no epsilon in the level of a RoI, P6 of C5, clipping after suppression. `mobilenet_v1` is written here.
@@ -21,7 +21,8 @@ import numpy as np
 import torch
 import torchvision
 from torch import nn
-from torchvision.models.detection import FasterRCNN, RetinaNet, fasterrcnn_resnet50_fpn_v2, retinanet_resnet50_fpn_v2
+from torchvision.models.detection import FasterRCNN, RetinaNet, fcos_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
@@ -172,6 +173,10 @@ def retinanet_v2(**config):
     return retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=5, **config)
 
 
+def fcos(**config):
+    return fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5, **config)
+
+
 def detectron2_fasterrcnn(**config):
     backbone = _resnet_fpn_extractor(original_resnet50(), 5)
     anchors = ExactAnchors(tuple((s,) for s in (32, 64, 128, 256, 512)), RATIOS, (4, 8, 16, 32, 64))
@@ -198,6 +203,11 @@ V2_STAGES = TWO_STAGES | {
     "roi_heads.box_predictor.bbox_pred.weight": 8.0,
 }
 ONE_STAGE = {"head.classification_head.cls_logits.weight": 60.0, "head.regression_head.bbox_reg.weight": 10.0}
+POINTS = {
+    "head.classification_head.cls_logits.weight": 4.0,
+    "head.regression_head.bbox_reg.weight": 2.0,
+    "head.regression_head.bbox_ctrness.weight": 4.0,
+}
 V2_STAGE = {"head.classification_head.cls_logits.weight": 4.0, "head.regression_head.bbox_reg.weight": 1.0}
 
 # name, builder, base stream, factors, config, gradients of, new statistics
@@ -246,6 +256,29 @@ DETECTORS = [
             "head.regression_head.conv.1.1.bias",
             "head.regression_head.conv.3.0.weight",
             "head.regression_head.bbox_reg.weight",
+        ],
+        [],
+    ),
+    (
+        "detector/fcos",
+        fcos,
+        2_560_000,
+        POINTS,
+        SIDES | DENSE,
+        [
+            "backbone.body.conv1.weight",
+            "backbone.body.layer4.2.conv3.weight",
+            "backbone.fpn.inner_blocks.2.0.weight",
+            "backbone.fpn.extra_blocks.p6.weight",
+            "head.classification_head.conv.0.weight",
+            "head.classification_head.conv.0.bias",
+            "head.classification_head.conv.10.weight",
+            "head.classification_head.cls_logits.bias",
+            "head.regression_head.conv.1.bias",
+            "head.regression_head.conv.9.weight",
+            "head.regression_head.bbox_reg.weight",
+            "head.regression_head.bbox_reg.bias",
+            "head.regression_head.bbox_ctrness.weight",
         ],
         [],
     ),
@@ -358,6 +391,8 @@ def run(build, state, config, dtype, gradients, statistics, image_streams, boxes
     if "head" in seen:
         out["cls_logits_summary"] = summary(seen["head"]["cls_logits"])
         out["bbox_regression_summary"] = summary(seen["head"]["bbox_regression"])
+        if "bbox_ctrness" in seen["head"]:
+            out["bbox_ctrness_summary"] = summary(seen["head"]["bbox_ctrness"])
     for image, d in enumerate(found):
         for key in ("boxes", "scores", "labels"):
             out[f"det{image}_{key}"] = d[key]

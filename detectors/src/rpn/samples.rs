@@ -11,9 +11,10 @@ use ckd_kernels::losses::{bce_with_logits, smooth_l1};
 use ckd_kernels::windows::{Pixel, windows};
 use rand::Rng;
 
-use super::{CODER, Grid, Rpn, per_anchor};
+use super::{CODER, Grid, Rpn};
 use crate::Result;
 use crate::boxes::Xyxy;
+use crate::dense::per_anchor;
 use crate::images::Target;
 use crate::matcher::{Match, Matcher};
 use crate::sampler::{SampleSize, sample};

@@ -14,6 +14,7 @@ use ckd_detectors::backbone::{
 };
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::fcos::{FcosConfig, FcosSettings};
 use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::nn::NormKind;
@@ -130,6 +131,29 @@ pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
     }
 }
 
+/// torchvision's defaults.
+pub fn fcos(depth: ResNetDepth, classes: usize) -> FcosConfig {
+    FcosConfig {
+        backbone: BackboneConfig::ResNet(backbone(depth)),
+        fpn_channels: 256,
+        fpn_norm: None,
+        classes,
+        anchors: AnchorGenerator::fcos(),
+        fcos: FcosSettings::default(),
+        normalization: Normalization::default(),
+    }
+}
+
+/// An FCOS that trains in milliseconds; its threshold lets detections through before any training.
+pub fn tiny_fcos(classes: usize) -> FcosConfig {
+    let mut config = fcos(ResNetDepth::ResNet18, classes);
+    resnet(&mut config.backbone).width = 8;
+    config.fpn_channels = 16;
+    config.fcos.head_convs = 2;
+    config.fcos.score_threshold = 0.001;
+    config
+}
+
 /// A Faster R-CNN that trains in milliseconds.
 pub fn tiny_faster_rcnn(classes: usize) -> FasterRcnnConfig {
     let mut config = faster_rcnn(ResNetDepth::ResNet18, classes);
@@ -236,6 +260,7 @@ pub fn each_detector(test: impl Fn(&str, DetectorConfig) -> Result<()>) {
         ("RetinaNet", DetectorConfig::RetinaNet(tiny_retinanet(CLASSES))),
         ("Faster R-CNN v2", DetectorConfig::FasterRcnn(tiny_faster_rcnn_v2(CLASSES))),
         ("RetinaNet v2", DetectorConfig::RetinaNet(tiny_retinanet_v2(CLASSES))),
+        ("FCOS", DetectorConfig::Fcos(tiny_fcos(CLASSES))),
     ];
     for (name, config) in configs {
         test(name, config).unwrap_or_else(|error| panic!("{name}: {error}"));

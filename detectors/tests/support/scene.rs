@@ -3,6 +3,7 @@
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::fcos::{FcosConfig, FcosSettings};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::postprocess::RetinaPostprocess;
 use ckd_detectors::retinanet::RetinaNetConfig;
@@ -78,6 +79,19 @@ pub fn retinanet(case: &Case, mut config: RetinaNetConfig) -> RetinaNetConfig {
         nms_threshold: number("nms_thresh"),
         detections_per_image: count("detections_per_img"),
         ..config.postprocess
+    };
+    config
+}
+
+/// `config` with the numbers of a case.
+pub fn fcos(case: &Case, mut config: FcosConfig) -> FcosConfig {
+    let (count, number) = settings(case);
+    config.fcos = FcosSettings {
+        score_threshold: number("score_thresh"),
+        topk_candidates: count("topk_candidates"),
+        nms_threshold: number("nms_thresh"),
+        detections_per_image: count("detections_per_img"),
+        ..config.fcos
     };
     config
 }

@@ -6,14 +6,14 @@ use ckd_detectors::backbone::{
     BackboneConfig, MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config, ResNetConfig,
     ResNetDepth, StrideIn,
 };
-use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::faster_rcnn::FasterRcnnConfig;
 use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::Normalization;
 use ckd_detectors::nn::{HeadNorm, NormKind};
 use ckd_detectors::param::Builder;
 use ckd_detectors::postprocess::{Clip, RetinaPostprocess, RoiPostprocess};
 use ckd_detectors::proposals::ProposalFilter;
-use ckd_detectors::retinanet::{BoxLoss, RetinaNet, RetinaNetConfig};
+use ckd_detectors::retinanet::{BoxLoss, RetinaNetConfig};
 use ckd_detectors::roi_heads::{BoxHead, RoiConfig};
 use ckd_detectors::rpn::RpnConfig;
 use ckd_detectors::sampler::SampleSize;
@@ -223,11 +223,12 @@ pub fn anchors(detector: &config::Detector) -> Result<AnchorGenerator> {
     let made = match detector.anchor_corners {
         AnchorCorners::Rounded => AnchorGenerator::new(&sizes, ratios),
         AnchorCorners::Exact => {
-            let levels = match detector.architecture {
-                Architecture::FasterRcnn => FasterRcnn::LEVELS,
-                Architecture::RetinaNet => RetinaNet::LEVELS,
+            let first = match detector.architecture {
+                Architecture::FasterRcnn => 2,
+                Architecture::RetinaNet => 3,
             };
-            AnchorGenerator::exact(&sizes, ratios, &levels.map(|level| 1 << level.0))
+            let strides: Vec<usize> = (first..).map(|level| 1 << level).take(sizes.len()).collect();
+            AnchorGenerator::exact(&sizes, ratios, &strides)
         }
     };
     Ok(made.map_err(ckd_detectors::Error::from)?)

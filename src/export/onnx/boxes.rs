@@ -114,6 +114,23 @@ pub(super) fn decode(graph: &mut GraphBuilder, deltas: &Edge, references: &Edge,
     graph.concat(&[&left, &top, &right, &bottom], -1)
 }
 
+/// The boxes whose sides are `distances` from the centres of `anchors`, in sides of the anchors; both (.., 4).
+pub(super) fn decode_points(graph: &mut GraphBuilder, distances: &Edge, anchors: &Edge) -> Edge {
+    let [left, up, right, down] = columns(graph, distances);
+    let [x1, y1, x2, y2] = columns(graph, anchors);
+    let mut axis = |before: &Edge, after: &Edge, low: &Edge, high: &Edge| {
+        let half = graph.float(0.5);
+        let length = graph.op("Sub", &[high, low]);
+        let to_centre = graph.op("Mul", &[&length, &half]);
+        let centre = graph.op("Add", &[low, &to_centre]);
+        let [before, after] = [before, after].map(|distance| graph.op("Mul", &[distance, &length]));
+        [graph.op("Sub", &[&centre, &before]), graph.op("Add", &[&centre, &after])]
+    };
+    let [left, right] = axis(&left, &right, &x1, &x2);
+    let [top, bottom] = axis(&up, &down, &y1, &y2);
+    graph.concat(&[&left, &top, &right, &bottom], -1)
+}
+
 /// `boxes` (N, S, 4) or (N, S, K, 4) moved inside their images.
 pub(super) fn clip(graph: &mut GraphBuilder, boxes: &Edge, sizes: &Sizes, rank: i64) -> Edge {
     let ends = [&sizes.columns, &sizes.rows, &sizes.columns, &sizes.rows];
@@ -169,6 +186,34 @@ pub(super) fn top(graph: &mut GraphBuilder, scores: &Edge, most: usize) -> [Edge
     let most = graph.ints(&[limit(most)]);
     let k = graph.op("Min", &[&count, &most]);
     graph.op_of("TopK", &[scores, &k], &[("axis", Set::I(1))])
+}
+
+/// Highest-scoring pairs of anchor and class of a level.
+pub(super) struct Confident {
+    /// (N, S), descending.
+    pub(super) scores: Edge,
+    /// Rows of the level, (N, S).
+    pub(super) anchors: Edge,
+    /// Class indices, (N, S).
+    pub(super) labels: Edge,
+}
+
+/// Pairs of `scores` (N, A, K) above `threshold`, the `most` highest of each image.
+pub(super) fn confident(
+    graph: &mut GraphBuilder,
+    scores: &Edge,
+    classes: usize,
+    (threshold, most): (f64, usize),
+) -> Confident {
+    let scores = graph.reshape(scores, &[0, -1]);
+    let threshold = graph.float(threshold as f32);
+    let enough = graph.op("Greater", &[&scores, &threshold]);
+    let scores = only_where(graph, &enough, &scores);
+    let [scores, places] = top(graph, &scores, most);
+    let columns = graph.int(classes as i64);
+    let anchors = graph.op("Div", &[&places, &columns]);
+    let labels = graph.op("Mod", &[&places, &columns]);
+    Confident { scores, anchors, labels }
 }
 
 fn limit(count: usize) -> i64 {

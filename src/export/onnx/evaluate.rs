@@ -199,6 +199,7 @@ impl Operation<'_> {
             "And" => x.broadcast_mul(self.operand(1)?),
             "Where" => self.choose(),
             "Exp" => x.exp(),
+            "Sqrt" => x.sqrt(),
             "Sigmoid" => (x.neg()?.exp()? + 1.0)?.recip(),
             "Softmax" => self.softmax(),
             "Relu" => result(relu(&value(x))),

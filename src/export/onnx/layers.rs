@@ -225,7 +225,7 @@ impl Layers {
     }
 
     /// Group norm as the norm of each group's row, which operator sets before 18 have.
-    fn group_norm(&mut self, x: &Edge, norm: &str) -> Result<Edge> {
+    pub(super) fn group_norm(&mut self, x: &Edge, norm: &str) -> Result<Edge> {
         let names = [format!("{norm}.weight"), format!("{norm}.bias")];
         let (gamma, beta) = (self.values(&names[0])?, self.values(&names[1])?);
         let channels = gamma.len();

@@ -25,6 +25,7 @@ mod calibrate;
 mod classifier;
 pub mod evaluate;
 mod faster_rcnn;
+mod fcos;
 mod graph;
 mod input;
 mod layers;
@@ -72,8 +73,8 @@ pub enum Preprocessing {
 pub enum Outputs {
     /// Boxes, labels and scores.
     Detections,
-    /// What the heads say of each anchor, for runtimes that lack NonMaxSuppression: RetinaNet's logits and deltas;
-    /// of Faster R-CNN the first stage and the pyramid.
+    /// Outputs of the heads at each anchor, for runtimes that lack NonMaxSuppression: RetinaNet's logits and deltas,
+    /// FCOS's logits, distances and centerness; of Faster R-CNN the first stage and the pyramid.
     Raw,
 }
 
@@ -182,6 +183,9 @@ pub fn detector(params: &ParamStore, about: &DetectorGraph<'_>) -> Result<OnnxMo
         }
         DetectorConfig::RetinaNet(config) => {
             retinanet::write(&mut layers, config, &input, about.categories, about.outputs)?;
+        }
+        DetectorConfig::Fcos(config) => {
+            fcos::write(&mut layers, config, &input, about.categories, about.outputs)?;
         }
     }
     Ok(OnnxModel::new(layers.finish("detector")?, about.metadata))

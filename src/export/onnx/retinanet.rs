@@ -4,7 +4,7 @@ use ckd_detectors::fpn::ExtraLevels;
 use ckd_detectors::postprocess::Clip;
 use ckd_detectors::retinanet::RetinaNetConfig;
 
-use super::boxes::{self, Scored};
+use super::boxes::{self, Confident, Scored};
 use super::graph::{Edge, Side};
 use super::input::Prepared;
 use super::layers::{Layers, Then};
@@ -41,14 +41,9 @@ pub(super) fn write(
     let (mut all_boxes, mut all_scores, mut all_labels) = (Vec::new(), Vec::new(), Vec::new());
     for ((logits, deltas), anchors) in logits.iter().zip(&deltas).zip(&anchors) {
         let scores = graph.op("Sigmoid", &[logits]);
-        let scores = graph.reshape(&scores, &[0, -1]);
-        let threshold = graph.float(postprocess.score_threshold as f32);
-        let enough = graph.op("Greater", &[&scores, &threshold]);
-        let scores = boxes::only_where(graph, &enough, &scores);
-        let [scores, places] = boxes::top(graph, &scores, postprocess.topk_candidates);
-        let columns = graph.int(classes as i64);
-        let anchor = graph.op("Div", &[&places, &columns]);
-        all_labels.push(graph.op("Mod", &[&places, &columns]));
+        let limits = (postprocess.score_threshold, postprocess.topk_candidates);
+        let Confident { scores, anchors: anchor, labels } = boxes::confident(graph, &scores, classes, limits);
+        all_labels.push(labels);
         let deltas = boxes::rows_of(graph, deltas, &anchor);
         let anchors = graph.op("Gather", &[anchors, &anchor]);
         let decoded = boxes::decode(graph, &deltas, &anchors, [1.0; 4]);

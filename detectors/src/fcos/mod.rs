@@ -1,0 +1,376 @@
+//! FCOS, a one-stage detector without anchors (Tian et al. 2020, arXiv 2006.09214), as in torchvision.
+//!
+//! Each cell of the pyramid is a point that names the classes around it, the distances to the four sides of its box,
+//! and how central it is there. In torchvision's form, and here, a point is the centre of one square anchor.
+
+mod points;
+mod postprocess;
+
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::rows;
+use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_kernels::losses::{FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss};
+use rand::RngCore;
+
+use crate::anchors::AnchorGenerator;
+use crate::backbone::{Backbone, BackboneConfig};
+use crate::box_coder::PointCoder;
+use crate::boxes::Xyxy;
+use crate::dense::{anchors_per_cell, flat, per_anchor};
+use crate::detector::{Detect, no_such_regions};
+use crate::fpn::{ExtraLevels, Fpn, P6From};
+use crate::images::{Images, Normalization, Target};
+use crate::init::Init;
+use crate::matcher::Match;
+use crate::nn::{Conv2d, GroupNorm, HeadNorm, Mode};
+use crate::param::{Builder, ParamStore};
+use crate::postprocess::Detections;
+use crate::regions::Regions;
+use crate::taps::Level;
+use crate::{Error, Losses, Result};
+
+pub use postprocess::{PointLevel, detect};
+
+/// Settings of an FCOS network.
+#[derive(Debug, Clone)]
+pub struct FcosConfig {
+    /// Trunk.
+    pub backbone: BackboneConfig,
+    /// Width of the pyramid and of the head.
+    pub fpn_channels: usize,
+    /// Norms of the pyramid.
+    pub fpn_norm: HeadNorm,
+    /// Foreground classes.
+    pub classes: usize,
+    /// One square anchor a cell of the levels P3 to P7, whose centre is the cell's point.
+    pub anchors: AnchorGenerator,
+    /// Heads, losses and selection.
+    pub fcos: FcosSettings,
+    /// Scale of the input.
+    pub normalization: Normalization,
+}
+
+/// Heads of FCOS, what they are trained on, and which detections are kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FcosSettings {
+    /// A point within so many strides of a box's centre, along each axis, may be an object.
+    pub center_sampling_radius: f64,
+    /// Detections that score lower are dropped.
+    pub score_threshold: f64,
+    /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+    pub nms_threshold: f64,
+    /// The most detections an image may have.
+    pub detections_per_image: usize,
+    /// Highest-scoring candidates kept per level before NMS.
+    pub topk_candidates: usize,
+    /// Weight of objects against background in the focal loss.
+    pub focal_alpha: f64,
+    /// Focus of the focal loss on hard examples.
+    pub focal_gamma: f64,
+    /// 3x3 convolutions before the outputs of each of the two heads.
+    pub head_convs: usize,
+    /// Map that level p6 is made of.
+    pub p6_from: P6From,
+}
+
+impl Default for FcosSettings {
+    fn default() -> Self {
+        Self {
+            center_sampling_radius: 1.5,
+            score_threshold: 0.2,
+            nms_threshold: 0.6,
+            detections_per_image: 100,
+            topk_candidates: 1000,
+            focal_alpha: 0.25,
+            focal_gamma: 2.0,
+            head_convs: 4,
+            p6_from: P6From::P5,
+        }
+    }
+}
+
+/// FCOS network.
+#[derive(Debug)]
+pub struct Fcos {
+    body: Backbone,
+    fpn: Fpn,
+    classification: Tower,
+    class_logits: Conv2d,
+    regression: Tower,
+    distances: Conv2d,
+    centerness: Conv2d,
+    levels: Vec<Level>,
+    config: FcosConfig,
+    params: ParamStore,
+}
+
+/// Convolutions before the outputs of a head, each followed by a group norm.
+#[derive(Debug)]
+struct Tower(Vec<(Conv2d, GroupNorm)>);
+
+/// Outputs of the heads at every point, (N·A) in the order of the images, levels, rows, columns.
+#[derive(Debug)]
+pub struct PointOutput {
+    /// Class logits (N·A, K).
+    pub logits: Value,
+    /// Left, top, right, bottom distances (N·A, 4), at least 0, in sides of the anchor.
+    pub distances: Value,
+    /// Logits of the centerness (N·A, 1).
+    pub centerness: Value,
+    /// Anchors of one image (A).
+    pub anchors: Vec<Xyxy>,
+    /// Number of anchors on each level.
+    pub per_level: Vec<usize>,
+}
+
+/// Training forward pass over points.
+#[derive(Debug)]
+pub struct PointPass {
+    /// The three detection losses.
+    pub losses: Losses,
+    /// Class logits (N·A, K).
+    pub logits: Value,
+    /// Rows of the logits whose points are positive, ascending, per image.
+    pub positives: Vec<Vec<u32>>,
+}
+
+/// Foreground probability that the head starts from.
+const PRIOR: f64 = 0.01;
+
+impl Fcos {
+    /// Builds the network with `builder`.
+    ///
+    /// # Errors
+    /// If there is no class, a size is 0, or there is more than one anchor a cell.
+    pub fn new(builder: Builder, config: &FcosConfig) -> Result<Self> {
+        Error::unless_positive("head", &[("classes", config.classes)])?;
+        if anchors_per_cell(&config.anchors)? != 1 {
+            let reason = "FCOS has one point a cell: give one anchor size a level".to_owned();
+            return Err(Error::Invalid { part: "anchors", reason });
+        }
+        let backbone = builder.within("backbone");
+        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
+        let (width, settings) = (config.fpn_channels, &config.fcos);
+        let extra = ExtraLevels::P6P7(settings.p6_from);
+        let inputs = &body.channels()[1..];
+        let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, extra)?;
+        let levels = (3..).map(Level).take(inputs.len() + 2).collect();
+        let head = builder.within("head");
+        let (classes, boxes) = (head.within("classification_head"), head.within("regression_head"));
+        let output = |builder: &Builder, name: &str, outputs, bias| {
+            Conv2d::new(
+                &builder.within(name),
+                (width, outputs, 3, 1),
+                Init::Normal(0.01),
+                Init::Constant(bias),
+            )
+        };
+        let prior_bias = -((1.0 - PRIOR) / PRIOR).ln() as f32;
+        Ok(Self {
+            classification: Tower::new(&classes, width, settings.head_convs)?,
+            class_logits: output(&classes, "cls_logits", config.classes, prior_bias)?,
+            regression: Tower::new(&boxes, width, settings.head_convs)?,
+            distances: output(&boxes, "bbox_reg", 4, 0.0)?,
+            centerness: output(&boxes, "bbox_ctrness", 1, 0.0)?,
+            body,
+            fpn,
+            levels,
+            config: config.clone(),
+            params: builder.finish(),
+        })
+    }
+
+    /// Parameters, under torchvision's names.
+    pub fn params(&self) -> &ParamStore {
+        &self.params
+    }
+
+    /// Feature pyramid P3 to P7.
+    ///
+    /// # Errors
+    /// If the images are smaller than the network can see.
+    pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
+        let input = images.normalized(&self.config.normalization)?;
+        let maps = self.body.forward(&input, mode)?;
+        self.fpn.forward(maps.into_iter().skip(1).collect(), mode)
+    }
+
+    /// Class logits of every point.
+    ///
+    /// # Shapes
+    /// A pyramid of maps (N, C, Hl, Wl); (N·A, K).
+    ///
+    /// # Errors
+    /// If the maps are not as wide as the pyramid.
+    pub fn point_logits(&self, pyramid: &[Value]) -> Result<Value> {
+        let of_level = |level| {
+            let hidden = self.classification.forward(level)?;
+            per_anchor(&self.class_logits.forward(&hidden, Identity)?, self.config.classes)
+        };
+        flat(&pyramid.iter().map(of_level).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Outputs of both heads on every level.
+    ///
+    /// # Errors
+    /// If the pyramid is not that of `images`.
+    pub fn forward(&self, images: &Images, pyramid: &[Value]) -> Result<PointOutput> {
+        images.check_pyramid(pyramid)?;
+        let (mut distances, mut centerness) = (Vec::new(), Vec::new());
+        for level in pyramid {
+            let hidden = self.regression.forward(level)?;
+            distances.push(per_anchor(&self.distances.forward(&hidden, Relu)?, 4)?);
+            centerness.push(per_anchor(&self.centerness.forward(&hidden, Identity)?, 1)?);
+        }
+        let sizes: Vec<_> = pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
+        Ok(PointOutput {
+            per_level: sizes.iter().map(|(h, w)| h * w).collect(),
+            logits: self.point_logits(pyramid)?,
+            distances: flat(&distances)?,
+            centerness: flat(&centerness)?,
+            anchors: self.config.anchors.generate(images.padded_size()?, &sizes)?,
+        })
+    }
+
+    /// Detection losses of `pyramid`: sums over all points of the batch, divided by its number of positives.
+    ///
+    /// # Errors
+    /// If the pyramid or the targets are not those of `images`, or a label is no class.
+    pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<PointPass> {
+        images.check_targets(targets, self.config.classes)?;
+        let settings = &self.config.fcos;
+        let output = self.forward(images, pyramid)?;
+        let count = output.anchors.len();
+        let mut classes = Vec::with_capacity(count * targets.len());
+        // Of each positive: its row, its anchor, its true box and its centerness there.
+        let (mut chosen, mut anchors, mut truths, mut central) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut positives = Vec::with_capacity(targets.len());
+        for target in targets {
+            let points = (output.anchors.as_slice(), output.per_level.as_slice());
+            let radius = settings.center_sampling_radius;
+            let matches = points::match_points(&target.boxes, &target.ignored, points, radius);
+            let mut rows_of = Vec::new();
+            for (anchor, matched) in output.anchors.iter().zip(&matches) {
+                classes.push(match *matched {
+                    Match::Gt(truth) => {
+                        let own = target.boxes[truth as usize];
+                        rows_of.push(classes.len() as u32);
+                        anchors.push(*anchor);
+                        truths.push(own);
+                        central.push(points::centerness(&own, anchor));
+                        RowTarget::Class(target.labels[truth as usize])
+                    }
+                    Match::Background => RowTarget::Background,
+                    Match::Between => RowTarget::Ignored,
+                });
+            }
+            chosen.extend_from_slice(&rows_of);
+            positives.push(rows_of);
+        }
+        let divisor = chosen.len().max(1) as f64;
+        let (alpha, gamma) = (settings.focal_alpha, settings.focal_gamma);
+        let class_targets = FocalTargets::Rows(&classes);
+        let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, divisor)?;
+        let boxes = PointCoder.decode_rows(&rows(&output.distances, &chosen)?, &anchors)?;
+        let regression = giou_loss(&boxes, &truths, divisor)?;
+        let centerness = bce_with_logits(&rows(&output.centerness, &chosen)?, &central, divisor)?;
+        let losses = vec![
+            ("classification", classification),
+            ("bbox_regression", regression),
+            ("bbox_ctrness", centerness),
+        ];
+        Ok(PointPass { losses, logits: output.logits, positives })
+    }
+
+    /// Detections per image, best first, in pixels of the padded images.
+    ///
+    /// # Errors
+    /// If the images are smaller than the network can see.
+    pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
+        let output = self.forward(images, &self.pyramid(images, Mode::Inference)?)?;
+        let (count, classes) = (output.anchors.len(), self.config.classes);
+        let on_host = |value: &Value| value.tensor().flatten_all()?.to_vec1::<f32>();
+        let (logits, distances) = (on_host(&output.logits)?, on_host(&output.distances)?);
+        let centerness = on_host(&output.centerness)?;
+        let of_image = |(image, &size): (usize, &(usize, usize))| {
+            let mut levels = Vec::with_capacity(output.per_level.len());
+            let mut first = 0;
+            for &points in &output.per_level {
+                let start = image * count + first;
+                levels.push(PointLevel {
+                    class_logits: &logits[start * classes..][..points * classes],
+                    centerness: &centerness[start..][..points],
+                    distances: &distances[4 * start..][..4 * points],
+                    anchors: &output.anchors[first..first + points],
+                });
+                first += points;
+            }
+            Ok(detect(&levels, size, &self.config.fcos)?)
+        };
+        images.sizes.iter().enumerate().map(of_image).collect()
+    }
+}
+
+impl Detect for Fcos {
+    fn params(&self) -> &ParamStore {
+        self.params()
+    }
+
+    fn levels(&self) -> &[Level] {
+        &self.levels
+    }
+
+    fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
+        self.pyramid(images, mode)
+    }
+
+    fn train(
+        &self,
+        images: &Images,
+        pyramid: &[Value],
+        targets: &[Target],
+        _random: &mut dyn RngCore,
+    ) -> Result<(Losses, Regions)> {
+        let PointPass { losses, logits, positives } = self.train(images, pyramid, targets)?;
+        Ok((losses, Regions::Anchors { logits, positives }))
+    }
+
+    fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
+        match regions {
+            Regions::Anchors { .. } => self.point_logits(pyramid),
+            Regions::Rois { .. } => Err(no_such_regions(regions)),
+        }
+    }
+
+    fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
+        self.detect(images)
+    }
+
+    fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
+        let PointOutput { logits, distances, centerness, .. } = self.forward(images, pyramid)?;
+        let named = [("logits", logits), ("distances", distances), ("centerness", centerness)];
+        Ok(named.map(|(name, value)| (name.to_owned(), value)).into())
+    }
+}
+
+impl Tower {
+    /// Layers `conv.0`, `conv.1` (norm), `conv.3`, `conv.4`, ...: every third of torchvision's is a ReLU.
+    fn new(builder: &Builder, width: usize, convs: usize) -> Result<Self> {
+        let builder = builder.within("conv");
+        let layer = |i: usize| {
+            let (weight, bias) = (Init::Normal(0.01), Init::Constant(0.0));
+            let conv = Conv2d::new(&builder.within(3 * i), (width, width, 3, 1), weight, bias)?;
+            Ok((conv, GroupNorm::new(&builder.within(3 * i + 1), width)?))
+        };
+        Ok(Self((0..convs).map(layer).collect::<Result<_>>()?))
+    }
+
+    fn forward(&self, level: &Value) -> Result<Value> {
+        let mut x = level.clone();
+        for (conv, norm) in &self.0 {
+            x = norm.forward(&conv.forward(&x, Identity)?, Relu)?;
+        }
+        Ok(x)
+    }
+}

@@ -1,0 +1,96 @@
+//! From the outputs of FCOS to the detections of an image: torchvision's `FCOS.postprocess_detections`.
+
+use crate::box_coder::PointCoder;
+use crate::boxes::{self, GeometryError, Xyxy};
+use crate::postprocess::{Detections, columns, logit_floor};
+use crate::proposals::sigmoid;
+use crate::ranking::top_k;
+
+use super::FcosSettings;
+
+/// Outputs of the head for one level of one image.
+///
+/// # Shapes
+/// A `anchors`, `class_logits` (A, K), `centerness` (A), `distances` (A, 4).
+#[derive(Debug, Clone, Copy)]
+pub struct PointLevel<'a> {
+    /// Logit for each point and class.
+    pub class_logits: &'a [f32],
+    /// Logit of each point's centerness.
+    pub centerness: &'a [f32],
+    /// Left, top, right, bottom distance of each point, in sides of its anchor.
+    pub distances: &'a [f32],
+    /// Anchors whose centres are the level's points.
+    pub anchors: &'a [Xyxy],
+}
+
+/// Detections of one image by descending score, the square root of class probability times centerness.
+///
+/// `image_hw` is (height, width) without padding; a label is its logit column.
+///
+/// # Errors
+/// When the lengths within a level don't fit together.
+pub fn detect(
+    levels: &[PointLevel<'_>],
+    image_hw: (usize, usize),
+    settings: &FcosSettings,
+) -> Result<Detections, GeometryError> {
+    let mut candidates = Detections::default();
+    for level in levels {
+        let columns = columns("class logits of the FCOS head", level.class_logits, level.anchors.len())?;
+        let count = level.anchors.len();
+        GeometryError::check_length("centerness of the FCOS head", count, level.centerness.len())?;
+        GeometryError::check_length("distances of the FCOS head", 4 * count, level.distances.len())?;
+        let (distances, _) = level.distances.as_chunks::<4>();
+        let (places, scores) = above_threshold(level, columns, settings.score_threshold);
+        for k in top_k(&scores, settings.topk_candidates) {
+            let (point, label) = (places[k] / columns, places[k] % columns);
+            let decoded = PointCoder.decode(&distances[point], &level.anchors[point]);
+            candidates.push(boxes::clip(&decoded, image_hw), scores[k], label as u32);
+        }
+    }
+    candidates.suppressed(settings.nms_threshold, settings.detections_per_image)
+}
+
+/// Places (point * K + class) and scores above `threshold`.
+fn above_threshold(level: &PointLevel<'_>, columns: usize, threshold: f64) -> (Vec<usize>, Vec<f32>) {
+    // Centerness is at most 1: a smaller class probability cannot reach the threshold.
+    let logit_floor = logit_floor(threshold * threshold);
+    let candidates = level.class_logits.iter().enumerate().filter(|&(_, &logit)| logit >= logit_floor);
+    candidates
+        .map(|(place, &logit)| (place, (sigmoid(logit) * sigmoid(level.centerness[place / columns])).sqrt()))
+        .filter(|&(_, score)| score > threshold as f32)
+        .unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANCHORS: [Xyxy; 2] = [[0.0, 0.0, 8.0, 8.0], [16.0, 0.0, 24.0, 8.0]];
+
+    fn detected(class_logits: &[f32], centerness: &[f32]) -> Result<Detections, GeometryError> {
+        let level = PointLevel { class_logits, centerness, distances: &[0.5; 8], anchors: &ANCHORS };
+        detect(&[level], (6, 40), &FcosSettings::default())
+    }
+
+    #[test]
+    fn the_score_is_the_root_of_class_probability_times_centerness() {
+        // Probabilities 0.5 and 0.8: the second point's centerness of 0.2 puts it behind.
+        let logit = |p: f32| (p / (1.0 - p)).ln();
+        let found = detected(&[logit(0.5), -9.0, -9.0, logit(0.8)], &[logit(0.5), logit(0.2)]).expect("fits");
+        assert_eq!(found.labels, [0, 1]);
+        assert_eq!(found.boxes, [[0.0, 0.0, 8.0, 6.0], [16.0, 0.0, 24.0, 6.0]], "clipped to the image");
+        assert!((found.scores[0] - 0.5).abs() < 1e-6 && (found.scores[1] - 0.4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn low_scores_and_nan_are_no_detections_and_lengths_are_checked() {
+        assert!(detected(&[-3.3; 4], &[50.0; 2]).expect("fits").is_empty(), "below 0.2");
+        assert_eq!(detected(&[-3.1; 4], &[50.0; 2]).expect("fits").len(), 4, "above 0.2");
+        assert!(detected(&[f32::NAN; 4], &[0.0; 2]).expect("fits").is_empty());
+        assert!(detected(&[9.0; 4], &[f32::NAN; 2]).expect("fits").is_empty());
+        assert!(detected(&[9.0; 4], &[0.0]).is_err());
+        assert!(detected(&[9.0; 3], &[0.0; 2]).is_err());
+    }
+}
