@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use ckd_det::config::Optim;
-use ckd_det::distill::{Ckd, Distiller, Lesson, Negatives, Term};
+use ckd_det::distill::{Negatives, ckd};
 use ckd_det::engine::optim::Sgd;
 use ckd_detectors::classifier::{Architecture, Network};
 use ckd_detectors::nn::Mode;
@@ -143,7 +143,6 @@ fn measure(options: &Options) -> Result<()> {
 struct Step {
     student: Box<dyn Network>,
     teacher: Option<Box<dyn Network>>,
-    ckd: Ckd,
     sgd: Sgd,
     images: Value,
     labels: Vec<u32>,
@@ -169,9 +168,8 @@ impl Step {
             clip_grad_norm: None,
         };
         let sgd = Sgd::new(student.params(), &optim)?;
-        let ckd = Ckd { at: Tap::Logits, weight: 1.0, temperature: 1.0, negatives: Negatives::Cross };
         let (images, labels) = data(workload, batch)?;
-        Ok(Self { student, teacher, ckd, sgd, images, labels })
+        Ok(Self { student, teacher, sgd, images, labels })
     }
 
     fn run(&mut self) -> Result<Duration> {
@@ -186,9 +184,9 @@ impl Step {
         let divisor = self.labels.len() as f64;
         let mut loss = softmax_cross_entropy(logits, &self.labels, divisor)?;
         if let Some(taught) = &taught {
-            for Term { value, weight, .. } in self.ckd.terms(&Lesson::new(taught, &taps))? {
-                loss = weighted_sum(&[(&loss, 1.0), (&value, weight)])?;
-            }
+            let teacher = taught.require(Tap::Logits)?.tensor();
+            let value = ckd(teacher, logits, 1.0, Negatives::Cross)?;
+            loss = weighted_sum(&[(&loss, 1.0), (&value, 1.0)])?;
         }
         // What the graph does not need goes before the walk back, which frees the rest.
         drop((taps, taught));

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ckd_det::config::{
-    AnchorCorners, Backbone, Config, ConfigError, Distill, Document, Experiment, Length, Loaded, Norm,
-    Resize, RoiAlign, RowsAt, list,
+    AnchorCorners, Backbone, Config, ConfigError, Document, Experiment, Length, Loaded, Norm, Resize,
+    RoiAlign, list,
 };
+use ckd_det::distill::{Distill, RowsAt};
 use tempfile::TempDir;
 
 /// A complete configuration with nothing to spare.

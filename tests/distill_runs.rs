@@ -3,7 +3,8 @@
 use crate::support::tiny::{
     Tiny, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
 };
-use ckd_det::config::{CohortMethod, Document, Method};
+use ckd_det::config::Document;
+use ckd_det::distill::{mcl::CohortMethod, methods, taught};
 use serde_json::Value;
 
 /// Every method that Faster R-CNN has taps for, with the weight of each small enough to train.
@@ -183,7 +184,7 @@ fn every_method_shows_in_the_log_while_it_counts() {
     let steps = losses(&tiny, "runs/every");
     let has =
         |step: usize, method: &str| steps[step].iter().any(|name| name.split('/').next() == Some(method));
-    for method in Method::ALL.iter().map(|method| method.word()) {
+    for method in taught().iter().map(|card| card.method) {
         let expected = match method {
             "fgfi" => [false, true, true, true],
             "mimic" => [true, true, true, false],
@@ -300,17 +301,17 @@ fn the_methods_are_listed_with_their_keys_defaults_and_papers() {
     let tiny = Tiny::new();
     let output = tiny.run_program(&["methods", "--json"]);
     assert_ended(&output, 0, &[]);
-    let methods: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(methods.len(), Method::ALL.len() + CohortMethod::ALL.len());
-    for (listed, method) in methods.iter().zip(Method::ALL) {
-        assert_eq!(listed["method"], method.word());
+    let listing: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listing.len(), methods().len());
+    for (listed, card) in listing.iter().zip(taught()) {
+        assert_eq!(listed["method"], card.method);
         assert_eq!(listed["entry"], "[[distill]]");
         assert!(listed["paper"].as_str().unwrap().len() > 8);
         let keys: Vec<&str> =
             listed["keys"].as_array().unwrap().iter().map(|key| key["path"].as_str().unwrap()).collect();
         assert!(keys.contains(&"at") && keys.contains(&"weight"), "{keys:?}");
     }
-    for (listed, method) in methods[Method::ALL.len()..].iter().zip(CohortMethod::ALL) {
+    for (listed, method) in listing[taught().len()..].iter().zip(CohortMethod::ALL) {
         assert_eq!((&listed["method"], &listed["entry"]), (&method.word().into(), &"[cohort]".into()));
     }
     assert_ended(&tiny.run_program(&["methods"]), 0, &["review_kd", "arXiv 2104.09044", "temperature = 1.0"]);

@@ -3,9 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ckd_det::config::{
-    ClassifyConfig, CohortConfig, CohortMethod, Document, Experiment, LabelOrder, SameImage, ScheduleKind,
-};
+use ckd_det::config::{ClassifyConfig, CohortConfig, Document, Experiment, LabelOrder, ScheduleKind};
+use ckd_det::distill::mcl::{CohortMethod, Instance};
 use ckd_recipes::{cohorts, recipes};
 
 fn configs() -> PathBuf {
@@ -94,7 +93,7 @@ fn the_recipes_of_cohorts_are_the_authors() {
     let deep = load("imagenet/lmcl_r50_r50.toml");
     assert_eq!(
         (deep.schedule.epochs, deep.cohort.alpha, deep.cohort.same_image),
-        (Some(100), 0.01, SameImage::Included)
+        (Some(100), 0.01, Instance::Included)
     );
     assert_eq!((deep.cohort.layers.meta_every, deep.cohort.layers.branch_blocks), (500, Some(1)));
     assert!(deep.cohort.bank.is_some() && deep.data.order == LabelOrder::Shuffled);

@@ -1,7 +1,8 @@
 //! `ckd-det methods`
 
 use super::say;
-use crate::config::{Key, MethodCard, methods};
+use crate::config::Key;
+use crate::distill::{MethodCard, methods};
 
 /// Arguments of `methods`.
 #[derive(Debug, clap::Args)]

@@ -27,9 +27,3 @@ pub use error::ConfigError;
 pub use load::{Document, Experiment, Loaded};
 pub use lookup::{ConfigSource, Listed, list};
 pub use schema::*;
-
-/// What there is to know about each method: those that learn from a teacher, then those of cohorts.
-pub fn methods() -> Vec<MethodCard> {
-    let taught = Method::ALL.iter().map(|method| method.card());
-    taught.chain(CohortMethod::ALL.iter().map(|method| method.card())).collect()
-}

@@ -6,7 +6,6 @@ mod classify;
 mod cohort;
 mod data;
 mod detector;
-mod distill;
 mod network;
 mod training;
 
@@ -18,19 +17,16 @@ pub use classify::{
     Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, LabelledData, LabelledInput,
     LabelledKind, Policy, Probe, Task,
 };
-pub use cohort::{Bank, Cohort, CohortConfig, CohortMethod, Layers, Peer, SameImage};
+pub use cohort::{CohortConfig, Peer};
 pub use data::{Data, DataKind, Input, Normalization, Resize, Synth};
 pub use detector::{
     AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,
     Rpn,
 };
-pub use distill::{
-    At, Ckd, Crd, Cwd, Dist, Distill, Dkd, Fcka, FckaOf, Fgd, Fgfi, FitNet, Icd, IcdDirection, IcdScale, Kd,
-    Lcka, Maps, MapsAt, Method, MethodCard, Mimic, Negatives, Pkd, PkdStd, Place, Rcka, Regressor, ReviewKd,
-    Rkd, RowNorm, Rows, RowsAt, Timing,
-};
 pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
+
+use crate::distill::Distill;
 
 section! {
     /// One experiment: a student, the teacher it learns from, and how.
@@ -73,16 +69,16 @@ section! {
 impl Config {
     fn check(&self, check: &mut Check<'_>) {
         check_name(&self.name, check);
-        let offer = distill::Offer::of_detectors(self.detector.architecture);
+        let offer = self.detector.offer();
         for (index, entry) in self.distill.iter().enumerate() {
             let check = &mut check.within(&format!("distill.{index}"));
             check.that(
                 self.teacher.is_some(),
                 "method",
-                format!("is {:?}, but there is no teacher to learn from", entry.method().word()),
+                format!("is {:?}, but there is no teacher to learn from", entry.word()),
                 "add a [teacher] table, or remove [[distill]]",
             );
-            offer.check(entry, check);
+            entry.check_place(&offer, check);
         }
         if let Some(teacher) = &self.teacher {
             self.check_teacher(teacher, &mut check.within("teacher"));

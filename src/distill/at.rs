@@ -4,39 +4,47 @@
 //! the squared difference. The larger map is averaged down to the smaller first; channels may differ.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
 use ckd_kernels::reduce::dot;
+use ckd_settings::section;
 use rayon::prelude::*;
 
+use super::distiller::{DistillError, Distiller};
 use super::maps::at_equal_sizes;
-use super::{DistillError, Distiller, Lesson, Term, nothing, scalar_of, term_at_each};
+use super::method::{Method, MethodSetting};
+use super::on_maps::OnMaps;
+use super::place::Maps;
+use super::scalar::{nothing, scalar_of};
 
 const NAME: &str = "at";
 
-/// AT at some maps.
-#[derive(Debug, Clone, PartialEq)]
-pub struct At {
-    /// The maps.
-    pub at: Vec<Tap>,
-    /// The weight of each map's term.
-    pub weight: f64,
+section! {
+    /// Attention transfer: where the squared activations are, as a unit vector over the cells.
+    pub struct At with place: Maps {
+        /// Weight of each level's term.
+        pub weight: f32 = 1000.0,
+    }
 }
 
-impl Distiller for At {
-    fn name(&self) -> &str {
-        NAME
+impl Method for At {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
     }
 
-    fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        term_at_each(NAME, &self.at, self.weight, lesson, |_, teacher, student| {
-            attention_transfer(teacher, student)
-        })
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let maps = OnMaps::new(NAME, &self.place)?;
+        Ok(Box::new(
+            maps.term(self.weight.into(), |_, teacher, student| attention_transfer(teacher, student)),
+        ))
     }
 }
 

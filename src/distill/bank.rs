@@ -16,8 +16,9 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use super::distiller::DistillError;
 use super::rows::{softmax, weighted_mean_over_rows};
-use super::{DistillError, expect_positive};
+use super::scalar::expect_positive;
 
 const NAME: &str = "memory";
 

@@ -10,52 +10,68 @@
 //! No mean is subtracted and no softmax taken before; labels play no part. log B is the level of chance.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::{dot, exponentials, largest, multiply, sum};
+use ckd_settings::{Check, choices, section};
 use rayon::prelude::*;
 
+use super::distiller::{DistillError, Distiller};
+use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
+use super::place::Rows;
+use super::scalar::{expect_positive, nothing, scalar_of};
 use super::unit_rows::UnitRows;
-use super::{DistillError, Distiller, Lesson, Term, expect_positive, nothing, scalar_of, term_at_each};
 
-/// What row i is contrasted with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Negatives {
-    /// The teacher's row i against the student's rows j: a_ij = t_i·s_j (the authors' code).
-    #[default]
-    Cross,
-    /// The student's row i against the student's rows j: a_ij = s_i·s_j for j != i (the paper's second version).
-    Student,
-}
-
-/// CKD at one tap: one row per RoI, anchor or sample.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Ckd {
-    /// Where; its values are (B, C) logits or embeddings.
-    pub at: Tap,
-    /// The term's weight (0.1 for RoI logits in the authors' detectors).
-    pub weight: f64,
-    /// What similarities are divided by (1 there).
-    pub temperature: f64,
+choices! {
     /// What a row is contrasted with.
-    pub negatives: Negatives,
+    pub enum Negatives {
+        /// Teacher row against the student's other rows (the authors' code).
+        Cross = "cross",
+        /// Student row against the student's other rows (the paper's summary).
+        Student = "student",
+    }
 }
 
-impl Distiller for Ckd {
-    fn name(&self) -> &str {
-        "ckd"
+section! {
+    /// Contrastive knowledge distillation: each row of the student's logits must
+    /// be closer to the teacher's row of the same sample than the student's other rows are.
+    pub struct Ckd with place: Rows {
+        /// Weight in the total loss: 0.1 for the authors' detectors, 10 to 100 on CIFAR-100.
+        pub weight: f32 = 0.1,
+        /// Divides the cosines.
+        pub temperature: f32 = 1.0,
+        /// What a row is contrasted with.
+        pub negatives: Negatives = Negatives::Cross,
+    }
+}
+
+impl Ckd {
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("temperature", self.temperature.into());
+    }
+}
+
+impl Method for Ckd {
+    const WORD: &'static str = "ckd";
+    const PAPER: &'static str = "Zhu et al., arXiv 2404.14109";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
     }
 
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        term_at_each("ckd", &[self.at], self.weight, lesson, |_, teacher, student| {
-            ckd(teacher, student, self.temperature, self.negatives)
-        })
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let (temperature, negatives) = (self.temperature.into(), self.negatives);
+        let rows = OnRows::new(Self::WORD, &self.place);
+        Ok(Box::new(rows.term(self.weight.into(), move |teacher, student, _| {
+            ckd(teacher, student, temperature, negatives)
+        })))
     }
 }
 

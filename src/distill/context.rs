@@ -13,9 +13,10 @@ use ckd_kernels::norm::group_norm;
 use ckd_kernels::reduce::dot;
 use rayon::prelude::*;
 
+use super::distiller::DistillError;
 use super::maps::{Weights, add_to_channels, squared_difference};
 use super::rows::softmax;
-use super::{DistillError, nothing};
+use super::scalar::nothing;
 
 /// A global-context block: what a trained attention sees of a whole map, transformed.
 #[derive(Debug)]

@@ -21,43 +21,153 @@ use ckd_kernels::linear::Activation;
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::normalize::l2_normalize_rows;
 use ckd_kernels::reduce::dot;
+use ckd_settings::{Check, section};
 use rayon::prelude::*;
 
 use super::bank::{ByClass, remember};
-use super::{DistillError, Distiller, Lesson, Term, Widths, at_tap, nothing, scalar_of, width_at};
+use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
+use super::method::{Method, MethodSetting};
+use super::place::{Rows, RowsAt};
+use super::scalar::{expect_positive, nothing, scalar_of};
 
 const NAME: &str = "crd";
 
 /// Added to the denominators, as in the authors' code.
 const EPS: f64 = 1e-7;
 
-/// How CRD is set up.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Contrast {
-    /// Where; its values are (B, D) features.
-    pub at: Tap,
-    /// The weight of both directions.
-    pub weight: f64,
-    /// Samples of other classes drawn for each sample.
-    pub negatives: usize,
-    /// What cosines are divided by.
-    pub temperature: f64,
-    /// The share of the old row when a sample is seen again.
-    pub momentum: f64,
-    /// The width of the heads and of the memory.
-    pub width: usize,
+section! {
+    /// Contrast with a memory of all training samples, in both directions, through a trained linear head on each
+    /// side. Negatives are of other classes.
+    pub struct Crd with place: Rows {
+        /// Weight of both directions together.
+        pub weight: f32 = 0.8,
+        /// Negatives drawn for each sample.
+        pub negatives: usize = 16384,
+        /// Divides the cosines.
+        pub temperature: f32 = 0.07,
+        /// Share of the old memory when a sample is seen again.
+        pub momentum: f32 = 0.5,
+        /// Width of the heads and of the memory.
+        pub width: usize = 128,
+    }
 }
 
-/// CRD with its heads and memories.
+impl Crd {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("negatives", self.negatives);
+        check.at_least_one("width", self.width);
+        check.positive("temperature", self.temperature.into());
+        check.fraction("momentum", self.momentum.into());
+    }
+}
+
+impl Method for Crd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Tian et al., ICLR 2020, arXiv 1910.10699";
+    // A memory of samples: of images, not of regions.
+    const ROWS: &'static [RowsAt] = &[RowsAt::Embedding];
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
+    }
+
+    fn build(
+        &self,
+        setting: &MethodSetting<'_>,
+        builder: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let classes = setting.classes.clone();
+        if classes.is_empty() {
+            return Err(DistillError::Lacks { method: NAME, what: "the class of every training image" });
+        }
+        let (widths, n) = (width_at(&setting.widths, self.place.at.tap())?, classes.len());
+        let samples = ByClass::new(classes)?;
+        let bound = Init::Uniform(1.0 / (self.width as f64 / 3.0).sqrt());
+        let memory = |name: &str| -> Result<Memory, DistillError> {
+            let builder = builder.within(name);
+            Ok(Memory {
+                rows: builder.buffer("rows", &[n, self.width], bound)?,
+                normalizer: builder.buffer("normalizer", &[1], Init::Constant(0.0))?,
+            })
+        };
+        Ok(Box::new(Contrast {
+            keys: self.clone(),
+            student: Linear::new(&builder.within("student"), widths.student, self.width)?,
+            teacher: Linear::new(&builder.within("teacher"), widths.teacher, self.width)?,
+            memories: [memory("students")?, memory("teachers")?],
+            samples,
+            params: builder.finish(),
+        }))
+    }
+}
+
+/// CRD at one tap, with its heads and memory banks.
 #[derive(Debug)]
-pub struct Crd {
-    settings: Contrast,
+struct Contrast {
+    keys: Crd,
     student: Linear,
     teacher: Linear,
-    /// What is remembered of the students and of the teachers.
+    /// The memory banks of the student's rows and of the teacher's.
     memories: [Memory; 2],
     samples: ByClass,
     params: ParamStore,
+}
+
+impl Contrast {
+    /// The unit rows that both heads make of a lesson, and the positions in the memories that they are compared with.
+    fn compared(&self, lesson: &Lesson<'_>) -> Result<([Value; 2], Vec<u32>), DistillError> {
+        let (teacher, student) = at_tap(self.keys.place.at.tap(), lesson)?;
+        let unit = |head: &Linear, rows: &Value| -> Result<Value, DistillError> {
+            Ok(l2_normalize_rows(&head.forward(rows, Activation::Identity)?, 1e-12)?)
+        };
+        let inside = || {
+            let u = unit(&self.student, student)?;
+            let v = unit(&self.teacher, &Value::constant(teacher.clone()))?;
+            let drawn = self.samples.negatives(lesson.samples, self.keys.negatives, lesson.seed)?;
+            Ok(([u, v], drawn))
+        };
+        inside().map_err(|error: DistillError| error.at(self.keys.place.at.tap()))
+    }
+}
+
+impl Distiller for Contrast {
+    fn name(&self) -> &str {
+        NAME
+    }
+
+    fn taps(&self) -> Vec<Tap> {
+        vec![self.keys.place.at.tap()]
+    }
+
+    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
+        let at = self.keys.place.at.tap();
+        let ([u, v], drawn) = self.compared(lesson)?;
+        let [students, teachers] = &self.memories;
+        let term = |(kind, rows, memory): (&str, &Value, &Memory)| {
+            let value =
+                crd(rows, memory, &drawn, self.keys.temperature.into()).map_err(|error| error.at(at))?;
+            Ok(Term { name: format!("{NAME}/{at}/{kind}"), value, weight: self.keys.weight.into() })
+        };
+        [("student", &u, teachers), ("teacher", &v, students)].into_iter().map(term).collect()
+    }
+
+    fn after_step(&self, lesson: &Lesson<'_>) -> Result<(), DistillError> {
+        let at = self.keys.place.at.tap();
+        let ([u, v], drawn) = self.compared(lesson)?;
+        let [students, teachers] = &self.memories;
+        let remembered = || {
+            for (rows, memory) in [(&u, teachers), (&v, students)] {
+                memory.fix_normalizer(rows, &drawn, self.keys.temperature.into())?;
+            }
+            remember(&students.rows, lesson.samples, u.tensor(), self.keys.momentum.into())?;
+            remember(&teachers.rows, lesson.samples, v.tensor(), self.keys.momentum.into())
+        };
+        remembered().map_err(|error: DistillError| error.at(at))
+    }
+
+    fn params(&self) -> Option<&ParamStore> {
+        Some(&self.params)
+    }
 }
 
 /// A unit row for each training sample, and the Z of the likenesses to them.
@@ -69,76 +179,64 @@ pub struct Memory {
     pub normalizer: Tensor,
 }
 
-impl Crd {
-    /// CRD over training samples of these `classes`; heads and memories are made by `builder`.
+impl Memory {
+    /// Z; 0 until the first batch has fixed it.
+    fn normalizer(&self) -> Result<f32, DistillError> {
+        Ok(self.normalizer.to_vec1::<f32>()?[0])
+    }
+
+    /// Fixes Z by this batch, if it is the first.
     ///
     /// # Errors
-    /// A tap whose width is not known; samples that are all of one class.
-    pub fn new(
-        settings: Contrast,
-        classes: Vec<u32>,
-        widths: &Widths,
-        builder: Builder,
-    ) -> Result<Self, DistillError> {
-        let (width, n) = (width_at(widths, settings.at)?, classes.len());
-        let samples = ByClass::new(classes)?;
-        let bound = Init::Uniform(1.0 / (settings.width as f64 / 3.0).sqrt());
-        let memory = |name: &str| -> Result<Memory, DistillError> {
-            let builder = builder.within(name);
-            Ok(Memory {
-                rows: builder.buffer("rows", &[n, settings.width], bound)?,
-                normalizer: builder.buffer("normalizer", &[1], Init::Constant(0.0))?,
-            })
+    /// As [`crd`].
+    pub fn fix_normalizer(&self, rows: &Value, drawn: &[u32], temperature: f64) -> Result<(), DistillError> {
+        let (n, d) = self.rows.dims2()?;
+        if self.normalizer()? != 0.0 || rows.tensor().elem_count() == 0 {
+            return Ok(());
+        }
+        let negatives = self.negatives(rows, drawn)?;
+        let (host, remembered) = (on_host(rows.tensor())?, on_host(&self.rows)?);
+        let z = {
+            let (u, bank) = (elements(&host)?, elements(&remembered)?);
+            normalizer_of(&likenesses((&u, &bank), (negatives, d), drawn, temperature), n)
         };
-        Ok(Self {
-            settings,
-            student: Linear::new(&builder.within("student"), width.student, settings.width)?,
-            teacher: Linear::new(&builder.within("teacher"), width.teacher, settings.width)?,
-            memories: [memory("students")?, memory("teachers")?],
-            samples,
-            params: builder.finish(),
+        Ok(write_in_place(&self.normalizer, &from_elements(vec![z], 1, &host)?)?)
+    }
+
+    /// Negatives of each row, if the positions `drawn` fit the rows and the memory.
+    fn negatives(&self, rows: &Value, drawn: &[u32]) -> Result<usize, DistillError> {
+        let (n, d) = self.rows.dims2()?;
+        let (b, width) = rows.tensor().dims2()?;
+        let fits = width == d && drawn.len().is_multiple_of(b) && drawn.iter().all(|&at| (at as usize) < n);
+        (drawn.len() / b).checked_sub(1).filter(|_| fits).ok_or_else(|| {
+            let reason = format!("rows {:?}, {} positions, a memory {n} x {d}", rows.dims(), drawn.len());
+            DistillError::invalid(NAME, reason)
         })
     }
 }
 
-impl Distiller for Crd {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.settings.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let Contrast { at, weight, negatives, temperature, momentum, .. } = self.settings;
-        let (teacher, student) = at_tap(at, lesson)?;
-        let unit = |head: &Linear, rows: &Value| -> Result<Value, DistillError> {
-            Ok(l2_normalize_rows(&head.forward(rows, Activation::Identity)?, 1e-12)?)
-        };
-        let inside = || -> Result<Vec<Term>, DistillError> {
-            let u = unit(&self.student, student)?;
-            let v = unit(&self.teacher, &Value::constant(teacher.clone()))?;
-            let drawn = self.samples.negatives(lesson.samples, negatives, lesson.seed)?;
-            let [students, teachers] = &self.memories;
-            let mut terms = Vec::new();
-            for (kind, rows, memory) in [("student", &u, teachers), ("teacher", &v, students)] {
-                let value = crd(rows, memory, &drawn, temperature)?;
-                terms.push(Term { name: format!("{NAME}/{at}/{kind}"), value, weight });
-            }
-            remember(&students.rows, lesson.samples, u.tensor(), momentum)?;
-            remember(&teachers.rows, lesson.samples, v.tensor(), momentum)?;
-            Ok(terms)
-        };
-        inside().map_err(|error| error.at(at))
-    }
-
-    fn params(&self) -> Option<&ParamStore> {
-        Some(&self.params)
-    }
+/// exp(memory·row / T) of each row and its positions, row by row.
+fn likenesses(
+    (rows, bank): (&[f32], &[f32]),
+    (negatives, d): (usize, usize),
+    drawn: &[u32],
+    temperature: f64,
+) -> Vec<f64> {
+    let remembered = |at: u32| &bank[at as usize * d..][..d];
+    drawn
+        .par_chunks_exact(negatives + 1)
+        .zip(rows.par_chunks_exact(d))
+        .flat_map_iter(|(drawn, u)| drawn.iter().map(move |&at| (dot(remembered(at), u) / temperature).exp()))
+        .collect()
 }
 
-/// The CRD loss of one side's unit rows against the other side's `memory`, whose Z it sets if this is the first batch.
+/// Z of a batch's likenesses to a memory of `n` rows, as it is stored.
+fn normalizer_of(likeness: &[f64], n: usize) -> f32 {
+    (likeness.iter().sum::<f64>() / likeness.len() as f64 * n as f64) as f32
+}
+
+/// The CRD loss of one side's unit rows against the other side's `memory`, with the Z of this batch if none is
+/// fixed yet.
 ///
 /// # Shapes
 /// `rows` (B, D), `drawn` B · (1 + K) positions in the memory, each row's own first; a scalar.
@@ -146,36 +244,26 @@ impl Distiller for Crd {
 /// # Errors
 /// Shapes that do not fit; positions outside; a temperature that is not positive.
 pub fn crd(rows: &Value, memory: &Memory, drawn: &[u32], temperature: f64) -> Result<Value, DistillError> {
-    super::expect_positive(NAME, "temperature", temperature)?;
+    expect_positive(NAME, "temperature", temperature)?;
     let (n, d) = memory.rows.dims2()?;
-    let &[b, width] = rows.dims() else {
+    let &[b, _] = rows.dims() else {
         return Err(DistillError::invalid(NAME, format!("(B, D) expected, got {:?}", rows.dims())));
     };
     if b == 0 || d == 0 {
         return nothing(rows);
     }
-    let fits = width == d && drawn.len().is_multiple_of(b) && drawn.iter().all(|&at| (at as usize) < n);
-    let Some(negatives) = (drawn.len() / b).checked_sub(1).filter(|_| fits) else {
-        let reason = format!("rows {:?}, {} positions, a memory {n} x {d}", rows.dims(), drawn.len());
-        return Err(DistillError::invalid(NAME, reason));
-    };
+    let negatives = memory.negatives(rows, drawn)?;
     let (host, remembered) = (on_host(rows.tensor())?, on_host(&memory.rows)?);
     let (u, bank) = (elements(&host)?, elements(&remembered)?);
     let (u, bank): (&[f32], &[f32]) = (&u, &bank);
     let row = |at: u32| &bank[at as usize * d..][..d];
-    let mut likeness: Vec<f64> = drawn
-        .par_chunks_exact(negatives + 1)
-        .zip(u.par_chunks_exact(d))
-        .flat_map_iter(|(drawn, u)| drawn.iter().map(move |&at| (dot(row(at), u) / temperature).exp()))
-        .collect();
-    let mut z = f64::from(memory.normalizer.to_vec1::<f32>()?[0]);
-    if z == 0.0 {
-        z = likeness.iter().sum::<f64>() / likeness.len() as f64 * n as f64;
-        write_in_place(&memory.normalizer, &from_elements(vec![z as f32], 1, &host)?)?;
-        // What a resumed run will read.
-        z = f64::from(z as f32);
-    }
-    likeness.iter_mut().for_each(|o| *o /= z);
+    let mut likeness = likenesses((u, bank), (negatives, d), drawn, temperature);
+    // Of the first batch, Z is not stored yet.
+    let z = match memory.normalizer()? {
+        0.0 => normalizer_of(&likeness, n),
+        z => z,
+    };
+    likeness.iter_mut().for_each(|o| *o /= f64::from(z));
 
     let noise = negatives as f64 / n as f64;
     let share = (b as f64).recip();

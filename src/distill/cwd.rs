@@ -5,61 +5,59 @@
 //! ```
 
 use candle_core::Tensor;
-use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::reshape;
+use ckd_settings::{Check, section};
 
+use super::distiller::{DistillError, Distiller};
 use super::layers::Adapters;
 use super::maps::paired;
+use super::method::{Method, MethodSetting};
+use super::on_maps::OnMaps;
+use super::place::Maps;
 use super::rows::{softened_kl, sum_over_rows};
-use super::{DistillError, Distiller, Lesson, Term, Widths, expect_positive, term_at_each};
+use super::scalar::expect_positive;
 
 const NAME: &str = "cwd";
 
-/// CWD at some maps.
-#[derive(Debug)]
-pub struct Cwd {
-    at: Vec<Tap>,
-    weight: f64,
-    temperature: f64,
-    adapters: Adapters,
+section! {
+    /// Channel-wise distillation: each channel as a distribution over the cells; KL divergence times the squared
+    /// temperature.
+    pub struct Cwd with place: Maps {
+        /// Weight of each level's term.
+        pub weight: f32 = 5.0,
+        /// Divides the activations.
+        pub temperature: f32 = 1.0,
+    }
 }
 
 impl Cwd {
-    /// CWD at `at`; `builder` makes adapters where teacher and student differ in width.
-    ///
-    /// # Errors
-    /// A tap whose width is not known.
-    pub fn new(
-        at: Vec<Tap>,
-        weight: f64,
-        temperature: f64,
-        widths: &Widths,
-        builder: Builder,
-    ) -> Result<Self, DistillError> {
-        let adapters = Adapters::new(&at, widths, builder)?;
-        Ok(Self { at, weight, temperature, adapters })
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("temperature", self.temperature.into());
     }
 }
 
-impl Distiller for Cwd {
-    fn name(&self) -> &str {
-        NAME
+impl Method for Cwd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Shu et al., ICCV 2021, arXiv 2011.13256";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
     }
 
-    fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        term_at_each(NAME, &self.at, self.weight, lesson, |tap, teacher, student| {
-            cwd(teacher, &self.adapters.forward(tap, student)?, self.temperature)
-        })
-    }
-
-    fn params(&self) -> Option<&ParamStore> {
-        self.adapters.params()
+    fn build(
+        &self,
+        setting: &MethodSetting<'_>,
+        builder: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let maps = OnMaps::new(NAME, &self.place)?;
+        let (adapters, params) = Adapters::new(&self.place.taps()?, &setting.widths, builder)?;
+        let temperature = self.temperature.into();
+        let maps = maps.term(self.weight.into(), move |tap, teacher, student| {
+            cwd(teacher, &adapters.forward(tap, student)?, temperature)
+        });
+        Ok(Box::new(maps.training(params)))
     }
 }
 

@@ -9,31 +9,71 @@
 //! r is Pearson's, with 1e-8 added to its denominator: it does not vanish exactly where probabilities are tiny.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_settings::{Check, section};
 
+use super::distiller::{DistillError, Distiller};
+use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
+use super::place::{Rows, RowsAt};
 use super::rows::{paired, softmax};
-use super::{DistillError, Distiller, Lesson, Term, at_tap, expect_positive, nothing, scalar_of};
+use super::scalar::{expect_positive, nothing, scalar_of};
 
 const NAME: &str = "dist";
 
 /// Added to the product of the lengths.
 const EPS: f64 = 1e-8;
 
-/// DIST at one tap.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dist {
-    /// Where; its values are (B, C) logits.
-    pub at: Tap,
-    /// The weight of the term over each sample's classes.
-    pub weight: f64,
-    /// The weight of the term over each class's samples; 0 leaves it out.
-    pub weight_intra: f64,
-    /// What logits are divided by.
-    pub temperature: f64,
-    /// What makes probabilities of them.
-    pub probabilities: Probabilities,
+section! {
+    /// Correlation instead of equality: of each sample's class probabilities (inter) and of each class over the
+    /// samples (intra). At anchor_logits probabilities are sigmoids, elsewhere softmaxes.
+    pub struct Dist with place: Rows {
+        /// Weight of the term over each sample's classes (inter): 1 for detectors, 2 on CIFAR.
+        pub weight: f32 = 1.0,
+        /// Weight of the term over each class's samples (intra); 0 leaves it out.
+        pub weight_intra: f32 = 1.0,
+        /// Divides the logits; its square multiplies the terms. 4 on CIFAR.
+        pub temperature: f32 = 1.0,
+    }
+}
+
+impl Dist {
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("temperature", self.temperature.into());
+    }
+}
+
+impl Method for Dist {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Huang et al., NeurIPS 2022, arXiv 2205.10536";
+    const ROWS: &'static [RowsAt] = &[RowsAt::RoiLogits, RowsAt::AnchorLogits, RowsAt::Logits];
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight), ("weight_intra", self.weight_intra)]
+    }
+
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let temperature = self.temperature.into();
+        let probabilities = match self.place.at {
+            RowsAt::AnchorLogits => Probabilities::Sigmoid,
+            _ => Probabilities::Softmax,
+        };
+        let relations =
+            [("inter", Relation::Inter, self.weight), ("intra", Relation::Intra, self.weight_intra)];
+        let mut rows = OnRows::new(NAME, &self.place);
+        for (kind, relation, weight) in relations {
+            rows = rows.kind(kind, weight.into(), move |teacher, student, _| {
+                dist(teacher, student, temperature, probabilities, relation)
+            });
+        }
+        Ok(Box::new(rows))
+    }
 }
 
 /// From logits to probabilities.
@@ -52,28 +92,6 @@ pub enum Relation {
     Inter,
     /// The samples of each class.
     Intra,
-}
-
-impl Distiller for Dist {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let (teacher, student) = at_tap(self.at, lesson)?;
-        let relations =
-            [("inter", Relation::Inter, self.weight), ("intra", Relation::Intra, self.weight_intra)];
-        let term = |(kind, relation, weight): (&str, Relation, f64)| {
-            let value = dist(teacher, student, self.temperature, self.probabilities, relation)
-                .map_err(|error| error.at(self.at))?;
-            Ok(Term { name: format!("{NAME}/{}/{kind}", self.at), value, weight })
-        };
-        relations.into_iter().filter(|(_, _, weight)| *weight != 0.0).map(term).collect()
-    }
 }
 
 /// A term of DIST; 0 without rows.

@@ -8,25 +8,67 @@
 //! ```
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
+use ckd_settings::{Check, section};
 
+use super::distiller::{DistillError, Distiller};
+use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
+use super::place::{Rows, RowsAt};
 use super::rows::{check_labels, paired, softmax, sum_over_rows};
-use super::{DistillError, Distiller, Lesson, Term, at_tap, expect_positive};
+use super::scalar::expect_positive;
 
 const NAME: &str = "dkd";
 
-/// DKD at one tap, whose rows have labels.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Dkd {
-    /// Where; its values are (B, C) logits.
-    pub at: Tap,
-    /// The weight of TCKD.
-    pub alpha: f64,
-    /// The weight of NCKD.
-    pub beta: f64,
-    /// What logits are divided by.
-    pub temperature: f64,
+section! {
+    /// Decoupled knowledge distillation: the probability of the true class (TCKD) and the distribution over
+    /// the others (NCKD), weighted apart. At roi_logits the true class of a region may be the background.
+    pub struct Dkd with place: Rows {
+        /// Weight of alpha TCKD + beta NCKD.
+        pub weight: f32 = 1.0,
+        /// Weight of TCKD within it.
+        pub alpha: f32 = 1.0,
+        /// Weight of NCKD within it: 0.25 for the authors' detectors, 2 to 8 on CIFAR-100, 0.5 to 2 on ImageNet.
+        pub beta: f32 = 0.25,
+        /// Divides the logits: 4 on CIFAR, 1 elsewhere.
+        pub temperature: f32 = 1.0,
+    }
+}
+
+impl Dkd {
+    fn check(&self, check: &mut Check<'_>) {
+        check.not_negative("alpha", self.alpha.into());
+        check.not_negative("beta", self.beta.into());
+        check.positive("temperature", self.temperature.into());
+    }
+}
+
+impl Method for Dkd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Zhao et al., CVPR 2022, arXiv 2203.08679";
+    // Softmaxes are compared, which a RetinaNet's sigmoids are not.
+    const ROWS: &'static [RowsAt] = &[RowsAt::RoiLogits, RowsAt::Logits];
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
+    }
+
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let (weight, temperature) = (f64::from(self.weight), f64::from(self.temperature));
+        let parts = [("target", Part::Target, self.alpha), ("others", Part::Others, self.beta)];
+        let mut rows = OnRows::new(NAME, &self.place);
+        for (kind, part, share) in parts {
+            rows = rows.kind(kind, weight * f64::from(share), move |teacher, student, lesson| {
+                dkd(teacher, student, lesson.labels, temperature, part)
+            });
+        }
+        Ok(Box::new(rows))
+    }
 }
 
 /// A part of DKD.
@@ -36,27 +78,6 @@ pub enum Part {
     Target,
     /// NCKD: the others among themselves.
     Others,
-}
-
-impl Distiller for Dkd {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let (teacher, student) = at_tap(self.at, lesson)?;
-        let parts = [("target", Part::Target, self.alpha), ("others", Part::Others, self.beta)];
-        let term = |(kind, part, weight): (&str, Part, f64)| {
-            let value = dkd(teacher, student, lesson.labels, self.temperature, part)
-                .map_err(|error| error.at(self.at))?;
-            Ok(Term { name: format!("{NAME}/{}/{kind}", self.at), value, weight })
-        };
-        parts.into_iter().filter(|(_, _, weight)| *weight != 0.0).map(term).collect()
-    }
 }
 
 /// A part of the DKD loss of B rows; 0 without rows, and without a second class.

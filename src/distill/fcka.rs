@@ -3,65 +3,76 @@
 //! A sample's map is one row of R (N, C·H·W), in each network's own size. The authors align the similarity matrices
 //! G = R Rᵀ with rows of length 1, a kernel of kernels; their figure aligns R itself. 1 - ka is logged, -ka is theirs.
 
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{permute, reshape};
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::normalize::l2_normalize_rows;
+use ckd_settings::{choices, section};
 
-use super::ka::{Kernel, misalignment};
-use super::{DistillError, Distiller, Lesson, Term, term_at_each};
+use super::distiller::{DistillError, Distiller};
+use super::ka::{Kernel, RowNorm, misalignment};
+use super::method::{Method, MethodSetting};
+use super::on_maps::OnMaps;
+use super::place::Maps;
 
 const NAME: &str = "fcka";
 
-/// FCKA on feature maps.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Fcka {
-    /// The maps; teacher's and student's may differ in all but the number of samples.
-    pub at: Vec<Tap>,
-    /// The weight of each map's term.
-    pub weight: f64,
-    /// What is aligned.
-    pub of: AlignmentOf,
-    /// How rows are compared.
-    pub kernel: Kernel,
-}
-
-/// What FCKA aligns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AlignmentOf {
-    /// The similarity matrices (the authors' code).
-    #[default]
-    Similarities,
-    /// The features.
-    Features,
-}
-
-impl Distiller for Fcka {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        term_at_each(NAME, &self.at, self.weight, lesson, |_, teacher, student| {
-            let teacher = self.aligned(&Value::constant(teacher.clone()))?;
-            misalignment(teacher.tensor(), &self.aligned(student)?, self.kernel)
-        })
+choices! {
+    /// What FCKA takes the alignment of.
+    pub enum AlignmentOf {
+        /// The matrices of similarities between samples, rows of length 1: a kernel of kernels (the authors' code).
+        Similarities = "similarities",
+        /// The features (the figure in their description).
+        Features = "features",
     }
 }
 
-impl Fcka {
-    /// What is aligned of a map.
-    fn aligned(&self, map: &Value) -> Result<Value, DistillError> {
+section! {
+    /// The features' part of RCKA, FCKA: the similarities of the samples' whole maps are to equal the teacher's.
+    /// With `lcka` it makes RCKA for classifiers. It needs no adapter: channels and sizes may differ.
+    pub struct Fcka with place: Maps {
+        /// Weight of each level's term.
+        pub weight: f32 = 1.0,
+        /// What the alignment is taken of.
+        pub of: AlignmentOf = AlignmentOf::Similarities,
+        /// Centre the kernels. The authors' code does not.
+        pub center: bool = false,
+        /// What the length of a row does.
+        pub row_norm: RowNorm = RowNorm::Off,
+    }
+}
+
+impl Method for Fcka {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Zhou et al., IJCAI 2024, arXiv 2401.11824";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
+    }
+
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let (of, kernel) = (self.of, Kernel { center: self.center, row_norm: self.row_norm });
+        let maps = OnMaps::new(NAME, &self.place)?;
+        Ok(Box::new(maps.term(self.weight.into(), move |_, teacher, student| {
+            let teacher = of.matrix(&Value::constant(teacher.clone()))?;
+            misalignment(teacher.tensor(), &of.matrix(student)?, kernel)
+        })))
+    }
+}
+
+impl AlignmentOf {
+    /// The matrix of a map that is aligned.
+    fn matrix(self, map: &Value) -> Result<Value, DistillError> {
         let rows = one_row_a_sample(map)?;
-        Ok(match self.of {
-            AlignmentOf::Features => rows,
-            AlignmentOf::Similarities => l2_normalize_rows(&similarities(&rows)?, 1e-12)?,
+        Ok(match self {
+            Self::Features => rows,
+            Self::Similarities => l2_normalize_rows(&similarities(&rows)?, 1e-12)?,
         })
     }
 }

@@ -11,78 +11,93 @@
 //! The foreground mask is 1 / area inside each box (the smaller box wins), the background's 1 / its number of cells.
 //! Boxes are scaled by the size of the padded images, which the maps cover; the authors' code scales by each image's own.
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use ckd_detectors::boxes::Xyxy;
-use ckd_detectors::nn::Conv2d;
 use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
+use ckd_settings::{Check, section};
 use rayon::prelude::*;
 
 use super::context::{ContextBlock, context_difference};
-use super::layers::{Adapters, aligned};
+use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
+use super::layers::Adapters;
 use super::maps::{Weights, paired, squared_difference};
+use super::method::{Method, MethodSetting};
+use super::place::Maps;
 use super::rows::softmax;
-use super::{
-    DistillError, Distiller, Lesson, Term, Widths, at_tap, expect_positive, nothing, scalar_of, width_at,
-};
+use super::scalar::{nothing, scalar_of};
 
 const NAME: &str = "fgd";
 
-/// The weights of FGD's terms.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct FgdWeights {
-    /// Of the differences inside boxes.
-    pub foreground: f64,
-    /// Of those outside.
-    pub background: f64,
-    /// Of the attentions.
-    pub attention: f64,
-    /// Of the maps with context.
-    pub context: f64,
-}
-
-/// FGD on pyramid levels, with its trained blocks.
-#[derive(Debug)]
-pub struct Fgd {
-    at: Vec<Tap>,
-    weights: FgdWeights,
-    temperature: f64,
-    adapters: BTreeMap<Tap, Conv2d>,
-    blocks: Vec<[ContextBlock; 2]>,
-    params: ParamStore,
+section! {
+    /// Focal and global distillation: squared differences inside the boxes and outside, weighted by the teacher's
+    /// attention (focal), the attentions, and the maps with their context through trained blocks (global).
+    /// Published: as below for Faster R-CNN; 1e-3, 5e-4, 5e-4, 5e-6 for RetinaNet.
+    pub struct Fgd with place: Maps {
+        /// Weight of the differences inside boxes.
+        pub weight: f32 = 5e-5,
+        /// Weight of those outside.
+        pub weight_background: f32 = 2.5e-5,
+        /// Weight of the attentions.
+        pub weight_attention: f32 = 5e-5,
+        /// Weight of the maps with context; 0 leaves the trained blocks out.
+        pub weight_context: f32 = 5e-7,
+        /// Divides mean activations before the attention's softmax.
+        pub temperature: f32 = 0.5,
+    }
 }
 
 impl Fgd {
-    /// FGD at the maps `at`; `builder` makes the context blocks (if they count) and adapters where the widths differ.
-    ///
-    /// # Errors
-    /// A tap whose width is not known; a temperature that is not positive.
-    pub fn new(
-        at: Vec<Tap>,
-        weights: FgdWeights,
-        temperature: f64,
-        widths: &Widths,
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("temperature", self.temperature.into());
+    }
+}
+
+impl Method for Fgd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Yang et al., CVPR 2022, arXiv 2111.11837";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![
+            ("weight", self.weight),
+            ("weight_background", self.weight_background),
+            ("weight_attention", self.weight_attention),
+            ("weight_context", self.weight_context),
+        ]
+    }
+
+    fn build(
+        &self,
+        setting: &MethodSetting<'_>,
         builder: Builder,
-    ) -> Result<Self, DistillError> {
-        expect_positive(NAME, "temperature", temperature)?;
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let (at, widths) = (self.place.taps()?, &setting.widths);
         let adapters = Adapters::layers(&at, widths, &builder)?;
         let mut blocks = Vec::new();
-        if weights.context != 0.0 {
+        if self.weight_context != 0.0 {
             for &tap in &at {
                 let width = width_at(widths, tap)?.teacher;
                 let block = |side: &str| ContextBlock::new(&builder.within(tap).within(side), width);
                 blocks.push([block("student")?, block("teacher")?]);
             }
         }
-        Ok(Self { at, weights, temperature, adapters, blocks, params: builder.finish() })
+        Ok(Box::new(FocalAndGlobal { keys: self.clone(), at, adapters, blocks, params: builder.finish() }))
     }
 }
 
-impl Distiller for Fgd {
+/// FGD on pyramid levels: adapters where the widths differ, and context blocks if they count.
+#[derive(Debug)]
+struct FocalAndGlobal {
+    keys: Fgd,
+    at: Vec<Tap>,
+    adapters: Adapters,
+    blocks: Vec<[ContextBlock; 2]>,
+    params: ParamStore,
+}
+
+impl Distiller for FocalAndGlobal {
     fn name(&self) -> &str {
         NAME
     }
@@ -92,28 +107,30 @@ impl Distiller for Fgd {
     }
 
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
+        let Fgd { weight, weight_background, weight_attention, weight_context, temperature, .. } = self.keys;
+        let temperature = temperature.into();
         let mut terms = Vec::new();
         for (index, &tap) in self.at.iter().enumerate() {
             let (teacher, student) = at_tap(tap, lesson)?;
             let mut level = || -> Result<(), DistillError> {
-                let student = aligned(&self.adapters, tap, student)?;
+                let student = self.adapters.forward(tap, student)?;
                 let (n, _, h, w) = paired(NAME, teacher, &student)?;
                 let sizes = vec![lesson.image_size; n];
                 let (foreground, background) = box_masks(lesson.boxes, &sizes, (h, w))?;
-                let weights = self.weights;
-                let mut push = |kind: &str, weight: f64, value: &dyn Fn() -> Result<Value, DistillError>| {
+                let mut push = |kind: &str, weight: f32, value: &dyn Fn() -> Result<Value, DistillError>| {
                     if weight != 0.0 {
-                        terms.push(Term { name: format!("{NAME}/{tap}/{kind}"), value: value()?, weight });
+                        let name = format!("{NAME}/{tap}/{kind}");
+                        terms.push(Term { name, value: value()?, weight: weight.into() });
                     }
                     Ok::<_, DistillError>(())
                 };
-                let focal = |mask: &[f32]| focal_difference(teacher, &student, mask, self.temperature);
-                push("foreground", weights.foreground, &|| focal(&foreground))?;
-                push("background", weights.background, &|| focal(&background))?;
-                push("attention", weights.attention, &|| {
-                    attention_difference(teacher, &student, self.temperature)
+                let focal = |mask: &[f32]| focal_difference(teacher, &student, mask, temperature);
+                push("foreground", weight, &|| focal(&foreground))?;
+                push("background", weight_background, &|| focal(&background))?;
+                push("attention", weight_attention, &|| {
+                    attention_difference(teacher, &student, temperature)
                 })?;
-                push("context", weights.context, &|| {
+                push("context", weight_context, &|| {
                     context_difference(teacher, &student, &self.blocks[index])
                 })
             };

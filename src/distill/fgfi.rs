@@ -14,15 +14,64 @@ use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::linear::Activation;
+use ckd_settings::{Check, section};
 
+use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
 use super::maps::{Weights, paired, squared_difference};
-use super::{DistillError, Distiller, Lesson, Term, Widths, at_tap, nothing, width_at};
+use super::method::{Method, MethodSetting};
+use super::place::Maps;
+use super::scalar::nothing;
 
 const NAME: &str = "fgfi";
 
-/// FGFI on pyramid levels.
+section! {
+    /// Fine-grained feature imitation: squared differences where anchors overlap an object, the student's map
+    /// through a trained 3x3 convolution and ReLU. The authors begin after 400 steps (`from_step`).
+    pub struct Fgfi with place: Maps {
+        /// Weight in the total loss.
+        pub weight: f32 = 0.01,
+        /// An anchor counts if its IoU with an object exceeds this share of the object's best.
+        pub threshold: f32 = 0.5,
+    }
+}
+
+impl Fgfi {
+    fn check(&self, check: &mut Check<'_>) {
+        check.fraction("threshold", self.threshold.into());
+    }
+}
+
+impl Method for Fgfi {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Wang et al., CVPR 2019, arXiv 1906.03609";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
+    }
+
+    fn build(
+        &self,
+        setting: &MethodSetting<'_>,
+        builder: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let lacks = DistillError::Lacks { method: NAME, what: "anchors" };
+        let anchors = setting.anchors.clone().ok_or(lacks)?;
+        let at = self.place.taps()?;
+        let adapter = |tap: &Tap| -> Result<Conv2d, DistillError> {
+            let width = width_at(&setting.widths, *tap)?;
+            let bias = Init::Uniform(1.0 / (9.0 * width.student.max(1) as f64).sqrt());
+            let shape = (width.student, width.teacher, 3, 1);
+            Ok(Conv2d::new(&builder.within(tap), shape, Init::TorchDefault, bias)?)
+        };
+        let adapters = at.iter().map(adapter).collect::<Result<_, _>>()?;
+        let (weight, threshold) = (self.weight.into(), self.threshold);
+        Ok(Box::new(Imitation { at, weight, threshold, anchors, adapters, params: builder.finish() }))
+    }
+}
+
+/// FGFI on pyramid levels, with its trained convolutions.
 #[derive(Debug)]
-pub struct Fgfi {
+struct Imitation {
     at: Vec<Tap>,
     weight: f64,
     threshold: f32,
@@ -31,29 +80,7 @@ pub struct Fgfi {
     params: ParamStore,
 }
 
-impl Fgfi {
-    /// FGFI at the levels `at` of the pyramid that `anchors` are laid on; `builder` makes the adapters.
-    ///
-    /// # Errors
-    /// A tap whose width is not known.
-    pub fn new(
-        at: Vec<Tap>,
-        weight: f64,
-        threshold: f64,
-        anchors: AnchorGenerator,
-        widths: &Widths,
-        builder: Builder,
-    ) -> Result<Self, DistillError> {
-        let adapter = |tap: &Tap| -> Result<Conv2d, DistillError> {
-            let width = width_at(widths, *tap)?;
-            let bias = Init::Uniform(1.0 / (9.0 * width.student.max(1) as f64).sqrt());
-            let shape = (width.student, width.teacher, 3, 1);
-            Ok(Conv2d::new(&builder.within(tap), shape, Init::TorchDefault, bias)?)
-        };
-        let adapters = at.iter().map(adapter).collect::<Result<_, _>>()?;
-        Ok(Self { at, weight, threshold: threshold as f32, anchors, adapters, params: builder.finish() })
-    }
-
+impl Imitation {
     /// For each of the levels, the cells that count, of all images.
     fn masks(&self, lesson: &Lesson<'_>) -> Result<Vec<Vec<bool>>, DistillError> {
         let pyramid: Vec<(Tap, (usize, usize))> = lesson
@@ -84,7 +111,7 @@ impl Fgfi {
     }
 }
 
-impl Distiller for Fgfi {
+impl Distiller for Imitation {
     fn name(&self) -> &str {
         NAME
     }

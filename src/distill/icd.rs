@@ -14,47 +14,97 @@
 use candle_core::Tensor;
 use ckd_detectors::init::Init;
 use ckd_detectors::nn::Linear;
-use ckd_detectors::param::{Builder, ParamStore, Role};
+use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Activation, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::normalize::l2_normalize_rows;
+use ckd_settings::{Check, choices, section};
 
-use super::{DistillError, Distiller, Lesson, Term, Widths, at_tap, nothing, scalar_of_all, width_at};
+use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
+use super::method::{Method, MethodSetting};
+use super::place::Rows;
+use super::scalar::{nothing, scalar_of_all};
 
 const NAME: &str = "icd";
 
 /// The largest k.
 const LARGEST_SCALE: f64 = 10.0;
 
-/// How ICD is set up.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct IcdSettings {
-    /// Where; its values are (B, D) features.
-    pub at: Tap,
-    /// The weight of the loss.
-    pub weight: f64,
-    /// The weight of the invariance within it.
-    pub alpha: f64,
-    /// The heads' width.
-    pub width: usize,
-    /// Where theta starts.
-    pub theta: f32,
-    /// Whether theta and b are trained or stay.
-    pub scale: Role,
-    /// The direction of the invariance.
-    pub direction: Direction,
+choices! {
+    /// The direction of ICD's invariance term.
+    pub enum Direction {
+        /// KL(p(student | teacher) || p(teacher | student)), KL(Q || P): the authors' code.
+        TeacherAnchors = "teacher_anchors",
+        /// KL(p(teacher | student) || p(student | teacher)).
+        StudentAnchors = "student_anchors",
+    }
 }
 
-/// The direction of the invariance term.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Direction {
-    /// KL(Q || P) (the authors' code).
-    #[default]
-    TeacherAnchors,
-    /// KL(P || Q).
-    StudentAnchors,
+choices! {
+    /// Whether ICD's scale is trained.
+    pub enum Scale {
+        /// theta and b are trained (the authors' CIFAR code). b has no gradient: a shift changes nothing.
+        Trained = "trained",
+        /// They stay as they are (the authors' ImageNet code).
+        Fixed = "fixed",
+    }
+}
+
+section! {
+    /// Invariant consistency distillation: through a trained linear head on each side, the teacher's row of a sample
+    /// must be found among all of the batch (contrast), equally well from both sides (invariance).
+    pub struct Icd with place: Rows {
+        /// Weight of contrast + alpha invariance.
+        pub weight: f32 = 1.0,
+        /// Weight of the invariance term within it.
+        pub alpha: f32 = 0.5,
+        /// Width of the heads.
+        pub width: usize = 128,
+        /// Cosines are multiplied with exp(theta), at most 10: where theta starts.
+        pub theta: f32 = 1.0,
+        /// Whether theta and b are trained.
+        pub scale: Scale = Scale::Trained,
+        /// The direction of the invariance term.
+        pub direction: Direction = Direction::TeacherAnchors,
+    }
+}
+
+impl Icd {
+    fn check(&self, check: &mut Check<'_>) {
+        check.not_negative("alpha", self.alpha.into());
+        check.at_least_one("width", self.width);
+    }
+}
+
+impl Method for Icd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Giakoumoglou and Stathaki, arXiv 2407.11802";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
+    }
+
+    fn build(
+        &self,
+        setting: &MethodSetting<'_>,
+        builder: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let widths = width_at(&setting.widths, self.place.at.tap())?;
+        let scale = match self.scale {
+            Scale::Trained => builder.within("scale"),
+            Scale::Fixed => builder.within("scale").frozen(),
+        };
+        Ok(Box::new(Heads {
+            keys: self.clone(),
+            student: Linear::new(&builder.within("student"), widths.student, self.width)?,
+            teacher: Linear::new(&builder.within("teacher"), widths.teacher, self.width)?,
+            theta: scale.weight("theta", &[1], Init::Constant(self.theta))?,
+            bias: scale.weight("b", &[1], Init::Constant(0.0))?,
+            params: builder.finish(),
+        }))
+    }
 }
 
 /// A part of ICD.
@@ -66,10 +116,10 @@ pub enum IcdPart {
     Invariance(Direction),
 }
 
-/// ICD at one tap, with its heads.
+/// ICD at one tap, with its heads and its scale.
 #[derive(Debug)]
-pub struct Icd {
-    settings: IcdSettings,
+struct Heads {
+    keys: Icd,
     student: Linear,
     teacher: Linear,
     theta: Value,
@@ -77,39 +127,18 @@ pub struct Icd {
     params: ParamStore,
 }
 
-impl Icd {
-    /// ICD whose heads are made by `builder`: `student`, `teacher`, `scale`.
-    ///
-    /// # Errors
-    /// A tap whose width is not known.
-    pub fn new(settings: IcdSettings, widths: &Widths, builder: Builder) -> Result<Self, DistillError> {
-        let widths = width_at(widths, settings.at)?;
-        let scale = match settings.scale {
-            Role::Trainable => builder.within("scale"),
-            _ => builder.within("scale").frozen(),
-        };
-        Ok(Self {
-            settings,
-            student: Linear::new(&builder.within("student"), widths.student, settings.width)?,
-            teacher: Linear::new(&builder.within("teacher"), widths.teacher, settings.width)?,
-            theta: scale.weight("theta", &[1], Init::Constant(settings.theta))?,
-            bias: scale.weight("b", &[1], Init::Constant(0.0))?,
-            params: builder.finish(),
-        })
-    }
-}
-
-impl Distiller for Icd {
+impl Distiller for Heads {
     fn name(&self) -> &str {
         NAME
     }
 
     fn taps(&self) -> Vec<Tap> {
-        vec![self.settings.at]
+        vec![self.keys.place.at.tap()]
     }
 
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let IcdSettings { at, weight, alpha, direction, .. } = self.settings;
+        let (at, direction) = (self.keys.place.at.tap(), self.keys.direction);
+        let (weight, alpha) = (f64::from(self.keys.weight), f64::from(self.keys.alpha));
         let (teacher, student) = at_tap(at, lesson)?;
         let unit = |head: &Linear, rows: &Value| -> Result<Value, DistillError> {
             Ok(l2_normalize_rows(&head.forward(rows, Activation::Identity)?, 1e-12)?)

@@ -15,15 +15,17 @@ use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
+use ckd_settings::choices;
 
+use super::distiller::DistillError;
+use super::scalar::{nothing, scalar_of};
 use super::unit_rows::UnitRows;
-use super::{DistillError, nothing, scalar_of};
 
 /// Added to (|K| |L|)²: matrices of zeros have alignment 0.
 const EPS: f64 = 1e-12;
 
 /// How rows are compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
     /// Whether column means are removed first (centred kernel alignment, CKA). The authors' code does not.
     pub center: bool,
@@ -31,16 +33,22 @@ pub struct Kernel {
     pub row_norm: RowNorm,
 }
 
-/// What row lengths do to the kernel matrix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum RowNorm {
-    /// K_ij = x_i·x_j.
-    #[default]
-    Off,
-    /// K_ij = x_i·x_j / |x_i|: not symmetric (the authors' choice for logits).
-    Rows,
-    /// K_ij = x_i·x_j / (|x_i| |x_j|): the cosine.
-    Cosine,
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { center: false, row_norm: RowNorm::Off }
+    }
+}
+
+choices! {
+    /// What the length of a row does to the similarities of rows.
+    pub enum RowNorm {
+        /// K_ij = x_i·x_j.
+        Off = "off",
+        /// K_ij = x_i·x_j / |x_i|, not symmetric (the authors' choice for logits).
+        Rows = "rows",
+        /// K_ij = x_i·x_j / (|x_i| |x_j|): the cosine.
+        Cosine = "cosine",
+    }
 }
 
 /// The kernel alignment of a teacher's rows `x` with a student's rows `y`.

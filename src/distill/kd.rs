@@ -5,36 +5,53 @@
 //! ```
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
+use ckd_settings::{Check, section};
 
+use super::distiller::{DistillError, Distiller};
+use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
+use super::place::{Rows, RowsAt};
 use super::rows::{softened_kl, sum_over_rows};
-use super::{DistillError, Distiller, Lesson, Term, expect_positive, term_at_each};
+use super::scalar::expect_positive;
 
-/// KD at one tap.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Kd {
-    /// Where; its values are (B, C) logits.
-    pub at: Tap,
-    /// The term's weight.
-    pub weight: f64,
-    /// What logits are divided by.
-    pub temperature: f64,
+section! {
+    /// KL divergence of softened class probabilities, times the squared temperature.
+    pub struct Kd with place: Rows {
+        /// Weight in the total loss. No detector has a published one.
+        pub weight: f32 = 1.0,
+        /// Divides the logits: 4 on CIFAR, 1 on ImageNet and for regions.
+        pub temperature: f32 = 1.0,
+    }
 }
 
-impl Distiller for Kd {
-    fn name(&self) -> &str {
-        "kd"
+impl Kd {
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("temperature", self.temperature.into());
+    }
+}
+
+impl Method for Kd {
+    const WORD: &'static str = "kd";
+    const PAPER: &'static str = "Hinton et al., arXiv 1503.02531";
+    // Softmaxes are compared, which a RetinaNet's sigmoids are not.
+    const ROWS: &'static [RowsAt] = &[RowsAt::RoiLogits, RowsAt::Logits];
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
     }
 
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        term_at_each("kd", &[self.at], self.weight, lesson, |_, teacher, student| {
-            kd(teacher, student, self.temperature)
-        })
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let temperature = self.temperature.into();
+        let rows = OnRows::new(Self::WORD, &self.place);
+        Ok(Box::new(
+            rows.term(self.weight.into(), move |teacher, student, _| kd(teacher, student, temperature)),
+        ))
     }
 }
 

@@ -10,7 +10,7 @@ use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
 
-use super::{DistillError, Width, Widths, width_at};
+use super::distiller::{DistillError, Width, Widths, width_at};
 
 /// PyTorch's.
 const EPSILON: f64 = 1e-5;
@@ -54,26 +54,24 @@ pub(super) fn conv_1x1(builder: &Builder, (inputs, outputs): (usize, usize)) -> 
     Ok(Conv2d::new(builder, (inputs, outputs, 1, 1), Init::TorchDefault, bias)?)
 }
 
-/// What makes the student's maps as wide as the teacher's: a 1x1 convolution where the widths differ.
+/// Layers that make the student's maps as wide as the teacher's: a 1x1 convolution where the widths differ.
 #[derive(Debug)]
-pub(super) struct Adapters {
-    layers: BTreeMap<Tap, Conv2d>,
-    params: ParamStore,
-}
+pub(super) struct Adapters(BTreeMap<Tap, Conv2d>);
 
 impl Adapters {
-    /// Those of the maps at `at`, in the layers `TAP.align`.
-    pub(super) fn new(at: &[Tap], widths: &Widths, builder: Builder) -> Result<Self, DistillError> {
-        let layers = Self::layers(at, widths, &builder)?;
-        Ok(Self { layers, params: builder.finish() })
-    }
-
-    /// The same, for a method whose parameters are more than these.
-    pub(super) fn layers(
+    /// The layers `TAP.align` of the maps at `at`, and their parameters, if there is one.
+    pub(super) fn new(
         at: &[Tap],
         widths: &Widths,
-        builder: &Builder,
-    ) -> Result<BTreeMap<Tap, Conv2d>, DistillError> {
+        builder: Builder,
+    ) -> Result<(Self, Option<ParamStore>), DistillError> {
+        let adapters = Self::layers(at, widths, &builder)?;
+        let params = (!adapters.0.is_empty()).then(|| builder.finish());
+        Ok((adapters, params))
+    }
+
+    /// The layers alone, for a method that trains more than these.
+    pub(super) fn layers(at: &[Tap], widths: &Widths, builder: &Builder) -> Result<Self, DistillError> {
         let mut layers = BTreeMap::new();
         for &tap in at {
             let Width { teacher, student } = width_at(widths, tap)?;
@@ -82,28 +80,17 @@ impl Adapters {
                 layers.insert(tap, layer);
             }
         }
-        Ok(layers)
+        Ok(Self(layers))
     }
 
     /// The student's map in the teacher's width.
+    ///
+    /// # Shapes
+    /// (N, C_student, H, W); (N, C_teacher, H, W).
     pub(super) fn forward(&self, tap: Tap, student: &Value) -> Result<Value, DistillError> {
-        aligned(&self.layers, tap, student)
+        Ok(match self.0.get(&tap) {
+            Some(layer) => layer.forward(student, Activation::Identity)?,
+            None => student.clone(),
+        })
     }
-
-    /// The layers' parameters, if there is a layer.
-    pub(super) fn params(&self) -> Option<&ParamStore> {
-        (!self.layers.is_empty()).then_some(&self.params)
-    }
-}
-
-/// `student` through the layer for `tap`, if there is one.
-pub(super) fn aligned(
-    layers: &BTreeMap<Tap, Conv2d>,
-    tap: Tap,
-    student: &Value,
-) -> Result<Value, DistillError> {
-    Ok(match layers.get(&tap) {
-        Some(layer) => layer.forward(student, Activation::Identity)?,
-        None => student.clone(),
-    })
 }

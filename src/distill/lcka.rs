@@ -4,50 +4,54 @@
 //! -ka: the gradient is the same. (DIST uses these two words the other way round.)
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::permute;
+use ckd_settings::section;
 
-use super::ka::{Kernel, misalignment};
-use super::{DistillError, Distiller, Lesson, Term, at_tap};
+use super::distiller::{DistillError, Distiller};
+use super::ka::{Kernel, RowNorm, misalignment};
+use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
+use super::place::Rows;
 
-/// LCKA at one tap.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Lcka {
-    /// Where; its values are (B, C) logits or features.
-    pub at: Tap,
-    /// The weight of the term between samples.
-    pub weight: f64,
-    /// The weight of the term between classes; 0 leaves it out. Teacher and student need the same classes for it.
-    pub weight_inter: f64,
-    /// How rows are compared.
-    pub kernel: Kernel,
+section! {
+    /// The logits' part of RCKA, LCKA: the similarities of the samples (intra), and those of the classes (inter),
+    /// are to equal the teacher's.
+    pub struct Lcka with place: Rows {
+        /// Weight of the term between samples (intra).
+        pub weight: f32 = 15.0,
+        /// Weight of the term between classes (inter); 0 leaves it out.
+        pub weight_inter: f32 = 15.0,
+        /// Centre the kernels. The authors' code does not.
+        pub center: bool = false,
+        /// What the length of a row does.
+        pub row_norm: RowNorm = RowNorm::Rows,
+    }
 }
 
-impl Distiller for Lcka {
-    fn name(&self) -> &str {
-        "lcka"
+impl Method for Lcka {
+    const WORD: &'static str = "lcka";
+    const PAPER: &'static str = "Zhou et al., IJCAI 2024, arXiv 2401.11824";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight), ("weight_inter", self.weight_inter)]
     }
 
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let (teacher, student) = at_tap(self.at, lesson)?;
-        let mut terms = Vec::new();
-        let mut add = |kind: &str, weight: f64, value: Result<Value, DistillError>| {
-            let value = value.map_err(|error| error.at(self.at))?;
-            terms.push(Term { name: format!("lcka/{}/{kind}", self.at), value, weight });
-            Ok::<_, DistillError>(())
-        };
-        if self.weight != 0.0 {
-            add("intra", self.weight, misalignment(teacher, student, self.kernel))?;
-        }
-        if self.weight_inter != 0.0 {
-            add("inter", self.weight_inter, between_classes(teacher, student, self.kernel))?;
-        }
-        Ok(terms)
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let kernel = Kernel { center: self.center, row_norm: self.row_norm };
+        let rows = OnRows::new(Self::WORD, &self.place)
+            .kind("intra", self.weight.into(), move |teacher, student, _| {
+                misalignment(teacher, student, kernel)
+            })
+            .kind("inter", self.weight_inter.into(), move |teacher, student, _| {
+                between_classes(teacher, student, kernel)
+            });
+        Ok(Box::new(rows))
     }
 }
 

@@ -7,7 +7,8 @@ use ckd_kernels::pool::adaptive_avg_pool2d;
 use ckd_kernels::reduce::dot;
 use rayon::prelude::*;
 
-use super::{DistillError, nothing};
+use super::distiller::DistillError;
+use super::scalar::nothing;
 
 /// (N, C, H, W) of both maps, which must agree.
 pub(super) fn paired(

@@ -19,18 +19,22 @@
 
 mod cohort;
 mod layers;
+mod settings;
 
 pub use cohort::Likenesses;
 pub use layers::{aggregate, layer_weights};
+pub use settings::{Bank, Cohort, CohortMethod, Layers};
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_settings::choices;
 
+use super::distiller::DistillError;
 use super::rows::{check_labels, paired, softened_kl, softmax, weighted_mean_over_rows};
-use super::{DistillError, expect_positive};
+use super::scalar::expect_positive;
 
 const NAME: &str = "mcl";
 
@@ -68,14 +72,14 @@ impl Default for Pair {
     }
 }
 
-/// What the pair (i, i) of two networks is in ICL.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Instance {
-    /// Neither positive nor negative (the authors' CIFAR code).
-    #[default]
-    Excluded,
-    /// A positive (as with their memory on ImageNet).
-    Included,
+choices! {
+    /// Role of the pair (i, i), an image and itself seen by another network, in ICL.
+    pub enum Instance {
+        /// Neither positive nor negative: the authors' code for CIFAR.
+        Excluded = "excluded",
+        /// A positive: as with their memory, on ImageNet.
+        Included = "included",
+    }
 }
 
 /// The matrices that the soft terms aim at, as constants.

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use ckd_kernels::sgd::squared_norm;
 
-use super::DistillError;
+use super::distiller::DistillError;
 
 /// Tensors by name: parameters, or gradients by them. A missing gradient is 0.
 pub type Parameters = BTreeMap<Arc<str>, Tensor>;

@@ -1,4 +1,4 @@
-//! Distillation: what a student is told about its teacher, one method a file.
+//! Methods of knowledge distillation, one a file: keys, formula and gradient.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -10,266 +10,242 @@
 //! | `rkd`, `crd` | [`rkd()`]: relations of samples; [`crd()`]: contrast with a memory |
 //! | `fitnet`, `at`, `review`, `pkd`, `cwd` | feature maps: through a regressor, attention, review ([`hcl`]), [`pkd()`], [`cwd()`] |
 //! | `fgfi`, `fgd`, `context` | feature maps where the objects are |
-//! | `ld` | [`ld()`]: distributions of box edges |
 //! | `mcl`, `meta` | online learning: [`mcl`]'s losses, the gradient of its meta step |
-//! | `bank` | memories of samples: [`ByClass`], [`remember`], [`likeness`] |
+//! | `bank` | memory banks of samples: [`ByClass`], [`remember`], [`likeness`] |
+//! | `method`, `place` | [`Method`]: a section that is a method; [`Rows`], [`Maps`]: its taps; [`Timing`] |
+//! | `distiller` | [`Distiller`], [`Lesson`], [`Term`]: a method in training |
+//! | `on_rows`, `on_maps` | distillers of methods that are a formula |
 //!
 //! A [`Distiller`] names the taps that it reads and turns what teacher and student found there into loss
 //! [`Term`]s. It knows no detector. The teacher is a constant: a teacher that would get a gradient is an
 //! error. What a method trains along with the student (heads, regressors, memories) is in its [`ParamStore`].
 
-mod at;
 mod bank;
-mod ckd;
 mod context;
-mod crd;
-mod cwd;
-mod dist;
-mod dkd;
-mod fcka;
-mod fgd;
-mod fgfi;
-mod fitnet;
-mod icd;
+mod distiller;
 mod ka;
-mod kd;
 mod layers;
-mod lcka;
-mod ld;
 mod maps;
 pub mod mcl;
 pub mod meta;
-mod pkd;
-mod rcka;
-mod review;
-mod rkd;
+mod method;
+mod on_maps;
+mod on_rows;
+mod place;
 mod rows;
+mod scalar;
 mod unit_rows;
 
-pub use at::{At, attention_transfer};
 pub use bank::{ByClass, contrast_columns, likeness, remember};
-pub use ckd::{Ckd, Negatives, ckd};
-pub use crd::{Contrast, Crd, Memory, crd};
-pub use cwd::{Cwd, cwd};
-pub use dist::{Dist, Probabilities, Relation, dist};
-pub use dkd::{Dkd, Part, dkd};
-pub use fcka::{AlignmentOf, Fcka};
-pub use fgd::{Fgd, FgdWeights, attention_difference, box_masks, focal_difference};
-pub use fgfi::{Fgfi, imitation_mask, masked_imitation};
-pub use fitnet::{FitNet, Regressor};
-pub use icd::{Direction, Icd, IcdPart, IcdSettings, icd};
+pub use distiller::{DistillError, Distiller, Lesson, Term, Width, Widths};
 pub use ka::{Kernel, RowNorm, ka};
-pub use kd::{Kd, kd};
-pub use lcka::Lcka;
-pub use ld::ld;
 pub use maps::mean_squared_difference;
-pub use pkd::{Pkd, Std, pkd};
-pub use rcka::{PatchRows, Rcka, patch_cka};
-pub use review::{Abf, ReviewKd, hcl};
-pub use rkd::{Rkd, RkdRelation, rkd};
+pub use method::{Method, MethodCard, MethodSetting};
+pub use place::{Maps, MapsAt, Offer, Place, Rows, RowsAt, Timing};
 
-use std::collections::BTreeMap;
+use ckd_detectors::param::Builder;
+use ckd_settings::{Check, Diagnostic, Fields, Key, Node, Read, Section, join, unknown_word};
+use serde::{Serialize, Serializer};
 
-use candle_core::Tensor;
-use ckd_detectors::boxes::Xyxy;
-use ckd_detectors::param::ParamStore;
-use ckd_detectors::taps::{MissingTap, Tap, Taps};
-use ckd_kernels::Value;
-use ckd_kernels::elementwise::scale;
+/// Declares the methods: the file of each, and its section there.
+macro_rules! methods {
+    ($( $file:ident: $($name:ident),+; )+) => {
+        $(
+            mod $file;
+            pub use $file::*;
+        )+
 
-/// A method of distillation, configured.
-pub trait Distiller {
-    /// The method's name: the first part of its terms' names.
-    fn name(&self) -> &str;
+        /// A method of distillation with its settings: one `[[distill]]` entry, whose `method` says which.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub enum Distill {
+            $($(
+                #[doc = concat!("The method of [`", stringify!($name), "`].")]
+                $name($name),
+            )+)+
+        }
 
-    /// The taps that it reads, of the teacher and of the student.
-    fn taps(&self) -> Vec<Tap>;
+        $($(
+            impl From<$name> for Distill {
+                fn from(entry: $name) -> Self {
+                    Self::$name(entry)
+                }
+            }
+        )+)+
 
-    /// The loss terms of one step.
+        /// Evaluates an expression with the section of an entry.
+        macro_rules! with_section {
+            ($distill:expr, $entry:ident => $result:expr) => {
+                match $distill {
+                    $($( Distill::$name($entry) => $result, )+)+
+                }
+            };
+        }
+
+        /// The summaries of all methods that learn from a teacher.
+        pub fn taught() -> Vec<MethodCard> {
+            vec![$($( MethodCard::of::<$name>(), )+)+]
+        }
+
+        /// Reads the keys of the method called `word`; nothing if there is none.
+        fn take(word: &str, fields: &mut Fields<'_>) -> Option<Option<Distill>> {
+            $($(
+                if word == <$name as Method>::WORD {
+                    return Some($name::take(fields).map(Distill::$name));
+                }
+            )+)+
+            None
+        }
+    };
+}
+
+methods! {
+    ckd: Ckd;
+    rcka: Rcka;
+    lcka: Lcka;
+    fcka: Fcka;
+    icd: Icd;
+    kd: Kd;
+    dkd: Dkd;
+    dist: Dist;
+    fitnet: FitNet, Mimic;
+    at: At;
+    rkd: Rkd;
+    crd: Crd;
+    review: ReviewKd;
+    fgfi: Fgfi;
+    fgd: Fgd;
+    pkd: Pkd;
+    cwd: Cwd;
+}
+
+/// The summaries of all methods: those that learn from a teacher, then those of cohorts.
+pub fn methods() -> Vec<MethodCard> {
+    taught().into_iter().chain(mcl::CohortMethod::ALL.iter().map(|method| method.card())).collect()
+}
+
+impl Distill {
+    /// The method's word.
+    pub fn word(&self) -> &'static str {
+        fn word<M: Method>(_: &M) -> &'static str {
+            M::WORD
+        }
+        with_section!(self, entry => word(entry))
+    }
+
+    /// The taps that its entry names.
+    pub fn place(&self) -> Place<'_> {
+        with_section!(self, entry => (&entry.place).into())
+    }
+
+    /// When its terms count.
+    pub fn timing(&self) -> &Timing {
+        self.place().timing()
+    }
+
+    /// Its weights in the loss, by key.
+    pub fn weights(&self) -> Vec<(&'static str, f32)> {
+        with_section!(self, entry => entry.weights())
+    }
+
+    /// Whether all its weights are 0.
+    pub fn is_off(&self) -> bool {
+        self.weights().iter().all(|(_, weight)| *weight == 0.0)
+    }
+
+    /// Anchors compared per image, if it compares anchors.
+    pub fn anchors_per_image(&self) -> Option<usize> {
+        match self.place() {
+            Place::Rows(rows) if rows.at == RowsAt::AnchorLogits => Some(rows.anchors_per_image),
+            _ => None,
+        }
+    }
+
+    /// Checks whether the method finds what its entry names in networks that offer `offer`.
+    pub fn check_place(&self, offer: &Offer, check: &mut Check<'_>) {
+        fn rows<M: Method>(_: &M) -> &'static [RowsAt] {
+            M::ROWS
+        }
+        offer.check(self.word(), with_section!(self, entry => rows(entry)), self.place(), check);
+    }
+
+    /// The distiller of the entry at `index` of `[[distill]]`; what it trains is called `distill.INDEX...`.
     ///
     /// # Errors
-    /// A tap that either network does not offer; a teacher inside a graph; shapes that do not fit.
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError>;
-
-    /// What it trains along with the student, and what it remembers from step to step. It belongs to the training
-    /// state and to no exported student.
-    fn params(&self) -> Option<&ParamStore> {
-        None
+    /// As [`Method::build`].
+    pub fn distiller(
+        &self,
+        index: usize,
+        setting: &MethodSetting<'_>,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let builder = Builder::new(setting.seed, setting.device).within("distill").within(index);
+        with_section!(self, entry => entry.build(setting, builder))
     }
 }
 
-/// What a step gives the methods: what both networks found in the same images, and the truth about them.
-#[derive(Debug, Clone, Copy)]
-pub struct Lesson<'a> {
-    /// What the teacher found.
-    pub teacher: &'a Taps,
-    /// What the student found.
-    pub student: &'a Taps,
-    /// The true class of each row of the logits: at RoI logits 0 is the background.
-    pub labels: &'a [u32],
-    /// The objects of each image, in pixels of the padded image.
-    pub boxes: &'a [Vec<Xyxy>],
-    /// Padded (height, width) of the images.
-    pub image_size: (usize, usize),
-    /// The position of each image in the training set.
-    pub samples: &'a [u32],
-    /// What the step's random numbers follow from.
-    pub seed: u64,
-}
-
-impl<'a> Lesson<'a> {
-    /// What both networks found; nothing is known of the truth yet.
-    pub fn new(teacher: &'a Taps, student: &'a Taps) -> Self {
-        Self { teacher, student, labels: &[], boxes: &[], image_size: (0, 0), samples: &[], seed: 0 }
+impl Serialize for Distill {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        /// An entry with its word, as a document holds it.
+        #[derive(Serialize)]
+        struct Tagged<'a, E> {
+            method: &'static str,
+            #[serde(flatten)]
+            entry: &'a E,
+        }
+        let method = self.word();
+        with_section!(self, entry => Tagged { method, entry }.serialize(serializer))
     }
 }
 
-/// Channels or columns that the networks offer at a tap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Width {
-    /// The teacher's.
-    pub teacher: usize,
-    /// The student's.
-    pub student: usize,
-}
-
-/// The widths at the taps that both networks offer.
-pub type Widths = BTreeMap<Tap, Width>;
-
-/// A part of the loss.
-#[derive(Debug, Clone)]
-pub struct Term {
-    /// `METHOD/TAP` and, where a method has several terms there, `/KIND`.
-    pub name: String,
-    /// The scalar, without its weight.
-    pub value: Value,
-    /// Its weight in the loss.
-    pub weight: f64,
-}
-
-/// A distillation term could not be computed.
-#[derive(Debug, thiserror::Error)]
-pub enum DistillError {
-    /// A network does not offer a tap that a method reads.
-    #[error("the {role} cannot be distilled there: {source}")]
-    MissingTap {
-        /// `teacher` or `student`.
-        role: &'static str,
-        /// The tap, and what there is.
-        source: MissingTap,
-    },
-    /// The teacher's value would get a gradient.
-    #[error("the teacher is part of a graph at {tap}; run it frozen, on constants")]
-    TrackedTeacher {
-        /// Where.
-        tap: Tap,
-    },
-    /// Shapes or parameters that do not fit.
-    #[error("{method}: {reason}")]
-    Invalid {
-        /// The method.
-        method: &'static str,
-        /// What does not fit, with the shapes.
-        reason: String,
-    },
-    /// An error at a tap.
-    #[error("at {tap}: {source}")]
-    At {
-        /// Where.
-        tap: Tap,
-        /// What.
-        source: Box<DistillError>,
-    },
-    /// A layer of the method's own failed.
-    #[error(transparent)]
-    Layer(#[from] ckd_detectors::Error),
-    /// An operation failed.
-    #[error(transparent)]
-    Kernel(#[from] ckd_kernels::Error),
-    /// candle reported an error.
-    #[error(transparent)]
-    Candle(#[from] candle_core::Error),
-}
-
-impl DistillError {
-    fn invalid(method: &'static str, reason: impl Into<String>) -> Self {
-        Self::Invalid { method, reason: reason.into() }
-    }
-
-    fn at(self, tap: Tap) -> Self {
-        Self::At { tap, source: Box::new(self) }
-    }
-}
-
-/// The width at `tap`, which a method that trains something must know beforehand.
-fn width_at(widths: &Widths, tap: Tap) -> Result<Width, DistillError> {
-    let missing = || DistillError::MissingTap {
-        role: "student",
-        source: MissingTap { tap, offered: widths.keys().copied().collect() },
-    };
-    widths.get(&tap).copied().ok_or_else(missing)
-}
-
-/// What both networks found at `tap`.
-fn at_tap<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<(&'a Tensor, &'a Value), DistillError> {
-    let missing = |role| move |source| DistillError::MissingTap { role, source };
-    let teacher = lesson.teacher.require(tap).map_err(missing("teacher"))?;
-    let student = lesson.student.require(tap).map_err(missing("student"))?;
-    if teacher.is_tracked() {
-        return Err(DistillError::TrackedTeacher { tap });
-    }
-    Ok((teacher.tensor(), student))
-}
-
-/// One term a tap: `METHOD/TAP`.
-fn term_at_each(
-    method: &str,
-    taps: &[Tap],
-    weight: f64,
-    lesson: &Lesson<'_>,
-    loss: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError>,
-) -> Result<Vec<Term>, DistillError> {
-    let term = |&tap: &Tap| {
-        let (teacher, student) = at_tap(tap, lesson)?;
-        let value = loss(tap, teacher, student).map_err(|error| error.at(tap))?;
-        Ok(Term { name: format!("{method}/{tap}"), value, weight })
-    };
-    taps.iter().map(term).collect()
-}
-
-/// A number that divides must be positive.
-fn expect_positive(method: &'static str, what: &str, value: f64) -> Result<(), DistillError> {
-    match value > 0.0 && value.is_finite() {
-        true => Ok(()),
-        false => Err(DistillError::invalid(method, format!("the {what} must be positive, got {value}"))),
-    }
-}
-
-/// A scalar of `student` whose gradient is known already (`None` if `student` is not tracked).
-fn scalar_of(student: &Value, value: f64, gradient: Option<Tensor>) -> Result<Value, DistillError> {
-    scalar_of_all(&[student], value, vec![gradient])
-}
-
-/// As [`scalar_of`], of several inputs.
-fn scalar_of_all(
-    inputs: &[&Value],
-    value: f64,
-    gradients: Vec<Option<Tensor>>,
-) -> Result<Value, DistillError> {
-    let device = inputs.first().map_or(&candle_core::Device::Cpu, |input| input.tensor().device());
-    let tensor = Tensor::new(value as f32, device)?;
-    Ok(Value::operation(inputs, tensor, move |incoming| {
-        let factor = f64::from(incoming.reshape(())?.to_scalar::<f32>()?);
-        let scaled = |gradient: Tensor| match factor {
-            1.0 => Ok(gradient),
-            factor => Ok(scale(&Value::constant(gradient), factor)?.tensor().clone()),
+impl Read for Distill {
+    fn read(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<Self> {
+        let mut fields = Fields::of(node, path, findings)?;
+        // Without the method, the other keys mean nothing yet.
+        let method: String = fields.take("method", None)?;
+        let Some(entry) = take(&method, &mut fields) else {
+            let words: Vec<&str> = taught().iter().map(|card| card.method).collect();
+            let place = node.at("method").unwrap_or(node);
+            findings.push(unknown_word(place, &join(path, "method"), &method, words.into_iter()));
+            return None;
         };
-        gradients.into_iter().map(|gradient| gradient.map(scaled).transpose()).collect()
-    }))
+        fields.finish();
+        entry
+    }
+
+    fn document(key: Key, keys: &mut Vec<Key>) {
+        for MethodCard { method, about, paper, keys: own, .. } in taught() {
+            keys.push(Key {
+                path: join(&key.path, "method"),
+                takes: format!("\"{method}\""),
+                documentation: format!("{about}\n({paper})\nThe keys that follow belong to it."),
+                default: None,
+            });
+            keys.extend(own.into_iter().map(|own| Key { path: join(&key.path, &own.path), ..own }));
+        }
+    }
+
+    fn takes() -> String {
+        "a table with a `method`".to_owned()
+    }
+
+    fn check_all(&self, check: &mut Check<'_>) {
+        with_section!(self, entry => entry.check_all(check));
+        for (key, weight) in self.weights() {
+            check.not_negative(key, weight.into());
+        }
+    }
 }
 
-/// The constant 0, for a step that has nothing to compare; the student's gradient is 0 there.
-fn nothing(student: &Value) -> Result<Value, DistillError> {
-    let gradient = student.is_tracked().then(|| student.tensor().zeros_like()).transpose()?;
-    scalar_of(student, 0.0, gradient)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_method_says_what_it_does_where_it_looks_and_what_its_weight_is() {
+        for card in taught() {
+            let has = |name: &str| card.keys.iter().any(|key| key.path == name);
+            assert!(has("at") || has("levels"), "{}", card.method);
+            assert!(has("weight") && has("warmup_steps") && has("until_step"), "{}", card.method);
+        }
+    }
 }

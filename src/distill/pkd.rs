@@ -4,74 +4,65 @@
 //! the mean over channels of 1 - Pearson's r, up to the epsilon that is added to the deviations.
 
 use candle_core::Tensor;
-use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
+use ckd_settings::{choices, section};
 use rayon::prelude::*;
 
+use super::distiller::{DistillError, Distiller};
 use super::layers::Adapters;
 use super::maps::{image_sums, paired};
-use super::{DistillError, Distiller, Lesson, Term, Widths, nothing, scalar_of, term_at_each};
+use super::method::{Method, MethodSetting};
+use super::on_maps::OnMaps;
+use super::place::Maps;
+use super::scalar::{nothing, scalar_of};
 
 const NAME: &str = "pkd";
 
 /// Added to the deviations, as in the authors' code.
 const EPS: f64 = 1e-6;
 
-/// PKD at some maps.
-#[derive(Debug)]
-pub struct Pkd {
-    at: Vec<Tap>,
-    weight: f64,
-    std: Std,
-    adapters: Adapters,
+choices! {
+    /// What a channel's standard deviation divides by.
+    pub enum Std {
+        /// n: the loss is 1 - Pearson's r.
+        Population = "population",
+        /// n - 1: the authors' code.
+        Sample = "sample",
+    }
 }
 
-/// What a channel's squared deviation divides by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Std {
-    /// The number of values: the loss is 1 - r.
-    #[default]
-    Population,
-    /// One less (the authors' code).
-    Sample,
+section! {
+    /// Half the mean squared difference of maps whose channels have mean 0 and deviation 1: 1 - Pearson's r.
+    pub struct Pkd with place: Maps {
+        /// Weight of each level's term: 6 for two-stage detectors, 10 for RetinaNet.
+        pub weight: f32 = 6.0,
+        /// What the deviation divides by.
+        pub std: Std = Std::Population,
+    }
 }
 
-impl Pkd {
-    /// PKD at `at`; `builder` makes adapters where teacher and student differ in width.
-    ///
-    /// # Errors
-    /// A tap whose width is not known.
-    pub fn new(
-        at: Vec<Tap>,
-        weight: f64,
-        std: Std,
-        widths: &Widths,
+impl Method for Pkd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Cao et al., NeurIPS 2022, arXiv 2207.02039";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight)]
+    }
+
+    fn build(
+        &self,
+        setting: &MethodSetting<'_>,
         builder: Builder,
-    ) -> Result<Self, DistillError> {
-        let adapters = Adapters::new(&at, widths, builder)?;
-        Ok(Self { at, weight, std, adapters })
-    }
-}
-
-impl Distiller for Pkd {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        term_at_each(NAME, &self.at, self.weight, lesson, |tap, teacher, student| {
-            pkd(teacher, &self.adapters.forward(tap, student)?, self.std)
-        })
-    }
-
-    fn params(&self) -> Option<&ParamStore> {
-        self.adapters.params()
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let maps = OnMaps::new(NAME, &self.place)?;
+        let (adapters, params) = Adapters::new(&self.place.taps()?, &setting.widths, builder)?;
+        let std = self.std;
+        let maps = maps.term(self.weight.into(), move |tap, teacher, student| {
+            pkd(teacher, &adapters.forward(tap, student)?, std)
+        });
+        Ok(Box::new(maps.training(params)))
     }
 }
 

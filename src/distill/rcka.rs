@@ -10,16 +10,21 @@
 //! resized while they are cut, and besides the gradient a thread holds the matrices of its group only.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::gram::Gram;
 use ckd_kernels::linear::product_on_this_thread;
 use ckd_kernels::memory::{channels_last, elements, from_channels_last};
 use ckd_kernels::patches::{GROUP, Patches, Strides};
+use ckd_settings::{Check, section};
 use rayon::prelude::*;
 
+use super::distiller::{DistillError, Distiller};
 use super::ka::{Kernel, Ratio, RowNorm, Wanted, align, center_columns};
-use super::{DistillError, Distiller, Lesson, Term, at_tap, nothing, scalar_of};
+use super::method::{Method, MethodSetting};
+use super::on_maps::OnMaps;
+use super::place::Maps;
+use super::scalar::{nothing, scalar_of};
 
 const NAME: &str = "rcka";
 
@@ -35,47 +40,55 @@ pub enum PatchRows {
     Pixels,
 }
 
-/// RCKA on feature maps.
-///
-/// A map of a single patch has nothing to align; its terms are 0.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rcka {
-    /// The pyramid levels or stages.
-    pub at: Vec<Tap>,
-    /// The weight of the term between patches (10 in the authors' detectors).
-    pub weight: f64,
-    /// The weight of the term between pixels (10 for their two-stage detectors); 0 leaves it out.
-    pub weight_inter: f64,
-    /// The side of a patch in cells (16 there).
-    pub patch: usize,
-    /// How rows are compared.
-    pub kernel: Kernel,
+section! {
+    /// Relaxed centred kernel alignment in its patch form, PCKA: per level and
+    /// channel, the similarities between the patches of the student are to equal the teacher's.
+    pub struct Rcka with place: Maps {
+        /// Weight of the term between patches (intra).
+        pub weight: f32 = 10.0,
+        /// Weight of the term between pixels of a patch (inter); 0 leaves it out. A weight of its own: in the
+        /// authors' code it only switches the term on.
+        pub weight_inter: f32 = 0.0,
+        /// Height and width of a patch in cells of the level.
+        pub patch: usize = 16,
+        /// Centre the kernels. The authors' code does not, in spite of the name.
+        pub center: bool = false,
+        /// What the length of a row does. The authors' detection configurations leave it alone.
+        pub row_norm: RowNorm = RowNorm::Off,
+    }
 }
 
-impl Distiller for Rcka {
-    fn name(&self) -> &str {
-        NAME
+impl Rcka {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("patch", self.patch);
+    }
+}
+
+impl Method for Rcka {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Zhou et al., IJCAI 2024, arXiv 2401.11824";
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight), ("weight_inter", self.weight_inter)]
     }
 
-    fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let mut terms = Vec::new();
-        for tap in self.taps() {
-            let (teacher, student) = at_tap(tap, lesson)?;
-            let kinds =
-                [("intra", PatchRows::Patches, self.weight), ("inter", PatchRows::Pixels, self.weight_inter)];
-            for (kind, rows, weight) in
-                kinds.into_iter().filter(|&(kind, _, weight)| kind == "intra" || weight != 0.0)
-            {
-                let value = patch_cka(teacher, student, rows, self.patch, self.kernel)
-                    .map_err(|error| error.at(tap))?;
-                terms.push(Term { name: format!("{NAME}/{tap}/{kind}"), value, weight });
-            }
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let (patch, kernel) = (self.patch, Kernel { center: self.center, row_norm: self.row_norm });
+        let mut maps = OnMaps::new(NAME, &self.place)?;
+        let kinds =
+            [("intra", PatchRows::Patches, self.weight), ("inter", PatchRows::Pixels, self.weight_inter)];
+        for (kind, rows, weight) in
+            kinds.into_iter().filter(|(kind, _, weight)| *kind == "intra" || *weight != 0.0)
+        {
+            maps = maps.kind(kind, weight.into(), move |_, teacher, student| {
+                patch_cka(teacher, student, rows, patch, kernel)
+            });
         }
-        Ok(terms)
+        Ok(Box::new(maps))
     }
 }
 

@@ -8,29 +8,60 @@
 //! H is Huber's function with its corner at 1; both means are over all entries, B² and B³, as in the authors' code.
 
 use candle_core::Tensor;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product_on_this_thread};
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_settings::section;
 use rayon::prelude::*;
 
+use super::distiller::{DistillError, Distiller};
+use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
+use super::place::{Rows, RowsAt};
+use super::scalar::{nothing, scalar_of};
 use super::unit_rows::UnitRows;
-use super::{DistillError, Distiller, Lesson, Term, at_tap, nothing, scalar_of};
 
 const NAME: &str = "rkd";
 
 /// Distances are no smaller than the root of this.
 const EPS: f64 = 1e-12;
 
-/// RKD at one tap.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Rkd {
-    /// Where; its values are (B, D) features.
-    pub at: Tap,
-    /// The weight of the distances.
-    pub weight: f64,
-    /// The weight of the angles; 0 leaves them out.
-    pub weight_angle: f64,
+section! {
+    /// Relations between the samples of a batch: distances, relative to their mean, and angles of triples.
+    pub struct Rkd with place: Rows {
+        /// Weight of the distances.
+        pub weight: f32 = 25.0,
+        /// Weight of the angles; 0 leaves them out. Their cost grows with the cube of the rows.
+        pub weight_angle: f32 = 50.0,
+    }
+}
+
+impl Method for Rkd {
+    const WORD: &'static str = NAME;
+    const PAPER: &'static str = "Park et al., CVPR 2019, arXiv 1904.05068";
+    // Relations of triples: of images, not of regions.
+    const ROWS: &'static [RowsAt] = &[RowsAt::Logits, RowsAt::Embedding];
+
+    fn weights(&self) -> Vec<(&'static str, f32)> {
+        vec![("weight", self.weight), ("weight_angle", self.weight_angle)]
+    }
+
+    fn build(
+        &self,
+        _: &MethodSetting<'_>,
+        _: Builder,
+    ) -> Result<Box<dyn Distiller>, DistillError> {
+        let relations = [
+            ("distance", RkdRelation::Distance, self.weight),
+            ("angle", RkdRelation::Angle, self.weight_angle),
+        ];
+        let mut rows = OnRows::new(NAME, &self.place);
+        for (kind, relation, weight) in relations {
+            rows = rows.kind(kind, weight.into(), move |teacher, student, _| rkd(teacher, student, relation));
+        }
+        Ok(Box::new(rows))
+    }
 }
 
 /// What is to be equal.
@@ -40,29 +71,6 @@ pub enum RkdRelation {
     Distance,
     /// Angles of triples.
     Angle,
-}
-
-impl Distiller for Rkd {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.at]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let (teacher, student) = at_tap(self.at, lesson)?;
-        let relations = [
-            ("distance", RkdRelation::Distance, self.weight),
-            ("angle", RkdRelation::Angle, self.weight_angle),
-        ];
-        let term = |(kind, relation, weight): (&str, RkdRelation, f64)| {
-            let value = rkd(teacher, student, relation).map_err(|error| error.at(self.at))?;
-            Ok(Term { name: format!("{NAME}/{}/{kind}", self.at), value, weight })
-        };
-        relations.into_iter().filter(|(_, _, weight)| *weight != 0.0).map(term).collect()
-    }
 }
 
 /// A term of RKD; 0 without rows. Equal samples get no gradient from each other.

@@ -6,7 +6,8 @@ use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::{exponentials, largest};
 use rayon::prelude::*;
 
-use super::{DistillError, nothing, scalar_of, scalar_of_all};
+use super::distiller::DistillError;
+use super::scalar::{nothing, scalar_of, scalar_of_all};
 
 /// Rows and columns of both matrices, which must agree.
 pub(super) fn paired(

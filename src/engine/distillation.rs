@@ -5,12 +5,7 @@ use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 
 use super::Result;
-use super::distillers::{MethodSetting, distiller};
-use crate::config::{Distill, Place, RowsAt, Timing};
-use crate::distill::{Distiller, Lesson, Term};
-
-/// Anchors of an image that a caller's own method compares: the default of `anchors_per_image`.
-const ANCHORS_PER_IMAGE: usize = 512;
+use crate::distill::{Distill, Distiller, Lesson, MethodSetting, Term, Timing};
 
 /// A teacher and what is learned from it.
 pub struct Distillation<M> {
@@ -29,20 +24,14 @@ pub(super) struct Method {
 }
 
 impl<M> Distillation<M> {
-    /// The methods of `entries` that are on and the caller's `own`, taught by `teacher`; `None` if there are none.
+    /// The methods of `entries` that are on, taught by `teacher`; `None` if all of them are off.
     ///
     /// # Errors
     /// A method that needs what `setting` does not have.
-    pub fn new(
-        entries: &[Distill],
-        own: Vec<Box<dyn Distiller>>,
-        teacher: M,
-        setting: &MethodSetting<'_>,
-    ) -> Result<Option<Self>> {
+    pub fn new(entries: &[Distill], teacher: M, setting: &MethodSetting<'_>) -> Result<Option<Self>> {
         let on = entries.iter().enumerate().filter(|(_, entry)| !entry.is_off());
-        let mut methods: Vec<Method> =
+        let methods: Vec<Method> =
             on.map(|(index, entry)| Method::new(index, entry, setting)).collect::<Result<_>>()?;
-        methods.extend(own.into_iter().map(Method::own));
         let share_steps = setting.share_steps;
         Ok((!methods.is_empty()).then_some(Self { teacher, methods, share_steps }))
     }
@@ -112,6 +101,14 @@ impl<M> Distillation<M> {
         Ok(terms)
     }
 
+    /// Lets the methods that count at `step` remember what their terms saw. Called once a pass.
+    pub(super) fn after_step(&self, lesson: &Lesson<'_>, step: u64) -> Result<()> {
+        for method in self.methods.iter().filter(|method| method.timing.factor(step) > 0.0) {
+            method.distiller.after_step(lesson)?;
+        }
+        Ok(())
+    }
+
     /// Whether a method compares what is at `tap`.
     pub(super) fn wants(&self, tap: Tap) -> bool {
         self.methods.iter().any(|method| method.wants(tap))
@@ -126,25 +123,11 @@ impl<M> Distillation<M> {
 impl Method {
     fn new(index: usize, entry: &Distill, setting: &MethodSetting<'_>) -> Result<Self> {
         Ok(Self {
-            label: format!("{} (distill.{index})", entry.method()),
-            distiller: distiller(index, entry, setting)?,
+            label: format!("{} (distill.{index})", entry.word()),
+            distiller: entry.distiller(index, setting)?,
             timing: entry.timing().clone(),
-            anchors_per_image: match entry.place() {
-                Place::Rows(rows) if rows.at == RowsAt::AnchorLogits => Some(rows.anchors_per_image),
-                _ => None,
-            },
+            anchors_per_image: entry.anchors_per_image(),
         })
-    }
-
-    /// A method that no configuration names; it counts at every step.
-    fn own(distiller: Box<dyn Distiller>) -> Self {
-        let anchors = distiller.taps().contains(&Tap::AnchorLogits);
-        Self {
-            label: distiller.name().to_owned(),
-            timing: Timing::default(),
-            anchors_per_image: anchors.then_some(ANCHORS_PER_IMAGE),
-            distiller,
-        }
     }
 
     /// Its name in the report of shares.

@@ -8,21 +8,15 @@ use serde::Serialize;
 
 use super::Result;
 use super::distillation::Distillation;
-use super::distillers::MethodSetting;
 use super::job::{Job, Row, Start, Surroundings};
 use super::outcome::Outcome;
 use super::task::{RunSettings, Settings, Task};
 use super::teacher::{Teacher, set_aside};
 use crate::config::Loaded;
-use crate::distill::{DistillError, Distiller};
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::{Comparison, Row as _};
 use crate::weights::WeightsFile;
-
-/// A maker of a method beside those of the configuration, for the networks and the data of a run.
-pub type MakeMethod<'a> =
-    dyn Fn(&MethodSetting<'_>) -> std::result::Result<Box<dyn Distiller>, DistillError> + 'a;
 
 /// How to run an experiment.
 #[derive(Clone, Copy)]
@@ -37,8 +31,6 @@ pub struct Request<'a> {
     pub stop: &'a AtomicBool,
     /// What goes on with the run once it was interrupted.
     pub command: &'a str,
-    /// Methods beside those of the configuration.
-    pub methods: &'a [Box<MakeMethod<'a>>],
 }
 
 /// What an experiment gave.
@@ -99,9 +91,7 @@ pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finishe
     let (teacher_row, distillation, teacher_hash) = match teacher {
         Some(Teacher { row, model, hash }) => {
             let setting = gathered.task.method_setting(config, &model, request.device)?;
-            let own = request.methods.iter().map(|make| make(&setting));
-            let own = own.collect::<std::result::Result<_, _>>()?;
-            (row, Distillation::new(config.distill(), own, model, &setting)?, hash)
+            (row, Distillation::new(config.distill(), model, &setting)?, hash)
         }
         None => (None, None, None),
     };

@@ -9,7 +9,7 @@
 //! | [`detect`], [`classify`] | the tasks: detectors on boxes, classifiers on labels |
 //! | [`cohort`] | the task of classifiers that learn from each other |
 //! | [`pass`] | what a training pass gives: loss terms, gradients, times |
-//! | [`distillation`], [`distillers`] | a teacher and the methods that learn from it; from `[[distill]]` to the methods |
+//! | [`distillation`] | a teacher and the methods that learn from it |
 //! | [`optim`], [`schedule`] | the update and its learning rate |
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
 //! | [`outcome`], [`classes`] | the numbers a job ended with; class lists that must agree |
@@ -22,7 +22,6 @@ pub mod cohort;
 pub mod comparison;
 pub mod detect;
 pub mod distillation;
-pub mod distillers;
 mod error;
 pub mod experiment;
 pub mod job;

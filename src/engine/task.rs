@@ -16,11 +16,11 @@ use serde::de::DeserializeOwned;
 
 use super::Result;
 use super::distillation::Distillation;
-use super::distillers::MethodSetting;
 use super::outcome::ClassResult;
 use super::pass::Pass;
-use crate::config::{Distill, Document, Engine, Loaded, Optim, Schedule, Train};
+use crate::config::{Document, Engine, Loaded, Optim, Schedule, Train};
 use crate::data::{Source, Workforce};
+use crate::distill::{Distill, MethodSetting};
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row;
 use crate::weights::WeightsFile;

@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Device, Tensor};
 use ckd_det::distill::{
-    AlignmentOf, Ckd, Distiller, Fcka, Kernel, Lcka, Negatives, PatchRows, Rcka, RowNorm, ckd, ka, patch_cka,
+    AlignmentOf, Ckd, Distiller, Fcka, Kernel, Lcka, Negatives, PatchRows, Rcka, RowNorm, RowsAt, ckd, ka,
+    patch_cka,
 };
 use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::Value;
@@ -56,29 +57,29 @@ fn kernel_alignment_equals_pytorch() {
 fn lcka_equals_pytorch() {
     golden::each_case("lcka", |case| {
         let at = Tap::RoiLogits;
-        let (weight, weight_inter) = (case.attr_f64("w_intra"), case.attr_f64("w_inter"));
-        let lcka = Lcka { at, weight, weight_inter, kernel: kernel(false, RowNorm::Rows) };
+        let (weight, weight_inter) = (case.attr_f64("w_intra") as f32, case.attr_f64("w_inter") as f32);
+        let lcka = plain(&Lcka { weight, weight_inter, ..Lcka::new(rows(RowsAt::RoiLogits)) });
         let teacher = taps(at, Value::constant(input(case, "teacher")));
         let (loss, gradient) = evaluate(&input(case, "student"), |student| {
-            let terms = terms_of(&lcka, &teacher, &taps(at, student.clone()))?;
+            let terms = terms_of(&*lcka, &teacher, &taps(at, student.clone()))?;
             let names: Vec<&str> = terms.iter().map(|term| term.name.as_str()).collect();
             assert_eq!(names, ["lcka/roi_logits/intra", "lcka/roi_logits/inter"]);
             total(&terms)
         });
         // The golden loss is -w ka, ours w (1 - ka).
-        case.check_close("loss", &[loss - (weight + weight_inter) as f32]);
+        case.check_close("loss", &[loss - (weight + weight_inter)]);
         case.check_close("grad_student", &gradient);
     });
 }
 
-fn fcka(of: AlignmentOf) -> Fcka {
-    Fcka { at: vec![Tap::Backbone(2)], weight: 1.0, of, kernel: Kernel::default() }
+fn fcka(of: AlignmentOf) -> Box<dyn Distiller> {
+    plain(&Fcka { of, ..Fcka::new(maps(&[&Tap::Backbone(2).to_string()])) })
 }
 
 fn fcka_of(teacher: &Tensor, student: &Value, of: AlignmentOf) -> Outcome {
     let at = Tap::Backbone(2);
     let teacher = taps(at, Value::constant(teacher.clone()));
-    total(&terms_of(&fcka(of), &teacher, &taps(at, student.clone()))?)
+    total(&terms_of(&*fcka(of), &teacher, &taps(at, student.clone()))?)
 }
 
 #[test]
@@ -117,17 +118,17 @@ fn rcka_of_a_level_equals_pytorch() {
     golden::each_case("patch_cka/", |case| {
         let level = Tap::Fpn(Level(3));
         let (teacher, student) = (input(case, "teacher"), input(case, "student"));
-        let weight_inter = case.attrs["w_inter"].as_f64().unwrap_or(0.0);
-        let rcka = Rcka {
-            at: vec![Tap::Fpn(Level(3))],
-            weight: case.attr_f64("w_intra"),
+        let weight = case.attr_f64("w_intra") as f32;
+        let weight_inter = case.attrs["w_inter"].as_f64().unwrap_or(0.0) as f32;
+        let rcka = plain(&Rcka {
+            weight,
             weight_inter,
             patch: case.attr_usize("patch"),
-            kernel: Kernel::default(),
-        };
+            ..Rcka::new(maps(&["p3"]))
+        });
         let (loss, gradient) = evaluate(&student, |student| {
             let terms = terms_of(
-                &rcka,
+                &*rcka,
                 &taps(level, Value::constant(teacher.clone())),
                 &taps(level, student.clone()),
             )?;
@@ -137,14 +138,13 @@ fn rcka_of_a_level_equals_pytorch() {
             assert_eq!(names, expected);
             total(&terms)
         });
-        let weights = rcka.weight + weight_inter;
         if case.attrs["accept_skip"].is_string() {
             assert_eq!(loss, 0.0);
             assert!(gradient.iter().all(|&g| g == 0.0));
             return;
         }
         // The golden loss is -w ka, ours w (1 - ka).
-        case.check_close("loss", &[loss - weights as f32]);
+        case.check_close("loss", &[loss - (weight + weight_inter)]);
         case.check_close("grad_student", &gradient);
     });
 }
@@ -488,18 +488,12 @@ fn a_dead_channel_and_a_single_patch_have_no_gradient() {
 
 // ---- distillers
 
-fn rcka(levels: &[u8]) -> Rcka {
-    Rcka {
-        at: levels.iter().map(|&level| Tap::Fpn(Level(level))).collect(),
-        weight: 10.0,
-        weight_inter: 10.0,
-        patch: 16,
-        kernel: Kernel::default(),
-    }
+fn rcka(levels: &[&str], patch: usize) -> Box<dyn Distiller> {
+    plain(&Rcka { weight_inter: 10.0, patch, ..Rcka::new(maps(levels)) })
 }
 
-fn ckd_at(at: Tap) -> Ckd {
-    Ckd { at, weight: 0.1, temperature: 1.0, negatives: Negatives::Cross }
+fn ckd_at(temperature: f32) -> Box<dyn Distiller> {
+    plain(&Ckd { temperature, ..Ckd::new(rows(RowsAt::RoiLogits)) })
 }
 
 #[test]
@@ -519,7 +513,7 @@ fn distillers_name_their_terms_and_only_the_student_gets_a_gradient() {
     ]
     .into_iter()
     .collect();
-    let methods: [&dyn Distiller; 2] = [&rcka(&[2, 3]), &ckd_at(Tap::RoiLogits)];
+    let methods: [&dyn Distiller; 2] = [&*rcka(&["p2", "p3"], 16), &*ckd_at(1.0)];
     let mut terms = Vec::new();
     for method in methods {
         for tap in method.taps() {
@@ -546,27 +540,26 @@ fn what_does_not_fit_is_an_error_that_names_the_tap_and_both_shapes() {
     };
     let maps = |shape: &[usize]| taps(p3, constant(shape));
 
-    let missing = message(&rcka(&[6]), &maps(&[1, 3, 32, 32]), &maps(&[1, 3, 32, 32]));
+    let missing = message(&*rcka(&["p6"], 16), &maps(&[1, 3, 32, 32]), &maps(&[1, 3, 32, 32]));
     assert!(missing.contains("teacher") && missing.contains("no tap p6"), "{missing}");
     let tracked = taps(p3, Value::leaf("t", noise(1, &[1, 3, 32, 32])));
-    let tracked = message(&rcka(&[3]), &tracked, &maps(&[1, 3, 32, 32]));
+    let tracked = message(&*rcka(&["p3"], 16), &tracked, &maps(&[1, 3, 32, 32]));
     assert!(tracked.contains("graph at p3"), "{tracked}");
-    let channels = message(&rcka(&[3]), &maps(&[1, 4, 32, 32]), &maps(&[1, 3, 32, 32]));
+    let channels = message(&*rcka(&["p3"], 16), &maps(&[1, 4, 32, 32]), &maps(&[1, 3, 32, 32]));
     assert!(channels.starts_with("at p3: ") && channels.contains("same channels"), "{channels}");
     assert!(channels.contains("[1, 4, 32, 32]") && channels.contains("[1, 3, 32, 32]"), "{channels}");
-    let sizes = message(&rcka(&[3]), &maps(&[1, 3, 32, 31]), &maps(&[1, 3, 32, 32]));
+    let sizes = message(&*rcka(&["p3"], 16), &maps(&[1, 3, 32, 31]), &maps(&[1, 3, 32, 32]));
     assert!(sizes.contains("sizes"), "{sizes}");
-    let rank = message(&rcka(&[3]), &maps(&[3, 32]), &maps(&[3, 32]));
+    let rank = message(&*rcka(&["p3"], 16), &maps(&[3, 32]), &maps(&[3, 32]));
     assert!(rank.contains("(N, C, H, W)"), "{rank}");
-    let no_cells = message(&Rcka { patch: 0, ..rcka(&[3]) }, &maps(&[1, 3, 4, 4]), &maps(&[1, 3, 4, 4]));
+    let no_cells = message(&*rcka(&["p3"], 0), &maps(&[1, 3, 4, 4]), &maps(&[1, 3, 4, 4]));
     assert!(no_cells.contains("at least one cell"), "{no_cells}");
 
     let logits = |shape: &[usize]| taps(Tap::RoiLogits, constant(shape));
-    let classes = message(&ckd_at(Tap::RoiLogits), &logits(&[4, 6]), &logits(&[4, 7]));
+    let classes = message(&*ckd_at(1.0), &logits(&[4, 6]), &logits(&[4, 7]));
     assert!(classes.starts_with("at roi_logits: ") && classes.contains("[4, 7]"), "{classes}");
-    for temperature in [0.0, -1.0, f64::NAN] {
-        let method = Ckd { temperature, ..ckd_at(Tap::RoiLogits) };
-        assert!(message(&method, &logits(&[4, 6]), &logits(&[4, 6])).contains("temperature"));
+    for temperature in [0.0, -1.0, f32::NAN] {
+        assert!(message(&*ckd_at(temperature), &logits(&[4, 6]), &logits(&[4, 6])).contains("temperature"));
     }
     let rows = ka(&noise(1, &[3, 4]), &constant(&[4, 4]), Kernel::default()).unwrap_err().to_string();
     assert!(rows.contains("same rows"), "{rows}");

@@ -1,11 +1,11 @@
 //! Methods over rows: KD, DKD, DIST, LD, RKD, ICD, CRD.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_det::distill::{
-    ByClass, Contrast, Crd, Direction, Distiller, Dkd, Icd, IcdPart, IcdSettings, Lesson, Memory, Part,
-    Probabilities, Relation, RkdRelation, Width, Widths, crd, dist, dkd, icd, kd, ld, remember, rkd,
+    ByClass, Crd, Direction, Distiller, Dkd, Icd, IcdPart, Lesson, Memory, MethodSetting, Part,
+    Probabilities, Relation, RkdRelation, RowsAt, Scale, Width, Widths, crd, dist, dkd, icd, kd, remember,
+    rkd,
 };
-use ckd_detectors::param::{Builder, Role};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{add, weighted_sum};
@@ -171,7 +171,6 @@ fn methods_of_logits() -> Vec<(&'static str, Loss)> {
         ("dist sigmoid intra", Box::new(|t, s| dist(t, s, 1.0, Probabilities::Sigmoid, INTRA))),
         ("rkd distance", Box::new(|t, s| rkd(t, s, RkdRelation::Distance))),
         ("rkd angle", Box::new(|t, s| rkd(t, s, RkdRelation::Angle))),
-        ("ld", Box::new(|t, s| ld(t, s, &vec![0.5; t.dims()[0]], 10.0, 4.0))),
     ]
 }
 
@@ -334,23 +333,12 @@ fn widths(at: Tap, teacher: usize, student: usize) -> Widths {
     [(at, Width { teacher, student })].into_iter().collect()
 }
 
-fn builder() -> Builder {
-    Builder::new(7, &Device::Cpu).within("distill").within(0)
-}
-
 #[test]
 fn icd_trains_its_heads_and_its_scale_but_not_the_teacher_and_b_never_moves() {
     let at = Tap::Embedding;
-    let settings = IcdSettings {
-        at,
-        weight: 1.0,
-        alpha: 0.5,
-        width: 8,
-        theta: 1.0,
-        scale: Role::Trainable,
-        direction: Direction::TeacherAnchors,
-    };
-    let method = Icd::new(settings, &widths(at, 6, 5), builder()).unwrap();
+    let keys = Icd { width: 8, ..Icd::new(rows(RowsAt::Embedding)) };
+    let setting = setting(widths(at, 6, 5));
+    let method = built(&keys, 0, &setting).unwrap();
     let names: Vec<String> = method.params().unwrap().trainable().map(|(name, _)| name.to_string()).collect();
     assert_eq!(
         names,
@@ -365,7 +353,7 @@ fn icd_trains_its_heads_and_its_scale_but_not_the_teacher_and_b_never_moves() {
     );
     let teacher = taps(at, Value::constant(noise(1, &[7, 6])));
     let student = taps(at, Value::leaf("s", noise(2, &[7, 5])));
-    let terms = terms_of(&method, &teacher, &student).unwrap();
+    let terms = terms_of(&*method, &teacher, &student).unwrap();
     let named: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weight)).collect();
     assert_eq!(named, [("icd/embedding/contrast", 1.0), ("icd/embedding/invariance", 0.5)]);
     let gradients = total(&terms).unwrap().backward().unwrap();
@@ -373,21 +361,14 @@ fn icd_trains_its_heads_and_its_scale_but_not_the_teacher_and_b_never_moves() {
         let size = largest(&flat(&gradients[name]));
         assert_eq!(size > 1e-6, name != "distill.0.scale.b", "{name}: {size}");
     }
-    let fixed =
-        Icd::new(IcdSettings { scale: Role::Frozen, ..settings }, &widths(at, 6, 5), builder()).unwrap();
+    let fixed = built(&Icd { scale: Scale::Fixed, ..keys }, 0, &setting).unwrap();
     assert_eq!(fixed.params().unwrap().trainable().count(), 4);
 }
 
-fn crd_method(classes: Vec<u32>) -> Crd {
-    let settings = Contrast {
-        at: Tap::Embedding,
-        weight: 0.8,
-        negatives: 5,
-        temperature: 0.07,
-        momentum: 0.5,
-        width: 4,
-    };
-    Crd::new(settings, classes, &widths(Tap::Embedding, 6, 5), builder()).unwrap()
+fn crd_method(classes: Vec<u32>) -> Box<dyn Distiller> {
+    let keys = Crd { negatives: 5, width: 4, ..Crd::new(rows(RowsAt::Embedding)) };
+    let setting = MethodSetting { classes, ..setting(widths(Tap::Embedding, 6, 5)) };
+    built(&keys, 0, &setting).unwrap()
 }
 
 #[test]
@@ -404,6 +385,9 @@ fn crd_fixes_its_scale_at_the_first_batch_and_remembers_what_it_saw() {
     assert_eq!(names, ["crd/embedding/student", "crd/embedding/teacher"]);
     let gradients = total(&terms).unwrap().backward().unwrap();
     assert!(largest(&flat(&gradients["s"])) > 0.0);
+    assert_eq!(stored("distill.0.students.normalizer"), [0.0], "terms change nothing");
+    assert_eq!(stored("distill.0.students.rows"), before, "terms change nothing");
+    method.after_step(&lesson).unwrap();
     let z = stored("distill.0.students.normalizer");
     assert!(z[0] > 0.0);
     let after = stored("distill.0.students.rows");
@@ -413,7 +397,9 @@ fn crd_fixes_its_scale_at_the_first_batch_and_remembers_what_it_saw() {
             assert_close(after.iter().map(|x| x * x).sum(), 1.0, 1e-5);
         }
     }
-    method.terms(&lesson).unwrap();
+    let again = method.terms(&lesson).unwrap();
+    assert_ne!(again[0].value.item().unwrap(), terms[0].value.item().unwrap(), "the memory has moved");
+    method.after_step(&lesson).unwrap();
     assert_eq!(stored("distill.0.students.normalizer"), z, "set once");
     let outside = Lesson { samples: &[12, 0, 1], ..lesson };
     assert!(method.terms(&outside).unwrap_err().to_string().contains("sample 12 of 12"));
@@ -436,17 +422,17 @@ fn negatives_are_of_other_classes_and_drawn_alike_for_the_same_seed() {
     }
     let two = ByClass::new(vec![0, 1]).unwrap();
     assert_eq!(two.negatives(&[0], 4, 1).unwrap(), [0, 1, 1, 1, 1], "with replacement where there are not");
-    let alone =
-        Contrast { at: Tap::Embedding, weight: 1.0, negatives: 1, temperature: 1.0, momentum: 0.5, width: 2 };
-    assert!(Crd::new(alone, vec![3; 5], &widths(Tap::Embedding, 2, 2), builder()).is_err());
+    let alone = Crd { negatives: 1, width: 2, ..Crd::new(rows(RowsAt::Embedding)) };
+    let setting = MethodSetting { classes: vec![3; 5], ..setting(widths(Tap::Embedding, 2, 2)) };
+    assert!(built(&alone, 0, &setting).is_err());
 }
 
 #[test]
 fn dkd_needs_the_classes_of_its_rows() {
-    let dkd = Dkd { at: Tap::RoiLogits, alpha: 1.0, beta: 0.25, temperature: 1.0 };
+    let dkd = plain(&Dkd::new(rows(RowsAt::RoiLogits)));
     let teacher = taps(Tap::RoiLogits, Value::constant(noise(1, &[4, 3])));
     let student = taps(Tap::RoiLogits, Value::leaf("s", noise(2, &[4, 3])));
-    let error = terms_of(&dkd, &teacher, &student).unwrap_err().to_string();
+    let error = terms_of(&*dkd, &teacher, &student).unwrap_err().to_string();
     assert!(
         error.starts_with("at roi_logits: dkd") && error.contains("4 rows need as many labels"),
         "{error}"
@@ -460,7 +446,7 @@ fn dkd_needs_the_classes_of_its_rows() {
 // ---- golden values of our own
 
 #[test]
-fn icds_other_direction_dists_sigmoids_and_ld_equal_pytorch() {
+fn icds_other_direction_and_dists_sigmoids_equal_pytorch() {
     own_case("icd/student_anchors", |case| {
         let b = Value::constant(zeros(&[1]));
         let unit = |x: &Value| ckd_kernels::normalize::l2_normalize_rows(x, 1e-12).unwrap();
@@ -477,13 +463,6 @@ fn icds_other_direction_dists_sigmoids_and_ld_equal_pytorch() {
         case.check_close("intra", &[value_of(&student, |s| term(s, INTRA))]);
         check_case(case, "loss", &["student"], |leaves| {
             Ok(add(&term(&leaves[0], INTER)?, &term(&leaves[0], INTRA)?)?)
-        });
-    });
-    own_case("ld", |case| {
-        let (teacher, weights) = (input(case, "teacher"), case.f32("weights").0);
-        let (temperature, divisor) = (case.attr_f64("T"), case.attr_f64("divisor"));
-        check_case(case, "loss", &["student"], |leaves| {
-            ld(&teacher, &leaves[0], &weights, temperature, divisor)
         });
     });
 }

@@ -1,14 +1,13 @@
 //! Methods over feature maps: FitNet, AT, ReviewKD, PKD, CWD, FGFI, FGD.
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_det::distill::{
-    Abf, Cwd, Distiller, Fgd, FgdWeights, Fgfi, FitNet, Lesson, Pkd, Regressor, ReviewKd, Std, Width, Widths,
-    attention_difference, attention_transfer, box_masks, cwd, focal_difference, hcl, imitation_mask,
-    masked_imitation, mean_squared_difference, pkd,
+    Abf, Cwd, Distill, Distiller, Fgd, Fgfi, FitNet, Lesson, Method, MethodSetting, Mimic, Pkd, ReviewKd,
+    Std, Width, Widths, attention_difference, attention_transfer, box_masks, cwd, focal_difference, hcl,
+    imitation_mask, masked_imitation, mean_squared_difference, pkd,
 };
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::boxes::Xyxy;
-use ckd_detectors::param::Builder;
 use ckd_detectors::taps::{Level, Tap, Taps};
 use ckd_kernels::elementwise::concatenate;
 use ckd_kernels::upsample::upsample_nearest;
@@ -251,8 +250,16 @@ fn widths(teacher: usize, student: usize) -> Widths {
     [P3, P4].map(|tap| (tap, Width { teacher, student })).into_iter().collect()
 }
 
-fn builder() -> Builder {
-    Builder::new(7, &Device::Cpu).within("distill").within(2)
+/// The entry at index 2, of networks of these widths.
+fn at_2(method: &impl Method, teacher: usize, student: usize) -> Box<dyn Distiller> {
+    built(method, 2, &setting(widths(teacher, student))).unwrap()
+}
+
+/// FGD's global part alone.
+fn context_of_fgd() -> Box<dyn Distiller> {
+    let weights =
+        Fgd { weight: 0.0, weight_background: 0.0, weight_attention: 0.0, ..Fgd::new(maps(&["p3"])) };
+    at_2(&Fgd { weight_context: 1.0, ..weights }, 6, 6)
 }
 
 fn pyramid(stream: u64, width: usize, wrap: impl Fn(&str, Tensor) -> Value) -> Taps {
@@ -265,18 +272,26 @@ fn pyramid(stream: u64, width: usize, wrap: impl Fn(&str, Tensor) -> Value) -> T
 }
 
 fn all_methods(teacher: usize, student: usize) -> Vec<Box<dyn Distiller>> {
-    let (at, widths) = (vec![P3, P4], widths(teacher, student));
     let anchors = AnchorGenerator::new(&[vec![16.0], vec![32.0]], &[1.0]).unwrap();
-    let weights = FgdWeights { foreground: 1.0, background: 0.5, attention: 0.2, context: 0.1 };
-    vec![
-        Box::new(FitNet::new("fitnet", at.clone(), 1.0, Regressor::ConvBnRelu, &widths, builder()).unwrap()),
-        Box::new(FitNet::new("mimic", at.clone(), 1.0, Regressor::Conv, &widths, builder()).unwrap()),
-        Box::new(ReviewKd::new(at.clone(), 1.0, None, &widths, builder()).unwrap()),
-        Box::new(Fgfi::new(at.clone(), 1.0, 0.5, anchors, &widths, builder()).unwrap()),
-        Box::new(Fgd::new(at.clone(), weights, 0.5, &widths, builder()).unwrap()),
-        Box::new(Pkd::new(at.clone(), 1.0, Std::Sample, &widths, builder()).unwrap()),
-        Box::new(Cwd::new(at, 1.0, 1.0, &widths, builder()).unwrap()),
-    ]
+    let setting = MethodSetting { anchors: Some(anchors), ..setting(widths(teacher, student)) };
+    let at = || maps(&["p3", "p4"]);
+    let entries: [Distill; 7] = [
+        FitNet { weight: 1.0, ..FitNet::new(at()) }.into(),
+        Mimic::new(at()).into(),
+        ReviewKd::new(at()).into(),
+        Fgfi { weight: 1.0, ..Fgfi::new(at()) }.into(),
+        Fgd {
+            weight: 1.0,
+            weight_background: 0.5,
+            weight_attention: 0.2,
+            weight_context: 0.1,
+            ..Fgd::new(at())
+        }
+        .into(),
+        Pkd { weight: 1.0, std: Std::Sample, ..Pkd::new(at()) }.into(),
+        Cwd { weight: 1.0, ..Cwd::new(at()) }.into(),
+    ];
+    entries.iter().map(|entry| entry.distiller(2, &setting).unwrap()).collect()
 }
 
 #[test]
@@ -313,8 +328,7 @@ fn methods_over_maps_adapt_widths_train_their_layers_and_leave_the_teacher_alone
 
 #[test]
 fn the_context_of_fgd_starts_as_plain_squared_differences() {
-    let weights = FgdWeights { foreground: 0.0, background: 0.0, attention: 0.0, context: 1.0 };
-    let fgd = Fgd::new(vec![P3], weights, 0.5, &widths(6, 6), builder()).unwrap();
+    let fgd = context_of_fgd();
     let teacher = pyramid(1, 6, |_, map| Value::constant(map));
     let student = pyramid(5, 6, |name, map| Value::leaf(name, map));
     let lesson = Lesson { boxes: &[vec![], vec![]], image_size: (64, 96), ..Lesson::new(&teacher, &student) };
@@ -328,8 +342,8 @@ fn the_context_of_fgd_starts_as_plain_squared_differences() {
 
 #[test]
 fn a_method_that_trains_something_must_know_the_widths() {
-    let unknown = vec![Tap::Fpn(Level(6))];
-    let error = ReviewKd::new(unknown, 1.0, None, &widths(6, 6), builder()).unwrap_err().to_string();
+    let unknown = ReviewKd::new(maps(&["p6"]));
+    let error = built(&unknown, 2, &setting(widths(6, 6))).err().unwrap().to_string();
     assert!(error.contains("no tap p6") && error.contains("p3, p4"), "{error}");
 }
 
@@ -364,23 +378,21 @@ fn check_trained(method: &dyn Distiller, case: &golden::Case<'_>, names: &[(Stri
 #[test]
 fn the_context_of_fgd_and_its_trained_blocks_equal_pytorchs() {
     own_case("fgd/context", |case| {
-        let weights = FgdWeights { foreground: 0.0, background: 0.0, attention: 0.0, context: 1.0 };
-        let fgd = Fgd::new(vec![P3], weights, 0.5, &widths(6, 6), builder()).unwrap();
+        let fgd = context_of_fgd();
         let inputs = case.inputs();
         let params = inputs.iter().filter(|key| key.contains("__"));
         let names: Vec<(String, String)> =
             params.map(|key| (key.to_string(), key.replacen('_', ".", 1).replace("__", "."))).collect();
         assert_eq!(names.len(), 16);
-        check_trained(&fgd, case, &names);
+        check_trained(&*fgd, case, &names);
     });
 }
 
 #[test]
 fn fitnet_and_its_regressor_equal_pytorchs() {
     own_case("fitnet/conv_bn_relu", |case| {
-        let regressor = Regressor::ConvBnRelu;
-        let fitnet = FitNet::new("fitnet", vec![P3], 1.0, regressor, &widths(6, 3), builder()).unwrap();
+        let fitnet = at_2(&FitNet { weight: 1.0, ..FitNet::new(maps(&["p3"])) }, 6, 3);
         let names = [("weight", "weight"), ("scale", "bn.weight"), ("shift", "bn.bias")];
-        check_trained(&fitnet, case, &names.map(|(key, name)| (key.to_owned(), name.to_owned())));
+        check_trained(&*fitnet, case, &names.map(|(key, name)| (key.to_owned(), name.to_owned())));
     });
 }

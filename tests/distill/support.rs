@@ -2,7 +2,10 @@
 
 use candle_core::{Device, Tensor};
 use ckd_det::distill::mcl::{Instance, Pair};
-use ckd_det::distill::{DistillError, Distiller, Lesson, Term};
+use ckd_det::distill::{
+    DistillError, Distiller, Lesson, Maps, Method, MethodSetting, Rows, RowsAt, Term, Widths,
+};
+use ckd_detectors::param::Builder;
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
@@ -23,6 +26,40 @@ pub(crate) fn noise(stream: u64, shape: &[usize]) -> Tensor {
 
 pub(crate) fn flat(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// What a method knows before the first step, of networks of these widths.
+pub(crate) fn setting(widths: Widths) -> MethodSetting<'static> {
+    MethodSetting {
+        seed: 7,
+        device: &Device::Cpu,
+        widths,
+        anchors: None,
+        classes: Vec::new(),
+        share_steps: 0,
+    }
+}
+
+/// The method of an entry at `index` of `[[distill]]`.
+pub(crate) fn built(
+    method: &impl Method,
+    index: usize,
+    setting: &MethodSetting<'_>,
+) -> Result<Box<dyn Distiller>, DistillError> {
+    method.build(setting, Builder::new(7, &Device::Cpu).within("distill").within(index))
+}
+
+/// The method of an entry for networks whose widths do not matter.
+pub(crate) fn plain(method: &impl Method) -> Box<dyn Distiller> {
+    built(method, 0, &setting(Widths::new())).unwrap()
+}
+
+pub(crate) fn rows(at: RowsAt) -> Rows {
+    Rows::new(at)
+}
+
+pub(crate) fn maps(levels: &[&str]) -> Maps {
+    Maps::new(levels.iter().map(|level| (*level).to_owned()).collect())
 }
 
 /// The loss and its gradient, row-major.

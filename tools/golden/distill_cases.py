@@ -56,11 +56,6 @@ def dist_sigmoid(teacher, student):
     return {"loss": inter + intra, "inter": inter, "intra": intra}
 
 
-def ld(teacher, student, weights):
-    kl = F.kl_div(F.log_softmax(student / 10, 1), F.softmax(teacher / 10, 1), reduction="none").mean(1) * 100
-    return (kl * weights).sum() / 4
-
-
 def icl_included(u, v, labels):
     def nce(g):
         positive = (labels[:, None] == labels[None]).double()
@@ -101,8 +96,6 @@ def main(folder):
          lambda s, t, theta: icd_student_anchors(s, t, theta[0]), ["s", "t", "theta"])
     case("dist/sigmoid", "DIST of sigmoids, tau 2", {"tau": 2.0}, {"teacher": noise(5, 7, 4, scale=3.0), "student": noise(6, 7, 4, scale=3.0)},
          dist_sigmoid, ["student"])
-    case("ld", "sum_i w_i T^2 mean_bins KL / 4, T = 10", {"T": 10.0, "divisor": 4.0},
-         {"teacher": noise(7, 8, 17, scale=5.0), "student": noise(8, 8, 17, scale=5.0), "weights": noise(9, 8).abs()}, ld, ["student"])
     case("mcl/icl_included", "ICL whose positives and denominators include the image itself, tau 0.5", {"tau": 0.5},
          {"u": F.normalize(noise(10, 6, 5)), "v": F.normalize(noise(11, 6, 5)), "labels": torch.tensor([0, 0, 1, 2, 1, 3])},
          icl_included, ["u", "v"])

@@ -6,9 +6,9 @@ use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, choices, section};
 
 use super::data::Normalization;
-use super::distill::{Distill, Offer};
 use super::training::{Engine, Eval, Optim, Schedule, Train};
 use super::{check_compare_alone, check_name, check_origin};
+use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 
 choices! {
     /// What is learned.
@@ -282,9 +282,14 @@ impl ClassifyConfig {
             "give `weights = \"FILE\"` or `train = \"CONFIG\"`",
         );
         let stages = teacher.network.stages().min(self.student.network.stages());
-        let offer = Offer::of_classifiers(stages);
+        let offer = Offer {
+            networks: "a pair of these classifiers".to_owned(),
+            rows: vec![RowsAt::Logits, RowsAt::Embedding],
+            maps: MapsAt::Stages,
+            levels: ["stage1", "stage2", "stage3", "stage4"].into_iter().take(stages).collect(),
+        };
         for (index, entry) in self.distill.iter().enumerate() {
-            offer.check(entry, &mut check.within(&format!("distill.{index}")));
+            entry.check_place(&offer, &mut check.within(&format!("distill.{index}")));
         }
     }
 

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use ckd_detectors::classifier::Architecture;
-use ckd_settings::{Check, Section, choices, section};
+use ckd_settings::{Check, section};
 
 use super::check_name;
 use super::classify::{
     Bn, ClassifierStudent, ClassifyConfig, LabelledData, LabelledInput, Probe, Task, check_labelled,
 };
 use super::data::Normalization;
-use super::distill::MethodCard;
 use super::training::{Engine, Eval, Optim, Schedule, Train};
+use crate::distill::mcl::{Cohort, CohortMethod};
 
 section! {
     /// One experiment on image classifiers that train together, from scratch and without a teacher.
@@ -59,152 +59,6 @@ section! {
     }
 }
 
-choices! {
-    /// The methods by which networks learn from each other.
-    pub enum CohortMethod {
-        /// Mutual contrastive learning of the networks' embeddings: each network contrasts images by their labels, on its
-        /// own (VCL) and against the other networks (ICL), and takes over the others' softened similarities (sVCL, sICL).
-        Mcl = "mcl",
-        /// Layer-wise mutual contrastive learning: MCL between all stages of all networks, with auxiliary branches that
-        /// are dropped after training, an aggregated teacher of each network's stages, and a weight for each pair of
-        /// stages and image that is learned by a meta-optimisation.
-        LMcl = "l_mcl",
-    }
-}
-
-choices! {
-    /// What an image and itself, seen by another network, are to the contrast across networks.
-    pub enum SameImage {
-        /// Neither positive nor negative: the authors' code for CIFAR.
-        Excluded = "excluded",
-        /// A positive: as with their memory, on ImageNet.
-        Included = "included",
-    }
-}
-
-section! {
-    /// How the networks of a cohort learn from each other.
-    pub struct Cohort {
-        /// The method.
-        pub method: CohortMethod,
-        /// Weight of VCL, the contrast within each network (ImageNet with l_mcl: 0.01).
-        pub alpha: f64 = 0.1,
-        /// Weight of ICL, the contrast across networks (ImageNet with l_mcl: 0.01).
-        pub beta: f64 = 0.1,
-        /// Weight of sVCL: a network's similarities are to be those of the others.
-        pub gamma: f64 = 1.0,
-        /// Weight of sICL: the similarities across two networks are to be the same from both sides.
-        pub lambda: f64 = 1.0,
-        /// What cosines are divided by (ImageNet: 0.07).
-        pub tau: f64 = 0.1,
-        /// What similarities are divided by again where they are softened.
-        pub temperature: f64 = 3.0,
-        /// mcl: weight of T² times the divergence of each network's logits from the mean of all networks' logits, softened
-        /// by `temperature` ("logit KD" in the paper, with weight 1; with four networks the authors teach the last one only).
-        pub logit_kd: f64 = 0.0,
-        /// Columns of an embedding.
-        pub width: usize = 128,
-        /// What an image and itself are to ICL.
-        pub same_image: SameImage = SameImage::Excluded,
-        /// Contrast with memories of all training images, of the networks' last layers, instead of the batch, for large
-        /// data sets. Default: the batch.
-        pub bank: Option<Bank>,
-        /// l_mcl: the stages and their weights.
-        pub layers: Layers,
-    }
-}
-
-impl Cohort {
-    fn check(&self, check: &mut Check<'_>) {
-        let Cohort { alpha, beta, gamma, lambda, .. } = *self;
-        for (key, weight) in [("alpha", alpha), ("beta", beta), ("gamma", gamma), ("lambda", lambda)] {
-            check.not_negative(key, weight);
-        }
-        check.not_negative("logit_kd", self.logit_kd);
-        check.that(
-            self.logit_kd == 0.0 || self.method == CohortMethod::Mcl,
-            "logit_kd",
-            "is given, but l_mcl's networks learn from their aggregated teachers",
-            "leave it out, or set method = \"mcl\"",
-        );
-        check.positive("tau", self.tau);
-        check.positive("temperature", self.temperature);
-        check.at_least_one("width", self.width);
-        if let Some(bank) = &self.bank {
-            check.at_least_one("bank.negatives", bank.negatives);
-            check.fraction("bank.momentum", bank.momentum);
-        }
-    }
-}
-
-section! {
-    /// A memory of the embeddings of all training images, one for each network.
-    pub struct Bank {
-        /// Images of other classes drawn for each image, the same for all networks.
-        pub negatives: usize = 8192,
-        /// The share of the old row when an image is seen again.
-        pub momentum: f64 = 0.5,
-    }
-}
-
-section! {
-    /// The stages of L-MCL's networks.
-    pub struct Layers {
-        /// Blocks of each stage of an auxiliary branch. Default: as many as the network's own stage has (CIFAR); the
-        /// authors' ImageNet ResNets have 1.
-        pub branch_blocks: Option<usize>,
-        /// T of the divergence from the aggregated teachers.
-        pub kd_temperature: f64 = 3.0,
-        /// The pairs' weights learn after every so many updates (ImageNet: 500); 0: never, they stay as they begin.
-        pub meta_every: u64 = 50,
-        /// Virtual updates by the contrastive loss before the one by the labels.
-        pub meta_steps: usize = 2,
-        /// The learning rate of those weights over that of the networks.
-        pub meta_lr_factor: f64 = 1.0,
-        /// The length of a central difference over that of the weights.
-        pub meta_difference: f64 = 1e-3,
-    }
-}
-
-impl CohortMethod {
-    /// Where it comes from.
-    pub fn paper(self) -> &'static str {
-        "Yang et al., arXiv 2207.11518"
-    }
-
-    /// What there is to know about it.
-    pub fn card(self) -> MethodCard {
-        let mut keys = Vec::new();
-        Cohort::document_fields("", &mut keys);
-        keys.retain(|key| key.path != "method");
-        let foreign = match self {
-            Self::Mcl => "layers",
-            Self::LMcl => "logit_kd",
-        };
-        keys.retain(|key| key.path.split('.').next() != Some(foreign));
-        MethodCard {
-            method: self.word(),
-            about: self.about().to_owned(),
-            paper: self.paper(),
-            entry: "[cohort]",
-            keys,
-        }
-    }
-
-    fn about(self) -> &'static str {
-        match self {
-            Self::Mcl => {
-                "Mutual contrastive learning of networks that train together: each contrasts images by their labels, on \
-                 its own (VCL) and against the others (ICL), and takes over their softened similarities (sVCL, sICL)."
-            }
-            Self::LMcl => {
-                "Layer-wise mutual contrastive learning: MCL between all stages of the networks, through auxiliary \
-                 branches, with an aggregated teacher of each network's stages and learned weights of the pairs."
-            }
-        }
-    }
-}
-
 impl CohortConfig {
     fn check(&self, check: &mut Check<'_>) {
         check_name(&self.name, check);
@@ -245,12 +99,6 @@ impl CohortConfig {
 
     fn check_layers(&self, check: &mut Check<'_>) {
         let layers = &self.cohort.layers;
-        let own = &mut check.within("cohort.layers");
-        own.at_least_one("branch_blocks", layers.branch_blocks.unwrap_or(1));
-        own.positive("kd_temperature", layers.kd_temperature);
-        own.at_least_one("meta_steps", layers.meta_steps);
-        own.positive("meta_lr_factor", layers.meta_lr_factor);
-        own.positive("meta_difference", layers.meta_difference);
         let optim = &self.optim;
         for (key, own) in [("norm", optim.norm_decay()), ("bias", optim.bias_decay())] {
             check.that(

@@ -2,6 +2,8 @@
 
 use ckd_settings::{Check, choices, section};
 
+use crate::distill::{MapsAt, Offer, RowsAt};
+
 choices! {
     /// A family of detectors.
     pub enum Architecture {
@@ -71,6 +73,16 @@ section! {
 }
 
 impl Detector {
+    /// Rows and maps that a pair of such detectors offers to methods of distillation.
+    pub fn offer(&self) -> Offer {
+        let rows = match self.architecture {
+            Architecture::FasterRcnn => RowsAt::RoiLogits,
+            Architecture::RetinaNet => RowsAt::AnchorLogits,
+        };
+        let levels = self.architecture.levels().to_vec();
+        Offer { networks: self.architecture.to_string(), rows: vec![rows], maps: MapsAt::Fpn, levels }
+    }
+
     fn check(&self, check: &mut Check<'_>) {
         check.at_least_one("fpn_channels", self.fpn_channels);
         if let Some(sizes) = &self.anchor_sizes {

@@ -20,7 +20,9 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 
 use super::{Instance, Pair, constant_weights, nce, similarities, softened};
-use crate::distill::{DistillError, Term, contrast_columns, expect_positive, likeness};
+use crate::distill::bank::{contrast_columns, likeness};
+use crate::distill::distiller::{DistillError, Term};
+use crate::distill::scalar::expect_positive;
 
 /// A layer of a network: their numbers.
 type At = (usize, usize);

@@ -31,14 +31,13 @@ use ckd_detectors::taps::Tap;
 
 use super::Result;
 use super::distillation::Distillation;
-use super::distillers::MethodSetting;
 use super::pass::Pass;
 use super::task::{Gathered, Network, RunSettings, Setting, Settings, Task};
-use crate::config::{self, ClassifyConfig, Distill, Loaded, Train};
+use crate::config::{self, ClassifyConfig, Loaded, Train};
 use crate::data::augment::{Augmentation, Crop, Policy};
 use crate::data::label_order::LabelOrder;
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
-use crate::distill::Width;
+use crate::distill::{Distill, MethodSetting, Width};
 use crate::weights::WeightsFile;
 
 impl Settings for ClassifyConfig {

@@ -85,6 +85,9 @@ fn pass_of(
             Part::Task => Vec::new(),
             Part::Method(label) => lessons.terms_of(label, &lesson, step)?,
         });
+        if part == Part::All {
+            lessons.after_step(&lesson, step)?;
+        }
     }
     drop((taught, taps));
     walk_back(terms, step, started, teaching)

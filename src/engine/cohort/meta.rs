@@ -12,7 +12,6 @@ use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::graph::untracked;
 
 use super::model::{Cohort, Layer};
-use super::pair;
 use super::pass::{likenesses, weights};
 use crate::config::CohortConfig;
 use crate::distill::mcl::Likenesses;
@@ -133,7 +132,8 @@ impl Objective for Lookahead<'_> {
         let layers = self.cohort.layers(self.batch.images, Mode::Train)?;
         let likenesses = self.likenesses(&layers)?;
         let weights = weights(self.cohort, &layers, &likenesses)?;
-        let terms = likenesses.layer_wise(self.batch.labels, &weights, &pair(self.config), Some(held))?;
+        let terms =
+            likenesses.layer_wise(self.batch.labels, &weights, &self.config.cohort.pair(), Some(held))?;
         drop((layers, likenesses));
         if terms.is_empty() {
             return Ok((Parameters::new(), Parameters::new()));

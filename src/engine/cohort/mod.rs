@@ -28,13 +28,13 @@ use ckd_detectors::param::ParamStore;
 
 use super::classify::{ClassifierCard, LabelledSets, to_device};
 use super::distillation::Distillation;
-use super::distillers::MethodSetting;
 use super::pass::Pass;
 use super::task::{Further, Gathered, Network, RunSettings, Setting, Settings, Task};
 use super::{EngineError, Result};
-use crate::config::{ClassifyConfig, CohortConfig, CohortMethod, Loaded, SameImage, Train};
+use crate::config::{ClassifyConfig, CohortConfig, Loaded, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
-use crate::distill::mcl::{Instance, Pair};
+use crate::distill::MethodSetting;
+use crate::distill::mcl::CohortMethod;
 use crate::weights::WeightsFile;
 
 impl Settings for CohortConfig {
@@ -77,23 +77,6 @@ fn alone(config: &CohortConfig) -> Result<ClassifyConfig> {
 /// Something that only other tasks have was asked for.
 fn no_such(what: &str) -> EngineError {
     EngineError::Data(DataError::Setting(format!("a cohort has no {what}")))
-}
-
-/// The settings of the losses.
-fn pair(config: &CohortConfig) -> Pair {
-    let cohort = &config.cohort;
-    Pair {
-        vcl: cohort.alpha,
-        icl: cohort.beta,
-        soft_vcl: cohort.gamma,
-        soft_icl: cohort.lambda,
-        tau: cohort.tau,
-        temperature: cohort.temperature,
-        instance: match cohort.same_image {
-            SameImage::Excluded => Instance::Excluded,
-            SameImage::Included => Instance::Included,
-        },
-    }
 }
 
 impl Task for CohortSets {

@@ -19,10 +19,10 @@ use ckd_kernels::elementwise::concatenate;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::normalize::l2_normalize_rows;
 
-use crate::config::{CohortConfig, CohortMethod};
+use crate::config::CohortConfig;
 use crate::data::Labelled;
 use crate::distill::ByClass;
-use crate::distill::mcl::aggregate;
+use crate::distill::mcl::{CohortMethod, aggregate};
 use crate::engine::classify::student;
 use crate::engine::task::Network;
 use crate::engine::{EngineError, Result};

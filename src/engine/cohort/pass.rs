@@ -8,11 +8,11 @@ use ckd_detectors::nn::Mode;
 use ckd_kernels::Value;
 use rand::RngCore;
 
+use super::CohortSets;
 use super::model::{Cohort, Layer, folder};
-use super::{CohortSets, pair};
-use crate::config::{Cohort as CohortLosses, CohortConfig, CohortMethod};
+use crate::config::CohortConfig;
 use crate::data::LabelledBatch;
-use crate::distill::mcl::{Likenesses, layer_weights};
+use crate::distill::mcl::{Cohort as CohortLosses, CohortMethod, Likenesses, layer_weights};
 use crate::distill::{Term, kd, remember};
 use crate::engine::Result;
 use crate::engine::classify::to_device;
@@ -39,13 +39,13 @@ pub(super) fn training_pass(
     let learned = match config.cohort.method {
         CohortMethod::Mcl => {
             terms.extend(from_the_mean(config, &layers)?);
-            likenesses.mcl(labels, &pair(config))?
+            likenesses.mcl(labels, &config.cohort.pair())?
         }
         CohortMethod::LMcl => {
             terms.extend(aggregated(setting, &layers, labels)?);
             let weights: Vec<Value> =
                 weights(cohort, &layers, &likenesses)?.iter().map(Value::detach).collect();
-            likenesses.layer_wise(labels, &weights, &pair(config), None)?
+            likenesses.layer_wise(labels, &weights, &config.cohort.pair(), None)?
         }
     };
     terms.extend(learned.into_iter().map(|Term { name, value, weight }| (name, value, weight)));

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use ckd_detectors::Detector;
-use ckd_detectors::taps::Tap;
+use ckd_detectors::taps::{Tap, UnknownName};
 
 pub use sources::DataSets;
 
@@ -35,15 +35,15 @@ use self::pass::{Views, training_pass};
 use self::picture::draw_detections;
 use self::sources::{Inputs, find_initial};
 use super::distillation::Distillation;
-use super::distillers::{MethodSetting, taps};
 use super::outcome::ClassResult;
 use super::pass::Pass;
 use super::task::{Gathered, Measured, Network, RunSettings, Setting, Settings, Task, parameters_of};
 use super::{Result, classes};
-use crate::config::{Config, Distill, Loaded, Train};
+use crate::config::{Config, Loaded, Train};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
+use crate::distill::{Distill, MethodSetting};
 use crate::eval::BoxMetrics;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::ModelRow;
@@ -263,7 +263,8 @@ pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -
         .as_ref()
         .map(|teacher| build::fpn_channels(config.teacher_detector(), &teacher.network));
     let channels = Width { teacher: teacher.unwrap_or(student), student };
-    let levels: Vec<Tap> = taps(config.detector.architecture.levels())?;
+    let levels = config.detector.architecture.levels().iter().map(|level| level.parse());
+    let levels: Vec<Tap> = levels.collect::<std::result::Result<_, UnknownName>>()?;
     let both = |width| Width { teacher: width, student: width };
     let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
     Ok(MethodSetting {

@@ -79,6 +79,7 @@ pub fn training_pass(
             let logits = wants_logits.then(|| student.logits_at(&pyramid, &regions)).transpose()?;
             compared.taps(&pyramid, logits.as_ref()).map(Some)
         })?);
+        distillation.after_step(&lesson, step)?;
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);

@@ -1,0 +1,174 @@
+//! The interface of a method in training: taps in, loss terms out.
+
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+use ckd_detectors::boxes::Xyxy;
+use ckd_detectors::param::ParamStore;
+use ckd_detectors::taps::{MissingTap, Tap, Taps, UnknownName};
+use ckd_kernels::Value;
+
+/// A method of distillation, configured.
+pub trait Distiller {
+    /// The method's name: the first part of its terms' names.
+    fn name(&self) -> &str;
+
+    /// The taps that it reads, of the teacher and of the student.
+    fn taps(&self) -> Vec<Tap>;
+
+    /// The loss terms of one step. They change nothing: the same lesson gives the same terms.
+    ///
+    /// # Errors
+    /// A tap that either network does not offer; a teacher inside a graph; shapes that do not fit.
+    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError>;
+
+    /// Moves what the method remembers from step to step (memory banks), once the terms of a pass are computed. The
+    /// heads have not been updated yet.
+    ///
+    /// # Errors
+    /// As [`terms`](Self::terms).
+    fn after_step(&self, _lesson: &Lesson<'_>) -> Result<(), DistillError> {
+        Ok(())
+    }
+
+    /// What it trains along with the student, and what it remembers from step to step. It belongs to the training
+    /// state and to no exported student.
+    fn params(&self) -> Option<&ParamStore> {
+        None
+    }
+}
+
+/// What a step gives the methods: what both networks found in the same images, and the truth about them.
+#[derive(Debug, Clone, Copy)]
+pub struct Lesson<'a> {
+    /// What the teacher found.
+    pub teacher: &'a Taps,
+    /// What the student found.
+    pub student: &'a Taps,
+    /// The true class of each row of the logits: at RoI logits 0 is the background.
+    pub labels: &'a [u32],
+    /// The objects of each image, in pixels of the padded image.
+    pub boxes: &'a [Vec<Xyxy>],
+    /// Padded (height, width) of the images.
+    pub image_size: (usize, usize),
+    /// The position of each image in the training set.
+    pub samples: &'a [u32],
+    /// What the step's random numbers follow from.
+    pub seed: u64,
+}
+
+impl<'a> Lesson<'a> {
+    /// What both networks found; nothing is known of the truth yet.
+    pub fn new(teacher: &'a Taps, student: &'a Taps) -> Self {
+        Self { teacher, student, labels: &[], boxes: &[], image_size: (0, 0), samples: &[], seed: 0 }
+    }
+}
+
+/// Channels or columns that the networks offer at a tap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Width {
+    /// The teacher's.
+    pub teacher: usize,
+    /// The student's.
+    pub student: usize,
+}
+
+/// The widths at the taps that both networks offer.
+pub type Widths = BTreeMap<Tap, Width>;
+
+/// A part of the loss.
+#[derive(Debug, Clone)]
+pub struct Term {
+    /// `METHOD/TAP` and, where a method has several terms there, `/KIND`.
+    pub name: String,
+    /// The scalar, without its weight.
+    pub value: Value,
+    /// Its weight in the loss.
+    pub weight: f64,
+}
+
+/// A distillation term could not be computed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DistillError {
+    /// A network does not offer a tap that a method reads.
+    #[error("the {role} cannot be distilled there: {source}")]
+    MissingTap {
+        /// `teacher` or `student`.
+        role: &'static str,
+        /// The tap, and what there is.
+        source: MissingTap,
+    },
+    /// The teacher's value would get a gradient.
+    #[error("the teacher is part of a graph at {tap}; run it frozen, on constants")]
+    TrackedTeacher {
+        /// Where.
+        tap: Tap,
+    },
+    /// Shapes or parameters that do not fit.
+    #[error("{method}: {reason}")]
+    Invalid {
+        /// The method.
+        method: &'static str,
+        /// What does not fit, with the shapes.
+        reason: String,
+    },
+    /// A level that is no tap.
+    #[error(transparent)]
+    UnknownTap(#[from] UnknownName),
+    /// A method needs facts that these networks and data do not have.
+    #[error("{method}: it needs {what}, which these networks and data do not have")]
+    Lacks {
+        /// The method.
+        method: &'static str,
+        /// The facts.
+        what: &'static str,
+    },
+    /// An error at a tap.
+    #[error("at {tap}: {source}")]
+    At {
+        /// Where.
+        tap: Tap,
+        /// What.
+        source: Box<DistillError>,
+    },
+    /// A layer of the method's own failed.
+    #[error(transparent)]
+    Layer(#[from] ckd_detectors::Error),
+    /// An operation failed.
+    #[error(transparent)]
+    Kernel(#[from] ckd_kernels::Error),
+    /// candle reported an error.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl DistillError {
+    pub(super) fn invalid(method: &'static str, reason: impl Into<String>) -> Self {
+        Self::Invalid { method, reason: reason.into() }
+    }
+
+    pub(super) fn at(self, tap: Tap) -> Self {
+        Self::At { tap, source: Box::new(self) }
+    }
+}
+
+/// The width at `tap`, which a method that trains something must know beforehand.
+pub(super) fn width_at(widths: &Widths, tap: Tap) -> Result<Width, DistillError> {
+    let missing = || DistillError::MissingTap {
+        role: "student",
+        source: MissingTap { tap, offered: widths.keys().copied().collect() },
+    };
+    widths.get(&tap).copied().ok_or_else(missing)
+}
+
+/// What both networks found at `tap`.
+pub(super) fn at_tap<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<(&'a Tensor, &'a Value), DistillError> {
+    let missing = |role| move |source| DistillError::MissingTap { role, source };
+    let teacher = lesson.teacher.require(tap).map_err(missing("teacher"))?;
+    let student = lesson.student.require(tap).map_err(missing("student"))?;
+    if teacher.is_tracked() {
+        return Err(DistillError::TrackedTeacher { tap });
+    }
+    Ok((teacher.tensor(), student))
+}

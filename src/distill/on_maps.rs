@@ -1,0 +1,86 @@
+//! The distiller of a method that is a formula over feature maps: one term, or a term of each kind, at every level.
+
+use candle_core::Tensor;
+use ckd_detectors::param::ParamStore;
+use ckd_detectors::taps::Tap;
+use ckd_kernels::Value;
+
+use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap};
+use super::place::Maps;
+
+type Loss = Box<dyn Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError>>;
+
+/// Terms over the maps of some levels, each on its own.
+pub(super) struct OnMaps {
+    name: &'static str,
+    at: Vec<Tap>,
+    terms: Vec<(Option<&'static str>, f64, Loss)>,
+    params: Option<ParamStore>,
+}
+
+impl OnMaps {
+    /// The method called `name` at the levels of `maps`, without terms yet.
+    ///
+    /// # Errors
+    /// A level that is no tap.
+    pub(super) fn new(name: &'static str, maps: &Maps) -> Result<Self, DistillError> {
+        Ok(Self { name, at: maps.taps()?, terms: Vec::new(), params: None })
+    }
+
+    /// With the term `NAME/TAP` at every level.
+    pub(super) fn term(
+        mut self,
+        weight: f64,
+        loss: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError> + 'static,
+    ) -> Self {
+        self.terms.push((None, weight, Box::new(loss)));
+        self
+    }
+
+    /// With the term `NAME/TAP/KIND` at every level.
+    pub(super) fn kind(
+        mut self,
+        kind: &'static str,
+        weight: f64,
+        loss: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError> + 'static,
+    ) -> Self {
+        self.terms.push((Some(kind), weight, Box::new(loss)));
+        self
+    }
+
+    /// With what it trains along with the student.
+    pub(super) fn training(mut self, params: Option<ParamStore>) -> Self {
+        self.params = params;
+        self
+    }
+}
+
+impl Distiller for OnMaps {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn taps(&self) -> Vec<Tap> {
+        self.at.clone()
+    }
+
+    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
+        let mut terms = Vec::new();
+        for &tap in &self.at {
+            let (teacher, student) = at_tap(tap, lesson)?;
+            for (kind, weight, loss) in &self.terms {
+                let value = loss(tap, teacher, student).map_err(|error| error.at(tap))?;
+                let name = match kind {
+                    Some(kind) => format!("{}/{tap}/{kind}", self.name),
+                    None => format!("{}/{tap}", self.name),
+                };
+                terms.push(Term { name, value, weight: *weight });
+            }
+        }
+        Ok(terms)
+    }
+
+    fn params(&self) -> Option<&ParamStore> {
+        self.params.as_ref()
+    }
+}

@@ -1,0 +1,48 @@
+//! Losses as scalars whose gradient is known.
+
+use candle_core::Tensor;
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::scale;
+
+use super::distiller::DistillError;
+
+/// A number that divides must be positive.
+pub(super) fn expect_positive(method: &'static str, what: &str, value: f64) -> Result<(), DistillError> {
+    match value > 0.0 && value.is_finite() {
+        true => Ok(()),
+        false => Err(DistillError::invalid(method, format!("the {what} must be positive, got {value}"))),
+    }
+}
+
+/// A scalar of `student` whose gradient is known already (`None` if `student` is not tracked).
+pub(super) fn scalar_of(
+    student: &Value,
+    value: f64,
+    gradient: Option<Tensor>,
+) -> Result<Value, DistillError> {
+    scalar_of_all(&[student], value, vec![gradient])
+}
+
+/// As [`scalar_of`], of several inputs.
+pub(super) fn scalar_of_all(
+    inputs: &[&Value],
+    value: f64,
+    gradients: Vec<Option<Tensor>>,
+) -> Result<Value, DistillError> {
+    let device = inputs.first().map_or(&candle_core::Device::Cpu, |input| input.tensor().device());
+    let tensor = Tensor::new(value as f32, device)?;
+    Ok(Value::operation(inputs, tensor, move |incoming| {
+        let factor = f64::from(incoming.reshape(())?.to_scalar::<f32>()?);
+        let scaled = |gradient: Tensor| match factor {
+            1.0 => Ok(gradient),
+            factor => Ok(scale(&Value::constant(gradient), factor)?.tensor().clone()),
+        };
+        gradients.into_iter().map(|gradient| gradient.map(scaled).transpose()).collect()
+    }))
+}
+
+/// The constant 0, for a step that has nothing to compare; the student's gradient is 0 there.
+pub(super) fn nothing(student: &Value) -> Result<Value, DistillError> {
+    let gradient = student.is_tracked().then(|| student.tensor().zeros_like()).transpose()?;
+    scalar_of(student, 0.0, gradient)
+}
