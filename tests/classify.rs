@@ -369,7 +369,7 @@ fn a_trained_classifier_is_exported_in_every_format_and_used_again() {
     let exported = WeightsFile::read(&small.path("out/c.safetensors")).unwrap();
     let card = ClassifierCard::of(&exported).unwrap().expect("a card");
     assert!(card.config.teacher.is_none() && card.config.distill.is_empty());
-    assert_eq!(card.config.normalization, Some(card.config.data.kind.normalization()));
+    assert_eq!(card.config.labelled.normalization, Some(card.config.labelled.data.kind.normalization()));
     assert_eq!(card.provenance["exported_from_blake3"], WeightsFile::read(&trained).unwrap().hash);
     let loaded = ClassifyConfig::load(small.path("distilled.toml"), &small.sets(&[])).unwrap();
     let images = learned_from(&loaded).unwrap().expect("it is there");

@@ -336,7 +336,10 @@ fn a_networks_file_is_an_ordinary_classifiers_that_is_measured_used_and_exported
     let has_part = |name: &String| parts.iter().any(|part| name.contains(part));
     assert!(!file.tensors.keys().any(has_part), "{:?}", file.tensors.keys());
     let card = ClassifierCard::of(&file).unwrap().expect("a card");
-    assert_eq!((card.config.student.network.name(), card.config.name.as_str()), ("resnet14", "cohort_peer1"));
+    assert_eq!(
+        (card.config.student.network.name(), card.config.run.name.as_str()),
+        ("resnet14", "cohort_peer1")
+    );
     card.network(&file, &Device::Cpu).unwrap();
 
     let measured =

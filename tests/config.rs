@@ -104,7 +104,7 @@ fn every_config_of_the_repository_loads_and_its_resolved_form_loads_to_the_same(
 #[test]
 fn defaults_are_torchvisions() {
     let config = load(SMALL, &[]).expect("a complete configuration").config;
-    assert_eq!(config.name, "x");
+    assert_eq!(config.run.name, "x");
     assert_eq!(config.detector.fpn_channels, 256);
     assert_eq!(
         (config.detector.rpn.pre_nms_top_n_train, config.detector.rpn.post_nms_top_n_test),
@@ -121,8 +121,8 @@ fn defaults_are_torchvisions() {
     assert_eq!(config.student.network.stem_channels(), 64);
     let mobilenet = load(SMALL, &["student.backbone=mobilenet_v2"]).expect("valid").config;
     assert_eq!(mobilenet.student.network.stem_channels(), 32);
-    assert_eq!((config.optim.norm_decay(), config.optim.bias_decay()), (1e-4, 1e-4));
-    assert_eq!(config.schedule.length(), Length::Steps(10));
+    assert_eq!((config.run.optim.norm_decay(), config.run.optim.bias_decay()), (1e-4, 1e-4));
+    assert_eq!(config.run.schedule.length(), Length::Steps(10));
 }
 
 #[test]
@@ -232,9 +232,9 @@ fn tables_merge_deeply_and_arrays_are_replaced() {
         ),
     ]);
     let config = load_in(&files, "x.toml", &[]).expect("valid").config;
-    assert_eq!(config.name, "x");
-    assert_eq!(config.schedule.steps, Some(10));
-    assert_eq!(config.schedule.milestones, [7.0, 9.0]);
+    assert_eq!(config.run.name, "x");
+    assert_eq!(config.run.schedule.steps, Some(10));
+    assert_eq!(config.run.schedule.milestones, [7.0, 9.0]);
     let [Distill::Ckd(ckd)] = config.distill.as_slice() else { panic!("{:?}", config.distill) };
     assert_eq!((ckd.place.at, ckd.weight), (RowsAt::RoiLogits, 3.0));
 }
@@ -279,9 +279,9 @@ fn bases_that_run_in_a_circle_or_do_not_exist_are_errors() {
 fn a_user_config_can_extend_an_embedded_one_from_any_folder() {
     let files = folder(&[("mine.toml", "extends = \"quickstart.toml\"\n[student]\nwidth = 24\n")]);
     let loaded = load_in(&files, "mine.toml", &[]).expect("valid");
-    assert_eq!((loaded.config.name.as_str(), loaded.config.student.network.width), ("mine", Some(24)));
+    assert_eq!((loaded.config.run.name.as_str(), loaded.config.student.network.width), ("mine", Some(24)));
     assert_eq!(
-        loaded.teacher_experiment.expect("quickstart trains its teacher").config.name,
+        loaded.teacher_experiment.expect("quickstart trains its teacher").config.run.name,
         "quickstart_teacher"
     );
 }
@@ -306,13 +306,13 @@ fn set_values_are_toml_or_else_text() {
     );
     let teacher = config.teacher.expect("as given");
     assert_eq!(teacher.weights.as_deref(), Some(Path::new("weights/a b.pth")));
-    assert_eq!(config.name, "7");
+    assert_eq!(config.run.name, "7");
     assert!(config.distill[0].is_off() && !config.distill[1].is_off());
-    assert_eq!((config.eval.batch_size, config.eval.max_images), (3, None));
+    assert_eq!((config.run.eval.batch_size, config.run.eval.max_images), (3, None));
     assert_eq!(config.data.root, Path::new("/data=x"));
     assert!(load(&text, &["distill=[]"]).expect("valid").config.distill.is_empty());
     let last = load(&text, &["seed=1", "seed=2"]).expect("valid").config;
-    assert_eq!(last.seed, 2, "the last one counts");
+    assert_eq!(last.run.seed, 2, "the last one counts");
 }
 
 #[test]
@@ -337,7 +337,7 @@ fn a_set_that_makes_no_sense_is_shown_as_typed() {
 #[test]
 fn choosing_epochs_replaces_steps_and_what_was_in_steps() {
     let sets = ["schedule.milestones=[3]", "schedule.epochs=4"];
-    let schedule = load(SMALL, &sets).expect("valid").config.schedule;
+    let schedule = load(SMALL, &sets).expect("valid").config.run.schedule;
     assert_eq!((schedule.length(), schedule.milestones.as_slice()), (Length::Epochs(4), [3.0].as_slice()));
     // The milestones in steps would mean nothing in epochs.
     assert_mentions(&error(SMALL, &["schedule.epochs=4"]), &["\"schedule.milestones\" is empty"]);
@@ -421,8 +421,8 @@ fn the_teacher_must_be_what_its_own_config_trains() {
     let files = folder(&[("x.toml", &text), ("t.toml", &trained)]);
     let loaded = load_in(&files, "x.toml", &["output=here"]).expect("they agree");
     let teacher = loaded.teacher_experiment.as_deref().expect("teacher.train names it");
-    assert_eq!((teacher.config.name.as_str(), &teacher.config.data), ("t", &loaded.config.data));
-    assert_eq!(teacher.config.output, Path::new("here"));
+    assert_eq!((teacher.config.run.name.as_str(), &teacher.config.data), ("t", &loaded.config.data));
+    assert_eq!(teacher.config.run.output, Path::new("here"));
     for (set, part) in [
         ("teacher.backbone=resnet34", "\"teacher.backbone\" is resnet34"),
         ("teacher.width=32", "\"teacher.width\" is 32"),
@@ -493,7 +493,7 @@ fn paths_are_found_from_here_or_beside_the_config_and_survive_resolving() {
     let elsewhere = folder(&[("run/config.toml", &loaded.resolved_toml())]);
     let again = load_in(&elsewhere, "run/config.toml", &[]).expect("it needs no other folder");
     assert_eq!(again.resolve(&again.config.data.root), beside);
-    assert_eq!(again.config.name, "x");
+    assert_eq!(again.config.run.name, "x");
 }
 
 #[test]

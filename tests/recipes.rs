@@ -50,27 +50,33 @@ fn every_recipe_loads_and_is_found_by_its_name_from_any_folder() {
 fn the_recipes_are_the_published_ones() {
     let load = |name: &str| ClassifyConfig::load(name, &[]).expect("a recipe").config;
     let ckd = load("cifar100/ckd_w40_2_w40_1.toml");
-    assert_eq!((ckd.schedule.epochs, ckd.train.batch_size, ckd.optim.lr), (Some(480), 32, 0.05));
-    assert!(ckd.schedule.kind == ScheduleKind::Cosine && !ckd.optim.nesterov);
+    assert_eq!((ckd.run.schedule.epochs, ckd.run.train.batch_size, ckd.run.optim.lr), (Some(480), 32, 0.05));
+    assert!(ckd.run.schedule.kind == ScheduleKind::Cosine && !ckd.run.optim.nesterov);
     let plain = load("cifar100/plain_sv1.toml");
-    assert_eq!((plain.schedule.epochs, plain.train.batch_size, plain.optim.lr), (Some(240), 64, 0.01));
-    assert_eq!(plain.schedule.milestones, [150.0, 180.0, 210.0]);
+    assert_eq!(
+        (plain.run.schedule.epochs, plain.run.train.batch_size, plain.run.optim.lr),
+        (Some(240), 64, 0.01)
+    );
+    assert_eq!(plain.run.schedule.milestones, [150.0, 180.0, 210.0]);
     assert_eq!(plain.student_normalization().mean, [0.5071, 0.4867, 0.4408]);
     let imagenet = load("imagenet/plain_r18.toml");
     assert_eq!(
-        (imagenet.schedule.epochs, imagenet.train.batch_size, imagenet.optim.lr),
+        (imagenet.run.schedule.epochs, imagenet.run.train.batch_size, imagenet.run.optim.lr),
         (Some(100), 512, 0.2)
     );
-    assert_eq!((imagenet.input.side_px, imagenet.input.eval_resize_px), (224, Some(256)));
+    assert_eq!((imagenet.labelled.input.side_px, imagenet.labelled.input.eval_resize_px), (224, Some(256)));
 }
 
 #[test]
 fn the_recipes_of_cohorts_are_the_authors() {
     let load = |name: &str| CohortConfig::load(name, &[]).expect("a recipe").config;
     let cifar = load("cifar100/lmcl_w16_2_w40_2.toml");
-    assert_eq!((cifar.schedule.epochs, cifar.train.batch_size, cifar.optim.lr), (Some(300), 128, 0.1));
-    assert!(cifar.schedule.kind == ScheduleKind::Cosine && cifar.optim.nesterov);
-    assert_eq!((cifar.optim.weight_decay, cifar.data.order), (5e-4, LabelOrder::ClassPairs));
+    assert_eq!(
+        (cifar.run.schedule.epochs, cifar.run.train.batch_size, cifar.run.optim.lr),
+        (Some(300), 128, 0.1)
+    );
+    assert!(cifar.run.schedule.kind == ScheduleKind::Cosine && cifar.run.optim.nesterov);
+    assert_eq!((cifar.run.optim.weight_decay, cifar.labelled.data.order), (5e-4, LabelOrder::ClassPairs));
     assert_eq!(
         cifar.peer.iter().map(|peer| peer.network.name()).collect::<Vec<_>>(),
         ["wrn_16_2", "wrn_40_2"]
@@ -85,16 +91,16 @@ fn the_recipes_of_cohorts_are_the_authors() {
     assert_eq!(load("cifar100/mcl_sv2_x4.toml").peer.len(), 4);
     let imagenet = load("imagenet/mcl_r18_r18.toml");
     assert_eq!(
-        (imagenet.schedule.epochs, imagenet.train.batch_size, imagenet.optim.lr),
+        (imagenet.run.schedule.epochs, imagenet.run.train.batch_size, imagenet.run.optim.lr),
         (Some(90), 256, 0.1)
     );
     assert_eq!((imagenet.cohort.alpha, imagenet.cohort.tau), (0.1, 0.07));
     assert_eq!(imagenet.cohort.bank.map(|bank| (bank.negatives, bank.momentum)), Some((8192, 0.5)));
     let deep = load("imagenet/lmcl_r50_r50.toml");
     assert_eq!(
-        (deep.schedule.epochs, deep.cohort.alpha, deep.cohort.same_image),
+        (deep.run.schedule.epochs, deep.cohort.alpha, deep.cohort.same_image),
         (Some(100), 0.01, Instance::Included)
     );
     assert_eq!((deep.cohort.layers.meta_every, deep.cohort.layers.branch_blocks), (500, Some(1)));
-    assert!(deep.cohort.bank.is_some() && deep.data.order == LabelOrder::Shuffled);
+    assert!(deep.cohort.bank.is_some() && deep.labelled.data.order == LabelOrder::Shuffled);
 }

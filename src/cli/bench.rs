@@ -142,7 +142,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let config = Config::load(&setting.config, &setting.sets)?.config;
     let workload = Workload {
         classes: setting.classes.into(),
-        batch: config.train.batch_size,
+        batch: config.run.train.batch_size,
         size: setting.size.unwrap_or_else(|| largest(&config.input)),
         warmup: setting.warmup,
         steps: setting.steps,
@@ -180,7 +180,7 @@ impl Report {
         let ms = sorted_ms(timings.steps.iter().copied());
         let ms_median = median(&ms);
         Self {
-            config: config.name.clone(),
+            config: config.run.name.clone(),
             work,
             batch: workload.batch,
             size: workload.size.into(),
@@ -195,7 +195,7 @@ impl Report {
             peak_rss_mib: peak_memory_mib(),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
-            precision: crate::engine::pass::precision(&config.engine).to_string(),
+            precision: crate::engine::pass::precision(&config.run.engine).to_string(),
         }
     }
 

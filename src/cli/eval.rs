@@ -111,7 +111,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
     classes::check_same((&what, &model.categories), (&other, &dataset.categories))
         .map_err(EngineError::Classes)?;
     let mut config = model.config.clone();
-    config.eval.max_images = args.max_images.map(NonZeroUsize::get).or(config.eval.max_images);
+    config.run.eval.max_images = args.max_images.map(NonZeroUsize::get).or(config.run.eval.max_images);
     let bar = match context.quiet {
         true => indicatif::ProgressBar::hidden(),
         false => indicatif::ProgressBar::new(0).with_prefix("images"),

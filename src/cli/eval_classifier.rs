@@ -32,11 +32,11 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let mut config = card.config.clone();
     if let Some(root) = asked.data_root {
-        config.data.root = root.to_owned();
+        config.labelled.data.root = root.to_owned();
     }
-    config.eval.max_images = asked.max_images.or(config.eval.max_images);
+    config.run.eval.max_images = asked.max_images.or(config.run.eval.max_images);
     let loaded = Loaded::of_weights(config);
-    let root = loaded.resolve(&loaded.config.data.root);
+    let root = loaded.resolve(&loaded.config.labelled.data.root);
     if !root.exists() {
         return Err(EngineError::Missing(format!(
             "the data that {} was trained on is not at {}: name its folder with --data-root",

@@ -32,17 +32,6 @@ pub trait Document: Sized {
     /// The name is looked up as a path, then in `configs/`, then among the embedded configurations;
     /// `.toml` may be left out.
     ///
-    /// ```
-    /// use ckd_det::config::{Config, Document};
-    ///
-    /// let loaded = Config::load("quickstart", &["seed=7".to_owned()])?;
-    /// assert_eq!((loaded.config.name.as_str(), loaded.config.seed), ("quickstart", 7));
-    ///
-    /// let error = Config::load("quickstart", &["sed=7".to_owned()]).unwrap_err();
-    /// assert!(error.to_string().contains("did you mean \"seed\"?"));
-    /// # Ok::<(), ckd_det::config::ConfigError>(())
-    /// ```
-    ///
     /// # Errors
     /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it; one for another task, too.
     fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError>;
@@ -55,6 +44,12 @@ pub trait Document: Sized {
 
     /// The configuration as a TOML document that needs no other file and loads to the same value.
     fn to_toml(&self) -> String;
+
+    /// The configuration itself, if it could have been loaded: for one that is built in code.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, shown in its TOML form.
+    fn checked(self) -> Result<Self, ConfigError>;
 
     /// As [`Loaded::resolved`].
     fn resolved(loaded: &Loaded<Self>) -> Self;
@@ -75,6 +70,11 @@ impl<C: Root> Document for C {
 
     fn to_toml(&self) -> String {
         toml::to_string(self).expect("a configuration has string keys and finite numbers only")
+    }
+
+    fn checked(self) -> Result<C, ConfigError> {
+        Self::from_toml(&self.to_toml(), "the configuration built in code")?;
+        Ok(self)
     }
 
     fn resolved(loaded: &Loaded<C>) -> C {
@@ -268,6 +268,11 @@ fn checked<C: Root>(root: &Node) -> Result<C, ConfigError> {
         let message = format!("\"task\" is \"{task}\", which is not for this use");
         let help = format!("it takes experiments with task = {}", taken.join(" or "));
         return Err(Diagnostic::at(node.place.clone(), message).help(help).into());
+    }
+    if root.at("task").is_none() && !C::TASKS.contains(&Task::Detect) {
+        let mut missing = Vec::new();
+        Task::absent("task", &root.place, &mut missing);
+        return Err(missing.remove(0).into());
     }
     Ok(read_node(root)?)
 }

@@ -36,8 +36,8 @@ impl Root for ClassifyConfig {
     const TASKS: &'static [Task] = &[Task::Classify, Task::Probe];
 
     fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
-        loaded.write_out(&mut self.data.root);
-        loaded.write_out_given(&mut self.data.class_index);
+        loaded.write_out(&mut self.labelled.data.root);
+        loaded.write_out_given(&mut self.labelled.data.class_index);
         loaded.write_out_given(&mut self.student.init);
         if let Some(teacher) = &mut self.teacher {
             loaded.write_out_given(&mut teacher.weights);
@@ -58,8 +58,8 @@ impl Root for CohortConfig {
     const TASKS: &'static [Task] = &[Task::Cohort];
 
     fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
-        loaded.write_out(&mut self.data.root);
-        loaded.write_out_given(&mut self.data.class_index);
+        loaded.write_out(&mut self.labelled.data.root);
+        loaded.write_out_given(&mut self.labelled.data.class_index);
     }
 
     fn teacher_experiment(

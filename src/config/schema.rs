@@ -7,15 +7,14 @@ mod cohort;
 mod data;
 mod detector;
 mod network;
+mod run;
 mod training;
-
-use std::path::PathBuf;
 
 use ckd_settings::{Check, Overlay, Read, section};
 
 pub use classify::{
-    Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, LabelledData, LabelledInput,
-    LabelledKind, Policy, Probe, Task,
+    Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, Labelled, LabelledData,
+    LabelledInput, LabelledKind, Policy, Probe, Task,
 };
 pub use cohort::{CohortConfig, Peer};
 pub use data::{Data, DataKind, Input, Normalization, Resize, Synth};
@@ -24,27 +23,20 @@ pub use detector::{
     Rpn,
 };
 pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
+pub use run::Run;
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 
 use crate::distill::Distill;
 
 section! {
     /// One experiment: a student, the teacher it learns from, and how.
-    pub struct Config {
-        /// Names the run's folder. Default: the name of the file.
-        pub name: String,
-        /// What is learned; the other keys depend on it.
-        pub task: Task = Task::Detect,
-        /// Every random number of the run follows from it.
-        pub seed: u64 = 0,
-        /// The folder that runs are written to: OUTPUT/NAME/.
-        pub output: PathBuf = PathBuf::from("runs"),
+    pub struct Config with run: Run {
         /// The kind of detector, shared by teacher and student.
         pub detector: Detector,
         /// How images are resized, flipped and padded.
-        pub input: Input,
+        pub input: Input = Input::default(),
         /// What the student's images are normalised with.
-        pub normalization: Normalization,
+        pub normalization: Normalization = Normalization::default(),
         /// The images and boxes.
         pub data: Data,
         /// The network to learn from; without it the student trains alone.
@@ -53,22 +45,11 @@ section! {
         pub student: Student,
         /// What the student learns from the teacher, one entry a method; empty: plain training.
         pub distill: Vec<Distill> = Vec::new(),
-        /// The optimiser: SGD.
-        pub optim: Optim,
-        /// How long, and the learning rate over time.
-        pub schedule: Schedule,
-        /// The training loop.
-        pub train: Train,
-        /// How training computes.
-        pub engine: Engine,
-        /// The evaluation loop.
-        pub eval: Eval,
     }
 }
 
 impl Config {
     fn check(&self, check: &mut Check<'_>) {
-        check_name(&self.name, check);
         let offer = self.detector.offer();
         for (index, entry) in self.distill.iter().enumerate() {
             let check = &mut check.within(&format!("distill.{index}"));
@@ -83,11 +64,11 @@ impl Config {
         if let Some(teacher) = &self.teacher {
             self.check_teacher(teacher, &mut check.within("teacher"));
         }
-        check_compare_alone(&self.train, &self.distill, check);
+        self.run.check_comparison(&self.distill, check);
         let backbone = self.student.network.backbone;
         let is_mobile = matches!(backbone, Backbone::MobileNetV1 | Backbone::MobileNetV2);
         check.that(
-            !is_mobile || self.engine.recompute.is_empty(),
+            !is_mobile || self.run.engine.recompute.is_empty(),
             "engine.recompute",
             format!("names stages of a ResNet, but the student's backbone is {backbone}"),
             "leave it out",
@@ -144,26 +125,6 @@ impl Config {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.as_ref());
         own.unwrap_or(&self.normalization)
     }
-}
-
-/// A run's name is the name of its folder.
-fn check_name(name: &str, check: &mut Check<'_>) {
-    let is_a_folder = !name.is_empty() && !name.contains(['/', '\\', '\0']) && name != "." && name != "..";
-    check.that(
-        is_a_folder,
-        "name",
-        format!("cannot name a folder: {name:?}"),
-        "the run's folder is OUTPUT/NAME; use letters, digits, '-' and '_'",
-    );
-}
-
-fn check_compare_alone(train: &Train, distill: &[Distill], check: &mut Check<'_>) {
-    check.that(
-        !train.compare_alone || !distill.is_empty(),
-        "train.compare_alone",
-        "needs a [[distill]] entry to compare with",
-        "set compare_alone = false: without distillation the student trains alone anyway",
-    );
 }
 
 /// `weights` and `train` exclude each other.

@@ -19,7 +19,7 @@ pub(super) fn of_detectors(
     let Some(teacher) = &config.teacher else { return Ok(None) };
     let Some(mut loaded) = follow::<Config>(teacher.train.as_deref(), root, trail)? else { return Ok(None) };
     loaded.config.data = config.data.clone();
-    loaded.config.output = config.output.clone();
+    loaded.config.run.output = config.run.output.clone();
     let mut wanted = weight_shapes(&teacher.network, config.teacher_detector());
     wanted.push(("teacher.normalization", format!("{:?}", config.teacher_normalization())));
     wanted.push(("teacher.resize", config.teacher_resize().to_string()));
@@ -39,8 +39,8 @@ pub(super) fn of_classifiers(
     let Some(mut loaded) = follow::<ClassifyConfig>(teacher.train.as_deref(), root, trail)? else {
         return Ok(None);
     };
-    loaded.config.data = config.data.clone();
-    loaded.config.output = config.output.clone();
+    loaded.config.labelled.data = config.labelled.data.clone();
+    loaded.config.run.output = config.run.output.clone();
     let made = &loaded.config;
     let facts = |network: String, normalization: String, side: String| {
         vec![("teacher.network", network), ("teacher.normalization", normalization), ("input.side_px", side)]
@@ -48,12 +48,12 @@ pub(super) fn of_classifiers(
     let wanted = facts(
         teacher.network.to_string(),
         format!("{:?}", config.teacher_normalization()),
-        config.input.side_px.to_string(),
+        config.labelled.input.side_px.to_string(),
     );
     let made = facts(
         made.student.network.to_string(),
         format!("{:?}", made.student_normalization()),
-        made.input.side_px.to_string(),
+        made.labelled.input.side_px.to_string(),
     );
     agreeing(loaded, wanted, made, root).map(Some)
 }

@@ -97,9 +97,9 @@ pub fn compare(
 /// The configuration with its seed, as a run of its own.
 fn load(config: &str, seed: u64, sets: &[String]) -> std::result::Result<Experiment, ConfigError> {
     let name = match Experiment::load(config, sets)? {
-        Experiment::Detect(loaded) => loaded.config.name,
-        Experiment::Classify(loaded) => loaded.config.name,
-        Experiment::Cohort(loaded) => loaded.config.name,
+        Experiment::Detect(loaded) => loaded.config.run.name,
+        Experiment::Classify(loaded) => loaded.config.run.name,
+        Experiment::Cohort(loaded) => loaded.config.run.name,
     };
     let own = [format!("seed={seed}"), format!("name={name}_seed{seed}")];
     Experiment::load(config, &[sets, &own].concat())
@@ -111,8 +111,8 @@ where
     Row<C::Task>: Clone,
 {
     let config = loaded.resolved();
-    let settings = config.of_the_run();
-    let folder = RunFolder::at(settings.output.join(settings.name));
+    let settings = config.run();
+    let folder = RunFolder::at(settings.output.join(&settings.name));
     let fits = recorded::is_same(&folder, &config) && recorded::is_this_program(&folder);
     let start = if fits { Start::Resume } else { Start::Anew };
     let finished = experiment::run(loaded, &Request { start, ..*request })?;

@@ -10,18 +10,13 @@ use super::Result;
 use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings};
 use super::outcome::Outcome;
-use super::task::{Gathered, RunSettings, Settings, Task};
+use super::task::{Settings, Task};
 use super::teacher::{Teacher, set_aside};
-use crate::config::Loaded;
-use crate::distill::{DistillError, Distiller, MethodSetting};
+use crate::config::{Loaded, Run};
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::{Comparison, Row as _};
 use crate::weights::WeightsFile;
-
-/// A maker of a method beside those of the configuration, for the networks and the data of a run.
-pub type MakeMethod<'a> =
-    dyn Fn(&MethodSetting<'_>) -> std::result::Result<Box<dyn Distiller>, DistillError> + 'a;
 
 /// How to run an experiment.
 #[derive(Clone, Copy)]
@@ -36,8 +31,6 @@ pub struct Request<'a> {
     pub stop: &'a AtomicBool,
     /// What goes on with the run once it was interrupted.
     pub command: &'a str,
-    /// Methods beside those of the configuration.
-    pub methods: &'a [Box<MakeMethod<'a>>],
 }
 
 /// What an experiment gave.
@@ -65,28 +58,7 @@ pub struct Finished<R> {
 /// An earlier run of the same name is kept beside the new one. To resume is to go through the same stages: what
 /// is finished is not done again.
 pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finished<Row<C::Task>>> {
-    run_gathered(C::Task::gather(loaded)?, loaded, request)
-}
-
-/// Runs the whole experiment on data in memory instead of the configuration's; a teacher that is trained first learns
-/// from it, too.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_on<C: Settings>(
-    task: C::Task,
-    loaded: &Loaded<C>,
-    request: &Request,
-) -> Result<Finished<Row<C::Task>>> {
-    let (init, teacher) = (C::Task::initial_weights(loaded)?, C::Task::teacher_weights(loaded)?);
-    run_gathered(Gathered { task, init, teacher, notes: Vec::new() }, loaded, request)
-}
-
-fn run_gathered<C: Settings>(
-    gathered: Gathered<C::Task>,
-    loaded: &Loaded<C>,
-    request: &Request,
-) -> Result<Finished<Row<C::Task>>> {
+    let gathered = C::Task::gather(loaded)?;
     let config = &loaded.resolved();
     let around = Surroundings {
         data: &gathered.task,
@@ -98,8 +70,8 @@ fn run_gathered<C: Settings>(
     gathered.notes.iter().for_each(|note| around.note(note));
     let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
     let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
-    let settings = config.of_the_run();
-    let folder = RunFolder::at(settings.output.join(settings.name));
+    let settings = config.run();
+    let folder = RunFolder::at(settings.output.join(&settings.name));
     if request.start == Start::Anew {
         set_aside(folder.path(), &around)?;
     }
@@ -119,9 +91,7 @@ fn run_gathered<C: Settings>(
     let (teacher_row, distillation, teacher_hash) = match teacher {
         Some(Teacher { row, model, hash }) => {
             let setting = gathered.task.method_setting(config, &model, request.device)?;
-            let own = request.methods.iter().map(|make| make(&setting));
-            let own = own.collect::<std::result::Result<_, _>>()?;
-            (row, Distillation::new(config.distill(), own, model, &setting)?, hash)
+            (row, Distillation::new(config.distill(), model, &setting)?, hash)
         }
         None => (None, None, None),
     };
@@ -143,7 +113,7 @@ fn run_gathered<C: Settings>(
         })),
         _ => Finding::Student(Box::new(outcome.clone())),
     };
-    write_summary(&folder, &settings, &finding)?;
+    write_summary(&folder, settings, &finding)?;
     let students = compare.then_some(&alone).into_iter().chain([&job]);
     let students: Vec<(&str, &RunFolder)> = students.map(|job| (job.label.as_str(), &job.folder)).collect();
     gathered.task.picture(config, &students, &folder, request.device)?;
@@ -168,16 +138,12 @@ struct Summary<'a, R: Serialize> {
     student: Option<&'a Outcome<R>>,
 }
 
-fn write_summary<R: Serialize>(
-    folder: &RunFolder,
-    run: &RunSettings<'_>,
-    finding: &Finding<R>,
-) -> Result<()> {
+fn write_summary<R: Serialize>(folder: &RunFolder, run: &Run, finding: &Finding<R>) -> Result<()> {
     let (comparison, student) = match finding {
         Finding::Comparison(comparison) => (Some(&**comparison), None),
         Finding::Student(outcome) => (None, Some(&**outcome)),
     };
-    let summary = Summary { name: run.name, seed: run.seed, comparison, student };
+    let summary = Summary { name: &run.name, seed: run.seed, comparison, student };
     let json = serde_json::to_vec_pretty(&summary).expect("a summary has a JSON form");
     Ok(fsx::write_atomic(&folder.summary(), &json)?)
 }

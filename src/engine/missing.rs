@@ -21,7 +21,7 @@ pub(super) fn weights<C: Settings>(
     if !random_will_do {
         missing.push(format!(
             "weights that {} needs are missing: {key} = {path:?}\nlooked at:\n{}\n{help}",
-            loaded.config.of_the_run().name,
+            loaded.config.run().name,
             places(loaded, path),
         ));
     }

@@ -5,7 +5,7 @@
 //! Order, learning rate, update, log, checkpoints, resuming, teachers and comparisons know nothing else of it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::param::ParamStore;
@@ -18,7 +18,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
-use crate::config::{Document, Engine, Loaded, Optim, Schedule, Train};
+use crate::config::{Document, Loaded, Run, Train};
 use crate::data::{Source, Workforce};
 use crate::distill::{Distill, MethodSetting};
 use crate::report::run_folder::RunFolder;
@@ -30,8 +30,16 @@ pub trait Settings: Document + Clone + PartialEq + Serialize {
     /// The task.
     type Task: Task<Config = Self>;
 
-    /// What the training loop needs of it.
-    fn of_the_run(&self) -> RunSettings<'_>;
+    /// The settings of the run: name, folder, optimiser, schedule and loops.
+    fn run(&self) -> &Run;
+
+    /// Threads that prepare data.
+    fn workforce(&self) -> Workforce;
+
+    /// Whether there is a teacher.
+    fn has_teacher(&self) -> bool {
+        false
+    }
 
     /// The same experiment on the data of `other`: a teacher's is trained on its student's.
     fn on_data_of(&self, other: &Self) -> Self;
@@ -53,29 +61,6 @@ pub trait Settings: Document + Clone + PartialEq + Serialize {
     fn seen_by_teacher(&self) -> Self {
         self.clone()
     }
-}
-
-/// What the training loop needs of a configuration.
-#[derive(Debug, Clone, Copy)]
-pub struct RunSettings<'a> {
-    /// Names the run's folder.
-    pub name: &'a str,
-    /// The folder of runs.
-    pub output: &'a Path,
-    /// Every random number follows from it.
-    pub seed: u64,
-    /// The update.
-    pub optim: &'a Optim,
-    /// The learning rate.
-    pub schedule: &'a Schedule,
-    /// The loop.
-    pub train: &'a Train,
-    /// How it computes.
-    pub engine: &'a Engine,
-    /// Threads that prepare data.
-    pub workforce: Workforce,
-    /// Whether there is a teacher.
-    pub has_teacher: bool,
 }
 
 /// Data, and what training on it means.
@@ -106,12 +91,6 @@ pub trait Task: Sized {
     /// # Errors
     /// If they are missing.
     fn initial_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
-
-    /// The teacher's weights, if it has any and no experiment trains it.
-    ///
-    /// # Errors
-    /// If they are missing.
-    fn teacher_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
 
     /// The student with random weights.
     fn student(&self, config: &Self::Config, device: &Device) -> Result<Self::Model>;
@@ -293,7 +272,7 @@ impl<T: Task> Setting<'_, T> {
     pub fn random(&self) -> ChaCha8Rng {
         use rand::SeedableRng;
         let name = format!("sample/{}", self.batch);
-        ChaCha8Rng::seed_from_u64(ckd_detectors::init::stream(self.config.of_the_run().seed, &name))
+        ChaCha8Rng::seed_from_u64(ckd_detectors::init::stream(self.config.run().seed, &name))
     }
 }
 

@@ -33,7 +33,7 @@ impl<T: Task> Teacher<T> {
         weights: Option<&Path>,
         around: &Surroundings<'_, T>,
     ) -> Result<Option<Self>> {
-        if !config.of_the_run().has_teacher {
+        if !config.has_teacher() {
             return Ok(None);
         }
         let (path, trained) = match &loaded.teacher_experiment {
@@ -52,7 +52,7 @@ impl<T: Task> Teacher<T> {
         }
         let row = match trained {
             Some(outcome) => Some(outcome.row),
-            None if config.of_the_run().train.compare_alone => {
+            None if config.run().train.compare_alone => {
                 // Alone, it sees the images wholly in its own way.
                 let measured = around.data.measure(&config.seen_by_teacher(), &model, None, around.device)?;
                 Some(measured.row("teacher", &T::networks(&model)))
@@ -71,8 +71,8 @@ fn train<T: Task>(
 ) -> Result<(PathBuf, Outcome<Row<T>>)> {
     let own = experiment.resolved().on_data_of(config);
     let folder_of = |config: &T::Config| {
-        let run = config.of_the_run();
-        RunFolder::at(run.output.join(run.name))
+        let run = config.run();
+        RunFolder::at(run.output.join(&run.name))
     };
     let folder = folder_of(&own);
     if folder == folder_of(config) {

@@ -14,9 +14,9 @@ use super::optim::Sgd;
 use super::outcome::Outcome;
 use super::pass::{LossTerm, non_finite, precision};
 use super::schedule::LearningRate;
-use super::task::{Measured, RunSettings, Setting, Settings, Task};
+use super::task::{Measured, Setting, Settings, Task};
 use super::{EngineError, Result, recorded};
-use crate::config::Document;
+use crate::config::{Document, Run};
 use crate::data::{DataError, Loader, Position, Source};
 use crate::fsx;
 use crate::report::log::MetricsLog;
@@ -74,8 +74,8 @@ impl<'a, T: Task> Training<'a, T> {
             recorded::check_same(folder, *config)?;
         }
         let student = around.data.student(config, around.device)?;
-        let run = config.of_the_run();
-        let sgd = Sgd::over(&job.trained(&student), run.optim)?;
+        let run = config.run();
+        let sgd = Sgd::over(&job.trained(&student), &run.optim)?;
         let mut notes = Vec::new();
         let state = match &resumed_from {
             Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
@@ -87,11 +87,11 @@ impl<'a, T: Task> Training<'a, T> {
         let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
         let accumulate = run.train.accumulate as u64;
         let steps_per_epoch = (batches_per_epoch / accumulate).max(1);
-        let rate = LearningRate::new(run.optim.lr, run.schedule, steps_per_epoch);
+        let rate = LearningRate::new(run.optim.lr, &run.schedule, steps_per_epoch);
         let seen = state.step * accumulate;
         let position =
             Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize };
-        let loader = Loader::over(source, run.workforce, position)?;
+        let loader = Loader::over(source, config.workforce(), position)?;
         let verbosity = match around.quiet {
             true => Verbosity::Quiet,
             // Without a terminal: a line every tenth of the run, log.jsonl has the rest.
@@ -111,9 +111,9 @@ impl<'a, T: Task> Training<'a, T> {
         outcome
     }
 
-    /// What the loop needs of the configuration.
-    fn run(&self) -> RunSettings<'a> {
-        self.job.config.of_the_run()
+    /// The settings of the run.
+    fn run(&self) -> &'a Run {
+        self.job.config.run()
     }
 
     fn train(&mut self) -> Result<Outcome<Row<T>>> {
@@ -239,7 +239,7 @@ impl<'a, T: Task> Training<'a, T> {
                 sum.kept = T::kept(self.job.config, &batch, step + 1);
             }
             let setting = self.setting(step * accumulate + part);
-            let pass = precision(run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
+            let pass = precision(&run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
             self.shares.add(&pass.shares);
             for (name, gradient) in pass.gradients {
                 add_into(&mut sum.gradients, name, gradient)?;

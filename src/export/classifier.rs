@@ -44,7 +44,7 @@ impl ClassifierExport {
         let network = card.network(file, &Device::Cpu)?;
         let mut config = card.config.clone();
         if let Some(root) = data_root {
-            root.clone_into(&mut config.data.root);
+            root.clone_into(&mut config.labelled.data.root);
         }
         let data = Loaded::of_weights(config);
         // A network is exported where its data never was, too.
@@ -53,7 +53,7 @@ impl ClassifierExport {
         }
         // The network is on its own from here.
         card.config = card.config.without_teacher();
-        card.config.normalization = Some(card.config.student_normalization());
+        card.config.labelled.normalization = Some(card.config.student_normalization());
         card.provenance.insert("exported_from_blake3".to_owned(), file.hash.clone());
         Ok(Self { network, card, path: file.path.clone(), data, is_data_named: data_root.is_some() })
     }
@@ -118,7 +118,7 @@ impl Proof for ClassifierProof<'_> {
         let crate::config::Normalization { mean, std } = config.student_normalization();
         let about = ClassifierGraph {
             normalization: Normalization { mean, std },
-            side_px: config.input.side_px as usize,
+            side_px: config.labelled.input.side_px as usize,
             metadata: self.metadata,
             precision,
             preprocessing: self.preprocessing,

@@ -117,7 +117,7 @@ impl Samples {
         mut show: impl FnMut(Images, &[u32]) -> Result<()>,
     ) -> Result<()> {
         let mut show = |mut batch: LabelledBatch| show(to_device(&mut batch, &Device::Cpu)?, &batch.labels);
-        let side = config.input.side_px as usize;
+        let side = config.labelled.input.side_px as usize;
         let row = 3 * side * side;
         match self {
             Self::HeldOut { set, .. } | Self::Training(set) => {
@@ -136,7 +136,7 @@ impl Samples {
                 let mut random = ChaCha8Rng::seed_from_u64(0);
                 let mut left = *count;
                 while left > 0 {
-                    let images = left.min(config.eval.batch_size.max(1));
+                    let images = left.min(config.run.eval.batch_size.max(1));
                     let pixels =
                         (0..images * row).map(|_| f32::from(random.random::<u8>()) / 255.0).collect();
                     show(LabelledBatch { pixels, side, labels: vec![0; images], indices: vec![0; images] })?;

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, choices, section};
 
+use super::check_origin;
 use super::data::Normalization;
-use super::training::{Engine, Eval, Optim, Schedule, Train};
-use super::{check_compare_alone, check_name, check_origin};
+use super::run::Run;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 
 choices! {
@@ -26,25 +26,7 @@ choices! {
 
 section! {
     /// One experiment on image classification.
-    pub struct ClassifyConfig {
-        /// Names the run's folder. Default: the name of the file.
-        pub name: String,
-        /// What is learned; the other keys depend on it.
-        pub task: Task,
-        /// Every random number of the run follows from it.
-        pub seed: u64 = 0,
-        /// The folder that runs are written to: OUTPUT/NAME/.
-        pub output: PathBuf = PathBuf::from("runs"),
-        /// Weight of the cross-entropy with the labels in the total loss.
-        pub loss_weight: f64 = 1.0,
-        /// The share of the target that is spread over all classes.
-        pub label_smoothing: f64 = 0.0,
-        /// How images are cropped, flipped and coloured.
-        pub input: LabelledInput,
-        /// What the student's images are normalised with. Default: the data set's own mean and deviation.
-        pub normalization: Option<Normalization>,
-        /// The images and labels.
-        pub data: LabelledData,
+    pub struct ClassifyConfig with run: Run, labelled: Labelled {
         /// The network to learn from; without it the student trains alone.
         pub teacher: Option<ClassifierTeacher>,
         /// The network to train.
@@ -52,17 +34,35 @@ section! {
         /// What the student learns from the teacher, one entry a method; empty: plain training.
         pub distill: Vec<Distill> = Vec::new(),
         /// How the trained network is used, for task = "probe".
-        pub probe: Probe,
-        /// The optimiser: SGD.
-        pub optim: Optim,
-        /// How long, and the learning rate over time.
-        pub schedule: Schedule,
-        /// The training loop.
-        pub train: Train,
-        /// How training computes.
-        pub engine: Engine,
-        /// The evaluation loop.
-        pub eval: Eval,
+        pub probe: Probe = Probe::default(),
+    }
+}
+
+section! {
+    /// Labelled images, and the loss of their labels.
+    pub struct Labelled {
+        /// Weight of the cross-entropy with the labels in the total loss; in a cohort, of each network's.
+        pub loss_weight: f64 = 1.0,
+        /// The share of the target that is spread over all classes.
+        pub label_smoothing: f64 = 0.0,
+        /// How images are cropped, flipped and coloured; all networks of a cohort see the same.
+        pub input: LabelledInput = LabelledInput::default(),
+        /// What the student's images are normalised with. Default: the data set's own mean and deviation.
+        pub normalization: Option<Normalization>,
+        /// The images and labels.
+        pub data: LabelledData,
+    }
+}
+
+impl Labelled {
+    fn check(&self, check: &mut Check<'_>) {
+        check.not_negative("loss_weight", self.loss_weight);
+        check.fraction("label_smoothing", self.label_smoothing);
+    }
+
+    /// Normalisation of the images.
+    pub fn normalization(&self) -> Normalization {
+        self.normalization.clone().unwrap_or_else(|| self.data.kind.normalization())
     }
 }
 
@@ -255,11 +255,10 @@ section! {
 
 impl ClassifyConfig {
     fn check(&self, check: &mut Check<'_>) {
-        check_name(&self.name, check);
-        check_labelled(self.loss_weight, self.label_smoothing, &self.engine, check);
+        self.run.check_nothing_is_recomputed(check);
         self.check_taught(check);
         self.check_probed(check);
-        check_compare_alone(&self.train, &self.distill, check);
+        self.run.check_comparison(&self.distill, check);
     }
 
     fn check_taught(&self, check: &mut Check<'_>) {
@@ -294,7 +293,7 @@ impl ClassifyConfig {
     }
 
     fn check_probed(&self, check: &mut Check<'_>) {
-        if self.task != Task::Probe {
+        if self.run.task != Task::Probe {
             return;
         }
         let has_network = self.student.init.is_some() || self.student.allow_random_weights;
@@ -314,7 +313,7 @@ impl ClassifyConfig {
 
     /// What the student's images are normalised with.
     pub fn student_normalization(&self) -> Normalization {
-        self.normalization.clone().unwrap_or_else(|| self.data.kind.normalization())
+        self.labelled.normalization()
     }
 
     /// What the teacher's images are normalised with.
@@ -322,16 +321,4 @@ impl ClassifyConfig {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.clone());
         own.unwrap_or_else(|| self.student_normalization())
     }
-}
-
-/// The keys that all experiments on labelled images have.
-pub(super) fn check_labelled(loss_weight: f64, label_smoothing: f64, engine: &Engine, check: &mut Check<'_>) {
-    check.not_negative("loss_weight", loss_weight);
-    check.fraction("label_smoothing", label_smoothing);
-    check.that(
-        engine.recompute.is_empty(),
-        "engine.recompute",
-        "names stages of a detector's backbone",
-        "leave it out",
-    );
 }

@@ -64,11 +64,11 @@ section! {
         /// Anchor height over width.
         pub aspect_ratios: Vec<f32> = vec![0.5, 1.0, 2.0],
         /// The region proposal network (Faster R-CNN).
-        pub rpn: Rpn,
+        pub rpn: Rpn = Rpn::default(),
         /// The box head (Faster R-CNN).
-        pub roi: Roi,
+        pub roi: Roi = Roi::default(),
         /// The dense head (RetinaNet).
-        pub retina: Retina,
+        pub retina: Retina = Retina::default(),
     }
 }
 

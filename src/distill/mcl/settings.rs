@@ -46,7 +46,7 @@ section! {
         /// data sets. Default: the batch.
         pub bank: Option<Bank>,
         /// l_mcl: the stages and their weights.
-        pub layers: Layers,
+        pub layers: Layers = Layers::default(),
     }
 }
 

@@ -47,7 +47,7 @@ pub fn measure(
     teacher: Option<Vec<u32>>,
     device: &Device,
 ) -> Result<MeasuredClassifier> {
-    let limit = config.eval.max_images.unwrap_or(usize::MAX).min(set.len());
+    let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(set.len());
     let mut meter = AccuracyMeter::new(set.classes.len(), teacher);
     let (mut times, mut work, mut seen) = (Vec::new(), 0, 0);
     for batch in evaluation_batches(set, config)? {
@@ -82,11 +82,12 @@ pub fn evaluation_batches(
     set: &Arc<Labelled>,
     config: &ClassifyConfig,
 ) -> std::result::Result<Loader<LabelledImages>, DataError> {
-    let batch = NonZeroUsize::new(config.eval.batch_size)
+    let batch = NonZeroUsize::new(config.run.eval.batch_size)
         .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
     let order = LabelOrder::Sequential { batch };
-    let source = LabelledImages::new(set.clone(), order, evaluation_augmentation(config), config.seed)?;
-    let workforce = Workforce { workers: config.data.workers, batches_ahead: config.data.queue };
+    let source = LabelledImages::new(set.clone(), order, evaluation_augmentation(config), config.run.seed)?;
+    let workforce =
+        Workforce { workers: config.labelled.data.workers, batches_ahead: config.labelled.data.queue };
     Loader::over(source, workforce, Position::default())
 }
 
@@ -97,7 +98,7 @@ pub fn evaluation_batches(
 pub fn seen_as(image: RgbImage, config: &ClassifyConfig, device: &Device) -> Result<Images> {
     let augmentation = evaluation_augmentation(config);
     // An evaluation leaves nothing to chance.
-    let image = augmentation.apply(image, &mut Draws::new(config.seed, "augment", &[0, 0]));
+    let image = augmentation.apply(image, &mut Draws::new(config.run.seed, "augment", &[0, 0]));
     let mut pixels = vec![0f32; image.as_raw().len()];
     bytes_to_unit(image.as_raw(), &mut pixels);
     let side = augmentation.side_px as usize;

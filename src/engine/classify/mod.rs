@@ -32,8 +32,8 @@ use ckd_detectors::taps::Tap;
 use super::Result;
 use super::distillation::Distillation;
 use super::pass::Pass;
-use super::task::{Gathered, Network, RunSettings, Setting, Settings, Task};
-use crate::config::{self, ClassifyConfig, Loaded, Train};
+use super::task::{Gathered, Network, Setting, Settings, Task};
+use crate::config::{self, ClassifyConfig, Loaded, Run, Train};
 use crate::data::augment::{Augmentation, Crop, Policy};
 use crate::data::label_order::LabelOrder;
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
@@ -43,27 +43,27 @@ use crate::weights::WeightsFile;
 impl Settings for ClassifyConfig {
     type Task = LabelledSets;
 
-    fn of_the_run(&self) -> RunSettings<'_> {
-        let Self { name, output, seed, optim, schedule, train, engine, data, teacher, .. } = self;
-        RunSettings {
-            name,
-            output,
-            seed: *seed,
-            optim,
-            schedule,
-            train,
-            engine,
-            workforce: Workforce { workers: data.workers, batches_ahead: data.queue },
-            has_teacher: teacher.is_some(),
-        }
+    fn run(&self) -> &Run {
+        &self.run
+    }
+
+    fn workforce(&self) -> Workforce {
+        Workforce { workers: self.labelled.data.workers, batches_ahead: self.labelled.data.queue }
+    }
+
+    fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
     }
 
     fn on_data_of(&self, other: &Self) -> Self {
-        Self { data: other.data.clone(), ..self.clone() }
+        let mut config = self.clone();
+        config.labelled.data = other.labelled.data.clone();
+        config
     }
 
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
-        (&mut self.data.workers, &mut self.data.queue, &mut self.train)
+        let data = &mut self.labelled.data;
+        (&mut data.workers, &mut data.queue, &mut self.run.train)
     }
 
     fn distill(&self) -> &[Distill] {
@@ -74,7 +74,7 @@ impl Settings for ClassifyConfig {
         let mut config = self.clone();
         config.teacher = None;
         config.distill.clear();
-        config.train.compare_alone = false;
+        config.run.train.compare_alone = false;
         config
     }
 }
@@ -95,12 +95,8 @@ impl Task for LabelledSets {
         sources::initial_weights(loaded)
     }
 
-    fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
-        sources::teacher_weights(loaded)
-    }
-
     fn student(&self, config: &ClassifyConfig, device: &Device) -> Result<Classifier> {
-        student(config, self.train.classes.len(), Builder::new(config.seed, device))
+        student(config, self.train.classes.len(), Builder::new(config.run.seed, device))
     }
 
     fn teacher(&self, config: &ClassifyConfig, device: &Device) -> Result<Option<Classifier>> {
@@ -110,7 +106,7 @@ impl Task for LabelledSets {
             classes: self.train.classes.len(),
             normalization: normalization(&config.teacher_normalization()),
         };
-        Ok(Some(Classifier::new(Builder::new(config.seed, device).frozen(), &settings)?))
+        Ok(Some(Classifier::new(Builder::new(config.run.seed, device).frozen(), &settings)?))
     }
 
     fn networks(model: &Classifier) -> Vec<Network<'_>> {
@@ -136,27 +132,28 @@ impl Task for LabelledSets {
         device: &'d Device,
     ) -> Result<MethodSetting<'d>> {
         // Its weights do not matter, only the shapes of what it finds.
-        let student = student(config, self.train.classes.len(), Builder::new(config.seed, device).frozen())?;
-        let side = config.input.side_px as usize;
+        let student =
+            student(config, self.train.classes.len(), Builder::new(config.run.seed, device).frozen())?;
+        let side = config.labelled.input.side_px as usize;
         let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
         let width = |(tap, shape): (&Tap, &Vec<usize>)| {
             Some((*tap, Width { teacher: *theirs.get(tap)?.get(1)?, student: *shape.get(1)? }))
         };
         Ok(MethodSetting {
-            seed: config.seed,
+            seed: config.run.seed,
             device,
             widths: ours.iter().filter_map(width).collect(),
             anchors: None,
             classes: self.train.labels.clone(),
-            share_steps: config.train.share_steps,
+            share_steps: config.run.train.share_steps,
         })
     }
 
     fn source(&self, config: &ClassifyConfig) -> Result<LabelledImages> {
-        let batch = NonZeroUsize::new(config.train.batch_size)
+        let batch = NonZeroUsize::new(config.run.train.batch_size)
             .ok_or_else(|| DataError::Setting("train.batch_size must be at least 1".to_owned()))?;
-        let seed = config.seed;
-        let order = match config.data.order {
+        let seed = config.run.seed;
+        let order = match config.labelled.data.order {
             config::LabelOrder::Shuffled => LabelOrder::Shuffled { seed, batch },
             config::LabelOrder::ClassPairs => LabelOrder::ClassPairs { seed, batch },
         };
@@ -207,7 +204,7 @@ fn normalization(normalization: &config::Normalization) -> Normalization {
 }
 
 fn training_augmentation(config: &ClassifyConfig) -> Augmentation {
-    let input = &config.input;
+    let input = &config.labelled.input;
     Augmentation {
         side_px: input.side_px,
         crop: match input.crop {
@@ -226,7 +223,7 @@ fn training_augmentation(config: &ClassifyConfig) -> Augmentation {
 }
 
 fn evaluation_augmentation(config: &ClassifyConfig) -> Augmentation {
-    let input = &config.input;
+    let input = &config.labelled.input;
     Augmentation {
         side_px: input.side_px,
         crop: input.eval_resize_px.map_or(Crop::Resize, Crop::Centre),

@@ -61,14 +61,14 @@ fn pass_of(
     let taught = timed(&mut teaching, || {
         lessons.map(|lessons| lessons.teacher().forward(images, Mode::Inference)).transpose()
     })?;
-    let taps = match (setting.config.task, setting.config.probe.bn) {
+    let taps = match (setting.config.run.task, setting.config.probe.bn) {
         (Task::Probe, Bn::Frozen) => setting.student.forward_probing(images, Mode::Inference)?,
         (Task::Probe, Bn::Adapt) => setting.student.forward_probing(images, Mode::Train)?,
         (Task::Classify | Task::Detect | Task::Cohort, _) => setting.student.forward(images, Mode::Train)?,
     };
     let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
-    let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.label_smoothing)?;
-    let mut terms = vec![("loss_classifier".to_owned(), loss, setting.config.loss_weight)];
+    let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.labelled.label_smoothing)?;
+    let mut terms = vec![("loss_classifier".to_owned(), loss, setting.config.labelled.loss_weight)];
     if matches!(part, Part::Method(_)) {
         terms.clear();
     }

@@ -24,24 +24,6 @@ pub struct LabelledSets {
     pub(super) teacher_guesses: OnceCell<Vec<u32>>,
 }
 
-impl LabelledSets {
-    /// Both splits.
-    ///
-    /// # Errors
-    /// If they have different numbers of classes; `origin` stands in the message.
-    pub fn new(train: Labelled, val: Labelled, origin: &Path) -> Result<Self> {
-        if train.classes != val.classes {
-            let reason = format!(
-                "its training images have {} classes, its held-out ones {}; both must have the same",
-                train.classes.len(),
-                val.classes.len()
-            );
-            return Err(EngineError::Run { path: origin.to_owned(), reason });
-        }
-        Ok(Self { train: Arc::new(train), val: Arc::new(val), teacher_guesses: OnceCell::new() })
-    }
-}
-
 /// Finds data and weights, then loads the data.
 pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<LabelledSets>> {
     let config = &loaded.config;
@@ -51,10 +33,15 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
         missing.extend(missing_data(loaded, &root, split));
     }
     missing.dedup();
-    let teacher = find_teacher(loaded, &mut missing);
+    let teacher = config.teacher.as_ref().and_then(|teacher| {
+        let help = "Put the network's weights there, name another file with --set teacher.weights=FILE, or train the \
+                    teacher first by naming its experiment: --set teacher.train=EXPERIMENT.toml";
+        let random = teacher.allow_random_weights;
+        weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, &mut missing)
+    });
     let init = find_initial(loaded, &mut missing);
     if let Some(experiment) = &loaded.teacher_experiment {
-        let folder = experiment.config.output.join(&experiment.config.name);
+        let folder = experiment.config.run.output.join(&experiment.config.run.name);
         if !RunFolder::at(folder).last().exists() {
             find_initial(experiment, &mut missing);
         }
@@ -62,6 +49,14 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
     refuse(missing)?;
     let train = load_split(config, &root, Split::Train)?;
     let val = load_split(config, &root, Split::Test)?;
+    if train.classes != val.classes {
+        let reason = format!(
+            "its training images have {} classes, its held-out ones {}; both must have the same",
+            train.classes.len(),
+            val.classes.len()
+        );
+        return Err(EngineError::Run { path: root, reason });
+    }
     let notes = vec![format!(
         "{}: {} images to train on, {} held out, {} classes",
         root.display(),
@@ -69,7 +64,7 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
         val.len(),
         train.classes.len()
     )];
-    let task = LabelledSets::new(train, val, &root)?;
+    let task = LabelledSets { train: Arc::new(train), val: Arc::new(val), teacher_guesses: OnceCell::new() };
     Ok(Gathered { task, init, teacher, notes })
 }
 
@@ -81,26 +76,20 @@ pub(super) fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<
     Ok(found)
 }
 
-/// The teacher's weights.
-pub(super) fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = find_teacher(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
-}
-
 /// One split of the data set of `config` in `root`, decoded if its images are small.
 pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
     let set = read_split(config, root, split)?;
-    Ok(match config.data.kind {
-        LabelledKind::TinyImagenet => set.in_memory(config.input.side_px).map_err(DataError::from)?,
+    Ok(match config.labelled.data.kind {
+        LabelledKind::TinyImagenet => {
+            set.in_memory(config.labelled.input.side_px).map_err(DataError::from)?
+        }
         _ => set,
     })
 }
 
 /// The same, decoded only if it is stored so.
 fn read_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
-    let data = &config.data;
+    let data = &config.labelled.data;
     let loaded = match data.kind {
         LabelledKind::Cifar10 => Cifar::Ten.load(&Cifar::Ten.find(root), split, unpickled),
         LabelledKind::Cifar100 => Cifar::Hundred.load(&Cifar::Hundred.find(root), split, unpickled),
@@ -150,12 +139,12 @@ fn unpickled(bytes: &[u8], labels: &str) -> std::result::Result<(Vec<u32>, Vec<u
 }
 
 fn root(loaded: &Loaded<ClassifyConfig>) -> PathBuf {
-    loaded.resolve(&loaded.config.data.root)
+    loaded.resolve(&loaded.config.labelled.data.root)
 }
 
 /// What of a split is not there, and how to get it.
 fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> Option<String> {
-    let data = &loaded.config.data;
+    let data = &loaded.config.labelled.data;
     let folder_name = |train: &str, test: &str| match split {
         Split::Train => train.to_owned(),
         Split::Test => test.to_owned(),
@@ -189,20 +178,12 @@ fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> O
         format!(
             "data that {} needs is missing: {}\nlooked for data.root = {:?} at:\n{}\n{help}: unpack it and name its \
              folder with --set data.root=FOLDER",
-            loaded.config.name,
+            loaded.config.run.name,
             path.display(),
             data.root,
             places(loaded, &data.root),
         )
     })
-}
-
-fn find_teacher(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
-    let teacher = loaded.config.teacher.as_ref()?;
-    let help = "Put the network's weights there, name another file with --set teacher.weights=FILE, or train the \
-                teacher first by naming its experiment: --set teacher.train=EXPERIMENT.toml";
-    let random = teacher.allow_random_weights;
-    weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
 }
 
 fn find_initial(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {

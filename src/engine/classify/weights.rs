@@ -36,7 +36,7 @@ impl ClassifierCard {
     pub fn to_metadata(&self) -> BTreeMap<String, String> {
         let json = |value: serde_json::Value| value.to_string();
         let normalization = self.config.student_normalization();
-        let side = self.config.input.side_px;
+        let side = self.config.labelled.input.side_px;
         // For other programs.
         let input = json!({
             "channels": "RGB",
@@ -44,7 +44,7 @@ impl ClassifierCard {
             "mean": normalization.mean.map(decimal),
             "std": normalization.std.map(decimal),
             "side_px": side,
-            "resize": match self.config.input.eval_resize_px {
+            "resize": match self.config.labelled.input.eval_resize_px {
                 Some(short) => format!("antialiased bilinear, the shorter side to {short} pixels; then the middle {side}"),
                 None => format!("antialiased bilinear, the whole image to {side} x {side}"),
             },

@@ -45,8 +45,8 @@ pub fn meta_event(
     let layers = &config.cohort.layers;
     let step = MetaStep {
         lr,
-        momentum: config.optim.momentum,
-        weight_decay: config.optim.weight_decay,
+        momentum: config.run.optim.momentum,
+        weight_decay: config.run.optim.weight_decay,
         inner_steps: layers.meta_steps,
         difference: layers.meta_difference,
     };
@@ -146,8 +146,9 @@ impl Objective for Lookahead<'_> {
     fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters)> {
         self.place(theta)?;
         let layers = self.cohort.layers(self.batch.images, Mode::Train)?;
-        let of =
-            |logits: &Value| smoothed_cross_entropy(logits, self.batch.labels, self.config.label_smoothing);
+        let of = |logits: &Value| {
+            smoothed_cross_entropy(logits, self.batch.labels, self.config.labelled.label_smoothing)
+        };
         let losses =
             layers.iter().flatten().map(|layer| Ok(of(&layer.logits)?)).collect::<Result<Vec<_>>>()?;
         let loss = weighted_sum(&losses.iter().map(|loss| (loss, 1.0)).collect::<Vec<_>>())?;

@@ -29,9 +29,9 @@ use ckd_detectors::param::ParamStore;
 use super::classify::{ClassifierCard, LabelledSets, to_device};
 use super::distillation::Distillation;
 use super::pass::Pass;
-use super::task::{Further, Gathered, Network, RunSettings, Setting, Settings, Task};
+use super::task::{Further, Gathered, Network, Setting, Settings, Task};
 use super::{EngineError, Result};
-use crate::config::{ClassifyConfig, CohortConfig, Loaded, Train};
+use crate::config::{ClassifyConfig, CohortConfig, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
 use crate::distill::MethodSetting;
 use crate::distill::mcl::CohortMethod;
@@ -40,27 +40,23 @@ use crate::weights::WeightsFile;
 impl Settings for CohortConfig {
     type Task = CohortSets;
 
-    fn of_the_run(&self) -> RunSettings<'_> {
-        let Self { name, output, seed, optim, schedule, train, engine, data, .. } = self;
-        RunSettings {
-            name,
-            output,
-            seed: *seed,
-            optim,
-            schedule,
-            train,
-            engine,
-            workforce: Workforce { workers: data.workers, batches_ahead: data.queue },
-            has_teacher: false,
-        }
+    fn run(&self) -> &Run {
+        &self.run
+    }
+
+    fn workforce(&self) -> Workforce {
+        Workforce { workers: self.labelled.data.workers, batches_ahead: self.labelled.data.queue }
     }
 
     fn on_data_of(&self, other: &Self) -> Self {
-        Self { data: other.data.clone(), ..self.clone() }
+        let mut config = self.clone();
+        config.labelled.data = other.labelled.data.clone();
+        config
     }
 
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
-        (&mut self.data.workers, &mut self.data.queue, &mut self.train)
+        let data = &mut self.labelled.data;
+        (&mut data.workers, &mut data.queue, &mut self.run.train)
     }
 }
 
@@ -99,10 +95,6 @@ impl Task for CohortSets {
         Ok(None)
     }
 
-    fn teacher_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {
-        Ok(None)
-    }
-
     fn student(&self, config: &CohortConfig, device: &Device) -> Result<Cohort> {
         Cohort::new(config, &self.0.train, device)
     }
@@ -137,7 +129,7 @@ impl Task for CohortSets {
             let reason = format!(
                 "no training image meets another one of its class in a batch of {}, so there is nothing to contrast; set \
                  data.order = \"class_pairs\", or give a larger train.batch_size or more than one image of a class",
-                config.train.batch_size
+                config.run.train.batch_size
             );
             return Err(DataError::Setting(reason).into());
         }
@@ -183,7 +175,7 @@ impl Task for CohortSets {
         provenance: BTreeMap<String, String>,
     ) -> BTreeMap<String, String> {
         let mut own = config.alone(config.peer[network].network);
-        own.name = format!("{}_{}", config.name, model::folder(network));
+        own.run.name = format!("{}_{}", config.run.name, model::folder(network));
         ClassifierCard { config: own, classes: self.0.train.classes.clone(), provenance }.to_metadata()
     }
 }

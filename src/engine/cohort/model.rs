@@ -83,7 +83,7 @@ impl Cohort {
     /// # Errors
     /// If a network cannot be built.
     pub fn new(config: &CohortConfig, train: &Labelled, device: &Device) -> Result<Self> {
-        let builder = |name: &str| Builder::new(config.seed, device).within(name);
+        let builder = |name: &str| Builder::new(config.run.seed, device).within(name);
         let makers = Makers {
             heads: builder("heads"),
             aggregators: builder("aggregate"),
@@ -166,9 +166,9 @@ impl Peer {
     ) -> Result<Self> {
         let (settings, classes) = (&config.cohort, train.classes.len());
         let network = config.peer[index].network;
-        let own = Builder::new(config.seed, device).within("peer").within(index);
+        let own = Builder::new(config.run.seed, device).within("peer").within(index);
         let classifier = student(&config.alone(network), classes, own)?;
-        let side = config.input.side_px as usize;
+        let side = config.labelled.input.side_px as usize;
         let shapes = classifier.tap_shapes((side, side))?;
         let features = shapes.get(&Tap::Embedding).and_then(|shape| shape.last()).copied().unwrap_or(0);
 

@@ -103,8 +103,9 @@ fn labelled(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: &[
                 true => folder(index),
                 false => format!("{}/stage{stage}", folder(index)),
             };
-            let loss = smoothed_cross_entropy(&layer.logits, labels, setting.config.label_smoothing)?;
-            terms.push((format!("loss_classifier/{place}"), loss, setting.config.loss_weight));
+            let loss =
+                smoothed_cross_entropy(&layer.logits, labels, setting.config.labelled.label_smoothing)?;
+            terms.push((format!("loss_classifier/{place}"), loss, setting.config.labelled.loss_weight));
         }
     }
     Ok(terms)
@@ -134,8 +135,8 @@ fn aggregated(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: 
     }
     let mut terms = Vec::new();
     for (index, teacher) in teachers.iter().enumerate() {
-        let loss = smoothed_cross_entropy(teacher, labels, config.label_smoothing)?;
-        terms.push((format!("loss_aggregated/{}", folder(index)), loss, config.loss_weight));
+        let loss = smoothed_cross_entropy(teacher, labels, config.labelled.label_smoothing)?;
+        terms.push((format!("loss_aggregated/{}", folder(index)), loss, config.labelled.loss_weight));
     }
     for (index, own) in layers.iter().enumerate() {
         let Some(last) = own.last() else { continue };

@@ -10,20 +10,20 @@ use crate::engine::Result;
 
 /// The loader's settings for the training batches of `config`.
 pub fn training_batches(config: &Config) -> LoaderConfig {
-    let Config { input, data, train, seed, .. } = config;
+    let Config { run, input, data, .. } = config;
     let purpose = Purpose::Training {
-        seed: *seed,
+        seed: run.seed,
         flip_probability: input.flip_probability,
         short_sides_px: input.short_side_px.clone(),
         grouping: if data.group_by_aspect { Grouping::ByAspect } else { Grouping::None },
     };
-    LoaderConfig { teacher_resize: teacher_resize(config), ..batches(config, purpose, train.batch_size) }
+    LoaderConfig { teacher_resize: teacher_resize(config), ..batches(config, purpose, run.train.batch_size) }
 }
 
 /// The loader's settings for an evaluation of `config`.
 pub fn evaluation_batches(config: &Config) -> LoaderConfig {
     let purpose = Purpose::Evaluation { short_side_px: config.input.eval_short_side() };
-    batches(config, purpose, config.eval.batch_size)
+    batches(config, purpose, config.run.eval.batch_size)
 }
 
 fn batches(config: &Config, purpose: Purpose, images_per_batch: usize) -> LoaderConfig {

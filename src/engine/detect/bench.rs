@@ -90,19 +90,19 @@ impl Workload {
         let distillation = match teacher.transpose()? {
             Some(teacher) => {
                 let setting = method_setting(config, self.classes, device)?;
-                Distillation::new(&config.distill, Vec::new(), teacher, &setting)?
+                Distillation::new(&config.distill, teacher, &setting)?
             }
             None => None,
         };
         let student = build::student(config, self.classes, device)?;
         let beside = distillation.iter().flat_map(Distillation::params);
         let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
-        let mut sgd = Sgd::over(&stores, &config.optim)?;
+        let mut sgd = Sgd::over(&stores, &config.run.optim)?;
         let (images, targets) = self.scene(config, device)?;
         self.repeat(|step| {
-            let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, &format!("sample/{step}")));
+            let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = precision(&config.engine).scope(|| {
+            let pass = precision(&config.run.engine).scope(|| {
                 let views = Views { student: &images, teacher: &images };
                 training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
             })?;
@@ -136,7 +136,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(|_| {
             let started = Instant::now();
-            precision(&config.engine).scope(|| run(&detector, network, &images))?;
+            precision(&config.run.engine).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })
@@ -162,7 +162,7 @@ impl Workload {
         let (height, width) = self.size;
         let [rows, columns] =
             [height, width].map(|side| side.next_multiple_of(config.input.size_divisor as usize));
-        let mut random = ChaCha8Rng::seed_from_u64(stream(config.seed, "bench/scene"));
+        let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, "bench/scene"));
         let mut pixels = vec![0f32; self.batch * rows * columns * 3];
         for image in pixels.chunks_exact_mut(rows * columns * 3) {
             for row in image.chunks_exact_mut(columns * 3).take(height) {

@@ -31,13 +31,13 @@ pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detec
     let frozen = config.student.frozen_stages();
     let network = &config.student.network;
     let settings = detector_config(config, &config.detector, network, frozen, normalization, classes)?;
-    Ok(Detector::new(Builder::new(config.seed, device), &settings)?)
+    Ok(Detector::new(Builder::new(config.run.seed, device), &settings)?)
 }
 
 /// The same network as [`student`], for inference alone: nothing in it is trainable.
 pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let settings = student_settings(config, classes)?;
-    Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
+    Ok(Detector::new(Builder::new(config.run.seed, device).frozen(), &settings)?)
 }
 
 /// What [`frozen_student`] is built from.
@@ -56,7 +56,7 @@ pub fn teacher(
     let normalization = normalization(config.teacher_normalization());
     let detector = config.teacher_detector();
     let settings = detector_config(config, detector, &teacher.network, 0, normalization, classes)?;
-    Ok(Detector::new(Builder::new(config.seed, device).frozen(), &settings)?)
+    Ok(Detector::new(Builder::new(config.run.seed, device).frozen(), &settings)?)
 }
 
 fn normalization(normalization: &config::Normalization) -> Normalization {
@@ -193,7 +193,7 @@ fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneCon
         Norm::Gn => NormKind::Gn,
     };
     let recompute = [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
-        .map(|stage| config.engine.recompute.contains(&stage));
+        .map(|stage| config.run.engine.recompute.contains(&stage));
     let stride_in = match network.stride_in {
         config::StrideIn::Middle => StrideIn::Middle,
         config::StrideIn::First => StrideIn::First,

@@ -39,7 +39,7 @@ pub fn detect_all(
     device: &Device,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<Evaluation> {
-    let limit = config.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
+    let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
     let mut evaluation =
         Evaluation { detections: Vec::new(), image_ids: Vec::new(), ms_per_image: 0.0, gflops: 0.0 };
     let (mut times, mut multiply_adds) = (Vec::new(), 0);

@@ -27,19 +27,19 @@ use candle_core::Device;
 use ckd_detectors::Detector;
 use ckd_detectors::taps::{Tap, UnknownName};
 
-pub use sources::{DataSets, LoadedSplit};
+pub use sources::DataSets;
 
 use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{detect_all, score};
 use self::pass::{Views, training_pass};
 use self::picture::draw_detections;
-use self::sources::{Inputs, find_initial, find_teacher};
+use self::sources::{Inputs, find_initial};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
-use super::task::{Gathered, Measured, Network, RunSettings, Setting, Settings, Task, parameters_of};
+use super::task::{Gathered, Measured, Network, Setting, Settings, Task, parameters_of};
 use super::{Result, classes};
-use crate::config::{Config, Loaded, Train};
+use crate::config::{Config, Loaded, Run, Train};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
@@ -54,19 +54,16 @@ use crate::weights::{ModelCard, WeightsFile, load};
 impl Settings for Config {
     type Task = DataSets;
 
-    fn of_the_run(&self) -> RunSettings<'_> {
-        let Self { name, output, seed, optim, schedule, train, engine, data, teacher, .. } = self;
-        RunSettings {
-            name,
-            output,
-            seed: *seed,
-            optim,
-            schedule,
-            train,
-            engine,
-            workforce: Workforce { workers: data.workers, batches_ahead: data.queue },
-            has_teacher: teacher.is_some(),
-        }
+    fn run(&self) -> &Run {
+        &self.run
+    }
+
+    fn workforce(&self) -> Workforce {
+        Workforce { workers: self.data.workers, batches_ahead: self.data.queue }
+    }
+
+    fn has_teacher(&self) -> bool {
+        self.teacher.is_some()
     }
 
     fn on_data_of(&self, other: &Self) -> Self {
@@ -74,7 +71,7 @@ impl Settings for Config {
     }
 
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
-        (&mut self.data.workers, &mut self.data.queue, &mut self.train)
+        (&mut self.data.workers, &mut self.data.queue, &mut self.run.train)
     }
 
     fn distill(&self) -> &[Distill] {
@@ -85,7 +82,7 @@ impl Settings for Config {
         let mut config = self.clone();
         config.teacher = None;
         config.distill.clear();
-        config.train.compare_alone = false;
+        config.run.train.compare_alone = false;
         config
     }
 
@@ -113,10 +110,6 @@ impl Task for DataSets {
 
     fn initial_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
         find_initial(loaded)
-    }
-
-    fn teacher_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
-        find_teacher(loaded)
     }
 
     fn student(&self, config: &Config, device: &Device) -> Result<Detector> {
@@ -272,11 +265,11 @@ pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -
     let both = |width| Width { teacher: width, student: width };
     let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
     Ok(MethodSetting {
-        seed: config.seed,
+        seed: config.run.seed,
         device,
         widths: levels.into_iter().map(|level| (level, channels)).chain(rows).collect(),
         anchors: Some(build::anchors(&config.detector)?),
         classes: Vec::new(),
-        share_steps: config.train.share_steps,
+        share_steps: config.run.train.share_steps,
     })
 }
