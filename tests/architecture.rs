@@ -10,7 +10,7 @@ use std::process::Command;
 use crate::support::source::{Source, code_only, names_after, program, root, sources, without_tests, words};
 
 /// The modules of `src/`, each with its floor. A module may use its own floor and those below.
-const FLOORS: [(&str, u32); 11] = [
+const FLOORS: [(&str, u32); 12] = [
     ("fsx", 0),
     ("distill", 1),
     ("config", 2),
@@ -20,6 +20,7 @@ const FLOORS: [(&str, u32); 11] = [
     ("eval", 3),
     ("engine", 4),
     ("export", 4),
+    ("training", 5),
     ("cli", 5),
     ("main", 6),
 ];

@@ -13,6 +13,7 @@ mod data;
 mod distill;
 mod distill_runs;
 mod eval_coco;
+mod examples;
 mod export;
 mod export_classifiers;
 mod recipes;

@@ -47,6 +47,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         start: Start::Resume,
         stop: &stop,
         command: &command_line(&args),
+        methods: &[],
     };
     let entries =
         compare(&args.configs, &args.seeds, &args.sets, &request, |entries| write(entries, &args.out))?;

@@ -49,6 +49,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: &stop,
         command: &(command_line(&args, context) + " --resume"),
+        methods: &[],
     };
     match &experiment {
         Experiment::Detect(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),

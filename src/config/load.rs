@@ -32,6 +32,17 @@ pub trait Document: Sized {
     /// The name is looked up as a path, then in `configs/`, then among the embedded configurations;
     /// `.toml` may be left out.
     ///
+    /// ```
+    /// use ckd_det::config::{Config, Document};
+    ///
+    /// let loaded = Config::load("quickstart", &["seed=7".to_owned()])?;
+    /// assert_eq!((loaded.config.name.as_str(), loaded.config.seed), ("quickstart", 7));
+    ///
+    /// let error = Config::load("quickstart", &["sed=7".to_owned()]).unwrap_err();
+    /// assert!(error.to_string().contains("did you mean \"seed\"?"));
+    /// # Ok::<(), ckd_det::config::ConfigError>(())
+    /// ```
+    ///
     /// # Errors
     /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it; one for another task, too.
     fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError>;

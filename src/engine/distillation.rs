@@ -7,6 +7,9 @@ use ckd_kernels::Value;
 use super::Result;
 use crate::distill::{Distill, Distiller, Lesson, MethodSetting, Term, Timing};
 
+/// Anchors of an image that a caller's own method compares: the default of `anchors_per_image`.
+const ANCHORS_PER_IMAGE: usize = 512;
+
 /// A teacher and what is learned from it.
 pub struct Distillation<M> {
     teacher: M,
@@ -24,14 +27,20 @@ pub(super) struct Method {
 }
 
 impl<M> Distillation<M> {
-    /// The methods of `entries` that are on, taught by `teacher`; `None` if all of them are off.
+    /// The methods of `entries` that are on and the caller's `own`, taught by `teacher`; `None` if there are none.
     ///
     /// # Errors
     /// A method that needs what `setting` does not have.
-    pub fn new(entries: &[Distill], teacher: M, setting: &MethodSetting<'_>) -> Result<Option<Self>> {
+    pub fn new(
+        entries: &[Distill],
+        own: Vec<Box<dyn Distiller>>,
+        teacher: M,
+        setting: &MethodSetting<'_>,
+    ) -> Result<Option<Self>> {
         let on = entries.iter().enumerate().filter(|(_, entry)| !entry.is_off());
-        let methods: Vec<Method> =
+        let mut methods: Vec<Method> =
             on.map(|(index, entry)| Method::new(index, entry, setting)).collect::<Result<_>>()?;
+        methods.extend(own.into_iter().map(Method::own));
         let share_steps = setting.share_steps;
         Ok((!methods.is_empty()).then_some(Self { teacher, methods, share_steps }))
     }
@@ -128,6 +137,17 @@ impl Method {
             timing: entry.timing().clone(),
             anchors_per_image: entry.anchors_per_image(),
         })
+    }
+
+    /// A method that no configuration names; it counts at every step.
+    fn own(distiller: Box<dyn Distiller>) -> Self {
+        let anchors = distiller.taps().contains(&Tap::AnchorLogits);
+        Self {
+            label: distiller.name().to_owned(),
+            timing: Timing::default(),
+            anchors_per_image: anchors.then_some(ANCHORS_PER_IMAGE),
+            distiller,
+        }
     }
 
     /// Its name in the report of shares.

@@ -10,13 +10,18 @@ use super::Result;
 use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings};
 use super::outcome::Outcome;
-use super::task::{Settings, Task};
+use super::task::{Gathered, Settings, Task};
 use super::teacher::{Teacher, set_aside};
 use crate::config::{Loaded, Run};
+use crate::distill::{DistillError, Distiller, MethodSetting};
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::{Comparison, Row as _};
 use crate::weights::WeightsFile;
+
+/// A maker of a method beside those of the configuration, for the networks and the data of a run.
+pub type MakeMethod<'a> =
+    dyn Fn(&MethodSetting<'_>) -> std::result::Result<Box<dyn Distiller>, DistillError> + 'a;
 
 /// How to run an experiment.
 #[derive(Clone, Copy)]
@@ -31,6 +36,8 @@ pub struct Request<'a> {
     pub stop: &'a AtomicBool,
     /// What goes on with the run once it was interrupted.
     pub command: &'a str,
+    /// Methods beside those of the configuration.
+    pub methods: &'a [Box<MakeMethod<'a>>],
 }
 
 /// What an experiment gave.
@@ -58,7 +65,28 @@ pub struct Finished<R> {
 /// An earlier run of the same name is kept beside the new one. To resume is to go through the same stages: what
 /// is finished is not done again.
 pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finished<Row<C::Task>>> {
-    let gathered = C::Task::gather(loaded)?;
+    run_gathered(C::Task::gather(loaded)?, loaded, request)
+}
+
+/// Runs the whole experiment on data in memory instead of the configuration's; a teacher that is trained first learns
+/// from it, too.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_on<C: Settings>(
+    task: C::Task,
+    loaded: &Loaded<C>,
+    request: &Request,
+) -> Result<Finished<Row<C::Task>>> {
+    let (init, teacher) = (C::Task::initial_weights(loaded)?, C::Task::teacher_weights(loaded)?);
+    run_gathered(Gathered { task, init, teacher, notes: Vec::new() }, loaded, request)
+}
+
+fn run_gathered<C: Settings>(
+    gathered: Gathered<C::Task>,
+    loaded: &Loaded<C>,
+    request: &Request,
+) -> Result<Finished<Row<C::Task>>> {
     let config = &loaded.resolved();
     let around = Surroundings {
         data: &gathered.task,
@@ -91,7 +119,9 @@ pub fn run<C: Settings>(loaded: &Loaded<C>, request: &Request) -> Result<Finishe
     let (teacher_row, distillation, teacher_hash) = match teacher {
         Some(Teacher { row, model, hash }) => {
             let setting = gathered.task.method_setting(config, &model, request.device)?;
-            (row, Distillation::new(config.distill(), model, &setting)?, hash)
+            let own = request.methods.iter().map(|make| make(&setting));
+            let own = own.collect::<std::result::Result<_, _>>()?;
+            (row, Distillation::new(config.distill(), own, model, &setting)?, hash)
         }
         None => (None, None, None),
     };

@@ -92,6 +92,12 @@ pub trait Task: Sized {
     /// If they are missing.
     fn initial_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
 
+    /// The teacher's weights, if it has any and no experiment trains it.
+    ///
+    /// # Errors
+    /// If they are missing.
+    fn teacher_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
+
     /// The student with random weights.
     fn student(&self, config: &Self::Config, device: &Device) -> Result<Self::Model>;
 

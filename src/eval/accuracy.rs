@@ -27,7 +27,18 @@ pub struct Accuracy {
     pub per_class: Vec<Option<f64>>,
 }
 
-/// Sums over images, in their order.
+/// Accuracy of a classifier, summed over batches of logits.
+///
+/// ```
+/// use ckd_det::eval::AccuracyMeter;
+///
+/// let mut meter = AccuracyMeter::new(3, None);
+/// meter.add(&[2.0, 0.5, -1.0, 0.1, 0.3, 0.2], &[0, 2])?; // two images, three classes
+/// let accuracy = meter.accuracy();
+/// assert_eq!((accuracy.images, accuracy.top1), (2, 0.5));
+/// assert_eq!(accuracy.per_class, [Some(1.0), None, Some(0.0)]);
+/// # Ok::<(), ckd_det::eval::EvalError>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct AccuracyMeter {
     right: u64,

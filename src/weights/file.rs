@@ -72,6 +72,23 @@ impl WeightsFile {
     /// The format is told by the first bytes, and no more is read of a file that has none of them. Memory is bounded by
     /// the file's size, whatever its header claims.
     ///
+    /// ```
+    /// # use std::collections::BTreeMap;
+    /// use candle_core::{Device, Tensor};
+    /// use ckd_det::weights::WeightsFile;
+    /// use ckd_det::weights::file::write_safetensors;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("weights.safetensors");
+    /// let weight = Tensor::new(&[[1f32, 2.0], [3.0, 4.0]], &Device::Cpu)?;
+    /// write_safetensors(&path, &BTreeMap::from([("fc.weight".to_owned(), weight)]), &BTreeMap::new())?;
+    /// let file = WeightsFile::read(&path)?;
+    /// assert_eq!(file.tensors["fc.weight"].dims(), [2, 2]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {

@@ -208,6 +208,7 @@ impl<C: Settings> Folder<C> {
             start,
             stop: &stop,
             command: &format!("ckd-det train {config}"),
+            methods: &[],
         };
         experiment::run(&loaded, &request)
     }

@@ -95,6 +95,10 @@ impl Task for LabelledSets {
         sources::initial_weights(loaded)
     }
 
+    fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
+        sources::teacher_weights(loaded)
+    }
+
     fn student(&self, config: &ClassifyConfig, device: &Device) -> Result<Classifier> {
         student(config, self.train.classes.len(), Builder::new(config.run.seed, device))
     }

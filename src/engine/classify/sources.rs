@@ -24,6 +24,24 @@ pub struct LabelledSets {
     pub(super) teacher_guesses: OnceCell<Vec<u32>>,
 }
 
+impl LabelledSets {
+    /// Both splits.
+    ///
+    /// # Errors
+    /// If they have different numbers of classes; `origin` stands in the message.
+    pub fn new(train: Labelled, val: Labelled, origin: &Path) -> Result<Self> {
+        if train.classes != val.classes {
+            let reason = format!(
+                "its training images have {} classes, its held-out ones {}; both must have the same",
+                train.classes.len(),
+                val.classes.len()
+            );
+            return Err(EngineError::Run { path: origin.to_owned(), reason });
+        }
+        Ok(Self { train: Arc::new(train), val: Arc::new(val), teacher_guesses: OnceCell::new() })
+    }
+}
+
 /// Finds data and weights, then loads the data.
 pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<LabelledSets>> {
     let config = &loaded.config;
@@ -33,12 +51,7 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
         missing.extend(missing_data(loaded, &root, split));
     }
     missing.dedup();
-    let teacher = config.teacher.as_ref().and_then(|teacher| {
-        let help = "Put the network's weights there, name another file with --set teacher.weights=FILE, or train the \
-                    teacher first by naming its experiment: --set teacher.train=EXPERIMENT.toml";
-        let random = teacher.allow_random_weights;
-        weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, &mut missing)
-    });
+    let teacher = find_teacher(loaded, &mut missing);
     let init = find_initial(loaded, &mut missing);
     if let Some(experiment) = &loaded.teacher_experiment {
         let folder = experiment.config.run.output.join(&experiment.config.run.name);
@@ -49,14 +62,6 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
     refuse(missing)?;
     let train = load_split(config, &root, Split::Train)?;
     let val = load_split(config, &root, Split::Test)?;
-    if train.classes != val.classes {
-        let reason = format!(
-            "its training images have {} classes, its held-out ones {}; both must have the same",
-            train.classes.len(),
-            val.classes.len()
-        );
-        return Err(EngineError::Run { path: root, reason });
-    }
     let notes = vec![format!(
         "{}: {} images to train on, {} held out, {} classes",
         root.display(),
@@ -64,7 +69,7 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
         val.len(),
         train.classes.len()
     )];
-    let task = LabelledSets { train: Arc::new(train), val: Arc::new(val), teacher_guesses: OnceCell::new() };
+    let task = LabelledSets::new(train, val, &root)?;
     Ok(Gathered { task, init, teacher, notes })
 }
 
@@ -72,6 +77,14 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
 pub(super) fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
     let mut missing = Vec::new();
     let found = find_initial(loaded, &mut missing);
+    refuse(missing)?;
+    Ok(found)
+}
+
+/// The teacher's weights.
+pub(super) fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
+    let mut missing = Vec::new();
+    let found = find_teacher(loaded, &mut missing);
     refuse(missing)?;
     Ok(found)
 }
@@ -184,6 +197,14 @@ fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> O
             places(loaded, &data.root),
         )
     })
+}
+
+fn find_teacher(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+    let teacher = loaded.config.teacher.as_ref()?;
+    let help = "Put the network's weights there, name another file with --set teacher.weights=FILE, or train the \
+                teacher first by naming its experiment: --set teacher.train=EXPERIMENT.toml";
+    let random = teacher.allow_random_weights;
+    weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
 }
 
 fn find_initial(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {

@@ -95,6 +95,10 @@ impl Task for CohortSets {
         Ok(None)
     }
 
+    fn teacher_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {
+        Ok(None)
+    }
+
     fn student(&self, config: &CohortConfig, device: &Device) -> Result<Cohort> {
         Cohort::new(config, &self.0.train, device)
     }

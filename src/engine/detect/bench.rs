@@ -90,7 +90,7 @@ impl Workload {
         let distillation = match teacher.transpose()? {
             Some(teacher) => {
                 let setting = method_setting(config, self.classes, device)?;
-                Distillation::new(&config.distill, teacher, &setting)?
+                Distillation::new(&config.distill, Vec::new(), teacher, &setting)?
             }
             None => None,
         };

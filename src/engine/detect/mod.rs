@@ -27,13 +27,13 @@ use candle_core::Device;
 use ckd_detectors::Detector;
 use ckd_detectors::taps::{Tap, UnknownName};
 
-pub use sources::DataSets;
+pub use sources::{DataSets, LoadedSplit};
 
 use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{detect_all, score};
 use self::pass::{Views, training_pass};
 use self::picture::draw_detections;
-use self::sources::{Inputs, find_initial};
+use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
@@ -110,6 +110,10 @@ impl Task for DataSets {
 
     fn initial_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
         find_initial(loaded)
+    }
+
+    fn teacher_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
+        find_teacher(loaded)
     }
 
     fn student(&self, config: &Config, device: &Device) -> Result<Detector> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Backbone, Config, DataKind, Loaded};
 use crate::data::synth::{self, Split, SynthConfig};
-use crate::data::{Dataset, LoadReport, MissingImages, coco};
+use crate::data::{Dataset, Instances, LoadReport, MissingImages, coco};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::{Result, classes};
 use crate::eval::GroundTruth;
@@ -30,6 +30,17 @@ pub struct Inputs {
 pub fn find_initial(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
     let mut missing = Vec::new();
     let found = initial_weights(loaded, &mut missing);
+    refuse(missing)?;
+    Ok(found)
+}
+
+/// The weights of the teacher of `loaded`, unless an experiment trains it.
+///
+/// # Errors
+/// As [`Inputs::find`].
+pub fn find_teacher(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
+    let mut missing = Vec::new();
+    let found = teacher_weights(loaded, &mut missing);
     refuse(missing)?;
     Ok(found)
 }
@@ -134,11 +145,7 @@ impl DataPaths {
 
     /// Both splits, with a report on each.
     pub fn load(&self) -> Result<DataSets> {
-        let LoadedSplit { dataset: train, report: train_report, .. } = self.train.load()?;
-        let LoadedSplit { dataset: val, report: val_report, truth } = self.val.load()?;
-        let [ours, theirs] = [&self.train, &self.val].map(|split| split.annotations.display().to_string());
-        classes::check_same((&ours, &categories_of(&train.categories)), (&theirs, &val.categories))?;
-        Ok(DataSets { train, val, reports: [train_report, val_report], truth })
+        DataSets::new(self.train.load()?, self.val.load()?)
     }
 }
 
@@ -146,9 +153,7 @@ impl SplitPaths {
     /// The split, read once for training and evaluation.
     pub fn load(&self) -> Result<LoadedSplit> {
         let instances = coco::read(&self.annotations)?;
-        let truth = Arc::new(GroundTruth::of(&instances)?);
-        let (dataset, report) = Dataset::new(&instances, &self.images, MissingImages::Error)?;
-        Ok(LoadedSplit { dataset: Arc::new(dataset), truth, report })
+        LoadedSplit::of(&instances, Dataset::new(&instances, &self.images, MissingImages::Error)?)
     }
 
     fn parts(&self, name: &str) -> [(String, PathBuf); 2] {
@@ -168,6 +173,19 @@ pub struct LoadedSplit {
     pub truth: Arc<GroundTruth>,
     /// Whatever was not taken as it stands.
     pub report: LoadReport,
+    /// The file or folder the boxes were read from.
+    origin: PathBuf,
+}
+
+impl LoadedSplit {
+    /// A split of `instances` and the data set that was made of them, by [`Dataset::new`] or [`Dataset::with_pixels`].
+    ///
+    /// # Errors
+    /// If the evaluator cannot take the boxes.
+    pub fn of(instances: &Instances, (dataset, report): (Dataset, LoadReport)) -> Result<Self> {
+        let truth = Arc::new(GroundTruth::of(instances)?);
+        Ok(Self { dataset: Arc::new(dataset), truth, report, origin: instances.origin().to_owned() })
+    }
 }
 
 /// Both splits in memory (annotations; images stay on the disk).
@@ -181,6 +199,24 @@ pub struct DataSets {
     pub reports: [LoadReport; 2],
     /// The boxes of `val` as the evaluator takes them.
     pub truth: Arc<GroundTruth>,
+}
+
+impl DataSets {
+    /// Both splits.
+    ///
+    /// # Errors
+    /// If they have different classes.
+    pub fn new(train: LoadedSplit, val: LoadedSplit) -> Result<Self> {
+        let [ours, theirs] = [&train, &val].map(|split| split.origin.display().to_string());
+        let known = categories_of(&train.dataset.categories);
+        classes::check_same((&ours, &known), (&theirs, &val.dataset.categories))?;
+        Ok(Self {
+            train: train.dataset,
+            val: val.dataset,
+            reports: [train.report, val.report],
+            truth: val.truth,
+        })
+    }
 }
 
 /// Draws the synthetic set that `config` describes, unless it is there.
