@@ -1,7 +1,7 @@
 //! `ckd-det`: train, distil, evaluate and export object detectors without Python.
 //!
-//! The program and this library are one crate. A program that embeds it usually needs [`train`] or [`Training`],
-//! [`export::write`] and [`Student`](export::student::Student).
+//! The program and this library are one crate. A program that embeds it usually needs [`train`] or
+//! [`Training`], [`export::write`] and [`Student`](export::student::Student).
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -17,8 +17,8 @@
 //! | [`fsx`] | files written whole or not at all |
 //! | `cli` | the command line (feature `cli`) |
 //!
-//! Networks are in [`ckd_detectors`], operations and their gradients in [`ckd_kernels`]. Tensors are candle's:
-//! [`candle_core`] is exported, so that versions agree.
+//! Networks are in [`ckd_detectors`], operations and their gradients in [`ckd_kernels`]. Tensors are
+//! candle's: [`candle_core`] is exported, so that versions agree.
 //!
 //! # Features
 //! | feature | default | what it adds |
@@ -29,8 +29,8 @@
 //! | `cuda`, `cudnn` | no | NVIDIA GPUs |
 //!
 //! # Memory
-//! Training allocates the same large blocks at every step. The program keeps them in the process, which saves time; a
-//! library cannot choose for its host. One line in the host's `main.rs` does:
+//! Training allocates the same large blocks at every step. The program keeps them in the process, which saves
+//! time; a library cannot choose for its host. One line in the host's `main.rs` does:
 //!
 //! ```
 //! use ckd_kernels::allocator::KeepLarge;

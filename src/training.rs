@@ -33,7 +33,8 @@ pub struct Training<'a, C: Settings> {
     methods: Vec<Box<MakeMethod<'a>>>,
 }
 
-/// Trains the student of `config`, on the processor and silently, and evaluates it. Files go to `config.output`/`config.name`.
+/// Trains the student of `config`, on the processor and silently, and evaluates it. Files go to
+/// `config.output`/`config.name`.
 ///
 /// # Errors
 /// Everything that is wrong with the configuration; missing data or weights; a loss that is not finite.
@@ -77,15 +78,15 @@ impl<'a, C: Settings + Document> Training<'a, C> {
         Self { start: Start::Resume, ..self }
     }
 
-    /// Saves the state and stops with [`EngineError::Interrupted`](crate::engine::EngineError::Interrupted) once `stop` is
-    /// set.
+    /// Saves the state and stops with [`EngineError::Interrupted`](crate::engine::EngineError::Interrupted)
+    /// once `stop` is set.
     #[must_use]
     pub fn stopped_by(self, stop: &'a AtomicBool) -> Self {
         Self { stop: Some(stop), ..self }
     }
 
-    /// Trains the teacher first, by its own configuration, unless an earlier run of it is there. The student's
-    /// `teacher.train` gives it a name in messages.
+    /// Trains the teacher first, by its own configuration, unless an earlier run of it is there. The
+    /// student's `teacher.train` gives it a name in messages.
     ///
     /// # Errors
     /// Everything that is wrong with `teacher`.
@@ -94,7 +95,8 @@ impl<'a, C: Settings + Document> Training<'a, C> {
         Ok(self)
     }
 
-    /// Adds a method of distillation beside those of the configuration. `make` is told the widths of the taps.
+    /// Adds a method of distillation beside those of the configuration. `make` is told the widths of the
+    /// taps.
     #[must_use]
     pub fn method(
         mut self,

@@ -1,8 +1,9 @@
-//! Networks inside other candle programs: weights from a [`candle_nn::VarBuilder`], inference as [`candle_nn::Module`].
+//! Networks inside other candle programs: weights from a [`candle_nn::VarBuilder`], inference as
+//! [`candle_nn::Module`].
 //!
-//! A forward pass here records no graph: gradients do not flow through it. Training uses [`ckd_kernels::Value`]. Batch norms
-//! use their running statistics, so [`candle_nn::ModuleT`], which every `Module` implements, gives the same for both values
-//! of `train`.
+//! A forward pass here records no graph: gradients do not flow through it. Training uses
+//! [`ckd_kernels::Value`]. Batch norms use their running statistics, so [`candle_nn::ModuleT`], which every
+//! `Module` implements, gives the same for both values of `train`.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -11,7 +12,8 @@
 //! use ckd_detectors::param::Builder;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let config = ClassifierConfig { architecture: "resnet8".parse()?, classes: 10, normalization: Default::default() };
+//! let architecture = "resnet8".parse()?;
+//! let config = ClassifierConfig { architecture, classes: 10, normalization: Default::default() };
 //! # let tensors = Classifier::new(Builder::new(0, &Device::Cpu), &config)?.params().snapshot()?;
 //! let vars = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &Device::Cpu);
 //! let classifier = Classifier::from_vars(&config, &vars)?;
@@ -35,7 +37,8 @@ use crate::taps::Tap;
 use crate::{Detector, DetectorConfig, Error, Result};
 
 impl ParamStore {
-    /// Sets every parameter to the tensor of its name in `vars`. Tensors that no parameter asks for are left alone.
+    /// Sets every parameter to the tensor of its name in `vars`. Tensors that no parameter asks for are left
+    /// alone.
     ///
     /// # Errors
     /// [`Error::MissingParameters`] if names are missing; tensors of another shape.
@@ -93,8 +96,8 @@ impl Detector {
 }
 
 impl Module for Detector {
-    /// Detections in images, as rows of one tensor: image, x1, y1, x2, y2, score, class. Rows of an image are together, best
-    /// first; there may be none.
+    /// Detections in images, as rows of one tensor: image, x1, y1, x2, y2, score, class. Rows of an image are
+    /// together, best first; there may be none.
     ///
     /// # Shapes
     /// (N, 3, H, W), RGB in 0..1 and not normalised, to (D, 7). Boxes are in pixels of the images.
@@ -122,7 +125,8 @@ pub struct Trunk {
 }
 
 impl Trunk {
-    /// The trunk with the weights of `vars`, whose names have no prefix: `vars.pp("backbone.body")` gives a detector's.
+    /// The trunk with the weights of `vars`, whose names have no prefix: `vars.pp("backbone.body")` gives a
+    /// detector's.
     ///
     /// # Errors
     /// Weights that are missing or of another shape.

@@ -98,7 +98,7 @@ fn refuse_too_large(&Workload { batch, size: (height, width), .. }: &Workload) -
     }
 }
 
-/// What was measured.
+/// Measured times.
 #[derive(Debug, Serialize)]
 struct Report {
     config: String,

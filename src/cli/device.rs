@@ -31,7 +31,7 @@ pub enum DeviceError {
     Unavailable {
         /// The device asked for.
         choice: DeviceChoice,
-        /// What CUDA said.
+        /// Error of CUDA.
         source: candle_core::Error,
     },
 }

@@ -10,13 +10,13 @@ use crate::engine::EngineError;
 use crate::engine::classify::{ClassifierCard, load_split, measure};
 use crate::weights::WeightsFile;
 
-/// What of it is asked for.
+/// Options of `eval` that apply to classifiers.
 pub(super) struct Asked<'a> {
-    /// Another folder of the data.
+    /// Folder of the data instead of the configuration's.
     pub(super) data_root: Option<&'a Path>,
-    /// The first so many images only.
+    /// Number of images, from the first.
     pub(super) max_images: Option<usize>,
-    /// One JSON object.
+    /// Print one JSON object.
     pub(super) json: bool,
 }
 

@@ -1,4 +1,4 @@
-//! How the program ends.
+//! Exit codes, and the errors they stand for.
 
 use std::io;
 use std::process::ExitCode;
@@ -8,10 +8,10 @@ use crate::config::ConfigError;
 use crate::engine::EngineError;
 use crate::export::ExportError;
 
-/// What the exit code says; documented in `ckd-det --help`.
+/// Exit code of the program; documented in `ckd-det --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitStatus {
-    /// All that was asked for is done.
+    /// Success.
     Done = 0,
     /// A failure while running.
     Failed = 1,

@@ -71,17 +71,19 @@ pub struct Args {
     /// ONNX: weights in f16
     #[arg(long, conflicts_with_all = ["int8", "raw"])]
     half: bool,
-    /// ONNX: weights in int8, or activations too: their ranges are calibrated on training images (or on held-out images that
-    /// are not used for the comparison)
+    /// ONNX: weights in int8, or activations too: their ranges are calibrated on training images (or on
+    /// held-out images that are not used for the comparison)
     #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "weights", conflicts_with = "raw")]
     int8: Option<Int8>,
-    /// ONNX: validation images that the graph is compared on; 0 compares nothing [default: 20; of a classifier 200]
+    /// ONNX: validation images that the graph is compared on; 0 compares nothing [default: 20; of a
+    /// classifier 200]
     #[arg(long, value_name = "N")]
     images: Option<usize>,
     /// ONNX: where the validation images are, instead of the experiment's data.root
     #[arg(long, value_name = "DIR")]
     data_root: Option<PathBuf>,
-    /// ONNX with --half or --int8: the most AP, of a classifier top-1, in points, that it may lose on those images
+    /// ONNX with --half or --int8: the most AP, of a classifier top-1, in points, that it may lose on those
+    /// images
     #[arg(long, value_name = "POINTS", default_value_t = 3.0)]
     max_ap_loss: f64,
 }

@@ -13,8 +13,8 @@ pub(super) struct Unread {
     of: usize,
 }
 
-/// Passes each image to `show`, with its index and the name of its file. A file that cannot be read is reported and left
-/// out.
+/// Passes each image to `show`, with its index and the name of its file. A file that cannot be read is
+/// reported and left out.
 ///
 /// # Errors
 /// Those of `show`.

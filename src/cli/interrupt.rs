@@ -10,7 +10,8 @@ use signal_hook::flag;
 pub(super) fn stop_flag() -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        // Where no handler can be set, a signal ends the program as it always does: the last checkpoint stays.
+        // Where no handler can be set, a signal ends the program as it always does: the last checkpoint
+        // stays.
         let _ = flag::register_conditional_shutdown(signal, 128 + SIGINT, stop.clone());
         let _ = flag::register(signal, stop.clone());
     }

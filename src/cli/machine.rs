@@ -1,4 +1,4 @@
-//! What the operating system tells of the machine and of this program: fields of files in /proc.
+//! Facts about the machine and the process, from files in /proc.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The command line: one file a verb, and what all verbs share.
+//! The command line: one file a verb, and the parts that verbs share.
 //!
 //! A verb is a module with `pub struct Args` (clap) and `pub fn run(Args, &Context) -> anyhow::Result<()>`.
 //! To add one: declare the module, add its variant to [`Command`], and its arm to `Command::run`.
@@ -73,7 +73,7 @@ pub struct Cli {
     /// Print results and errors only: no progress, no notes
     #[arg(long, short, global = true, help_heading = "Global options")]
     pub quiet: bool,
-    /// What to do.
+    /// The verb.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -152,10 +152,10 @@ impl Command {
     }
 }
 
-/// What every verb is given.
+/// Context of every verb.
 #[derive(Debug, Clone)]
 pub struct Context {
-    /// Where to compute.
+    /// Device to compute on.
     pub device: Device,
     /// Print results only.
     pub quiet: bool,
@@ -181,8 +181,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     let context = Context { device: cli.device.open()?, quiet: cli.quiet };
-    // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put two
-    // threads to sleep and wake them again.
+    // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put
+    // two threads to sleep and wake them again.
     rayon::scope(|_| cli.command.run(&context))
 }
 

@@ -84,7 +84,7 @@ impl ModelArgs {
         self.load(WeightsFile::read(&self.find()?)?, device, fallback)
     }
 
-    /// As [`open`](Self::open), of a file that is read already.
+    /// Loads the detector from a file that is read already.
     pub(super) fn load(
         &self,
         file: WeightsFile,

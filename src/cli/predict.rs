@@ -1,4 +1,5 @@
-//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and COCO results; of a classifier, classes.
+//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and COCO results; of a classifier,
+//! classes.
 
 use std::path::{Path, PathBuf};
 
@@ -151,7 +152,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     unread.refuse(&json)
 }
 
-/// How long it takes from the start of the verb to the boxes of the first image, and for an image then.
+/// Times the first boxes from the start of the verb (cold start), then the median image.
 fn benchmark(images: &[PathBuf], model: &Model, start: Instant, context: &Context) -> anyhow::Result<()> {
     let detect = |path: &Path| -> anyhow::Result<f64> {
         let image = decode::read(path)?;

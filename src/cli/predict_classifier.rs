@@ -30,7 +30,8 @@ struct Guess {
 /// Names what is on `images` and writes it to `json`.
 ///
 /// # Errors
-/// Weights that do not fit. An image that cannot be read is named at once and again at the end; the others are done.
+/// Weights that do not fit. An image that cannot be read is named at once and again at the end; the others
+/// are done.
 pub(super) fn run(
     images: &[PathBuf],
     json: &Path,

@@ -75,7 +75,7 @@ fn tell<R: Row>(Finished { finding, student, folder }: &Finished<R>) -> anyhow::
     Ok(say(format!("everything is in {}", folder.display()))?)
 }
 
-/// What the user typed but `--resume`, ready to be typed again.
+/// Command line of this run without `--resume`, to be pasted into a shell.
 fn command_line(args: &Args, context: &Context) -> String {
     let mut command = format!("ckd-det train {}", quoted(&args.config));
     for set in &args.sets {
@@ -92,7 +92,7 @@ fn command_line(args: &Args, context: &Context) -> String {
     command
 }
 
-/// As one word of a POSIX shell.
+/// Quotes `word` for a POSIX shell.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     match !word.is_empty() && word.chars().all(plain) {

@@ -64,15 +64,15 @@ struct Import {
     /// Refuse a file that is another network than this, such as faster_rcnn_resnet50_fpn or resnet18
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
-    /// Take a part and say what is left out: the `backbone`; all but the class layers of the `head`, which are for other
-    /// classes; the box `detector` without masks and the like
+    /// Take a part and say what is left out: the `backbone`; all but the class layers of the `head`, which
+    /// are for other classes; the box `detector` without masks and the like
     #[arg(long, value_name = "PART", value_parser = part)]
     partial: Option<Part>,
     /// A COCO annotation file whose categories the detector knows [default: the file's, or COCO's 80]
     #[arg(long, value_name = "FILE")]
     categories: Option<PathBuf>,
-    /// The epsilon that the batch norms were trained with, made up for in their weights [default: 1e-5; 0 for the detectors
-    /// that torchvision publishes as COCO_V1, which are known by their names or SHA-256]
+    /// The epsilon that the batch norms were trained with, made up for in their weights [default: 1e-5; 0 for
+    /// the detectors that torchvision publishes as COCO_V1, which are known by their names or SHA-256]
     #[arg(long, value_name = "EPSILON", value_parser = epsilon)]
     batch_norm_eps: Option<f64>,
     /// A key of the configuration that the file cannot say, over what is known; may be given often
@@ -132,8 +132,8 @@ struct Diff {
 /// Runs the verb.
 ///
 /// # Errors
-/// Files that cannot be read, or are no weights, or of no known network, or of another one than is asked for; for
-/// `diff`, files that differ.
+/// Files that cannot be read, or are no weights, or of no known network, or of another one than is asked for;
+/// for `diff`, files that differ.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match args.verb {
         Verb::Import(args) => import(&args, context),

@@ -35,8 +35,8 @@ pub struct ClassifierExport {
 }
 
 impl ClassifierExport {
-    /// The classifier of `file`, which `card` describes. `data_root` names the folder of its data instead of its
-    /// configuration.
+    /// The classifier of `file`, which `card` describes. `data_root` names the folder of its data instead of
+    /// its configuration.
     ///
     /// # Errors
     /// If the file is not whole.

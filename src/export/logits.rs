@@ -1,11 +1,12 @@
-//! The logits of a classifier and of its export on the same images.
+//! Differences between the logits of a classifier and of its export.
 
 use super::{ExportError, Result};
 
-/// How far logits may be apart, of the largest of them: other sums order differently.
+/// Largest difference of logits, as a share of the largest logit, that rounding explains: the graph sums in
+/// another order.
 const ROUNDING: f32 = 1e-3;
 
-/// How far two lists of logits are apart.
+/// Difference of two lists of logits.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LogitDifference {
     /// Logits that were compared.
@@ -20,7 +21,7 @@ impl LogitDifference {
     /// Adds the logits of some images.
     ///
     /// # Errors
-    /// If the export gives more of them, or fewer.
+    /// If the export gives another number of logits.
     pub fn add(&mut self, network: &[f32], export: &[f32]) -> Result<()> {
         if network.len() != export.len() {
             let reason = format!("it gives {} logits, the network {}", export.len(), network.len());
@@ -35,15 +36,16 @@ impl LogitDifference {
         Ok(())
     }
 
-    /// Refuses what is not the same within rounding.
+    /// Fails if logits differ by more than rounding.
     ///
     /// # Errors
-    /// [`ExportError::Drift`] if logits differ by more than 0.001, or 0.001 of the largest where that is above 1.
+    /// [`ExportError::Drift`] if logits differ by more than 0.001, or 0.001 of the largest where that is
+    /// above 1.
     pub fn check(&self) -> Result<()> {
         self.within(ROUNDING * self.largest.max(1.0))
     }
 
-    /// Refuses logits that are not numbers.
+    /// Fails if a logit is not a number.
     ///
     /// # Errors
     /// [`ExportError::Drift`] if there is one.

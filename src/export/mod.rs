@@ -53,7 +53,8 @@ pub enum Format {
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let format = Format::Onnx(OnnxOptions::default());
-/// export::write("runs/quickstart/last.safetensors", "student.onnx", &format, |finding| eprintln!("{finding}"))?;
+/// let report = |finding: &export::Finding| eprintln!("{finding}");
+/// export::write("runs/quickstart/last.safetensors", "student.onnx", &format, report)?;
 /// # Ok(())
 /// # }
 /// ```
@@ -86,7 +87,7 @@ pub enum ExportError {
     /// An ONNX graph that does not run.
     #[error("the ONNX graph does not run: {reason}")]
     Graph {
-        /// Where and why.
+        /// The place and the cause.
         reason: String,
     },
     /// The outputs of the export are not those of the network.

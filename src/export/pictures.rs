@@ -69,8 +69,9 @@ impl Pictures {
         }
     }
 
-    /// `count` other images than these as a calibration set, and their description. An int8 graph's loss is measured on
-    /// images that it has not seen: these are training images, or the validation images behind the compared ones.
+    /// `count` other images than these as a calibration set, and their description. An int8 graph's loss is
+    /// measured on images that it has not seen: these are training images, or the validation images behind
+    /// the compared ones.
     ///
     /// # Errors
     /// [`ExportError::Calibration`] if there are no other images.

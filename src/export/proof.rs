@@ -46,16 +46,17 @@ impl Storage {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct OnnxOptions {
-    /// How weights and activations are stored.
+    /// Storage of weights and activations.
     pub storage: Storage,
-    /// Where an image file becomes the network's input.
+    /// Place of the preprocessing: in the graph or outside.
     pub preprocessing: Preprocessing,
     /// Outputs of a detector's graph.
     pub outputs: Outputs,
-    /// Images that network and graph are compared on. `None` takes 20 for a detector and 200 for a classifier;
-    /// 0 compares nothing.
+    /// Images that network and graph are compared on. `None` takes 20 for a detector and 200 for a
+    /// classifier; 0 compares nothing.
     pub images: Option<usize>,
-    /// The most AP (detector) or top-1 (classifier), in points, that smaller storage may lose on those images.
+    /// The most AP (detector) or top-1 (classifier), in points, that smaller storage may lose on those
+    /// images.
     pub max_loss: f64,
 }
 
@@ -126,7 +127,7 @@ pub struct ImagesFound {
 /// Network and graph on the same images.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Compared {
-    /// How far their outputs are apart.
+    /// Distance of their outputs.
     pub apart: Apart,
     /// Quality of network and graph in points, where the images have a ground truth.
     pub points: Option<[f64; 2]>,
@@ -234,7 +235,7 @@ pub enum Finding {
     },
     /// The file is written.
     Written {
-        /// Where it is.
+        /// Its path.
         path: PathBuf,
         /// The network, where its name is known.
         network: Option<String>,
@@ -281,12 +282,12 @@ impl fmt::Display for Finding {
 
 /// The content of the ONNX file that `options` ask for, once it is shown to be `network`.
 ///
-/// The graph in f32 must agree with the network within rounding. Smaller storage may cost `options.max_loss` points.
-/// `report` hears of each finding.
+/// The graph in f32 must agree with the network within rounding. Smaller storage may cost `options.max_loss`
+/// points. `report` hears of each finding.
 ///
 /// # Errors
-/// [`ExportError::Drift`] or [`ExportError::Loss`] if the graph is not the network; data that cannot be read; a network
-/// that cannot be written.
+/// [`ExportError::Drift`] or [`ExportError::Loss`] if the graph is not the network; data that cannot be read;
+/// a network that cannot be written.
 pub fn proved<P: Proof>(
     network: &P,
     options: &OnnxOptions,

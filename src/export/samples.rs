@@ -44,8 +44,8 @@ fn spread(count: usize, of: usize) -> Vec<usize> {
 }
 
 impl Samples {
-    /// `count` held-out images of `data`, which must have the classes of the weights at `path`; noise where there is no
-    /// data, unless `must_be_there`.
+    /// `count` held-out images of `data`, which must have the classes of the weights at `path`; noise where
+    /// there is no data, unless `must_be_there`.
     ///
     /// # Errors
     /// Data that is damaged, has other classes, or is missing where it must be there.
@@ -69,8 +69,8 @@ impl Samples {
         }
     }
 
-    /// `count` other images than these as a calibration set, and their description. An int8 graph's loss is measured on
-    /// images that it has not seen.
+    /// `count` other images than these as a calibration set, and their description. An int8 graph's loss is
+    /// measured on images that it has not seen.
     ///
     /// # Errors
     /// [`ExportError::Calibration`] if there are no other images.

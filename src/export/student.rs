@@ -93,8 +93,8 @@ impl Student {
 
     /// The objects on `image` above the detector's own score threshold.
     ///
-    /// An image is an [`RgbImage`], an [`image::DynamicImage`], or an array (height, width, 3) of `u8` (feature
-    /// `ndarray`).
+    /// An image is an [`RgbImage`], an [`image::DynamicImage`], or an array (height, width, 3) of `u8`
+    /// (feature `ndarray`).
     ///
     /// # Errors
     /// An image without pixels or of another shape.
@@ -102,8 +102,8 @@ impl Student {
         Ok(self.detect_batch(std::slice::from_ref(&image))?.pop().unwrap_or_default())
     }
 
-    /// The objects on each of `images`, in one batch: images of one size are faster together than one by one. Smaller
-    /// images are padded to the largest, which changes scores a little.
+    /// The objects on each of `images`, in one batch: images of one size are faster together than one by one.
+    /// Smaller images are padded to the largest, which changes scores a little.
     ///
     /// # Errors
     /// An image without pixels or of another shape.

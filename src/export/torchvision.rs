@@ -3,9 +3,9 @@
 //! Our tensors have torchvision's names and shapes already. What is added is `num_batches_tracked`, which
 //! `nn.BatchNorm2d` asks for under `strict=True` and `FrozenBatchNorm2d` passes over.
 //!
-//! The file is torch's format since 2020: an uncompressed zip archive with a pickle (protocol 2) that describes the
-//! tensors, and a file for each one's bytes. The pickle names nothing but `OrderedDict` and torch's own tensor makers, so
-//! `torch.load(..., weights_only=True)` reads it.
+//! The file is torch's format since 2020: an uncompressed zip archive with a pickle (protocol 2) that
+//! describes the tensors, and a file for each one's bytes. The pickle names nothing but `OrderedDict` and
+//! torch's own tensor makers, so `torch.load(..., weights_only=True)` reads it.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Write};
@@ -17,7 +17,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::fsx::{self, WriteError};
 
-/// Where the archive's files lie in it.
+/// Folder of the files within the archive.
 const FOLDER: &str = "student";
 
 /// Alignment of the tensors' bytes in the file, as torch writes them.

@@ -14,7 +14,7 @@ use super::onnx::{InputRule, Preprocessing};
 use super::{ExportError, Result};
 use crate::data::Batch;
 
-/// How far two lists of detections are apart.
+/// Difference of two lists of detections.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Difference {
     /// Images that were compared.
@@ -63,12 +63,12 @@ impl Difference {
         self.unmatched += free.into_iter().filter(|free| *free).count();
     }
 
-    /// Refuses what is not the same within rounding: other sums order differently, so a few detections of a hundred may
-    /// win or lose a tie.
+    /// Fails if the export differs from the student by more than rounding. Summation order can flip ties of
+    /// the suppression, so a few detections of a hundred may be unmatched.
     ///
     /// # Errors
-    /// [`ExportError::Drift`] if more than 2 % (and more than one) of the detections have no partner, or partners
-    /// differ by 0.1 pixels or 0.001 of score.
+    /// [`ExportError::Drift`] if more than 2 % (and more than one) of the detections have no partner, or
+    /// partners differ by 0.1 pixels or 0.001 of score.
     pub fn check(&self) -> Result<()> {
         let few = self.unmatched <= 1.max(self.detections / 50);
         match few && self.box_px <= 0.1 && self.score <= 1e-3 {
@@ -89,7 +89,8 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// What a detector's graph is given for one image: the tensors, and the (height, width) that its boxes refer to.
+/// Input of a detector's graph for one image: tensors by name, and the (height, width) that its boxes refer
+/// to.
 pub type GraphInput = (Vec<(&'static str, Tensor)>, (usize, usize));
 
 /// `image` as the graph takes it.
@@ -145,8 +146,8 @@ pub fn graph_detections(
     })
 }
 
-/// The largest difference between the raw outputs of the graph and what the student's own layers give on one image, and
-/// the largest value among them: RetinaNet's logits and deltas, the pyramid of Faster R-CNN.
+/// The largest difference between the raw outputs of the graph and what the student's own layers give on one
+/// image, and the largest value among them: RetinaNet's logits and deltas, the pyramid of Faster R-CNN.
 ///
 /// # Errors
 /// If either does not run, or gives other shapes.

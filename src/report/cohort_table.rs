@@ -7,7 +7,7 @@ use super::table::{ClassifierRow, Row, aligned};
 /// The accuracies of a cohort's networks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CohortRow {
-    /// What stands in the first column.
+    /// Name in the first column.
     pub name: String,
     /// The mean of the networks' numbers, cost too.
     pub mean: ClassifierRow,

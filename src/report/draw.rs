@@ -20,7 +20,7 @@ pub enum DrawError {
     Encode {
         /// The file it was for.
         path: std::path::PathBuf,
-        /// What the encoder said.
+        /// Error of the encoder.
         source: image::ImageError,
     },
     /// The file could not be written.
@@ -35,7 +35,7 @@ pub struct DrawnBox {
     pub xyxy: [f32; 4],
     /// Index of the class: it chooses the colour.
     pub class: usize,
-    /// What the box is called, before its score.
+    /// Label of the box, before its score.
     pub name: String,
     /// Confidence from 0 to 1; ground truth has none.
     pub score: Option<f32>,
@@ -44,7 +44,7 @@ pub struct DrawnBox {
 /// An image with its boxes, under a title.
 #[derive(Clone, Debug)]
 pub struct Panel {
-    /// Whose boxes they are: `ground truth`, `student`, ...
+    /// Source of the boxes: `ground truth`, `student`, ...
     pub title: String,
     /// The image, any size.
     pub image: RgbImage,

@@ -61,7 +61,8 @@ impl MetricsLog {
     /// Without `resume_at` the log starts empty.
     ///
     /// # Errors
-    /// [`LogError::Line`] for anything but the last line that is not a JSON object; reading and writing errors.
+    /// [`LogError::Line`] for anything but the last line that is not a JSON object; reading and writing
+    /// errors.
     pub fn open(path: &Path, resume_at: Option<u64>) -> Result<Self, LogError> {
         let keep = match resume_at {
             Some(step) => kept_bytes(path, step)?,

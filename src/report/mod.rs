@@ -1,4 +1,4 @@
-//! What a run tells people while it goes and after it.
+//! Logs, progress, tables and pictures of a run.
 //!
 //! | File | What lives there |
 //! |---|---|

@@ -1,7 +1,8 @@
-//! Whose gradient is it? The parts of the task's losses and of each method in the gradient, over the first steps: a weight
-//! that is off by a factor of 100 shows.
+//! Whose gradient is it? The parts of the task's losses and of each method in the gradient, over the first
+//! steps: a weight that is off by a factor of 100 shows.
 //!
-//! A detector's is measured at the student's pyramid, a classifier's at its weights (`shares.rs` of either task).
+//! A detector's is measured at the student's pyramid, a classifier's at its weights (`shares.rs` of either
+//! task).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub struct Shares {
     /// Passes measured.
     pub passes: u64,
-    /// Mean length of the gradient at a detector's pyramid, or at a classifier's weights, by what it comes from.
+    /// Mean length of the gradient at a detector's pyramid, or at a classifier's weights, by what it comes
+    /// from.
     pub gradient_norms: BTreeMap<String, f64>,
 }
 

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "WrittenRow")]
 pub struct ModelRow {
-    /// What stands in the first column.
+    /// Name in the first column.
     pub name: String,
     /// The twelve COCO numbers in pycocotools' order, fractions from 0 to 1; -1 where nothing was measured.
     pub stats: [f64; 12],
-    /// How many numbers the network holds.
+    /// Number of the network's parameters.
     pub parameters: u64,
     /// Multiply-adds of one forward pass of one image, in 10^9 (what torchvision calls GFLOPS).
     pub gflops: f64,
@@ -53,18 +53,18 @@ impl From<ModelRow> for WrittenRow {
 /// One image classifier's accuracy and cost.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassifierRow {
-    /// What stands in the first column.
+    /// Name in the first column.
     pub name: String,
-    /// How often the first guess is right, from 0 to 1.
+    /// Top-1 accuracy, from 0 to 1.
     pub top1: f64,
-    /// How often the truth is among the first five guesses, from 0 to 1.
+    /// Top-5 accuracy, from 0 to 1.
     pub top5: f64,
     /// Expected calibration error, from 0 to 1.
     pub ece: f64,
-    /// How often the first guess is the teacher's, from 0 to 1.
+    /// Agreement of the first guess with the teacher's, from 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
-    /// How many numbers the network holds.
+    /// Number of the network's parameters.
     pub parameters: u64,
     /// Multiply-adds of one forward pass of one image, in 10^9.
     pub gflops: f64,
@@ -77,7 +77,7 @@ pub trait Row: Sized {
     /// The headings of its cells.
     const HEADER: &'static [&'static str];
 
-    /// The same line with another name in the first column.
+    /// Copy of the line with another name in the first column.
     #[must_use]
     fn called(self, name: &str) -> Self;
 
@@ -90,10 +90,10 @@ pub trait Row: Sized {
     /// Its accuracy in one line.
     fn told(&self) -> String;
 
-    /// What tables of several runs show: names, and values in points (hundredths).
+    /// Columns of a table of several runs: names, and values in points (hundredths).
     fn metrics(&self) -> Vec<(&'static str, f64)>;
 
-    /// What its numbers are of, where that is not one model.
+    /// Subject of the numbers, where that is not one model.
     fn of_several(&self) -> Option<String> {
         None
     }
@@ -106,7 +106,7 @@ pub struct Comparison<R> {
     pub teacher: R,
     /// The small model trained without it.
     pub student_alone: R,
-    /// The same small model trained with it.
+    /// The small model trained with the teacher.
     pub student_distilled: R,
 }
 

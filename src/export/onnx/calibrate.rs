@@ -1,5 +1,6 @@
-//! Activations in 8 bits (QDQ): what goes into a convolution or a linear layer is rounded to 256 steps of the range it
-//! had on calibration images (Jacob et al. 2018, arXiv 1712.05877: asymmetric, a scale for each tensor).
+//! Activations in 8 bits (QDQ): what goes into a convolution or a linear layer is rounded to 256 steps of the
+//! range it had on calibration images (Jacob et al. 2018, arXiv 1712.05877: asymmetric, a scale for each
+//! tensor).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,8 +45,8 @@ impl Ranges {
 }
 
 impl OnnxModel {
-    /// The same graph with every product's input quantised to the range that was seen of it; inputs that were not
-    /// seen stay f32.
+    /// Quantised copy of the graph: the input of every product is rounded to 8 bits within its range. Inputs
+    /// without a range stay f32.
     pub fn with_activations_in_8_bits(&self, ranges: &Ranges) -> Self {
         let mut model = self.clone();
         let Some(graph) = &mut model.0.graph else { return model };

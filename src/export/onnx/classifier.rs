@@ -1,4 +1,5 @@
-//! Classifiers as graphs: the networks of `ckd_detectors::classifier` in inference, told by the names of their tensors.
+//! Classifiers as graphs: the networks of `ckd_detectors::classifier` in inference, told by the names of
+//! their tensors.
 //!
 //! | told by | network |
 //! |---|---|
@@ -22,7 +23,7 @@ use super::proto::Element;
 use super::trunk::{mobilenet_v1, mobilenet_v2, resnet};
 use super::{ExportError, OnnxModel, Precision, Preprocessing, Result};
 
-/// All that a classifier's graph is made from beside its weights.
+/// Settings of a classifier's graph.
 #[derive(Debug, Clone)]
 pub struct ClassifierGraph<'a> {
     /// The scale of its pixels.
@@ -31,13 +32,14 @@ pub struct ClassifierGraph<'a> {
     pub side_px: usize,
     /// Texts that travel with the graph.
     pub metadata: &'a BTreeMap<String, String>,
-    /// How weights are stored.
+    /// Storage of weights.
     pub precision: Precision,
-    /// Whether it takes f32 (N, 3, H, W) in 0..1 or u8 (N, H, W, 3); images are resized by the caller.
+    /// Input type: f32 (N, 3, H, W) in 0..1, or u8 (N, H, W, 3). The caller resizes in both cases.
     pub preprocessing: Preprocessing,
 }
 
-/// The classifier whose weights are `params` as a graph: `images`, RGB, to `logits` (N, K) and `embedding` (N, D).
+/// The classifier whose weights are `params` as a graph: `images`, RGB, to `logits` (N, K) and `embedding`
+/// (N, D).
 ///
 /// # Errors
 /// If it is none of the networks above, a layer is missing, or there is one that the graph has no place for.
@@ -83,7 +85,7 @@ pub fn classifier(params: &ParamStore, about: &ClassifierGraph<'_>) -> Result<On
     Ok(OnnxModel::new(layers.finish("classifier")?, metadata))
 }
 
-/// What the pooling before the last layer sees, of all networks but VGG.
+/// Input of the last pooling, in all networks but VGG.
 fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     let is_filter = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(1) == Some(&1));
     let is_small = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(2) == Some(&3));
@@ -107,7 +109,8 @@ fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     }
 }
 
-/// The ResNets for CIFAR: basic blocks or bottlenecks, with parameter-free shortcuts (option A) or convolutions.
+/// The ResNets for CIFAR: basic blocks or bottlenecks, with parameter-free shortcuts (option A) or
+/// convolutions.
 fn cifar_resnet(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     let mut x = layers.conv_norm(x, ("conv1", "bn1"), 1, None, Then::Relu)?;
     let stages = layers.count(|stage| format!("layer{}.0.conv1.weight", stage + 1));

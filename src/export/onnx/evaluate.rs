@@ -1,8 +1,8 @@
 //! An ONNX file run operator by operator, as the specification words them: what an export is held against.
 //!
-//! It knows the operators that are written here, and refuses others. Convolutions, pooling, RoIAlign and suppression
-//! are this program's own kernels, so it tells whether the graph is the network, not how fast a runtime is;
-//! `tools/verify_export` asks onnxruntime the same.
+//! It knows the operators that are written here, and refuses others. Convolutions, pooling, RoIAlign and
+//! suppression are this program's own kernels, so it tells whether the graph is the network, not how fast a
+//! runtime is; `tools/verify_export` asks onnxruntime the same.
 
 mod indexing;
 mod selection;
@@ -57,7 +57,7 @@ impl Evaluator {
         self.run_watched(inputs, &mut |_, _| Ok(()))
     }
 
-    /// As [`run`](Self::run); `watch` sees what goes into each node's first input.
+    /// Runs the graph as [`run`](Self::run) does; `watch` sees the first input of each node.
     pub(super) fn run_watched(
         &self,
         inputs: &[(&str, Tensor)],
@@ -356,7 +356,7 @@ fn value(x: &Tensor) -> Value {
     Value::constant(x.clone())
 }
 
-/// What a kernel gave.
+/// Result of a kernel.
 fn result(of: ckd_kernels::Result<Value>) -> Candle<Tensor> {
     Ok(of.map_err(candle_core::Error::wrap)?.tensor().clone())
 }

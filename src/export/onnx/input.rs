@@ -10,7 +10,7 @@ pub(super) struct Prepared {
     /// Normalised, padded: (N, 3, H, W).
     pub(super) pixels: Edge,
     pub(super) sizes: Sizes,
-    /// What boxes are multiplied with to be in pixels of the photographs: (4); none if they are already.
+    /// Factors (4) from boxes to pixels of the photographs; none if boxes are in those already.
     pub(super) original: Option<Edge>,
 }
 

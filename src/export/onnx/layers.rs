@@ -10,10 +10,10 @@ use super::graph::{Edge, GraphBuilder, Set};
 use super::proto::Element;
 use super::{ExportError, Precision, Result};
 
-/// What is added to a variance before its root is taken, everywhere in the networks.
+/// Epsilon of every batch norm: it is added to the variance before its root is taken.
 const EPSILON: f32 = 1e-5;
 
-/// What follows a convolution.
+/// Activation behind a convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     Nothing,
@@ -21,7 +21,7 @@ pub(super) enum Then {
     Relu6,
 }
 
-/// Where a convolution looks; without `groups` they follow from the weights.
+/// Stride, padding and groups of a convolution; without `groups` they follow from the weights.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     stride: usize,
@@ -55,7 +55,7 @@ impl Layers {
         Ok(self.find(name)?.dims().to_vec())
     }
 
-    /// How many of `name(0)`, `name(1)`, ... there are.
+    /// Number of consecutive names `name(0)`, `name(1)`, ... that exist.
     pub(super) fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|&i| self.has(&name(i))).count()
     }
@@ -156,7 +156,7 @@ impl Layers {
         self.conv_norm_at(x, names, Place { stride, groups: None }, residual, then)
     }
 
-    /// The same at stride 1, in groups of channels.
+    /// Convolution at stride 1, in groups of channels.
     pub(super) fn conv_norm_in_groups(
         &mut self,
         x: &Edge,
@@ -204,7 +204,7 @@ impl Layers {
         Ok(y)
     }
 
-    /// What a batch norm with its running statistics multiplies channels by, and what it adds then.
+    /// Scale and shift by channel of a batch norm with its running statistics.
     fn batch_norm(&self, norm: &str) -> Result<(Vec<f32>, Vec<f32>)> {
         let [gamma, beta, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
             .map(|part| self.values(&format!("{norm}.{part}")));

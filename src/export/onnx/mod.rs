@@ -9,16 +9,16 @@
 //! | [`evaluate`] | an ONNX file run operator by operator |
 //! | `calibrate` | activations in 8 bits |
 //!
-//! Operator set 17: the first in which every operator that is needed is what it is today (RoiAlign learned of both
-//! pixel conventions in 16). A network is read off the names of its tensors, and a tensor that no part of the graph
-//! asked for is an error: a layer cannot be forgotten.
+//! Operator set 17: the first in which every operator that is needed is what it is today (RoiAlign learned of
+//! both pixel conventions in 16). A network is read off the names of its tensors, and a tensor that no part
+//! of the graph asked for is an error: a layer cannot be forgotten.
 //!
 //! # What detectors take and give
-//! N images in one go. Without preprocessing: `images` f32 (N, 3, H, W), RGB in 0..1, already resized, and `sizes`
-//! int64 (N, 2), each image's (height, width) within the batch. H and W are free: padding to the size divisor and
-//! normalisation are in the graph. With preprocessing: `images` u8 (N, H, W, 3), photographs of one size. The results
-//! are lists over the whole batch, and may be empty: `boxes` (D, 4), `labels` (D) of category ids, `scores` (D), and
-//! `image` (D), the image that each is on.
+//! N images in one go. Without preprocessing: `images` f32 (N, 3, H, W), RGB in 0..1, already resized, and
+//! `sizes` int64 (N, 2), each image's (height, width) within the batch. H and W are free: padding to the size
+//! divisor and normalisation are in the graph. With preprocessing: `images` u8 (N, H, W, 3), photographs of
+//! one size. The results are lists over the whole batch, and may be empty: `boxes` (D, 4), `labels` (D) of
+//! category ids, `scores` (D), and `image` (D), the image that each is on.
 
 mod boxes;
 mod calibrate;
@@ -48,7 +48,7 @@ use layers::Layers;
 pub use calibrate::Ranges;
 pub use classifier::{ClassifierGraph, classifier};
 
-/// How weights are stored. They are f32 again before they are used.
+/// Storage of weights. The graph turns them into f32 before it uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
     /// f32.
@@ -59,7 +59,7 @@ pub enum Precision {
     Int8,
 }
 
-/// Where an image file becomes the network's input.
+/// Place of the preprocessing that turns an image file into the network's input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preprocessing {
     /// The caller resizes and gives f32.
@@ -68,24 +68,24 @@ pub enum Preprocessing {
     Inside,
 }
 
-/// What a detector's graph gives.
+/// Outputs of a detector's graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outputs {
     /// Boxes, labels and scores.
     Detections,
-    /// Outputs of the heads at each anchor, for runtimes that lack NonMaxSuppression: RetinaNet's logits and deltas,
-    /// FCOS's logits, distances and centerness; of Faster R-CNN the first stage and the pyramid.
+    /// Outputs of the heads at each anchor, for runtimes that lack NonMaxSuppression: RetinaNet's logits and
+    /// deltas, FCOS's logits, distances and centerness; of Faster R-CNN the first stage and the pyramid.
     Raw,
 }
 
-/// How images are brought to the network.
+/// Rule by which images are resized, normalised and padded.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct InputRule {
     /// Length of the shorter side after resizing.
     pub short_side_px: u32,
     /// The most that the longer side may have then.
     pub long_side_px: u32,
-    /// How they are resampled.
+    /// Resampling.
     pub resize: Resize,
     /// Rows and columns are padded to multiples of it.
     pub size_divisor: u32,
@@ -94,7 +94,7 @@ pub struct InputRule {
 }
 
 impl InputRule {
-    /// How the student of `config` is given its images.
+    /// Rule of the student of `config`.
     pub fn of(config: &Config) -> Self {
         let (input, normalization) = (&config.input, &config.normalization);
         Self {
@@ -112,7 +112,7 @@ impl InputRule {
     }
 }
 
-/// All that a detector's graph is made from beside its weights.
+/// Settings of a detector's graph.
 #[derive(Debug, Clone)]
 pub struct DetectorGraph<'a> {
     /// The network.
@@ -123,11 +123,11 @@ pub struct DetectorGraph<'a> {
     pub categories: &'a [u64],
     /// Texts that travel with the graph.
     pub metadata: &'a BTreeMap<String, String>,
-    /// How weights are stored.
+    /// Storage of weights.
     pub precision: Precision,
-    /// Who resizes.
+    /// Place of the preprocessing.
     pub preprocessing: Preprocessing,
-    /// What comes out.
+    /// Outputs.
     pub outputs: Outputs,
 }
 

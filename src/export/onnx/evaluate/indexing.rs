@@ -155,8 +155,8 @@ impl Operation<'_> {
     }
 }
 
-/// The number of the row, of what lies below the named axes of `dims`, that each of `places` names; the first `batch`
-/// axes are those of `places` itself.
+/// The number of the row, of what lies below the named axes of `dims`, that each of `places` names; the first
+/// `batch` axes are those of `places` itself.
 fn rows(dims: &[usize], places: &Tensor, batch: usize) -> Candle<Vec<i64>> {
     let depth = places.dims().last().copied().unwrap_or(0);
     let per_image: usize = places.dims()[batch..places.rank() - 1].iter().product();
