@@ -3,9 +3,15 @@
 #[path = "../examples/inside_candle.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod inside_candle;
+#[path = "../examples/own_dataset.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod own_dataset;
 #[path = "../examples/own_distiller.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod own_distiller;
+#[path = "../examples/train_from_code.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod train_from_code;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::Module;
@@ -49,4 +55,41 @@ fn a_detector_is_a_module_of_another_candle_program() {
     }
     let none = inside_candle::model(&weights, 1.0).unwrap().forward(&pixels).unwrap();
     assert_eq!(none.dims(), [0, 7]);
+}
+
+#[test]
+fn a_configuration_made_in_code_trains_a_teacher_and_its_student() {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = train_from_code::Sizes { images: 6, side_px: 64, steps: 3, width: 16 };
+    let ap = train_from_code::run(folder.path(), &sizes).unwrap();
+    assert!((0.0..=1.0).contains(&ap));
+    for file in ["teacher/last.safetensors", "student/last.safetensors", "student/config.toml"] {
+        assert!(folder.path().join("runs").join(file).exists(), "{file}");
+    }
+    // The same experiment again is the same network.
+    let (first, second) = (folder.path().join("runs/student"), folder.path().join("runs/student.1"));
+    train_from_code::run(folder.path(), &sizes).unwrap();
+    let weights = |run: &std::path::Path| crate::support::tiny::tensors(&run.join("last.safetensors"));
+    assert_eq!(weights(&first), weights(&second));
+}
+
+#[test]
+fn what_is_wrong_with_a_configuration_made_in_code_is_named_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = train_from_code::Sizes { images: 6, side_px: 64, steps: 3, width: 16 };
+    let mut config = train_from_code::plain("wrong", 8, folder.path(), &sizes);
+    config.input.long_side_px = 32;
+    let message = ckd_det::train(config).unwrap_err().to_string();
+    crate::support::tiny::assert_mentions(&message, &["input.long_side_px", "is 32", "made in code"]);
+}
+
+#[test]
+fn images_drawn_in_memory_are_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let ap = own_dataset::run(folder.path(), 8, 2).unwrap();
+    assert!((0.0..=1.0).contains(&ap));
+    let weights = folder.path().join("squares/last.safetensors");
+    let student = Student::open(&weights).unwrap();
+    let names: Vec<&str> = student.categories().iter().map(|category| category.name.as_str()).collect();
+    assert_eq!(names, ["red", "green"]);
 }
