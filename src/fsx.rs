@@ -54,6 +54,12 @@ pub fn write_atomic_with(
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(path))
 }
 
+/// Copies the file `from` to `to`, whole or not at all, creating the folders on the way.
+pub fn copy(from: &Path, to: &Path) -> Result<(), WriteError> {
+    let mut source = File::open(from).map_err(at(from))?;
+    write_atomic_with(to, |file| io::copy(&mut source, file).map(drop))
+}
+
 /// Opens `path` for appending whole lines (a log), creating it and its folders.
 pub fn open_log(path: &Path) -> Result<File, WriteError> {
     if let Some(folder) = path.parent() {

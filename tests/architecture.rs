@@ -12,9 +12,9 @@ use crate::support::source::{Source, code_only, names_after, program, root, sour
 /// The modules of `src/`, each with its floor. A module may use its own floor and those below.
 const FLOORS: [(&str, u32); 12] = [
     ("fsx", 0),
+    ("data", 1),
     ("distill", 1),
     ("config", 2),
-    ("data", 2),
     ("weights", 2),
     ("report", 2),
     ("eval", 3),

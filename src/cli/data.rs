@@ -1,15 +1,16 @@
 //! `ckd-det data`: make, check and convert data sets.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 
-use super::{Context, say};
-use crate::data::synth::{self, Outcome, Split, SynthConfig};
-use crate::data::voc;
-use crate::data::{Annotation, ClassIndex, Dataset, MissingImages};
-use crate::fsx;
+use super::{Context, UsageError, say};
+use crate::data::report::Findings;
+use crate::data::synth::{self, Outcome, Split, Synth};
+use crate::data::{
+    Annotation, ClassIndex, DataKind, Dataset, Instances, MissingImages, SplitFiles, convert, voc,
+};
 
 /// Broken images named by `data check --decode`.
 const NAMED: usize = 20;
@@ -26,9 +27,9 @@ pub struct Args {
 enum Action {
     /// Draw a synthetic data set in COCO format; does nothing where it is there already
     Synth(SynthArgs),
-    /// Check a COCO data set: what it holds, what is odd, what is broken
+    /// Check a data set: what it holds, what is odd, what is broken
     Check(CheckArgs),
-    /// Convert another format to COCO's
+    /// Convert a data set to another format: COCO, YOLO, Pascal VOC
     Convert(ConvertArgs),
 }
 
@@ -60,42 +61,109 @@ struct SynthArgs {
     max_objects: usize,
 }
 
+/// A split of a data set on the disk.
 #[derive(Debug, clap::Args)]
-struct CheckArgs {
-    /// COCO's instances_*.json
+struct SourceArgs {
+    /// coco: the instances_*.json
     #[arg(long, value_name = "FILE")]
-    annotations: PathBuf,
-    /// The folder of the images
+    annotations: Option<PathBuf>,
+    /// coco: the folder of the images
     #[arg(long, value_name = "DIR")]
-    images: PathBuf,
+    images: Option<PathBuf>,
+    /// yolo, voc: the folder of the data set (yolo: or its data.yaml)
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["annotations", "images"])]
+    root: Option<PathBuf>,
+    /// yolo: a key of data.yaml; voc: a list ImageSets/Main/SPLIT.txt, or a folder
+    #[arg(long, value_name = "SPLIT")]
+    split: Option<String>,
+    /// voc: class names in the order of their ids [default: labelmap.txt's, else all there are, sorted]
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    classes: Option<Vec<String>>,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckd-det data check --annotations instances_val2017.json --images val2017
+  ckd-det data check --format yolo --root coco8 --split val --decode
+  ckd-det data check --format voc --root VOCdevkit/VOC2007 --split trainval")]
+struct CheckArgs {
+    /// The format that is there
+    #[arg(long, value_name = "FORMAT", default_value = "coco")]
+    format: Format,
+    #[command(flatten)]
+    source: SourceArgs,
     /// Decode every image as well
     #[arg(long)]
     decode: bool,
 }
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  ckd-det data convert --from voc --root VOC2007 --split train --out instances_train.json
+  ckd-det data convert --from coco --annotations instances_val.json --images val --to yolo --split val --out yolo
+  ckd-det data convert --from yolo --root coco8 --split train --to voc --out voc")]
 struct ConvertArgs {
     /// The format that is there
     #[arg(long, value_name = "FORMAT")]
     from: Format,
-    /// The folder of the data set
-    #[arg(long, value_name = "DIR")]
-    root: PathBuf,
-    /// The list to convert: ImageSets/Main/SPLIT.txt
-    #[arg(long, value_name = "SPLIT")]
-    split: String,
-    /// The COCO file to write
-    #[arg(long, value_name = "FILE")]
+    /// The format to write
+    #[arg(long, value_name = "FORMAT", default_value = "coco")]
+    to: Format,
+    #[command(flatten)]
+    source: SourceArgs,
+    /// The COCO file to write, or the folder of the YOLO or VOC data set to add the split to
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
-    /// Class names in the order of their ids [default: all there are, sorted]
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
-    classes: Option<Vec<String>>,
 }
 
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Format {
-    /// Pascal VOC: Annotations, ImageSets/Main, JPEGImages
+    /// COCO: an instances_*.json and a folder of images
+    Coco,
+    /// YOLO: data.yaml, images, labels
+    Yolo,
+    /// Pascal VOC: Annotations, ImageSets/Main, JPEGImages; or XML files beside the images
     Voc,
+}
+
+impl Format {
+    fn kind(self) -> DataKind {
+        match self {
+            Self::Coco => DataKind::Coco,
+            Self::Yolo => DataKind::Yolo,
+            Self::Voc => DataKind::Voc,
+        }
+    }
+}
+
+impl SourceArgs {
+    /// The files of the split; the error says which options are missing.
+    fn files(&self, format: Format) -> anyhow::Result<SplitFiles> {
+        let missing = |options: &str| {
+            let word = format.kind().word();
+            UsageError(format!("a data set of format {word} is named by {options}"))
+        };
+        if self.classes.is_some() && format != Format::Voc {
+            return Err(UsageError(
+                "--classes is for voc alone; the other formats name their classes".to_owned(),
+            )
+            .into());
+        }
+        match (format, &self.annotations, &self.images, &self.root, &self.split) {
+            (Format::Coco, Some(annotations), Some(images), None, _) => {
+                Ok(SplitFiles::coco(annotations, images))
+            }
+            (Format::Coco, ..) => Err(missing("--annotations FILE and --images DIR").into()),
+            (Format::Yolo, None, None, Some(root), Some(split)) => Ok(SplitFiles::yolo(root, split)),
+            (Format::Voc, None, None, Some(root), Some(split)) => {
+                let classes = self.classes.clone().map_or(voc::Classes::Found, voc::Classes::Listed);
+                Ok(SplitFiles::voc(root, split, classes))
+            }
+            _ => Err(missing("--root DIR and --split SPLIT").into()),
+        }
+    }
 }
 
 /// Does what is asked for.
@@ -108,7 +176,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn make(args: &SynthArgs, context: &Context) -> anyhow::Result<()> {
-    let config = SynthConfig {
+    let config = Synth {
         images_train: args.images_train,
         images_val: args.images_val,
         image_size_px: args.size,
@@ -133,7 +201,8 @@ fn make(args: &SynthArgs, context: &Context) -> anyhow::Result<()> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let (dataset, report) = Dataset::load(&args.annotations, &args.images, MissingImages::Error)?;
+    let (instances, images) = args.source.files(args.format)?.open()?;
+    let (dataset, report) = Dataset::new(&instances, &images, MissingImages::Error)?;
     say(report.to_string())?;
     say_classes(&dataset)?;
     say_sizes(&dataset)?;
@@ -197,13 +266,38 @@ fn decode_all(dataset: &Dataset) -> anyhow::Result<()> {
 }
 
 fn convert(args: &ConvertArgs, context: &Context) -> anyhow::Result<()> {
-    let classes = args.classes.clone().map_or(voc::Classes::Found, voc::Classes::Listed);
-    let (instances, report) = match args.from {
-        Format::Voc => voc::convert(&args.root, &args.split, &classes)?,
+    let ConvertArgs { source, to, out, .. } = args;
+    let split = match (to, &source.split) {
+        (Format::Coco, _) => "",
+        (_, Some(split)) => split,
+        (_, None) => return Err(UsageError("--split SPLIT names the split to write".to_owned()).into()),
     };
-    fsx::write_atomic(&args.out, &instances.to_json()).context("the conversion is done but not saved")?;
+    let (instances, images) = source.files(args.from)?.open()?;
+    let instances = match to {
+        // A file without sizes is fine for COCO's readers; the others need them.
+        Format::Coco => instances,
+        Format::Yolo | Format::Voc => instances.with_sizes(&images)?,
+    };
+    let left_out = convert::write(&instances, &images, to.kind(), out, split)
+        .context("the data set is read but not converted")?;
     if !context.quiet {
-        say(format!("{}: {report}", args.out.display()))?;
+        say(told(&instances, left_out, out))?;
     }
     Ok(())
+}
+
+fn told(instances: &Instances, left_out: usize, out: &Path) -> String {
+    let (images, boxes) = (instances.images.len(), instances.annotations.len());
+    let ignored = instances.annotations.iter().filter(|row| row.ignore).count();
+    let mut text = format!("{}: {images} images, {boxes} boxes", out.display());
+    if ignored > 0 {
+        text.push_str(&format!(", of which {ignored} to be ignored (VOC's difficult)"));
+    }
+    if left_out > 0 {
+        text.push_str(&format!(
+            "\n  {left_out} crowd regions and boxes to be ignored left out: the format has no form for them"
+        ));
+    }
+    let findings: &Findings = instances.findings();
+    text + &findings.to_string()
 }

@@ -9,6 +9,7 @@ use ckd_kernels::Simd;
 use super::machine::{field, mebibytes};
 use super::{Context, say};
 use crate::config::{Config, DataKind, Document, Loaded, list};
+use crate::data::synth::Split;
 use crate::fsx;
 
 /// Arguments of `doctor`.
@@ -117,13 +118,14 @@ fn inputs() -> anyhow::Result<()> {
 fn needed(loaded: &Loaded<Config>) -> Vec<(PathBuf, &'static str)> {
     let Config { data, teacher, student, .. } = &loaded.config;
     let mut needed = Vec::new();
-    if data.kind == DataKind::Coco {
+    if data.kind != DataKind::Synth {
         let advice = "unpack the data set there, or give another folder with --set data.root=FOLDER";
         needed.push((data.root.clone(), advice));
-        if loaded.resolve(&data.root).exists() {
-            let parts =
-                [&data.train_images, &data.train_annotations, &data.val_images, &data.val_annotations];
-            needed.extend(parts.map(|part| (data.root.join(part), "the data set is not complete")));
+        let root = loaded.resolve(&data.root);
+        if root.exists() {
+            let files = [Split::Train, Split::Val].map(|split| data.files(&root, split));
+            let parts = files.into_iter().flat_map(|files| [files.images, files.annotations]);
+            needed.extend(parts.map(|part| (part, "the data set is not complete")));
         }
     }
     let teacher = teacher.as_ref().map(|teacher| (&teacher.network, &teacher.weights));

@@ -8,9 +8,10 @@ use clap::ArgGroup;
 use super::model::ModelArgs;
 use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::Loaded;
+use crate::data::SplitFiles;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_all, score};
-use crate::engine::detect::sources::{DataPaths, LoadedSplit, SplitPaths};
+use crate::engine::detect::sources::{DataPaths, LoadedSplit};
 use crate::engine::{EngineError, classes};
 use crate::fsx;
 use crate::weights::WeightsFile;
@@ -88,14 +89,14 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
-    let mut found: Option<(LoadedSplit, SplitPaths)> = None;
-    let paths_of = |config: &crate::config::Config| -> anyhow::Result<(LoadedSplit, SplitPaths)> {
+    let mut found: Option<(LoadedSplit, SplitFiles)> = None;
+    let paths_of = |config: &crate::config::Config| -> anyhow::Result<(LoadedSplit, SplitFiles)> {
         let mut config = config.clone();
         if let Some(root) = &args.data_root {
             config.data.root.clone_from(root);
         }
         let val = DataPaths::find_val(&Loaded::of_weights(config))?;
-        Ok((val.load()?, val))
+        Ok((LoadedSplit::open(&val)?, val))
     };
     let model = args.model.open(&context.device, |config| {
         let (split, paths) = paths_of(config)?;

@@ -6,8 +6,7 @@ use image::RgbImage;
 
 use super::dataset::{Dataset, Image, ImageId};
 use super::decode::DecodeError;
-use super::transform::{Flip, Placement, ResizeRule};
-use crate::config::Resize;
+use super::transform::{Flip, Placement, Resize, ResizeRule};
 
 /// Images of one step, resized and padded to a common size, with what is to be found in them.
 #[derive(Debug, Clone, PartialEq)]

@@ -26,12 +26,13 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use image::{DynamicImage, RgbImage};
+use image::RgbImage;
 use rayon::prelude::*;
 
 use super::coco;
 use super::decode::{self, DecodeError};
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, InstancesError};
+use super::pixels::Pixels;
 use super::report::{FindingKind, LoadReport};
 
 /// A box side below this, in pixels, is no side: it would vanish in f32 arithmetic.
@@ -171,23 +172,23 @@ pub struct Dataset {
     /// The classes.
     pub categories: CategoryMap,
     annotations: Vec<Vec<Annotation>>,
-    pixels: Pixels,
+    pixels: Store,
 }
 
 /// Where the pixels of a data set come from.
 #[derive(Clone)]
-enum Pixels {
+enum Store {
     /// The images' files.
     Files,
     /// A function of the image's index.
-    Given(Arc<PixelsOf>),
+    Given(Arc<RgbOf>),
 }
 
 /// The pixels of the image at an index.
-type PixelsOf = dyn Fn(usize) -> Result<DynamicImage, BoxError> + Send + Sync;
+type RgbOf = dyn Fn(usize) -> Result<RgbImage, BoxError> + Send + Sync;
 
 /// An error of a caller's own function.
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Dataset {
     /// Reads `annotations` (COCO `instances_*.json`) of the images in the folder `images`.
@@ -216,34 +217,43 @@ impl Dataset {
         let mut report = report_on(instances);
         let categories = categories(instances, &mut report)?;
         let (entries, skipped) = present(instances, folder, missing, &mut report)?;
-        let entries = sized(instances, entries, folder, &mut report)?;
-        let set = Self::of(entries, categories, Pixels::Files);
+        let sizes = instances.sizes_of_files(&entries, folder)?;
+        let mut images = Vec::with_capacity(entries.len());
+        for (entry, size) in entries.into_iter().zip(sizes) {
+            let mut image = image_of(entry, folder.join(&entry.file_name));
+            if let Some(size) = size {
+                report.findings.found(FindingKind::SizeFromFile, entry.id);
+                (image.width, image.height) = size;
+            }
+            images.push(image);
+        }
+        let set = Self::of(images, categories, Store::Files);
         set.with_boxes(instances, &skipped, report)
     }
 
     /// The data set of `instances`, whose images are made by a function: image `i` of
-    /// `instances.images` is `pixels(i)`, as wide and high as the entry says.
+    /// `instances.images` is `pixels(i)`, as wide and high as the entry says: an image of the `image` crate, or an array
+    /// (height, width, 3) of `ndarray`.
     ///
     /// The loader calls the function from several threads at once, anew in every epoch.
     ///
     /// ```
     /// use ckd_det::data::{Dataset, Instances};
-    /// use image::{DynamicImage, RgbImage};
+    /// use image::RgbImage;
     ///
-    /// let mut set = Instances::of_classes(["square"]);
-    /// let bbox = ndarray::array![[8.0, 8.0, 16.0, 16.0]]; // x, y, width, height
-    /// set.push_image("frame 0", (32, 32), bbox.view(), &[0])?;
-    /// let draw = |_index: usize| Ok(DynamicImage::from(RgbImage::new(32, 32)));
-    /// let (dataset, report) = Dataset::with_pixels(&set, draw)?;
-    /// assert_eq!((dataset.images.len(), report.positives), (1, 1));
+    /// let mut set = Instances::of_classes(["square", "disc"]);
+    /// set.push_image("frame 0", (64, 48), [(0, [8.0, 8.0, 16.0, 16.0])]); // x, y, width, height
+    /// set.push_image("frame 1", (64, 48), []);
+    /// let (dataset, report) = Dataset::with_pixels(&set, |_index| Ok(RgbImage::new(64, 48)))?;
+    /// assert_eq!((dataset.images.len(), report.positives), (2, 1));
     /// # Ok::<(), ckd_det::data::DataError>(())
     /// ```
     ///
     /// # Errors
     /// If the instances contradict themselves, or do not say an image's size.
-    pub fn with_pixels(
+    pub fn with_pixels<P: Pixels>(
         instances: &Instances,
-        pixels: impl Fn(usize) -> Result<DynamicImage, BoxError> + Send + Sync + 'static,
+        pixels: impl Fn(usize) -> Result<P, BoxError> + Send + Sync + 'static,
     ) -> Result<(Self, LoadReport), InstancesError> {
         let mut report = report_on(instances);
         let categories = categories(instances, &mut report)?;
@@ -255,7 +265,8 @@ impl Dataset {
                 format!("image {id} ({file_name}) is {width}x{height} pixels; give the size it will have");
             return Err(instances.content(problem));
         }
-        let set = Self::of(entries, categories, Pixels::Given(Arc::new(pixels)));
+        let rgb = move |index| Ok(pixels(index)?.rgb()?.into_owned());
+        let set = Self::of(entries, categories, Store::Given(Arc::new(rgb)));
         set.with_boxes(instances, &BTreeSet::new(), report)
     }
 
@@ -269,7 +280,7 @@ impl Dataset {
         annotations: Vec<Vec<Annotation>>,
     ) -> Self {
         assert_eq!(images.len(), annotations.len(), "one list of annotations per image");
-        Self { images, categories, annotations, pixels: Pixels::Files }
+        Self { images, categories, annotations, pixels: Store::Files }
     }
 
     /// The annotations of the image at index `image`, crowd and ignored ones included.
@@ -284,20 +295,20 @@ impl Dataset {
     pub fn pixels(&self, image: usize) -> Result<RgbImage, DecodeError> {
         let Image { width, height, path, .. } = &self.images[image];
         match &self.pixels {
-            Pixels::Files => decode::read_annotated(path, *width, *height),
-            Pixels::Given(pixels) => {
+            Store::Files => decode::read_annotated(path, *width, *height),
+            Store::Given(pixels) => {
                 let given = pixels(image)
                     .map_err(|source| DecodeError::Given { image: path.display().to_string(), source })?;
                 let (decoded, annotated) = ((given.width(), given.height()), (*width, *height));
                 match decoded == annotated {
-                    true => Ok(given.into_rgb8()),
+                    true => Ok(given),
                     false => Err(DecodeError::SizeDiffers { path: path.clone(), decoded, annotated }),
                 }
             }
         }
     }
 
-    fn of(images: Vec<Image>, categories: CategoryMap, pixels: Pixels) -> Self {
+    fn of(images: Vec<Image>, categories: CategoryMap, pixels: Store) -> Self {
         Self { annotations: vec![Vec::new(); images.len()], images, categories, pixels }
     }
 
@@ -433,34 +444,6 @@ fn present<'a>(
     Ok((kept, skipped))
 }
 
-/// The images with the sizes that the annotations say, else with those of their files.
-fn sized(
-    instances: &Instances,
-    entries: Vec<&ImageEntry>,
-    folder: &Path,
-    report: &mut LoadReport,
-) -> Result<Vec<Image>, InstancesError> {
-    let images: Vec<(Image, bool)> = entries
-        .into_par_iter()
-        .map(|entry| {
-            let mut image = image_of(entry, folder.join(&entry.file_name));
-            let says_nothing = entry.width == 0 || entry.height == 0;
-            if says_nothing {
-                (image.width, image.height) = decode::size(&image.path).map_err(|error| {
-                    let ImageEntry { id, file_name, width, height } = entry;
-                    instances.content(format!(
-                        "image {id} ({file_name}) is {width}x{height} pixels, and its file does not say better; correct its size: {error}"
-                    ))
-                })?;
-            }
-            Ok((image, says_nothing))
-        })
-        .collect::<Result<_, InstancesError>>()?;
-    let of_file = images.iter().filter(|(_, of_file)| *of_file);
-    of_file.for_each(|(image, _)| report.findings.found(FindingKind::SizeFromFile, image.id.0));
-    Ok(images.into_iter().map(|(image, _)| image).collect())
-}
-
 fn image_of(entry: &ImageEntry, path: impl AsRef<Path>) -> Image {
     let ImageEntry { id, file_name, width, height } = entry.clone();
     Image { id: ImageId(id), file_name, width, height, path: path.as_ref().to_owned() }
@@ -493,7 +476,7 @@ fn trouble(annotation: &Annotation, image: &Image) -> Option<FindingKind> {
     (overshoot >= 1.0).then_some(FindingKind::Clipped)
 }
 
-impl fmt::Debug for Pixels {
+impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Files => "Files",
@@ -502,7 +485,7 @@ impl fmt::Debug for Pixels {
     }
 }
 
-impl PartialEq for Pixels {
+impl PartialEq for Store {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Files, Self::Files) => true,

@@ -7,7 +7,8 @@
 //! A file that is cut short is an error: JPEG decoders fill the missing part with grey, which would
 //! train on nothing without a word, so the JPEG markers are walked to the end-of-image marker first.
 
-use std::io::{self, Cursor};
+use std::fs::File;
+use std::io::{self, Cursor, Read as _};
 use std::path::{Path, PathBuf};
 
 use image::metadata::Orientation;
@@ -96,8 +97,21 @@ pub fn read_annotated(path: &Path, width: u32, height: u32) -> Result<RgbImage, 
 
 /// (width, height) of an image file, upright, from its header alone.
 pub fn size(path: &Path) -> Result<(u32, u32), DecodeError> {
-    let bytes = load(path)?;
-    let mut decoder = open(path, &bytes)?.1;
+    let read = |source| DecodeError::Read { path: path.to_owned(), source };
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head)).map_err(read)?;
+    // A header behind more than that of metadata is rare, and a head that ends within it is an error.
+    size_of(path, &head).or_else(|error| match head.len() as u64 == HEAD {
+        true => size_of(path, &load(path)?),
+        false => Err(error),
+    })
+}
+
+/// Bytes that hold the header of nearly every image.
+const HEAD: u64 = 1 << 17;
+
+fn size_of(path: &Path, bytes: &[u8]) -> Result<(u32, u32), DecodeError> {
+    let mut decoder = open(path, bytes)?.1;
     let orientation = decoder.orientation().map_err(broken(path))?;
     Ok(upright(decoder.dimensions(), orientation))
 }

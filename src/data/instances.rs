@@ -1,8 +1,12 @@
 //! Boxes of a data set in their neutral form: what every format is read into, once, and what training,
 //! checking, evaluation and conversion all start from.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
+use super::decode;
 use super::report::{FindingKind, Findings};
 
 /// Images, annotated boxes and categories of one split, with the numbers that its files have.
@@ -118,6 +122,63 @@ impl Instances {
         Self { images, annotations, categories, origin, findings: Findings::default() }
     }
 
+    /// A set without images, of the classes 0, 1, ... in this order; their category ids are 1, 2, ...
+    pub fn of_classes<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        let categories = (1..).zip(names).map(|(id, name)| CategoryEntry { id, name: name.into() });
+        Self::new(Vec::new(), Vec::new(), categories.collect())
+    }
+
+    /// Adds an image of (width, height) with its objects, each a class and `[x, y, width, height]` in pixels. Gives the
+    /// image's id: 1 for the first, then 2, ...
+    ///
+    /// A class that the set does not have is found when a data set is made of it.
+    pub fn push_image(
+        &mut self,
+        name: &str,
+        (width, height): (u32, u32),
+        objects: impl IntoIterator<Item = (u32, [f64; 4])>,
+    ) -> u64 {
+        let id = self.images.len() as u64 + 1;
+        self.images.push(ImageEntry { id, file_name: name.to_owned(), width, height });
+        for (class, bbox) in objects {
+            self.annotations.push(AnnotationEntry {
+                id: self.annotations.len() as u64 + 1,
+                image_id: id,
+                category_id: u64::from(class) + 1,
+                bbox,
+                area: None,
+                iscrowd: false,
+                ignore: false,
+            });
+        }
+        id
+    }
+
+    /// Adds an image with the boxes and classes of arrays, as [`push_image`](Self::push_image) does.
+    ///
+    /// # Shapes
+    /// `boxes`: (objects, 4), a row `x, y, width, height`; `classes`: (objects).
+    ///
+    /// # Errors
+    /// If the shapes do not fit each other.
+    #[cfg(feature = "ndarray")]
+    pub fn push_arrays(
+        &mut self,
+        name: &str,
+        size: (u32, u32),
+        boxes: ndarray::ArrayView2<'_, f64>,
+        classes: ndarray::ArrayView1<'_, u32>,
+    ) -> Result<u64, InstancesError> {
+        if boxes.dim() != (classes.len(), 4) {
+            let (shape, classes) = (boxes.shape(), classes.len());
+            return Err(self.content(format!(
+                "{name}: an array of boxes {shape:?} for {classes} classes; give one row of 4 numbers a class"
+            )));
+        }
+        let rows = boxes.rows().into_iter().map(|row| [row[0], row[1], row[2], row[3]]);
+        Ok(self.push_image(name, size, classes.iter().copied().zip(rows)))
+    }
+
     /// The same set, read from `origin` with these findings.
     pub(super) fn read_from(self, origin: &Path, findings: Findings) -> Self {
         Self { origin: origin.to_owned(), findings, ..self }
@@ -138,10 +199,64 @@ impl Instances {
         self.findings.count_of(FindingKind::RepeatedAnnotation)
     }
 
+    /// The set with the sizes of its images' files in `folder` where it does not say them.
+    ///
+    /// # Errors
+    /// If such a file cannot be opened.
+    pub fn with_sizes(mut self, folder: &Path) -> Result<Self, InstancesError> {
+        let sizes = self.sizes_of_files(&self.images.iter().collect::<Vec<_>>(), folder)?;
+        for (image, size) in self.images.iter_mut().zip(sizes) {
+            if let Some(size) = size {
+                self.findings.found(FindingKind::SizeFromFile, image.id);
+                (image.width, image.height) = size;
+            }
+        }
+        Ok(self)
+    }
+
+    /// The (width, height) of each file whose entry does not say them.
+    pub(super) fn sizes_of_files(
+        &self,
+        images: &[&ImageEntry],
+        folder: &Path,
+    ) -> Result<Vec<Option<(u32, u32)>>, InstancesError> {
+        let of_file = |image: &&ImageEntry| {
+            let ImageEntry { id, file_name, width, height } = image;
+            if *width > 0 && *height > 0 {
+                return Ok(None);
+            }
+            decode::size(&folder.join(file_name)).map(Some).map_err(|error| {
+                self.content(format!(
+                    "image {id} ({file_name}) is {width}x{height} pixels, and its file does not say better; correct its size: {error}"
+                ))
+            })
+        };
+        images.par_iter().map(of_file).collect()
+    }
+
     /// An error about its content.
     pub(super) fn content(&self, problem: String) -> InstancesError {
         InstancesError::Content { path: self.origin.clone(), problem }
     }
+}
+
+/// Ids of images: for each the number made of the digits of its name, or, where that is not unique, 1, 2, ...
+pub(super) fn ids_of(names: &[String]) -> Vec<u64> {
+    let digits = |name: &String| name.chars().filter(char::is_ascii_digit).collect::<String>().parse().ok();
+    let numbers: Option<Vec<u64>> = names.iter().map(digits).collect();
+    match numbers {
+        Some(numbers) if numbers.iter().collect::<BTreeSet<_>>().len() == names.len() => numbers,
+        _ => (1..=names.len() as u64).collect(),
+    }
+}
+
+/// A coordinate in pixels freed of rounding: the multiple of 1/1000 pixel that it lies within 1e-9 of, if there is one.
+///
+/// Sums and products of coordinates as other formats keep them then give back the very box.
+pub(super) fn snapped(pixels: f64) -> f64 {
+    let near = (pixels * 1000.0).round() / 1000.0;
+    // No negative zero.
+    if (near - pixels).abs() < 1e-9 { near + 0.0 } else { pixels }
 }
 
 impl PartialEq for Instances {

@@ -20,8 +20,7 @@ use super::DataError;
 use super::batch::{Batch, Item};
 use super::dataset::Dataset;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
-use super::transform::{Flip, ResizeRule};
-use crate::config::Resize;
+use super::transform::{Flip, Resize, ResizeRule};
 
 /// What the batches are for.
 #[derive(Debug, Clone, PartialEq)]

@@ -25,20 +25,25 @@ mod auto_augment;
 pub mod batch;
 pub mod cifar;
 pub mod coco;
+pub mod convert;
 pub mod dataset;
 pub mod decode;
 pub mod draws;
 pub mod image_folder;
+pub mod input;
 pub mod instances;
 pub mod label_order;
 pub mod labelled;
 pub mod loader;
+pub mod open;
+pub mod pixels;
 pub mod report;
 pub mod sampler;
 pub mod stl10;
 pub mod synth;
 pub mod transform;
 pub mod voc;
+pub mod yolo;
 
 use std::path::PathBuf;
 
@@ -47,6 +52,7 @@ pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Imag
 pub use instances::{Instances, InstancesError};
 pub use labelled::{Labelled, LabelledBatch, LabelledError, LabelledImages};
 pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};
+pub use open::{Data, DataKind, SplitFiles};
 pub use report::{FindingKind, LoadReport};
 pub use sampler::Grouping;
 
@@ -56,6 +62,18 @@ pub enum DataError {
     /// The annotations could not be used.
     #[error(transparent)]
     Instances(#[from] InstancesError),
+    /// A VOC folder could not be used.
+    #[error(transparent)]
+    Voc(#[from] voc::VocError),
+    /// A YOLO data set could not be used.
+    #[error(transparent)]
+    Yolo(#[from] yolo::YoloError),
+    /// There is nothing to learn from.
+    #[error("{}: none of its boxes can be learned from, so nothing would be trained:\n{report}", report.path.display())]
+    NoBoxes {
+        /// Counts, and the findings that cost the boxes.
+        report: Box<LoadReport>,
+    },
     /// An image could not be used.
     #[error(transparent)]
     Decode(#[from] decode::DecodeError),

@@ -20,6 +20,8 @@ pub enum FindingKind {
     Outside,
     /// A box without a size, or not a number: dropped.
     NoSize,
+    /// An image with a box without a size: the box is dropped.
+    NoSizeIn,
     /// An annotation listed twice: dropped.
     RepeatedAnnotation,
     /// An annotation id that several boxes have: renumbered.
@@ -143,6 +145,7 @@ impl fmt::Display for Finding {
             FindingKind::Clipped => "boxes reaching outside their image clipped: annotation",
             FindingKind::Outside => "boxes entirely outside their image dropped: annotation",
             FindingKind::NoSize => "boxes without a size dropped: annotation",
+            FindingKind::NoSizeIn => "boxes without a size dropped: in image",
             FindingKind::RepeatedAnnotation => "annotations listed twice dropped: annotation",
             FindingKind::SharedId => "boxes with the id of another box renumbered: annotation",
             FindingKind::NoId => "annotations without an id numbered: annotation",

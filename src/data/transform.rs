@@ -9,9 +9,19 @@
 
 use ckd_kernels::antialias::resize_antialiased;
 use ckd_kernels::resample::{self, Columns, ROW_SLACK, Tap};
+use ckd_settings::choices;
 use image::RgbImage;
 
-use crate::config::Resize;
+choices! {
+    /// How an image's pixels are resampled, and how its new size is rounded.
+    pub enum Resize {
+        /// torchvision's: bilinear of two neighbours in f32, no antialiasing; sizes are rounded down.
+        Bilinear = "bilinear",
+        /// Detectron2's, by Pillow: bilinear over all pixels that an output pixel covers, in 8 bits; sizes are
+        /// rounded to the nearest.
+        PilBilinear = "pil_bilinear",
+    }
+}
 
 /// How large an image becomes: its short side is brought to `short_side_px`, unless its long side
 /// would then exceed `long_side_max_px`.

@@ -15,7 +15,6 @@ pub mod detector;
 pub mod logits;
 pub mod onnx;
 pub mod pictures;
-pub mod pixels;
 pub mod proof;
 pub mod samples;
 pub mod student;

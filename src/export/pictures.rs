@@ -12,10 +12,10 @@ use rand_chacha::ChaCha8Rng;
 use super::proof::ImagesFound;
 use super::{CalibrationGap, ExportError, Result};
 use crate::config::{Config, Loaded};
-use crate::data::{CategoryMap, DataError, Dataset};
+use crate::data::{CategoryMap, DataError, Dataset, SplitFiles};
 use crate::engine::EngineError;
 use crate::engine::detect::evaluate::{Evaluation, score, to_coco};
-use crate::engine::detect::sources::{DataPaths, LoadedSplit, SplitPaths};
+use crate::engine::detect::sources::{DataPaths, LoadedSplit};
 use crate::eval::{Detection, GroundTruth};
 
 /// Pictures that are drawn where there is no data: (height, width).
@@ -32,7 +32,7 @@ pub enum Pictures {
         /// Their boxes, to measure by.
         truth: Arc<GroundTruth>,
         /// Their files.
-        paths: SplitPaths,
+        paths: SplitFiles,
         /// The chosen ones.
         range: Range<usize>,
     },
@@ -60,7 +60,7 @@ impl Pictures {
     pub fn find(config: &Config, data_root: Option<&Path>, count: usize) -> Result<Self> {
         match DataPaths::find_val(&loaded(config, data_root)) {
             Ok(paths) => {
-                let LoadedSplit { dataset, truth, .. } = paths.load()?;
+                let LoadedSplit { dataset, truth, .. } = LoadedSplit::open(&paths)?;
                 let range = 0..count.min(dataset.images.len());
                 Ok(Self::Validation { dataset, truth, paths, range })
             }
@@ -89,8 +89,8 @@ impl Pictures {
             }
         };
         let train = DataPaths::of(&loaded(config, data_root)).train;
-        if train.annotations.exists() && train.images.exists() {
-            let dataset = train.load()?.dataset;
+        if train.exist() {
+            let dataset = LoadedSplit::open(&train)?.dataset;
             let range = 0..count.min(dataset.images.len());
             if !range.is_empty() {
                 let description = format!("{} images of {}", range.len(), train.annotations.display());
@@ -162,8 +162,7 @@ impl Found {
 
 /// BLAKE3 of the training annotations, if they are there.
 pub(super) fn data_hash(config: &Config, data_root: Option<&Path>) -> Option<String> {
-    let annotations = DataPaths::of(&loaded(config, data_root)).train.annotations;
-    Some(blake3::hash(&std::fs::read(annotations).ok()?).to_hex().to_string())
+    DataPaths::of(&loaded(config, data_root)).train.blake3()
 }
 
 fn loaded(config: &Config, data_root: Option<&Path>) -> Loaded<Config> {

@@ -9,8 +9,8 @@ use ckd_detectors::Detector;
 use ckd_detectors::postprocess::Detections;
 use image::RgbImage;
 
-use super::pixels::{Pixels, PixelsError};
 use crate::config::Config;
+use crate::data::pixels::{Pixels, PixelsError};
 use crate::engine::EngineError;
 use crate::engine::detect::build;
 use crate::engine::detect::evaluate::detect_images;

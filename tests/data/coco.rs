@@ -214,7 +214,7 @@ fn what_is_written_reads_back() {
     ]);
     let (_folder, file) = folder(&instances(&boxes));
     let read = coco::read(&file).unwrap();
-    let text = String::from_utf8(read.to_json()).unwrap();
+    let text = String::from_utf8(coco::to_json(&read)).unwrap();
     assert!(text.contains(r#""iscrowd":1"#) && text.contains(r#""iscrowd":0,"ignore":1"#), "{text}");
     fs::write(&file, &text).unwrap();
     assert_eq!(coco::read(&file).unwrap(), read);

@@ -317,7 +317,7 @@ proptest! {
             let ids: std::collections::BTreeSet<u64> = instances.annotations.iter().map(|row| row.id).collect();
             prop_assert_eq!(ids.len(), instances.annotations.len(), "ids are unique once they are read");
             let _ = GroundTruth::of(&instances);
-            let again = coco::parse(&instances.to_json(), Path::new("again.json")).unwrap();
+            let again = coco::parse(&coco::to_json(&instances), Path::new("again.json")).unwrap();
             prop_assert_eq!(again.annotations.len(), instances.annotations.len());
         }
     }

@@ -3,6 +3,7 @@
 mod coco;
 mod decode;
 mod exporters;
+mod formats;
 mod loader;
 mod real;
 mod synth;

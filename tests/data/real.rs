@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ckd_det::config::Resize;
-use ckd_det::data::voc::{Classes, convert};
+use ckd_det::data::voc::{self, Classes};
 use ckd_det::data::{
     Dataset, FindingKind, Loader, LoaderConfig, MissingImages, Position, Purpose, coco, decode,
 };
@@ -80,16 +80,18 @@ fn bccd_converted_from_voc_equals_its_coco_form() {
     let root = real::unpacked("bccd", folder.path());
     let classes = Classes::Listed(["RBC", "WBC", "Platelets"].map(str::to_owned).to_vec());
     for (split, boxes, without_size) in [("train", 2804, 1), ("val", 1137, 1), ("test", 945, 0)] {
-        let (converted, report) = convert(&root, split, &classes).unwrap();
+        let converted = voc::read(&root, split, &classes).unwrap();
         let mut published = coco::read(&root.join(format!("coco/instances_{split}.json"))).unwrap();
         // It numbers its annotations through all splits.
         for (id, annotation) in (1..).zip(&mut published.annotations) {
             annotation.id = id;
         }
         assert!(converted == published, "{split}");
-        assert_eq!((report.boxes, report.without_size.len(), report.difficult), (boxes, without_size, 0));
+        assert_eq!(converted.annotations.len(), boxes);
+        assert!(converted.annotations.iter().all(|row| !row.ignore));
+        assert_eq!(converted.findings().count_of(FindingKind::NoSizeIn), without_size);
     }
-    let (found, _) = convert(&root, "val", &Classes::Found).unwrap();
+    let found = voc::read(&root, "val", &Classes::Found).unwrap();
     let names: Vec<&str> = found.categories.iter().map(|category| category.name.as_str()).collect();
     assert_eq!(names, ["Platelets", "RBC", "WBC"]);
 }

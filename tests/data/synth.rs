@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use ckd_det::data::synth::{Outcome, Split, SynthConfig, SynthError, generate};
+use ckd_det::data::synth::{Outcome, Split, Synth, SynthError, generate};
 use ckd_det::data::{Dataset, MissingImages};
 
-fn config() -> SynthConfig {
-    SynthConfig {
+fn config() -> Synth {
+    Synth {
         images_train: 6,
         images_val: 3,
         image_size_px: 64,
@@ -80,7 +80,7 @@ fn a_set_that_is_there_is_left_alone_and_a_damaged_one_is_mended() {
 fn another_set_is_never_overwritten() {
     let folder = tempfile::tempdir().unwrap();
     generate(&config(), folder.path()).unwrap();
-    let other = SynthConfig { seed: 12, ..config() };
+    let other = Synth { seed: 12, ..config() };
     let error = generate(&other, folder.path()).unwrap_err();
     assert!(matches!(error, SynthError::OtherSet { .. }));
     assert!(error.to_string().contains("seed 11") && error.to_string().contains("seed 12"), "{error}");
@@ -93,7 +93,7 @@ fn another_set_is_never_overwritten() {
 fn a_larger_set_begins_with_the_smaller_one() {
     let (small, large) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     generate(&config(), small.path()).unwrap();
-    generate(&SynthConfig { images_train: 9, ..config() }, large.path()).unwrap();
+    generate(&Synth { images_train: 9, ..config() }, large.path()).unwrap();
     for number in 1..=6 {
         let name = format!("train/{number:06}.png");
         assert_eq!(fs::read(small.path().join(&name)).unwrap(), fs::read(large.path().join(&name)).unwrap());
@@ -104,14 +104,14 @@ fn a_larger_set_begins_with_the_smaller_one() {
 fn parameters_out_of_range_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     for config in [
-        SynthConfig { images_train: 0, ..config() },
-        SynthConfig { images_val: 0, ..config() },
-        SynthConfig { image_size_px: 31, ..config() },
-        SynthConfig { image_size_px: 4000, ..config() },
-        SynthConfig { classes: 0, ..config() },
-        SynthConfig { classes: 25, ..config() },
-        SynthConfig { min_objects: 7, ..config() },
-        SynthConfig { max_objects: 101, ..config() },
+        Synth { images_train: 0, ..config() },
+        Synth { images_val: 0, ..config() },
+        Synth { image_size_px: 31, ..config() },
+        Synth { image_size_px: 4000, ..config() },
+        Synth { classes: 0, ..config() },
+        Synth { classes: 25, ..config() },
+        Synth { min_objects: 7, ..config() },
+        Synth { max_objects: 101, ..config() },
     ] {
         assert!(matches!(generate(&config, folder.path()), Err(SynthError::Parameter(_))), "{config}");
     }

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
-use ckd_det::data::voc::{Classes, convert};
+use ckd_det::data::FindingKind;
+use ckd_det::data::voc::{Classes, read};
 use image::RgbImage;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 const OBJECTS: &str = "<annotation>
@@ -36,13 +38,13 @@ fn folder() -> TempDir {
 }
 
 fn error(root: &Path, classes: &Classes) -> String {
-    convert(root, "train", classes).unwrap_err().to_string()
+    read(root, "train", classes).unwrap_err().to_string()
 }
 
 #[test]
 fn boxes_classes_and_ids_are_converted() {
     let folder = folder();
-    let (instances, report) = convert(folder.path(), "train", &Classes::Found).unwrap();
+    let instances = read(folder.path(), "train", &Classes::Found).unwrap();
     let images: Vec<_> = instances
         .images
         .iter()
@@ -64,15 +66,19 @@ fn boxes_classes_and_ids_are_converted() {
             (2, 2_007_000_002, 1, [5.0, 5.0, 4.0, 4.0], false),
         ]
     );
-    assert_eq!((report.boxes, report.difficult, report.without_size.len()), (2, 1, 1));
-    assert!(report.to_string().contains("1 boxes without a size dropped: 2007_000002"), "{report}");
+    let findings = instances.findings();
+    assert_eq!(findings.count_of(FindingKind::NoSizeIn), 1);
+    assert!(
+        findings.to_string().contains("1 boxes without a size dropped: in image 2007000002"),
+        "{findings}"
+    );
 }
 
 #[test]
 fn the_classes_can_be_given() {
     let folder = folder();
     let listed = |names: &[&str]| Classes::Listed(names.iter().map(|&name| name.to_owned()).collect());
-    let (instances, _) = convert(folder.path(), "train", &listed(&["dog", "bird", "cat & co"])).unwrap();
+    let instances = read(folder.path(), "train", &listed(&["dog", "bird", "cat & co"])).unwrap();
     assert_eq!(instances.annotations.iter().map(|a| a.category_id).collect::<Vec<_>>(), [1, 3]);
     let error = error(folder.path(), &listed(&["dog"]));
     assert!(error.contains("\"cat & co\" is not among those given: dog"), "{error}");
@@ -103,7 +109,7 @@ fn bad_input_is_refused_with_the_file() {
     assert!(error(root, &Classes::Found).contains("image 2007_000001 of the split has no file"));
     fs::write(root.join("ImageSets/Main/train.txt"), "\n").unwrap();
     assert!(error(root, &Classes::Found).contains("lists no image"));
-    assert!(convert(root, "test", &Classes::Found).unwrap_err().to_string().contains("test.txt"));
+    assert!(read(root, "test", &Classes::Found).unwrap_err().to_string().contains("test.txt"));
 }
 
 #[test]
@@ -115,6 +121,35 @@ fn names_without_distinct_digits_are_numbered() {
         RgbImage::new(4, 4).save(root.join(format!("JPEGImages/{name}.png"))).unwrap();
     }
     fs::write(root.join("ImageSets/Main/val.txt"), "b\na\n").unwrap();
-    let (instances, _) = convert(root, "val", &Classes::Found).unwrap();
+    let instances = read(root, "val", &Classes::Found).unwrap();
     assert_eq!(instances.images.iter().map(|image| image.id).collect::<Vec<_>>(), [1, 2]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_text_makes_the_reader_panic(
+        parts in proptest::collection::vec(proptest::sample::select(vec![
+            "<annotation>", "</annotation>", "<object>", "</object>", "<name>", "</name>", "<bndbox>", "</bndbox>", "<xmin>",
+            "</xmin>", "<size/>", "<width>", "</width>", "1", "-7", "1e300", "nan", "dog", "&amp;", "&#x41;", "&x;", "<![CDATA[",
+            "]]>", "<!--", "-->", "<?xml version=\"1.0\"?>", "<", ">", "\"", " ", "\n",
+        ]), 0..40),
+        bytes in proptest::collection::vec(any::<u8>(), 0..60),
+    ) {
+        let folder = folder();
+        let path = folder.path().join("Annotations/2007_000001.xml");
+        for text in [parts.concat().into_bytes(), bytes] {
+            fs::write(&path, text).unwrap();
+            let _ = read(folder.path(), "train", &Classes::Found);
+        }
+    }
+}
+
+#[test]
+fn elements_that_lie_very_deep_are_refused_at_once() {
+    let folder = folder();
+    let text = format!("<annotation>{}", "<a>".repeat(200_000));
+    fs::write(folder.path().join("Annotations/2007_000001.xml"), text).unwrap();
+    assert!(error(folder.path(), &Classes::Found).contains("deep"));
 }

@@ -6,7 +6,7 @@ use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, choices, section};
 
 use super::check_origin;
-use super::data::Normalization;
+use super::normalization::Normalization;
 use super::run::Run;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 

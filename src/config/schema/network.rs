@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use ckd_settings::{Check, Overlay, choices, section};
 
 use super::check_origin;
-use super::data::{Normalization, Resize};
 use super::detector::{Detector, HeadNorm};
+use super::normalization::Normalization;
+use crate::data::transform::Resize;
 
 choices! {
     /// A residual network (He et al. 2016), or one of depthwise convolutions: in separable pairs (Howard et al.

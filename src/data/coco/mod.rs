@@ -231,14 +231,12 @@ fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
     ))
 }
 
-impl Instances {
-    /// The set as the text of a COCO file.
-    pub fn to_json(&self) -> Vec<u8> {
-        let mut text =
-            serde_json::to_vec(&Written::of(self)).expect("numbers, strings and lists always serialise");
-        text.push(b'\n');
-        text
-    }
+/// A set as the text of a COCO file.
+pub fn to_json(instances: &Instances) -> Vec<u8> {
+    let mut text =
+        serde_json::to_vec(&Written::of(instances)).expect("numbers, strings and lists always serialise");
+    text.push(b'\n');
+    text
 }
 
 /// A COCO file as it is written.

@@ -19,11 +19,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use ckd_settings::{Check, section};
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::{ExtendedColorType, ImageEncoder, RgbImage};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use super::coco;
 use super::draws::Draws;
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances};
 use crate::fsx::{self, WriteError};
@@ -38,23 +41,40 @@ use scene::{Class, SceneSize, Visible};
 /// Raised whenever the same parameters give other pictures.
 const VERSION: u32 = 1;
 
-/// What to generate.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SynthConfig {
-    /// Training images.
-    pub images_train: usize,
-    /// Validation images.
-    pub images_val: usize,
-    /// Width and height of every image in pixels, 32 to 2048.
-    pub image_size_px: u32,
-    /// Classes, 1 to 24.
-    pub classes: usize,
-    /// Objects placed in the emptiest image; 0 is fine. Some may then be hidden, or find no place.
-    pub min_objects: usize,
-    /// Objects placed in the fullest image, at most 100.
-    pub max_objects: usize,
-    /// Another seed, other pictures.
-    pub seed: u64,
+section! {
+    /// A synthetic data set; the same numbers give the same bytes on every machine.
+    pub struct Synth {
+        /// Training images.
+        pub images_train: usize,
+        /// Evaluation images.
+        pub images_val: usize,
+        /// Height and width of every image.
+        pub image_size_px: u32,
+        /// Classes of objects.
+        pub classes: usize,
+        /// Every pixel follows from it.
+        pub seed: u64 = 0,
+        /// Objects in the emptiest image.
+        pub min_objects: usize = 1,
+        /// Objects in the fullest image.
+        pub max_objects: usize = 8,
+    }
+}
+
+impl Synth {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("images_train", self.images_train);
+        check.at_least_one("images_val", self.images_val);
+        check.at_least_one("classes", self.classes);
+        let size = self.image_size_px;
+        check.that(size >= 32, "image_size_px", format!("is {size}"), "objects need at least 32 pixels");
+        check.that(
+            self.min_objects <= self.max_objects,
+            "min_objects",
+            format!("is above max_objects: {} > {}", self.min_objects, self.max_objects),
+            "lower the one or raise the other",
+        );
+    }
 }
 
 /// A split of a set: its name is part of its files' names and of its stream.
@@ -131,21 +151,22 @@ pub enum SynthError {
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     version: u32,
+    /// The parameters by name.
     #[serde(flatten)]
-    config: SynthConfig,
+    config: serde_json::Map<String, Value>,
     /// BLAKE3 of the names and hashes of all files.
     digest: String,
 }
 
 /// Writes the set into the folder `out`, unless it is there already, whole and unchanged.
-pub fn generate(config: &SynthConfig, out: &Path) -> Result<Outcome, SynthError> {
+pub fn generate(config: &Synth, out: &Path) -> Result<Outcome, SynthError> {
     check(config)?;
     if is_there(config, out)? {
         return Ok(Outcome::AlreadyThere);
     }
     let mut files = write_split(config, Split::Train, config.images_train, out)?;
     files.extend(write_split(config, Split::Val, config.images_val, out)?);
-    let manifest = Manifest { version: VERSION, config: config.clone(), digest: digest(&files) };
+    let manifest = Manifest { version: VERSION, config: config.parameters(), digest: digest(&files) };
     let mut text = serde_json::to_vec_pretty(&manifest).expect("numbers and strings always serialise");
     text.push(b'\n');
     fsx::write_atomic(&manifest_path(out), &text)?;
@@ -156,21 +177,19 @@ fn manifest_path(out: &Path) -> PathBuf {
     out.join("synth.json")
 }
 
-fn check(config: &SynthConfig) -> Result<(), SynthError> {
+fn check(config: &Synth) -> Result<(), SynthError> {
     let problem = match *config {
-        SynthConfig { images_train: 0, .. } | SynthConfig { images_val: 0, .. } => {
+        Synth { images_train: 0, .. } | Synth { images_val: 0, .. } => {
             "there must be at least one image for training and one for validation"
         }
-        SynthConfig { images_train, images_val, .. } if images_train.max(images_val) > 999_999 => {
+        Synth { images_train, images_val, .. } if images_train.max(images_val) > 999_999 => {
             "there may be at most 999999 images in a split"
         }
-        SynthConfig { image_size_px, .. } if !(32..=2048).contains(&image_size_px) => {
+        Synth { image_size_px, .. } if !(32..=2048).contains(&image_size_px) => {
             "the size must lie in 32..=2048 pixels"
         }
-        SynthConfig { classes, .. } if !(1..=24).contains(&classes) => {
-            "the number of classes must lie in 1..=24"
-        }
-        SynthConfig { min_objects, max_objects, .. } if min_objects > max_objects || max_objects > 100 => {
+        Synth { classes, .. } if !(1..=24).contains(&classes) => "the number of classes must lie in 1..=24",
+        Synth { min_objects, max_objects, .. } if min_objects > max_objects || max_objects > 100 => {
             "the number of objects must lie in 0..=100, the least not above the most"
         }
         _ => return Ok(()),
@@ -181,12 +200,7 @@ fn check(config: &SynthConfig) -> Result<(), SynthError> {
 /// A written file: its name in the folder, and its hash.
 type Written = (String, blake3::Hash);
 
-fn write_split(
-    config: &SynthConfig,
-    split: Split,
-    count: usize,
-    out: &Path,
-) -> Result<Vec<Written>, SynthError> {
+fn write_split(config: &Synth, split: Split, count: usize, out: &Path) -> Result<Vec<Written>, SynthError> {
     let classes = Class::first(config.classes);
     let sizes =
         SceneSize { side: config.image_size_px as usize, objects: (config.min_objects, config.max_objects) };
@@ -202,7 +216,7 @@ fn write_split(
         })
         .collect::<Result<_, SynthError>>()?;
     let (mut files, visible): (Vec<Written>, Vec<Vec<Visible>>) = pictures.into_iter().unzip();
-    let json = instances(config, &classes, &visible).to_json();
+    let json = coco::to_json(&instances(config, &classes, &visible));
     fsx::write_atomic(&split.annotations(out), &json)?;
     files.push((annotations_name(split), blake3::hash(&json)));
     Ok(files)
@@ -216,7 +230,7 @@ fn annotations_name(split: Split) -> String {
     format!("annotations/instances_{}.json", split.name())
 }
 
-fn instances(config: &SynthConfig, classes: &[Class], visible: &[Vec<Visible>]) -> Instances {
+fn instances(config: &Synth, classes: &[Class], visible: &[Vec<Visible>]) -> Instances {
     let side = config.image_size_px;
     let images = (1..)
         .zip(visible)
@@ -254,7 +268,7 @@ fn png(picture: &RgbImage) -> Result<Vec<u8>, SynthError> {
 
 /// Whether `out` holds exactly this set. A set with other parameters is never overwritten; an
 /// unfinished or damaged one of the same parameters is made again.
-fn is_there(config: &SynthConfig, out: &Path) -> Result<bool, SynthError> {
+fn is_there(config: &Synth, out: &Path) -> Result<bool, SynthError> {
     let path = manifest_path(out);
     let problem = |problem: String| SynthError::Manifest { path: path.clone(), problem };
     let text = match std::fs::read(&path) {
@@ -263,10 +277,12 @@ fn is_there(config: &SynthConfig, out: &Path) -> Result<bool, SynthError> {
         Err(error) => return Err(problem(error.to_string())),
     };
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|error| problem(error.to_string()))?;
-    if (manifest.version, &manifest.config) != (VERSION, config) {
+    if (manifest.version, &manifest.config) != (VERSION, &config.parameters()) {
+        let found =
+            Synth::of(&manifest.config).map_or("unknown parameters".to_owned(), |set| set.to_string());
         return Err(SynthError::OtherSet {
             folder: out.to_owned(),
-            found: format!("version {}, {}", manifest.version, manifest.config),
+            found: format!("version {}, {found}", manifest.version),
             wanted: format!("version {VERSION}, {config}"),
         });
     }
@@ -295,7 +311,30 @@ fn digest(files: &[Written]) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-impl fmt::Display for SynthConfig {
+impl Synth {
+    fn parameters(&self) -> serde_json::Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(parameters)) => parameters,
+            _ => unreachable!("a section is a table of numbers"),
+        }
+    }
+
+    fn of(parameters: &serde_json::Map<String, Value>) -> Option<Self> {
+        let number = |key: &str| parameters.get(key)?.as_u64();
+        let count = |key: &str| number(key)?.try_into().ok();
+        Some(Self {
+            images_train: count("images_train")?,
+            images_val: count("images_val")?,
+            image_size_px: number("image_size_px")?.try_into().ok()?,
+            classes: count("classes")?,
+            seed: number("seed")?,
+            min_objects: count("min_objects")?,
+            max_objects: count("max_objects")?,
+        })
+    }
+}
+
+impl fmt::Display for Synth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { images_train, images_val, image_size_px: side, classes, .. } = self;
         write!(f, "{images_train} + {images_val} images of {side}x{side} pixels, {classes} classes, ")?;

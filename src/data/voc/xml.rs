@@ -4,6 +4,9 @@ use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
 
+/// Elements within elements that are read: more would be no VOC annotation, and slow.
+const DEEPEST: usize = 100;
+
 /// A VOC annotation.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Document {
@@ -44,6 +47,9 @@ pub(super) fn parse(text: &str) -> Result<Document, String> {
         })?;
         match event {
             Event::Start(tag) => {
+                if open.len() >= DEEPEST {
+                    return Err(format!("elements lie more than {DEEPEST} deep; VOC's lie 4 deep"));
+                }
                 open.push(String::from_utf8_lossy(tag.name().as_ref()).into_owned());
                 seen_root |= open[0] == "annotation";
                 inner.clear();

@@ -1,11 +1,11 @@
 //! What a run reads: data sets and weights, found before anything is loaded.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Backbone, Config, DataKind, Loaded};
-use crate::data::synth::{self, Split, SynthConfig};
-use crate::data::{Dataset, Instances, LoadReport, MissingImages, coco};
+use crate::data::synth::{self, Split};
+use crate::data::{DataError, Dataset, Instances, LoadReport, MissingImages, SplitFiles};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::{Result, classes};
 use crate::eval::GroundTruth;
@@ -49,18 +49,9 @@ pub fn find_teacher(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
 #[derive(Debug, Clone)]
 pub struct DataPaths {
     /// Training images and annotations.
-    pub train: SplitPaths,
+    pub train: SplitFiles,
     /// Held-out images and annotations.
-    pub val: SplitPaths,
-}
-
-/// One split on the disk.
-#[derive(Debug, Clone)]
-pub struct SplitPaths {
-    /// The folder that the annotations' file names are relative to.
-    pub images: PathBuf,
-    /// COCO `instances_*.json`.
-    pub annotations: PathBuf,
+    pub val: SplitFiles,
 }
 
 impl Inputs {
@@ -73,7 +64,7 @@ impl Inputs {
         let data = DataPaths::of(loaded);
         missing.extend(DataPaths::missing(
             loaded,
-            &[data.train.parts("training"), data.val.parts("validation")].concat(),
+            &[parts(&data.train, "training"), parts(&data.val, "validation")].concat(),
             "--set data.root=",
         ));
         let teacher = teacher_weights(loaded, &mut missing);
@@ -95,9 +86,9 @@ impl DataPaths {
     ///
     /// # Errors
     /// As [`Inputs::find`].
-    pub fn find_val(loaded: &Loaded<Config>) -> Result<SplitPaths> {
+    pub fn find_val(loaded: &Loaded<Config>) -> Result<SplitFiles> {
         let data = Self::of(loaded);
-        let missing = Self::missing(loaded, &data.val.parts("validation"), "--data-root ");
+        let missing = Self::missing(loaded, &parts(&data.val, "validation"), "--data-root ");
         refuse(missing.into_iter().collect())?;
         make_synthetic(&loaded.config)?;
         Ok(data.val)
@@ -106,19 +97,12 @@ impl DataPaths {
     /// Where `loaded` says its data is.
     pub(crate) fn of(loaded: &Loaded<Config>) -> Self {
         let data = &loaded.config.data;
-        let split = |split: Split, images: &Path, annotations: &Path| match data.kind {
-            DataKind::Synth => {
-                SplitPaths { images: split.images(&data.root), annotations: split.annotations(&data.root) }
-            }
-            DataKind::Coco => {
-                let root = loaded.resolve(&data.root);
-                SplitPaths { images: root.join(images), annotations: root.join(annotations) }
-            }
+        let root = match data.kind {
+            // It is made where the program runs, whatever lies beside the configuration.
+            DataKind::Synth => data.root.clone(),
+            _ => loaded.resolve(&data.root),
         };
-        Self {
-            train: split(Split::Train, &data.train_images, &data.train_annotations),
-            val: split(Split::Val, &data.val_images, &data.val_annotations),
-        }
+        Self { train: data.files(&root, Split::Train), val: data.files(&root, Split::Val) }
     }
 
     /// What of `wanted` is not there, and how to get it; `option` names another folder.
@@ -145,23 +129,16 @@ impl DataPaths {
 
     /// Both splits, with a report on each.
     pub fn load(&self) -> Result<DataSets> {
-        DataSets::new(self.train.load()?, self.val.load()?)
+        DataSets::new(LoadedSplit::open(&self.train)?, LoadedSplit::open(&self.val)?)
     }
 }
 
-impl SplitPaths {
-    /// The split, read once for training and evaluation.
-    pub fn load(&self) -> Result<LoadedSplit> {
-        let instances = coco::read(&self.annotations)?;
-        LoadedSplit::of(&instances, Dataset::new(&instances, &self.images, MissingImages::Error)?)
-    }
-
-    fn parts(&self, name: &str) -> [(String, PathBuf); 2] {
-        [
-            (format!("{name} images"), self.images.clone()),
-            (format!("{name} annotations"), self.annotations.clone()),
-        ]
-    }
+/// The files of a split that must be there, each with its name in messages.
+fn parts(files: &SplitFiles, name: &str) -> [(String, PathBuf); 2] {
+    [
+        (format!("{name} images"), files.images.clone()),
+        (format!("{name} annotations"), files.annotations.clone()),
+    ]
 }
 
 /// A split in memory: its boxes as training and as evaluation take them.
@@ -173,18 +150,25 @@ pub struct LoadedSplit {
     pub truth: Arc<GroundTruth>,
     /// Whatever was not taken as it stands.
     pub report: LoadReport,
-    /// The file or folder the boxes were read from.
-    origin: PathBuf,
 }
 
 impl LoadedSplit {
+    /// Reads a split from its files, once for training and evaluation.
+    ///
+    /// # Errors
+    /// If a file is missing, or not what it should be.
+    pub fn open(files: &SplitFiles) -> Result<Self> {
+        let (instances, folder) = files.open()?;
+        Self::of(&instances, Dataset::new(&instances, &folder, MissingImages::Error)?)
+    }
+
     /// A split of `instances` and the data set that was made of them, by [`Dataset::new`] or [`Dataset::with_pixels`].
     ///
     /// # Errors
     /// If the evaluator cannot take the boxes.
     pub fn of(instances: &Instances, (dataset, report): (Dataset, LoadReport)) -> Result<Self> {
         let truth = Arc::new(GroundTruth::of(instances)?);
-        Ok(Self { dataset: Arc::new(dataset), truth, report, origin: instances.origin().to_owned() })
+        Ok(Self { dataset: Arc::new(dataset), truth, report })
     }
 }
 
@@ -202,14 +186,17 @@ pub struct DataSets {
 }
 
 impl DataSets {
-    /// Both splits.
+    /// A training and a validation split, read from files or made in code.
     ///
     /// # Errors
-    /// If they have different classes.
+    /// If their classes differ, or the training split has no box to learn from.
     pub fn new(train: LoadedSplit, val: LoadedSplit) -> Result<Self> {
-        let [ours, theirs] = [&train, &val].map(|split| split.origin.display().to_string());
-        let known = categories_of(&train.dataset.categories);
-        classes::check_same((&ours, &known), (&theirs, &val.dataset.categories))?;
+        let [ours, theirs] = [&train, &val].map(|split| split.report.path.display().to_string());
+        let classes = categories_of(&train.dataset.categories);
+        classes::check_same((&ours, &classes), (&theirs, &val.dataset.categories))?;
+        if train.report.positives == 0 {
+            return Err(DataError::NoBoxes { report: Box::new(train.report) }.into());
+        }
         Ok(Self {
             train: train.dataset,
             val: val.dataset,
@@ -223,16 +210,7 @@ impl DataSets {
 fn make_synthetic(config: &Config) -> Result<()> {
     let data = &config.data;
     if let (DataKind::Synth, Some(synth)) = (data.kind, &data.synth) {
-        let config = SynthConfig {
-            images_train: synth.images_train,
-            images_val: synth.images_val,
-            image_size_px: synth.image_size_px,
-            classes: synth.classes,
-            seed: synth.seed,
-            min_objects: synth.min_objects,
-            max_objects: synth.max_objects,
-        };
-        synth::generate(&config, &data.root)?;
+        synth::generate(synth, &data.root)?;
     }
     Ok(())
 }

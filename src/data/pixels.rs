@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use image::{DynamicImage, RgbImage};
 
-/// An image that a [`Student`](super::student::Student) takes.
+/// An image that a data set made in code gives, or that a [`Student`](crate::export::student::Student) takes.
 pub trait Pixels {
     /// The image in RGB, 8 bits a channel.
     ///

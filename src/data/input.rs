@@ -1,0 +1,51 @@
+//! The section `input` of a detector's configuration.
+
+use ckd_settings::{Check, section};
+
+use super::transform::Resize;
+
+section! {
+    /// How images are resized, flipped and padded.
+    pub struct Input {
+        /// The shorter side in pixels after resizing; training draws one for each image.
+        pub short_side_px: Vec<u32> = vec![800],
+        /// The longer side stays within this many pixels.
+        pub long_side_px: u32 = 1333,
+        /// How pixels are resampled.
+        pub resize: Resize = Resize::Bilinear,
+        /// The shorter side at evaluation. Default: the last of `short_side_px`.
+        pub eval_short_side_px: Option<u32>,
+        /// Batches are padded to a multiple of this many pixels.
+        pub size_divisor: u32 = 32,
+        /// How often an image is mirrored in training.
+        pub flip_probability: f64 = 0.5,
+    }
+}
+
+impl Input {
+    fn check(&self, check: &mut Check<'_>) {
+        let sides = &self.short_side_px;
+        check.that(
+            !sides.is_empty() && !sides.contains(&0),
+            "short_side_px",
+            "needs at least one size, all above 0",
+            "for example [800], or [640, 672, 704, 736, 768, 800] to draw one for each image",
+        );
+        let longest = sides.iter().copied().chain(self.eval_short_side_px).max().unwrap_or(0);
+        check.that(
+            self.long_side_px >= longest,
+            "long_side_px",
+            format!("is {}, below the short side {longest}", self.long_side_px),
+            "the longer side cannot be the shorter one",
+        );
+        check.at_least_one("eval_short_side_px", self.eval_short_side());
+        check.at_least_one("size_divisor", self.size_divisor);
+        check.fraction("flip_probability", self.flip_probability);
+    }
+
+    /// The shorter side at evaluation, in pixels.
+    pub fn eval_short_side(&self) -> u32 {
+        // A validated configuration has at least one short side.
+        self.eval_short_side_px.or(self.short_side_px.last().copied()).unwrap_or(self.long_side_px)
+    }
+}
