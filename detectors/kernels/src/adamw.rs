@@ -4,8 +4,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Host};
-use crate::elementwise::CHUNK;
 use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::memory::CHUNK;
 use crate::simd::for_each_level;
 use crate::{Error, Result};
 

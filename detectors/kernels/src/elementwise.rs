@@ -1,132 +1,13 @@
-//! Sums, scalings, views and gathers.
+//! Differentiable sums, scalings, views and gathers.
 
 use candle_core::{DType, Device, Tensor};
-use rayon::prelude::*;
 
+use crate::activation::Activation;
 use crate::dispatch::{self, Host};
-use crate::in_place::{lend, same_shape};
-use crate::memory::{
-    Place, channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks,
-};
-use crate::simd::{Loops, at_level, for_each_level};
+use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
+pub use crate::pointwise::add_in_place;
+use crate::pointwise::{Function, map, sum_of};
 use crate::{Error, Result, Value};
-
-/// Elements that one task of an elementwise pass takes: 64 KiB a stream.
-pub(crate) const CHUNK: usize = 16 * 1024;
-
-/// Combines two tensors of equal shape, element by element, in the memory order of the first.
-pub(crate) fn zip_map(
-    operation: &'static str,
-    a: &Tensor,
-    b: &Tensor,
-    f: impl Fn(f32, f32) -> f32 + Sync,
-) -> Result<Tensor> {
-    if a.dims() != b.dims() {
-        return Err(Error::invalid(operation, format!("shapes differ: {:?} and {:?}", a.shape(), b.shape())));
-    }
-    let combine = |a: &Tensor, b: &Tensor| -> Result<Vec<f32>> {
-        let (a, b) = (elements(a)?, elements(b)?);
-        Ok(written_in_chunks(a.len(), CHUNK, |index, out| {
-            let range = index * CHUNK..index * CHUNK + out.len();
-            at_level(ZipMap { a: &a[range.clone()], b: &b[range], f: &f, out });
-        }))
-    };
-    if is_channels_last(a) {
-        let (n, c, h, w) = a.dims4()?;
-        return from_channels_last(combine(&channels_last(a)?, &channels_last(b)?)?, (n, h, w, c), a);
-    }
-    from_elements(combine(&on_host(a)?, &on_host(b)?)?, a.shape(), a)
-}
-
-/// Maps every element, keeping the memory order.
-pub(crate) fn map(a: &Tensor, f: impl Fn(f32) -> f32 + Sync) -> Result<Tensor> {
-    let apply = |a: &Tensor| -> Result<Vec<f32>> {
-        let a = elements(a)?;
-        Ok(written_in_chunks(a.len(), CHUNK, |index, out| {
-            let a = &a[index * CHUNK..][..out.len()];
-            at_level(Map { a, f: &f, out });
-        }))
-    };
-    if is_channels_last(a) {
-        let (n, c, h, w) = a.dims4()?;
-        return from_channels_last(apply(&channels_last(a)?)?, (n, h, w, c), a);
-    }
-    from_elements(apply(&on_host(a)?)?, a.shape(), a)
-}
-
-struct ZipMap<'a, 'p, F> {
-    a: &'a [f32],
-    b: &'a [f32],
-    f: &'a F,
-    out: &'a mut Place<'p, f32>,
-}
-
-impl<F: Fn(f32, f32) -> f32> Loops for ZipMap<'_, '_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        self.out.extend(self.a.iter().zip(self.b).map(|(a, b)| (self.f)(*a, *b)));
-    }
-}
-
-struct Map<'a, 'p, F> {
-    a: &'a [f32],
-    f: &'a F,
-    out: &'a mut Place<'p, f32>,
-}
-
-impl<F: Fn(f32) -> f32> Loops for Map<'_, '_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        self.out.extend(self.a.iter().map(|a| (self.f)(*a)));
-    }
-}
-
-for_each_level! {
-    fn add_to(to: &mut [f32], from: &[f32]) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
-    }
-}
-
-fn is_channels_last(a: &Tensor) -> bool {
-    a.rank() == 4 && !a.is_contiguous() && a.permute((0, 2, 3, 1)).is_ok_and(|a| a.is_contiguous())
-}
-
-/// The sum of two gradients.
-pub(crate) fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    zip_map("sum", a, b, |a, b| a + b)
-}
-
-/// to += from, in the memory of `to`: everything that shares that memory sees it.
-///
-/// # Shapes
-/// Two f32 tensors of one shape; `to` is contiguous, or NCHW with its channels last in memory.
-///
-/// # Errors
-/// If shapes, types or devices differ, `to` lies otherwise, or both share their memory.
-pub fn add_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
-    same_shape("add_in_place", &[to, from])?;
-    let in_order = |t: &Tensor| if is_channels_last(to) { t.permute((0, 2, 3, 1)) } else { Ok(t.clone()) };
-    dispatch::run(to, AddInPlace { to: &in_order(to)?, from: &in_order(from)?.contiguous()? })
-}
-
-struct AddInPlace<'a> {
-    to: &'a Tensor,
-    from: &'a Tensor,
-}
-
-impl Host for AddInPlace<'_> {
-    type Output = ();
-
-    fn on_host(self) -> Result<()> {
-        lend("add_in_place", [self.to], [self.from], |[to], [from]| {
-            to.par_chunks_mut(CHUNK).zip(from.par_chunks(CHUNK)).for_each(|(to, from)| add_to(to, from));
-        })
-    }
-}
 
 /// a + b, of equal shapes.
 pub fn add(a: &Value, b: &Value) -> Result<Value> {
@@ -155,51 +36,33 @@ pub fn weighted_sum(terms: &[(&Value, f64)]) -> Result<Value> {
 }
 
 /// `factor` a.
+///
+/// # Errors
+/// If `a` is not f32.
 pub fn scale(a: &Value, factor: f64) -> Result<Value> {
-    let factor = factor as f32;
-    let out = map(a.tensor(), |a| a * factor)?;
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(map(g, |g| g * factor)?)])))
+    let times = Function::Times(factor as f32);
+    let out = map(times, a.tensor())?;
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(map(times, g)?)])))
 }
 
 /// max(a, 0); the derivative at 0 is 0.
+///
+/// # Errors
+/// If `a` is not f32.
 pub fn relu(a: &Value) -> Result<Value> {
-    let out = map(a.tensor(), rectified)?;
+    let out = map(Function::Relu, a.tensor())?;
     let saved = out.clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(zip_map("relu", g, &saved, through_relu)?)])))
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu.mask(g, &saved)?)])))
 }
 
 /// min(max(a, 0), 6); the derivative at 0 and at 6 is 0.
+///
+/// # Errors
+/// If `a` is not f32.
 pub fn relu6(a: &Value) -> Result<Value> {
-    let out = map(a.tensor(), clipped)?;
+    let out = map(Function::Relu6, a.tensor())?;
     let saved = out.clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(zip_map("relu6", g, &saved, through_clip)?)])))
-}
-
-/// The ReLU of one number. Not `f32::max`, which makes 0 of a NaN: a diverged network must show.
-#[inline]
-pub(crate) fn rectified(y: f32) -> f32 {
-    if y < 0.0 { 0.0 } else { y }
-}
-
-/// The gradient `g` through a ReLU whose output was `y`; 0 at 0, and NaN outputs let it through.
-#[inline]
-pub(crate) fn through_relu(g: f32, y: f32) -> f32 {
-    if y <= 0.0 { 0.0 } else { g }
-}
-
-/// Where a ReLU6 is flat again.
-pub(crate) const SIX: f32 = 6.0;
-
-/// The ReLU6 of one number; a NaN stays one.
-#[inline]
-pub(crate) fn clipped(y: f32) -> f32 {
-    y.clamp(0.0, SIX)
-}
-
-/// The gradient `g` through a ReLU6 whose output was `y`; 0 at 0 and at 6, and NaN outputs let it through.
-#[inline]
-pub(crate) fn through_clip(g: f32, y: f32) -> f32 {
-    if y <= 0.0 || y >= SIX { 0.0 } else { g }
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu6.mask(g, &saved)?)])))
 }
 
 /// The same elements, row-major, in another shape.
@@ -236,21 +99,9 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
     if !parts.iter().all(fits) {
         return Err(invalid());
     }
-    // A part is one run of elements for each index before `dim`.
-    let within: usize = shape[dim + 1..].iter().product();
-    let runs: Vec<usize> = parts.iter().map(|part| part.dims()[dim] * within).collect();
-    let row: usize = runs.iter().sum();
     shape[dim] = parts.iter().map(|part| part.dims()[dim]).sum();
-    let first = parts[0].tensor();
-    let hosts = parts.iter().map(|part| on_host(part.tensor())).collect::<Result<Vec<_>>>()?;
-    let values = hosts.iter().map(elements).collect::<Result<Vec<_>>>()?;
-    let out = written_in_chunks(shape.iter().product(), CHUNK, |index, out| {
-        let range = index * CHUNK..index * CHUNK + out.len();
-        gather_runs(range, row, &runs, |part, from, count| {
-            out.extend_from_slice(&values[part][from..][..count])
-        });
-    });
-    let out = from_elements(out, shape, first)?;
+    let tensors: Vec<&Tensor> = parts.iter().map(Value::tensor).collect();
+    let out = dispatch::run(tensors[0], Concatenate { parts: &tensors, dim, shape: &shape })?;
     let sizes: Vec<usize> = parts.iter().map(|part| part.dims()[dim]).collect();
     let inputs: Vec<&Value> = parts.iter().collect();
     Ok(Value::operation(&inputs, out, move |g| {
@@ -264,6 +115,34 @@ pub fn concatenate(parts: &[Value], dim: usize) -> Result<Value> {
         }
         Ok(gradients)
     }))
+}
+
+/// Tensors one after another along `dim`, to a tensor of `shape`.
+struct Concatenate<'a> {
+    parts: &'a [&'a Tensor],
+    dim: usize,
+    shape: &'a [usize],
+}
+
+impl Host for Concatenate<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { parts, dim, shape } = self;
+        // A part is one run of elements for each index before `dim`.
+        let within: usize = shape[dim + 1..].iter().product();
+        let runs: Vec<usize> = parts.iter().map(|part| part.dims()[dim] * within).collect();
+        let row: usize = runs.iter().sum();
+        let hosts = parts.iter().map(|part| on_host(part)).collect::<Result<Vec<_>>>()?;
+        let values = hosts.iter().map(elements).collect::<Result<Vec<_>>>()?;
+        let out = written_in_chunks(shape.iter().product(), CHUNK, |index, out| {
+            let range = index * CHUNK..index * CHUNK + out.len();
+            gather_runs(range, row, &runs, |part, from, count| {
+                out.extend_from_slice(&values[part][from..][..count])
+            });
+        });
+        from_elements(out, shape, parts[0])
+    }
 }
 
 /// Calls `copy(part, from, count)` for the pieces that elements `range` are made of, in order; a row of `row` elements
@@ -302,26 +181,54 @@ pub fn rows(a: &Value, indices: &[u32]) -> Result<Value> {
     if let Some(outside) = indices.iter().find(|&&i| i as usize >= m) {
         return Err(Error::invalid("rows", format!("row {outside} of {m}")));
     }
-    let source = on_host(a.tensor())?;
-    let mut out = Vec::with_capacity(indices.len() * d);
-    {
-        let source = elements(&source)?;
-        for &i in indices {
-            out.extend_from_slice(&source[i as usize * d..][..d]);
-        }
-    }
-    let out = from_elements(out, (indices.len(), d), a.tensor())?;
+    let out = dispatch::run(a.tensor(), Gather { a: a.tensor(), indices })?;
     let indices = indices.to_vec();
     Ok(Value::operation(&[a], out, move |g| {
-        let host = on_host(g)?;
+        Ok(vec![Some(dispatch::run(g, Scatter { g, indices: &indices, shape: (m, d) })?)])
+    }))
+}
+
+/// The rows `indices` of a matrix.
+struct Gather<'a> {
+    a: &'a Tensor,
+    indices: &'a [u32],
+}
+
+impl Host for Gather<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let (_, d) = self.a.dims2()?;
+        let source = on_host(self.a)?;
+        let source = elements(&source)?;
+        let mut out = Vec::with_capacity(self.indices.len() * d);
+        for &i in self.indices {
+            out.extend_from_slice(&source[i as usize * d..][..d]);
+        }
+        from_elements(out, (self.indices.len(), d), self.a)
+    }
+}
+
+/// A matrix of `shape` to whose rows `indices` the rows of `g` are added, in their order.
+struct Scatter<'a> {
+    g: &'a Tensor,
+    indices: &'a [u32],
+    shape: (usize, usize),
+}
+
+impl Host for Scatter<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let (m, d) = self.shape;
+        let host = on_host(self.g)?;
         let host = elements(&host)?;
-        // All zeros at first.
-        let mut spread = written_in_chunks(m * d, CHUNK, |_, _: &mut Place<f32>| ());
-        for (&i, g) in indices.iter().zip(host.chunks_exact(d)) {
-            for (sum, g) in spread[i as usize * d..][..d].iter_mut().zip(g) {
+        let mut sums = zeros(m * d);
+        for (&i, g) in self.indices.iter().zip(host.chunks_exact(d)) {
+            for (sum, g) in sums[i as usize * d..][..d].iter_mut().zip(g) {
                 *sum += g;
             }
         }
-        Ok(vec![Some(from_elements(spread, (m, d), g)?)])
-    }))
+        from_elements(sums, (m, d), self.g)
+    }
 }

@@ -6,9 +6,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
 
-use std::mem::MaybeUninit;
-
-use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, Terms, dot, outer};
+use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Target, Terms, dot, outer};
 use crate::panels::Aligned;
 use crate::precision::Precision;
 use crate::reduce;
@@ -101,8 +99,6 @@ impl Gram {
         let padded = Self::padded(self.rows);
         assert!(columns.len() == out.len() && columns.len().is_multiple_of(padded.max(1)), "gram: sizes");
         let level = Simd::level();
-        // SAFETY: initialised memory may be seen as memory that is not; `dot` writes nothing but numbers to it.
-        let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<f32>]) };
         let segments = [Segment { offset: 0, len: self.rows }];
         let size = (padded * COLUMNS).max(1);
         let starts: Vec<usize> = (0..columns.len()).step_by(padded.max(1)).collect();
@@ -117,7 +113,11 @@ impl Gram {
                     segments: &segments,
                     next: None,
                 };
-                let target = Target { values: out, starts: &targets[..starts.len()], columns: COLUMNS };
+                let target = Target {
+                    memory: Memory::Written(out),
+                    starts: &targets[..starts.len()],
+                    columns: COLUMNS,
+                };
                 dot(level, left, panel, target, Finish::default());
             }
         }

@@ -18,7 +18,7 @@ use std::thread::LocalKey;
 
 use candle_core::{Tensor, Var};
 
-use crate::elementwise::{add_in_place, sum_of};
+use crate::pointwise::{add_in_place, sum_of};
 use crate::{Error, Precision, Result};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);

@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::memory::{channels_last, elements, from_channels_last};
+use crate::dispatch::{self, Host};
+use crate::memory::{elements, from_channels_last, nhwc};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -27,26 +28,48 @@ pub fn normalize(pixels: &Tensor, sizes: &[(usize, usize)], mean: &[f32], std: &
             format!("pixels {:?}, sizes {sizes:?}, {} means, {} stds", pixels.dims(), mean.len(), std.len());
         return Err(Error::invalid("normalize", reason));
     }
-    let host = channels_last(pixels)?;
-    let len = n * h * w * c;
-    let mut out = Vec::with_capacity(len);
-    {
-        let host = elements(&host)?;
-        let row = (w * c).max(1);
-        // Period c, as the pixels have it, over whole vectors.
-        let (mean, std) = (mean.repeat(BLOCK), std.repeat(BLOCK));
-        let spare = &mut out.spare_capacity_mut()[..len];
-        spare.par_chunks_mut(row).zip(host.par_chunks(row)).enumerate().for_each(|(index, (out, row))| {
-            let (height, width) = sizes[index / h];
-            let inside = if index % h < height { width * c } else { 0 };
-            let (inner, padding) = out.split_at_mut(inside);
-            normalize_row(inner, &row[..inside], &mean, &std);
-            padding.fill(MaybeUninit::new(0.0));
-        });
+    let input = nhwc(pixels)?;
+    let out = dispatch::run(&input, Normalize { pixels: &input, sizes, mean, std })?;
+    Ok(Value::constant(out))
+}
+
+/// Pixels (N, H, W, C) of images of these true sizes.
+struct Normalize<'a> {
+    pixels: &'a Tensor,
+    sizes: &'a [(usize, usize)],
+    mean: &'a [f32],
+    std: &'a [f32],
+}
+
+impl Host for Normalize<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { pixels, sizes, mean, std } = self;
+        let (n, h, w, c) = pixels.dims4()?;
+        let len = n * h * w * c;
+        let mut out = Vec::with_capacity(len);
+        {
+            let host = elements(pixels)?;
+            let row = (w * c).max(1);
+            // Period c, as the pixels have it, over whole vectors.
+            let (mean, std) = (mean.repeat(BLOCK), std.repeat(BLOCK));
+            let spare = &mut out.spare_capacity_mut()[..len];
+            spare.par_chunks_mut(row).zip(host.par_chunks(row)).enumerate().for_each(
+                |(index, (out, row))| {
+                    let (height, width) = sizes[index / h];
+                    let inside = if index % h < height { width * c } else { 0 };
+                    let (inner, padding) = out.split_at_mut(inside);
+                    normalize_row(inner, &row[..inside], &mean, &std);
+                    padding.fill(MaybeUninit::new(0.0));
+                },
+            );
+        }
+        // SAFETY: the rows are the whole of the `len` values, and each is written: its `inside` values, then its
+        // padding.
+        unsafe { out.set_len(len) };
+        from_channels_last(out, (n, h, w, c), pixels)
     }
-    // SAFETY: the rows are the whole of the `len` values, and each is written: its `inside` values, then its padding.
-    unsafe { out.set_len(len) };
-    Ok(Value::constant(from_channels_last(out, (n, h, w, c), pixels)?))
 }
 
 for_each_level! {
@@ -66,6 +89,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::memory::channels_last;
 
     #[test]
     fn pixels_are_normalised_to_the_last_bit_and_the_padding_is_0() {

@@ -79,7 +79,7 @@ impl Lanes for Plain {
 
     #[inline(always)]
     fn rectified(self) -> Self {
-        self.zip(self, |a, _| crate::elementwise::rectified(a))
+        self.zip(self, |a, _| crate::activation::rectified(a))
     }
 
     #[inline(always)]

@@ -29,6 +29,7 @@
 //! a copy. Every operation is a plain forward function that records its gradient on the graph if one
 //! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
 
+mod activation;
 pub mod adamw;
 pub mod allocator;
 pub mod antialias;
@@ -52,8 +53,10 @@ pub mod normalize;
 mod panels;
 pub mod patches;
 pub mod peak;
+mod pointwise;
 pub mod pool;
 pub mod precision;
+pub mod product;
 pub mod reduce;
 pub mod resample;
 pub mod resize;
@@ -64,6 +67,7 @@ mod transpose;
 pub mod upsample;
 pub mod windows;
 
+pub use activation::Activation;
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{Error, Result};
 pub use graph::{Gradients, Value};

@@ -3,43 +3,60 @@
 //! The kernels run on the host. A tensor of another device is copied to the host first and the
 //! result is copied back: correct everywhere, fast on the CPU.
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, DType, Device, Shape, Storage, StorageRef, Tensor};
+use candle_core::{DType, Device, Shape, Storage, StorageRef, Tensor, WithDType};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
 
-/// The elements of a contiguous f32 tensor on the host.
-pub struct Elements<'a> {
+/// Numbers that one task of a pass over memory takes: 64 KiB a stream.
+pub(crate) const CHUNK: usize = 16 * 1024;
+
+/// The elements of a contiguous tensor on the host.
+pub struct Elements<'a, T = f32> {
     storage: StorageRef<'a>,
     start: usize,
     len: usize,
+    kind: PhantomData<T>,
 }
 
-impl Deref for Elements<'_> {
-    type Target = [f32];
+impl<T: WithDType> Deref for Elements<'_, T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(values)) => &values[self.start..self.start + self.len],
-            _ => unreachable!("`elements` checked device and type"),
+            Storage::Cpu(storage) => match T::cpu_storage_as_slice(storage) {
+                Ok(values) => &values[self.start..self.start + self.len],
+                Err(_) => unreachable!("`elements_of` checked the type"),
+            },
+            _ => unreachable!("`elements_of` checked the device"),
         }
     }
 }
 
 /// Borrows the elements of `tensor`, which must come from [`on_host`] or [`channels_last`].
+///
+/// # Errors
+/// If `tensor` is not contiguous, not f32, or not on the host.
 pub fn elements(tensor: &Tensor) -> Result<Elements<'_>> {
+    elements_of(tensor)
+}
+
+/// Borrows the elements of a contiguous tensor of type `T` on the host.
+pub(crate) fn elements_of<T: WithDType>(tensor: &Tensor) -> Result<Elements<'_, T>> {
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(_)), Some((start, end))) => {
-            Ok(Elements { storage, start, len: end - start })
+        (Storage::Cpu(_), Some((start, end))) if tensor.dtype() == T::DTYPE => {
+            Ok(Elements { storage, start, len: end - start, kind: PhantomData })
         }
         _ => Err(Error::invalid(
             "elements",
             format!(
-                "needs a contiguous f32 tensor on the host, got {:?} {:?}",
+                "needs a contiguous {} tensor on the host, got {:?} {:?}",
+                T::DTYPE.as_str(),
                 tensor.dtype(),
                 tensor.shape()
             ),
@@ -63,6 +80,16 @@ pub fn channels_last(tensor: &Tensor) -> Result<Tensor> {
     on_host(&tensor.permute((0, 2, 3, 1))?)
 }
 
+/// An NCHW tensor as a contiguous (N, H, W, C) tensor where it lies; no copy if its memory is channels-last.
+pub(crate) fn nhwc(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// Whether the memory of an NCHW tensor is channels-last, and not row-major too.
+pub(crate) fn is_channels_last(a: &Tensor) -> bool {
+    a.rank() == 4 && !a.is_contiguous() && a.permute((0, 2, 3, 1)).is_ok_and(|a| a.is_contiguous())
+}
+
 /// An NCHW-shaped tensor over an NHWC buffer, on the device of `like`.
 pub fn from_channels_last(
     values: Vec<f32>,
@@ -72,15 +99,23 @@ pub fn from_channels_last(
     Ok(from_elements(values, (n, h, w, c), like)?.permute((0, 3, 1, 2))?)
 }
 
+/// A NaN that no computation makes: what a debug build takes for a number that was never written.
+const UNWRITTEN: u32 = 0x7FA5_A5A5;
+
 /// A buffer of `len` numbers that `write` fills: without zeroing it first.
 ///
 /// # Safety
 /// `write` must write every number.
 pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f32>])) -> Vec<f32> {
     let mut values = Vec::with_capacity(len);
-    write(&mut values.spare_capacity_mut()[..len]);
+    let places = &mut values.spare_capacity_mut()[..len];
+    if cfg!(debug_assertions) {
+        places.fill(MaybeUninit::new(f32::from_bits(UNWRITTEN)));
+    }
+    write(places);
     // SAFETY: the caller promises that all `len` numbers were written.
     unsafe { values.set_len(len) };
+    debug_assert!(values.iter().all(|value| value.to_bits() != UNWRITTEN), "a number was never written");
     values
 }
 
@@ -88,6 +123,11 @@ pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f3
 pub fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, shape.into(), &Device::Cpu)?;
     Ok(if like.device().is_cpu() { tensor } else { tensor.to_device(like.device())? })
+}
+
+/// `len` zeros, written in parallel.
+pub(crate) fn zeros(len: usize) -> Vec<f32> {
+    written_in_chunks(len, CHUNK, |_, _: &mut Place<f32>| ())
 }
 
 /// A fresh buffer of `len` numbers, written in parallel: `write` gets the number of a chunk and its [`Place`].

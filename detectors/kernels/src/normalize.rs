@@ -1,7 +1,9 @@
 //! Rows turned into unit vectors or into log-probabilities.
 
-use crate::elementwise::CHUNK;
-use crate::memory::{Place, elements, from_elements, on_host, written_in_chunks};
+use candle_core::Tensor;
+
+use crate::dispatch::{self, Host};
+use crate::memory::{CHUNK, Place, elements, from_elements, on_host, written_in_chunks};
 use crate::reduce::{dot, exp_of_negative, exponentials, largest, sum};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
@@ -24,20 +26,49 @@ pub fn l2_normalize_rows(x: &Value, eps: f64) -> Result<Value> {
     if !(eps > 0.0 && eps.is_finite()) {
         return Err(Error::invalid(NAME, format!("eps must be positive, got {eps}")));
     }
-    let unit = |x: &[f32], out: &mut Place<f32>| {
-        let scale = dot(x, x).sqrt().max(eps).recip();
-        scaled(out, x, scale);
-    };
-    let out = {
-        let host = on_host(x.tensor())?;
-        let x = elements(&host)?;
-        by_rows(x.len(), d, |row, out| unit(&x[row * d..][..d], out))
-    };
-    let shape = x.tensor().shape().clone();
     let saved = x.tensor().clone();
-    let result = from_elements(out, shape.clone(), x.tensor())?;
+    let result = dispatch::run(&saved, UnitRows { x: &saved, d, eps })?;
     Ok(Value::operation(&[x], result, move |g| {
-        let (saved, host) = (on_host(&saved)?, on_host(g)?);
+        Ok(vec![Some(dispatch::run(g, UnitRowsGradient { g, x: &saved, d, eps })?)])
+    }))
+}
+
+/// Rows of `d` numbers.
+struct UnitRows<'a> {
+    x: &'a Tensor,
+    d: usize,
+    eps: f64,
+}
+
+impl Host for UnitRows<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { x: like, d, eps } = self;
+        let host = on_host(like)?;
+        let x = elements(&host)?;
+        let out = by_rows(x.len(), d, |row, out| {
+            let x = &x[row * d..][..d];
+            scaled(out, x, dot(x, x).sqrt().max(eps).recip());
+        });
+        from_elements(out, like.shape(), like)
+    }
+}
+
+/// The gradient of unit rows, and the rows that they were made of.
+struct UnitRowsGradient<'a> {
+    g: &'a Tensor,
+    x: &'a Tensor,
+    d: usize,
+    eps: f64,
+}
+
+impl Host for UnitRowsGradient<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { g, x, d, eps } = self;
+        let (saved, host) = (on_host(x)?, on_host(g)?);
         let (saved, g_all) = (elements(&saved)?, elements(&host)?);
         let gradient = by_rows(saved.len(), d, |row, gradient| {
             let (x, g) = (&saved[row * d..][..d], &g_all[row * d..][..d]);
@@ -47,8 +78,8 @@ pub fn l2_normalize_rows(x: &Value, eps: f64) -> Result<Value> {
             let along = if norm > eps { dot(x, g) / (norm * norm) } else { 0.0 };
             projected(gradient, (g, x), along, scale);
         });
-        Ok(vec![Some(from_elements(gradient, shape, g)?)])
-    }))
+        from_elements(gradient, x.shape(), g)
+    }
 }
 
 /// x - logsumexp(x) over the last dimension.
@@ -62,31 +93,59 @@ pub fn log_softmax(x: &Value) -> Result<Value> {
     let Some(&k) = x.dims().last() else {
         return Err(Error::invalid("log_softmax", "a scalar has no classes"));
     };
-    let out = {
-        let host = on_host(x.tensor())?;
+    let result = dispatch::run(x.tensor(), LogSoftmax { x: x.tensor(), k })?;
+    let saved = result.clone();
+    Ok(Value::operation(&[x], result, move |g| {
+        Ok(vec![Some(dispatch::run(g, LogSoftmaxGradient { g, y: &saved, k })?)])
+    }))
+}
+
+/// Rows of `k` logits.
+struct LogSoftmax<'a> {
+    x: &'a Tensor,
+    k: usize,
+}
+
+impl Host for LogSoftmax<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { x: like, k } = self;
+        let host = on_host(like)?;
         let x = elements(&host)?;
-        by_rows(x.len(), k, |row, out| {
+        let out = by_rows(x.len(), k, |row, out| {
             let x = &x[row * k..][..k];
             let highest = largest(x);
             let out = out.zeros();
             out.copy_from_slice(x);
             let log_total = exponentials(out, highest, 1.0).ln();
             shifted(out, x, f64::from(highest) + log_total);
-        })
-    };
-    let shape = x.tensor().shape().clone();
-    let result = from_elements(out, shape.clone(), x.tensor())?;
-    let saved = result.clone();
-    Ok(Value::operation(&[x], result, move |g| {
-        let (saved, host) = (on_host(&saved)?, on_host(g)?);
+        });
+        from_elements(out, like.shape(), like)
+    }
+}
+
+/// The gradient of log-probabilities, and these themselves.
+struct LogSoftmaxGradient<'a> {
+    g: &'a Tensor,
+    y: &'a Tensor,
+    k: usize,
+}
+
+impl Host for LogSoftmaxGradient<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { g, y, k } = self;
+        let (saved, host) = (on_host(y)?, on_host(g)?);
         let (saved, g_all) = (elements(&saved)?, elements(&host)?);
         let gradient = by_rows(saved.len(), k, |row, gradient| {
             let (y, g) = (&saved[row * k..][..k], &g_all[row * k..][..k]);
             let total = sum(g) as f32;
             log_softmax_gradient(gradient, g, y, total);
         });
-        Ok(vec![Some(from_elements(gradient, shape, g)?)])
-    }))
+        from_elements(gradient, y.shape(), g)
+    }
 }
 
 for_each_level! {

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::fmt;
 
+use crate::simd::Simd;
+
 /// What the factors of a convolution's or a linear layer's products are rounded to. Sums, weights and results are f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
@@ -37,7 +39,7 @@ impl Precision {
     pub fn is_native(self) -> bool {
         match self {
             Self::F32 => true,
-            Self::Bf16 => crate::simd::has_bf16(),
+            Self::Bf16 => has_bf16(),
         }
     }
 
@@ -86,9 +88,51 @@ pub(crate) fn unpaired(pair: f32) -> [f32; 2] {
     [f32::from_bits(bits << 16), f32::from_bits(bits & 0xFFFF_0000)]
 }
 
-/// `from` in pairs.
+/// Whether the processor, at the level in use, multiplies pairs of bfloat16.
+fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        Simd::level() == Simd::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        false
+    }
+}
+
+/// `from` rounded to bfloat16, two numbers in each of `to`.
 pub(crate) fn pack(from: &[f32], to: &mut [f32]) {
-    crate::simd::pack_bf16(from, to);
+    assert!(from.len() == 2 * to.len(), "pack: {} numbers to {} pairs", from.len(), to.len());
+    let done = match has_bf16() {
+        // SAFETY: the processor has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        true => unsafe { pack_vectors(from, to) },
+        _ => 0,
+    };
+    for (two, to) in from.chunks_exact(2).zip(to).skip(done) {
+        *to = pair(two[0], two[1]);
+    }
+}
+
+/// Whole vectors of pairs; returns how many pairs were written.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bf16")]
+fn pack_vectors(from: &[f32], to: &mut [f32]) -> usize {
+    use std::arch::x86_64::*;
+
+    use crate::lanes::LANES;
+
+    let mut done = 0;
+    for (from, to) in from.chunks_exact(2 * LANES).zip(to.chunks_exact_mut(LANES)) {
+        // SAFETY: both have as many numbers as are read and written.
+        unsafe {
+            let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(LANES)));
+            let pairs: __m512bh = _mm512_cvtne2ps_pbh(high, low);
+            _mm512_storeu_ps(to.as_mut_ptr(), std::mem::transmute::<__m512bh, __m512>(pairs));
+        }
+        done += LANES;
+    }
+    done
 }
 
 #[cfg(test)]

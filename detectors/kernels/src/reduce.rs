@@ -1,5 +1,11 @@
 //! Rows of numbers: sums in f64, in an order that depends on their length alone, and what a softmax is made of.
 
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::Result;
+use crate::dispatch::{self, Host};
+use crate::memory::{CHUNK, elements, from_elements, on_host};
 use crate::simd::for_each_level;
 
 const LANES: usize = 16;
@@ -101,6 +107,43 @@ pub(crate) fn log_of_one_plus(e: f32) -> f32 {
         series = series * square + 1.0 / odd;
     }
     2.0 * s * series
+}
+
+/// Sums over the rows of `a`, one for each index of its last dimension.
+pub(crate) fn column_sums(a: &Tensor) -> Result<Tensor> {
+    dispatch::run(a, ColumnSums(a))
+}
+
+struct ColumnSums<'a>(&'a Tensor);
+
+impl Host for ColumnSums<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let columns = self.0.dims().last().copied().unwrap_or(1);
+        let host = on_host(self.0)?;
+        let sums = sums_of_columns(&elements(&host)?, columns);
+        from_elements(sums, columns, self.0)
+    }
+}
+
+/// Sums of the columns of a row-major matrix with `columns` columns, over fixed chunks of rows added in order.
+fn sums_of_columns(rows: &[f32], columns: usize) -> Vec<f32> {
+    let columns = columns.max(1);
+    let chunk = (CHUNK / columns).max(1) * columns;
+    let sum_rows = |rows: &[f32]| {
+        let mut sums = vec![0f64; columns];
+        for row in rows.chunks_exact(columns) {
+            sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        sums
+    };
+    let partial: Vec<Vec<f64>> = rows.par_chunks(chunk).map(sum_rows).collect();
+    let mut sums = vec![0f64; columns];
+    for partial in partial {
+        sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
+    }
+    sums.into_iter().map(|sum| sum as f32).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@
 //! The axes are independent. Gradients go by rows of the input, each adding what the outputs around it
 //! give, in their order: no two tasks write the same place.
 
-use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
+use candle_core::Tensor;
+
+use crate::dispatch::{self, Host};
+use crate::memory::{Place, elements, from_channels_last, nhwc, written_in_chunks};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -21,21 +24,49 @@ pub fn resize_bilinear(x: &Value, size: (usize, usize)) -> Result<Value> {
     if (h == 0 || w == 0) && n * c * oh * ow > 0 {
         return Err(Error::invalid("resize_bilinear", format!("x {:?} to {size:?}", x.dims())));
     }
-    let (rows, columns) = (mixes(h, oh), mixes(w, ow));
-    let input = channels_last(x.tensor())?;
-    let out = {
-        let input = elements(&input)?;
-        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
+    let input = nhwc(x.tensor())?;
+    let out = dispatch::run(&input, Bilinear { x: &input, to: size })?;
+    Ok(Value::operation(&[x], out, move |g| {
+        Ok(vec![Some(dispatch::run(g, BilinearGradient { g: &nhwc(g)?, from: (h, w) })?)])
+    }))
+}
+
+/// A map (N, H, W, C), and the size (height, width) of the result.
+struct Bilinear<'a> {
+    x: &'a Tensor,
+    to: (usize, usize),
+}
+
+impl Host for Bilinear<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let ((n, h, w, c), (oh, ow)) = (self.x.dims4()?, self.to);
+        let (rows, columns) = (mixes(h, oh), mixes(w, ow));
+        let input = elements(self.x)?;
+        let out = written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
             let mix = rows[row % oh];
             let image = &input[row / oh * h * w * c..][..h * w * c];
             let (top, bottom) = (&image[mix.low * w * c..][..w * c], &image[mix.high * w * c..][..w * c]);
             mix_row(out, top, bottom, mix.weights, &columns, c);
-        })
-    };
-    let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
-    Ok(Value::operation(&[x], out, move |gradient| {
-        let host = channels_last(gradient)?;
-        let g = elements(&host)?;
+        });
+        from_channels_last(out, (n, oh, ow, c), self.x)
+    }
+}
+
+/// The gradient (N, OH, OW, C) of the result, and the size (height, width) of the input.
+struct BilinearGradient<'a> {
+    g: &'a Tensor,
+    from: (usize, usize),
+}
+
+impl Host for BilinearGradient<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let ((n, oh, ow, c), (h, w)) = (self.g.dims4()?, self.from);
+        let (rows, columns) = (mixes(h, oh), mixes(w, ow));
+        let g = elements(self.g)?;
         let sums = written_in_chunks(n * h * w * c, w * c, |row, sums| {
             let (image, y) = (row / h, row % h);
             let sums = sums.zeros();
@@ -47,8 +78,8 @@ pub fn resize_bilinear(x: &Value, size: (usize, usize)) -> Result<Value> {
                 spread_row(sums, g, mix.weight_of(y), &columns, c);
             }
         });
-        Ok(vec![Some(from_channels_last(sums, (n, h, w, c), gradient)?)])
-    }))
+        from_channels_last(sums, (n, h, w, c), self.g)
+    }
 }
 
 for_each_level! {

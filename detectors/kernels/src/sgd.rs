@@ -5,8 +5,8 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::dispatch::{self, Host};
-use crate::elementwise::CHUNK;
 use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::memory::CHUNK;
 use crate::memory::{elements, on_host};
 use crate::reduce::dot;
 use crate::simd::for_each_level;

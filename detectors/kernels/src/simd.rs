@@ -7,8 +7,6 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::lanes::LANES;
-
 /// A level of vector instructions, ascending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Simd {
@@ -105,49 +103,6 @@ fn at_avx512<L: Loops>(loops: L) -> L::Output {
     loops.run()
 }
 
-/// Whether the processor, at the level in use, multiplies pairs of bfloat16.
-pub(crate) fn has_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        Simd::level() == Simd::Avx512 && std::arch::is_x86_feature_detected!("avx512bf16")
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        false
-    }
-}
-
-/// `from` rounded to bfloat16, two numbers in each of `to`.
-pub(crate) fn pack_bf16(from: &[f32], to: &mut [f32]) {
-    assert!(from.len() == 2 * to.len(), "pack: {} numbers to {} pairs", from.len(), to.len());
-    let done = match has_bf16() {
-        // SAFETY: the processor has the instructions.
-        #[cfg(target_arch = "x86_64")]
-        true => unsafe { pack_vectors(from, to) },
-        _ => 0,
-    };
-    for (pair, to) in from.chunks_exact(2).zip(to).skip(done) {
-        *to = crate::precision::pair(pair[0], pair[1]);
-    }
-}
-
-/// Whole vectors of pairs; returns how many pairs were written.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bf16")]
-fn pack_vectors(from: &[f32], to: &mut [f32]) -> usize {
-    use std::arch::x86_64::*;
-    let mut done = 0;
-    for (from, to) in from.chunks_exact(2 * LANES).zip(to.chunks_exact_mut(LANES)) {
-        // SAFETY: both have as many numbers as are read and written.
-        unsafe {
-            let (low, high) = (_mm512_loadu_ps(from.as_ptr()), _mm512_loadu_ps(from.as_ptr().add(LANES)));
-            let pairs: __m512bh = _mm512_cvtne2ps_pbh(high, low);
-            _mm512_storeu_ps(to.as_mut_ptr(), std::mem::transmute::<__m512bh, __m512>(pairs));
-        }
-        done += LANES;
-    }
-    done
-}
 /// Compiles a function once for every level; calls run the copy of the level in use.
 ///
 /// All that the function calls must be `#[inline(always)]`, or it stays at the lowest level.

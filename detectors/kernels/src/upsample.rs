@@ -5,7 +5,10 @@
 
 use std::ops::Range;
 
-use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
+use candle_core::Tensor;
+
+use crate::dispatch::{self, Host};
+use crate::memory::{Place, elements, from_channels_last, nhwc, written_in_chunks};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -18,18 +21,12 @@ use crate::{Error, Result, Value};
 /// If `x` has no pixels and the result has.
 pub fn upsample_nearest(x: &Value, size: (usize, usize)) -> Result<Value> {
     let (n, c, h, w) = x.tensor().dims4()?;
-    let resize = Resize::new("upsample_nearest", (n, h, w, c), size)?;
-    let (oh, ow) = size;
-    let input = channels_last(x.tensor())?;
-    let out = {
-        let input = elements(&input)?;
-        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
-            let source = resize.source_row(&input, row);
-            resize.columns.iter().for_each(|&x| out.extend_from_slice(&source[x * c..][..c]));
-        })
-    };
-    let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
-    Ok(Value::operation(&[x], out, move |g| Ok(vec![Some(resize.gradient(g)?)])))
+    check_size("upsample_nearest", (n, h, w, c), size)?;
+    let input = nhwc(x.tensor())?;
+    let out = dispatch::run(&input, Nearest { x: &input, to: size, lateral: None })?;
+    Ok(Value::operation(&[x], out, move |g| {
+        Ok(vec![Some(dispatch::run(g, NearestGradient { g: &nhwc(g)?, from: (h, w) })?)])
+    }))
 }
 
 /// `lateral` + `top` resized to `lateral`'s size: one step of the FPN's top-down path in one pass.
@@ -46,65 +43,75 @@ pub fn upsample_nearest_add(top: &Value, lateral: &Value) -> Result<Value> {
     if (n, c) != (lateral_n, lateral_c) {
         return Err(Error::invalid(name, format!("top {:?}, lateral {:?}", top.dims(), lateral.dims())));
     }
-    let resize = Resize::new(name, (n, h, w, c), (oh, ow))?;
-    let (input, side) = (channels_last(top.tensor())?, channels_last(lateral.tensor())?);
-    let out = {
-        let (input, side) = (elements(&input)?, elements(&side)?);
-        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
-            let source = resize.source_row(&input, row);
-            let side = &side[row * ow * c..][..ow * c];
-            add_tops(out, side, source, &resize.columns, c);
-        })
-    };
-    let out = from_channels_last(out, (n, oh, ow, c), lateral.tensor())?;
+    check_size(name, (n, h, w, c), (oh, ow))?;
+    let (input, side) = (nhwc(top.tensor())?, nhwc(lateral.tensor())?);
+    let out = dispatch::run(&input, Nearest { x: &input, to: (oh, ow), lateral: Some(&side) })?;
     let tracked = top.is_tracked();
     Ok(Value::operation(&[top, lateral], out, move |g| {
-        let top = tracked.then(|| resize.gradient(g)).transpose()?;
-        Ok(vec![top, Some(g.clone())])
+        let of_top = || dispatch::run(g, NearestGradient { g: &nhwc(g)?, from: (h, w) });
+        Ok(vec![tracked.then(of_top).transpose()?, Some(g.clone())])
     }))
 }
 
-/// Which input row and column each output row and column reads; both ascend.
-struct Resize {
-    input: (usize, usize, usize, usize),
-    rows: Vec<usize>,
-    columns: Vec<usize>,
+fn check_size(
+    name: &'static str,
+    (n, h, w, c): (usize, usize, usize, usize),
+    (oh, ow): (usize, usize),
+) -> Result<()> {
+    if (h == 0 || w == 0) && n * c * oh * ow > 0 {
+        return Err(Error::invalid(name, format!("a map of {h}x{w} has nothing to fill {oh}x{ow} with")));
+    }
+    Ok(())
 }
 
-impl Resize {
-    fn new(
-        name: &'static str,
-        input @ (n, h, w, c): (usize, usize, usize, usize),
-        (oh, ow): (usize, usize),
-    ) -> Result<Self> {
-        if (h == 0 || w == 0) && n * c * oh * ow > 0 {
-            return Err(Error::invalid(name, format!("a map of {h}x{w} has nothing to fill {oh}x{ow} with")));
-        }
-        Ok(Self { input, rows: sources(h, oh), columns: sources(w, ow) })
-    }
+/// A map (N, H, W, C), the size (height, width) of the result, and a map of the result's shape that is added.
+struct Nearest<'a> {
+    x: &'a Tensor,
+    to: (usize, usize),
+    lateral: Option<&'a Tensor>,
+}
 
-    /// The input row behind output row `row` (counted over all images).
-    fn source_row<'a>(&self, input: &'a [f32], row: usize) -> &'a [f32] {
-        let (_, h, w, c) = self.input;
-        let (image, oy) = (row / self.rows.len(), row % self.rows.len());
-        &input[(image * h + self.rows[oy]) * w * c..][..w * c]
-    }
+impl Host for Nearest<'_> {
+    type Output = Tensor;
 
-    fn gradient(&self, gradient: &candle_core::Tensor) -> Result<candle_core::Tensor> {
-        let (n, h, w, c) = self.input;
-        let (oh, ow) = (self.rows.len(), self.columns.len());
-        let host = channels_last(gradient)?;
-        let g = elements(&host)?;
-        let columns: Vec<Range<usize>> = (0..w).map(|x| readers(&self.columns, x)).collect();
+    fn on_host(self) -> Result<Tensor> {
+        let ((n, h, w, c), (oh, ow)) = (self.x.dims4()?, self.to);
+        let (rows, columns) = (sources(h, oh), sources(w, ow));
+        let (input, side) = (elements(self.x)?, self.lateral.map(elements).transpose()?);
+        let out = written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
+            let source = &input[(row / oh * h + rows[row % oh]) * w * c..][..w * c];
+            match &side {
+                Some(side) => add_tops(out, &side[row * ow * c..][..ow * c], source, &columns, c),
+                None => columns.iter().for_each(|&x| out.extend_from_slice(&source[x * c..][..c])),
+            }
+        });
+        from_channels_last(out, (n, oh, ow, c), self.x)
+    }
+}
+
+/// The gradient (N, OH, OW, C) of the result, and the size (height, width) of the input.
+struct NearestGradient<'a> {
+    g: &'a Tensor,
+    from: (usize, usize),
+}
+
+impl Host for NearestGradient<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let ((n, oh, ow, c), (h, w)) = (self.g.dims4()?, self.from);
+        let (rows, columns) = (sources(h, oh), sources(w, ow));
+        let g = elements(self.g)?;
+        let columns: Vec<Range<usize>> = (0..w).map(|x| readers(&columns, x)).collect();
         let sums = written_in_chunks(n * h * w * c, w * c, |row, sums| {
             let (image, y) = (row / h, row % h);
             let sums = sums.zeros();
-            for oy in readers(&self.rows, y) {
+            for oy in readers(&rows, y) {
                 let g = &g[(image * oh + oy) * ow * c..][..ow * c];
                 add_runs(g, &columns, c, sums);
             }
         });
-        from_channels_last(sums, (n, h, w, c), gradient)
+        from_channels_last(sums, (n, h, w, c), self.g)
     }
 }
 

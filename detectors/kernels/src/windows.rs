@@ -3,7 +3,10 @@
 //! For heads whose loss looks at few places of a large map (256 anchors of an image's 268,000 in a proposal network):
 //! what the head computes there, it computes from these windows, and nothing of the rest is kept for the gradient.
 
-use crate::memory::{Place, channels_last, elements, from_channels_last, written_in_chunks};
+use candle_core::Tensor;
+
+use crate::dispatch::{self, Host};
+use crate::memory::{elements, from_channels_last, nhwc, zeros};
 use crate::{Error, Result, Value};
 
 /// A pixel of a batch of maps.
@@ -16,9 +19,6 @@ pub struct Pixel {
     /// Column.
     pub x: usize,
 }
-
-/// Numbers that a task clears.
-const CHUNK: usize = 1 << 16;
 
 /// The windows of `side` by `side` pixels around `centres`, zero outside the map.
 ///
@@ -36,33 +36,66 @@ pub fn windows(x: &Value, centres: &[Pixel], side: usize) -> Result<Value> {
     if let Some(pixel) = centres.iter().find(is_outside) {
         return Err(Error::invalid("windows", format!("{pixel:?} in maps {:?}", x.tensor().shape())));
     }
-    let runs: Vec<Run> = centres
-        .iter()
-        .enumerate()
-        .flat_map(|(index, &centre)| {
-            (0..side).filter_map(move |row| Run::of(index * side + row, centre, row, side, (h, w)))
-        })
-        .collect();
-    let mut out = vec![0f32; centres.len() * side * side * c];
-    {
-        let map = channels_last(x.tensor())?;
-        let map = elements(&map)?;
-        for &Run { window, map: at, pixels } in &runs {
-            out[window * c..][..pixels * c].copy_from_slice(&map[at * c..][..pixels * c]);
+    let centres = centres.to_vec();
+    let map = nhwc(x.tensor())?;
+    let out = dispatch::run(&map, Cut { map: &map, centres: &centres, side })?;
+    Ok(Value::operation(&[x], out, move |g| {
+        let put = PutBack { g: &nhwc(g)?, centres: &centres, side, shape: (n, h, w, c) };
+        Ok(vec![Some(dispatch::run(g, put)?)])
+    }))
+}
+
+/// A map (N, H, W, C), and the windows that are cut out of it.
+struct Cut<'a> {
+    map: &'a Tensor,
+    centres: &'a [Pixel],
+    side: usize,
+}
+
+impl Host for Cut<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { map, centres, side } = self;
+        let (_, h, w, c) = map.dims4()?;
+        let values = elements(map)?;
+        let mut out = vec![0f32; centres.len() * side * side * c];
+        for Run { window, map: at, pixels } in runs(centres, side, (h, w)) {
+            out[window * c..][..pixels * c].copy_from_slice(&values[at * c..][..pixels * c]);
         }
+        from_channels_last(out, (centres.len(), side, side, c), map)
     }
-    let out = from_channels_last(out, (centres.len(), side, side, c), x.tensor())?;
-    Ok(Value::operation(&[x], out, move |gradient| {
-        let host = channels_last(gradient)?;
-        let g = elements(&host)?;
-        // All zeros at first.
-        let mut spread = written_in_chunks(n * h * w * c, CHUNK, |_, _: &mut Place<f32>| ());
-        for Run { window, map, pixels } in runs {
-            let to = spread[map * c..][..pixels * c].iter_mut();
+}
+
+/// The gradient (P, `side`, `side`, C) of windows, to be added up in a map of `shape` (N, H, W, C).
+struct PutBack<'a> {
+    g: &'a Tensor,
+    centres: &'a [Pixel],
+    side: usize,
+    shape: (usize, usize, usize, usize),
+}
+
+impl Host for PutBack<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { g: like, centres, side, shape } = self;
+        let (n, h, w, c) = shape;
+        let g = elements(like)?;
+        let mut sums = zeros(n * h * w * c);
+        for Run { window, map, pixels } in runs(centres, side, (h, w)) {
+            let to = sums[map * c..][..pixels * c].iter_mut();
             to.zip(&g[window * c..]).for_each(|(to, g)| *to += g);
         }
-        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
-    }))
+        from_channels_last(sums, shape, like)
+    }
+}
+
+/// The parts of the windows' rows that lie in maps of (h, w) pixels, window after window.
+fn runs(centres: &[Pixel], side: usize, size: (usize, usize)) -> impl Iterator<Item = Run> {
+    centres.iter().enumerate().flat_map(move |(index, &centre)| {
+        (0..side).filter_map(move |row| Run::of(index * side + row, centre, row, side, size))
+    })
 }
 
 /// Neighbouring pixels of a window's row that lie in the map.

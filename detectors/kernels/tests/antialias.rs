@@ -1,8 +1,9 @@
 //! Resizing against Pillow's own bytes.
 
+use crate::support::golden;
 use std::path::Path;
 
-use ckd_golden::{self as golden, Golden};
+use ckd_golden::Golden;
 use ckd_kernels::antialias::resize_antialiased;
 
 #[test]

@@ -1,9 +1,8 @@
 //! Convolution against PyTorch's values, a scalar reference in f64, and the composition of plain operations.
 
-mod support;
-
 use std::alloc::System;
 
+use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::elementwise::{add, relu, relu6};
@@ -11,7 +10,6 @@ use ckd_kernels::linear::Activation;
 use ckd_kernels::{Conv2dConfig, Epilogue, Precision, Value, conv2d};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use support::*;
 
 // The program's: it aligns large results to cache lines, which writing around the caches needs.
 #[global_allocator]

@@ -1,11 +1,9 @@
 //! Sums, scalings, views and gathers; and the graph that they stand in.
 
-mod support;
-
+use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::elementwise::{add, concatenate, permute, relu, relu6, reshape, rows, scale, weighted_sum};
 use ckd_kernels::{Conv2dConfig, Epilogue, Error, Value, conv2d};
-use support::*;
 
 fn scalar(name: &str, value: f32) -> Value {
     Value::leaf(name, tensor(vec![value], &[]))

@@ -1,10 +1,8 @@
 //! Fully connected layers against a scalar reference, differences and hostile shapes.
 
-mod support;
-
+use crate::support::*;
 use ckd_kernels::linear::{Activation, linear};
 use ckd_kernels::{Error, Value};
-use support::*;
 
 #[test]
 fn a_layer_equals_its_sums() {

@@ -1,7 +1,6 @@
 //! Losses against golden values, central differences, ties, zeros and hostile input.
 
-use ckd_golden as golden;
-
+use crate::support::golden;
 use candle_core::{Device, Tensor};
 use ckd_kernels::losses::{
     FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss, smooth_l1, softmax_cross_entropy,

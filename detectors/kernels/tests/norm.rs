@@ -1,13 +1,11 @@
 //! Batch and group norms against PyTorch's values and against differences.
 
-mod support;
-
+use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train, frozen_batch_norm, group_norm, update_running};
-use support::*;
 
 #[test]
 fn a_frozen_norm_equals_pytorch() {

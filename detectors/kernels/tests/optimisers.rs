@@ -1,17 +1,15 @@
 //! Updates of parameters in place, against PyTorch's optimisers.
 
-mod support;
-
 use std::path::Path;
 
+use crate::support::*;
 use candle_core::Tensor;
+use ckd_golden::{Case, Golden};
 use ckd_kernels::Error;
 use ckd_kernels::adamw::AdamWStep;
 use ckd_kernels::ema::update_average;
 use ckd_kernels::in_place::overwrite;
-use golden::{Case, Golden};
 use proptest::prelude::*;
-use support::*;
 
 fn each_case(prefix: &str, test: impl FnMut(&Case<'_>)) {
     let golden = Golden::open(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/optimisers"));

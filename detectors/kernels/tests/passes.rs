@@ -1,8 +1,6 @@
 //! Passes over memory: the same numbers whatever the shape, the vector width's remainder or the number of threads.
-#![allow(missing_docs)]
 
-mod support;
-
+use crate::support::*;
 use candle_core::{Device, Tensor};
 use ckd_kernels::elementwise::{add, add_in_place, concatenate, relu, relu6, scale};
 use ckd_kernels::linear::Activation;
@@ -17,7 +15,6 @@ use ckd_kernels::sgd::{SgdStep, squared_norm};
 use ckd_kernels::upsample::{upsample_nearest, upsample_nearest_add};
 use ckd_kernels::{Result, Value};
 use proptest::prelude::*;
-use support::*;
 
 fn leaf(name: &str, tensor: &Tensor) -> Value {
     Value::leaf(name, tensor.clone())

@@ -1,11 +1,9 @@
 //! Pooling against PyTorch's values, a scalar reference and differences.
 
-mod support;
-
+use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::pool::{adaptive_avg_pool2d, global_avg_pool, max_pool2d};
-use support::*;
 
 #[test]
 fn max_pooling_equals_pytorch() {

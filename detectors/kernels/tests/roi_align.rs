@@ -1,12 +1,10 @@
 //! RoIAlign against torchvision's values, a scalar reference, differences and hostile RoIs.
 
-mod support;
-
+use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, reshape, rows};
 use ckd_kernels::roi_align::{Alignment, MAX_SAMPLES, Sampling, multi_level_roi_align, roi_align};
-use support::*;
 
 #[test]
 fn roi_align_equals_torchvision() {

@@ -1,12 +1,10 @@
 //! Resizing against PyTorch's values and against differences.
 
-mod support;
-
+use crate::support::*;
 use ckd_kernels::elementwise::add;
 use ckd_kernels::resize::resize_bilinear;
 use ckd_kernels::upsample::{upsample_nearest, upsample_nearest_add};
 use ckd_kernels::{Result, Value};
-use support::*;
 
 #[test]
 fn nearest_upsampling_equals_pytorch() {

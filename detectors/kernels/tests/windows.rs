@@ -1,10 +1,8 @@
 //! Windows around pixels against their definition and against differences.
 
-mod support;
-
+use crate::support::*;
 use ckd_kernels::Value;
 use ckd_kernels::windows::{Pixel, windows};
-use support::*;
 
 /// Corners, edges, the middle, a pixel twice; more than one image; maps smaller than a window.
 fn cases() -> Vec<([usize; 4], usize, Vec<Pixel>)> {

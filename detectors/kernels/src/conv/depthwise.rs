@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::{Geometry, Phase};
-use super::sweep::Map;
+use super::map::Map;
 use crate::microkernel::Finish;
 use crate::simd::for_each_level;
 

@@ -2,49 +2,79 @@
 
 use candle_core::Tensor;
 
+use super::epilogue::Epilogue;
 use super::geometry::Geometry;
 use super::sweep::{Sweep, in_precision};
-use super::{Epilogue, depthwise, winograd};
+use super::{depthwise, winograd};
+use crate::activation::Activation;
+use crate::dispatch::Host;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
 use crate::microkernel::Finish;
 use crate::panels::Panels;
-use crate::{Error, Result};
+use crate::{Error, Result, Value};
 
-pub(super) fn forward(
-    geometry: &Geometry,
-    x: &Tensor,
-    weight: &Tensor,
-    epilogue: &Epilogue,
-) -> Result<Tensor> {
-    let &Geometry { n, oh, ow, k, .. } = geometry;
-    let residual = match epilogue.residual {
-        Some(residual) if residual.dims() == [n, k, oh, ow] => Some(channels_last(residual.tensor())?),
-        Some(residual) => {
+/// The operands of a convolution, checked.
+pub(super) struct Forward<'a> {
+    geometry: &'a Geometry,
+    /// (N, C, H, W).
+    x: &'a Tensor,
+    /// (K, C/groups, R, S).
+    weight: &'a Tensor,
+    /// (K).
+    scale: Option<&'a Tensor>,
+    /// (K).
+    shift: Option<&'a Tensor>,
+    /// (N, K, OH, OW).
+    residual: Option<&'a Tensor>,
+    activation: Activation,
+}
+
+impl<'a> Forward<'a> {
+    pub(super) fn new(
+        geometry: &'a Geometry,
+        x: &'a Value,
+        weight: &'a Value,
+        epilogue: &Epilogue<'a>,
+    ) -> Result<Self> {
+        let &Geometry { n, oh, ow, k, .. } = geometry;
+        let Epilogue { scale, activation, .. } = *epilogue;
+        let [shift, residual] = [epilogue.shift, epilogue.residual].map(|value| value.map(Value::tensor));
+        if let Some(residual) = residual.filter(|residual| residual.dims() != [n, k, oh, ow]) {
             let reason = format!("residual {:?}, result {:?}", residual.dims(), [n, k, oh, ow]);
             return Err(Error::invalid("conv2d", reason));
         }
-        None => None,
-    };
-    let per_channel = |name, values: Option<&Tensor>| match values {
-        Some(values) if values.dims() == [k] => Ok(Some(on_host(values)?)),
-        Some(values) => Err(Error::invalid("conv2d", format!("{name} {:?}, {k} channels", values.dims()))),
-        None => Ok(None),
-    };
-    let shift = per_channel("shift", epilogue.shift.map(crate::Value::tensor))?;
-    let scale = per_channel("scale", epilogue.scale)?;
-    let (input, weight) = (channels_last(x)?, channels_last(weight)?);
-    let shift = shift.as_ref().map(elements).transpose()?;
-    let scale = scale.as_ref().map(elements).transpose()?;
-    let residual = residual.as_ref().map(elements).transpose()?;
-    let finish = Finish {
-        shift: shift.as_deref(),
-        residual: residual.as_deref(),
-        activation: epilogue.activation,
-        ..Finish::default()
-    };
-    let (input, weight) = (elements(&input)?, elements(&weight)?);
-    let out = product(geometry, &input, &weight, scale.as_deref(), finish);
-    from_channels_last(out, (n, oh, ow, k), x)
+        for (name, table) in [("shift", shift), ("scale", scale)] {
+            if let Some(table) = table.filter(|table| table.dims() != [k]) {
+                return Err(Error::invalid("conv2d", format!("{name} {:?}, {k} channels", table.dims())));
+            }
+        }
+        Ok(Self { geometry, x: x.tensor(), weight: weight.tensor(), scale, shift, residual, activation })
+    }
+}
+
+impl Host for Forward<'_> {
+    /// (N, K, OH, OW), channels last in memory.
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let &Geometry { n, oh, ow, k, .. } = self.geometry;
+        let (input, weight) = (channels_last(self.x)?, channels_last(self.weight)?);
+        let residual = self.residual.map(channels_last).transpose()?;
+        let [shift, scale] = [self.shift, self.scale].map(|table| table.map(on_host).transpose());
+        let (shift, scale) = (shift?, scale?);
+        let shift = shift.as_ref().map(elements).transpose()?;
+        let scale = scale.as_ref().map(elements).transpose()?;
+        let residual = residual.as_ref().map(elements).transpose()?;
+        let finish = Finish {
+            shift: shift.as_deref(),
+            residual: residual.as_deref(),
+            activation: self.activation,
+            ..Finish::default()
+        };
+        let (input, weight) = (elements(&input)?, elements(&weight)?);
+        let out = product(self.geometry, &input, &weight, scale.as_deref(), finish);
+        from_channels_last(out, (n, oh, ow, k), self.x)
+    }
 }
 
 /// The result (n, oh, ow, k) of the input and the weights (k, r, s, c/groups), row k of them times `scale[k]`.

@@ -2,8 +2,8 @@
 
 use candle_core::Tensor;
 
-use super::Conv2dConfig;
-use super::sweep::Map;
+use super::config::Conv2dConfig;
+use super::map::Map;
 use crate::{Error, Precision, Result};
 
 /// Sizes of one convolution; N, H, W, C of the input, OH, OW, K of the output, R, S of the kernel.

@@ -6,25 +6,34 @@ use super::geometry::{Geometry, Phase};
 use super::sweep::{Sweep, in_precision};
 use super::{depthwise, winograd};
 use crate::Result;
+use crate::dispatch::Host;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
 use crate::microkernel::Finish;
 use crate::panels::Panels;
 
-/// Gradient of the input, NCHW over channels-last memory. `g` (N, OH, OW, K); the weights are times `scale` (K).
-pub(super) fn input_gradient(
-    geometry: &Geometry,
-    g: &Tensor,
-    weight: &Tensor,
-    scale: Option<&Tensor>,
-) -> Result<Tensor> {
-    let &Geometry { n, h, w, c, .. } = geometry;
-    let like = g;
-    let (g, weight) = (elements(g)?, channels_last(weight)?);
-    let weight = elements(&weight)?;
-    let scale = scale.map(on_host).transpose()?;
-    let scale = scale.as_ref().map(elements).transpose()?;
-    let out = product(geometry, &g, &weight, scale.as_deref());
-    from_channels_last(out, (n, h, w, c), like)
+/// The gradient of the result, and the weights.
+pub(super) struct InputGradient<'a> {
+    pub(super) geometry: &'a Geometry,
+    /// (N, OH, OW, K).
+    pub(super) g: &'a Tensor,
+    /// (K, C/groups, R, S), row k times `scale[k]`.
+    pub(super) weight: &'a Tensor,
+    pub(super) scale: Option<&'a Tensor>,
+}
+
+impl Host for InputGradient<'_> {
+    /// (N, C, H, W), channels last in memory.
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let &Geometry { n, h, w, c, .. } = self.geometry;
+        let (g, weight) = (elements(self.g)?, channels_last(self.weight)?);
+        let weight = elements(&weight)?;
+        let scale = self.scale.map(on_host).transpose()?;
+        let scale = scale.as_ref().map(elements).transpose()?;
+        let out = product(self.geometry, &g, &weight, scale.as_deref());
+        from_channels_last(out, (n, h, w, c), self.g)
+    }
 }
 
 /// The gradient (n, h, w, c) from that of the result `g` and the weights, row k of them times `scale[k]`.

@@ -1,6 +1,6 @@
 //! Products of rows and weights: linear layers are 1x1 convolutions of a column of pixels.
 
-use super::Conv2dConfig;
+use super::config::Conv2dConfig;
 use super::geometry::Geometry;
 use crate::Precision;
 use crate::microkernel::Finish;

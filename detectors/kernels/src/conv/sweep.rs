@@ -12,21 +12,12 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::geometry::Phase;
-use crate::linear::Activation;
-use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
+use super::map::Map;
+use crate::activation::Activation;
+use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Target, dot, dot_onto};
 use crate::panels::{Aligned, Panels};
 use crate::precision::{Precision, pack};
 use crate::simd::Simd;
-
-/// A channels-last map (n, h, w, c).
-#[derive(Clone, Copy)]
-pub(super) struct Map<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) n: usize,
-    pub(super) h: usize,
-    pub(super) w: usize,
-    pub(super) c: usize,
-}
 
 /// One sweep: a source, the shape (h, w, k) of the result's images, and the phases of its pixels.
 pub(super) struct Sweep<'a> {
@@ -153,7 +144,6 @@ impl Sweep<'_> {
                     let width = COLUMNS.min(group_k - panel * COLUMNS);
                     let offset = first * w * k + column;
                     let finish = Finish {
-                        accumulate: index > 0,
                         shift: self.finish.shift.filter(|_| last).map(|shift| &shift[column..]),
                         residual: self.finish.residual.filter(|_| last).map(|residual| &residual[offset..]),
                         activation: if last { self.finish.activation } else { Activation::Identity },
@@ -171,8 +161,14 @@ impl Sweep<'_> {
                             segments: &block.segments,
                             next,
                         };
-                        let target = Target { values: &mut out[column..], starts: outs, columns: width };
-                        dot(level, left, panels.panel(panel, block.first), target, finish);
+                        let memory = Memory::Fresh(&mut out[column..]);
+                        let target = Target { memory, starts: outs, columns: width };
+                        let panel = panels.panel(panel, block.first);
+                        match index {
+                            0 => dot(level, left, panel, target, finish),
+                            // SAFETY: the first block wrote the same places.
+                            _ => unsafe { dot_onto(level, left, panel, target, finish) },
+                        }
                     }
                 }
             }

@@ -6,24 +6,47 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::geometry::{Geometry, Phase};
-use super::sweep::{Map, Window};
+use super::map::Map;
+use super::sweep::Window;
 use super::{depthwise, winograd};
 use crate::Result;
+use crate::dispatch::Host;
 use crate::lanes::{LANES, over_lanes};
-use crate::memory::{channels_last, elements, from_channels_last};
+use crate::memory::{channels_last, elements, from_channels_last, on_host};
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
 use crate::panels::Aligned;
 use crate::precision::Precision;
 use crate::simd::Simd;
 
-/// Gradient of the weights, (K, C/groups, R, S) over channels-last memory. `g` (N, OH, OW, K).
-pub(super) fn weight_gradient(geometry: &Geometry, g: &Tensor, x: &Tensor) -> Result<Tensor> {
-    let &Geometry { k, r, s, .. } = geometry;
-    let (group_c, _) = geometry.group_channels();
-    let like = g;
-    let (g, x) = (elements(g)?, channels_last(x)?);
-    let x = elements(&x)?;
-    from_channels_last(sums(geometry, &x, &g), (k, r, s, group_c), like)
+/// The gradient of the result, and the input.
+pub(super) struct WeightGradient<'a> {
+    pub(super) geometry: &'a Geometry,
+    /// (N, OH, OW, K).
+    pub(super) g: &'a Tensor,
+    /// (N, C, H, W).
+    pub(super) x: &'a Tensor,
+    /// Row k of the gradient is times `scale[k]`.
+    pub(super) scale: Option<&'a Tensor>,
+}
+
+impl Host for WeightGradient<'_> {
+    /// (K, C/groups, R, S), channels last in memory.
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let &Geometry { k, r, s, .. } = self.geometry;
+        let (group_c, _) = self.geometry.group_channels();
+        let (g, x) = (elements(self.g)?, channels_last(self.x)?);
+        let mut sums = sums(self.geometry, &elements(&x)?, &g);
+        if let Some(scale) = self.scale {
+            let scale = on_host(scale)?;
+            let rows = sums.chunks_exact_mut((group_c * r * s).max(1));
+            for (row, scale) in rows.zip(elements(&scale)?.iter()) {
+                row.iter_mut().for_each(|w| *w *= scale);
+            }
+        }
+        from_channels_last(sums, (k, r, s, group_c), self.g)
+    }
 }
 
 /// The gradient (k, r, s, c/groups) from the input and the result's gradient `g`.

@@ -5,8 +5,12 @@ use std::iter::repeat_n;
 
 use candle_core::Tensor;
 
+use super::config::Conv2dConfig;
+use super::dense::convolve;
+use super::epilogue::Epilogue;
 use super::geometry::Geometry;
-use super::{Conv2dConfig, Epilogue, convolve, winograd};
+use super::winograd;
+use crate::dispatch::{self, Host};
 use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks};
 use crate::{Result, Value};
 
@@ -28,45 +32,71 @@ pub(super) fn convolve_widened(
     epilogue: Epilogue,
     outputs: usize,
 ) -> Result<Value> {
-    let (k, c, r, s) = weight.tensor().dims4()?;
-    let rows = move |of: &Tensor, rows: usize| -> Result<Tensor> {
-        let mut values = elements(&channels_last(of)?)?.to_vec();
-        values.resize(rows * r * s * c, 0.0);
-        from_channels_last(values, (rows, r, s, c), of)
-    };
+    let (k, _, _, _) = weight.tensor().dims4()?;
+    let rows = |of: &Tensor, rows: usize| dispatch::run(of, WithRows { of, rows });
     let wide = rows(weight.tensor(), outputs)?;
     let wide = Value::operation(&[weight], wide, move |g| Ok(vec![Some(rows(g, k)?)]));
-    let table = |of: &Tensor, len: usize| -> Result<Tensor> {
-        let mut values = elements(&on_host(of)?)?.to_vec();
-        values.resize(len, 0.0);
-        from_elements(values, len, of)
-    };
     let shift = match epilogue.shift {
         Some(shift) => {
-            let wide = table(shift.tensor(), outputs)?;
-            Some(Value::operation(&[shift], wide, move |g| Ok(vec![Some(table(g, k)?)])))
+            let wide = rows(shift.tensor(), outputs)?;
+            Some(Value::operation(&[shift], wide, move |g| Ok(vec![Some(rows(g, k)?)])))
         }
         None => None,
     };
-    let scale = epilogue.scale.map(|scale| table(scale, outputs)).transpose()?;
+    let scale = epilogue.scale.map(|scale| rows(scale, outputs)).transpose()?;
     let epilogue = Epilogue { scale: scale.as_ref(), shift: shift.as_ref(), ..epilogue };
     let out = convolve(x, &wide, config, epilogue)?;
-    let narrow = with_channels(out.tensor(), k)?;
-    Ok(Value::operation(&[&out], narrow, move |g| Ok(vec![Some(with_channels(g, outputs)?)])))
+    let channels = |map: &Tensor, channels: usize| dispatch::run(map, WithChannels { map, channels });
+    let narrow = channels(out.tensor(), k)?;
+    Ok(Value::operation(&[&out], narrow, move |g| Ok(vec![Some(channels(g, outputs)?)])))
 }
 
-/// The first `channels` of `map` (N, C, H, W), zeros where it has no more.
-fn with_channels(map: &Tensor, channels: usize) -> Result<Tensor> {
-    const PIXELS: usize = 256;
-    let (n, c, h, w) = map.dims4()?;
-    let host = channels_last(map)?;
-    let values = elements(&host)?;
-    let out = written_in_chunks(n * h * w * channels, PIXELS * channels, |index, out| {
-        let pixels = values[index * PIXELS * c..].chunks_exact(c).take(PIXELS);
-        for pixel in pixels {
-            out.extend_from_slice(&pixel[..c.min(channels)]);
-            out.extend(repeat_n(0.0, channels.saturating_sub(c)));
+/// The first `rows` of weights (K, C, R, S) or of a table (K), zeros where there are no more.
+struct WithRows<'a> {
+    of: &'a Tensor,
+    rows: usize,
+}
+
+impl Host for WithRows<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Self { of, rows } = self;
+        let resized = |host: &Tensor| -> Result<Vec<f32>> {
+            let mut values = elements(host)?.to_vec();
+            values.resize(rows * host.dims()[1..].iter().product::<usize>(), 0.0);
+            Ok(values)
+        };
+        if of.rank() == 1 {
+            return from_elements(resized(&on_host(of)?)?, rows, of);
         }
-    });
-    from_channels_last(out, (n, h, w, channels), map)
+        let (_, c, r, s) = of.dims4()?;
+        from_channels_last(resized(&channels_last(of)?)?, (rows, r, s, c), of)
+    }
+}
+
+/// The first `channels` of a map (N, C, H, W), zeros where it has no more.
+struct WithChannels<'a> {
+    map: &'a Tensor,
+    channels: usize,
+}
+
+impl Host for WithChannels<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        const PIXELS: usize = 256;
+        let Self { map, channels } = self;
+        let (n, c, h, w) = map.dims4()?;
+        let host = channels_last(map)?;
+        let values = elements(&host)?;
+        let out = written_in_chunks(n * h * w * channels, PIXELS * channels, |index, out| {
+            let pixels = values[index * PIXELS * c..].chunks_exact(c).take(PIXELS);
+            for pixel in pixels {
+                out.extend_from_slice(&pixel[..c.min(channels)]);
+                out.extend(repeat_n(0.0, channels.saturating_sub(c)));
+            }
+        });
+        from_channels_last(out, (n, h, w, channels), map)
+    }
 }

@@ -1,6 +1,9 @@
 //! Softmax cross-entropy with class indices.
 
-use super::{Divisor, expect_count, sum_over_rows, zero_if_finite};
+use candle_core::Tensor;
+
+use super::sums::{Divisor, Sum, expect_count, recorded, sum_over_rows, zero_if_finite};
+use crate::dispatch::Host;
 use crate::reduce::{exponentials, largest, multiply};
 use crate::{Error, Result, Value};
 
@@ -24,14 +27,31 @@ pub fn softmax_cross_entropy<'d>(
     if let Some((row, label)) = labels.iter().enumerate().find(|&(_, &label)| label as usize >= k) {
         return Err(Error::invalid(NAME, format!("label {label} in row {row}, of {k} classes")));
     }
-    sum_over_rows(NAME, logits, k, divisor.into(), |i, x, gradient| {
-        let label = labels[i] as usize;
-        let highest = largest(x);
-        gradient.copy_from_slice(x);
-        let total = exponentials(gradient, highest, 1.0);
-        let share = total.recip() as f32;
-        multiply(gradient, share);
-        gradient[label] -= 1.0;
-        total.ln() - (f64::from(x[label]) - f64::from(highest)) + f64::from(zero_if_finite(x))
-    })
+    let parts = divisor.into().parts(NAME, m)?;
+    recorded(logits, CrossEntropy { logits: logits.tensor(), labels, parts: &parts })
+}
+
+struct CrossEntropy<'a> {
+    logits: &'a Tensor,
+    labels: &'a [u32],
+    parts: &'a [(usize, f64)],
+}
+
+impl Host for CrossEntropy<'_> {
+    type Output = Sum;
+
+    fn on_host(self) -> Result<Sum> {
+        let labels = self.labels;
+        let (_, k) = self.logits.dims2()?;
+        sum_over_rows(self.logits, k, self.parts, |i, x, gradient| {
+            let label = labels[i] as usize;
+            let highest = largest(x);
+            gradient.copy_from_slice(x);
+            let total = exponentials(gradient, highest, 1.0);
+            let share = total.recip() as f32;
+            multiply(gradient, share);
+            gradient[label] -= 1.0;
+            total.ln() - (f64::from(x[label]) - f64::from(highest)) + f64::from(zero_if_finite(x))
+        })
+    }
 }

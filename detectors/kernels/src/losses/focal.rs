@@ -5,7 +5,10 @@
 //! rows, many lanes at a time and without branches; the one element of a row that is a class is
 //! corrected afterwards. No one-hot targets are made.
 
-use super::{Divisor, expect_count, sum_over_rows};
+use candle_core::Tensor;
+
+use super::sums::{Divisor, Sum, expect_count, recorded, sum_over_rows};
+use crate::dispatch::Host;
 use crate::reduce::{exp_of_negative, log_of_one_plus};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
@@ -72,41 +75,60 @@ pub fn sigmoid_focal_loss<'d>(
             format!("alpha must be at most 1 and gamma not negative, got {alpha} and {gamma}"),
         ));
     }
-    let (class, background) = if alpha < 0.0 { (1.0, 1.0) } else { (alpha as f32, (1.0 - alpha) as f32) };
-    let gamma = gamma as f32;
-    // The usual exponent avoids `powf`, which no vector instruction does.
-    let sum_of_row = if gamma == 2.0 { sum_of_row_with_squares } else { sum_of_row_with_powers };
-    // The loss of `weight` times a target of 0; of a target of 1, mirrored.
-    let as_background = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, background, 1.0, gamma);
-    let as_class = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, class, -1.0, gamma);
-    sum_over_rows(NAME, logits, k, divisor, |i, x, gradient| match targets {
-        FocalTargets::Rows(targets) => match targets[i] {
-            RowTarget::Ignored => 0.0,
-            RowTarget::Background => as_background(x, gradient),
-            RowTarget::Class(class) => {
-                let (before, after) = (class as usize, class as usize + 1);
-                let mut sum = as_background(&x[..before], &mut gradient[..before]);
-                sum += as_background(&x[after..], &mut gradient[after..]);
-                sum + as_class(&x[before..after], &mut gradient[before..after])
+    let parts = divisor.parts(NAME, if k == 0 { 0 } else { m })?;
+    recorded(logits, Focal { logits: logits.tensor(), targets, alpha, gamma, parts: &parts })
+}
+
+struct Focal<'a> {
+    logits: &'a Tensor,
+    targets: FocalTargets<'a>,
+    alpha: f64,
+    gamma: f64,
+    parts: &'a [(usize, f64)],
+}
+
+impl Host for Focal<'_> {
+    type Output = Sum;
+
+    fn on_host(self) -> Result<Sum> {
+        let Self { logits, targets, alpha, gamma, parts } = self;
+        let (_, k) = logits.dims2()?;
+        let (class, background) = if alpha < 0.0 { (1.0, 1.0) } else { (alpha as f32, (1.0 - alpha) as f32) };
+        let gamma = gamma as f32;
+        // The usual exponent avoids `powf`, which no vector instruction does.
+        let sum_of_row = if gamma == 2.0 { sum_of_row_with_squares } else { sum_of_row_with_powers };
+        // The loss of `weight` times a target of 0; of a target of 1, mirrored.
+        let as_background = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, background, 1.0, gamma);
+        let as_class = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, class, -1.0, gamma);
+        sum_over_rows(logits, k, parts, |i, x, gradient| match targets {
+            FocalTargets::Rows(targets) => match targets[i] {
+                RowTarget::Ignored => 0.0,
+                RowTarget::Background => as_background(x, gradient),
+                RowTarget::Class(class) => {
+                    let (before, after) = (class as usize, class as usize + 1);
+                    let mut sum = as_background(&x[..before], &mut gradient[..before]);
+                    sum += as_background(&x[after..], &mut gradient[after..]);
+                    sum + as_class(&x[before..after], &mut gradient[before..after])
+                }
+            },
+            FocalTargets::Dense(targets) => {
+                let mut sum = 0.0;
+                for (j, &t) in targets[i * k..][..k].iter().enumerate() {
+                    let (x, gradient) = (&x[j..=j], &mut gradient[j..=j]);
+                    sum += match t {
+                        0.0 => as_background(x, gradient),
+                        1.0 => as_class(x, gradient),
+                        t => {
+                            let (value, derivative) = between(x[0], t, Weights { class, background }, gamma);
+                            gradient[0] = derivative;
+                            f64::from(value)
+                        }
+                    };
+                }
+                sum
             }
-        },
-        FocalTargets::Dense(targets) => {
-            let mut sum = 0.0;
-            for (j, &t) in targets[i * k..][..k].iter().enumerate() {
-                let (x, gradient) = (&x[j..=j], &mut gradient[j..=j]);
-                sum += match t {
-                    0.0 => as_background(x, gradient),
-                    1.0 => as_class(x, gradient),
-                    t => {
-                        let (value, derivative) = between(x[0], t, Weights { class, background }, gamma);
-                        gradient[0] = derivative;
-                        f64::from(value)
-                    }
-                };
-            }
-            sum
-        }
-    })
+        })
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -1,6 +1,9 @@
 //! Generalised IoU as a loss (Rezatofighi et al., 2019), in torchvision's form.
 
-use super::{Divisor, expect_count, rows_of, sum_over_rows, zero_if_finite};
+use candle_core::Tensor;
+
+use super::sums::{Divisor, Sum, expect_count, recorded, rows_of, sum_over_rows, zero_if_finite};
+use crate::dispatch::Host;
 use crate::{Result, Value};
 
 /// torchvision's guard of the two divisions.
@@ -18,14 +21,30 @@ const EPS: f64 = 1e-7;
 pub fn giou_loss<'d>(pred: &Value, target: &[[f32; 4]], divisor: impl Into<Divisor<'d>>) -> Result<Value> {
     const NAME: &str = "giou_loss";
     expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
-    sum_over_rows(NAME, pred, 4, divisor.into(), |i, pred, gradient| {
-        let p = [pred[0], pred[1], pred[2], pred[3]].map(f64::from);
-        let (loss, derivatives) = giou_distance(p, target[i].map(f64::from));
-        for (gradient, derivative) in gradient.iter_mut().zip(derivatives) {
-            *gradient = derivative as f32;
-        }
-        loss + f64::from(zero_if_finite(pred)) + f64::from(zero_if_finite(&target[i]))
-    })
+    let parts = divisor.into().parts(NAME, target.len())?;
+    recorded(pred, Giou { pred: pred.tensor(), target, parts: &parts })
+}
+
+struct Giou<'a> {
+    pred: &'a Tensor,
+    target: &'a [[f32; 4]],
+    parts: &'a [(usize, f64)],
+}
+
+impl Host for Giou<'_> {
+    type Output = Sum;
+
+    fn on_host(self) -> Result<Sum> {
+        let Self { pred, target, parts } = self;
+        sum_over_rows(pred, 4, parts, |i, pred, gradient| {
+            let p = [pred[0], pred[1], pred[2], pred[3]].map(f64::from);
+            let (loss, derivatives) = giou_distance(p, target[i].map(f64::from));
+            for (gradient, derivative) in gradient.iter_mut().zip(derivatives) {
+                *gradient = derivative as f32;
+            }
+            loss + f64::from(zero_if_finite(pred)) + f64::from(zero_if_finite(&target[i]))
+        })
+    }
 }
 
 /// 1 - GIoU of two boxes and its derivatives with respect to the first.

@@ -4,8 +4,8 @@
 
 use std::arch::x86_64::*;
 
+use super::call::{COLUMNS, Dot, Outer, ROWS};
 use super::scalar::finish_row;
-use super::{COLUMNS, Dot, Outer};
 
 /// # Safety
 /// Every access of `call` is in bounds, and the processor has AVX2 and FMA.
@@ -17,7 +17,7 @@ pub(super) unsafe fn dot(call: &Dot) {
             let mut row = 0;
             while row < call.rows {
                 row += match call.rows - row {
-                    5.. if row + 6 <= super::ROWS => dot_block::<6>(call, row, first_column),
+                    5.. if row + 6 <= ROWS => dot_block::<6>(call, row, first_column),
                     3.. => dot_block::<4>(call, row, first_column),
                     _ => dot_block::<2>(call, row, first_column),
                 };
@@ -37,7 +37,7 @@ unsafe fn dot_block<const R: usize>(call: &Dot, first: usize, first_column: usiz
         for segment in call.segments {
             let left = call.left.add(segment.offset);
             let rows: [*const f32; R] =
-                std::array::from_fn(|i| left.add(call.left_starts[(first + i).min(super::ROWS - 1)]));
+                std::array::from_fn(|i| left.add(call.left_starts[(first + i).min(ROWS - 1)]));
             for inner in 0..segment.len {
                 let right = [_mm256_loadu_ps(panel), _mm256_loadu_ps(panel.add(8))];
                 for i in 0..R {

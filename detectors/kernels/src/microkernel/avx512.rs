@@ -4,9 +4,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{COLUMNS, Dot, Outer};
-use crate::elementwise::SIX;
-use crate::linear::Activation;
+use super::call::{COLUMNS, Dot, Outer};
+use crate::activation::{Activation, SIX};
 
 /// How many floats of a panel are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;

@@ -12,25 +12,17 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod call;
 mod scalar;
 
 use std::mem::MaybeUninit;
 
-use crate::linear::Activation;
+pub(crate) use call::{COLUMNS, ROWS, Segment};
+use call::{Dot, Outer};
+
+use crate::activation::Activation;
 use crate::precision::Precision;
 use crate::simd::Simd;
-
-/// Rows of a tile.
-pub(crate) const ROWS: usize = 12;
-/// Columns of a tile, and of a panel.
-pub(crate) const COLUMNS: usize = 32;
-
-/// A run of consecutive inner indices: `len` numbers at `offset` from a row's start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Segment {
-    pub(crate) offset: usize,
-    pub(crate) len: usize,
-}
 
 /// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in turn.
 #[derive(Clone, Copy)]
@@ -47,11 +39,9 @@ pub(crate) struct Left<'a> {
 /// What becomes of the sums, in this order.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Finish<'a> {
-    /// Add what the destination holds.
-    pub(crate) accumulate: bool,
     /// Add a number per column.
     pub(crate) shift: Option<&'a [f32]>,
-    /// Add the numbers that lie where the destination lies in its own buffer.
+    /// Add `residual[i]` to `target[i]`: the same offsets as in the destination.
     pub(crate) residual: Option<&'a [f32]>,
     /// Applied last.
     pub(crate) activation: Activation,
@@ -59,42 +49,71 @@ pub(crate) struct Finish<'a> {
     pub(crate) stream: bool,
 }
 
+/// Memory that sums are written to.
+pub(crate) enum Memory<'a> {
+    /// That nothing was written to before.
+    Fresh(&'a mut [MaybeUninit<f32>]),
+    /// Of numbers, which are overwritten.
+    Written(&'a mut [f32]),
+}
+
+impl Memory<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Fresh(values) => values.len(),
+            Self::Written(values) => values.len(),
+        }
+    }
+
+    fn start(&mut self) -> *mut f32 {
+        match self {
+            Self::Fresh(values) => values.as_mut_ptr().cast(),
+            Self::Written(values) => values.as_mut_ptr(),
+        }
+    }
+}
+
 /// Where the sums go: row i to `starts[i]`, `columns` of them.
 pub(crate) struct Target<'a> {
-    pub(crate) values: &'a mut [MaybeUninit<f32>],
+    pub(crate) memory: Memory<'a>,
     pub(crate) starts: &'a [usize],
     pub(crate) columns: usize,
 }
 
-/// What a level's kernel is called with; every access was checked.
-#[derive(Clone, Copy)]
-struct Dot<'a> {
-    left: *const f32,
-    left_starts: [usize; ROWS],
-    segments: &'a [Segment],
-    /// Where to read ahead, a cache line for each inner index.
-    next: *const f32,
-    panel: *const f32,
-    out: *mut f32,
-    out_starts: [usize; ROWS],
-    rows: usize,
-    columns: usize,
-    accumulate: bool,
-    shift: Option<*const f32>,
-    residual: Option<*const f32>,
-    activation: Activation,
-    /// Whole vectors are written past the caches; all their places are multiples of 64 bytes.
-    stream: bool,
-}
-
-/// `left` times `panel` (inner x 32, row-major), finished, to `target`.
-///
-/// With `finish.accumulate` the target must have been written before.
+/// Writes `left` times `panel` (inner x 32, row-major), finished, to `target`.
 ///
 /// # Panics
 /// If a row, the panel, the shift or the residual is too short, or there are not 1 to 12 rows and 1 to 32 columns.
 #[inline]
 pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish: Finish) {
+    // SAFETY: what the target holds is not read.
+    unsafe { finished(level, left, panel, target, finish, false) }
+}
+
+/// Adds `left` times `panel` to what `target` holds, and writes that, finished: for long sums, a part at a time.
+///
+/// # Safety
+/// The places of `target` that are written have been written before.
+///
+/// # Panics
+/// As [`dot`].
+#[inline]
+pub(crate) unsafe fn dot_onto(level: Simd, left: Left, panel: &[f32], target: Target, finish: Finish) {
+    // SAFETY: passed on.
+    unsafe { finished(level, left, panel, target, finish, true) }
+}
+
+/// # Safety
+/// With `accumulate`, the places of `target` that are written have been written before.
+#[inline(always)]
+unsafe fn finished(
+    level: Simd,
+    left: Left,
+    panel: &[f32],
+    mut target: Target,
+    finish: Finish,
+    accumulate: bool,
+) {
     let rows = left.starts.len();
     let columns = target.columns;
     assert!((1..=ROWS).contains(&rows) && target.starts.len() == rows, "dot: {rows} rows");
@@ -108,31 +127,33 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
     assert!(last(left.starts) + reach <= left.values.len(), "dot: left factor too short");
     assert!(inner * COLUMNS <= panel.len(), "dot: panel too short");
     let end = last(target.starts) + columns;
-    assert!(end <= target.values.len(), "dot: target too short");
+    assert!(end <= target.memory.len(), "dot: target too short");
     assert!(finish.shift.is_none_or(|shift| columns <= shift.len()), "dot: shift too short");
     assert!(finish.residual.is_none_or(|residual| end <= residual.len()), "dot: residual too short");
     // Rows that are not there repeat the last one; their sums are not written.
     let padded = |starts: &[usize]| std::array::from_fn(|i| starts[i.min(rows - 1)]);
+    let out = target.memory.start();
     let call = Dot {
         left: left.values.as_ptr(),
         left_starts: padded(left.starts),
         segments: left.segments,
         next: left.next.map_or(panel.as_ptr(), |next| left.values.as_ptr().wrapping_add(next)),
         panel: panel.as_ptr(),
-        out: target.values.as_mut_ptr().cast(),
+        out,
         out_starts: padded(target.starts),
         rows,
         columns,
-        accumulate: finish.accumulate,
+        accumulate,
         shift: finish.shift.map(<[f32]>::as_ptr),
         residual: finish.residual.map(<[f32]>::as_ptr),
         activation: finish.activation,
-        stream: finish.stream && columns.is_multiple_of(16) && {
-            let out = target.values.as_ptr() as usize;
-            out.is_multiple_of(64) && target.starts.iter().all(|start| start.is_multiple_of(16))
-        },
+        stream: finish.stream
+            && columns.is_multiple_of(16)
+            && (out as usize).is_multiple_of(64)
+            && target.starts.iter().all(|start| start.is_multiple_of(16)),
     };
-    // SAFETY: the largest offset of every access was checked above; `level` is only in use if the processor has it.
+    // SAFETY: the largest offset of every access was checked above, and the caller says that what is read of the
+    // target was written; `level` is only in use if the processor has it.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
@@ -152,18 +173,6 @@ pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish
 pub(crate) struct Terms<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) stride: usize,
-}
-
-struct Outer {
-    terms: usize,
-    left: *const f32,
-    left_stride: usize,
-    right: *const f32,
-    right_stride: usize,
-    out: *mut f32,
-    out_stride: usize,
-    rows: usize,
-    columns: usize,
 }
 
 /// out[i · stride + j] += Σ over p of left[p][i] · right[p][j], for `rows` i and `columns` j.
@@ -254,17 +263,20 @@ mod tests {
             let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, ROWS * 40));
             let before = noise(5, ROWS * 40);
             for level in levels() {
-                let mut out: Vec<MaybeUninit<f32>> = before.iter().copied().map(MaybeUninit::new).collect();
+                let mut out = before.clone();
                 let finish = Finish {
                     stream: false,
-                    accumulate, activation,
+                    activation,
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
                 let factor = Left { precision: Precision::F32, values: &left, starts: &starts, segments: &segments, next: None };
-                dot(level, factor, &panel, Target { values: &mut out, starts: &targets, columns }, finish);
-                // SAFETY: initialised above.
-                let out: Vec<f32> = out.iter().map(|value| unsafe { value.assume_init() }).collect();
+                let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns };
+                match accumulate {
+                    // SAFETY: the target is all numbers.
+                    true => unsafe { dot_onto(level, factor, &panel, target, finish) },
+                    false => dot(level, factor, &panel, target, finish),
+                }
                 let mut expected: Vec<f64> = before.iter().map(|&value| f64::from(value)).collect();
                 for (&start, &target) in starts.iter().zip(&targets) {
                     for j in 0..columns {
@@ -325,7 +337,7 @@ mod tests {
         };
         let (left, panel) = (pairs(1, 400), pairs(2, 33 * COLUMNS));
         for level in levels() {
-            let mut out = vec![MaybeUninit::new(0.0); 5 * 40];
+            let mut out = vec![0.0; 5 * 40];
             let (starts, targets) = ([3, 90, 40, 0, 200], [0, 40, 80, 120, 160]);
             let segments = [Segment { offset: 1, len: 20 }, Segment { offset: 50, len: 13 }];
             let factor = Left {
@@ -335,7 +347,7 @@ mod tests {
                 segments: &segments,
                 next: None,
             };
-            let target = Target { values: &mut out, starts: &targets, columns: 27 };
+            let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns: 27 };
             dot(level, factor, &panel, target, Finish::default());
             for (start, target) in starts.iter().zip(targets) {
                 for j in 0..27 {
@@ -344,8 +356,7 @@ mod tests {
                     let terms =
                         at.zip(by).flat_map(|(a, b)| [0, 1].map(|i| f64::from(a[i]) * f64::from(b[i])));
                     let expected: f64 = terms.sum();
-                    // SAFETY: initialised above.
-                    let got = f64::from(unsafe { out[target + j].assume_init() });
+                    let got = f64::from(out[target + j]);
                     assert!((got - expected).abs() < 1e-5, "{level}: {got} {expected}");
                 }
             }
@@ -356,7 +367,7 @@ mod tests {
     fn a_nan_is_never_rectified_away() {
         let kinds = [Activation::Relu, Activation::Relu6];
         for (level, activation) in levels().flat_map(|level| kinds.map(|kind| (level, kind))) {
-            let mut out = [MaybeUninit::new(0.0)];
+            let mut out = [MaybeUninit::uninit()];
             let finish = Finish { activation, ..Finish::default() };
             let left = Left {
                 precision: Precision::F32,
@@ -365,9 +376,9 @@ mod tests {
                 segments: &[Segment { offset: 0, len: 1 }],
                 next: None,
             };
-            let target = Target { values: &mut out, starts: &[0], columns: 1 };
+            let target = Target { memory: Memory::Fresh(&mut out), starts: &[0], columns: 1 };
             dot(level, left, &[1.0; COLUMNS], target, finish);
-            // SAFETY: initialised above.
+            // SAFETY: just written.
             assert!(unsafe { out[0].assume_init() }.is_nan(), "{level}");
         }
     }
@@ -375,7 +386,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "left factor too short")]
     fn a_row_beyond_the_end_is_refused() {
-        let mut out = [MaybeUninit::new(0.0); COLUMNS];
+        let mut out = [0.0; COLUMNS];
         let left = Left {
             precision: Precision::F32,
             values: &[1.0; 4],
@@ -383,7 +394,7 @@ mod tests {
             segments: &[Segment { offset: 0, len: 4 }],
             next: None,
         };
-        let target = Target { values: &mut out, starts: &[0], columns: COLUMNS };
+        let target = Target { memory: Memory::Written(&mut out), starts: &[0], columns: COLUMNS };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }
 }

@@ -1,6 +1,6 @@
 //! The reference: what every processor runs.
 
-use super::{COLUMNS, Dot, Outer};
+use super::call::{COLUMNS, Dot, Outer};
 use crate::precision::unpaired;
 
 /// # Safety

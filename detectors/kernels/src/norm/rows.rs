@@ -6,9 +6,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::elementwise::{CHUNK, SIX, rectified};
-use crate::linear::Activation;
-use crate::memory::{Place, both_written, written_in_chunks};
+use crate::activation::{Activation, SIX, rectified};
+use crate::memory::{CHUNK, Place, both_written, written_in_chunks};
 use crate::simd::for_each_level;
 
 /// A channels-last buffer: `sections` times `rows` rows of `c` channels; tables have one entry per section and channel.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Alignment, MAX_SAMPLES, Sampling};
+use super::sampling::{Alignment, MAX_SAMPLES, Sampling};
 
 /// For each target from `first` on, the sources that it is a weighted sum of: a sparse matrix, by rows.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,25 +1,23 @@
 //! What the kernel tests share: golden cases as values, reproducible inputs, and the gradient check.
-#![allow(dead_code)]
-#![allow(missing_docs, unreachable_pub)]
 
-pub use ckd_golden as golden;
+pub(crate) use ckd_golden as golden;
 
 use candle_core::{Device, Tensor};
+use ckd_golden::Case;
 use ckd_kernels::{Gradients, Value};
-use golden::Case;
 
 /// A row-major tensor on the host.
-pub fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
+pub(crate) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
     Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
 }
 
 /// Numbers in [-1, 1) from stream `stream` of the golden generator.
-pub fn noise(stream: u64, shape: &[usize]) -> Tensor {
+pub(crate) fn noise(stream: u64, shape: &[usize]) -> Tensor {
     tensor(golden::tensor(stream, shape.iter().product(), 1.0, 0.0), shape)
 }
 
 /// Numbers that all differ, by at least `gap`, in a shuffled order: no comparison hangs on rounding.
-pub fn distinct(stream: u64, shape: &[usize], gap: f32) -> Tensor {
+pub(crate) fn distinct(stream: u64, shape: &[usize], gap: f32) -> Tensor {
     let count: usize = shape.iter().product();
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|&a, &b| golden::value(stream, a as u64).total_cmp(&golden::value(stream, b as u64)));
@@ -27,35 +25,35 @@ pub fn distinct(stream: u64, shape: &[usize], gap: f32) -> Tensor {
 }
 
 /// `tensor` with the same elements, channels last in memory.
-pub fn nhwc(tensor: &Tensor) -> Tensor {
+pub(crate) fn nhwc(tensor: &Tensor) -> Tensor {
     let last = tensor.permute((0, 2, 3, 1)).and_then(|t| t.contiguous()).expect("four dimensions");
     last.permute((0, 3, 1, 2)).expect("four dimensions")
 }
 
 /// The elements, row-major in the tensor's shape.
-pub fn values(tensor: &Tensor) -> Vec<f32> {
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
     tensor.flatten_all().and_then(|t| t.to_vec1()).expect("f32")
 }
 
 /// Input `key` of a golden case.
-pub fn input(case: &Case<'_>, key: &str) -> Tensor {
+pub(crate) fn input(case: &Case<'_>, key: &str) -> Tensor {
     let (values, shape) = case.f32(key);
     tensor(values, &shape)
 }
 
 /// Input `key` of a golden case as a leaf of that name.
-pub fn leaf(case: &Case<'_>, key: &str) -> Value {
+pub(crate) fn leaf(case: &Case<'_>, key: &str) -> Value {
     Value::leaf(key, input(case, key))
 }
 
 /// The gradients of Σ out · g.
-pub fn gradients_of(out: &Value, g: &Tensor) -> Gradients {
+pub(crate) fn gradients_of(out: &Value, g: &Tensor) -> Gradients {
     let loss = Value::from_candle(&[out], |t| (&t[0] * g)?.sum_all()).expect("g has the shape of the result");
     loss.backward().expect("a fresh graph")
 }
 
 /// Compares a result with `out` and the gradients of Σ out · g with `grad_*`, for all of those that the case has.
-pub fn check_case(case: &Case<'_>, out: &Value) {
+pub(crate) fn check_case(case: &Case<'_>, out: &Value) {
     case.check_close("out", &values(out.tensor()));
     let gradients = gradients_of(out, &input(case, "g"));
     for key in case.outputs() {
@@ -70,7 +68,7 @@ pub fn check_case(case: &Case<'_>, out: &Value) {
 /// The scalar is Σ f(inputs) · p with fixed pseudo-random p, summed in f64. Passes if every difference is at most
 /// `tolerance` · max(1, largest gradient of that input).
 #[track_caller]
-pub fn check_gradients(inputs: &[Tensor], step: f32, tolerance: f64, f: impl Fn(&[Value]) -> Value) {
+pub(crate) fn check_gradients(inputs: &[Tensor], step: f32, tolerance: f64, f: impl Fn(&[Value]) -> Value) {
     let leaves: Vec<Value> =
         inputs.iter().enumerate().map(|(i, t)| Value::leaf(format!("input {i}"), t.clone())).collect();
     let out = f(&leaves);
@@ -116,7 +114,7 @@ pub fn check_gradients(inputs: &[Tensor], step: f32, tolerance: f64, f: impl Fn(
 
 /// Panics unless both have the same shape and values within `tolerance` · max(1, largest value).
 #[track_caller]
-pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
+pub(crate) fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
     assert_eq!(got.dims(), want.dims());
     let (got, want) = (values(got), values(want));
     let largest = want.iter().fold(1f64, |largest, v| largest.max(f64::from(v.abs())));
@@ -127,6 +125,6 @@ pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
 }
 
 /// Runs `f` on a pool of `threads` threads.
-pub fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
+pub(crate) fn on_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> T {
     rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a small pool").install(f)
 }

@@ -8,13 +8,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::super::sweep::Map;
+use super::super::map::Map;
+use super::tiles::{POINTS, Tiles, point_stride};
 use super::transforms::{both_ways, input_tile, output_line, weight_panel};
-use super::{POINTS, Tiles, point_stride};
-use crate::elementwise::SIX;
+
+use crate::activation::{Activation, SIX};
 use crate::lanes::{LANES, over_lanes};
-use crate::linear::Activation;
-use crate::microkernel::{COLUMNS, Finish, Left, ROWS, Segment, Target, dot};
+use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Target, dot};
 use crate::panels::{Aligned, Panels};
 use crate::precision::Precision;
 use crate::simd::Simd;
@@ -52,8 +52,8 @@ pub(in super::super) fn convolve(
     if tiles.count() == 0 {
         return;
     }
-    let task =
-        Task { source, tiles, size: (h, w), padding, panels, finish, out: Shared(out.as_mut_ptr().cast()) };
+    let out = Shared { start: out.as_mut_ptr().cast(), len: out.len() };
+    let task = Task { source, tiles, size: (h, w), padding, panels, finish, out };
     // Enough panels for all threads to have a like share.
     let divisible = panels.count() >= 4 * rayon::current_num_threads();
     if divisible && tiles.count() * POINTS * source.c <= SHARED {
@@ -74,10 +74,27 @@ struct Task<'a> {
 }
 
 /// The result, which tasks write at places of their own.
-struct Shared(*mut f32);
+struct Shared {
+    start: *mut f32,
+    len: usize,
+}
 
 // SAFETY: tasks write disjoint tiles or disjoint channels.
 unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// The numbers of a vector from `at` on.
+    ///
+    /// # Safety
+    /// They lie within the result, and no other task writes them.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref, reason = "tasks write places of their own")]
+    unsafe fn lanes(&self, at: usize) -> &mut [f32] {
+        debug_assert!(at + LANES <= self.len, "winograd: {at} of {}", self.len);
+        // SAFETY: the caller says so.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), LANES) }
+    }
+}
 
 impl Task<'_> {
     /// Each task takes some tiles through all output channels; its inputs stay in the L2 cache, the weights in L3.
@@ -195,7 +212,7 @@ over_lanes! {
                             Activation::Relu6 => y = y.rectified().at_most(SIX),
                         }
                         // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
-                        y.store(unsafe { std::slice::from_raw_parts_mut(task.out.0.add(at), LANES) });
+                        y.store(unsafe { task.out.lanes(at) });
                     }
                 }
             );
@@ -234,14 +251,8 @@ fn multiply(
             segments: &[Segment { offset: 0, len: c }],
             next: None,
         };
-        let products = as_uninit(&mut products[point * point_stride(k) + first..]);
-        let target = Target { values: products, starts: &targets[..rows], columns: width };
+        let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
+        let target = Target { memory, starts: &targets[..rows], columns: width };
         dot(level, left, panel, target, Finish::default());
     }
-}
-
-/// The same numbers, to be overwritten.
-fn as_uninit(values: &mut [f32]) -> &mut [MaybeUninit<f32>] {
-    // SAFETY: same layout, and `dot` writes nothing but initialised numbers.
-    unsafe { &mut *(std::ptr::from_mut(values) as *mut [MaybeUninit<f32>]) }
 }

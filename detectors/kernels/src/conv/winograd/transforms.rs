@@ -6,8 +6,9 @@
 
 use std::mem::MaybeUninit;
 
-use super::super::sweep::Map;
-use super::{POINTS, point_stride};
+use super::super::map::Map;
+use super::tiles::{POINTS, point_stride};
+
 use crate::lanes::{LANES, Lanes, over_lanes};
 
 const A: f32 = 0.75;

@@ -3,8 +3,9 @@
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
+use super::tiles::{self, POINTS, Tiles, point_stride};
 use super::transforms::{self, gradient_tile, input_tile};
-use super::{POINTS, Tiles, point_stride};
+
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
 use crate::panels::Aligned;
 use crate::simd::Simd;
@@ -18,7 +19,7 @@ const LEAST_TILES: usize = 60;
 
 /// Whether the gradient of the weights is computed in this form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
-    super::suits(geometry) && Tiles::of(geometry.n, (geometry.oh, geometry.ow)).count() >= LEAST_TILES
+    tiles::suits(geometry) && Tiles::of(geometry.n, (geometry.oh, geometry.ow)).count() >= LEAST_TILES
 }
 
 /// The gradient (K, 3, 3, C) from the input `x` and the output's gradient `g`.

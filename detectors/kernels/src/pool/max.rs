@@ -1,10 +1,12 @@
-//! Max pooling with padding, and adaptive average pooling.
+//! Max pooling with padding.
 //!
-//! Both write their gradients by rows of the input: a task owns a row, and adds what the windows over it
+//! The gradient is written by rows of the input: a task owns a row, and adds what the windows over it
 //! give, in the windows' order. No two tasks write the same place, so the result does not depend on threads.
 
-use crate::elementwise::reshape;
-use crate::memory::{both_written, channels_last, elements, from_channels_last, written_in_chunks};
+use candle_core::{Device, Tensor};
+
+use crate::dispatch::{self, Host};
+use crate::memory::{both_written, elements, elements_of, from_channels_last, nhwc, written_in_chunks};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -22,7 +24,7 @@ pub const MAX_KERNEL: usize = 16;
 /// If the kernel is 0, larger than [`MAX_KERNEL`] or than the padded map, the stride 0, or the padding more than
 /// half the kernel (some window would see nothing but padding).
 pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Result<Value> {
-    let (n, c, h, w) = x.tensor().dims4()?;
+    let (_, c, h, w) = x.tensor().dims4()?;
     let invalid = |reason: &str| {
         Error::invalid(
             "max_pool2d",
@@ -37,26 +39,63 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
         return Err(invalid("the kernel is larger than the padded map"));
     };
     let windows = Windows { kernel, stride, padding, h, w, oh, ow, c };
-    let input = channels_last(x.tensor())?;
-    let (out, winners) = {
-        let input = elements(&input)?;
-        let widths = (ow * c, if x.is_tracked() { ow * c } else { 0 });
-        both_written(n * oh, widths, 1, |row, out, winners| {
+    let input = nhwc(x.tensor())?;
+    let pool = MaxPool { x: &input, windows, keep_winners: x.is_tracked() };
+    let (out, winners) = dispatch::run(&input, pool)?;
+    Ok(Value::operation(&[x], out, move |g| {
+        let gradient = MaxPoolGradient { g: &nhwc(g)?, winners: &winners, windows };
+        Ok(vec![Some(dispatch::run(g, gradient)?)])
+    }))
+}
+
+/// A map (N, H, W, C), and whether the gradient will ask which positions won.
+struct MaxPool<'a> {
+    x: &'a Tensor,
+    windows: Windows,
+    keep_winners: bool,
+}
+
+impl Host for MaxPool<'_> {
+    /// The result, and for each of its numbers the kernel position that won (u8; empty if not kept).
+    type Output = (Tensor, Tensor);
+
+    fn on_host(self) -> Result<(Tensor, Tensor)> {
+        let Self { x, windows, keep_winners } = self;
+        let Windows { h, w, oh, ow, c, .. } = windows;
+        let n = x.dim(0)?;
+        let input = elements(x)?;
+        let widths = (ow * c, if keep_winners { ow * c } else { 0 });
+        let (out, winners) = both_written(n * oh, widths, 1, |row, out, winners| {
             let image = &input[row / oh * h * w * c..][..h * w * c];
             forward_row(&windows, image, row % oh, out.zeros(), winners.zeros());
-        })
-    };
-    let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
-    Ok(Value::operation(&[x], out, move |gradient| {
-        let host = channels_last(gradient)?;
-        let g = elements(&host)?;
+        });
+        let count = winners.len();
+        Ok((from_channels_last(out, (n, oh, ow, c), x)?, Tensor::from_vec(winners, count, &Device::Cpu)?))
+    }
+}
+
+/// The gradient (N, OH, OW, C) of the result, and which positions won.
+struct MaxPoolGradient<'a> {
+    g: &'a Tensor,
+    winners: &'a Tensor,
+    windows: Windows,
+}
+
+impl Host for MaxPoolGradient<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let windows = self.windows;
+        let Windows { h, w, oh, ow, c, .. } = windows;
+        let n = self.g.dim(0)?;
+        let (g, winners) = (elements(self.g)?, elements_of::<u8>(self.winners)?);
         let spread = written_in_chunks(n * h * w * c, w * c, |row, spread| {
             let image = row / h * oh * ow * c..(row / h + 1) * oh * ow * c;
             let (g, winners) = (&g[image.clone()], &winners[image]);
             backward_row(&windows, g, winners, row % h, spread.zeros());
         });
-        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
-    }))
+        from_channels_last(spread, (n, h, w, c), self.g)
+    }
 }
 
 for_each_level! {
@@ -152,85 +191,4 @@ impl Windows {
 #[inline(always)]
 fn wins(value: f32, best: f32) -> bool {
     value > best || value.is_nan()
-}
-
-/// The mean of each of `out_size` (vertical, horizontal) bins; bin i of n covers floor(i·H/n) to ceil((i + 1)·H/n).
-///
-/// # Shapes
-/// `x` (N, C, H, W) to (N, C, `out_size.0`, `out_size.1`).
-///
-/// # Errors
-/// If the map or the result has no pixels.
-pub fn adaptive_avg_pool2d(x: &Value, out_size: (usize, usize)) -> Result<Value> {
-    let (n, c, h, w) = x.tensor().dims4()?;
-    let (oh, ow) = out_size;
-    if h == 0 || w == 0 || oh == 0 || ow == 0 {
-        return Err(Error::invalid("adaptive_avg_pool2d", format!("x {:?} to {out_size:?}", x.dims())));
-    }
-    let bin =
-        |index: usize, input: usize, bins: usize| index * input / bins..((index + 1) * input).div_ceil(bins);
-    let input = channels_last(x.tensor())?;
-    let out = {
-        let input = elements(&input)?;
-        written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
-            let image = &input[row / oh * h * w * c..][..h * w * c];
-            let ys = bin(row % oh, h, oh);
-            let mut sums = vec![0f64; c];
-            for ox in 0..ow {
-                let xs = bin(ox, w, ow);
-                sums.fill(0.0);
-                for y in ys.clone() {
-                    let run = &image[(y * w + xs.start) * c..][..xs.len() * c];
-                    add_pixels(&mut sums, run);
-                }
-                let share = 1.0 / (ys.len() * xs.len()) as f64;
-                out.extend(sums.iter().map(|sum| (sum * share) as f32));
-            }
-        })
-    };
-    let out = from_channels_last(out, (n, oh, ow, c), x.tensor())?;
-    Ok(Value::operation(&[x], out, move |gradient| {
-        let host = channels_last(gradient)?;
-        let g = elements(&host)?;
-        let spread = written_in_chunks(n * h * w * c, w * c, |row, spread| {
-            let spread = spread.zeros();
-            let (image, y) = (row / h, row % h);
-            for oy in (0..oh).filter(|&oy| bin(oy, h, oh).contains(&y)) {
-                for ox in 0..ow {
-                    let xs = bin(ox, w, ow);
-                    let share = 1.0 / (bin(oy, h, oh).len() * xs.len()) as f32;
-                    let g = &g[((image * oh + oy) * ow + ox) * c..][..c];
-                    for pixel in spread[xs.start * c..xs.end * c].chunks_exact_mut(c) {
-                        add_share(pixel, g, share);
-                    }
-                }
-            }
-        });
-        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
-    }))
-}
-
-for_each_level! {
-    /// Adds each pixel of a run to `sums`, channel by channel.
-    fn add_pixels(sums: &mut [f64], run: &[f32]) {
-        for pixel in run.chunks_exact(sums.len()) {
-            sums.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += f64::from(*value));
-        }
-    }
-
-    fn add_share(to: &mut [f32], from: &[f32], share: f32) {
-        to.iter_mut().zip(from).for_each(|(to, from)| *to += from * share);
-    }
-}
-
-/// The mean over each map.
-///
-/// # Shapes
-/// `x` (N, C, H, W) to (N, C).
-///
-/// # Errors
-/// If the map has no pixels.
-pub fn global_avg_pool(x: &Value) -> Result<Value> {
-    let (n, c, _, _) = x.tensor().dims4()?;
-    reshape(&adaptive_avg_pool2d(x, (1, 1))?, &[n, c])
 }

@@ -1,0 +1,52 @@
+//! Activations, number by number: what follows a layer in the same pass over its result.
+
+/// What a layer does to its result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    Identity,
+    /// max(y, 0).
+    Relu,
+    /// min(max(y, 0), 6).
+    Relu6,
+}
+
+impl Activation {
+    /// Applies it to every number; NaN stays NaN.
+    #[inline(always)]
+    pub(crate) fn apply(self, values: &mut [f32]) {
+        match self {
+            Self::Identity => {}
+            Self::Relu => values.iter_mut().for_each(|y| *y = rectified(*y)),
+            Self::Relu6 => values.iter_mut().for_each(|y| *y = clipped(*y)),
+        }
+    }
+}
+
+/// The ReLU of one number. Not `f32::max`, which makes 0 of a NaN: a diverged network must show.
+#[inline]
+pub(crate) fn rectified(y: f32) -> f32 {
+    if y < 0.0 { 0.0 } else { y }
+}
+
+/// The gradient `g` through a ReLU whose output was `y`; 0 at 0, and NaN outputs let it through.
+#[inline]
+pub(crate) fn through_relu(g: f32, y: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { g }
+}
+
+/// Where a ReLU6 is flat again.
+pub(crate) const SIX: f32 = 6.0;
+
+/// The ReLU6 of one number; a NaN stays one.
+#[inline]
+pub(crate) fn clipped(y: f32) -> f32 {
+    y.clamp(0.0, SIX)
+}
+
+/// The gradient `g` through a ReLU6 whose output was `y`; 0 at 0 and at 6, and NaN outputs let it through.
+#[inline]
+pub(crate) fn through_clip(g: f32, y: f32) -> f32 {
+    if y <= 0.0 || y >= SIX { 0.0 } else { g }
+}

@@ -1,0 +1,145 @@
+//! Sums over rows: what every loss is.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::dispatch::{self, Host};
+use crate::in_place::lend;
+use crate::memory::{CHUNK, both_written, elements, from_elements, on_host};
+use crate::reduce::multiply;
+use crate::{Error, Result, Value};
+
+/// What a sum over rows is divided by.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Divisor<'a> {
+    /// All rows by one number.
+    All(f64),
+    /// Runs of rows, one after another: how many, and by what. An image's rows by the number of its objects, say.
+    Parts(&'a [(usize, f64)]),
+}
+
+impl From<f64> for Divisor<'_> {
+    fn from(divisor: f64) -> Self {
+        Self::All(divisor)
+    }
+}
+
+impl Divisor<'_> {
+    /// Runs of rows, as [`Divisor::Parts`]; those of `rows` rows.
+    pub(super) fn parts(self, operation: &'static str, rows: usize) -> Result<Vec<(usize, f64)>> {
+        let parts = match self {
+            Self::All(divisor) => vec![(rows, divisor)],
+            Self::Parts(parts) => parts.to_vec(),
+        };
+        expect_count(
+            operation,
+            "rows in the parts of the divisor",
+            rows,
+            parts.iter().map(|part| part.0).sum(),
+        )?;
+        match parts.iter().find(|(rows, divisor)| *rows > 0 && !(divisor.is_finite() && *divisor > 0.0)) {
+            Some((_, divisor)) => Err(Error::invalid(
+                operation,
+                format!("the divisor must be positive and finite, got {divisor}"),
+            )),
+            None => Ok(parts),
+        }
+    }
+}
+
+/// A loss and its gradient, to be divided and recorded.
+pub(super) struct Sum {
+    /// The loss, a scalar.
+    pub(super) loss: Tensor,
+    /// The derivatives, of the input's shape and in memory of their own.
+    pub(super) gradient: Tensor,
+}
+
+/// Records the sum that `work` computes of `input`.
+pub(super) fn recorded(input: &Value, work: impl Host<Output = Sum>) -> Result<Value> {
+    let Sum { loss, gradient } = dispatch::run(input.tensor(), work)?;
+    Ok(Value::operation(&[input], loss, move |incoming| {
+        dispatch::run(&gradient, TimesScalar { gradient: &gradient, factor: incoming })?;
+        Ok(vec![Some(gradient)])
+    }))
+}
+
+/// A gradient that is multiplied by the only element of `factor`, in place.
+struct TimesScalar<'a> {
+    gradient: &'a Tensor,
+    factor: &'a Tensor,
+}
+
+impl Host for TimesScalar<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        let factor = self.factor.reshape(())?.to_scalar::<f32>()?;
+        if factor == 1.0 {
+            return Ok(());
+        }
+        lend("loss", [self.gradient], [], |[gradient], []| {
+            gradient.par_chunks_mut(CHUNK).for_each(|part| multiply(part, factor));
+        })
+    }
+}
+
+/// sum_i loss(row i) / divisor on the host, of an input whose rows have `width` elements; `parts` are the divisor's.
+///
+/// `row` gets a row's number and elements, and the row of the gradient, filled with zeros, to write its
+/// derivatives to; it returns the row's loss.
+pub(super) fn sum_over_rows(
+    input: &Tensor,
+    width: usize,
+    parts: &[(usize, f64)],
+    row: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync,
+) -> Result<Sum> {
+    let rows = input.elem_count().checked_div(width).unwrap_or(0);
+    let host = on_host(input)?;
+    let x = elements(&host)?;
+    let rows_a_task = CHUNK.div_ceil(width.max(1));
+    let (gradient, losses) = both_written(rows, (width, 1), rows_a_task, |first, gradient, losses| {
+        let (gradient, end) = (gradient.zeros(), first + losses.len());
+        let mut part = 0..0;
+        for &(rows, divisor) in parts {
+            part = part.end..part.end + rows;
+            let ours = part.start.max(first)..part.end.min(end);
+            if ours.is_empty() {
+                continue;
+            }
+            let gradient = &mut gradient[(ours.start - first) * width..(ours.end - first) * width];
+            for (i, gradient) in ours.zip(gradient.chunks_exact_mut(width)) {
+                losses.extend(std::iter::once(row(i, &x[i * width..][..width], gradient) / divisor));
+            }
+            let scale = divisor.recip() as f32;
+            multiply(gradient, scale);
+        }
+    });
+    let loss = losses.iter().sum::<f64>();
+    Ok(Sum {
+        loss: from_elements(vec![loss as f32], (), input)?,
+        gradient: from_elements(gradient, input.shape(), input)?,
+    })
+}
+
+/// 0 if every value is finite, else NaN. Comparisons and saturating functions lose a NaN or an infinity
+/// on the way; adding this keeps it.
+pub(super) fn zero_if_finite(values: &[f32]) -> f32 {
+    values.iter().map(|value| 0.0 * value).sum()
+}
+
+/// The number of rows of a matrix with `columns` columns, or an error that names both.
+pub(super) fn rows_of(operation: &'static str, input: &Value, columns: usize) -> Result<usize> {
+    match *input.dims() {
+        [rows, got] if got == columns => Ok(rows),
+        _ => Err(Error::invalid(operation, format!("(M, {columns}) expected, got {:?}", input.dims()))),
+    }
+}
+
+/// Fails unless there are as many as expected.
+pub(super) fn expect_count(operation: &'static str, what: &str, expected: usize, got: usize) -> Result<()> {
+    if expected == got {
+        return Ok(());
+    }
+    Err(Error::invalid(operation, format!("{expected} {what} expected, got {got}")))
+}

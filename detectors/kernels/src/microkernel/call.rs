@@ -1,0 +1,49 @@
+//! What a level's kernels are called with: sizes and pointers, every access of which was checked.
+
+use crate::activation::Activation;
+
+/// Rows of a tile.
+pub(crate) const ROWS: usize = 12;
+/// Columns of a tile, and of a panel.
+pub(crate) const COLUMNS: usize = 32;
+
+/// A run of consecutive inner indices: `len` numbers at `offset` from a row's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Segment {
+    pub(crate) offset: usize,
+    pub(crate) len: usize,
+}
+
+/// What a level's kernel is called with; every access was checked.
+#[derive(Clone, Copy)]
+pub(super) struct Dot<'a> {
+    pub(super) left: *const f32,
+    pub(super) left_starts: [usize; ROWS],
+    pub(super) segments: &'a [Segment],
+    /// Where to read ahead, a cache line for each inner index.
+    pub(super) next: *const f32,
+    pub(super) panel: *const f32,
+    pub(super) out: *mut f32,
+    pub(super) out_starts: [usize; ROWS],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) accumulate: bool,
+    pub(super) shift: Option<*const f32>,
+    pub(super) residual: Option<*const f32>,
+    pub(super) activation: Activation,
+    /// Whole vectors are written past the caches; all their places are multiples of 64 bytes.
+    pub(super) stream: bool,
+}
+
+/// The operands of the sum of outer products.
+pub(super) struct Outer {
+    pub(super) terms: usize,
+    pub(super) left: *const f32,
+    pub(super) left_stride: usize,
+    pub(super) right: *const f32,
+    pub(super) right_stride: usize,
+    pub(super) out: *mut f32,
+    pub(super) out_stride: usize,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}

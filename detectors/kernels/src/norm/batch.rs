@@ -1,0 +1,120 @@
+//! Batch norm in training, and the running statistics that it moves.
+
+use candle_core::{Device, Tensor};
+
+use super::measured::{Grouping, Moments, NormEpilogue, normalize};
+use super::rows::Rows;
+use super::tables::dims;
+use crate::dispatch::{self, Host};
+use crate::memory::{elements, from_elements, on_host};
+use crate::{Error, Result, Value};
+
+/// The mean and variance of a batch, per channel.
+#[derive(Debug, Clone)]
+pub struct BatchStatistics {
+    /// Mean (C).
+    pub mean: Tensor,
+    /// Variance with n - 1 in the denominator (C); with n where a channel has one value only.
+    pub unbiased_var: Tensor,
+    /// Values per channel, N·H·W.
+    pub values_per_channel: usize,
+}
+
+impl BatchStatistics {
+    /// Moves the running mean and variance (C each) towards this batch, in place.
+    ///
+    /// An empty batch moves nothing.
+    pub fn fold_into(&self, running_mean: &Tensor, running_var: &Tensor, momentum: f64) -> Result<()> {
+        if self.values_per_channel == 0 {
+            return Ok(());
+        }
+        update_running(running_mean, &self.mean, momentum)?;
+        update_running(running_var, &self.unbiased_var, momentum)
+    }
+}
+
+/// running ← (1 - momentum) running + momentum batch, in the storage of `running`, so that every tensor that shares it sees it.
+///
+/// # Errors
+/// If the shapes differ, or `running` is not contiguous f32.
+pub fn update_running(running: &Tensor, batch: &Tensor, momentum: f64) -> Result<()> {
+    if running.dims() != batch.dims() {
+        return Err(Error::invalid(
+            "update_running",
+            format!("running {:?}, batch {:?}", running.dims(), batch.dims()),
+        ));
+    }
+    dispatch::run(running, MoveTowards { running, batch, momentum })
+}
+
+/// The running table to be moved, and the table of the batch.
+struct MoveTowards<'a> {
+    running: &'a Tensor,
+    batch: &'a Tensor,
+    momentum: f64,
+}
+
+impl Host for MoveTowards<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        let Self { running, batch, momentum } = self;
+        let moved: Vec<f32> = {
+            let (old, new) = (on_host(running)?, on_host(batch)?);
+            let (old, new) = (elements(&old)?, elements(&new)?);
+            let moved =
+                |(old, new): (&f32, &f32)| (1.0 - momentum) * f64::from(*old) + momentum * f64::from(*new);
+            old.iter().zip(new.iter()).map(moved).map(|value| value as f32).collect()
+        };
+        if moved.is_empty() {
+            return Ok(());
+        }
+        Ok(running.slice_set(&from_elements(moved, running.shape(), running)?, 0, 0)?)
+    }
+}
+
+/// Batch norm with the statistics of the batch: the biased variance normalises. Returns these statistics too.
+///
+/// A channel with a single value normalises to its bias, with finite gradients. An empty batch gives an empty result.
+///
+/// # Shapes
+/// `x` (N, C, H, W), `weight`, `bias` (C) to `x`'s shape.
+///
+/// # Errors
+/// If shapes do not fit.
+pub fn batch_norm_train(
+    x: &Value,
+    weight: &Value,
+    bias: &Value,
+    eps: f64,
+    fused: NormEpilogue,
+) -> Result<(Value, BatchStatistics)> {
+    let (n, c, h, w) = dims("batch_norm_train", x)?;
+    let grouping = Grouping { rows: Rows { sections: 1, rows: n * h * w, c }, group: 1 };
+    let (out, moments) = normalize("batch_norm_train", x, weight, bias, eps, grouping, fused)?;
+    let values = n * h * w;
+    let statistics = dispatch::run(x.tensor(), Statistics { moments: &moments, values })?;
+    Ok((out, statistics))
+}
+
+/// The moments of each channel of a batch with `values` values a channel.
+struct Statistics<'a> {
+    moments: &'a Tensor,
+    values: usize,
+}
+
+impl Host for Statistics<'_> {
+    type Output = BatchStatistics;
+
+    fn on_host(self) -> Result<BatchStatistics> {
+        let Self { moments, values } = self;
+        let unbiased = if values > 1 { values as f64 / (values - 1) as f64 } else { 1.0 };
+        let moments = Moments::read(moments)?;
+        let table = |numbers: Vec<f32>| Tensor::from_vec(numbers, moments.len(), &Device::Cpu);
+        Ok(BatchStatistics {
+            mean: table(moments.iter().map(|moments| moments.mean as f32).collect())?,
+            unbiased_var: table(moments.iter().map(|moments| (moments.var * unbiased) as f32).collect())?,
+            values_per_channel: values,
+        })
+    }
+}

@@ -1,0 +1,16 @@
+//! Tests of the kernels, in one binary.
+
+mod support;
+
+mod antialias;
+mod conv;
+mod elementwise;
+mod linear;
+mod losses;
+mod norm;
+mod optimisers;
+mod passes;
+mod pool;
+mod roi_align;
+mod upsample;
+mod windows;
