@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
+use crate::support::modules;
 use crate::support::source::{Source, code_only, names_after, program, root, sources, without_tests, words};
 
 /// The modules of `src/`, each with its floor. A module may use its own floor and those below.
@@ -23,6 +24,34 @@ const FLOORS: [(&str, u32); 12] = [
     ("training", 5),
     ("cli", 5),
     ("main", 6),
+];
+
+/// Folders without a circle of files, each with the root (the folder of `lib.rs`) of the crate it is in.
+const WITHOUT_CIRCLES: [(&str, &str); 2] =
+    [("detectors/kernels/src", "detectors/kernels/src/"), ("src", "src/report/")];
+
+/// Files outside the kernels that compute on slices of tensors: what they do runs on the host, wherever the tensors lie.
+const HOST_ONLY: [&str; 20] = [
+    "detectors/src/classifier/channels.rs",
+    "detectors/src/classifier/cifar_resnet.rs",
+    "src/distill/at.rs",
+    "src/distill/bank.rs",
+    "src/distill/ckd.rs",
+    "src/distill/context.rs",
+    "src/distill/crd.rs",
+    "src/distill/dist.rs",
+    "src/distill/fcka.rs",
+    "src/distill/fgd.rs",
+    "src/distill/icd.rs",
+    "src/distill/ka.rs",
+    "src/distill/maps.rs",
+    "src/distill/mcl.rs",
+    "src/distill/mcl/layers.rs",
+    "src/distill/pkd.rs",
+    "src/distill/rcka.rs",
+    "src/distill/review.rs",
+    "src/distill/rkd.rs",
+    "src/distill/rows.rs",
 ];
 
 fn assert_none(rule: &str, offences: Vec<String>) {
@@ -142,6 +171,36 @@ fn modules_use_only_their_own_floor_and_those_below() {
     let circle: Vec<String> =
         uses.keys().filter(|module| !settled.contains(module.as_str())).cloned().collect();
     assert_none("these modules of src/ use each other in a circle", circle);
+}
+
+#[test]
+fn no_files_use_each_other_in_a_circle() {
+    for (root, folder) in WITHOUT_CIRCLES {
+        let uses = modules::uses(root);
+        assert!(uses.keys().any(|file| file.starts_with(folder)), "{folder}: no such folder");
+        assert_none(
+            &format!("files of {folder} use each other in a circle"),
+            modules::circles(&uses, |file| file.starts_with(folder)),
+        );
+    }
+}
+
+#[test]
+fn slices_of_tensors_are_for_kernels_and_for_files_that_are_host_only() {
+    let slices = ["elements", "on_host", "channels_last", "Elements"];
+    let reads =
+        |source: &Source| names_after(&source.code, "memory").iter().any(|name| slices.contains(&&**name));
+    let found: BTreeSet<String> = sources(&["src", "detectors/src", "settings/src"])
+        .into_iter()
+        .filter(reads)
+        .map(|source| source.path)
+        .collect();
+    let listed: BTreeSet<String> = HOST_ONLY.map(str::to_owned).into();
+    let outside = found.difference(&listed).map(|path| {
+        format!("{path}: make it an operation of ckd_kernels, or list it in HOST_ONLY and lose it on GPUs")
+    });
+    let gone = listed.difference(&found).map(|path| format!("{path} reads no slice: take it off HOST_ONLY"));
+    assert_none("slices of tensors", outside.chain(gone).collect());
 }
 
 #[test]
@@ -282,4 +341,45 @@ fn the_scanner_sees_code_and_nothing_else() {
     assert!(words(&code).any(|word| word == "keep") && words(&code).any(|word| word == "kept"), "{code}");
     assert_eq!(code.lines().count(), text.lines().count());
     assert_eq!(names_after(&code, "crate"), ["fsx", "eval", "data", "report"]);
+}
+
+#[test]
+fn the_module_graph_sees_through_re_exports_and_imports_of_modules() {
+    let files = [
+        ("", "pub mod a; mod b; pub mod c; pub use b::Made; use a::only_passed_on;"),
+        (
+            "a",
+            "use crate::Made; use crate::c::{self, deep as short}; fn only_passed_on() { c::made(); short() }",
+        ),
+        ("b", "pub struct Made; fn f() { super::c::inner::g::<Made>() }"),
+        (
+            "c",
+            "pub mod inner; pub use inner::*; pub(crate) fn made() {} #[cfg(test)] mod tests { use crate::a::X; }",
+        ),
+        ("c::inner", "pub fn deep() {} pub fn g() { // crate::a::only_passed_on()\n }"),
+    ];
+    let sources: Vec<(Vec<String>, Source)> = files
+        .iter()
+        .map(|(module, text)| {
+            let path = module.split("::").filter(|part| !part.is_empty()).map(str::to_owned).collect();
+            let code = without_tests(&code_only(text));
+            (path, Source { path: format!("{module}.rs"), text: (*text).to_owned(), code })
+        })
+        .collect();
+    let graph = |sources: &[(Vec<String>, Source)]| {
+        modules::graph(sources.iter().map(|(path, source)| (path.clone(), source)).collect())
+    };
+    let uses = graph(&sources);
+    let of = |file: &str| uses[file].keys().map(String::as_str).collect::<Vec<_>>();
+    assert_eq!(of("a.rs"), ["b.rs", "c.rs", "c::inner.rs"]);
+    assert_eq!(of("b.rs"), ["c::inner.rs"]);
+    assert!(of("c.rs").is_empty() && of("c::inner.rs").is_empty(), "{uses:?}");
+    assert_eq!(modules::circles(&uses, |_| true), [""; 0]);
+
+    // One more use closes a circle of three.
+    let mut circular = sources;
+    circular[4].1.code += "use super::super::a::only_passed_on;";
+    let found = modules::circles(&graph(&circular), |_| true);
+    assert_eq!(found, ["a.rs -(deep)-> c::inner.rs -(only_passed_on)-> a.rs"]);
+    assert_eq!(modules::circles(&graph(&circular), |file| !file.starts_with("c::")), [""; 0]);
 }

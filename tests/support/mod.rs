@@ -1,6 +1,7 @@
 //! What several tests use: small experiments, data made up, files as others write them, real data, sources.
 
 pub(crate) mod colours;
+pub(crate) mod modules;
 pub(crate) mod real;
 pub(crate) mod source;
 pub(crate) mod tiny;
