@@ -152,7 +152,7 @@ fn resolve<'m>(modules: &BTreeMap<&'m [String], Module>, path: &[String]) -> Opt
     for _ in 0..32 {
         let depth = (0..=path.len()).rev().find(|&depth| modules.contains_key(&path[..depth]))?;
         let (&home, module) = modules.get_key_value(&path[..depth])?;
-        let Some(name) = path.get(depth) else { return None };
+        let name = path.get(depth)?;
         let rest = path[depth + 1..].to_vec();
         if let Some(target) = module.imports.get(name).filter(|target| **target != path[..=depth]) {
             path = target.iter().cloned().chain(rest).collect();
