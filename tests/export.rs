@@ -14,6 +14,8 @@ use ckd_det::export::onnx::{
 };
 use ckd_det::export::student::Student;
 use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
+use ckd_det::export::{self, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage};
+use ckd_det::weights::{ModelCard, WeightsFile};
 use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
 use ckd_detectors::classifier::{
     CifarResNetConfig, Network as _, ResNetClassifier, ResNetClassifierConfig, cifar_resnet,
@@ -429,6 +431,54 @@ fn the_verb_writes_every_format_and_leaves_nothing_of_what_it_refuses() {
     assert!([0, 3].contains(&elsewhere.status.code().unwrap()), "a synthetic set is made where it is named");
     let _ = fs::remove_file(tiny.path("out/none.onnx"));
     assert_eq!(names(&tiny.path("out")), written, "nothing else, no half-written file");
+}
+
+#[test]
+fn the_library_exports_with_the_proof_of_the_verb() {
+    let tiny = Tiny::new();
+    tiny.train("plain.toml", &["schedule.steps=1"]).unwrap_or_else(|error| panic!("{error}"));
+    let (weights, out) = (tiny.path("runs/plain/last.safetensors"), tiny.path("out/student.onnx"));
+    let mut options = OnnxOptions::default();
+    options.images = Some(2);
+    let mut findings = Vec::new();
+    let format = Format::Onnx(options.clone());
+    export::write(&weights, &out, &format, |finding| findings.push(finding.clone())).unwrap();
+    assert!(
+        matches!(
+            findings.as_slice(),
+            [
+                Finding::ComparedOn(_),
+                Finding::Graph { .. },
+                Finding::Size { bytes: None, .. },
+                Finding::Size { bytes: Some(_), .. },
+                Finding::Written { classes: 3, .. },
+            ]
+        ),
+        "{findings:?}"
+    );
+    // Smaller storage that loses more than it may is not written.
+    (options.storage, options.max_loss) = (Storage::Int8Weights, -1000.0);
+    let refused = tiny.path("out/refused.onnx");
+    let error = export::write(&weights, &refused, &Format::Onnx(options), |_| {}).unwrap_err();
+    assert!(matches!(error, ExportError::Loss { limit: -1000.0, .. }), "{error}");
+    assert_eq!(names(&tiny.path("out")), ["student.onnx"]);
+}
+
+#[test]
+fn raw_outputs_that_are_no_numbers_are_no_proof() {
+    let tiny = Tiny::new();
+    tiny.train("retina_plain.toml", &["schedule.steps=1"]).unwrap_or_else(|error| panic!("{error}"));
+    let file = WeightsFile::read(&tiny.path("runs/retina_plain/last.safetensors")).unwrap();
+    let card = ModelCard::of(&file).unwrap();
+    let detector = build::frozen_student(&card.config, CLASSES, &Device::Cpu).unwrap();
+    let (name, param) = detector.params().iter().find(|(name, _)| name.ends_with("conv1.weight")).unwrap();
+    let nan = (param.value.tensor() * f64::NAN).unwrap();
+    detector.params().set(name, &nan).unwrap();
+    let export = DetectorExport::new(detector, card.config.clone(), card, &file.hash, None);
+    let mut options = OnnxOptions::default();
+    (options.outputs, options.images) = (Outputs::Raw, Some(1));
+    let error = export.onnx(&options, &mut |_| {}).unwrap_err();
+    assert!(matches!(error, ExportError::Drift { .. }), "{error}");
 }
 
 #[test]
