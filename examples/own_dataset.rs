@@ -7,8 +7,7 @@ use ckd_det::config::{
     Architecture, Backbone, Config, Data, DataKind, Detector, Input, Network, Norm, Optim, Run, Schedule,
     ScheduleKind, Student,
 };
-use ckd_det::data::Dataset;
-use ckd_det::data::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances};
+use ckd_det::data::{Dataset, Instances};
 use ckd_det::engine::detect::{DataSets, LoadedSplit};
 use image::{DynamicImage, Rgb, RgbImage};
 
@@ -24,26 +23,12 @@ fn square(split: u32, image: u32) -> (u32, u32, usize) {
 
 /// Image and boxes of a split of `count` images: a red or a green square on grey.
 fn split(number: u32, count: u32) -> Result<LoadedSplit, Box<dyn std::error::Error>> {
-    let images = (0..count).map(|image| ImageEntry {
-        id: image.into(),
-        file_name: format!("square {image}"),
-        width: SIDE,
-        height: SIDE,
-    });
-    let boxes = (0..count).map(|image| {
+    let mut instances = Instances::of_classes(["red", "green"]);
+    for image in 0..count {
         let (x, y, class) = square(number, image);
-        AnnotationEntry {
-            id: image.into(),
-            image_id: image.into(),
-            category_id: class as u64 + 1,
-            bbox: [x, y, SQUARE, SQUARE].map(f64::from),
-            area: None,
-            iscrowd: false,
-            ignore: false,
-        }
-    });
-    let categories = [(1, "red"), (2, "green")].map(|(id, name)| CategoryEntry { id, name: name.to_owned() });
-    let instances = Instances::new(images.collect(), boxes.collect(), categories.to_vec());
+        let object = (class as u32, [x, y, SQUARE, SQUARE].map(f64::from));
+        instances.push_image(&format!("square {image}"), (SIDE, SIDE), [object]);
+    }
     let dataset = Dataset::with_pixels(&instances, move |image| {
         let (x, y, class) = square(number, image as u32);
         let mut picture = RgbImage::from_pixel(SIDE, SIDE, Rgb([120; 3]));

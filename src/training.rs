@@ -34,7 +34,23 @@ pub struct Training<'a, C: Settings> {
 }
 
 /// Trains the student of `config`, on the processor and silently, and evaluates it. Files go to
-/// `config.output`/`config.name`.
+/// `config.run.output`/`config.run.name`.
+///
+/// ```no_run
+/// use ckd_det::config::{
+///     Architecture, Backbone, Config, Data, DataKind, Detector, Network, Optim, Run, Schedule, Student,
+/// };
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let schedule = Schedule { steps: Some(90_000), milestones: vec![60e3, 80e3], ..Schedule::default() };
+/// let run = Run::new("coco_r18".to_owned(), Optim::new(0.02), schedule);
+/// let data = Data::new(DataKind::Coco, "data/coco".into());
+/// let student = Student::new(Network::new(Backbone::ResNet18));
+/// let config = Config::new(run, Detector::new(Architecture::FasterRcnn), data, student);
+/// println!("{:.1} AP", 100.0 * ckd_det::train(config)?.student.row.stats[0]);
+/// # Ok(())
+/// # }
+/// ```
 ///
 /// # Errors
 /// Everything that is wrong with the configuration; missing data or weights; a loss that is not finite.

@@ -93,6 +93,20 @@ pub struct LeftOut {
 
 /// Scores `detections` against `truth`. Ties in score are ranked by image id, then by their order in the list.
 ///
+/// ```
+/// use ckd_det::data::Instances;
+/// use ckd_det::eval::{Detection, GroundTruth, Options, evaluate};
+///
+/// let mut instances = Instances::of_classes(["cat"]);
+/// let image_id = instances.push_image("cat.jpg", (640, 480), [(0, [100.0, 100.0, 200.0, 150.0])]);
+/// let truth = GroundTruth::of(&instances)?;
+/// let bbox = [101.0, 100.0, 199.0, 150.0]; // x, y, width, height
+/// let found = [Detection { image_id, category_id: 1, bbox, score: 0.9 }];
+/// let metrics = evaluate(&truth, &found, &Options::default())?;
+/// assert!((metrics.stats[0] - 1.0).abs() < 1e-12); // AP
+/// # Ok::<(), ckd_det::eval::EvalError>(())
+/// ```
+///
 /// # Errors
 /// [`EvalError::UnknownImage`] for a detection on an image the ground truth does not list,
 /// [`EvalError::UnknownSubsetImage`], [`EvalError::NotFinite`] for a NaN or infinite score or coordinate.

@@ -251,6 +251,18 @@ impl Value {
     /// The gradients of this scalar with respect to every leaf it depends on.
     ///
     /// The graph behind it is used up: each operation gives its gradient once.
+    ///
+    /// ```
+    /// use candle_core::{Device, Tensor};
+    /// use ckd_kernels::Value;
+    /// use ckd_kernels::elementwise::{add, scale};
+    ///
+    /// let x = Value::leaf("x", Tensor::new(3f32, &Device::Cpu)?);
+    /// let y = add(&scale(&x, 2.0)?, &x)?;
+    /// assert_eq!(y.item()?, 9.0);
+    /// assert_eq!(y.backward()?["x"].to_scalar::<f32>()?, 3.0);
+    /// # Ok::<(), ckd_kernels::Error>(())
+    /// ```
     pub fn backward(&self) -> Result<Gradients> {
         if self.tensor.elem_count() != 1 {
             return Err(Error::invalid(
