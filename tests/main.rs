@@ -9,6 +9,7 @@ mod classify_data;
 mod cli;
 mod cohort;
 mod config;
+mod config_properties;
 mod data;
 mod distill;
 mod distill_runs;

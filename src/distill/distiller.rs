@@ -126,7 +126,7 @@ pub enum DistillError {
     },
     /// An error at a tap.
     #[error("at {tap}: {source}")]
-    At {
+    AtTap {
         /// Where.
         tap: Tap,
         /// What.
@@ -149,7 +149,7 @@ impl DistillError {
     }
 
     pub(super) fn at(self, tap: Tap) -> Self {
-        Self::At { tap, source: Box::new(self) }
+        Self::AtTap { tap, source: Box::new(self) }
     }
 }
 

@@ -5,5 +5,6 @@ mod logits;
 mod maps;
 mod memory;
 mod meta;
+mod methods;
 mod online;
 mod support;

@@ -25,7 +25,7 @@ use crate::distill::distiller::{DistillError, Term};
 use crate::distill::scalar::expect_positive;
 
 /// A layer of a network: their numbers.
-type At = (usize, usize);
+type LayerAt = (usize, usize);
 
 /// How alike the images of a batch are to each layer of each network, and across networks.
 #[derive(Debug, Clone)]
@@ -48,7 +48,7 @@ enum With {
 /// Two layers of different networks.
 #[derive(Debug, Clone)]
 struct Across {
-    ends: (At, At),
+    ends: (LayerAt, LayerAt),
     /// G(U, V).
     forth: Value,
     /// G(V, U).
@@ -109,7 +109,7 @@ impl Likenesses {
             layers.iter().map(|u| to_all(network, u)).collect::<Result<Vec<_>, _>>()
         };
         let to = embeddings.iter().enumerate().map(of_network).collect::<Result<Vec<_>, DistillError>>()?;
-        let across = |(first, second): (At, At)| Across {
+        let across = |(first, second): (LayerAt, LayerAt)| Across {
             ends: (first, second),
             forth: to[first.0][first.1][second.0].clone(),
             back: to[second.0][second.1][first.0].clone(),
@@ -125,7 +125,7 @@ impl Likenesses {
     }
 
     /// The pairs of layers of different networks, a lower one first: what weights are given for, in this order.
-    pub fn pairs(&self) -> impl Iterator<Item = (At, At)> {
+    pub fn pairs(&self) -> impl Iterator<Item = (LayerAt, LayerAt)> {
         self.across.iter().map(|across| across.ends)
     }
 
@@ -178,7 +178,7 @@ impl Likenesses {
             let reason = format!("{pairs} pairs of layers, but weights of {given} and targets of {held}");
             return Err(DistillError::invalid("l_mcl", reason));
         }
-        let of_layer = |at: At| -> Result<Value, DistillError> {
+        let of_layer = |at: LayerAt| -> Result<Value, DistillError> {
             let its =
                 self.across.iter().zip(weights).filter(|(pair, _)| pair.ends.0 == at || pair.ends.1 == at);
             let its: Vec<(&Value, f64)> = its.map(|(_, weight)| (weight, 1.0)).collect();
@@ -265,7 +265,7 @@ impl Kinds {
 }
 
 /// Pairs of layers of different networks, a lower one first.
-fn pairs<T>(networks: &[Vec<T>]) -> Vec<(At, At)> {
+fn pairs<T>(networks: &[Vec<T>]) -> Vec<(LayerAt, LayerAt)> {
     let mut pairs = Vec::new();
     for first in 0..networks.len() {
         for second in first + 1..networks.len() {

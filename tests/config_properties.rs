@@ -1,0 +1,138 @@
+//! Configurations as laws: what is written reads back, and the topmost layer that gives a key decides it.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use ckd_det::config::{
+    Architecture, Backbone, Config, Data, DataKind, Detector, Document, Network, Optim, Run, Schedule,
+    Student,
+};
+use ckd_det::distill::{Ckd, Distill, Fgd, Maps, Rows, RowsAt, Timing};
+use proptest::prelude::*;
+
+/// A configuration that is built in code: nothing is read.
+fn built(lr: f64, steps: u64) -> Config {
+    let schedule = Schedule { steps: Some(steps), milestones: vec![1.0], ..Schedule::default() };
+    let run = Run::new("built".to_owned(), Optim::new(lr), schedule);
+    let student = Student::new(Network::new(Backbone::ResNet18));
+    let data = Data::new(DataKind::Coco, "data".into());
+    Config::new(run, Detector::new(Architecture::FasterRcnn), data, student)
+}
+
+#[test]
+fn a_configuration_built_in_code_has_the_defaults_of_one_that_is_read() {
+    let text = "name = \"built\"\n[detector]\narchitecture = \"faster_rcnn\"\n[data]\nkind = \"coco\"\nroot = \"data\"\n\
+                [student]\nbackbone = \"resnet18\"\n[optim]\nlr = 0.5\n[schedule]\nsteps = 7\nmilestones = [1]\n";
+    assert_eq!(Config::from_toml(text, "text").unwrap(), built(0.5, 7));
+    assert!(built(0.5, 7).checked().is_ok());
+}
+
+#[test]
+fn a_configuration_built_in_code_is_checked_like_one_that_is_read() {
+    let mut config = built(0.5, 0);
+    config.run.optim.momentum = 1.5;
+    config.distill = vec![Ckd::new(Rows::new(RowsAt::Logits)).into()];
+    let message = config.checked().unwrap_err().to_string();
+    for wrong in [
+        "\"optim.momentum\" is 1.5",
+        "\"schedule.steps\" is 0",
+        "\"distill.0.method\" is \"ckd\", but there is no teacher",
+        "\"distill.0.at\" is \"logits\", which faster_rcnn does not have",
+        "the configuration built in code",
+    ] {
+        assert!(message.contains(wrong), "{wrong}\n{message}");
+    }
+}
+
+fn entry() -> impl Strategy<Value = Distill> {
+    let timing = (0u64..100, 0u64..100, proptest::option::of(200u64..300)).prop_map(
+        |(from_step, warmup_steps, until_step)| Timing {
+            from_step,
+            warmup_steps,
+            until_step,
+            decay_steps: 0,
+        },
+    );
+    (timing, 0f32..100.0, 0.01f32..10.0, any::<bool>()).prop_map(|(timing, weight, temperature, rows)| {
+        match rows {
+            true => {
+                let place = Rows { timing, ..Rows::new(RowsAt::RoiLogits) };
+                Ckd { weight, temperature, ..Ckd::new(place) }.into()
+            }
+            false => {
+                let place = Maps { timing, ..Maps::new(vec!["p2".to_owned(), "p5".to_owned()]) };
+                Fgd { weight, temperature, ..Fgd::new(place) }.into()
+            }
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_a_configuration_writes_reads_back_to_the_same(
+        lr in 1e-9f64..10.0,
+        steps in 1u64..u64::MAX / 2,
+        seed in 0u64..i64::MAX as u64,
+        name in "[a-zA-Z0-9 _\"\u{e4}-]{1,12}",
+        mean in any::<[u16; 3]>(),
+        decay in proptest::option::of(0f64..1.0),
+        distill in proptest::collection::vec(entry(), 0..3),
+    ) {
+        let mut config = built(lr, steps);
+        config.run.seed = seed;
+        config.run.name = name;
+        config.run.optim.weight_decay_bias = decay;
+        config.normalization.mean = mean.map(|mean| f32::from(mean) / 65_537.0);
+        if !distill.is_empty() {
+            let teacher = Network { allow_random_weights: true, ..Network::new(Backbone::ResNet50) };
+            config.teacher = Some(ckd_det::config::Teacher::new(teacher));
+        }
+        config.distill = distill;
+        let written = config.to_toml();
+        prop_assert_eq!(Config::from_toml(&written, "written").unwrap(), config, "{}", written);
+    }
+
+    #[test]
+    fn the_topmost_layer_that_gives_a_key_decides_it(
+        layers in proptest::collection::vec(
+            proptest::collection::btree_map(0usize..KEYS.len(), 1u32..1000, 0..KEYS.len()), 3),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let text = |layer: &BTreeMap<usize, u32>| -> String {
+            layer.iter().map(|(&key, value)| format!("{} = {value}\n", KEYS[key])).collect()
+        };
+        let below = built(0.5, 7).to_toml();
+        fs::write(folder.path().join("bottom.toml"), below).unwrap();
+        fs::write(folder.path().join("base.toml"), format!("extends = \"bottom.toml\"\n{}", text(&layers[0]))).unwrap();
+        fs::write(folder.path().join("top.toml"), format!("extends = \"base.toml\"\n{}", text(&layers[1]))).unwrap();
+        let sets: Vec<String> = layers[2].iter().map(|(&key, value)| format!("{}={value}", KEYS[key])).collect();
+        let loaded = Config::load(folder.path().join("top.toml"), &sets).unwrap().config;
+        let plain = built(0.5, 7);
+        for (key, (name, read)) in KEYS.iter().zip(READERS).enumerate() {
+            let given = layers.iter().rev().find_map(|layer| layer.get(&key)).copied();
+            prop_assert_eq!(read(&loaded), given.unwrap_or(read(&plain)), "{}", name);
+        }
+    }
+}
+
+/// Keys of several tables and depths that take any positive integer.
+const KEYS: [&str; 6] = [
+    "seed",
+    "train.batch_size",
+    "train.accumulate",
+    "detector.fpn_channels",
+    "detector.rpn.batch_per_image",
+    "eval.batch_size",
+];
+
+/// The values of [`KEYS`].
+const READERS: [fn(&Config) -> u32; 6] = [
+    |config| config.run.seed as u32,
+    |config| config.run.train.batch_size as u32,
+    |config| config.run.train.accumulate as u32,
+    |config| config.detector.fpn_channels as u32,
+    |config| config.detector.rpn.batch_per_image as u32,
+    |config| config.run.eval.batch_size as u32,
+];
