@@ -130,13 +130,3 @@ impl Config {
         own.unwrap_or(&self.normalization)
     }
 }
-
-/// `weights` and `train` exclude each other.
-fn check_origin(weights: bool, train: bool, check: &mut Check<'_>) {
-    check.that(
-        !(weights && train),
-        "train",
-        "and teacher.weights are both given",
-        "keep `weights` to load the teacher, or `train` to train it first",
-    );
-}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, choices, section};
 
-use super::check_origin;
+use super::network::check_origin;
 use super::normalization::Normalization;
 use super::run::Run;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};

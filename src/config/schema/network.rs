@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 use ckd_settings::{Check, Overlay, choices, section};
 
-use super::check_origin;
 use super::detector::{Detector, HeadNorm};
 use super::normalization::Normalization;
 use crate::data::transform::Resize;
@@ -154,4 +153,14 @@ impl Student {
     pub fn frozen_stages(&self) -> usize {
         self.freeze_at.unwrap_or(if self.init.is_some() { 2 } else { 0 })
     }
+}
+
+/// `weights` and `train` exclude each other.
+pub(super) fn check_origin(weights: bool, train: bool, check: &mut Check<'_>) {
+    check.that(
+        !(weights && train),
+        "train",
+        "and teacher.weights are both given",
+        "keep `weights` to load the teacher, or `train` to train it first",
+    );
 }

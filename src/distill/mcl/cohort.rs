@@ -19,7 +19,7 @@ use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 
-use super::{Instance, Pair, constant_weights, nce, similarities, softened};
+use super::pair::{Instance, Pair, constant_weights, nce, similarities, softened};
 use crate::distill::bank::{contrast_columns, likeness};
 use crate::distill::distiller::{DistillError, Term};
 use crate::distill::scalar::expect_positive;
@@ -156,7 +156,7 @@ impl Likenesses {
         self.terms("mcl", (labels, 1.0), (&own, &weights), settings, self)
     }
 
-    /// L-MCL: the sum of [`pair`](super::pair) over ordered pairs of networks and all pairs of their layers. The
+    /// L-MCL: the sum of [`pair`](super::pair()) over ordered pairs of networks and all pairs of their layers. The
     /// `weights` are in the order of [`pairs`](Self::pairs); `targets` are the likenesses that the soft terms aim at, if
     /// not these.
     ///

@@ -4,7 +4,7 @@ use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::dot;
 
-use super::NAME;
+use super::pair::NAME;
 use crate::distill::distiller::DistillError;
 use crate::distill::rows::{paired, softmax};
 use crate::distill::unit_rows::UnitRows;

@@ -2,7 +2,7 @@
 
 use ckd_settings::{Check, Section, choices, section};
 
-use super::{Instance, Pair};
+use super::pair::{Instance, Pair};
 use crate::distill::method::MethodCard;
 
 choices! {

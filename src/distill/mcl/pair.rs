@@ -1,0 +1,291 @@
+//! Losses of a pair of peers in MCL and L-MCL (Yang et al., arXiv 2207.11518).
+//!
+//! For unit embeddings U and V (B, D) of two networks, or of layers of two networks, G(U, V) = U Vᵀ / tau, and
+//! sample weights w:
+//!
+//! ```text
+//! NCE(G; w)      = -1/B sum_i w_i/|P(i)| sum_{j in P(i)} [ G_ij - log sum_{k != i} exp G_ik ]
+//! KLT(G, G'; w)  = T²/B sum_i w_i KL( softmax(sg(G'_i) / T) || softmax(G_i / T) )         the diagonal included
+//!
+//! VCL  = NCE(G(U,U)) + NCE(G(V,V))                        sVCL = KLT(G(U,U), G(V,V)) + KLT(G(V,V), G(U,U))
+//! ICL  = NCE(G(U,V)) + NCE(G(V,U))                        sICL = KLT(G(U,V), G(V,U)) + KLT(G(V,U), G(U,V))
+//! pair = alpha VCL + beta ICL + gamma sVCL + lambda sICL
+//! ```
+//!
+//! P(i): the other samples of i's class in the batch. A row without any counts 0; the mean still divides by B.
+//! G is divided by tau and, in KLT, by T again. L-MCL sums `pair` over ordered pairs of networks: twice the unordered
+//! sum, as `pair` and its weights are symmetric. The targets of KLT are constants; [`Targets`] holds them where the same
+//! ones must serve again ([`meta`](crate::distill::meta)).
+
+use candle_core::Tensor;
+use ckd_kernels::Value;
+use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::linear::{Accumulate, Form, product};
+use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_settings::choices;
+
+use crate::distill::distiller::DistillError;
+use crate::distill::rows::{check_labels, paired, softened_kl, softmax, weighted_mean_over_rows};
+use crate::distill::scalar::expect_positive;
+
+pub(super) const NAME: &str = "mcl";
+
+/// The weights and temperatures of a pair.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pair {
+    /// alpha, of VCL (0.1; 0.01 for L-MCL on ImageNet).
+    pub vcl: f64,
+    /// beta, of ICL (as alpha).
+    pub icl: f64,
+    /// gamma, of sVCL (1).
+    pub soft_vcl: f64,
+    /// lambda, of sICL (1).
+    pub soft_icl: f64,
+    /// What cosines are divided by (0.1; 0.07 on ImageNet).
+    pub tau: f64,
+    /// T, which softens the targets further (3).
+    pub temperature: f64,
+    /// Whether ICL pairs an image with itself across the networks.
+    pub instance: Instance,
+}
+
+impl Default for Pair {
+    /// The authors' settings for CIFAR-100.
+    fn default() -> Self {
+        Self {
+            vcl: 0.1,
+            icl: 0.1,
+            soft_vcl: 1.0,
+            soft_icl: 1.0,
+            tau: 0.1,
+            temperature: 3.0,
+            instance: Instance::Excluded,
+        }
+    }
+}
+
+choices! {
+    /// Role of the pair (i, i), an image and itself seen by another network, in ICL.
+    pub enum Instance {
+        /// Neither positive nor negative: the authors' code for CIFAR.
+        Excluded = "excluded",
+        /// A positive: as with their memory, on ImageNet.
+        Included = "included",
+    }
+}
+
+/// The matrices that the soft terms aim at, as constants.
+#[derive(Debug, Clone)]
+pub struct Targets {
+    uu: Tensor,
+    vv: Tensor,
+    uv: Tensor,
+    vu: Tensor,
+}
+
+impl Targets {
+    /// Those of these embeddings.
+    ///
+    /// # Errors
+    /// Shapes that differ.
+    pub fn of(u: &Tensor, v: &Tensor, tau: f64) -> Result<Self, DistillError> {
+        let (u, v) = (Value::constant(u.clone()), Value::constant(v.clone()));
+        let of = |a: &Value, b: &Value| Ok::<_, DistillError>(similarities(a, b, tau)?.tensor().clone());
+        Ok(Self { uu: of(&u, &u)?, vv: of(&v, &v)?, uv: of(&u, &v)?, vu: of(&v, &u)? })
+    }
+}
+
+/// The loss of a pair of embeddings. `targets` are those of the embeddings themselves unless given.
+///
+/// # Shapes
+/// `u` and `v` (B, D), unit rows; `labels` B classes; `weights` (B); a scalar.
+///
+/// # Errors
+/// Shapes that do not fit; temperatures that are not positive.
+pub fn pair(
+    u: &Value,
+    v: &Value,
+    labels: &[u32],
+    weights: &Value,
+    settings: &Pair,
+    targets: Option<&Targets>,
+) -> Result<Value, DistillError> {
+    let Pair { tau, temperature, instance, .. } = *settings;
+    let mut terms = Vec::new();
+    if settings.vcl != 0.0 {
+        terms.push((vcl(u, v, labels, weights, tau)?, settings.vcl));
+    }
+    if settings.icl != 0.0 {
+        terms.push((icl(u, v, labels, weights, tau, instance)?, settings.icl));
+    }
+    if settings.soft_vcl != 0.0 || settings.soft_icl != 0.0 {
+        let own;
+        let targets = match targets {
+            Some(targets) => targets,
+            None => {
+                own = Targets::of(u.tensor(), v.tensor(), tau)?;
+                &own
+            }
+        };
+        if settings.soft_vcl != 0.0 {
+            terms.push((soft_vcl(u, v, weights, (tau, temperature), targets)?, settings.soft_vcl));
+        }
+        if settings.soft_icl != 0.0 {
+            terms.push((soft_icl(u, v, weights, (tau, temperature), targets)?, settings.soft_icl));
+        }
+    }
+    sum(&terms)
+}
+
+/// The same weight for each of `samples`.
+pub(super) fn constant_weights(samples: usize, weight: f32) -> Value {
+    let device = candle_core::Device::Cpu;
+    let weights = Tensor::from_vec(vec![weight; samples], samples, &device);
+    Value::constant(weights.expect("as many weights as samples"))
+}
+
+fn sum(terms: &[(Value, f64)]) -> Result<Value, DistillError> {
+    Ok(weighted_sum(&terms.iter().map(|(term, weight)| (term, *weight)).collect::<Vec<_>>())?)
+}
+
+/// Vanilla contrastive learning: each network on its own.
+///
+/// # Errors
+/// As [`pair`].
+pub fn vcl(u: &Value, v: &Value, labels: &[u32], weights: &Value, tau: f64) -> Result<Value, DistillError> {
+    let of = |a: &Value| nce(&similarities(a, a, tau)?, labels, weights, Instance::Excluded);
+    sum(&[(of(u)?, 1.0), (of(v)?, 1.0)])
+}
+
+/// Interactive contrastive learning: across the networks.
+///
+/// # Errors
+/// As [`pair`].
+pub fn icl(
+    u: &Value,
+    v: &Value,
+    labels: &[u32],
+    weights: &Value,
+    tau: f64,
+    instance: Instance,
+) -> Result<Value, DistillError> {
+    let of = |a: &Value, b: &Value| nce(&similarities(a, b, tau)?, labels, weights, instance);
+    sum(&[(of(u, v)?, 1.0), (of(v, u)?, 1.0)])
+}
+
+/// Soft VCL: the similarities within one network are to be those within the other.
+///
+/// # Errors
+/// As [`pair`].
+pub fn soft_vcl(
+    u: &Value,
+    v: &Value,
+    weights: &Value,
+    (tau, temperature): (f64, f64),
+    targets: &Targets,
+) -> Result<Value, DistillError> {
+    let (uu, vv) = (similarities(u, u, tau)?, similarities(v, v, tau)?);
+    let of = |a: &Value, target: &Tensor| softened(a, target, weights, temperature);
+    sum(&[(of(&uu, &targets.vv)?, 1.0), (of(&vv, &targets.uu)?, 1.0)])
+}
+
+/// Soft ICL: the similarities across the networks are to be the same from both sides.
+///
+/// # Errors
+/// As [`pair`].
+pub fn soft_icl(
+    u: &Value,
+    v: &Value,
+    weights: &Value,
+    (tau, temperature): (f64, f64),
+    targets: &Targets,
+) -> Result<Value, DistillError> {
+    let (uv, vu) = (similarities(u, v, tau)?, similarities(v, u, tau)?);
+    let of = |a: &Value, target: &Tensor| softened(a, target, weights, temperature);
+    sum(&[(of(&uv, &targets.vu)?, 1.0), (of(&vu, &targets.uv)?, 1.0)])
+}
+
+/// G(U, V).
+pub(super) fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, DistillError> {
+    expect_positive(NAME, "tau", tau)?;
+    let (b, d) = paired(NAME, u.tensor(), v)?;
+    let (u_host, v_host) = (on_host(u.tensor())?, on_host(v.tensor())?);
+    let multiply = move |a: &[f32], form: Form, x: &[f32], x_form: Form, columns: usize, inner: usize| {
+        let mut out = vec![0f32; b * columns];
+        if !out.is_empty() && inner > 0 {
+            product(&mut out, (b, columns, inner), a, form, x, x_form, Accumulate::Replace);
+        }
+        out.iter_mut().for_each(|x| *x = (f64::from(*x) / tau) as f32);
+        out
+    };
+    let out = multiply(&elements(&u_host)?, Form::Plain, &elements(&v_host)?, Form::Transposed, b, d);
+    let out = from_elements(out, (b, b), u.tensor())?;
+    let tracked = (u.is_tracked(), v.is_tracked());
+    Ok(Value::operation(&[u, v], out, move |g| {
+        let host = on_host(g)?;
+        let g = elements(&host)?;
+        let side = |form: Form, other: &Tensor| -> ckd_kernels::Result<Tensor> {
+            let gradient = multiply(&g, form, &elements(other)?, Form::Plain, d, b);
+            from_elements(gradient, (b, d), &host)
+        };
+        Ok(vec![
+            tracked.0.then(|| side(Form::Plain, &v_host)).transpose()?,
+            tracked.1.then(|| side(Form::Transposed, &u_host)).transpose()?,
+        ])
+    }))
+}
+
+/// NCE(G; w).
+pub(super) fn nce(
+    g: &Value,
+    labels: &[u32],
+    weights: &Value,
+    instance: Instance,
+) -> Result<Value, DistillError> {
+    let b = labels.len();
+    if g.dims() != [b, b] {
+        let reason = format!("{b} samples, but similarities {:?}", g.dims());
+        return Err(DistillError::invalid(NAME, reason));
+    }
+    check_labels(NAME, labels, (b, usize::MAX))?;
+    weighted_mean_over_rows(NAME, g, weights, |i, share, row, gradient| {
+        let seen: Vec<usize> = (0..b).filter(|&j| j != i || instance == Instance::Included).collect();
+        let positives = seen.iter().filter(|&&j| labels[j] == labels[i]).count();
+        if positives == 0 {
+            return 0.0;
+        }
+        let (p, logs) = softmax(&seen.iter().map(|&j| row[j]).collect::<Vec<f32>>(), 1.0);
+        let mut loss = 0.0;
+        for (at, &j) in seen.iter().enumerate() {
+            let wanted = if labels[j] == labels[i] { (positives as f64).recip() } else { 0.0 };
+            loss -= wanted * logs[at];
+            gradient[j] = (share * (p[at] - wanted)) as f32;
+        }
+        loss
+    })
+}
+
+/// KLT(G, `target`; w): of likenesses to the samples of the batch, or to others.
+///
+/// # Shapes
+/// `g` and `target` (B, K), `weights` (B); a scalar.
+///
+/// # Errors
+/// Shapes that do not fit; a temperature that is not positive.
+pub fn softened(
+    g: &Value,
+    target: &Tensor,
+    weights: &Value,
+    temperature: f64,
+) -> Result<Value, DistillError> {
+    expect_positive(NAME, "temperature", temperature)?;
+    let (_, columns) = paired(NAME, target, g)?;
+    let host = on_host(target)?;
+    let target = elements(&host)?;
+    let target: &[f32] = &target;
+    weighted_mean_over_rows(NAME, g, weights, |i, share, row, gradient| {
+        let kl = softened_kl(&target[i * columns..][..columns], row, temperature, gradient);
+        gradient.iter_mut().for_each(|g| *g = (f64::from(*g) * share) as f32);
+        kl
+    })
+}
