@@ -69,7 +69,7 @@ fn module_of(source: &Source) -> &str {
 
 #[test]
 fn unsafe_code_is_in_the_kernels_only() {
-    let everywhere = sources(&["src", "detectors", "tests", "benches", "examples", "fuzz"]);
+    let everywhere = sources(&["src", "detectors", "settings", "tests", "benches", "examples", "fuzz"]);
     let elsewhere = everywhere.iter().filter(|source| !source.path.starts_with("detectors/kernels/"));
     assert_none(
         "`unsafe` belongs in detectors/kernels",

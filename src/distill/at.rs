@@ -36,11 +36,7 @@ impl Method for At {
         vec![("weight", self.weight)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let maps = OnMaps::new(NAME, &self.place)?;
         Ok(Box::new(
             maps.term(self.weight.into(), |_, teacher, student| attention_transfer(teacher, student)),

@@ -62,11 +62,7 @@ impl Method for Ckd {
         vec![("weight", self.weight)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (temperature, negatives) = (self.temperature.into(), self.negatives);
         let rows = OnRows::new(Self::WORD, &self.place);
         Ok(Box::new(rows.term(self.weight.into(), move |teacher, student, _| {

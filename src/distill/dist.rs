@@ -54,11 +54,7 @@ impl Method for Dist {
         vec![("weight", self.weight), ("weight_intra", self.weight_intra)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let temperature = self.temperature.into();
         let probabilities = match self.place.at {
             RowsAt::AnchorLogits => Probabilities::Sigmoid,

@@ -54,11 +54,7 @@ impl Method for Dkd {
         vec![("weight", self.weight)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (weight, temperature) = (f64::from(self.weight), f64::from(self.temperature));
         let parts = [("target", Part::Target, self.alpha), ("others", Part::Others, self.beta)];
         let mut rows = OnRows::new(NAME, &self.place);

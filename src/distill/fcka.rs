@@ -52,11 +52,7 @@ impl Method for Fcka {
         vec![("weight", self.weight)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (of, kernel) = (self.of, Kernel { center: self.center, row_norm: self.row_norm });
         let maps = OnMaps::new(NAME, &self.place)?;
         Ok(Box::new(maps.term(self.weight.into(), move |_, teacher, student| {

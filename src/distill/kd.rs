@@ -42,11 +42,7 @@ impl Method for Kd {
         vec![("weight", self.weight)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let temperature = self.temperature.into();
         let rows = OnRows::new(Self::WORD, &self.place);
         Ok(Box::new(

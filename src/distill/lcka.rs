@@ -38,11 +38,7 @@ impl Method for Lcka {
         vec![("weight", self.weight), ("weight_inter", self.weight_inter)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let kernel = Kernel { center: self.center, row_norm: self.row_norm };
         let rows = OnRows::new(Self::WORD, &self.place)
             .kind("intra", self.weight.into(), move |teacher, student, _| {

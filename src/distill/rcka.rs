@@ -72,11 +72,7 @@ impl Method for Rcka {
         vec![("weight", self.weight), ("weight_inter", self.weight_inter)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (patch, kernel) = (self.patch, Kernel { center: self.center, row_norm: self.row_norm });
         let mut maps = OnMaps::new(NAME, &self.place)?;
         let kinds =

@@ -47,11 +47,7 @@ impl Method for Rkd {
         vec![("weight", self.weight), ("weight_angle", self.weight_angle)]
     }
 
-    fn build(
-        &self,
-        _: &MethodSetting<'_>,
-        _: Builder,
-    ) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let relations = [
             ("distance", RkdRelation::Distance, self.weight),
             ("angle", RkdRelation::Angle, self.weight_angle),
