@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::input::normalize;
+use ckd_settings::{Check, section};
 
 use crate::boxes::Xyxy;
 use crate::{Error, Result};
@@ -27,20 +28,26 @@ pub struct Target {
     pub ignored: Vec<Xyxy>,
 }
 
-/// How a network wants its pixels: (x − mean) / std, per channel of an RGB image in 0..1.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Normalization {
-    /// Subtracted first.
-    pub mean: [f32; 3],
-    /// Divided by.
-    pub std: [f32; 3],
+section! {
+    /// (pixel / 255 - mean) / std, in RGB order. Default: ImageNet's.
+    pub struct Normalization {
+        /// Red, green, blue.
+        pub mean: [f32; 3] = [0.485, 0.456, 0.406],
+        /// Red, green, blue.
+        pub std: [f32; 3] = [0.229, 0.224, 0.225],
+    }
 }
 
-impl Default for Normalization {
-    /// ImageNet's, as torchvision's models were trained with.
-    fn default() -> Self {
-        Self { mean: [0.485, 0.456, 0.406], std: [0.229, 0.224, 0.225] }
+impl Copy for Normalization {}
+
+impl Normalization {
+    fn check(&self, check: &mut Check<'_>) {
+        check.that(
+            self.std.iter().all(|std| *std > 0.0),
+            "std",
+            "divides the image and must be above 0",
+            "ImageNet's is [0.229, 0.224, 0.225]",
+        );
     }
 }
 

@@ -8,9 +8,7 @@ use rayon::prelude::*;
 use super::{Context, UsageError, say};
 use crate::data::report::Findings;
 use crate::data::synth::{self, Outcome, Split, Synth};
-use crate::data::{
-    Annotation, ClassIndex, DataKind, Dataset, Instances, MissingImages, SplitFiles, convert, voc,
-};
+use crate::data::{Annotation, ClassIndex, DataKind, Dataset, Instances, MissingImages, SplitFiles, voc};
 
 /// Broken images named by `data check --decode`.
 const NAMED: usize = 20;
@@ -278,8 +276,8 @@ fn convert(args: &ConvertArgs, context: &Context) -> anyhow::Result<()> {
         Format::Coco => instances,
         Format::Yolo | Format::Voc => instances.with_sizes(&images)?,
     };
-    let left_out = convert::write(&instances, &images, to.kind(), out, split)
-        .context("the data set is read but not converted")?;
+    let left_out =
+        to.kind().write(&instances, &images, out, split).context("the data set is read but not converted")?;
     if !context.quiet {
         say(told(&instances, left_out, out))?;
     }

@@ -6,27 +6,26 @@ mod classify;
 mod cohort;
 mod detector;
 mod network;
-mod normalization;
 mod run;
 mod training;
 
 use ckd_settings::{Check, Overlay, Read, section};
 
+pub use crate::data::augment::{Crop, LabelledInput, Policy};
 pub use crate::data::input::Input;
+pub use crate::data::label_order::LabelOrder;
+pub use crate::data::labelled_data::{LabelledData, LabelledKind};
 pub use crate::data::open::{Data, DataKind};
 pub use crate::data::synth::Synth;
 pub use crate::data::transform::Resize;
-pub use classify::{
-    Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Crop, LabelOrder, Labelled, LabelledData,
-    LabelledInput, LabelledKind, Policy, Probe, Task,
-};
+pub use ckd_detectors::images::Normalization;
+pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe, Task};
 pub use cohort::{CohortConfig, Peer};
 pub use detector::{
     AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,
     Rpn,
 };
 pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
-pub use normalization::Normalization;
 pub use run::Run;
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 

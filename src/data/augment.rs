@@ -4,30 +4,93 @@
 //! image are black, as torchvision's `RandomCrop` and `Pad` make them before normalisation. Each image draws from a
 //! stream of its own, so the order of its draws is all that counts.
 
+use ckd_settings::{Check, choices, section};
+use image::RgbImage;
 use image::imageops::{self, FilterType};
-use image::{Rgb, RgbImage};
 
 use super::auto_augment;
+use super::colour;
 use super::draws::Draws;
 
-/// How images are prepared.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Augmentation {
-    /// Height and width of what comes out, in pixels.
-    pub side_px: u32,
-    /// How an image is brought to that size.
-    pub crop: Crop,
-    /// How often an image is mirrored, in [0, 1].
-    pub flip_probability: f64,
-    /// Whether a policy of AutoAugment is applied.
-    pub policy: Policy,
-    /// Brightness, contrast and saturation change by up to these factors; 0 leaves them.
-    pub jitter: [f64; 3],
+choices! {
+    /// How a training image is brought to its size.
+    pub enum Crop {
+        /// Resized, surrounded by `pad_px` black pixels, cropped at random: CIFAR's.
+        Pad = "pad",
+        /// A random part, 8 to 100 % of the area, resized: ImageNet's.
+        RandomResized = "random_resized",
+        /// Resized.
+        Resize = "resize",
+    }
 }
 
-/// How an image is brought to its size.
+choices! {
+    /// A policy of AutoAugment (Cubuk et al. 2019).
+    pub enum Policy {
+        /// None.
+        None = "none",
+        /// CIFAR-10's, 25 pairs of operations.
+        Cifar10 = "cifar10",
+    }
+}
+
+section! {
+    /// How images are cropped, flipped and coloured.
+    pub struct LabelledInput {
+        /// Height and width of what the networks see, in pixels.
+        pub side_px: u32 = 32,
+        /// How a training image is brought to that size.
+        pub crop: Crop = Crop::Pad,
+        /// crop = "pad": black pixels on each side.
+        pub pad_px: u32 = 4,
+        /// How often an image is mirrored in training.
+        pub flip_probability: f64 = 0.5,
+        /// A policy that is applied to training images after crop and flip.
+        pub auto_augment: Policy = Policy::None,
+        /// Brightness, contrast and saturation of training images change by up to these factors.
+        pub jitter: Vec<f64> = vec![0.0, 0.0, 0.0],
+        /// At evaluation the shorter side is resized to this many pixels, then the middle is taken. Default: the
+        /// whole image is resized to side_px.
+        pub eval_resize_px: Option<u32>,
+    }
+}
+
+impl LabelledInput {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("side_px", self.side_px);
+        check.fraction("flip_probability", self.flip_probability);
+        let jitter = &self.jitter;
+        check.that(
+            jitter.len() == 3 && jitter.iter().all(|strength| *strength >= 0.0),
+            "jitter",
+            format!("is {jitter:?}"),
+            "give three numbers of 0 or more: brightness, contrast, saturation; the ImageNet recipes' are 0.4",
+        );
+        check.that(
+            self.eval_resize_px.is_none_or(|px| px >= self.side_px),
+            "eval_resize_px",
+            format!("is below side_px, {}", self.side_px),
+            "the middle cannot be larger than the image; ImageNet's are 256 and 224",
+        );
+    }
+}
+
+/// Preparation of labelled images: [`LabelledInput`] for training or for evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Augmentation {
+    /// Height and width of the result, in pixels.
+    pub side_px: u32,
+    frame: Frame,
+    /// How often an image is mirrored, in [0, 1].
+    flip_probability: f64,
+    policy: Policy,
+    /// Brightness, contrast and saturation change by up to these factors; 0 leaves them.
+    jitter: [f64; 3],
+}
+
+/// Size and place of the part of an image that is seen, with the numbers that belong to it.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Crop {
+enum Frame {
     /// Resized to it, whatever its shape.
     Resize,
     /// Resized to it, surrounded by so many black pixels, and cropped at random.
@@ -39,23 +102,43 @@ pub enum Crop {
     Centre(u32),
 }
 
-/// Learned policies of AutoAugment (Cubuk et al. 2019, arXiv 1805.09501).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// None.
-    None,
-    /// CIFAR-10's.
-    Cifar10,
+impl LabelledInput {
+    /// Preparation of training images.
+    pub fn training(&self) -> Augmentation {
+        Augmentation {
+            side_px: self.side_px,
+            frame: match self.crop {
+                Crop::Pad => Frame::Pad(self.pad_px),
+                Crop::RandomResized => Frame::RandomResized,
+                Crop::Resize => Frame::Resize,
+            },
+            flip_probability: self.flip_probability,
+            policy: self.auto_augment,
+            // A validated configuration has three.
+            jitter: std::array::from_fn(|index| self.jitter.get(index).copied().unwrap_or(0.0)),
+        }
+    }
+
+    /// Preparation of images at evaluation: no chance.
+    pub fn evaluation(&self) -> Augmentation {
+        Augmentation {
+            side_px: self.side_px,
+            frame: self.eval_resize_px.map_or(Frame::Resize, Frame::Centre),
+            flip_probability: 0.0,
+            policy: Policy::None,
+            jitter: [0.0; 3],
+        }
+    }
 }
 
 impl Augmentation {
     /// The image as the draws have it, `side_px` high and wide.
     pub fn apply(&self, image: RgbImage, draws: &mut Draws) -> RgbImage {
-        let mut image = match self.crop {
-            Crop::Resize => square(image, self.side_px),
-            Crop::Pad(pad_px) => padded_crop(&square(image, self.side_px), pad_px, draws),
-            Crop::RandomResized => random_resized_crop(&image, self.side_px, draws),
-            Crop::Centre(resize_px) => centre_crop(&image, resize_px, self.side_px),
+        let mut image = match self.frame {
+            Frame::Resize => square(image, self.side_px),
+            Frame::Pad(pad_px) => padded_crop(&square(image, self.side_px), pad_px, draws),
+            Frame::RandomResized => random_resized_crop(&image, self.side_px, draws),
+            Frame::Centre(resize_px) => centre_crop(&image, resize_px, self.side_px),
         };
         if draws.chance(self.flip_probability) {
             imageops::flip_horizontal_in_place(&mut image);
@@ -136,29 +219,25 @@ fn centre_crop(image: &RgbImage, resize_px: u32, side_px: u32) -> RgbImage {
 
 /// torchvision's `ColorJitter` without hue, in its fixed order (there it is random).
 fn jitter(image: RgbImage, strength: [f64; 3], draws: &mut Draws) -> RgbImage {
-    let changes = [auto_augment::brightness, auto_augment::contrast, auto_augment::saturation];
+    let changes = [colour::brightness, colour::contrast, colour::saturation];
     strength.into_iter().zip(changes).fold(image, |image, (strength, change)| match strength > 0.0 {
         true => change(image, draws.between((1.0 - strength).max(0.0), 1.0 + strength)),
         false => image,
     })
 }
 
-/// Every pixel changed by itself.
-pub(super) fn mapped(mut image: RgbImage, change: impl Fn(u8) -> u8) -> RgbImage {
-    image.pixels_mut().for_each(|Rgb(pixel)| *pixel = pixel.map(&change));
-    image
-}
-
 #[cfg(test)]
 mod tests {
+    use image::Rgb;
+
     use super::*;
 
     fn picture(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| Rgb([x as u8 + 1, y as u8 + 1, (x + y) as u8 + 1]))
     }
 
-    fn plain(side_px: u32, crop: Crop) -> Augmentation {
-        Augmentation { side_px, crop, flip_probability: 0.0, policy: Policy::None, jitter: [0.0; 3] }
+    fn plain(side_px: u32, frame: Frame) -> Augmentation {
+        Augmentation { side_px, frame, flip_probability: 0.0, policy: Policy::None, jitter: [0.0; 3] }
     }
 
     fn draws(position: u64) -> Draws {
@@ -170,7 +249,7 @@ mod tests {
         let image = picture(8, 8);
         let mut seen = std::collections::BTreeSet::new();
         for position in 0..400 {
-            let crop = plain(8, Crop::Pad(2)).apply(image.clone(), &mut draws(position));
+            let crop = plain(8, Frame::Pad(2)).apply(image.clone(), &mut draws(position));
             let inside = crop.enumerate_pixels().find(|(_, _, pixel)| pixel.0 != [0; 3]).expect("a pixel");
             let shift = (
                 i64::from(inside.2.0[0]) - 1 - i64::from(inside.0),
@@ -192,17 +271,17 @@ mod tests {
     #[test]
     fn without_chance_an_image_of_the_right_size_stays_as_it_is() {
         let image = picture(8, 8);
-        assert_eq!(plain(8, Crop::Resize).apply(image.clone(), &mut draws(0)), image);
-        assert_eq!(plain(8, Crop::Centre(8)).apply(image.clone(), &mut draws(0)), image);
-        assert_eq!(plain(8, Crop::Pad(0)).apply(image.clone(), &mut draws(0)), image);
-        let always = Augmentation { flip_probability: 1.0, ..plain(8, Crop::Resize) };
+        assert_eq!(plain(8, Frame::Resize).apply(image.clone(), &mut draws(0)), image);
+        assert_eq!(plain(8, Frame::Centre(8)).apply(image.clone(), &mut draws(0)), image);
+        assert_eq!(plain(8, Frame::Pad(0)).apply(image.clone(), &mut draws(0)), image);
+        let always = Augmentation { flip_probability: 1.0, ..plain(8, Frame::Resize) };
         assert_eq!(always.apply(image.clone(), &mut draws(0)), imageops::flip_horizontal(&image));
     }
 
     #[test]
     fn every_crop_gives_the_size_it_should_from_any_image() {
         for (width, height) in [(1, 1), (3, 200), (200, 3), (64, 48), (31, 32)] {
-            for crop in [Crop::Resize, Crop::Pad(4), Crop::RandomResized, Crop::Centre(36)] {
+            for crop in [Frame::Resize, Frame::Pad(4), Frame::RandomResized, Frame::Centre(36)] {
                 let out = plain(32, crop).apply(picture(width, height), &mut draws(3));
                 assert_eq!(out.dimensions(), (32, 32), "{crop:?} of {width}x{height}");
             }
@@ -212,7 +291,7 @@ mod tests {
     #[test]
     fn the_centre_crop_is_torchvisions() {
         // 6x4 resized to 4 (as it is), the middle 2x2: columns 2 and 3, rows 1 and 2.
-        let out = plain(2, Crop::Centre(4)).apply(picture(6, 4), &mut draws(0));
+        let out = plain(2, Frame::Centre(4)).apply(picture(6, 4), &mut draws(0));
         assert_eq!(out.get_pixel(0, 0).0, [3, 2, 4]);
         assert_eq!(out.get_pixel(1, 1).0, [4, 3, 6]);
     }
@@ -223,7 +302,7 @@ mod tests {
             flip_probability: 0.5,
             policy: Policy::Cifar10,
             jitter: [0.4, 0.4, 0.4],
-            ..plain(16, Crop::RandomResized)
+            ..plain(16, Frame::RandomResized)
         };
         let at = |position| augmentation.apply(picture(40, 30), &mut draws(position));
         assert_eq!(at(1), at(1));

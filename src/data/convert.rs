@@ -1,10 +1,9 @@
-//! Conversion between the formats of boxed images, through [`Instances`].
+//! Common rules of writing a boxed data set in a format: classes told by name, images copied.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};
 
 use super::instances::Instances;
-use super::{DataKind, coco, voc, yolo};
 use crate::fsx::{self, WriteError};
 
 /// Why a data set could not be written in another format.
@@ -16,28 +15,6 @@ pub enum ConvertError {
     /// The format cannot hold the data set, or the target holds another one.
     #[error("{0}")]
     Target(String),
-}
-
-/// Writes `instances`, whose images are in `folder`, as the split `split` of a data set of `kind` at `out`: a file for
-/// COCO, a folder otherwise, into which the images are copied. Gives the number of boxes that the format has no form for.
-///
-/// # Errors
-/// As the format's own `write`.
-pub fn write(
-    instances: &Instances,
-    folder: &Path,
-    kind: DataKind,
-    out: &Path,
-    split: &str,
-) -> Result<usize, ConvertError> {
-    match kind {
-        DataKind::Coco | DataKind::Synth => {
-            fsx::write_atomic(out, &coco::to_json(instances))?;
-            Ok(0)
-        }
-        DataKind::Voc => voc::write(instances, folder, out, split).map(|()| 0),
-        DataKind::Yolo => yolo::write(instances, folder, out, split),
-    }
 }
 
 /// The names of the classes in their order, for a format that tells classes by name.

@@ -2,11 +2,33 @@
 
 use std::num::NonZeroUsize;
 
+use ckd_settings::choices;
+
 use super::draws::Draws;
 
-/// The order in which labelled images are taken.
+choices! {
+    /// The order of training images.
+    pub enum LabelOrder {
+        /// Shuffled anew each epoch.
+        Shuffled = "shuffled",
+        /// Two images of each class in a batch (MCL).
+        ClassPairs = "class_pairs",
+    }
+}
+
+impl LabelOrder {
+    /// Batches of so many images in this order.
+    pub fn batches_of(self, batch: NonZeroUsize, seed: u64) -> BatchOrder {
+        match self {
+            Self::Shuffled => BatchOrder::Shuffled { seed, batch },
+            Self::ClassPairs => BatchOrder::ClassPairs { seed, batch },
+        }
+    }
+}
+
+/// Order in which labelled images are taken, and the size of batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LabelOrder {
+pub enum BatchOrder {
     /// As in the data set, once: for evaluation.
     Sequential {
         /// Images in a batch.
@@ -30,7 +52,7 @@ pub enum LabelOrder {
     },
 }
 
-impl LabelOrder {
+impl BatchOrder {
     /// Batches in every epoch.
     pub fn batches_per_epoch(self, labels: &[u32]) -> usize {
         match self {
@@ -117,7 +139,7 @@ mod tests {
     #[test]
     fn a_batch_of_class_pairs_has_two_images_of_each_of_its_classes() {
         let labels = labels(100, 10);
-        let order = LabelOrder::ClassPairs { seed: 3, batch: batch(128) };
+        let order = BatchOrder::ClassPairs { seed: 3, batch: batch(128) };
         for epoch in 0..3 {
             let batches = order.batches(&labels, epoch);
             assert_eq!(batches.len(), order.batches_per_epoch(&labels));
@@ -138,7 +160,7 @@ mod tests {
     #[test]
     fn with_few_classes_pairs_repeat_and_with_odd_counts_one_image_waits() {
         let few = labels(3, 7);
-        let order = LabelOrder::ClassPairs { seed: 1, batch: batch(8) };
+        let order = BatchOrder::ClassPairs { seed: 1, batch: batch(8) };
         let batches = order.batches(&few, 0);
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [8, 8, 2]);
         assert_eq!(order.batches_per_epoch(&few), 3);
@@ -155,7 +177,7 @@ mod tests {
 
     #[test]
     fn lonely_images_have_no_pair_and_no_image_no_batch() {
-        let order = LabelOrder::ClassPairs { seed: 1, batch: batch(1) };
+        let order = BatchOrder::ClassPairs { seed: 1, batch: batch(1) };
         assert!(order.batches(&[0, 1, 2], 0).is_empty());
         assert_eq!(order.batches_per_epoch(&[]), 0);
         assert_eq!(order.batches(&[4, 0, 4], 0).len(), 1);
@@ -164,14 +186,14 @@ mod tests {
     #[test]
     fn a_shuffled_epoch_has_every_image_once_and_evaluation_keeps_the_order() {
         let labels = labels(3, 3);
-        let shuffled = LabelOrder::Shuffled { seed: 1, batch: batch(4) };
+        let shuffled = BatchOrder::Shuffled { seed: 1, batch: batch(4) };
         let batches = shuffled.batches(&labels, 0);
         assert_eq!(batches.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 1]);
         let mut all = batches.concat();
         assert_ne!(all, (0..9).collect::<Vec<_>>());
         all.sort_unstable();
         assert_eq!(all, (0..9).collect::<Vec<_>>());
-        let sequential = LabelOrder::Sequential { batch: batch(4) };
+        let sequential = BatchOrder::Sequential { batch: batch(4) };
         assert_eq!(sequential.batches(&labels, 0).concat(), (0..9).collect::<Vec<_>>());
         assert_eq!(sequential.batches_per_epoch(&labels), 3);
     }

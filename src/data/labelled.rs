@@ -12,7 +12,7 @@ use super::DataError;
 use super::augment::Augmentation;
 use super::decode::{self, DecodeError};
 use super::draws::Draws;
-use super::label_order::LabelOrder;
+use super::label_order::BatchOrder;
 use super::loader::{Passes, Source};
 
 /// A data set of labelled images.
@@ -233,7 +233,7 @@ pub struct LabelledBatch {
 #[derive(Debug)]
 pub struct LabelledImages {
     set: Arc<Labelled>,
-    order: LabelOrder,
+    order: BatchOrder,
     augmentation: Augmentation,
     seed: u64,
 }
@@ -245,7 +245,7 @@ impl LabelledImages {
     /// If the set is empty.
     pub fn new(
         set: Arc<Labelled>,
-        order: LabelOrder,
+        order: BatchOrder,
         augmentation: Augmentation,
         seed: u64,
     ) -> Result<Self, DataError> {
@@ -269,8 +269,8 @@ impl Source for LabelledImages {
 
     fn passes(&self) -> Passes {
         match self.order {
-            LabelOrder::Sequential { .. } => Passes::One,
-            LabelOrder::Shuffled { .. } | LabelOrder::ClassPairs { .. } => Passes::Endless,
+            BatchOrder::Sequential { .. } => Passes::One,
+            BatchOrder::Shuffled { .. } | BatchOrder::ClassPairs { .. } => Passes::Endless,
         }
     }
 

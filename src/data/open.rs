@@ -1,14 +1,16 @@
-//! The section `data` of a configuration, and the files it names: `data::open` of every kind of boxed data set.
+//! The section `data` of a configuration, and the files it names: reading and writing of every kind of boxed data set.
 //!
-//! A new kind is a file of its own with `read` and `write`, and its arms here and in [`convert`](super::convert).
+//! A new kind is a file of its own with `read` and `write`, and its arms here.
 
 use std::path::{Path, PathBuf};
 
 use ckd_settings::{Check, choices, section};
 
+use super::convert::ConvertError;
 use super::instances::Instances;
 use super::synth::{Split, Synth};
 use super::{DataError, coco, voc, yolo};
+use crate::fsx;
 
 choices! {
     /// Where the images come from.
@@ -101,6 +103,31 @@ impl Data {
             DataKind::Synth => SplitFiles::coco(&split.annotations(root), &split.images(root)),
             DataKind::Yolo => SplitFiles::yolo(root, name),
             DataKind::Voc => SplitFiles::voc(root, name, classes),
+        }
+    }
+}
+
+impl DataKind {
+    /// Writes `instances`, whose images are in `folder`, as the split `split` of a data set of this kind at `out`: a file
+    /// for COCO, a folder otherwise, into which the images are copied. Gives the number of boxes that the format has no
+    /// form for.
+    ///
+    /// # Errors
+    /// As the format's own `write`.
+    pub fn write(
+        self,
+        instances: &Instances,
+        folder: &Path,
+        out: &Path,
+        split: &str,
+    ) -> Result<usize, ConvertError> {
+        match self {
+            Self::Coco | Self::Synth => {
+                fsx::write_atomic(out, &coco::to_json(instances))?;
+                Ok(0)
+            }
+            Self::Yolo => yolo::write(instances, folder, out, split),
+            Self::Voc => voc::write(instances, folder, out, split).map(|()| 0),
         }
     }
 }

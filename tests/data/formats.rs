@@ -6,8 +6,7 @@ use std::path::Path;
 use ckd_det::data::synth::Split;
 use ckd_det::data::voc::Classes;
 use ckd_det::data::{
-    DataKind, Dataset, FindingKind, Instances, LoadReport, MissingImages, SplitFiles, coco, convert, voc,
-    yolo,
+    DataKind, Dataset, FindingKind, Instances, LoadReport, MissingImages, SplitFiles, coco, voc, yolo,
 };
 use image::RgbImage;
 use proptest::prelude::*;
@@ -252,14 +251,9 @@ fn through(
     images: &Path,
     out: &Path,
 ) -> (Instances, std::path::PathBuf) {
-    let left_out = convert::write(
-        instances,
-        images,
-        kind,
-        &out.join(if kind == DataKind::Coco { "set.json" } else { "" }),
-        "train",
-    )
-    .unwrap();
+    let left_out = kind
+        .write(instances, images, &out.join(if kind == DataKind::Coco { "set.json" } else { "" }), "train")
+        .unwrap();
     assert_eq!(left_out, 0);
     match kind {
         DataKind::Yolo => yolo::read(out, "train").unwrap(),
@@ -302,13 +296,10 @@ fn crowd_and_ignored_boxes_become_difficult_and_are_left_out_of_yolo() {
     instances.annotations[1].ignore = true;
     let images = set.path().join("images");
     let out = tempfile::tempdir().unwrap();
-    convert::write(&instances, &images, DataKind::Voc, &out.path().join("voc"), "val").unwrap();
+    DataKind::Voc.write(&instances, &images, &out.path().join("voc"), "val").unwrap();
     let read = voc::read(&out.path().join("voc"), "val", &Classes::Found).unwrap();
     assert_eq!(read.annotations.iter().map(|row| row.ignore).collect::<Vec<_>>(), [true, true, false]);
-    assert_eq!(
-        convert::write(&instances, &images, DataKind::Yolo, &out.path().join("yolo"), "val").unwrap(),
-        2
-    );
+    assert_eq!(DataKind::Yolo.write(&instances, &images, &out.path().join("yolo"), "val").unwrap(), 2);
 }
 
 #[test]
@@ -318,11 +309,10 @@ fn a_conversion_never_mixes_two_sets_or_leaves_its_folder() {
     let out = tempfile::tempdir().unwrap();
     for kind in [DataKind::Yolo, DataKind::Voc] {
         let to = out.path().join(kind.word());
-        convert::write(&instances, &images, kind, &to, "train").unwrap();
-        convert::write(&instances, &images, kind, &to, "val").unwrap();
-        let refused = |changed: &Instances| {
-            convert::write(changed, &images, kind, &to, "test").unwrap_err().to_string()
-        };
+        kind.write(&instances, &images, &to, "train").unwrap();
+        kind.write(&instances, &images, &to, "val").unwrap();
+        let refused =
+            |changed: &Instances| kind.write(changed, &images, &to, "test").unwrap_err().to_string();
         let mut other = instances.clone();
         other.categories[0].name = "horse".to_owned();
         assert!(refused(&other).contains("other classes"), "{kind}");

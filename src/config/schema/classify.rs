@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 
 use ckd_detectors::classifier::Architecture;
+use ckd_detectors::images::Normalization;
 use ckd_settings::{Check, choices, section};
 
 use super::network::check_origin;
-use super::normalization::Normalization;
 use super::run::Run;
+use crate::data::augment::LabelledInput;
+use crate::data::labelled_data::LabelledData;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 
 choices! {
@@ -62,139 +64,7 @@ impl Labelled {
 
     /// Normalisation of the images.
     pub fn normalization(&self) -> Normalization {
-        self.normalization.clone().unwrap_or_else(|| self.data.kind.normalization())
-    }
-}
-
-choices! {
-    /// How a training image is brought to its size.
-    pub enum Crop {
-        /// Resized, surrounded by `pad_px` black pixels, cropped at random: CIFAR's.
-        Pad = "pad",
-        /// A random part, 8 to 100 % of the area, resized: ImageNet's.
-        RandomResized = "random_resized",
-        /// Resized.
-        Resize = "resize",
-    }
-}
-
-choices! {
-    /// A policy of AutoAugment (Cubuk et al. 2019).
-    pub enum Policy {
-        /// None.
-        None = "none",
-        /// CIFAR-10's, 25 pairs of operations.
-        Cifar10 = "cifar10",
-    }
-}
-
-section! {
-    /// How images are cropped, flipped and coloured.
-    pub struct LabelledInput {
-        /// Height and width of what the networks see, in pixels.
-        pub side_px: u32 = 32,
-        /// How a training image is brought to that size.
-        pub crop: Crop = Crop::Pad,
-        /// crop = "pad": black pixels on each side.
-        pub pad_px: u32 = 4,
-        /// How often an image is mirrored in training.
-        pub flip_probability: f64 = 0.5,
-        /// A policy that is applied to training images after crop and flip.
-        pub auto_augment: Policy = Policy::None,
-        /// Brightness, contrast and saturation of training images change by up to these factors.
-        pub jitter: Vec<f64> = vec![0.0, 0.0, 0.0],
-        /// At evaluation the shorter side is resized to this many pixels, then the middle is taken. Default: the
-        /// whole image is resized to side_px.
-        pub eval_resize_px: Option<u32>,
-    }
-}
-
-impl LabelledInput {
-    fn check(&self, check: &mut Check<'_>) {
-        check.at_least_one("side_px", self.side_px);
-        check.fraction("flip_probability", self.flip_probability);
-        let jitter = &self.jitter;
-        check.that(
-            jitter.len() == 3 && jitter.iter().all(|strength| *strength >= 0.0),
-            "jitter",
-            format!("is {jitter:?}"),
-            "give three numbers of 0 or more: brightness, contrast, saturation; the ImageNet recipes' are 0.4",
-        );
-        check.that(
-            self.eval_resize_px.is_none_or(|px| px >= self.side_px),
-            "eval_resize_px",
-            format!("is below side_px, {}", self.side_px),
-            "the middle cannot be larger than the image; ImageNet's are 256 and 224",
-        );
-    }
-}
-
-choices! {
-    /// A data set, or the layout of one.
-    pub enum LabelledKind {
-        /// CIFAR-10, binary version.
-        Cifar10 = "cifar10",
-        /// CIFAR-100, binary version.
-        Cifar100 = "cifar100",
-        /// STL-10, binary version: its labelled images.
-        Stl10 = "stl10",
-        /// Tiny-ImageNet-200 in its own layout.
-        TinyImagenet = "tiny_imagenet",
-        /// A folder for each class in `train` and in `val`: ImageNet.
-        Folder = "folder",
-    }
-}
-
-impl LabelledKind {
-    /// Mean and deviation of the training images, as published with the recipes that use the set.
-    pub fn normalization(self) -> Normalization {
-        let (mean, std) = match self {
-            Self::Cifar10 => ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
-            Self::Cifar100 => ([0.5071, 0.4867, 0.4408], [0.2675, 0.2565, 0.2761]),
-            Self::Stl10 => ([0.4467, 0.4398, 0.4066], [0.2603, 0.2566, 0.2712]),
-            Self::TinyImagenet => ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
-            Self::Folder => ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
-        };
-        Normalization { mean, std }
-    }
-}
-
-choices! {
-    /// The order of training images.
-    pub enum LabelOrder {
-        /// Shuffled anew each epoch.
-        Shuffled = "shuffled",
-        /// Two images of each class in a batch (MCL).
-        ClassPairs = "class_pairs",
-    }
-}
-
-section! {
-    /// The images and labels.
-    pub struct LabelledData {
-        /// The data set, or its layout.
-        pub kind: LabelledKind,
-        /// Its folder; relative to the current directory, else to the configuration's folder.
-        pub root: PathBuf,
-        /// folder: training images, relative to `root`.
-        pub train: PathBuf = PathBuf::from("train"),
-        /// folder: evaluation images, relative to `root`.
-        pub val: PathBuf = PathBuf::from("val"),
-        /// folder: a JSON file {"0": [FOLDER, NAME], ...} with the order of the classes. Default: alphabetical.
-        pub class_index: Option<PathBuf>,
-        /// The order of training images.
-        pub order: LabelOrder = LabelOrder::Shuffled,
-        /// Threads that decode and transform images.
-        pub workers: usize = 2,
-        /// Batches made ahead of training.
-        pub queue: usize = 4,
-    }
-}
-
-impl LabelledData {
-    fn check(&self, check: &mut Check<'_>) {
-        check.at_least_one("workers", self.workers);
-        check.at_least_one("queue", self.queue);
+        self.normalization.unwrap_or_else(|| self.data.kind.normalization())
     }
 }
 
@@ -318,7 +188,7 @@ impl ClassifyConfig {
 
     /// What the teacher's images are normalised with.
     pub fn teacher_normalization(&self) -> Normalization {
-        let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.clone());
+        let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization);
         own.unwrap_or_else(|| self.student_normalization())
     }
 }

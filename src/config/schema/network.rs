@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
+use ckd_detectors::images::Normalization;
 use ckd_settings::{Check, Overlay, choices, section};
 
 use super::detector::{Detector, HeadNorm};
-use super::normalization::Normalization;
 use crate::data::transform::Resize;
 
 choices! {

@@ -14,10 +14,10 @@ use ckd_kernels::resample::bytes_to_unit;
 use image::RgbImage;
 use serde_json::json;
 
-use super::{LabelledSets, evaluation_augmentation, to_device};
+use super::{LabelledSets, to_device};
 use crate::config::ClassifyConfig;
 use crate::data::draws::Draws;
-use crate::data::label_order::LabelOrder;
+use crate::data::label_order::BatchOrder;
 use crate::data::{DataError, Labelled, LabelledBatch, LabelledImages, Loader, Position, Workforce};
 use crate::engine::distillation::Distillation;
 use crate::engine::outcome::ClassResult;
@@ -84,8 +84,9 @@ pub fn evaluation_batches(
 ) -> std::result::Result<Loader<LabelledImages>, DataError> {
     let batch = NonZeroUsize::new(config.run.eval.batch_size)
         .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
-    let order = LabelOrder::Sequential { batch };
-    let source = LabelledImages::new(set.clone(), order, evaluation_augmentation(config), config.run.seed)?;
+    let order = BatchOrder::Sequential { batch };
+    let source =
+        LabelledImages::new(set.clone(), order, config.labelled.input.evaluation(), config.run.seed)?;
     let workforce =
         Workforce { workers: config.labelled.data.workers, batches_ahead: config.labelled.data.queue };
     Loader::over(source, workforce, Position::default())
@@ -96,7 +97,7 @@ pub fn evaluation_batches(
 /// # Errors
 /// If the device has no room.
 pub fn seen_as(image: RgbImage, config: &ClassifyConfig, device: &Device) -> Result<Images> {
-    let augmentation = evaluation_augmentation(config);
+    let augmentation = config.labelled.input.evaluation();
     // An evaluation leaves nothing to chance.
     let image = augmentation.apply(image, &mut Draws::new(config.run.seed, "augment", &[0, 0]));
     let mut pixels = vec![0f32; image.as_raw().len()];

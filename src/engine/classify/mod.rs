@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
-use ckd_detectors::images::{Images, Normalization};
+use ckd_detectors::images::Images;
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 
@@ -33,9 +33,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::pass::Pass;
 use super::task::{Gathered, Network, Setting, Settings, Task};
-use crate::config::{self, ClassifyConfig, Loaded, Run, Train};
-use crate::data::augment::{Augmentation, Crop, Policy};
-use crate::data::label_order::LabelOrder;
+use crate::config::{ClassifyConfig, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
 use crate::distill::{Distill, MethodSetting, Width};
 use crate::weights::WeightsFile;
@@ -108,7 +106,7 @@ impl Task for LabelledSets {
         let settings = ClassifierConfig {
             architecture: teacher.network,
             classes: self.train.classes.len(),
-            normalization: normalization(&config.teacher_normalization()),
+            normalization: config.teacher_normalization(),
         };
         Ok(Some(Classifier::new(Builder::new(config.run.seed, device).frozen(), &settings)?))
     }
@@ -157,11 +155,9 @@ impl Task for LabelledSets {
         let batch = NonZeroUsize::new(config.run.train.batch_size)
             .ok_or_else(|| DataError::Setting("train.batch_size must be at least 1".to_owned()))?;
         let seed = config.run.seed;
-        let order = match config.labelled.data.order {
-            config::LabelOrder::Shuffled => LabelOrder::Shuffled { seed, batch },
-            config::LabelOrder::ClassPairs => LabelOrder::ClassPairs { seed, batch },
-        };
-        Ok(LabelledImages::new(self.train.clone(), order, training_augmentation(config), seed)?)
+        let order = config.labelled.data.order.batches_of(batch, seed);
+        let augmentation = config.labelled.input.training();
+        Ok(LabelledImages::new(self.train.clone(), order, augmentation, seed)?)
     }
 
     fn images(batch: &LabelledBatch) -> usize {
@@ -198,43 +194,9 @@ pub fn student(config: &ClassifyConfig, classes: usize, builder: Builder) -> Res
     let settings = ClassifierConfig {
         architecture: config.student.network,
         classes,
-        normalization: normalization(&config.student_normalization()),
+        normalization: config.student_normalization(),
     };
     Ok(Classifier::new(builder, &settings)?)
-}
-
-fn normalization(normalization: &config::Normalization) -> Normalization {
-    Normalization { mean: normalization.mean, std: normalization.std }
-}
-
-fn training_augmentation(config: &ClassifyConfig) -> Augmentation {
-    let input = &config.labelled.input;
-    Augmentation {
-        side_px: input.side_px,
-        crop: match input.crop {
-            config::Crop::Pad => Crop::Pad(input.pad_px),
-            config::Crop::RandomResized => Crop::RandomResized,
-            config::Crop::Resize => Crop::Resize,
-        },
-        flip_probability: input.flip_probability,
-        policy: match input.auto_augment {
-            config::Policy::None => Policy::None,
-            config::Policy::Cifar10 => Policy::Cifar10,
-        },
-        // A validated configuration has three.
-        jitter: std::array::from_fn(|index| input.jitter.get(index).copied().unwrap_or(0.0)),
-    }
-}
-
-fn evaluation_augmentation(config: &ClassifyConfig) -> Augmentation {
-    let input = &config.labelled.input;
-    Augmentation {
-        side_px: input.side_px,
-        crop: input.eval_resize_px.map_or(Crop::Resize, Crop::Centre),
-        flip_probability: 0.0,
-        policy: Policy::None,
-        jitter: [0.0; 3],
-    }
 }
 
 /// A batch as the networks take it; its pixels are moved out.

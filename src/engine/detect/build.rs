@@ -27,7 +27,7 @@ use crate::engine::Result;
 
 /// The student of `config` with its initial weights: random ones that depend on the seed alone.
 pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
-    let normalization = normalization(&config.normalization);
+    let normalization = config.normalization;
     let frozen = config.student.frozen_stages();
     let network = &config.student.network;
     let settings = detector_config(config, &config.detector, network, frozen, normalization, classes)?;
@@ -42,7 +42,7 @@ pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Resul
 
 /// What [`frozen_student`] is built from.
 pub fn student_settings(config: &Config, classes: usize) -> Result<DetectorConfig> {
-    let normalization = normalization(&config.normalization);
+    let normalization = config.normalization;
     detector_config(config, &config.detector, &config.student.network, 0, normalization, classes)
 }
 
@@ -53,14 +53,10 @@ pub fn teacher(
     classes: usize,
     device: &Device,
 ) -> Result<Detector> {
-    let normalization = normalization(config.teacher_normalization());
+    let normalization = *config.teacher_normalization();
     let detector = config.teacher_detector();
     let settings = detector_config(config, detector, &teacher.network, 0, normalization, classes)?;
     Ok(Detector::new(Builder::new(config.run.seed, device).frozen(), &settings)?)
-}
-
-fn normalization(normalization: &config::Normalization) -> Normalization {
-    Normalization { mean: normalization.mean, std: normalization.std }
 }
 
 fn detector_config(
