@@ -1,6 +1,6 @@
 //! Activations, number by number: what follows a layer in the same pass over its result.
 
-/// What a layer does to its result.
+/// Activation function that a layer applies to its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activation {
     /// Nothing.
@@ -13,7 +13,7 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// Applies it to every number; NaN stays NaN.
+    /// Applies the activation to every number; NaN stays NaN.
     #[inline(always)]
     pub(crate) fn apply(self, values: &mut [f32]) {
         match self {

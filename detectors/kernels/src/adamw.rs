@@ -38,8 +38,8 @@ impl AdamWStep {
     /// Four tensors of one shape; `param` and both moments are written in place and share one memory order.
     ///
     /// # Errors
-    /// If `step` is 0, shapes differ, a tensor is not f32 or lies in no known order, or one that is written shares
-    /// its memory.
+    /// If `step` is 0, shapes differ, a tensor is not f32 or lies in no known order, or one that is written
+    /// shares its memory.
     pub fn apply(
         &self,
         param: &Tensor,
@@ -109,7 +109,8 @@ struct Factors {
 
 for_each_level! {
     fn update(factors: &Factors, param: &mut [f32], first: &mut [f32], second: &mut [f32], gradient: &[f32]) {
-        let &Factors { scale, kept, first: share, second_kept, second: second_share, rate, root, eps } = factors;
+        let &Factors { scale, kept, first: share, second_kept, second: second_share, .. } = factors;
+        let &Factors { rate, root, eps, .. } = factors;
         let moments = first.iter_mut().zip(second);
         for ((param, (first, second)), gradient) in param.iter_mut().zip(moments).zip(gradient) {
             let gradient = gradient * scale;

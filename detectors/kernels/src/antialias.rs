@@ -1,10 +1,11 @@
-//! Antialiased bilinear resizing of 8-bit RGB images: Pillow's `Image.resize(size, BILINEAR)`, bit for bit (checked with
-//! Pillow 11.3; 13.0 resizes along the columns first where it saves work, and then differs by 1 here and there).
+//! Antialiased bilinear resizing of 8-bit RGB images: Pillow's `Image.resize(size, BILINEAR)`, bit for bit
+//! (checked with Pillow 11.3; 13.0 resizes along the columns first where it saves work, and then differs by 1
+//! here and there).
 //!
-//! Output pixel i is centred at c = (i + 1/2) s of the source, s = in/out, and sees it through a triangle of half-width
-//! t = max(s, 1): source pixel j weighs max(0, 1 - |j + 1/2 - c| / t), over the sum of the weights. Weights are f64
-//! rounded to 22 fractional bits, and sums of weighted bytes are rounded to bytes: once along the rows, then, of those
-//! bytes, along the columns. An axis that keeps its length is left alone.
+//! Output pixel i is centred at c = (i + 1/2) s of the source, s = in/out, and sees it through a triangle of
+//! half-width t = max(s, 1): source pixel j weighs max(0, 1 - |j + 1/2 - c| / t), over the sum of the
+//! weights. Weights are f64 rounded to 22 fractional bits, and sums of weighted bytes are rounded to bytes:
+//! once along the rows, then, of those bytes, along the columns. An axis that keeps its length is left alone.
 //!
 //! The crate fast_image_resize (5.5) differs from Pillow by 1 in a fifth of the values of a noisy image.
 
@@ -17,7 +18,7 @@ const BITS: u32 = 22;
 /// Half of the last bit that stays.
 const HALF: i32 = 1 << (BITS - 1);
 
-/// `pixels` resized from `size` to `to`, both (height, width).
+/// Resizes an RGB image from `size` to `to`, both (height, width), with antialiasing.
 ///
 /// # Shapes
 /// RGB bytes, channels last, row by row: height x width x 3.

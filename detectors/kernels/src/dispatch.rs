@@ -1,7 +1,7 @@
 //! The device seam: runs a computation where its tensors lie.
 //!
-//! An operation checks its operands, records its gradient, and leaves the numbers to a struct of operands (tensors and
-//! sizes) that implements [`Host`]. [`run`] is the only place that looks at the device.
+//! An operation checks its operands, records its gradient, and leaves the numbers to a struct of operands
+//! (tensors and sizes) that implements [`Host`]. [`run`] is the only place that looks at the device.
 
 use candle_core::{Device, DeviceLocation, Tensor};
 

@@ -9,13 +9,25 @@ pub use crate::pointwise::add_in_place;
 use crate::pointwise::{Function, map, sum_of};
 use crate::{Error, Result, Value};
 
-/// a + b, of equal shapes.
+/// Sum a + b, element by element.
+///
+/// # Shapes
+/// Two of one shape, to the same.
+///
+/// # Errors
+/// If the shapes differ.
 pub fn add(a: &Value, b: &Value) -> Result<Value> {
     let out = sum_of(a.tensor(), b.tensor())?;
     Ok(Value::operation(&[a, b], out, |g| Ok(vec![Some(g.clone()), Some(g.clone())])))
 }
 
-/// The sum of scalars (loss terms), each times its weight; a term of weight 0 is left out entirely.
+/// Weighted sum of scalars (loss terms); a term of weight 0 is left out entirely.
+///
+/// # Shapes
+/// Scalars, to a scalar: 0 if there are none.
+///
+/// # Errors
+/// If shapes differ.
 pub fn weighted_sum(terms: &[(&Value, f64)]) -> Result<Value> {
     let mut sum: Option<Value> = None;
     for (term, weight) in terms {
@@ -35,7 +47,10 @@ pub fn weighted_sum(terms: &[(&Value, f64)]) -> Result<Value> {
     }
 }
 
-/// `factor` a.
+/// Product of `a` and a number.
+///
+/// # Shapes
+/// Any, to the same.
 ///
 /// # Errors
 /// If `a` is not f32.
@@ -45,7 +60,10 @@ pub fn scale(a: &Value, factor: f64) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(map(times, g)?)])))
 }
 
-/// max(a, 0); the derivative at 0 is 0.
+/// ReLU: max(a, 0); the derivative at 0 is 0.
+///
+/// # Shapes
+/// Any, to the same.
 ///
 /// # Errors
 /// If `a` is not f32.
@@ -55,7 +73,10 @@ pub fn relu(a: &Value) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu.mask(g, &saved)?)])))
 }
 
-/// min(max(a, 0), 6); the derivative at 0 and at 6 is 0.
+/// ReLU6: min(max(a, 0), 6) (Howard et al. 2017); the derivative at 0 and at 6 is 0.
+///
+/// # Shapes
+/// Any, to the same.
 ///
 /// # Errors
 /// If `a` is not f32.
@@ -65,14 +86,26 @@ pub fn relu6(a: &Value) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu6.mask(g, &saved)?)])))
 }
 
-/// The same elements, row-major, in another shape.
+/// Reshapes `a`, whose elements count row-major.
+///
+/// # Shapes
+/// Any, to `shape`.
+///
+/// # Errors
+/// If `shape` has another number of elements.
 pub fn reshape(a: &Value, shape: &[usize]) -> Result<Value> {
     let out = a.tensor().reshape(shape)?;
     let before = a.dims().to_vec();
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(g.reshape(before)?)])))
 }
 
-/// Dimension `order[i]` of `a` becomes dimension i; no element moves in memory.
+/// Permutes dimensions: dimension `order[i]` of `a` becomes dimension i. No element moves in memory.
+///
+/// # Shapes
+/// Rank `order.len()`, to the same rank.
+///
+/// # Errors
+/// If `order` is no permutation of the dimensions.
 pub fn permute(a: &Value, order: &[usize]) -> Result<Value> {
     let out = a.tensor().permute(order)?;
     let mut inverse = vec![0; order.len()];
@@ -82,7 +115,10 @@ pub fn permute(a: &Value, order: &[usize]) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(g.permute(inverse)?)])))
 }
 
-/// The values one after another along dimension `dim`, row-major.
+/// Concatenates values along dimension `dim`, row-major in memory.
+///
+/// # Shapes
+/// Shapes that differ in dimension `dim` alone, to the sum of them there.
 ///
 /// # Errors
 /// If there is none, or their other dimensions differ.
@@ -145,8 +181,8 @@ impl Host for Concatenate<'_> {
     }
 }
 
-/// Calls `copy(part, from, count)` for the pieces that elements `range` are made of, in order; a row of `row` elements
-/// has `runs[part]` elements of each part.
+/// Calls `copy(part, from, count)` for the pieces that elements `range` are made of, in order; a row of `row`
+/// elements has `runs[part]` elements of each part.
 fn gather_runs(
     range: std::ops::Range<usize>,
     row: usize,
@@ -176,6 +212,9 @@ fn gather_runs(
 ///
 /// # Shapes
 /// `a` (M, D) to (`indices.len()`, D).
+///
+/// # Errors
+/// If `a` is no matrix, or an index is not below M.
 pub fn rows(a: &Value, indices: &[u32]) -> Result<Value> {
     let (m, d) = a.tensor().dims2()?;
     if let Some(outside) = indices.iter().find(|&&i| i as usize >= m) {

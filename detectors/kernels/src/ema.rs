@@ -17,8 +17,8 @@ use crate::{Error, Result};
 /// Two tensors of one shape; `average` is written in place, in the memory order of `weights`.
 ///
 /// # Errors
-/// If `decay` is not in 0..=1, shapes differ, a tensor is not f32 or lies in no known order, or both share their
-/// memory.
+/// If `decay` is not in 0..=1, shapes differ, a tensor is not f32 or lies in no known order, or both share
+/// their memory.
 pub fn update_average(average: &Tensor, weights: &Tensor, decay: f64) -> Result<()> {
     same_shape("ema", &[average, weights])?;
     if !(0.0..=1.0).contains(&decay) {

@@ -1,6 +1,6 @@
-//! What can go wrong in an operation.
+//! Errors of operations.
 
-/// An operation could not run.
+/// Error of an operation.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Shapes, types or parameters that do not fit the operation.

@@ -6,7 +6,7 @@ thread_local! {
     static MULTIPLY_ADDS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Runs `f` and counts the multiply-adds of its convolutions and linear layers, forward only.
+/// Counts the multiply-adds (FLOPs / 2) of the convolutions and linear layers that `f` runs forward.
 ///
 /// The count follows the usual convention (fvcore, torchvision): the textbook cost of each layer,
 /// whatever algorithm computes it; norms, activations and pooling are free.

@@ -1,8 +1,8 @@
 //! The products of a matrix's rows with each other, on one thread: for many small matrices at a time.
 //!
-//! The matrix is given by columns, so that a tile of products is a sum of outer products which stay in registers.
-//! Its panels are 32 columns wide, as the microkernel multiplies them further. The matrix is symmetric: a panel is
-//! computed from its diagonal on, and what is above is mirrored where it is needed.
+//! The matrix is given by columns, so that a tile of products is a sum of outer products which stay in
+//! registers. Its panels are 32 columns wide, as the microkernel multiplies them further. The matrix is
+//! symmetric: a panel is computed from its diagonal on, and what is above is mirrored where it is needed.
 
 #![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
 
@@ -12,7 +12,7 @@ use crate::precision::Precision;
 use crate::reduce;
 use crate::simd::{Simd, for_each_level};
 
-/// A symmetric matrix, in memory that is used again.
+/// Gram matrix (products of all pairs of rows), in memory that is used again.
 pub struct Gram {
     rows: usize,
     /// Panels of (padded rows, 32), row-major.
@@ -25,12 +25,12 @@ impl Gram {
         Self { rows, panels: Aligned::zeros(Self::padded(rows) * Self::padded(rows)) }
     }
 
-    /// The length that a column of `rows` numbers is filled up to with zeros.
+    /// Length of a column of `rows` numbers with its padding of zeros.
     pub fn padded(rows: usize) -> usize {
         rows.next_multiple_of(COLUMNS)
     }
 
-    /// Becomes Σ x xᵀ over the columns x.
+    /// Sets the matrix to Σ x xᵀ over the columns x.
     ///
     /// # Panics
     /// If `columns` are not whole ones of the [`padded`](Self::padded) length.
@@ -49,7 +49,7 @@ impl Gram {
         }
     }
 
-    /// Σ over all elements of self · other, two results of [`set_to_products`](Self::set_to_products).
+    /// Inner product of two Gram matrices, both results of [`set_to_products`](Self::set_to_products).
     ///
     /// # Panics
     /// If the sizes differ.
@@ -66,7 +66,8 @@ impl Gram {
         products.sum()
     }
 
-    /// Becomes the whole of `a` self + `b` other, two results of [`set_to_products`](Self::set_to_products).
+    /// Sets the matrix to the whole of `a` self + `b` other, two results of
+    /// [`set_to_products`](Self::set_to_products).
     ///
     /// # Panics
     /// If the sizes differ.
@@ -91,7 +92,8 @@ impl Gram {
         }
     }
 
-    /// Column p of `out` becomes self · column p, for a matrix that [`combine`](Self::combine) made whole.
+    /// Multiplies the matrix, which [`combine`](Self::combine) made whole, with each column; results go to
+    /// `out`.
     ///
     /// # Panics
     /// If `columns` and `out` are not as many whole columns of the [`padded`](Self::padded) length.

@@ -28,14 +28,16 @@ thread_local! {
     static AGAIN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `f` without recording anything: its results are constants, and nothing is kept for a gradient.
-/// For looking at a trainable network from outside, as an evaluation does.
+/// Runs `f` without recording gradients: its results are constants, and no activation is kept.
+///
+/// For inference and evaluation of a trainable network.
 pub fn untracked<T>(f: impl FnOnce() -> T) -> T {
     while_set(&UNTRACKED, f)
 }
 
-/// Whether what runs was run before, and runs [again](recomputed) for its gradient: what a forward pass changes
-/// beside its result (running statistics) must not be changed twice.
+/// Returns whether a forward pass runs [again](recomputed), for its gradient.
+///
+/// Side effects of a forward pass (moving running statistics) must not happen then.
 pub fn is_again() -> bool {
     AGAIN.get()
 }
@@ -52,9 +54,14 @@ fn while_set<T>(flag: &'static LocalKey<Cell<bool>>, f: impl FnOnce() -> T) -> T
     f()
 }
 
-/// `f` of `x`, none of whose activations are kept: the walk back runs it again to have them.
+/// Gradient checkpointing: computes `f` of `x`, drops its activations, and recomputes them in the backward
+/// pass.
 ///
-/// `parameters` are the leaves that `f` uses; it must give the same result when it runs again.
+/// `parameters` are the leaves that `f` uses. A second run of `f` must give the same result (Chen et al.
+/// 2016, arXiv 1604.06174).
+///
+/// # Errors
+/// Those of `f`; a parameter that is tracked and no leaf.
 pub fn recomputed<E: From<Error> + Display>(
     x: &Value,
     parameters: &[&Value],
@@ -96,7 +103,7 @@ const INPUT: &str = "input";
 
 type Backward = Box<dyn FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 
-/// A tensor and, if a gradient may be asked of it, its place in the graph.
+/// Tensor with its node in the autograd graph, if a gradient may be asked of it.
 #[derive(Clone)]
 pub struct Value {
     tensor: Tensor,
@@ -132,21 +139,21 @@ enum Kind {
     Operation { inputs: Vec<Option<Arc<Node>>>, backward: Mutex<Option<Backward>> },
 }
 
-/// The gradients of a backward walk, by the names of the leaves.
+/// Gradients by the names of the leaves, in order of the names.
 pub type Gradients = BTreeMap<Arc<str>, Tensor>;
 
 impl Value {
-    /// A value without a gradient.
+    /// Constant: a value without a gradient.
     pub fn constant(tensor: Tensor) -> Self {
         Self { tensor, node: None, remake: None }
     }
 
-    /// A value whose gradient [`backward`](Self::backward) reports under `name`.
+    /// Leaf: a value whose gradient [`backward`](Self::backward) reports under `name`.
     pub fn leaf(name: impl Into<Arc<str>>, tensor: Tensor) -> Self {
         Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))), remake: None }
     }
 
-    /// The result of an operation on `inputs`.
+    /// Records the result of an operation on `inputs`.
     ///
     /// `backward` turns the gradient of the result (in its shape, in any layout) into one gradient per
     /// input, `None` where there is none. It is dropped at once, with all it holds, if no input is tracked.
@@ -158,7 +165,8 @@ impl Value {
         Self::consuming_operation(inputs, tensor, move |gradient| backward(&gradient))
     }
 
-    /// As [`operation`](Self::operation); `backward` owns the gradient, and so can free it before it is done.
+    /// Records an [`operation`](Self::operation) whose `backward` owns the gradient, and so can free it
+    /// early.
     pub fn consuming_operation(
         inputs: &[&Value],
         tensor: Tensor,
@@ -173,8 +181,10 @@ impl Value {
         Self { tensor, node: Some(Arc::new(node)), remake: None }
     }
 
-    /// The same value, for a large map that is cheap to make: a convolution that needs it for its gradient keeps `make`
-    /// instead of the map. `make` must give the same tensor again.
+    /// Marks a large map that is cheap to make: a convolution that needs it for its gradient keeps `make`
+    /// instead.
+    ///
+    /// `make` must give the same tensor again.
     pub fn remade_by<E: Display>(
         self,
         make: impl Fn() -> std::result::Result<Value, E> + Send + Sync + 'static,
@@ -194,11 +204,14 @@ impl Value {
         }
     }
 
-    /// An operation written in candle's own terms.
+    /// Records a formula written in candle's own operations as one node.
     ///
     /// `f` sees the inputs as candle variables and returns one tensor; the gradient is candle's. For
     /// formulas over small tensors (losses), where clarity counts more than a fused kernel. Candle's
     /// operations with wrong gradients are listed in `clippy.toml`.
+    ///
+    /// # Errors
+    /// Those of `f`.
     pub fn from_candle(
         inputs: &[&Value],
         f: impl FnOnce(&[Tensor]) -> candle_core::Result<Tensor>,
@@ -243,14 +256,20 @@ impl Value {
         self.tensor.dims()
     }
 
-    /// The only element of a tensor that has one.
+    /// Returns the only element of a tensor that has one.
+    ///
+    /// # Errors
+    /// If there are more, or the element is not f32.
     pub fn item(&self) -> Result<f32> {
         Ok(self.tensor.reshape(())?.to_scalar::<f32>()?)
     }
 
-    /// The gradients of this scalar with respect to every leaf it depends on.
+    /// Backward pass: the gradients of this scalar with respect to every leaf it depends on.
     ///
-    /// The graph behind it is used up: each operation gives its gradient once.
+    /// The graph behind the scalar is used up: each operation gives its gradient once.
+    ///
+    /// # Errors
+    /// If this is no scalar, or a part of the graph was walked before.
     ///
     /// ```
     /// use candle_core::{Device, Tensor};
@@ -273,10 +292,10 @@ impl Value {
         self.backward_from(&self.tensor.ones_like()?)
     }
 
-    /// The gradients of Σ `gradient` · self with respect to every leaf: [`backward`](Self::backward) from further on.
+    /// Backward pass from `gradient`, that of a later scalar with respect to this value.
     ///
     /// # Errors
-    /// If `gradient` has another shape.
+    /// If `gradient` has another shape, or a part of the graph was walked before.
     pub fn backward_from(&self, gradient: &Tensor) -> Result<Gradients> {
         if gradient.dims() != self.dims() {
             let reason = format!("gradient {:?} of a result {:?}", gradient.dims(), self.dims());
@@ -343,6 +362,9 @@ impl Pending {
 }
 
 /// Adds `gradient` to what `gradients` holds under `name`.
+///
+/// # Errors
+/// If the shapes differ.
 pub fn add_into(gradients: &mut Gradients, name: Arc<str>, gradient: Tensor) -> Result<()> {
     let sum = match gradients.get(&name) {
         Some(earlier) => sum_of(earlier, &gradient)?,

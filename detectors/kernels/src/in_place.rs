@@ -35,7 +35,8 @@ impl Host for Overwrite<'_> {
     }
 }
 
-/// Views a 4-dimensional tensor (N, C, H, W) as (N, H, W, C), the order in which maps and convolution weights lie.
+/// Views a 4-dimensional tensor (N, C, H, W) as (N, H, W, C), the order in which maps and convolution weights
+/// lie.
 pub(crate) fn in_memory_order(tensor: &Tensor) -> Result<Tensor> {
     Ok(if tensor.rank() == 4 { tensor.permute((0, 2, 3, 1))? } else { tensor.clone() })
 }
@@ -49,7 +50,8 @@ pub(crate) fn same_shape(operation: &'static str, tensors: &[&Tensor]) -> Result
     Err(Error::invalid(operation, format!("shapes differ: {shapes:?}")))
 }
 
-/// Lends the elements of tensors on the host to `f`: those of `written` to be overwritten, those of `read` to be read.
+/// Lends the elements of tensors on the host to `f`: those of `written` to be overwritten, those of `read` to
+/// be read.
 ///
 /// # Errors
 /// If a tensor is not contiguous f32, or one of `written` shares its memory with another tensor.

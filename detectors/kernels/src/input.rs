@@ -1,4 +1,4 @@
-//! What a network does to the pixels it is given.
+//! Input normalisation: pixels to what a network is given.
 
 use std::mem::MaybeUninit;
 
@@ -13,10 +13,13 @@ use crate::{Error, Result, Value};
 /// Pixels of a block: with any number of channels it fills whole vectors.
 const BLOCK: usize = 16;
 
-/// (pixels − mean) / std within each image's true size, 0 in the padding.
+/// Normalises a batch of images: (pixels − mean) / std within each true size, 0 in the padding.
 ///
 /// # Shapes
-/// `pixels` (N, C, H, W) and N true sizes (height, width) to (N, C, H, W).
+/// `pixels` (N, C, H, W) and N true sizes (height, width) to (N, C, H, W); `mean` and `std` have C numbers.
+///
+/// # Errors
+/// If counts do not fit, or a size is larger than the batch.
 pub fn normalize(pixels: &Tensor, sizes: &[(usize, usize)], mean: &[f32], std: &[f32]) -> Result<Value> {
     let (n, c, h, w) = pixels.dims4()?;
     let fits = sizes.len() == n
@@ -65,8 +68,8 @@ impl Host for Normalize<'_> {
                 },
             );
         }
-        // SAFETY: the rows are the whole of the `len` values, and each is written: its `inside` values, then its
-        // padding.
+        // SAFETY: the rows are the whole of the `len` values, and each is written: its `inside` values, then
+        // its padding.
         unsafe { out.set_len(len) };
         from_channels_last(out, (n, h, w, c), pixels)
     }

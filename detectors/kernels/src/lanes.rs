@@ -93,8 +93,8 @@ impl Lanes for Plain {
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512(std::arch::x86_64::__m512);
 
-// SAFETY of every block: `over_lanes` makes values of this type only where the processor has AVX-512F, and the
-// lengths of slices are checked.
+// SAFETY of every block: `over_lanes` makes values of this type only where the processor has AVX-512F, and
+// the lengths of slices are checked.
 #[cfg(target_arch = "x86_64")]
 impl Lanes for Avx512 {
     #[inline(always)]

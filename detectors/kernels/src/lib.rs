@@ -2,34 +2,39 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`allocator`] | large blocks stay in the process |
-//! | [`flops`] | counting the work of a forward pass |
-//! | [`graph`] | [`Value`]: a tensor and how it came about; [`Value::backward`] |
+//! | [`graph`] | [`Value`]: a tensor and its place in the autograd graph; [`Value::backward`] |
+//! | `dispatch` | the device seam: runs a struct of operands where its tensors lie |
 //! | [`conv`] | 2-D convolution with a fused epilogue |
-//! | [`input`] | pixels to a network's input |
-//! | [`mod@linear`] | fully connected layers |
-//! | [`elementwise`] | sums, scalings, views and gathers |
+//! | [`mod@linear`], [`product`] | fully connected layers; matrix products of slices |
+//! | [`activation`] | [`Activation`]: ReLU, ReLU6 |
+//! | [`elementwise`], `pointwise` | sums, scalings, views, gathers; the passes they are made of |
 //! | [`norm`] | frozen and training batch norm, group norm |
+//! | [`normalize`] | unit rows, log-softmax |
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
-//! | [`resample`] | images to a batch's rows, bilinear |
-//! | [`patches`], [`gram`] | maps cut into patches; products of rows |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
+//! | [`windows`] | small windows around pixels of a map |
 //! | [`losses`] | losses: value and gradient in one pass |
-//! | [`precision`] | f32 or bf16 products |
+//! | [`sgd`], [`adamw`], [`ema`] | updates of parameters: SGD, AdamW, moving average |
+//! | [`in_place`] | writing where an operand lies |
+//! | [`input`] | input normalisation |
 //! | [`resample`], [`antialias`] | images in a batch: torchvision's resizing, Pillow's |
-//! | [`reduce`] | sums and exponentials of rows |
-//! | [`simd`] | the level of vector instructions in use |
-//! | [`peak`] | the most that the processor can do |
+//! | [`patches`], [`gram`] | maps cut into patches; Gram matrices |
+//! | [`reduce`] | sums, maxima and exponentials of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
-//! | [`normalize`] | unit rows, log-softmax |
+//! | [`precision`] | f32 or bf16 products |
+//! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
+//! | `microkernel`, `panels`, `transpose` | tiles in registers, packed weights, matrices turned over |
+//! | [`flops`], [`peak`] | counting the work of a forward pass; the most that the processor can do |
+//! | [`allocator`] | large blocks stay in the process |
+//! | `error` | [`Error`] |
 //!
 //! Activations are NCHW in shape and channels-last in memory: an operation returns its NHWC buffer as
 //! a permuted view, and the next one reads it without a copy. Any other layout works, at the price of
 //! a copy. Every operation is a plain forward function that records its gradient on the graph if one
 //! of its inputs is tracked; a frozen network tracks nothing, and so keeps nothing.
 
-mod activation;
+pub mod activation;
 pub mod adamw;
 pub mod allocator;
 pub mod antialias;

@@ -11,10 +11,13 @@ pub use crate::product::{Accumulate, Form, product, product_on_this_thread};
 use crate::reduce::column_sums;
 use crate::{Error, Precision, Result, Value};
 
-/// y = activation(x Wᵀ + b).
+/// Fully connected layer: y = activation(x Wᵀ + b).
 ///
 /// # Shapes
 /// `x` (M, I), `weight` (O, I), `bias` (O) to (M, O); M may be 0.
+///
+/// # Errors
+/// If the shapes do not fit.
 pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activation) -> Result<Value> {
     let (m, i) = x.tensor().dims2()?;
     let (o, weight_i) = weight.tensor().dims2()?;

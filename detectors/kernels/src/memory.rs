@@ -1,7 +1,7 @@
 //! Reading tensors as slices and making tensors of buffers, channels last.
 //!
-//! The kernels run on the host. A tensor of another device is copied to the host first and the
-//! result is copied back: correct everywhere, fast on the CPU.
+//! Kernels reach slices behind `dispatch`, where tensors are known to lie on the host. Code outside
+//! this crate that reads slices copies a tensor of another device to the host first, and its result back.
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 /// Numbers that one task of a pass over memory takes: 64 KiB a stream.
 pub(crate) const CHUNK: usize = 16 * 1024;
 
-/// The elements of a contiguous tensor on the host.
+/// Borrowed elements of a contiguous tensor on the host.
 pub struct Elements<'a, T = f32> {
     storage: StorageRef<'a>,
     start: usize,
@@ -64,7 +64,10 @@ pub(crate) fn elements_of<T: WithDType>(tensor: &Tensor) -> Result<Elements<'_, 
     }
 }
 
-/// `tensor` as contiguous f32 on the host, row-major in its own shape; no copy if it already is.
+/// Brings a tensor to the host, contiguous and row-major in its own shape; no copy if it already is.
+///
+/// # Errors
+/// If `tensor` is not f32.
 pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     if tensor.dtype() != DType::F32 {
         return Err(Error::invalid("on_host", format!("f32 expected, got {:?}", tensor.dtype())));
@@ -72,7 +75,14 @@ pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
 }
 
-/// An NCHW tensor as a contiguous (N, H, W, C) tensor on the host; no copy if its memory is channels-last.
+/// Brings an NCHW tensor to the host as a contiguous (N, H, W, C) tensor; no copy if its memory is
+/// channels-last.
+///
+/// # Shapes
+/// (N, C, H, W) to (N, H, W, C).
+///
+/// # Errors
+/// If `tensor` has another rank or is not f32.
 pub fn channels_last(tensor: &Tensor) -> Result<Tensor> {
     if tensor.rank() != 4 {
         return Err(Error::invalid("channels_last", format!("NCHW expected, got {:?}", tensor.shape())));
@@ -90,7 +100,13 @@ pub(crate) fn is_channels_last(a: &Tensor) -> bool {
     a.rank() == 4 && !a.is_contiguous() && a.permute((0, 2, 3, 1)).is_ok_and(|a| a.is_contiguous())
 }
 
-/// An NCHW-shaped tensor over an NHWC buffer, on the device of `like`.
+/// Makes an NCHW-shaped tensor of an NHWC buffer, on the device of `like`.
+///
+/// # Shapes
+/// n · h · w · c values to (N, C, H, W).
+///
+/// # Errors
+/// If there are more or fewer values.
 pub fn from_channels_last(
     values: Vec<f32>,
     (n, h, w, c): (usize, usize, usize, usize),
@@ -119,7 +135,13 @@ pub(crate) unsafe fn written(len: usize, write: impl FnOnce(&mut [MaybeUninit<f3
     values
 }
 
-/// A row-major tensor over `values`, on the device of `like`.
+/// Makes a row-major tensor of `values`, on the device of `like`.
+///
+/// # Shapes
+/// As many values as `shape` has elements, to `shape`.
+///
+/// # Errors
+/// If there are more or fewer values.
 pub fn from_elements(values: Vec<f32>, shape: impl Into<Shape>, like: &Tensor) -> Result<Tensor> {
     let tensor = Tensor::from_vec(values, shape.into(), &Device::Cpu)?;
     Ok(if like.device().is_cpu() { tensor } else { tensor.to_device(like.device())? })
@@ -130,7 +152,8 @@ pub(crate) fn zeros(len: usize) -> Vec<f32> {
     written_in_chunks(len, CHUNK, |_, _: &mut Place<f32>| ())
 }
 
-/// A fresh buffer of `len` numbers, written in parallel: `write` gets the number of a chunk and its [`Place`].
+/// A fresh buffer of `len` numbers, written in parallel: `write` gets the number of a chunk and its
+/// [`Place`].
 ///
 /// Unlike zeros that are overwritten, it costs one pass over memory.
 pub(crate) fn written_in_chunks<T: Copy + Default + Send>(
@@ -146,8 +169,8 @@ pub(crate) fn written_in_chunks<T: Copy + Default + Send>(
     out
 }
 
-/// Two fresh buffers, as [`written_in_chunks`], with `widths` numbers for each of `rows` rows; a task writes `rows_a_task` rows
-/// of both, and gets the number of its first one.
+/// Two fresh buffers, as [`written_in_chunks`], with `widths` numbers for each of `rows` rows; a task writes
+/// `rows_a_task` rows of both, and gets the number of its first one.
 pub(crate) fn both_written<A: Copy + Default + Send, B: Copy + Default + Send>(
     rows: usize,
     widths: (usize, usize),

@@ -8,7 +8,7 @@ use crate::reduce::{dot, exp_of_negative, exponentials, largest, sum};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
-/// x_i / max(|x_i|, `eps`) for every row i.
+/// L2 normalisation of rows: x_i / max(|x_i|, `eps`) for every row i.
 ///
 /// Below `eps` that is linear, so the gradient is g / eps there; at a row of zeros, where the direction
 /// is undefined, it is 0.
@@ -82,7 +82,7 @@ impl Host for UnitRowsGradient<'_> {
     }
 }
 
-/// x - logsumexp(x) over the last dimension.
+/// Log-softmax over the last dimension: x - logsumexp(x).
 ///
 /// # Shapes
 /// `x` (.., K) to the same.

@@ -81,7 +81,8 @@ impl Drop for Aligned {
     }
 }
 
-/// A matrix (inner, columns) as panels: 32 columns at a time, (inner, 32) row-major, the last one filled with 0.
+/// A matrix (inner, columns) as panels: 32 columns at a time, (inner, 32) row-major, the last one filled with
+/// 0.
 pub(crate) struct Panels {
     values: Aligned,
     pub(crate) inner: usize,
@@ -151,7 +152,8 @@ impl Panels {
         })
     }
 
-    /// Panel by panel, each given its first column and itself, to overwrite; columns that are not there are 0.
+    /// Panel by panel, each given its first column and itself, to overwrite; columns that are not there are
+    /// 0.
     fn fill((inner, columns): (usize, usize), fill: impl Fn(usize, &mut [f32]) + Sync) -> Self {
         let mut values = Aligned::recycled(columns.div_ceil(COLUMNS) * inner * COLUMNS);
         let one = |(index, panel): (usize, &mut [f32])| {

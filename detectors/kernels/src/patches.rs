@@ -1,8 +1,9 @@
 //! Feature maps cut into square patches, channel by channel, and gradients put together again.
 //!
-//! A map whose sides are not whole patches is resized up to them (bilinear, as [`crate::resize`]) while it is cut:
-//! the resized map is never written. A task takes some neighbouring channels, which share cache lines, and gives each
-//! its own matrix, with patches along one side and the pixels of a patch (of all images) along the other.
+//! A map whose sides are not whole patches is resized up to them (bilinear, as [`crate::resize`]) while it is
+//! cut: the resized map is never written. A task takes some neighbouring channels, which share cache lines,
+//! and gives each its own matrix, with patches along one side and the pixels of a patch (of all images) along
+//! the other.
 
 use std::ops::Range;
 
@@ -12,10 +13,10 @@ use crate::simd::for_each_level;
 use crate::transpose::{TILE, transpose_tile};
 use crate::{Error, Result};
 
-/// Channels that a task takes: a cache line of a map.
+/// Number of channels that a task takes: a cache line of a map.
 pub const GROUP: usize = 16;
 
-/// Where the patches of a batch of maps lie.
+/// Grid of square patches over a batch of maps.
 #[derive(Debug, Clone)]
 pub struct Patches {
     /// (N, H, W, C) of the maps.
@@ -26,7 +27,7 @@ pub struct Patches {
     columns: Vec<Mix>,
 }
 
-/// Where the element of a pixel and a patch lies in a channel's matrix. Fast if pixels or patches are neighbours.
+/// Layout of a channel's matrix of pixels and patches. Fast if pixels or patches are neighbours.
 #[derive(Debug, Clone, Copy)]
 pub struct Strides {
     /// Between neighbouring pixels of a patch, and between the images' last and first ones.
@@ -38,7 +39,10 @@ pub struct Strides {
 }
 
 impl Patches {
-    /// Patches of `side` by `side` pixels in maps of shape (N, C, H, W).
+    /// Makes a grid of patches of `side` by `side` pixels.
+    ///
+    /// # Shapes
+    /// Maps (N, C, H, W).
     ///
     /// # Errors
     /// If a patch has no pixels.
@@ -51,17 +55,17 @@ impl Patches {
         Ok(Self { map: (n, h, w, c), side, across: columns.len() / side, rows, columns })
     }
 
-    /// Patches of an image.
+    /// Number of patches of an image.
     pub fn count(&self) -> usize {
         self.rows.len() / self.side * self.across
     }
 
-    /// Pixels of a patch, in all images.
+    /// Number of pixels of a patch, in all images.
     pub fn pixels(&self) -> usize {
         self.map.0 * self.side * self.side
     }
 
-    /// Numbers of a channel of the maps, N·H·W.
+    /// Number of elements of a channel of the maps, N·H·W.
     pub fn plane(&self) -> usize {
         let (n, h, w, _) = self.map;
         n * h * w
@@ -102,7 +106,8 @@ impl Patches {
         }
     }
 
-    /// The other way round: adds what matrices of derivatives say of `width` channels to `out` (N, H, W, `width`).
+    /// Adds matrices of derivatives of `width` channels to `out` (N, H, W, `width`): the transpose of
+    /// [`cut`](Self::cut).
     ///
     /// # Panics
     /// If `matrices` or `out` is too short.
@@ -125,7 +130,7 @@ impl Patches {
         }
     }
 
-    /// The pasted groups of channels, one after another, as a map (N, H, W, C) times `factor`.
+    /// Joins pasted groups of channels to a map (N, H, W, C), times `factor`.
     ///
     /// # Panics
     /// If `groups` are not those of all channels.
@@ -168,7 +173,8 @@ impl Patches {
     }
 }
 
-/// Pixels of a resized row that are neighbours in a channel's matrix: from `pixel` on, `step` apart, `count` of them.
+/// Pixels of a resized row that are neighbours in a channel's matrix: from `pixel` on, `step` apart, `count`
+/// of them.
 struct Tile {
     pixel: usize,
     step: usize,

@@ -1,4 +1,4 @@
-//! What the processor can do at most: the yardstick of the benchmarks.
+//! Peak multiply-adds of the processor: the yardstick of the benchmarks.
 
 use crate::simd::Simd;
 

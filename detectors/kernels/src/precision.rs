@@ -1,20 +1,22 @@
-//! What products are computed in.
+//! Precision of products: f32 or bfloat16.
 
 use std::cell::Cell;
 use std::fmt;
 
 use crate::simd::Simd;
 
-/// What the factors of a convolution's or a linear layer's products are rounded to. Sums, weights and results are f32.
+/// Precision of the factors of a convolution's or a linear layer's products. Sums, weights and results are
+/// f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// Nothing: 24 bits.
+    /// Not rounded: 24 bits.
     #[default]
     F32,
-    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16); else as [`F32`](Self::F32).
+    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16); else as
+    /// [`F32`](Self::F32).
     ///
-    /// Forward passes and gradients of inputs; gradients of weights stay f32. So do 3x3 convolutions of stride 1:
-    /// Winograd's form has fewer multiplications than bfloat16 saves, and keeps its accuracy.
+    /// Forward passes and gradients of inputs; gradients of weights stay f32. So do 3x3 convolutions of
+    /// stride 1: Winograd's form has fewer multiplications than bfloat16 saves, and keeps its accuracy.
     Bf16,
 }
 
@@ -35,7 +37,7 @@ impl Precision {
         f()
     }
 
-    /// Whether this processor computes in it.
+    /// Returns whether this processor multiplies in this precision.
     pub fn is_native(self) -> bool {
         match self {
             Self::F32 => true,
@@ -43,12 +45,12 @@ impl Precision {
         }
     }
 
-    /// That of the innermost [`scope`](Self::scope).
+    /// Precision of the innermost [`scope`](Self::scope).
     pub(crate) fn asked() -> Self {
         CURRENT.get()
     }
 
-    /// That of the innermost [`scope`](Self::scope), if this processor computes in it.
+    /// Precision of the innermost [`scope`](Self::scope), if this processor computes in it.
     pub(crate) fn current() -> Self {
         match Self::asked() {
             precision if precision.is_native() => precision,

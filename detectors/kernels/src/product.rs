@@ -2,16 +2,16 @@
 
 use gemm::Parallelism;
 
-/// How a matrix lies in its row-major buffer.
+/// Order of a matrix in its row-major buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As it is used.
+    /// Stored in the orientation in which it is used.
     Plain,
     /// Its transpose is stored.
     Transposed,
 }
 
-/// What happens to the values that are already there.
+/// Treatment of the values that the result already holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accumulate {
     /// The product replaces them.
@@ -20,7 +20,8 @@ pub enum Accumulate {
     Add,
 }
 
-/// out (rows x columns, row-major) = or += a (rows x inner) b (inner x columns), on all threads.
+/// Matrix product: out (rows x columns, row-major) = or += a (rows x inner) b (inner x columns), on all
+/// threads.
 ///
 /// # Panics
 /// If a buffer does not have the size that the shapes give.
@@ -40,7 +41,7 @@ pub fn product(
     strided_product(out, (rows, columns, inner), a, b, strides, accumulate, parallelism);
 }
 
-/// As [`product`], on the calling thread alone: for many products in parallel.
+/// Matrix [`product`] on the calling thread alone: for many products in parallel.
 ///
 /// # Panics
 /// If a buffer does not have the size that the shapes give.

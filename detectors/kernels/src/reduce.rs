@@ -1,4 +1,5 @@
-//! Rows of numbers: sums in f64, in an order that depends on their length alone, and what a softmax is made of.
+//! Reductions of rows: sums in f64, in an order that depends on their length alone, and the parts of a
+//! softmax.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -11,7 +12,7 @@ use crate::simd::for_each_level;
 const LANES: usize = 16;
 
 for_each_level! {
-    /// Σ a_i b_i.
+    /// Dot product Σ a_i b_i.
     pub fn dot(a: &[f32], b: &[f32]) -> f64 {
         let (a_lanes, a_rest) = a.as_chunks::<LANES>();
         let (b_lanes, b_rest) = b.as_chunks::<LANES>();
@@ -25,7 +26,7 @@ for_each_level! {
         sums.iter().sum::<f64>() + rest.sum::<f64>()
     }
 
-    /// Σ a_i.
+    /// Sum Σ a_i.
     pub fn sum(a: &[f32]) -> f64 {
         let (lanes, rest) = a.as_chunks::<LANES>();
         let mut sums = [0f64; LANES];
@@ -37,7 +38,7 @@ for_each_level! {
         sums.iter().sum::<f64>() + rest.iter().map(|&a| f64::from(a)).sum::<f64>()
     }
 
-    /// The largest number; of none, and of NaN alone, minus infinity.
+    /// Maximum; minus infinity of no numbers, and of NaN alone.
     pub fn largest(a: &[f32]) -> f32 {
         let (lanes, rest) = a.as_chunks::<LANES>();
         let mut highest = [f32::NEG_INFINITY; LANES];
@@ -50,12 +51,12 @@ for_each_level! {
         highest.iter().chain(rest).fold(f32::NEG_INFINITY, |highest, &a| larger(a, highest))
     }
 
-    /// x_i becomes `factor` x_i.
+    /// Multiplies every x_i by `factor`.
     pub fn multiply(x: &mut [f32], factor: f32) {
         x.iter_mut().for_each(|x| *x *= factor);
     }
 
-    /// x_i becomes exp(`scale` (x_i - `largest`)), where nothing is above `largest`; returns their sum.
+    /// Replaces x_i by exp(`scale` (x_i - `largest`)), where nothing is above `largest`; returns their sum.
     ///
     /// To 2 ulp; below e^-87 it is e^-87. NaN stays NaN, and becomes the sum.
     pub fn exponentials(x: &mut [f32], largest: f32, scale: f32) -> f64 {
@@ -127,7 +128,8 @@ impl Host for ColumnSums<'_> {
     }
 }
 
-/// Sums of the columns of a row-major matrix with `columns` columns, over fixed chunks of rows added in order.
+/// Sums of the columns of a row-major matrix with `columns` columns, over fixed chunks of rows added in
+/// order.
 fn sums_of_columns(rows: &[f32], columns: usize) -> Vec<f32> {
     let columns = columns.max(1);
     let chunk = (CHUNK / columns).max(1) * columns;

@@ -1,20 +1,21 @@
 //! Bilinear resampling of RGB images, row by row: what fills a batch.
 //!
-//! Along an axis an output is `near_weight · near + far_weight · far` of two source pixels, a [`Tap`]. A row of the
-//! result lies [`between`] two source rows, each resampled along itself by [`Columns::across`]; this is PyTorch's
-//! order of operations, and the result is the same bits at every [`Simd`](crate::Simd) level. Every value of the batch is written
-//! once: rows are appended to it.
+//! Along an axis an output is `near_weight · near + far_weight · far` of two source pixels, a [`Tap`]. A row
+//! of the result lies [`between`] two source rows, each resampled along itself by [`Columns::across`]; this
+//! is PyTorch's order of operations, and the result is the same bits at every [`Simd`](crate::Simd) level.
+//! Every value of the batch is written once: rows are appended to it.
 //!
-//! Rows are channels last. Along a row, 16 outputs look at few neighbouring pixels unless the image shrinks by more
-//! than a third: with AVX-512 their sources are two registers, and one permutation each gives all that are near and
-//! all that are far. Elsewhere a pixel is moved as 4 values, the last of which the next pixel overwrites.
+//! Rows are channels last. Along a row, 16 outputs look at few neighbouring pixels unless the image shrinks
+//! by more than a third: with AVX-512 their sources are two registers, and one permutation each gives all
+//! that are near and all that are far. Elsewhere a pixel is moved as 4 values, the last of which the next
+//! pixel overwrites.
 
 use crate::simd::for_each_level;
 
 /// Channels of a pixel.
 const CHANNELS: usize = 3;
 
-/// Values that a row's buffer has beyond its pixels, whatever they are: vectors reach that far.
+/// Number of values that a row's buffer has beyond its pixels, whatever they are: vectors reach that far.
 pub const ROW_SLACK: usize = WINDOW;
 
 /// The two source pixels that an output pixel lies between along one axis, and their shares.
@@ -31,9 +32,9 @@ pub struct Tap {
 }
 
 for_each_level! {
-    /// Bytes as floats in [0, 1]: `b / 255`, rounded once, as torchvision's `to_tensor` has it.
+    /// Converts bytes to floats in [0, 1]: `b / 255`, rounded once, as torchvision's `to_tensor` does.
     ///
-    /// Takes as many as the shorter of the two has.
+    /// Converts as many as the shorter of the two slices has.
     pub fn bytes_to_unit(bytes: &[u8], out: &mut [f32]) {
         for (out, &byte) in out.iter_mut().zip(bytes) {
             *out = f32::from(byte) / 255.0;
@@ -83,7 +84,7 @@ struct Block {
 }
 
 impl Columns {
-    /// Output pixel i lies at `taps[i]`.
+    /// Makes the columns of an image whose output pixel i lies at `taps[i]`.
     pub fn new(taps: Vec<Tap>) -> Self {
         let values = taps.len() * CHANNELS;
         let blocks = (0..values).step_by(BLOCK).map(|first| Block::new(&taps, first)).collect();
@@ -101,8 +102,8 @@ impl Columns {
         match &self.blocks {
             #[cfg(target_arch = "x86_64")]
             Some(blocks) if crate::Simd::level() == crate::Simd::Avx512 => {
-                // SAFETY: the processor has AVX-512. A window starts at a pixel of the source, and a block at one
-                // of the output's values, both of which have a window's length behind them.
+                // SAFETY: the processor has AVX-512. A window starts at a pixel of the source, and a block at
+                // one of the output's values, both of which have a window's length behind them.
                 unsafe { across_avx512(blocks, row, out) }
             }
             _ => across_plain(&self.taps, row, out),
@@ -157,8 +158,8 @@ unsafe fn across_avx512(blocks: &[Block], row: &[f32], out: &mut [f32]) {
     use std::arch::x86_64::*;
     for (place, block) in blocks.iter().enumerate() {
         debug_assert!(block.start + WINDOW <= row.len() && (place + 1) * BLOCK <= out.len());
-        // SAFETY: the window and the block lie within their rows, as the caller promised; the block's arrays have
-        // the length of what is read of them.
+        // SAFETY: the window and the block lie within their rows, as the caller promised; the block's arrays
+        // have the length of what is read of them.
         unsafe {
             let places = |bytes: &[u8; BLOCK]| _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
             let window = row.as_ptr().add(block.start);

@@ -1,8 +1,8 @@
 //! Bilinear resizing with half-pixel centres (`align_corners` False), without antialiasing.
 //!
-//! Output pixel i lies at (i + 1/2)·in/out - 1/2 of the input, clamped at its borders, and mixes the two pixels around.
-//! The axes are independent. Gradients go by rows of the input, each adding what the outputs around it
-//! give, in their order: no two tasks write the same place.
+//! Output pixel i lies at (i + 1/2)·in/out - 1/2 of the input, clamped at its borders, and mixes the two
+//! pixels around. The axes are independent. Gradients go by rows of the input, each adding what the outputs
+//! around it give, in their order: no two tasks write the same place.
 
 use candle_core::Tensor;
 
@@ -11,7 +11,7 @@ use crate::memory::{Place, elements, from_channels_last, nhwc, written_in_chunks
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
-/// `x` resized to `size` (height, width), bilinear.
+/// Resizes maps to `size` (height, width), bilinear.
 ///
 /// # Shapes
 /// (N, C, H, W) to (N, C, `size.0`, `size.1`).

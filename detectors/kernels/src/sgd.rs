@@ -11,7 +11,7 @@ use crate::memory::{elements, on_host};
 use crate::reduce::dot;
 use crate::simd::for_each_level;
 
-/// One update of one parameter.
+/// One SGD update of one parameter.
 #[derive(Debug, Clone, Copy)]
 pub struct SgdStep {
     /// Learning rate.
@@ -27,13 +27,17 @@ pub struct SgdStep {
 }
 
 impl SgdStep {
-    /// v = momentum v + g + weight_decay p; p = p − lr v (nesterov: p − lr (g + weight_decay p + momentum v)).
+    /// Moves a parameter and its velocity by one gradient.
+    ///
+    /// v = momentum v + g + weight_decay p; p = p − lr v (nesterov: p − lr (g + weight_decay p + momentum
+    /// v)).
     ///
     /// # Shapes
     /// Three tensors of one shape; `param` and `velocity` are written in place and share one memory order.
     ///
     /// # Errors
-    /// If shapes differ, a tensor is not f32 or lies in no known order, or one that is written shares its memory.
+    /// If shapes differ, a tensor is not f32 or lies in no known order, or one that is written shares its
+    /// memory.
     pub fn apply(&self, param: &Tensor, velocity: &Tensor, gradient: &Tensor) -> Result<()> {
         same_shape("sgd", &[param, velocity, gradient])?;
         let gradient = in_memory_order(gradient)?.to_device(param.device())?.contiguous()?;
@@ -42,7 +46,10 @@ impl SgdStep {
     }
 }
 
-/// The sum of squares, in f64 and in a fixed order.
+/// Squared L2 norm, summed in f64 in a fixed order.
+///
+/// # Shapes
+/// Any.
 ///
 /// # Errors
 /// If `tensor` is not f32.

@@ -1,7 +1,7 @@
 //! Which vector instructions the kernels use: found once, at run time.
 //!
-//! One program runs everywhere: a kernel is compiled for every level, and the processor's own is chosen when it
-//! runs. `CKD_DET_SIMD=scalar|avx2|avx512` asks for a lower level (tests compare them); a level that the
+//! One program runs everywhere: a kernel is compiled for every level, and the processor's own is chosen when
+//! it runs. `CKD_DET_SIMD=scalar|avx2|avx512` asks for a lower level (tests compare them); a level that the
 //! processor lacks is never used.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 /// A level of vector instructions, ascending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Simd {
-    /// What every processor of the target has: the reference.
+    /// Instructions that every processor of the target has: the reference.
     Scalar,
     /// 8 floats at a time with fused multiply-add (x86-64-v3).
     Avx2,
@@ -22,7 +22,7 @@ impl Simd {
     /// All levels.
     pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
 
-    /// The level in use: the processor's highest, or a lower one that `CKD_DET_SIMD` names.
+    /// Level in use: the processor's highest, or a lower one that `CKD_DET_SIMD` names.
     pub fn level() -> Self {
         static LEVEL: OnceLock<Simd> = OnceLock::new();
         *LEVEL.get_or_init(|| {
@@ -48,7 +48,7 @@ impl Simd {
         Self::Scalar
     }
 
-    /// Its name, as `CKD_DET_SIMD` takes it.
+    /// Name of the level, as `CKD_DET_SIMD` takes it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
@@ -66,10 +66,10 @@ impl fmt::Display for Simd {
 
 /// Plain loops that [`at_level`] compiles once for every level.
 pub trait Loops {
-    /// What they come to.
+    /// Result of the loops.
     type Output;
 
-    /// Runs them. `#[inline(always)]`, and so is all that it calls, or it stays at the lowest level.
+    /// Runs the loops. `#[inline(always)]`, and so is all that this calls, or it stays at the lowest level.
     fn run(self) -> Self::Output;
 }
 

@@ -19,7 +19,8 @@ pub(crate) fn transpose(from: &[f32], rows: usize, columns: usize, to: &mut [f32
     }
 }
 
-/// to[j · to_stride + i] = from[i · from_stride + j], for i below rows and j below columns, at most [`TILE`] of each.
+/// to[j · to_stride + i] = from[i · from_stride + j], for i below rows and j below columns, at most [`TILE`]
+/// of each.
 ///
 /// # Panics
 /// If a matrix is too short or the tile too large.

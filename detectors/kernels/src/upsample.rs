@@ -1,7 +1,9 @@
-//! Nearest-neighbour resizing to any size, alone and fused with the sum of a top-down path (FPN, Lin et al. 2017).
+//! Nearest-neighbour resizing to any size, alone and fused with the sum of a top-down path (FPN, Lin et al.
+//! 2017).
 //!
-//! Output pixel i reads input pixel floor(i·in/out), in PyTorch's f32 arithmetic. So each input pixel is read by one
-//! run of outputs, and its gradient is the sum over that run: tasks own rows of the input, no two write the same place.
+//! Output pixel i reads input pixel floor(i·in/out), in PyTorch's f32 arithmetic. So each input pixel is read
+//! by one run of outputs, and its gradient is the sum over that run: tasks own rows of the input, no two
+//! write the same place.
 
 use std::ops::Range;
 
@@ -12,7 +14,7 @@ use crate::memory::{Place, elements, from_channels_last, nhwc, written_in_chunks
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
-/// `x` resized to `size` (height, width) by repeating or leaving out pixels.
+/// Nearest-neighbour resizing of maps to `size` (height, width): pixels are repeated or left out.
 ///
 /// # Shapes
 /// (N, C, H, W) to (N, C, `size.0`, `size.1`).
@@ -29,7 +31,7 @@ pub fn upsample_nearest(x: &Value, size: (usize, usize)) -> Result<Value> {
     }))
 }
 
-/// `lateral` + `top` resized to `lateral`'s size: one step of the FPN's top-down path in one pass.
+/// Top-down step of an FPN in one pass: `lateral` + `top` resized to `lateral`'s size (Lin et al. 2017).
 ///
 /// # Shapes
 /// `top` (N, C, h, w), `lateral` (N, C, H, W) to `lateral`'s shape.

@@ -1,7 +1,8 @@
 //! Small windows cut out of a feature map, and their gradients put back.
 //!
-//! For heads whose loss looks at few places of a large map (256 anchors of an image's 268,000 in a proposal network):
-//! what the head computes there, it computes from these windows, and nothing of the rest is kept for the gradient.
+//! For heads whose loss looks at few places of a large map (256 anchors of an image's 268,000 in a proposal
+//! network): what the head computes there, it computes from these windows, and nothing of the rest is kept
+//! for the gradient.
 
 use candle_core::Tensor;
 
@@ -9,10 +10,10 @@ use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_channels_last, nhwc, zeros};
 use crate::{Error, Result, Value};
 
-/// A pixel of a batch of maps.
+/// Position of a pixel in a batch of maps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pixel {
-    /// Which image.
+    /// Index of the image.
     pub image: usize,
     /// Row.
     pub y: usize,
@@ -20,7 +21,7 @@ pub struct Pixel {
     pub x: usize,
 }
 
-/// The windows of `side` by `side` pixels around `centres`, zero outside the map.
+/// Cuts windows of `side` by `side` pixels around `centres`, zero outside the map.
 ///
 /// # Shapes
 /// `x` (N, C, H, W) to (P, C, `side`, `side`), in the order of the centres.

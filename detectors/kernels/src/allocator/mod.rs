@@ -1,13 +1,13 @@
 //! A global allocator that keeps large blocks in the process.
 //!
-//! A training step frees and takes the same large buffers again and again. Given back to the system, each would
-//! come back as fresh pages that the kernel clears on every use, which costs a step more than its elementwise
-//! passes do. So large blocks live in one reserved range of addresses that only ever grows: a freed block joins
-//! its free neighbours, and a request takes the smallest gap that it fits in. On the steps of the detectors the
-//! range mostly stays within 8 % of the most that is ever in use at once, and at times, as threads allocate in
-//! another order, within 20 %; lists of size classes, which never join blocks, need a third more. Where the range
-//! grows beyond a tenth, free pages go back to the system: memory follows what is in use, not how it is
-//! scattered. Small blocks go to the allocator underneath.
+//! A training step frees and takes the same large buffers again and again. Given back to the system, each
+//! would come back as fresh pages that the kernel clears on every use, which costs a step more than its
+//! elementwise passes do. So large blocks live in one reserved range of addresses that only ever grows: a
+//! freed block joins its free neighbours, and a request takes the smallest gap that it fits in. On the steps
+//! of the detectors the range mostly stays within 8 % of the most that is ever in use at once, and at times,
+//! as threads allocate in another order, within 20 %; lists of size classes, which never join blocks, need a
+//! third more. Where the range grows beyond a tenth, free pages go back to the system: memory follows what is
+//! in use, not how it is scattered. Small blocks go to the allocator underneath.
 
 mod gaps;
 mod pages;
@@ -19,13 +19,14 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use gaps::{Content, Gaps};
 use pages::Pages;
 
-/// Blocks from this size on, in bytes, are kept.
+/// Size in bytes from which blocks are kept.
 pub const LARGE: usize = 128 * 1024;
 
 /// Block borders are multiples of a cache line.
 const LINE: usize = 64;
 
-/// Hands small blocks to `A` and keeps the memory of large ones (see the [module](self)).
+/// Global allocator that keeps the memory of large blocks and hands small ones to `A` (see the
+/// [module](self)).
 #[derive(Debug)]
 pub struct KeepLarge<A> {
     small: A,
@@ -187,8 +188,8 @@ unsafe impl Send for Range {}
 unsafe impl Sync for Range {}
 
 impl Range {
-    /// As much as the system gives, up to `MOST`, from the border of a page on: addresses cost nothing until they are
-    /// written to.
+    /// As much as the system gives, up to `MOST`, from the border of a page on: addresses cost nothing until
+    /// they are written to.
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(miri)))]
     fn reserve() -> Option<Self> {
         const MOST: usize = 1 << 38;

@@ -3,8 +3,9 @@
 /// What memory is counted and given back by, in bytes: a large page, which comes and goes as one.
 pub(super) const PAGE: usize = 2 << 20;
 
-/// Pages may hold this part more than was ever in use at once, and `FEW` pages. A training step comes back to the same
-/// buffers in nearly the same gaps: with less, it would give pages back that are cleared again a moment later.
+/// Pages may hold this part more than was ever in use at once, and `FEW` pages. A training step comes back to
+/// the same buffers in nearly the same gaps: with less, it would give pages back that are cleared again a
+/// moment later.
 const SLACK: f64 = 0.1;
 const FEW: usize = 4;
 
@@ -49,8 +50,8 @@ impl Pages {
         self.in_use -= len;
     }
 
-    /// Empties the pages that hold memory and lie wholly in the `len` free bytes from `start`, `most` at most, by `empty`,
-    /// which is given where a page starts; gives how many.
+    /// Empties the pages that hold memory and lie wholly in the `len` free bytes from `start`, `most` at
+    /// most, by `empty`, which is given where a page starts; gives how many.
     pub(super) fn release(
         &mut self,
         (start, len): (usize, usize),

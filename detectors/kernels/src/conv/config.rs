@@ -1,15 +1,15 @@
-//! Where the taps of a convolution lie.
+//! Stride, padding, dilation and groups of a convolution.
 
-/// Where the taps of a convolution lie; (vertical, horizontal) each.
+/// Stride, padding, dilation and groups of a convolution; (vertical, horizontal) each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Conv2dConfig {
-    /// Input pixels between neighbouring outputs.
+    /// Stride: input pixels between neighbouring outputs.
     pub stride: [usize; 2],
-    /// Zeros on each side.
+    /// Padding: zeros on each side.
     pub padding: [usize; 2],
-    /// Input pixels between neighbouring taps.
+    /// Dilation: input pixels between neighbouring taps.
     pub dilation: [usize; 2],
-    /// Independent groups of channels.
+    /// Number of independent groups of channels.
     pub groups: usize,
 }
 

@@ -1,7 +1,7 @@
 //! Depthwise convolution: every channel on its own (MobileNets).
 //!
-//! There is no matrix product in it: each tap is an elementwise product over the channels of a pixel, which lie side
-//! by side. All three passes read and write each map about once.
+//! There is no matrix product in it: each tap is an elementwise product over the channels of a pixel, which
+//! lie side by side. All three passes read and write each map about once.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;

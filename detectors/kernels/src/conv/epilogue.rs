@@ -1,11 +1,12 @@
-//! What follows a convolution in the same pass over its result.
+//! Fused epilogue of a convolution: the same pass over its result.
 
 use candle_core::Tensor;
 
 use crate::Value;
 use crate::activation::Activation;
 
-/// What is done to the convolution's result while it is in cache, in this order.
+/// Scale, shift, residual and activation that a convolution applies to its result while it is in cache, in
+/// this order.
 #[derive(Debug, Clone, Copy)]
 pub struct Epilogue<'a> {
     /// A constant factor per output channel (K): a frozen norm's.

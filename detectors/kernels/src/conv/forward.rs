@@ -77,7 +77,8 @@ impl Host for Forward<'_> {
     }
 }
 
-/// The result (n, oh, ow, k) of the input and the weights (k, r, s, c/groups), row k of them times `scale[k]`.
+/// The result (n, oh, ow, k) of the input and the weights (k, r, s, c/groups), row k of them times
+/// `scale[k]`.
 pub(super) fn product(
     geometry: &Geometry,
     input: &[f32],

@@ -90,8 +90,8 @@ impl Geometry {
         Phase::new([0, 0], (0..self.r * self.s).map(tap).collect())
     }
 
-    /// The gradient of the input: input pixels with equal remainders of the stride were seen through the same taps,
-    /// by output pixels at the same distances.
+    /// The gradient of the input: input pixels with equal remainders of the stride were seen through the same
+    /// taps, by output pixels at the same distances.
     pub(super) fn gradient_phases(&self) -> Vec<Phase> {
         let [stride_y, stride_x] = self.config.stride;
         (0..stride_y)

@@ -34,10 +34,10 @@ use crate::{Result, Value};
 use dense::convolve;
 use geometry::Geometry;
 
-/// Convolves `x` with `weight` and applies `epilogue`.
+/// 2-D convolution with a fused epilogue.
 ///
 /// # Shapes
-/// `x` (N, C, H, W), `weight` (K, C/groups, R, S) to (N, K, H', W').
+/// `x` (N, C, H, W), `weight` (K, C/groups, R, S) to (N, K, H', W'), channels last in memory.
 ///
 /// # Errors
 /// If shapes, groups or the kernel's span do not fit.

@@ -1,10 +1,11 @@
-//! Sums over a window that slides across a map: the direct form of the forward pass and of the input's gradient.
+//! Sums over a window that slides across a map: the direct form of the forward pass and of the input's
+//! gradient.
 //!
-//! A [`Sweep`] visits the pixels of a result and takes, for each of them, the numbers that its taps see in a source
-//! map, times a packed matrix. A task owns a band of result rows. It copies the part of the source that the band
-//! sees, with zeros around the map, into a scratch that stays in the L2 cache; there every tap is a constant offset
-//! from its pixel, and the taps of a kernel row are one run of numbers. A window that never leaves the map (1x1)
-//! reads it in place.
+//! A [`Sweep`] visits the pixels of a result and takes, for each of them, the numbers that its taps see in a
+//! source map, times a packed matrix. A task owns a band of result rows. It copies the part of the source
+//! that the band sees, with zeros around the map, into a scratch that stays in the L2 cache; there every tap
+//! is a constant offset from its pixel, and the taps of a kernel row are one run of numbers. A window that
+//! never leaves the map (1x1) reads it in place.
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
@@ -50,11 +51,13 @@ pub(super) fn in_precision(
     }
 }
 
-/// Floats of a source band that a task copies or reads: part of a 1 MiB L2 cache, which it shares with a panel.
+/// Floats of a source band that a task copies or reads: part of a 1 MiB L2 cache, which it shares with a
+/// panel.
 const BAND: usize = 96 * 1024;
 /// Floats of a result that is larger than what the caches may still hold when it is read.
 const STREAMED: usize = 6 << 20;
-/// Inner indices that are summed in registers at once: longer sums are sums of such sums, which is also more exact.
+/// Inner indices that are summed in registers at once: longer sums are sums of such sums, which is also more
+/// exact.
 const BLOCK: usize = 1024;
 
 thread_local! {
@@ -345,8 +348,8 @@ impl<'a> Window<'a> {
     }
 }
 
-/// Result rows of `w` pixels that one task takes, where a row reads `seen` floats of the source: what the cache
-/// holds, and enough tasks for all threads.
+/// Result rows of `w` pixels that one task takes, where a row reads `seen` floats of the source: what the
+/// cache holds, and enough tasks for all threads.
 pub(super) fn band_rows(rows: usize, w: usize, seen: usize) -> usize {
     let fits = BAND / seen.max(1);
     let shared = rows.div_ceil(4 * rayon::current_num_threads());

@@ -70,7 +70,8 @@ struct Direct<'a> {
     band: usize,
 }
 
-/// Weights (floats) up to which tasks share the pixels and add their sums; beyond, they share the output channels.
+/// Weights (floats) up to which tasks share the pixels and add their sums; beyond, they share the output
+/// channels.
 const SMALL: usize = 64 * 1024;
 /// Shares of the pixels: fixed, so that the sums do not depend on the number of threads.
 const SHARES: usize = 8;

@@ -1,5 +1,5 @@
-//! Convolutions with other numbers of outputs than multiples of 16, as ones that have such: Winograd's form takes whole
-//! vectors, and is worth a copy (RetinaNet's 9 · 90 logits, say).
+//! Convolutions with other numbers of outputs than multiples of 16, as ones that have such: Winograd's form
+//! takes whole vectors, and is worth a copy (RetinaNet's 9 · 90 logits, say).
 
 use std::iter::repeat_n;
 

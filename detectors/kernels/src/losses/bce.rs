@@ -6,7 +6,9 @@ use super::sums::{Divisor, Sum, expect_count, recorded, sum_over_rows, zero_if_f
 use crate::dispatch::Host;
 use crate::{Result, Value};
 
-/// sum_i [ -t_i log sigmoid(x_i) - (1 - t_i) log(1 - sigmoid(x_i)) ] / `divisor`, exact for logits of any size.
+/// Binary cross-entropy with logits, exact for logits of any size.
+///
+/// sum_i [ -t_i log sigmoid(x_i) - (1 - t_i) log(1 - sigmoid(x_i)) ] / `divisor`.
 ///
 /// # Shapes
 /// `logits` (M) or any shape of M elements, `targets` M values in [0, 1]; a scalar.

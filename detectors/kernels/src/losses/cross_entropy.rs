@@ -7,7 +7,7 @@ use crate::dispatch::Host;
 use crate::reduce::{exponentials, largest, multiply};
 use crate::{Error, Result, Value};
 
-/// sum_i [ logsumexp_k x_ik - x_i,label(i) ] / `divisor`.
+/// Softmax cross-entropy with class indices: sum_i [ logsumexp_k x_ik - x_i,label(i) ] / `divisor`.
 ///
 /// # Shapes
 /// `logits` (M, K), `labels` M classes below K; a scalar.

@@ -16,18 +16,18 @@ use crate::{Error, Result, Value};
 const NAME: &str = "sigmoid_focal_loss";
 const LANES: usize = 16;
 
-/// What a row (an anchor) should say.
+/// Target of a row (an anchor).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowTarget {
     /// Target 1 at this class, 0 elsewhere.
     Class(u32),
     /// Target 0 everywhere.
     Background,
-    /// Not counted: neither good nor bad (an anchor between the matcher's thresholds).
+    /// Not counted (an anchor between the matcher's thresholds).
     Ignored,
 }
 
-/// The targets of [`sigmoid_focal_loss`].
+/// Targets of [`sigmoid_focal_loss`].
 #[derive(Debug, Clone, Copy)]
 pub enum FocalTargets<'a> {
     /// One per row.
@@ -36,6 +36,8 @@ pub enum FocalTargets<'a> {
     Dense(&'a [f32]),
 }
 
+/// Sigmoid focal loss (Lin et al. 2017, arXiv 1708.02002, equation 5).
+///
 /// The sum over elements of alpha_t (1 - p_t)^gamma BCE(x, t), over `divisor`.
 ///
 /// p_t is the probability given to the target. alpha_t is `alpha` for target 1 and 1 - `alpha` for
@@ -62,8 +64,9 @@ pub fn sigmoid_focal_loss<'d>(
         FocalTargets::Dense(targets) => expect_count(NAME, "targets", m * k, targets.len())?,
         FocalTargets::Rows(targets) => {
             expect_count(NAME, "row targets", m, targets.len())?;
-            let outside = |&(_, target): &(usize, &RowTarget)| matches!(target, RowTarget::Class(class) if *class as usize >= k);
-            if let Some((row, target)) = targets.iter().enumerate().find(outside) {
+            let is_outside =
+                |target: &RowTarget| matches!(target, RowTarget::Class(class) if *class as usize >= k);
+            if let Some((row, target)) = targets.iter().enumerate().find(|(_, target)| is_outside(target)) {
                 return Err(Error::invalid(NAME, format!("{target:?} in row {row}, of {k} classes")));
             }
         }
@@ -138,7 +141,8 @@ struct Weights {
 }
 
 for_each_level! {
-    /// The weighted losses of a row towards 0, or with `sign` -1 towards 1, and their derivatives; gamma is 2.
+    /// The weighted losses of a row towards 0, or with `sign` -1 towards 1, and their derivatives; gamma is
+    /// 2.
     fn sum_of_row_with_squares(x: &[f32], gradient: &mut [f32], weight: f32, sign: f32, gamma: f32) -> f64 {
         sum_of_row(x, gradient, weight, sign, |x| absent(x, gamma, |p| p * p))
     }

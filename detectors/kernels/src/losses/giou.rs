@@ -9,7 +9,7 @@ use crate::{Result, Value};
 /// torchvision's guard of the two divisions.
 const EPS: f64 = 1e-7;
 
-/// sum_i (1 - GIoU(pred_i, target_i)) / `divisor`.
+/// GIoU loss of boxes (Rezatofighi et al. 2019): sum_i (1 - GIoU(pred_i, target_i)) / `divisor`.
 ///
 /// Where two edges coincide the derivative is shared between both boxes, half each, as PyTorch does.
 ///

@@ -6,7 +6,7 @@
 //! | `focal` | [`sigmoid_focal_loss`] (RetinaNet's classes) |
 //! | `smooth_l1` | [`smooth_l1`] (box deltas) |
 //! | `giou` | [`giou_loss`] (boxes) |
-//! | `sums` | [`Divisor`], and the sum over rows that every loss is |
+//! | `sums` | [`Divisor`]; the sum over rows |
 //! | `cross_entropy` | [`softmax_cross_entropy`] (the box head's classes) |
 //!
 //! Every loss is a sum over rows divided by a `divisor` that the caller names: each detector averages

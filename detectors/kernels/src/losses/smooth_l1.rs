@@ -6,8 +6,9 @@ use super::sums::{Divisor, Sum, expect_count, recorded, rows_of, sum_over_rows, 
 use crate::dispatch::Host;
 use crate::{Error, Result, Value};
 
-/// sum over all coordinates of d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere, over `divisor`.
+/// Smooth L1 loss of boxes or box deltas (Girshick 2015).
 ///
+/// The sum over all coordinates of d² / (2 beta) where |d| < beta, |d| - beta / 2 elsewhere, over `divisor`;
 /// d = pred - target. With beta 0 it is L1. The derivative at d = 0 is exactly 0.
 ///
 /// # Shapes

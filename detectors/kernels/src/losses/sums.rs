@@ -1,4 +1,4 @@
-//! Sums over rows: what every loss is.
+//! Sums over rows, which every loss is.
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -9,12 +9,13 @@ use crate::memory::{CHUNK, both_written, elements, from_elements, on_host};
 use crate::reduce::multiply;
 use crate::{Error, Result, Value};
 
-/// What a sum over rows is divided by.
+/// Divisor of a sum over rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Divisor<'a> {
     /// All rows by one number.
     All(f64),
-    /// Runs of rows, one after another: how many, and by what. An image's rows by the number of its objects, say.
+    /// Runs of rows, one after another: how many, and by what. An image's rows by the number of its objects,
+    /// say.
     Parts(&'a [(usize, f64)]),
 }
 
@@ -84,7 +85,8 @@ impl Host for TimesScalar<'_> {
     }
 }
 
-/// sum_i loss(row i) / divisor on the host, of an input whose rows have `width` elements; `parts` are the divisor's.
+/// sum_i loss(row i) / divisor on the host, of an input whose rows have `width` elements; `parts` are the
+/// divisor's.
 ///
 /// `row` gets a row's number and elements, and the row of the gradient, filled with zeros, to write its
 /// derivatives to; it returns the row's loss.

@@ -10,8 +10,8 @@ use crate::activation::{Activation, SIX};
 /// How many floats of a panel are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
 
-/// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a vector of
-/// right numbers and the sums.
+/// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a
+/// vector of right numbers and the sums.
 macro_rules! dot_kernel {
     ($dot:ident, $tile:ident, $features:literal, |$factor:ident, $right:ident, $sum:ident| $multiply_add:expr) => {
         /// # Safety

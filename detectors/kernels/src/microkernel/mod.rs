@@ -4,9 +4,9 @@
 //!   gradients of inputs.
 //! - [`outer`]: the sum of outer products of row pairs, up to 12 by 32. Gradients of weights.
 //!
-//! The tile is 12 x 2 vectors of 16: 24 accumulators hide the latency of the multiply-add, and each number that
-//! is read from memory takes part in 12 or 32 of them. Every level of [`Simd`] computes the same sums in the same
-//! order; levels differ by the rounding of fused multiply-adds.
+//! The tile is 12 x 2 vectors of 16: 24 accumulators hide the latency of the multiply-add, and each number
+//! that is read from memory takes part in 12 or 32 of them. Every level of [`Simd`] computes the same sums in
+//! the same order; levels differ by the rounding of fused multiply-adds.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -24,7 +24,8 @@ use crate::activation::Activation;
 use crate::precision::Precision;
 use crate::simd::Simd;
 
-/// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in turn.
+/// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in
+/// turn.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
     /// What the numbers of both factors are; those of [`Precision::Bf16`] are pairs, multiplied one by one.
@@ -83,14 +84,16 @@ pub(crate) struct Target<'a> {
 /// Writes `left` times `panel` (inner x 32, row-major), finished, to `target`.
 ///
 /// # Panics
-/// If a row, the panel, the shift or the residual is too short, or there are not 1 to 12 rows and 1 to 32 columns.
+/// If a row, the panel, the shift or the residual is too short, or there are not 1 to 12 rows and 1 to 32
+/// columns.
 #[inline]
 pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish: Finish) {
     // SAFETY: what the target holds is not read.
     unsafe { finished(level, left, panel, target, finish, false) }
 }
 
-/// Adds `left` times `panel` to what `target` holds, and writes that, finished: for long sums, a part at a time.
+/// Adds `left` times `panel` to what `target` holds, and writes that, finished: for long sums, a part at a
+/// time.
 ///
 /// # Safety
 /// The places of `target` that are written have been written before.
@@ -152,8 +155,8 @@ unsafe fn finished(
             && (out as usize).is_multiple_of(64)
             && target.starts.iter().all(|start| start.is_multiple_of(16)),
     };
-    // SAFETY: the largest offset of every access was checked above, and the caller says that what is read of the
-    // target was written; `level` is only in use if the processor has it.
+    // SAFETY: the largest offset of every access was checked above, and the caller says that what is read of
+    // the target was written; `level` is only in use if the processor has it.
     unsafe {
         match level {
             #[cfg(target_arch = "x86_64")]
@@ -257,7 +260,11 @@ mod tests {
             let inner: usize = lens.iter().sum();
             let left = noise(1, 4096);
             let mut at = 0;
-            let segments: Vec<Segment> = lens.iter().map(|&len| { at += len + 3; Segment { offset: at - len, len } }).collect();
+            let segment = |&len: &usize| {
+                at += len + 3;
+                Segment { offset: at - len, len }
+            };
+            let segments: Vec<Segment> = lens.iter().map(segment).collect();
             let starts: Vec<usize> = (0..rows).map(|i| 37 * (rows - i)).collect();
             let targets: Vec<usize> = (0..rows).map(|i| (i * 5 % rows) * 40).collect();
             let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, ROWS * 40));
@@ -270,7 +277,8 @@ mod tests {
                     shift: shifted.then_some(&shift[..]),
                     residual: residual.then_some(&other[..]),
                 };
-                let factor = Left { precision: Precision::F32, values: &left, starts: &starts, segments: &segments, next: None };
+                let precision = Precision::F32;
+                let factor = Left { precision, values: &left, starts: &starts, segments: &segments, next: None };
                 let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns };
                 match accumulate {
                     // SAFETY: the target is all numbers.
@@ -284,7 +292,8 @@ mod tests {
                         let mut p = 0;
                         for segment in &segments {
                             for l in 0..segment.len {
-                                sum += f64::from(left[start + segment.offset + l]) * f64::from(panel[p * COLUMNS + j]);
+                                let factor = f64::from(left[start + segment.offset + l]);
+                                sum += factor * f64::from(panel[p * COLUMNS + j]);
                                 p += 1;
                             }
                         }

@@ -9,7 +9,7 @@ use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_elements, on_host};
 use crate::{Error, Result, Value};
 
-/// The mean and variance of a batch, per channel.
+/// Mean and variance of a batch, per channel.
 #[derive(Debug, Clone)]
 pub struct BatchStatistics {
     /// Mean (C).
@@ -24,6 +24,12 @@ impl BatchStatistics {
     /// Moves the running mean and variance (C each) towards this batch, in place.
     ///
     /// An empty batch moves nothing.
+    ///
+    /// # Shapes
+    /// Two tables (C).
+    ///
+    /// # Errors
+    /// If the number of channels differs, or a table is not contiguous f32.
     pub fn fold_into(&self, running_mean: &Tensor, running_var: &Tensor, momentum: f64) -> Result<()> {
         if self.values_per_channel == 0 {
             return Ok(());
@@ -33,7 +39,12 @@ impl BatchStatistics {
     }
 }
 
-/// running ← (1 - momentum) running + momentum batch, in the storage of `running`, so that every tensor that shares it sees it.
+/// Moves a running statistic: running ← (1 - momentum) running + momentum batch.
+///
+/// Every tensor that shares the storage of `running` sees it.
+///
+/// # Shapes
+/// Two of one shape.
 ///
 /// # Errors
 /// If the shapes differ, or `running` is not contiguous f32.
@@ -73,9 +84,12 @@ impl Host for MoveTowards<'_> {
     }
 }
 
-/// Batch norm with the statistics of the batch: the biased variance normalises. Returns these statistics too.
+/// Training batch norm (Ioffe and Szegedy 2015, arXiv 1502.03167). Returns the statistics of the batch too.
 ///
-/// A channel with a single value normalises to its bias, with finite gradients. An empty batch gives an empty result.
+/// The biased variance normalises.
+///
+/// A channel with a single value normalises to its bias, with finite gradients. An empty batch gives an empty
+/// result.
 ///
 /// # Shapes
 /// `x` (N, C, H, W), `weight`, `bias` (C) to `x`'s shape.

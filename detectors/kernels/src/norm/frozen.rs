@@ -9,7 +9,7 @@ use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_channels_last, from_elements, nhwc};
 use crate::{Error, Result, Value};
 
-/// y = (x - mean) / sqrt(var + eps) · weight + bias, with statistics that are constants.
+/// Frozen batch norm: y = (x - mean) / sqrt(var + eps) · weight + bias, with constant statistics.
 ///
 /// # Shapes
 /// `x` (N, C, H, W); `weight`, `bias`, `mean`, `var` (C).
@@ -68,7 +68,8 @@ impl Host for Frozen<'_> {
     }
 }
 
-/// The gradient (N, H, W, C) of the result; `x` is there if the weight's is wanted. `wanted` are those of x, weight, bias.
+/// The gradient (N, H, W, C) of the result; `x` is there if the weight's is wanted. `wanted` are those of x,
+/// weight, bias.
 struct FrozenGradients<'a> {
     g: &'a Tensor,
     x: Option<&'a Tensor>,

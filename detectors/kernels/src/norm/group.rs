@@ -6,7 +6,8 @@ use super::tables::dims;
 use crate::activation::Activation;
 use crate::{Error, Result, Value};
 
-/// Group norm: each image's channels are normalised in `groups` groups of neighbours.
+/// Group norm (Wu and He 2018, arXiv 1803.08494): an image's channels are normalised in `groups` groups of
+/// neighbours.
 ///
 /// # Shapes
 /// `x` (N, C, H, W), `weight`, `bias` (C) to `x`'s shape; `groups` divides C.

@@ -9,7 +9,7 @@ use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_channels_last, from_elements, nhwc};
 use crate::{Error, Result, Value};
 
-/// What follows a normalisation in the same pass over memory.
+/// Residual and activation that follow a norm in the same pass over memory.
 #[derive(Debug, Clone, Copy)]
 pub struct NormEpilogue<'a> {
     /// Added element by element, of the result's shape: a residual connection.
@@ -146,8 +146,8 @@ impl Host for Norm<'_> {
     }
 }
 
-/// The gradient of the result, and what the forward pass had; maps are (N, H, W, C). `wanted` are the gradients of x,
-/// weight and bias; `keep_masked` asks for the gradient behind the activation too.
+/// The gradient of the result, and what the forward pass had; maps are (N, H, W, C). `wanted` are the
+/// gradients of x, weight and bias; `keep_masked` asks for the gradient behind the activation too.
 struct NormGradients<'a> {
     g: &'a Tensor,
     x: &'a Tensor,
@@ -251,7 +251,8 @@ impl Grouping {
             let inverse = line.inverse_std[first];
             let (mut weighted, mut products) = (0f64, 0f64);
             for at in members {
-                // With one channel a group the factor itself, rounded, so that a lone value's terms cancel exactly.
+                // With one channel a group the factor itself, rounded, so that a lone value's terms cancel
+                // exactly.
                 let factor = match self.group {
                     1 => f64::from(line.factor[at]),
                     _ => f64::from(gain[at % c]) * inverse,

@@ -8,10 +8,10 @@
 //! | `measured` | a norm with statistics of its input, and its gradient |
 //! | `rows` | the passes over memory that all are made of |
 //!
-//! All three are y = activation((x - mean) · factor + bias + residual) with a mean and a factor per channel, or per
-//! image and channel, and their gradients are dx = a·g + b·(x - mean) + d with such tables. So there are three passes
-//! for all: sums per channel, the forward line, the backward line. Training takes two forward (sums, line)
-//! and two backward; the ReLU's mask is read off the output, inside those.
+//! All three are y = activation((x - mean) · factor + bias + residual) with a mean and a factor per channel,
+//! or per image and channel, and their gradients are dx = a·g + b·(x - mean) + d with such tables. So there
+//! are three passes for all: sums per channel, the forward line, the backward line. Training takes two
+//! forward (sums, line) and two backward; the ReLU's mask is read off the output, inside those.
 //!
 //! Sums are f64, over chunks of a fixed size added in order: the same bits on any number of threads.
 

@@ -10,7 +10,8 @@ use crate::activation::{Activation, SIX, rectified};
 use crate::memory::{CHUNK, Place, both_written, written_in_chunks};
 use crate::simd::for_each_level;
 
-/// A channels-last buffer: `sections` times `rows` rows of `c` channels; tables have one entry per section and channel.
+/// A channels-last buffer: `sections` times `rows` rows of `c` channels; tables have one entry per section
+/// and channel.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rows {
     pub(super) sections: usize,
@@ -90,8 +91,8 @@ impl Rows {
         })
     }
 
-    /// a g + b (x - mean) + d, where g counts as 0 if the activation that followed was flat; without `x`, a g.
-    /// Second result, on demand: g after that mask.
+    /// a g + b (x - mean) + d, where g counts as 0 if the activation that followed was flat; without `x`, a
+    /// g. Second result, on demand: g after that mask.
     pub(super) fn backward(
         &self,
         g: &[f32],
@@ -224,7 +225,9 @@ for_each_level! {
                 x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line)));
             }
             (None, Activation::Relu | Activation::Relu6) => {
-                x.chunks(width).for_each(|x| out.extend(x.iter().zip(tables()).map(on_line).map(|y| limited(y, ceiling))));
+                for x in x.chunks(width) {
+                    out.extend(x.iter().zip(tables()).map(on_line).map(|y| limited(y, ceiling)));
+                }
             }
             (Some(residual), Activation::Identity) => {
                 for (x, residual) in x.chunks(width).zip(residual.chunks(width)) {
@@ -301,7 +304,13 @@ for_each_level! {
         }
     }
 
-    fn add_gradients(g: &[f32], x: &[f32], y: Option<Activated>, mean: &[f32], both: (&mut [f64], &mut [f64])) {
+    fn add_gradients(
+        g: &[f32],
+        x: &[f32],
+        y: Option<Activated>,
+        mean: &[f32],
+        both: (&mut [f64], &mut [f64]),
+    ) {
         let (sums, products) = both;
         let width = sums.len();
         match y {

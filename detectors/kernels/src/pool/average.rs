@@ -10,7 +10,9 @@ use crate::memory::{elements, from_channels_last, nhwc, written_in_chunks};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
-/// The mean of each of `out_size` (vertical, horizontal) bins; bin i of n covers floor(i·H/n) to ceil((i + 1)·H/n).
+/// Adaptive average pooling to `out_size` (vertical, horizontal) bins.
+///
+/// Bin i of n covers floor(i·H/n) to ceil((i + 1)·H/n).
 ///
 /// # Shapes
 /// `x` (N, C, H, W) to (N, C, `out_size.0`, `out_size.1`).
@@ -121,7 +123,7 @@ for_each_level! {
     }
 }
 
-/// The mean over each map.
+/// Global average pooling: the mean over each map.
 ///
 /// # Shapes
 /// `x` (N, C, H, W) to (N, C).

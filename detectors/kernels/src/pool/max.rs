@@ -13,16 +13,17 @@ use crate::{Error, Result, Value};
 /// The largest kernel of [`max_pool2d`]: a window position is kept in one byte.
 pub const MAX_KERNEL: usize = 16;
 
-/// The largest value of each window; outputs beyond the last whole window are left out (PyTorch's floor mode).
+/// Max pooling; outputs beyond the last whole window are left out (PyTorch's floor mode).
 ///
-/// Padding never wins. Of equal values the first in row order gets the gradient; a NaN wins over every number.
+/// Padding never wins. Of equal values the first in row order gets the gradient; a NaN wins over every
+/// number.
 ///
 /// # Shapes
 /// `x` (N, C, H, W) to (N, C, H', W') with H' = (H + 2 `padding` - `kernel`) / `stride` + 1.
 ///
 /// # Errors
-/// If the kernel is 0, larger than [`MAX_KERNEL`] or than the padded map, the stride 0, or the padding more than
-/// half the kernel (some window would see nothing but padding).
+/// If the kernel is 0, larger than [`MAX_KERNEL`] or than the padded map, the stride 0, or the padding more
+/// than half the kernel (some window would see nothing but padding).
 pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Result<Value> {
     let (_, c, h, w) = x.tensor().dims4()?;
     let invalid = |reason: &str| {

@@ -110,7 +110,8 @@ impl Host for RoiAlignGradient<'_> {
     }
 }
 
-/// A RoI on its map: the shares that its bins have in rows and columns of pixels (or, turned, the other way round).
+/// A RoI on its map: the shares that its bins have in rows and columns of pixels (or, turned, the other way
+/// round).
 struct Placed {
     level: usize,
     image: usize,
@@ -128,7 +129,8 @@ impl Placed {
 const BLOCK: usize = 64;
 
 for_each_level! {
-    /// out += Σ_y Σ_x share_y share_x pixel(y, x), pixels of a map of width `w` with as many channels as `out`.
+    /// out += Σ_y Σ_x share_y share_x pixel(y, x), pixels of a map of width `w` with as many channels as
+    /// `out`.
     fn add_weighted(out: &mut [f32], map: &[f32], w: usize, ys: &[Share], xs: &[Share]) {
         let c = out.len();
         let mut blocks = out.chunks_exact_mut(BLOCK);

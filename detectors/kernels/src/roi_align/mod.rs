@@ -1,14 +1,15 @@
 //! RoIAlign (He et al. 2017, torchvision's formula), on one map or on the levels of a feature pyramid.
 //!
-//! A bin's value is the mean of bilinear samples on a regular grid. Samples, bilinear shares and the rule "a sample
-//! more than a pixel outside counts 0" all split into a vertical and a horizontal factor. So per RoI and axis the
-//! samples are merged once into shares of pixels, and a bin is Σ_y Σ_x share_y share_x pixel: 2x2 samples (16 reads)
-//! become 4 to 16, in runs of whole pixels (C contiguous numbers), and the two short lists are all that is kept for
-//! the gradient. That runs the other way with the lists turned round: a pixel's gradient is Σ Σ (share share g of a bin).
+//! A bin's value is the mean of bilinear samples on a regular grid. Samples, bilinear shares and the rule "a
+//! sample more than a pixel outside counts 0" all split into a vertical and a horizontal factor. So per RoI
+//! and axis the samples are merged once into shares of pixels, and a bin is Σ_y Σ_x share_y share_x pixel:
+//! 2x2 samples (16 reads) become 4 to 16, in runs of whole pixels (C contiguous numbers), and the two short
+//! lists are all that is kept for the gradient. That runs the other way with the lists turned round: a
+//! pixel's gradient is Σ Σ (share share g of a bin).
 //!
 //! Layout: maps (N, H, W, C), results (R, C, OH, OW) row-major, as a fully connected layer flattens them.
-//! Forward, a task owns a RoI; backward, a band of rows of a map, and adds its RoIs in their order: the same bits
-//! on any number of threads.
+//! Forward, a task owns a RoI; backward, a band of rows of a map, and adds its RoIs in their order: the same
+//! bits on any number of threads.
 
 mod compute;
 mod sampling;
@@ -21,10 +22,11 @@ use crate::memory::nhwc;
 use crate::{Error, Result, Value};
 use compute::{Regions, RoiAlign, RoiAlignGradient, Size};
 
-/// The features of each RoI of one map, resampled to `output` (height, width).
+/// RoI pooling by RoIAlign (He et al. 2017, arXiv 1703.06870): features of each RoI of one map, at `output`
+/// (height, width).
 ///
-/// A RoI is (batch index, x1, y1, x2, y2) in the units of `spatial_scale`⁻¹ pixels. Where it has no area (and `Adaptive`
-/// so takes no sample), lies outside, or has a coordinate that is not finite, its features are 0.
+/// A RoI is (batch index, x1, y1, x2, y2) in the units of `spatial_scale`⁻¹ pixels. Where it has no area (and
+/// `Adaptive` so takes no sample), lies outside, or has a coordinate that is not finite, its features are 0.
 ///
 /// # Shapes
 /// `x` (N, C, H, W) and R `rois` to (R, C, `output.0`, `output.1`), row-major in memory.
@@ -42,7 +44,9 @@ pub fn roi_align(
     multi_level_roi_align(&[x], &[spatial_scale], rois, &vec![0; rois.len()], output, sampling, alignment)
 }
 
-/// [`roi_align`] on a pyramid: RoI i reads level `level_of[i]`, whose pixels are 1 / `scales[level]` apart.
+/// Multi-level RoI pooling: [`roi_align`] on a pyramid, where RoI i reads level `level_of[i]`.
+///
+/// The pixels of a level are 1 / `scales[level]` apart.
 ///
 /// # Shapes
 /// `levels` (N, C, H_l, W_l), with N and C alike, to (R, C, `output.0`, `output.1`) in the order of `rois`.

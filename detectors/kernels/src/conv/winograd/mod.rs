@@ -1,14 +1,14 @@
-//! Winograd's minimal filtering F(4x4, 3x3) for 3x3 convolutions of stride 1 (Winograd 1980; Lavin and Gray 2016,
-//! arXiv 1509.09308): 36 multiplications for 16 outputs instead of 144.
+//! Winograd's minimal filtering F(4x4, 3x3) for 3x3 convolutions of stride 1 (Winograd 1980; Lavin and Gray
+//! 2016, arXiv 1509.09308): 36 multiplications for 16 outputs instead of 144.
 //!
-//! A 6x6 tile of the input and the 3x3 kernel are transformed, multiplied point by point (36 matrix products over
-//! channels), and transformed back to 4x4 outputs. The interpolation points are 0, ±3/4, ±3/2 and infinity: the
-//! constants of the input's and the output's transform are exact in f32, and the error is smaller than with the textbook's
-//! 0, ±1, ±2. Against f64 the largest error is below 3e-5 of the result's root mean square; the tests hold it there, for up to
-//! 256 channels.
+//! A 6x6 tile of the input and the 3x3 kernel are transformed, multiplied point by point (36 matrix products
+//! over channels), and transformed back to 4x4 outputs. The interpolation points are 0, ±3/4, ±3/2 and
+//! infinity: the constants of the input's and the output's transform are exact in f32, and the error is
+//! smaller than with the textbook's 0, ±1, ±2. Against f64 the largest error is below 3e-5 of the result's
+//! root mean square; the tests hold it there, for up to 256 channels.
 //!
-//! The weights are transformed on every call: with them in cache that is faster than to read ready ones, four times
-//! as large, from memory.
+//! The weights are transformed on every call: with them in cache that is faster than to read ready ones, four
+//! times as large, from memory.
 
 mod product;
 mod tiles;

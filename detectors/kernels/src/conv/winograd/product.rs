@@ -21,7 +21,8 @@ use crate::simd::Simd;
 
 /// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
 const TASK: usize = 896 * 1024;
-/// Floats of a whole transformed map that is better transformed once and shared, the output channels being divided.
+/// Floats of a whole transformed map that is better transformed once and shared, the output channels being
+/// divided.
 const SHARED: usize = 2 << 20;
 
 thread_local! {
@@ -97,7 +98,8 @@ impl Shared {
 }
 
 impl Task<'_> {
-    /// Each task takes some tiles through all output channels; its inputs stay in the L2 cache, the weights in L3.
+    /// Each task takes some tiles through all output channels; its inputs stay in the L2 cache, the weights
+    /// in L3.
     fn by_tiles(&self) {
         let (c, k) = (self.source.c, self.panels.columns);
         let count = self.tiles.count();
@@ -140,8 +142,8 @@ impl Task<'_> {
         });
     }
 
-    /// All tiles are transformed first; each task takes them through some output channels, and transforms those
-    /// channels' weights itself: large weights are read once.
+    /// All tiles are transformed first; each task takes them through some output channels, and transforms
+    /// those channels' weights itself: large weights are read once.
     fn by_channels(&self) {
         let c = self.source.c;
         let count = self.tiles.count();
@@ -185,7 +187,14 @@ impl Task<'_> {
 
 over_lanes! {
     /// `count` channels from `start` on of one output tile, from its 36 points.
-    fn output_channels<V>(task: &Task, tile: usize, products: &[f32], stride: usize, start: usize, count: usize) {
+    fn output_channels<V>(
+        task: &Task,
+        tile: usize,
+        products: &[f32],
+        stride: usize,
+        start: usize,
+        count: usize,
+    ) {
         let (h, w) = task.size;
         let k = task.panels.columns;
         let Finish { shift, residual, activation, .. } = task.finish;

@@ -76,10 +76,11 @@ fn weight_gradient_line<V: Lanes>(u: [V; 6]) -> [V; 3] {
     ]
 }
 
-// Below, no closure and no iterator touches lanes: they would be compiled apart, without the level's instructions.
+// Below, no closure and no iterator touches lanes: they would be compiled apart, without the level's
+// instructions.
 
-/// Lines (columns first, then rows) of a tile whose numbers `load` reads; `done` takes the rows of the result. One macro for
-/// all transforms.
+/// Lines (columns first, then rows) of a tile whose numbers `load` reads; `done` takes the rows of the
+/// result. One macro for all transforms.
 macro_rules! both_ways {
     (
         $line:ident: $from:literal to $to:literal, $lanes:ident,
