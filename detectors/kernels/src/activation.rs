@@ -36,7 +36,7 @@ pub(crate) fn through_relu(g: f32, y: f32) -> f32 {
     if y <= 0.0 { 0.0 } else { g }
 }
 
-/// Where a ReLU6 is flat again.
+/// Value from which a ReLU6 is flat again.
 pub(crate) const SIX: f32 = 6.0;
 
 /// The ReLU6 of one number; a NaN stays one.

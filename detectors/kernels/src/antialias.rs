@@ -51,7 +51,7 @@ pub fn resize_antialiased(pixels: &[u8], size: (usize, usize), to: (usize, usize
 }
 
 for_each_level! {
-    /// One row, resized along itself.
+    /// Resizes one row along itself.
     fn along(row: &[u8], spans: &[Span], weights: &[i32], out: &mut [u8]) {
         for (out, span) in out.chunks_exact_mut(CHANNELS).zip(spans) {
             let mut sums = [HALF; CHANNELS];
@@ -67,7 +67,7 @@ for_each_level! {
         }
     }
 
-    /// One row of the result from the source rows that it sees.
+    /// Makes one row of the result from the source rows that it sees.
     fn across(rows: &[u8], weights: &[i32], sums: &mut [i32], out: &mut [u8]) {
         sums.fill(HALF);
         for (row, &weight) in rows.chunks_exact(sums.len().max(1)).zip(weights) {
@@ -81,7 +81,7 @@ for_each_level! {
     }
 }
 
-/// What each output pixel of an axis sees.
+/// Source pixels that each output pixel of an axis sees.
 #[derive(Debug)]
 struct Taps {
     spans: Vec<Span>,
@@ -93,9 +93,9 @@ struct Taps {
 struct Span {
     /// The first source pixel.
     first: usize,
-    /// How many.
+    /// Number of source pixels.
     len: usize,
-    /// Where their weights begin.
+    /// Index of the first of their weights.
     weights: usize,
 }
 

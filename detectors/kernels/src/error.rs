@@ -8,7 +8,7 @@ pub enum Error {
     Invalid {
         /// The operation's name.
         operation: &'static str,
-        /// What does not fit, with the shapes.
+        /// Reason, with the shapes.
         reason: String,
     },
     /// Tensors on a device that the operation does not run on.

@@ -113,7 +113,7 @@ pub struct Value {
 
 type Remake = Arc<dyn Fn() -> Result<Tensor> + Send + Sync>;
 
-/// What an operation keeps of an input for its gradient.
+/// Input of an operation as it is kept for the gradient.
 pub(crate) enum Saved {
     Tensor(Tensor),
     Remake(Remake, Precision),
@@ -196,7 +196,7 @@ impl Value {
         Self { remake: Some(Arc::new(make)), ..self }
     }
 
-    /// What an operation may keep of this value for its gradient.
+    /// Returns this value as an operation may keep it for its gradient.
     pub(crate) fn saved(&self) -> Saved {
         match &self.remake {
             Some(make) => Saved::Remake(make.clone(), Precision::asked()),
@@ -241,12 +241,12 @@ impl Value {
         &self.tensor
     }
 
-    /// Whether a gradient may be asked of this value.
+    /// Returns whether a gradient may be asked of this value.
     pub fn is_tracked(&self) -> bool {
         self.node.is_some()
     }
 
-    /// The same tensor without its history.
+    /// Detaches the tensor from its history: a constant.
     pub fn detach(&self) -> Self {
         Self::constant(self.tensor.clone())
     }
@@ -335,7 +335,7 @@ impl Value {
     }
 }
 
-/// What is known so far of a gradient.
+/// Gradient as far as it is known.
 enum Pending {
     /// From one operation, which may have given the same tensor elsewhere too.
     Given(Tensor),

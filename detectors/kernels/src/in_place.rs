@@ -121,7 +121,7 @@ impl<F: FnOnce(Vec<&mut [f32]>)> InplaceOp1 for Lend<'_, F> {
     }
 }
 
-/// Whether two tensors lie in the same buffer.
+/// Returns whether two tensors lie in the same buffer.
 fn share_memory(a: &Tensor, b: &Tensor) -> bool {
     let ((a, _), (b, _)) = (a.storage_and_layout(), b.storage_and_layout());
     std::ptr::eq(&*a, &*b)

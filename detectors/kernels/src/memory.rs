@@ -95,7 +95,7 @@ pub(crate) fn nhwc(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.permute((0, 2, 3, 1))?.contiguous()?)
 }
 
-/// Whether the memory of an NCHW tensor is channels-last, and not row-major too.
+/// Returns whether the memory of an NCHW tensor is channels-last, and not row-major too.
 pub(crate) fn is_channels_last(a: &Tensor) -> bool {
     a.rank() == 4 && !a.is_contiguous() && a.permute((0, 2, 3, 1)).is_ok_and(|a| a.is_contiguous())
 }
@@ -206,7 +206,7 @@ pub(crate) struct Place<'a, T> {
 }
 
 impl<T: Copy + Default> Place<'_, T> {
-    /// How much fits in.
+    /// Number of values that fit in.
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }

@@ -137,7 +137,7 @@ impl Panels {
         })
     }
 
-    /// The same in pairs of bfloat16: inner indices 2i and 2i + 1 in the place of one number.
+    /// Panels in pairs of bfloat16: inner indices 2i and 2i + 1 in the place of one number.
     ///
     /// # Panics
     /// If the number of inner indices is odd.

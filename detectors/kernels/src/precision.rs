@@ -90,7 +90,7 @@ pub(crate) fn unpaired(pair: f32) -> [f32; 2] {
     [f32::from_bits(bits << 16), f32::from_bits(bits & 0xFFFF_0000)]
 }
 
-/// Whether the processor, at the level in use, multiplies pairs of bfloat16.
+/// Returns whether the processor, at the level in use, multiplies pairs of bfloat16.
 fn has_bf16() -> bool {
     #[cfg(target_arch = "x86_64")]
     {

@@ -18,7 +18,7 @@ pub struct SgdStep {
     pub lr: f64,
     /// Fraction of the velocity that is kept.
     pub momentum: f64,
-    /// Whether the gradient is taken ahead, at the velocity's end.
+    /// Nesterov momentum: the gradient is taken ahead, at the velocity's end.
     pub nesterov: bool,
     /// L2 penalty, added to the gradient.
     pub weight_decay: f64,

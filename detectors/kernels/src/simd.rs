@@ -1,4 +1,4 @@
-//! Which vector instructions the kernels use: found once, at run time.
+//! Level of vector instructions in use: found once, at run time.
 //!
 //! One program runs everywhere: a kernel is compiled for every level, and the processor's own is chosen when
 //! it runs. `CKD_DET_SIMD=scalar|avx2|avx512` asks for a lower level (tests compare them); a level that the

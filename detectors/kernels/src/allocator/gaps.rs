@@ -1,17 +1,17 @@
-//! Which parts of a range of addresses are free.
+//! Free parts of a range of addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What a block holds when it is handed out.
+/// Content of a block when it is handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Content {
     /// Never touched pages.
     Zeros,
-    /// What its last owner left.
+    /// Bytes that its last owner left.
     Anything,
 }
 
-/// What is free, below `end` and beyond it.
+/// Free blocks, below `end` and beyond it.
 #[derive(Debug)]
 pub(super) struct Gaps {
     /// Start to length. No two touch, and none touches `end`.
@@ -84,7 +84,7 @@ impl Gaps {
 
 #[cfg(test)]
 impl Gaps {
-    /// Whether nothing is in use, and so no gap left.
+    /// Returns whether nothing is in use, and so no gap left.
     pub(super) fn is_empty(&self) -> bool {
         self.by_start.is_empty() && self.by_len.is_empty() && self.end == 0
     }

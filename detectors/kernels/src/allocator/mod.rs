@@ -56,7 +56,7 @@ impl<A> KeepLarge<A> {
         self.range.get_or_init(Range::reserve).as_ref()
     }
 
-    /// Where in the range `block` lies; `None` if it does not.
+    /// Offset of `block` in the range; `None` if it lies elsewhere.
     fn offset_of(&self, block: *mut u8) -> Option<usize> {
         let range = self.range.get()?.as_ref()?;
         let offset = (block as usize).wrapping_sub(range.start.as_ptr() as usize);
@@ -69,7 +69,7 @@ impl<A> KeepLarge<A> {
     }
 }
 
-/// What is in use of the range, and where memory is.
+/// Blocks in use in the range, and pages that hold memory.
 #[derive(Debug)]
 struct Blocks {
     gaps: Gaps,
@@ -188,7 +188,7 @@ unsafe impl Send for Range {}
 unsafe impl Sync for Range {}
 
 impl Range {
-    /// As much as the system gives, up to `MOST`, from the border of a page on: addresses cost nothing until
+    /// Reserves as much as the system gives, up to `MOST`, from the border of a page on: addresses cost nothing until
     /// they are written to.
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(miri)))]
     fn reserve() -> Option<Self> {

@@ -1,6 +1,6 @@
-//! Which pages of a range of addresses hold memory, and how many may.
+//! Pages of a range of addresses that hold memory, and how many may.
 
-/// What memory is counted and given back by, in bytes: a large page, which comes and goes as one.
+/// Unit in bytes by which memory is counted and given back: a large page, which comes and goes as one.
 pub(super) const PAGE: usize = 2 << 20;
 
 /// Pages may hold this part more than was ever in use at once, and `FEW` pages. A training step comes back to
@@ -14,7 +14,7 @@ const FEW: usize = 4;
 pub(super) struct Pages {
     /// A bit for each page from the start on.
     held: Vec<u64>,
-    /// How many are set.
+    /// Number of bits that are set.
     count: usize,
     /// Bytes in use, and the most that ever were.
     in_use: usize,

@@ -26,7 +26,7 @@ impl Default for Epilogue<'_> {
 }
 
 impl Epilogue<'_> {
-    /// Whether all of it is tables of `k` channels.
+    /// Returns whether the epilogue is made of tables of `k` channels alone.
     pub(super) fn fits(&self, k: usize) -> bool {
         let tables = [self.scale, self.shift.map(Value::tensor)];
         self.residual.is_none() && tables.iter().flatten().all(|table| table.dims() == [k])

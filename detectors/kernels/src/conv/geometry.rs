@@ -51,7 +51,7 @@ impl Geometry {
         (self.c / self.config.groups, self.k / self.config.groups)
     }
 
-    /// Whether every channel is a group of its own, with one output channel.
+    /// Returns whether every channel is a group of its own, with one output channel.
     pub(super) fn is_depthwise(&self) -> bool {
         self.config.groups == self.c && self.c == self.k && self.c > 1
     }
@@ -72,7 +72,7 @@ impl Geometry {
         self.r * self.s == 1 && stride == [1, 1] && padding == [0, 0]
     }
 
-    /// The same for one long column of pixels, if nothing depends on where a pixel lies.
+    /// Geometry of one long column of the same pixels, if nothing depends on where a pixel lies.
     pub(super) fn flattened(self) -> Self {
         if !self.is_pointwise() {
             return self;
@@ -148,7 +148,7 @@ impl Phase {
         Self { at, taps, origin: [top, left], span: [height, width] }
     }
 
-    /// Where `tap` lies in what a pixel sees.
+    /// Offset of `tap` in the window that a pixel sees.
     pub(super) fn offset(&self, tap: &Tap) -> [usize; 2] {
         [(tap.dy - self.origin[0]) as usize, (tap.dx - self.origin[1]) as usize]
     }

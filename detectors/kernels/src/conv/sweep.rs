@@ -22,7 +22,7 @@ use crate::simd::Simd;
 
 /// One sweep: a source, the shape (h, w, k) of the result's images, and the phases of its pixels.
 pub(super) struct Sweep<'a> {
-    /// What the panels hold, and the source is rounded to.
+    /// Precision of the panels, to which the source is rounded.
     pub(super) precision: Precision,
     pub(super) source: Map<'a>,
     pub(super) result: (usize, usize, usize),
@@ -228,9 +228,9 @@ struct Block {
     segments: Vec<Segment>,
 }
 
-/// What the pixels of a phase see of the source.
+/// Part of the source that the pixels of a phase see.
 pub(super) struct Window<'a> {
-    /// What it is rounded to; pairs of channels take the place of one number.
+    /// Precision that the part is rounded to; pairs of channels take the place of one number.
     pub(super) precision: Precision,
     pub(super) source: Map<'a>,
     pub(super) step: [usize; 2],
@@ -242,7 +242,7 @@ pub(super) struct Window<'a> {
 }
 
 impl<'a> Window<'a> {
-    /// Whether no tap of any pixel leaves the map.
+    /// Returns whether no tap of any pixel leaves the map.
     fn is_inside(&self) -> bool {
         let fits = |axis: usize, count: usize, size: usize| {
             let reach = count.saturating_sub(1) * self.step[axis] + self.phase.span[axis];
@@ -251,7 +251,7 @@ impl<'a> Window<'a> {
         fits(0, self.rows, self.source.h) && fits(1, self.columns, self.source.w)
     }
 
-    /// Whether rows of a tile would all fall into the same few sets of the L1 cache.
+    /// Returns whether rows of a tile would all fall into the same few sets of the L1 cache.
     fn collides(&self) -> bool {
         let size = self.channels();
         size > 0 && self.rows * self.columns > 1 && (size * self.step[1]).is_multiple_of(1024)

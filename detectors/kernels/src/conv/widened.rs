@@ -24,7 +24,7 @@ pub(super) fn outputs(geometry: &Geometry) -> Option<usize> {
     (geometry.k >= LEAST && k > geometry.k && winograd::suits(&widened)).then_some(k)
 }
 
-/// As [`convolve`], with `outputs` of them on the way.
+/// Convolves as [`convolve`] does, with `outputs` output channels on the way.
 pub(super) fn convolve_widened(
     x: &Value,
     weight: &Value,

@@ -147,7 +147,7 @@ for_each_level! {
         sum_of_row(x, gradient, weight, sign, |x| absent(x, gamma, |p| p * p))
     }
 
-    /// As above with any gamma.
+    /// Weighted losses of a row and their derivatives with any gamma.
     fn sum_of_row_with_powers(x: &[f32], gradient: &mut [f32], weight: f32, sign: f32, gamma: f32) -> f64 {
         sum_of_row(x, gradient, weight, sign, |x| absent(x, gamma, |p| p.powf(gamma)))
     }

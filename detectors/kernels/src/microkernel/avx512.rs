@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use super::call::{COLUMNS, Dot, Outer};
 use crate::activation::{Activation, SIX};
 
-/// How many floats of a panel are asked for ahead of their use.
+/// Number of floats of a panel that are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
 
 /// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a

@@ -1,4 +1,4 @@
-//! What a level's kernels are called with: sizes and pointers, every access of which was checked.
+//! Operands of a level's kernels: sizes and pointers, every access of which was checked.
 
 use crate::activation::Activation;
 
@@ -14,13 +14,13 @@ pub(crate) struct Segment {
     pub(crate) len: usize,
 }
 
-/// What a level's kernel is called with; every access was checked.
+/// Operands of the product; every access was checked.
 #[derive(Clone, Copy)]
 pub(super) struct Dot<'a> {
     pub(super) left: *const f32,
     pub(super) left_starts: [usize; ROWS],
     pub(super) segments: &'a [Segment],
-    /// Where to read ahead, a cache line for each inner index.
+    /// Address to read ahead from, a cache line for each inner index.
     pub(super) next: *const f32,
     pub(super) panel: *const f32,
     pub(super) out: *mut f32,

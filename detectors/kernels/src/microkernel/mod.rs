@@ -28,16 +28,16 @@ use crate::simd::Simd;
 /// turn.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
-    /// What the numbers of both factors are; those of [`Precision::Bf16`] are pairs, multiplied one by one.
+    /// Precision of both factors; numbers of [`Precision::Bf16`] are pairs, multiplied one by one.
     pub(crate) precision: Precision,
     pub(crate) values: &'a [f32],
     pub(crate) starts: &'a [usize],
     pub(crate) segments: &'a [Segment],
-    /// Where the numbers begin that are read next: they are asked for while this tile is computed.
+    /// Start of the numbers that are read next: they are asked for while this tile is computed.
     pub(crate) next: Option<usize>,
 }
 
-/// What becomes of the sums, in this order.
+/// Fused steps after the sums, in this order.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Finish<'a> {
     /// Add a number per column.
@@ -74,7 +74,7 @@ impl Memory<'_> {
     }
 }
 
-/// Where the sums go: row i to `starts[i]`, `columns` of them.
+/// Destination of the sums: row i to `starts[i]`, `columns` of them.
 pub(crate) struct Target<'a> {
     pub(crate) memory: Memory<'a>,
     pub(crate) starts: &'a [usize],

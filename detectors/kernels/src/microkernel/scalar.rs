@@ -10,7 +10,7 @@ pub(super) unsafe fn dot(call: &Dot) {
     unsafe { sum_rows(call, |left, right| left * right) }
 }
 
-/// As [`dot`], of pairs of bfloat16.
+/// Computes [`dot`] of pairs of bfloat16.
 ///
 /// # Safety
 /// Every access of `call` is in bounds.

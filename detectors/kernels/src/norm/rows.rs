@@ -176,7 +176,7 @@ impl Rows {
     }
 }
 
-/// What came out of the activation that followed a norm.
+/// Result of the activation that followed a norm.
 #[derive(Clone, Copy)]
 pub(super) struct Activated<'a> {
     pub(super) y: &'a [f32],
@@ -189,7 +189,7 @@ impl Activated<'_> {
     }
 }
 
-/// Where an activation that is flat below 0 is flat again.
+/// Value from which an activation that is flat below 0 is flat again.
 #[inline(always)]
 fn ceiling(activation: Activation) -> f32 {
     if activation == Activation::Relu6 { SIX } else { f32::INFINITY }

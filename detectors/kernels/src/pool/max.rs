@@ -188,7 +188,7 @@ impl Windows {
     }
 }
 
-/// Whether `value` replaces `best`: if it is larger, or not a number.
+/// Returns whether `value` replaces `best`: if it is larger, or not a number.
 #[inline(always)]
 fn wins(value: f32, best: f32) -> bool {
     value > best || value.is_nan()

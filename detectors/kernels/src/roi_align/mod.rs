@@ -52,7 +52,7 @@ pub fn roi_align(
 /// `levels` (N, C, H_l, W_l), with N and C alike, to (R, C, `output.0`, `output.1`) in the order of `rois`.
 ///
 /// # Errors
-/// As [`roi_align`]; also if levels, scales and RoIs do not fit each other.
+/// The errors of [`roi_align`]; also if levels, scales and RoIs do not fit each other.
 pub fn multi_level_roi_align(
     levels: &[&Value],
     scales: &[f32],

@@ -1,4 +1,4 @@
-//! What the bins of a RoI take from the pixels along one axis.
+//! Shares of the bins of a RoI in the pixels along one axis.
 
 use std::ops::Range;
 

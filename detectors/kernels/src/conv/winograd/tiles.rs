@@ -6,7 +6,7 @@ use super::super::geometry::Geometry;
 /// Points of the transformed tile.
 pub(super) const POINTS: usize = 36;
 
-/// Whether a convolution (or the gradient of its input) is computed in this form.
+/// Returns whether a convolution (or the gradient of its input) is computed in Winograd's form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
     let &Geometry { config: Conv2dConfig { stride, padding, dilation, groups }, oh, ow, c, k, r, s, .. } =
         geometry;

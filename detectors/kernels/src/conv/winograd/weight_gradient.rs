@@ -17,7 +17,7 @@ const TERMS: usize = 256;
 /// Fewer tiles than this do not pay for the transforms.
 const LEAST_TILES: usize = 60;
 
-/// Whether the gradient of the weights is computed in this form.
+/// Returns whether the gradient of the weights is computed in Winograd's form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
     tiles::suits(geometry) && Tiles::of(geometry.n, (geometry.oh, geometry.ow)).count() >= LEAST_TILES
 }
