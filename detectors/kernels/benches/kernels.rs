@@ -2,8 +2,8 @@
 //!
 //!     cargo bench -p ckd-kernels -- [--json] [--bf16] [NAME...]
 //!
-//! Times are medians of interleaved rounds: a drift of the machine's speed reaches all kernels alike. The share is
-//! that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %.
+//! Times are medians of interleaved rounds: a drift of the machine's speed reaches all kernels alike. The
+//! share is that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %.
 
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 

@@ -119,8 +119,8 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Odd sizes, strides 1 to 3, dilation 1 and 2, padding 0 to 3, groups, no images: result and both gradients.
-    /// Sums of at most 13·13·9 products of numbers below 1, in f32: 1e-5 of the largest value.
+    /// Odd sizes, strides 1 to 3, dilation 1 and 2, padding 0 to 3, groups, no images: result and both
+    /// gradients. Sums of at most 13·13·9 products of numbers below 1, in f32: 1e-5 of the largest value.
     #[test]
     fn any_shape_equals_the_scalar_reference(sizes in sizes()) {
         let (x, weight) = (sizes.x(), sizes.weight());
@@ -193,7 +193,8 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// The bound that the module states: 3e-5 of the result's root mean square, for sums of up to 64·9 products.
+    /// The bound that the module states: 3e-5 of the result's root mean square, for sums of up to 64·9
+    /// products.
     #[test]
     fn winograds_form_stays_within_its_stated_error(sizes in winograd_sizes()) {
         for (error, of) in relative_errors(&sizes).into_iter().zip(["y", "x", "w"]) {
@@ -209,9 +210,10 @@ proptest! {
     }
 }
 
-/// Maps as large as a detector's take other ways than small ones: Winograd's form by tiles and for gradients of weights, results
-/// that are written around the caches, windows that are copied lest they collide. Too large for the whole reference:
-/// single numbers of the result and of both gradients against their sums in f64, relative to the root mean square.
+/// Maps as large as a detector's take other ways than small ones: Winograd's form by tiles and for gradients
+/// of weights, results that are written around the caches, windows that are copied lest they collide. Too
+/// large for the whole reference: single numbers of the result and of both gradients against their sums in
+/// f64, relative to the root mean square.
 #[test]
 fn large_maps_agree_with_sums_of_single_numbers() {
     let of = |n, (h, w), (c, k), kernel: usize, stride, padding| Sizes {

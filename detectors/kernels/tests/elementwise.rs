@@ -171,8 +171,8 @@ fn leaves_of_one_name_share_a_gradient() {
     assert_eq!(values(&total.backward().unwrap()["w"]), [7.0]);
 }
 
-/// The third and later parts of a sum are added in place: neither a gradient that is also somebody else's nor one that lies
-/// otherwise in memory may suffer.
+/// The third and later parts of a sum are added in place: neither a gradient that is also somebody else's nor
+/// one that lies otherwise in memory may suffer.
 #[test]
 fn many_uses_of_a_value_add_up_and_leave_each_others_gradients_alone() {
     let x = Value::leaf("x", nhwc(&noise(31, &[2, 3, 4, 5])));

@@ -1,4 +1,5 @@
-//! Passes over memory: the same numbers whatever the shape, the vector width's remainder or the number of threads.
+//! Passes over memory: the same numbers whatever the shape, the vector width's remainder or the number of
+//! threads.
 
 use crate::support::*;
 use candle_core::{Device, Tensor};

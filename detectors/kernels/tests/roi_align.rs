@@ -35,7 +35,8 @@ const WAYS: [(Sampling, Alignment); 6] = [
     (Sampling::Fixed(5), Alignment::HalfPixel),
 ];
 
-/// Boxes on a map of 9 x 11 pixels at scale 1/2 over two images: inside, over each border, large, thin, turned round.
+/// Boxes on a map of 9 x 11 pixels at scale 1/2 over two images: inside, over each border, large, thin,
+/// turned round.
 fn boxes() -> Vec<[f32; 5]> {
     vec![
         [0.0, 2.3, 3.1, 15.2, 12.9],

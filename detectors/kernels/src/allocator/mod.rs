@@ -188,8 +188,8 @@ unsafe impl Send for Range {}
 unsafe impl Sync for Range {}
 
 impl Range {
-    /// Reserves as much as the system gives, up to `MOST`, from the border of a page on: addresses cost nothing until
-    /// they are written to.
+    /// Reserves as much as the system gives, up to `MOST`, from the border of a page on: addresses cost
+    /// nothing until they are written to.
     #[cfg(all(target_os = "linux", target_pointer_width = "64", not(miri)))]
     fn reserve() -> Option<Self> {
         const MOST: usize = 1 << 38;

@@ -24,7 +24,8 @@ impl Default for NormEpilogue<'_> {
     }
 }
 
-/// Grouping of the elements that are normalised together: within a section, each `group` neighbouring channels.
+/// Grouping of the elements that are normalised together: within a section, each `group` neighbouring
+/// channels.
 #[derive(Clone, Copy)]
 pub(super) struct Grouping {
     pub(super) rows: Rows,

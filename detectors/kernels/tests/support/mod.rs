@@ -52,7 +52,8 @@ pub(crate) fn gradients_of(out: &Value, g: &Tensor) -> Gradients {
     loss.backward().expect("a fresh graph")
 }
 
-/// Compares a result with `out` and the gradients of Σ out · g with `grad_*`, for all of those that the case has.
+/// Compares a result with `out` and the gradients of Σ out · g with `grad_*`, for all of those that the case
+/// has.
 pub(crate) fn check_case(case: &Case<'_>, out: &Value) {
     case.check_close("out", &values(out.tensor()));
     let gradients = gradients_of(out, &input(case, "g"));
@@ -65,8 +66,8 @@ pub(crate) fn check_case(case: &Case<'_>, out: &Value) {
 
 /// Compares the gradients of `f` with differences of its results, four points an element (error of order h⁴).
 ///
-/// The scalar is Σ f(inputs) · p with fixed pseudo-random p, summed in f64. Passes if every difference is at most
-/// `tolerance` · max(1, largest gradient of that input).
+/// The scalar is Σ f(inputs) · p with fixed pseudo-random p, summed in f64. Passes if every difference is at
+/// most `tolerance` · max(1, largest gradient of that input).
 #[track_caller]
 pub(crate) fn check_gradients(inputs: &[Tensor], step: f32, tolerance: f64, f: impl Fn(&[Value]) -> Value) {
     let leaves: Vec<Value> =
