@@ -7,9 +7,9 @@ use crate::{Diagnostic, Node, join};
 pub struct Problem {
     /// The dotted key to change.
     pub key: String,
-    /// What is wrong, without the key.
+    /// The message, without the key.
     pub message: String,
-    /// What to do.
+    /// Advice.
     pub help: String,
 }
 
@@ -79,7 +79,8 @@ impl<'a> Check<'a> {
 
 /// The check of a section that has none of its own.
 ///
-/// A section's `fn check(&self, check: &mut Check<'_>)` is found before this trait's: Rust prefers inherent methods.
+/// A section's `fn check(&self, check: &mut Check<'_>)` is found before this trait's: Rust prefers inherent
+/// methods.
 pub trait Unchecked {
     /// Finds nothing.
     fn check(&self, _check: &mut Check<'_>) {}

@@ -75,12 +75,12 @@ impl Diagnostic {
         self
     }
 
-    /// What is wrong, in one line.
+    /// The message: one line.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// What to do about it.
+    /// Advice.
     pub fn advice(&self) -> Option<&str> {
         self.help.as_deref()
     }

@@ -1,5 +1,5 @@
-//! Typed settings from TOML text: one definition a key gives its type, its default, its documentation and every
-//! error about it.
+//! Typed settings from TOML text: one definition a key gives its type, its default, its documentation and
+//! every error about it.
 //!
 //! | module     | what lives there                                                                    |
 //! |------------|-------------------------------------------------------------------------------------|

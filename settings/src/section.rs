@@ -1,8 +1,8 @@
 //! From the tree to typed values: the one definition of a key gives its type, default,
 //! documentation, and every error about it.
 //!
-//! [`section!`](crate::section!) declares a table as a struct, [`choices!`](crate::choices!) a set of words as an
-//! enum.
+//! [`section!`](crate::section!) declares a table as a struct, [`choices!`](crate::choices!) a set of words
+//! as an enum.
 
 use std::sync::Arc;
 
@@ -15,9 +15,9 @@ use crate::{Check, Diagnostic, Diagnostics, Layer, Node, Place, Problem, Text, d
 pub struct Key {
     /// Dotted, as `--set` takes it; `N` stands for a position in an array.
     pub path: String,
-    /// What it takes.
+    /// The values that it takes, in words.
     pub takes: String,
-    /// What it does, its unit and its source.
+    /// Purpose, unit and source.
     pub documentation: String,
     /// Its value when it is not given, in TOML.
     pub default: Option<String>,
@@ -43,7 +43,7 @@ pub trait Read: Sized {
         keys.push(Key { takes: Self::takes(), ..key });
     }
 
-    /// What the key takes, in words.
+    /// The values of such a key, in words.
     fn takes() -> String;
 
     /// The value as a default that documentation shows; none for tables, whose keys have their own.
@@ -173,8 +173,8 @@ pub fn joined(lines: &[&str]) -> String {
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join("\n")
 }
 
-/// A table that is laid over another one at loading: it gives the keys that differ, and holds all. The section that
-/// owns it checks it, for the table below has been checked where it stands.
+/// A table that is laid over another one at loading: it gives the keys that differ, and holds all. The
+/// section that owns it checks it, for the table below has been checked where it stands.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(transparent)]
 pub struct Overlay<T>(pub T);
@@ -190,13 +190,13 @@ impl<T: Read> Read for Overlay<T> {
     }
 }
 
-/// Declares a table of a document as a struct. `key: type` must be given (unless the type is an `Option` or a table
-/// that has defaults throughout), `key: type = default` need not. `with name: Type` adds the keys of another section
-/// to this one's; `with name: Type = default` of a section that has defaults throughout.
+/// Declares a table of a document as a struct. `key: type` must be given (unless the type is an `Option` or a
+/// table that has defaults throughout), `key: type = default` need not. `with name: Type` adds the keys of
+/// another section to this one's; `with name: Type = default` of a section that has defaults throughout.
 ///
 /// The struct gets `new`, which takes the keys that must be given, or, if there are none, `Default`. A method
-/// `fn check(&self, check: &mut Check<'_>)` of its own, if it has one, is called for each value that is read, and the
-/// checks of the tables in it are called too, each at its own path.
+/// `fn check(&self, check: &mut Check<'_>)` of its own, if it has one, is called for each value that is read,
+/// and the checks of the tables in it are called too, each at its own path.
 #[macro_export]
 macro_rules! section {
     (

@@ -15,15 +15,15 @@ use crate::Diagnostic;
 /// One text that keys were read from: a file, or a `--set`.
 #[derive(Debug)]
 pub struct Text {
-    /// What errors call it: the path, `embedded:...` or `--set`.
+    /// Its name in errors: the path, `embedded:...` or `--set`.
     pub name: String,
     /// All of it.
     pub text: String,
-    /// Whether it came from the command line.
+    /// The layer: a file or the command line.
     pub layer: Layer,
 }
 
-/// Where a [`Text`] came from.
+/// Origin of a [`Text`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
     /// A file, on disk or embedded.
@@ -53,7 +53,7 @@ impl Place {
 pub struct Node {
     /// The value.
     pub value: Value,
-    /// Where it was written.
+    /// Its place in the text.
     pub place: Place,
 }
 
@@ -82,7 +82,7 @@ pub type Table = BTreeMap<String, Entry>;
 /// A key of a table with its value.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Where the key itself stands.
+    /// The place of the key itself.
     pub key: Place,
     /// Its value.
     pub node: Node,
@@ -108,7 +108,7 @@ impl Node {
     /// Parses the single value that is `written` there.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse).
+    /// The first place that is not TOML; an integer beyond 64 bits.
     pub fn parse_value(text: &Arc<Text>, written: Range<usize>) -> Result<Self, Diagnostic> {
         let origin = Origin { text, offset: written.start };
         let value = DeValue::parse(&text.text[written])
@@ -116,7 +116,7 @@ impl Node {
         origin.node(&value)
     }
 
-    /// What kind of value it is, for messages.
+    /// The kind of the value, for messages.
     pub fn kind(&self) -> &'static str {
         match self.value {
             Value::Boolean(_) => "a boolean",

@@ -11,7 +11,7 @@ pub enum ConfigError {
     /// No such file, and no embedded configuration of that name.
     #[error("{}", not_found(name, looked_in, similar.as_deref()))]
     NotFound {
-        /// What was asked for.
+        /// The name that was asked for.
         name: String,
         /// Every place that was tried, in order.
         looked_in: Vec<String>,
@@ -23,7 +23,7 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// It was read and something in it is wrong.

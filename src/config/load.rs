@@ -18,14 +18,14 @@ use super::sets::{drop_replaced, lay_sets};
 pub struct Loaded<C> {
     /// The configuration: layered, with defaults, checked.
     pub config: C,
-    /// Where its topmost layer was found.
+    /// Origin of its topmost layer.
     pub source: ConfigSource,
     /// The configuration that trains the teacher, if `teacher.train` names one; its `data` and
     /// `output` are this configuration's.
     pub teacher_experiment: Option<Box<Loaded<C>>>,
 }
 
-/// What every kind of configuration can do.
+/// A kind of configuration: loading, writing, keys.
 pub trait Document: Sized {
     /// Loads the configuration `name`, with `sets` (`a.b=c`, from `--set`) laid over it in order.
     ///
@@ -44,7 +44,8 @@ pub trait Document: Sized {
     /// ```
     ///
     /// # Errors
-    /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it; one for another task, too.
+    /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it; one for another task,
+    /// too.
     fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Loaded<Self>, ConfigError>;
 
     /// Reads a self-contained document, as [`to_toml`](Self::to_toml) writes it; `origin` stands in errors.
@@ -62,7 +63,7 @@ pub trait Document: Sized {
     /// Everything that is wrong with it, shown in its TOML form.
     fn checked(self) -> Result<Self, ConfigError>;
 
-    /// As [`Loaded::resolved`].
+    /// The configuration with the paths that were found beside its file written out in full.
     fn resolved(loaded: &Loaded<Self>) -> Self;
 
     /// Every key that it may have, in the order of the schema.
@@ -122,7 +123,7 @@ impl Experiment {
     /// Loads the configuration `name` as its own task says.
     ///
     /// # Errors
-    /// As [`Document::load`].
+    /// [`ConfigError`]: not found, unreadable, or everything that is wrong with it.
     pub fn load(name: impl AsRef<Path>, sets: &[String]) -> Result<Self, ConfigError> {
         let source = find(name.as_ref(), None)?;
         let root = tree(&source, sets)?;
@@ -138,7 +139,7 @@ impl Experiment {
         })
     }
 
-    /// Where its topmost layer was found.
+    /// Origin of its topmost layer.
     pub fn source(&self) -> &ConfigSource {
         match self {
             Self::Detect(loaded) => &loaded.source,
@@ -147,7 +148,7 @@ impl Experiment {
         }
     }
 
-    /// As [`Loaded::resolved_toml`].
+    /// The whole configuration as one TOML document that needs no other file, wherever it is written.
     pub fn resolved_toml(&self) -> String {
         match self {
             Self::Detect(loaded) => loaded.resolved_toml(),
@@ -184,7 +185,7 @@ impl<C> Loaded<C> {
         Self::without_file(config, "the weights' own configuration")
     }
 
-    /// Where a path of the configuration may be, in the order of preference: as given (relative to
+    /// Places of a path of the configuration, in the order of preference: as given (relative to
     /// the current directory), then relative to the configuration's file.
     pub fn places(&self, path: &Path) -> Vec<PathBuf> {
         let mut places = vec![path.to_owned()];
@@ -212,7 +213,7 @@ impl<C> Loaded<C> {
         }
     }
 
-    /// The same of a path that may be missing.
+    /// Replaces a path, if it is given, as [`write_out`](Self::write_out) does.
     pub(super) fn write_out_given(&self, path: &mut Option<PathBuf>) {
         if let Some(path) = path {
             self.write_out(path);

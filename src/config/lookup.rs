@@ -9,7 +9,7 @@ use ckd_settings::{Diagnostic, Place, did_you_mean};
 use super::embedded;
 use super::error::ConfigError;
 
-/// Where a configuration was found.
+/// Origin of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ConfigSource {
     /// A file.
@@ -48,9 +48,9 @@ impl ConfigSource {
 /// A configuration that can be loaded by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// What to call it on the command line.
+    /// Its name on the command line.
     pub name: String,
-    /// Where it is.
+    /// Its origin.
     pub source: ConfigSource,
     /// Its first comment line.
     pub summary: String,
@@ -110,12 +110,13 @@ pub(super) struct Reference<'a> {
     pub(super) key: &'static str,
     /// Its value.
     pub(super) name: &'a str,
-    /// Where the value stands.
+    /// The value's place.
     pub(super) place: &'a Place,
 }
 
 impl Reference<'_> {
-    /// What it refers to. `trail` holds the configurations that led here, the referring one last.
+    /// The configuration that it refers to. `trail` holds the configurations that led here, the referring one
+    /// last.
     pub(super) fn follow(&self, trail: &[ConfigSource]) -> Result<ConfigSource, ConfigError> {
         let found = find(Path::new(self.name), trail.last()).map_err(|error| self.blame(error))?;
         if !trail.iter().any(|earlier| earlier.is_same_as(&found)) {

@@ -36,9 +36,9 @@ section! {
     pub struct Config with run: Run {
         /// The kind of detector, shared by teacher and student.
         pub detector: Detector,
-        /// How images are resized, flipped and padded.
+        /// Resizing, flips and padding of images.
         pub input: Input = Input::default(),
-        /// What the student's images are normalised with.
+        /// Normalisation of the student's images.
         pub normalization: Normalization = Normalization::default(),
         /// The images and boxes.
         pub data: Data,
@@ -46,7 +46,7 @@ section! {
         pub teacher: Option<Teacher>,
         /// The network to train.
         pub student: Student,
-        /// What the student learns from the teacher, one entry a method; empty: plain training.
+        /// Methods of distillation, one entry each; empty: plain training.
         pub distill: Vec<Distill> = Vec::new(),
     }
 }
@@ -118,12 +118,12 @@ impl Config {
         own.map_or(&self.detector, |own| &own.0)
     }
 
-    /// How the teacher's images are resampled.
+    /// Resampling of the teacher's images.
     pub fn teacher_resize(&self) -> Resize {
         self.teacher.as_ref().and_then(|teacher| teacher.resize).unwrap_or(self.input.resize)
     }
 
-    /// What the teacher's images are normalised with.
+    /// Normalisation of the teacher's images.
     pub fn teacher_normalization(&self) -> &Normalization {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.as_ref());
         own.unwrap_or(&self.normalization)

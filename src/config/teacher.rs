@@ -89,7 +89,7 @@ fn agreeing<C>(
     }
 }
 
-/// What decides which weights a network has, of what shapes, and what they mean.
+/// Settings that decide which weights a network has, of what shapes, and what they mean.
 fn weight_shapes(network: &Network, detector: &Detector) -> Vec<Fact> {
     vec![
         ("detector.architecture", detector.architecture.to_string()),

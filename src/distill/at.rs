@@ -1,7 +1,8 @@
 //! Attention transfer (AT; Zagoruyko and Komodakis, ICLR 2017, arXiv 1612.03928).
 //!
-//! The attention of an image is mean_c f² over its cells, as a unit vector; the loss is the mean over images and cells of
-//! the squared difference. The larger map is averaged down to the smaller first; channels may differ.
+//! The attention of an image is mean_c f² over its cells, as a unit vector; the loss is the mean over images
+//! and cells of the squared difference. The larger map is averaged down to the smaller first; channels may
+//! differ.
 
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;

@@ -1,7 +1,8 @@
-//! Memories of samples: a row for each, seen again and again, and never with a gradient.
+//! Memory banks of samples: a row for each, seen again and again, and never with a gradient.
 //!
-//! CRD contrasts with them, and so does MCL on large data sets (Yang et al., arXiv 2207.11518), where a batch holds too
-//! few samples of a class: the first columns of a row of likenesses are its positives, the others other classes.
+//! CRD contrasts with them, and so does MCL on large data sets (Yang et al., arXiv 2207.11518), where a batch
+//! holds too few samples of a class: the first columns of a row of likenesses are its positives, the others
+//! other classes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -29,7 +30,7 @@ pub struct ByClass {
     classes: Vec<u32>,
     /// The samples, class by class.
     sorted: Vec<u32>,
-    /// Where each class is in `sorted`.
+    /// Range of each class in `sorted`.
     places: BTreeMap<u32, Range<usize>>,
 }
 
@@ -53,7 +54,7 @@ impl ByClass {
         Ok(Self { classes, sorted, places })
     }
 
-    /// Where the class of `sample` is.
+    /// Range of the class of `sample`.
     fn alike(&self, sample: u32) -> Result<Range<usize>, DistillError> {
         let class = self.classes.get(sample as usize);
         class.and_then(|class| self.places.get(class)).cloned().ok_or_else(|| {
@@ -62,8 +63,8 @@ impl ByClass {
         })
     }
 
-    /// For each of `samples` itself and `count` samples of other classes, drawn without replacement (with, where there are
-    /// fewer).
+    /// Draws negatives: for each of `samples` itself and `count` samples of other classes, without
+    /// replacement (with, where there are fewer).
     ///
     /// # Errors
     /// A sample that is not one of these.
@@ -81,8 +82,8 @@ impl ByClass {
         Ok(drawn)
     }
 
-    /// For each of `samples` itself, another sample of its class (itself, if it is the only one), and `negatives` samples
-    /// of other classes, drawn as [`negatives`](Self::negatives).
+    /// Draws partners and negatives: for each of `samples` itself, another sample of its class (itself, if it
+    /// is the only one), and `negatives` samples of other classes, drawn as [`negatives`](Self::negatives).
     ///
     /// # Errors
     /// A sample that is not one of these.
@@ -114,8 +115,8 @@ fn stream_at(seed: u64, what: &str, position: usize) -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(stream(seed, &format!("{what}/{position}")))
 }
 
-/// The rows of `samples` in `memory` become unit(`momentum` old + (1 - `momentum`) new); a sample that comes twice
-/// moves twice.
+/// The rows of `samples` in `memory` become unit(`momentum` old + (1 - `momentum`) new); a sample that comes
+/// twice moves twice.
 ///
 /// # Shapes
 /// `memory` (n, D), `new` (B, D), `samples` B rows of the memory.
@@ -141,7 +142,8 @@ pub fn remember(memory: &Tensor, samples: &[u32], new: &Tensor, momentum: f64) -
     Ok(())
 }
 
-/// G_ik = u_i · memory[drawn_ik] / `temperature`. The gradient reads the memory: it may move only after the way back.
+/// G_ik = u_i · memory[drawn_ik] / `temperature`. The gradient reads the memory: it may move only after the
+/// way back.
 ///
 /// # Shapes
 /// `rows` (B, D), `memory` (n, D), `drawn` B·K rows of the memory; (B, K).

@@ -26,7 +26,7 @@ use super::scalar::{expect_positive, nothing, scalar_of};
 use super::unit_rows::UnitRows;
 
 choices! {
-    /// What a row is contrasted with.
+    /// Rows that a row is contrasted with.
     pub enum Negatives {
         /// Teacher row against the student's other rows (the authors' code).
         Cross = "cross",
@@ -43,7 +43,7 @@ section! {
         pub weight: f32 = 0.1,
         /// Divides the cosines.
         pub temperature: f32 = 1.0,
-        /// What a row is contrasted with.
+        /// Rows that a row is contrasted with.
         pub negatives: Negatives = Negatives::Cross,
     }
 }

@@ -1,5 +1,5 @@
-//! What FGD compares globally: maps with their context, through a trained global-context block on each side (Cao et al.,
-//! arXiv 1904.11492).
+//! Global context of FGD: maps with their context, through a trained global-context block on each side (Cao
+//! et al., arXiv 1904.11492).
 
 use candle_core::Tensor;
 use ckd_detectors::init::Init;
@@ -28,7 +28,8 @@ pub(super) struct ContextBlock {
 }
 
 impl ContextBlock {
-    /// `attention`, `reduce`, `norm` and `expand` in `builder`'s layer. The last starts at 0, and so does the context.
+    /// `attention`, `reduce`, `norm` and `expand` in `builder`'s layer. The last starts at 0, and so does the
+    /// context.
     pub(super) fn new(builder: &Builder, width: usize) -> Result<Self, DistillError> {
         let narrow = (width / 2).max(1);
         let zero = Init::Constant(0.0);
@@ -65,7 +66,10 @@ impl ContextBlock {
     }
 }
 
-/// Σ (s + block_s(s) - t - block_t(t))² / B.
+/// Squared difference of maps with their context, Σ (s + block_s(s) - t - block_t(t))² / B.
+///
+/// # Shapes
+/// `teacher` and `student` (N, C, H, W); a scalar.
 pub(super) fn context_difference(
     teacher: &Tensor,
     student: &Value,

@@ -1,15 +1,16 @@
-//! Contrastive representation distillation (CRD; Tian et al., ICLR 2020, arXiv 1910.10699): contrast with a memory of
-//! the features of all training samples.
+//! Contrastive representation distillation (CRD; Tian et al., ICLR 2020, arXiv 1910.10699): contrast with a
+//! memory of the features of all training samples.
 //!
-//! For unit rows u of the student and v of the teacher (trained linear heads), and o the likeness to a remembered row:
+//! For unit rows u of the student and v of the teacher (trained linear heads), and o the likeness to a
+//! remembered row:
 //!
 //! ```text
 //! o_ik = exp(memory[idx_ik]·u_i / T) / Z        idx_i0: the sample itself; the others: samples of other classes
 //! loss = -1/B sum_i [ log(o_i0 / (o_i0 + K/n)) + sum_k log((K/n) / (o_ik + K/n)) ]
 //! ```
 //!
-//! u meets the teacher's memory and v the student's. Z is fixed by the first batch: the mean of the exponentials times n.
-//! A sample's rows of the memory move towards its new features once it was seen.
+//! u meets the teacher's memory and v the student's. Z is fixed by the first batch: the mean of the
+//! exponentials times n. A sample's rows of the memory move towards its new features once it was seen.
 
 use candle_core::Tensor;
 use ckd_detectors::init::Init;
@@ -36,8 +37,8 @@ const NAME: &str = "crd";
 const EPS: f64 = 1e-7;
 
 section! {
-    /// Contrast with a memory of all training samples, in both directions, through a trained linear head on each
-    /// side. Negatives are of other classes.
+    /// Contrast with a memory of all training samples, in both directions, through a trained linear head on
+    /// each side. Negatives are of other classes.
     pub struct Crd with place: Rows {
         /// Weight of both directions together.
         pub weight: f32 = 0.8,
@@ -114,7 +115,8 @@ struct Contrast {
 }
 
 impl Contrast {
-    /// The unit rows that both heads make of a lesson, and the positions in the memories that they are compared with.
+    /// The unit rows that both heads make of a lesson, and the positions in the memories that they are
+    /// compared with.
     fn compared(&self, lesson: &Lesson<'_>) -> Result<([Value; 2], Vec<u32>), DistillError> {
         let (teacher, student) = at_tap(self.keys.place.at.tap(), lesson)?;
         let unit = |head: &Linear, rows: &Value| -> Result<Value, DistillError> {
@@ -187,8 +189,11 @@ impl Memory {
 
     /// Fixes Z by this batch, if it is the first.
     ///
+    /// # Shapes
+    /// `rows` (B, D), `drawn` B · (1 + K) positions in the memory.
+    ///
     /// # Errors
-    /// As [`crd`].
+    /// Shapes that do not fit; positions outside.
     pub fn fix_normalizer(&self, rows: &Value, drawn: &[u32], temperature: f64) -> Result<(), DistillError> {
         let (n, d) = self.rows.dims2()?;
         if self.normalizer()? != 0.0 || rows.tensor().elem_count() == 0 {
@@ -235,8 +240,8 @@ fn normalizer_of(likeness: &[f64], n: usize) -> f32 {
     (likeness.iter().sum::<f64>() / likeness.len() as f64 * n as f64) as f32
 }
 
-/// The CRD loss of one side's unit rows against the other side's `memory`, with the Z of this batch if none is
-/// fixed yet.
+/// The CRD loss of one side's unit rows against the other side's `memory`, with the Z of this batch if none
+/// is fixed yet.
 ///
 /// # Shapes
 /// `rows` (B, D), `drawn` B · (1 + K) positions in the memory, each row's own first; a scalar.

@@ -22,8 +22,8 @@ use super::scalar::expect_positive;
 const NAME: &str = "cwd";
 
 section! {
-    /// Channel-wise distillation: each channel as a distribution over the cells; KL divergence times the squared
-    /// temperature.
+    /// Channel-wise distillation: each channel as a distribution over the cells; KL divergence times the
+    /// squared temperature.
     pub struct Cwd with place: Maps {
         /// Weight of each level's term.
         pub weight: f32 = 5.0,

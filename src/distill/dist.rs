@@ -1,12 +1,13 @@
-//! Distillation from a stronger teacher (DIST; Huang et al., NeurIPS 2022, arXiv 2205.10536): probabilities are to
-//! correlate, not to be equal.
+//! Distillation from a stronger teacher (DIST; Huang et al., NeurIPS 2022, arXiv 2205.10536): probabilities
+//! are to correlate, not to be equal.
 //!
 //! ```text
 //! inter = T² (1 - mean_i r(p_t,i·, p_s,i·))      over the classes of each sample
 //! intra = T² (1 - mean_c r(p_t,·c, p_s,·c))      over the samples of each class
 //! ```
 //!
-//! r is Pearson's, with 1e-8 added to its denominator: it does not vanish exactly where probabilities are tiny.
+//! r is Pearson's, with 1e-8 added to its denominator: it does not vanish exactly where probabilities are
+//! tiny.
 
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
@@ -27,8 +28,8 @@ const NAME: &str = "dist";
 const EPS: f64 = 1e-8;
 
 section! {
-    /// Correlation instead of equality: of each sample's class probabilities (inter) and of each class over the
-    /// samples (intra). At anchor_logits probabilities are sigmoids, elsewhere softmaxes.
+    /// Correlation instead of equality: of each sample's class probabilities (inter) and of each class over
+    /// the samples (intra). At anchor_logits probabilities are sigmoids, elsewhere softmaxes.
     pub struct Dist with place: Rows {
         /// Weight of the term over each sample's classes (inter): 1 for detectors, 2 on CIFAR.
         pub weight: f32 = 1.0,
@@ -81,7 +82,7 @@ pub enum Probabilities {
     Sigmoid,
 }
 
-/// What is correlated.
+/// Probabilities that are correlated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Relation {
     /// The classes of each sample.

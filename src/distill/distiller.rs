@@ -22,28 +22,28 @@ pub trait Distiller {
     /// A tap that either network does not offer; a teacher inside a graph; shapes that do not fit.
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError>;
 
-    /// Moves what the method remembers from step to step (memory banks), once the terms of a pass are computed. The
-    /// heads have not been updated yet.
+    /// Moves what the method remembers from step to step (memory banks), once the terms of a pass are
+    /// computed. The heads have not been updated yet.
     ///
     /// # Errors
-    /// As [`terms`](Self::terms).
+    /// A tap that either network does not offer; a teacher inside a graph; shapes that do not fit.
     fn after_step(&self, _lesson: &Lesson<'_>) -> Result<(), DistillError> {
         Ok(())
     }
 
-    /// What it trains along with the student, and what it remembers from step to step. It belongs to the training
+    /// Parameters trained along with the student, and memories from step to step. They belong to the training
     /// state and to no exported student.
     fn params(&self) -> Option<&ParamStore> {
         None
     }
 }
 
-/// What a step gives the methods: what both networks found in the same images, and the truth about them.
+/// Input of the methods in one step: the taps of both networks on the same images, and the ground truth.
 #[derive(Debug, Clone, Copy)]
 pub struct Lesson<'a> {
-    /// What the teacher found.
+    /// The taps of the teacher.
     pub teacher: &'a Taps,
-    /// What the student found.
+    /// The taps of the student.
     pub student: &'a Taps,
     /// The true class of each row of the logits: at RoI logits 0 is the background.
     pub labels: &'a [u32],
@@ -53,12 +53,12 @@ pub struct Lesson<'a> {
     pub image_size: (usize, usize),
     /// The position of each image in the training set.
     pub samples: &'a [u32],
-    /// What the step's random numbers follow from.
+    /// Seed of the step's random numbers.
     pub seed: u64,
 }
 
 impl<'a> Lesson<'a> {
-    /// What both networks found; nothing is known of the truth yet.
+    /// The taps of both networks, without ground truth yet.
     pub fn new(teacher: &'a Taps, student: &'a Taps) -> Self {
         Self { teacher, student, labels: &[], boxes: &[], image_size: (0, 0), samples: &[], seed: 0 }
     }
@@ -102,7 +102,7 @@ pub enum DistillError {
     /// The teacher's value would get a gradient.
     #[error("the teacher is part of a graph at {tap}; run it frozen, on constants")]
     TrackedTeacher {
-        /// Where.
+        /// The tap.
         tap: Tap,
     },
     /// Shapes or parameters that do not fit.
@@ -110,7 +110,7 @@ pub enum DistillError {
     Invalid {
         /// The method.
         method: &'static str,
-        /// What does not fit, with the shapes.
+        /// The reason, with the shapes.
         reason: String,
     },
     /// A level that is no tap.
@@ -127,9 +127,9 @@ pub enum DistillError {
     /// An error at a tap.
     #[error("at {tap}: {source}")]
     AtTap {
-        /// Where.
+        /// The tap.
         tap: Tap,
-        /// What.
+        /// The error.
         source: Box<DistillError>,
     },
     /// A layer of the method's own failed.
@@ -162,7 +162,10 @@ pub(super) fn width_at(widths: &Widths, tap: Tap) -> Result<Width, DistillError>
     widths.get(&tap).copied().ok_or_else(missing)
 }
 
-/// What both networks found at `tap`.
+/// The values of teacher and student at `tap`.
+///
+/// # Shapes
+/// As the networks offer them.
 pub(super) fn at_tap<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<(&'a Tensor, &'a Value), DistillError> {
     let missing = |role| move |source| DistillError::MissingTap { role, source };
     let teacher = lesson.teacher.require(tap).map_err(missing("teacher"))?;

@@ -1,6 +1,7 @@
 //! Decoupled knowledge distillation (DKD; Zhao et al., CVPR 2022, arXiv 2203.08679).
 //!
-//! With p the probability of the true class (softmax at temperature T) and r the distribution over the others:
+//! With p the probability of the true class (softmax at temperature T) and r the distribution over the
+//! others:
 //!
 //! ```text
 //! TCKD = T² KL( (p_t, 1 - p_t) || (p_s, 1 - p_s) )      NCKD = T² KL( r_t || r_s )
@@ -29,7 +30,8 @@ section! {
         pub weight: f32 = 1.0,
         /// Weight of TCKD within it.
         pub alpha: f32 = 1.0,
-        /// Weight of NCKD within it: 0.25 for the authors' detectors, 2 to 8 on CIFAR-100, 0.5 to 2 on ImageNet.
+        /// Weight of NCKD within it: 0.25 for the authors' detectors, 2 to 8 on CIFAR-100, 0.5 to 2 on
+        /// ImageNet.
         pub beta: f32 = 0.25,
         /// Divides the logits: 4 on CIFAR, 1 elsewhere.
         pub temperature: f32 = 1.0,

@@ -1,7 +1,8 @@
 //! Kernel alignment of whole feature maps (FCKA; Zhou et al., IJCAI 2024, arXiv 2401.11824).
 //!
-//! A sample's map is one row of R (N, C·H·W), in each network's own size. The authors align the similarity matrices
-//! G = R Rᵀ with rows of length 1, a kernel of kernels; their figure aligns R itself. 1 - ka is logged, -ka is theirs.
+//! A sample's map is one row of R (N, C·H·W), in each network's own size. The authors align the similarity
+//! matrices G = R Rᵀ with rows of length 1, a kernel of kernels; their figure aligns R itself. 1 - ka is
+//! logged, -ka is theirs.
 
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
@@ -20,9 +21,10 @@ use super::place::Maps;
 const NAME: &str = "fcka";
 
 choices! {
-    /// What FCKA takes the alignment of.
+    /// Matrices that FCKA aligns.
     pub enum AlignmentOf {
-        /// The matrices of similarities between samples, rows of length 1: a kernel of kernels (the authors' code).
+        /// The matrices of similarities between samples, rows of length 1: a kernel of kernels (the authors'
+        /// code).
         Similarities = "similarities",
         /// The features (the figure in their description).
         Features = "features",
@@ -30,16 +32,17 @@ choices! {
 }
 
 section! {
-    /// The features' part of RCKA, FCKA: the similarities of the samples' whole maps are to equal the teacher's.
-    /// With `lcka` it makes RCKA for classifiers. It needs no adapter: channels and sizes may differ.
+    /// The features' part of RCKA, FCKA: the similarities of the samples' whole maps are to equal the
+    /// teacher's. With `lcka` it makes RCKA for classifiers. It needs no adapter: channels and sizes may
+    /// differ.
     pub struct Fcka with place: Maps {
         /// Weight of each level's term.
         pub weight: f32 = 1.0,
-        /// What the alignment is taken of.
+        /// Matrices that are aligned.
         pub of: AlignmentOf = AlignmentOf::Similarities,
         /// Centre the kernels. The authors' code does not.
         pub center: bool = false,
-        /// What the length of a row does.
+        /// Effect of the length of a row.
         pub row_norm: RowNorm = RowNorm::Off,
     }
 }

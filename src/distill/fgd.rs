@@ -1,15 +1,16 @@
 //! Focal and global distillation (FGD; Yang et al., CVPR 2022, arXiv 2111.11837).
 //!
-//! With S = HW softmax(mean_c |f| / T) over the cells and C = C softmax(mean_hw |f| / T) over the channels of a map, and B
-//! images:
+//! With S = HW softmax(mean_c |f| / T) over the cells and C = C softmax(mean_hw |f| / T) over the channels of
+//! a map, and B images:
 //!
 //! ```text
 //! foreground, background = Σ (s - t)² S_t C_t mask / B          attention = (|C_s - C_t|_1 + |S_s - S_t|_1) / B
 //! context = Σ (s + block_s(s) - t - block_t(t))² / B            block: a trained global-context block on each side
 //! ```
 //!
-//! The foreground mask is 1 / area inside each box (the smaller box wins), the background's 1 / its number of cells.
-//! Boxes are scaled by the size of the padded images, which the maps cover; the authors' code scales by each image's own.
+//! The foreground mask is 1 / area inside each box (the smaller box wins), the background's 1 / its number of
+//! cells. Boxes are scaled by the size of the padded images, which the maps cover; the authors' code scales
+//! by each image's own.
 
 use candle_core::Tensor;
 use ckd_detectors::boxes::Xyxy;
@@ -32,9 +33,9 @@ use super::scalar::{nothing, scalar_of};
 const NAME: &str = "fgd";
 
 section! {
-    /// Focal and global distillation: squared differences inside the boxes and outside, weighted by the teacher's
-    /// attention (focal), the attentions, and the maps with their context through trained blocks (global).
-    /// Published: as below for Faster R-CNN; 1e-3, 5e-4, 5e-4, 5e-6 for RetinaNet.
+    /// Focal and global distillation: squared differences inside the boxes and outside, weighted by the
+    /// teacher's attention (focal), the attentions, and the maps with their context through trained blocks
+    /// (global). Published: as below for Faster R-CNN; 1e-3, 5e-4, 5e-4, 5e-6 for RetinaNet.
     pub struct Fgd with place: Maps {
         /// Weight of the differences inside boxes.
         pub weight: f32 = 5e-5,
@@ -144,13 +145,14 @@ impl Distiller for FocalAndGlobal {
     }
 }
 
-/// The masks of foreground and background (N·H·W each) of maps of `size` over images of `image_sizes` (height, width).
+/// The masks of foreground and background (N·H·W each) of maps of `size` over images of `image_sizes`
+/// (height, width).
 ///
-/// A box covers the cells from floor to ceiling of its scaled edges, both included; its value is 1 / their number before
-/// they are clipped to the map.
+/// A box covers the cells from floor to ceiling of its scaled edges, both included; its value is 1 / their
+/// number before they are clipped to the map.
 ///
 /// # Errors
-/// If boxes and images are not equally many.
+/// Boxes of another number of images.
 pub fn box_masks(
     boxes: &[Vec<Xyxy>],
     image_sizes: &[(usize, usize)],

@@ -1,9 +1,10 @@
-//! Fine-grained feature imitation (FGFI; Wang et al., CVPR 2019, arXiv 1906.03609): the student imitates the teacher where
-//! anchors overlap objects.
+//! Fine-grained feature imitation (FGFI; Wang et al., CVPR 2019, arXiv 1906.03609): the student imitates the
+//! teacher where anchors overlap objects.
 //!
-//! A cell counts if the IoU of one of its anchors with an object exceeds a share of the best that any anchor has with
-//! this object; the loss is Σ over these cells of (adapt(s) - t)² / (2 · their number), adapt a trained 3x3 convolution
-//! with ReLU. The authors compare one map; over several levels, the best anchor and the number are those of all.
+//! A cell counts if the IoU of one of its anchors with an object exceeds a share of the best that any anchor
+//! has with this object; the loss is Σ over these cells of (adapt(s) - t)² / (2 · their number), adapt a
+//! trained 3x3 convolution with ReLU. The authors compare one map; over several levels, the best anchor and
+//! the number are those of all.
 
 use candle_core::Tensor;
 use ckd_detectors::anchors::AnchorGenerator;
@@ -81,7 +82,7 @@ struct Imitation {
 }
 
 impl Imitation {
-    /// For each of the levels, the cells that count, of all images.
+    /// Cells that count, of each level and all images.
     fn masks(&self, lesson: &Lesson<'_>) -> Result<Vec<Vec<bool>>, DistillError> {
         let pyramid: Vec<(Tap, (usize, usize))> = lesson
             .student
@@ -141,8 +142,8 @@ impl Distiller for Imitation {
     }
 }
 
-/// The cells of each level (anchors cell by cell, and how many a cell has) whose anchors overlap one of `objects` by more
-/// than `threshold` times the best overlap that any of these anchors has with it.
+/// The cells of each level (anchors cell by cell, and how many a cell has) whose anchors overlap one of
+/// `objects` by more than `threshold` times the best overlap that any of these anchors has with it.
 pub fn imitation_mask(levels: &[(&[Xyxy], usize)], objects: &[Xyxy], threshold: f32) -> Vec<Vec<bool>> {
     let best = |object: &Xyxy| {
         levels.iter().flat_map(|(anchors, _)| *anchors).map(|anchor| iou(anchor, object)).fold(0.0, f32::max)

@@ -1,5 +1,5 @@
-//! FitNet (Romero et al., ICLR 2015, arXiv 1412.6550) and its kin for detectors, mimicking (Li et al., CVPR 2017):
-//! mean squared difference of feature maps, the student's through a trained regressor.
+//! FitNet (Romero et al., ICLR 2015, arXiv 1412.6550) and its kin for detectors, mimicking (Li et al., CVPR
+//! 2017): mean squared difference of feature maps, the student's through a trained regressor.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::on_maps::OnMaps;
 use super::place::Maps;
 
 choices! {
-    /// What the student's map goes through before it is compared. Trained with the student, dropped afterwards.
+    /// Layers between the student's map and the comparison. Trained with the student, dropped afterwards.
     pub enum Regressor {
         /// A 1x1 convolution, batch norm, ReLU.
         ConvBnRelu = "conv_bn_relu",
@@ -35,7 +35,7 @@ section! {
     pub struct FitNet with place: Maps {
         /// Weight of each level's term.
         pub weight: f32 = 100.0,
-        /// What the student's map goes through.
+        /// Layers between the student's map and the comparison.
         pub regressor: Regressor = Regressor::ConvBnRelu,
     }
 }
@@ -58,11 +58,12 @@ impl Method for FitNet {
 }
 
 section! {
-    /// Mean squared difference of pyramid levels through a 1x1 convolution, as DIST's and PCKA's tables add it.
+    /// Mean squared difference of pyramid levels through a 1x1 convolution, as DIST's and PCKA's tables add
+    /// it.
     pub struct Mimic with place: Maps {
         /// Weight of each level's term.
         pub weight: f32 = 1.0,
-        /// What the student's map goes through.
+        /// Layers between the student's map and the comparison.
         pub regressor: Regressor = Regressor::Conv,
     }
 }

@@ -8,8 +8,8 @@
 //! loss       = contrast + alpha invariance
 //! ```
 //!
-//! Nothing is detached. b shifts all of Z and so never gets a gradient; it is kept for parity. A symmetric Z has no
-//! invariance term. k multiplies: it is an inverse temperature.
+//! Nothing is detached. b shifts all of Z and so never gets a gradient; it is kept for parity. A symmetric Z
+//! has no invariance term. k multiplies: it is an inverse temperature.
 
 use candle_core::Tensor;
 use ckd_detectors::init::Init;
@@ -43,7 +43,7 @@ choices! {
 }
 
 choices! {
-    /// Whether ICD's scale is trained.
+    /// Training of ICD's scale.
     pub enum Scale {
         /// theta and b are trained (the authors' CIFAR code). b has no gradient: a shift changes nothing.
         Trained = "trained",
@@ -53,8 +53,8 @@ choices! {
 }
 
 section! {
-    /// Invariant consistency distillation: through a trained linear head on each side, the teacher's row of a sample
-    /// must be found among all of the batch (contrast), equally well from both sides (invariance).
+    /// Invariant consistency distillation: through a trained linear head on each side, the teacher's row of a
+    /// sample must be found among all of the batch (contrast), equally well from both sides (invariance).
     pub struct Icd with place: Rows {
         /// Weight of contrast + alpha invariance.
         pub weight: f32 = 1.0,
@@ -64,7 +64,7 @@ section! {
         pub width: usize = 128,
         /// Cosines are multiplied with exp(theta), at most 10: where theta starts.
         pub theta: f32 = 1.0,
-        /// Whether theta and b are trained.
+        /// Training of theta and b.
         pub scale: Scale = Scale::Trained,
         /// The direction of the invariance term.
         pub direction: Direction = Direction::TeacherAnchors,

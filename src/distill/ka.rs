@@ -24,12 +24,12 @@ use super::unit_rows::UnitRows;
 /// Added to (|K| |L|)²: matrices of zeros have alignment 0.
 const EPS: f64 = 1e-12;
 
-/// How rows are compared.
+/// Kernel of two rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Kernel {
-    /// Whether column means are removed first (centred kernel alignment, CKA). The authors' code does not.
+    /// Column means are removed first (centred kernel alignment, CKA). The authors' code does not.
     pub center: bool,
-    /// Whether the length of a row counts.
+    /// Effect of the length of a row.
     pub row_norm: RowNorm,
 }
 
@@ -40,7 +40,7 @@ impl Default for Kernel {
 }
 
 choices! {
-    /// What the length of a row does to the similarities of rows.
+    /// Effect of the length of a row on the similarities of rows.
     pub enum RowNorm {
         /// K_ij = x_i·x_j.
         Off = "off",
@@ -64,8 +64,11 @@ pub fn ka(x: &Tensor, y: &Value, kernel: Kernel) -> Result<Value, DistillError> 
     scalar_of(y, value, gradient)
 }
 
-/// 1 - [`ka`]: what alignment lacks. Its gradient is that of the authors' -ka. Without rows there is nothing to
-/// align, and it is 0.
+/// 1 - [`ka`]: what alignment lacks. Its gradient is that of the authors' -ka. Without rows there is nothing
+/// to align, and it is 0.
+///
+/// # Shapes
+/// `x` (N, P), `y` (N, Q); a scalar.
 pub(super) fn misalignment(x: &Tensor, y: &Value, kernel: Kernel) -> Result<Value, DistillError> {
     let Aligned { value, gradient } = aligned(x, y, kernel)?;
     if y.tensor().elem_count() == 0 {

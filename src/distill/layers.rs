@@ -1,4 +1,5 @@
-//! Layers that a method trains beside the student. They run in training only: their batch norms keep no statistics.
+//! Layers that a method trains beside the student. They run in training only: their batch norms keep no
+//! statistics.
 
 use std::collections::BTreeMap;
 

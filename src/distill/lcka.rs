@@ -16,8 +16,8 @@ use super::on_rows::OnRows;
 use super::place::Rows;
 
 section! {
-    /// The logits' part of RCKA, LCKA: the similarities of the samples (intra), and those of the classes (inter),
-    /// are to equal the teacher's.
+    /// The logits' part of RCKA, LCKA: the similarities of the samples (intra), and those of the classes
+    /// (inter), are to equal the teacher's.
     pub struct Lcka with place: Rows {
         /// Weight of the term between samples (intra).
         pub weight: f32 = 15.0,
@@ -25,7 +25,7 @@ section! {
         pub weight_inter: f32 = 15.0,
         /// Centre the kernels. The authors' code does not.
         pub center: bool = false,
-        /// What the length of a row does.
+        /// Effect of the length of a row.
         pub row_norm: RowNorm = RowNorm::Rows,
     }
 }

@@ -10,7 +10,10 @@ use rayon::prelude::*;
 use super::distiller::DistillError;
 use super::scalar::nothing;
 
-/// (N, C, H, W) of both maps, which must agree.
+/// Extents of both maps, which must agree.
+///
+/// # Shapes
+/// `teacher` and `student` (N, C, H, W).
 pub(super) fn paired(
     method: &'static str,
     teacher: &Tensor,
@@ -30,6 +33,9 @@ pub(super) fn paired(
 }
 
 /// Both maps at the smaller height and width: the larger is averaged over cells.
+///
+/// # Shapes
+/// `teacher` (N, C', H', W'), `student` (N, C, H, W); (N, C', h, w) and (N, C, h, w).
 pub(super) fn at_equal_sizes(
     method: &'static str,
     teacher: &Tensor,
@@ -48,7 +54,7 @@ pub(super) fn at_equal_sizes(
     Ok((teacher.tensor().clone(), fitted(student, (h, w))?))
 }
 
-/// What a squared difference is multiplied with; nothing: 1.
+/// Weights of a squared difference; none: 1.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Weights {
     /// One for each cell of each image (N·H·W).
@@ -70,6 +76,9 @@ pub fn mean_squared_difference(teacher: &Tensor, student: &Value) -> Result<Valu
 }
 
 /// Σ weight (student - teacher)² / `divisor`; 0 without elements.
+///
+/// # Shapes
+/// `teacher` and `student` (N, C, H, W); a scalar.
 pub(super) fn squared_difference(
     method: &'static str,
     teacher: &Tensor,
@@ -130,7 +139,8 @@ impl Line {
         for (x, (t, s)) in t.chunks_exact(self.c).zip(s.chunks_exact(self.c)).enumerate() {
             let cell = row * self.w + x;
             let weight = self.cell_weight(cell);
-            // What is masked out does not count, whatever it is: a mask is no cure for NaN, the other terms see it.
+            // What is masked out does not count, whatever it is: a mask is no cure for NaN, the other terms
+            // see it.
             if weight == 0.0 {
                 continue;
             }
@@ -193,7 +203,10 @@ pub(super) fn add_to_channels(map: &Value, shift: &Value) -> Result<Value, Disti
     }))
 }
 
-/// The sum over the cells of each image and channel (N·C) of a channels-last map.
+/// Sums over the cells of a map, of each image and channel.
+///
+/// # Shapes
+/// `map` (N, H·W, C); N·C numbers.
 pub(super) fn image_sums(map: &[f32], (n, c, cells): (usize, usize, usize)) -> Vec<f64> {
     // Pieces of fixed size, added in order: the sums do not depend on the number of threads.
     const PIECE: usize = 1024;

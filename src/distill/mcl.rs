@@ -1,5 +1,5 @@
-//! Mutual contrastive learning of networks that train together, MCL, and its layer-wise form with learned layer matching,
-//! L-MCL (Yang et al., arXiv 2207.11518).
+//! Mutual contrastive learning of networks that train together, MCL, and its layer-wise form with learned
+//! layer matching, L-MCL (Yang et al., arXiv 2207.11518).
 //!
 //! | file | content |
 //! |---|---|

@@ -1,5 +1,6 @@
-//! The gradient of L-MCL's meta step (Yang et al., arXiv 2207.11518): how the weights phi of the layer pairs should
-//! change so that a few steps on the contrastive loss, then one on the task, leave a lower loss of the task.
+//! The gradient of L-MCL's meta step (Yang et al., arXiv 2207.11518): how the weights phi of the layer pairs
+//! should change so that a few steps on the contrastive loss, then one on the task, leave a lower loss of the
+//! task.
 //!
 //! ```text
 //! theta_1..K: SGD steps on inner(theta, phi)      theta_{K+1}: one SGD step on outer(theta)      F = outer(theta_{K+1})
@@ -12,10 +13,10 @@
 //! q = a1 - lr a0      dF/dphi += (dg/dphi)ᵀ q      a0 <- a0 + wd q + H q      a1 <- mu q
 //! ```
 //!
-//! H q and (dg/dphi)ᵀ q are central differences of first-order gradients at theta ± eps q: one pair of passes gives
-//! both. What the objective treats as a constant (the targets of its KL terms) must be that of the unperturbed theta in
-//! both passes: the objective [holds](Objective::hold) it. Then the result equals reverse-mode differentiation of the
-//! unrolled steps. The authors' code lost the factor wd on q; it is here.
+//! H q and (dg/dphi)ᵀ q are central differences of first-order gradients at theta ± eps q: one pair of passes
+//! gives both. What the objective treats as a constant (the targets of its KL terms) must be that of the
+//! unperturbed theta in both passes: the objective [holds](Objective::hold) it. Then the result equals
+//! reverse-mode differentiation of the unrolled steps. The authors' code lost the factor wd on q; it is here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,21 +31,21 @@ pub type Parameters = BTreeMap<Arc<str>, Tensor>;
 
 /// The two losses of a meta step.
 pub trait Objective {
-    /// What the inner loss treats as a constant.
+    /// Constants of the inner loss.
     type Held;
-    /// What can go wrong.
+    /// Errors of the networks.
     type Error: From<DistillError>;
 
     /// The constants of the inner loss at `theta`.
     ///
     /// # Errors
-    /// If the networks cannot be run.
+    /// Errors of the networks.
     fn hold(&self, theta: &Parameters) -> Result<Self::Held, Self::Error>;
 
     /// The gradients of the inner loss by theta and by phi, with the constants `held`.
     ///
     /// # Errors
-    /// If the networks cannot be run.
+    /// Errors of the networks.
     fn inner(
         &self,
         theta: &Parameters,
@@ -55,7 +56,7 @@ pub trait Objective {
     /// The outer loss and its gradient by theta.
     ///
     /// # Errors
-    /// If the networks cannot be run.
+    /// Errors of the networks.
     fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), Self::Error>;
 }
 
@@ -70,11 +71,12 @@ pub struct MetaStep {
     pub weight_decay: f64,
     /// Steps on the inner loss; one on the outer loss follows.
     pub inner_steps: usize,
-    /// The length of a central difference, relative to that of theta: 1e-3 balances rounding and curvature in f32.
+    /// The length of a central difference, relative to that of theta: 1e-3 balances rounding and curvature in
+    /// f32.
     pub difference: f64,
 }
 
-/// What a meta step gives.
+/// Result of a meta step.
 #[derive(Debug, Clone)]
 pub struct MetaGradient {
     /// F.
@@ -85,10 +87,10 @@ pub struct MetaGradient {
     pub theta: Parameters,
 }
 
-/// F and dF/dphi at (`theta`, `phi`).
+/// Outer loss F after the virtual steps, and its gradient dF/dphi, at (`theta`, `phi`).
 ///
 /// # Errors
-/// What the objective reports.
+/// Errors of the objective.
 pub fn meta_gradient<O: Objective>(
     objective: &O,
     theta: &Parameters,

@@ -1,4 +1,4 @@
-//! The methods that learn from a teacher: what a configuration says of one, and the list of all.
+//! A method that learns from a teacher as a section of the configuration.
 //!
 //! A method is a file with its section of the configuration, its [`Method`] and its formula, and a line in
 //! `methods!` (`mod.rs`). Everything that lists methods is made from that line.
@@ -29,7 +29,8 @@ pub trait Method: Section {
     /// Makes the distiller; `builder` makes what it trains.
     ///
     /// # Errors
-    /// Taps that do not exist or have no known width; anchors or classes that the method needs and `setting` lacks.
+    /// Taps that do not exist or have no known width; anchors or classes that the method needs and `setting`
+    /// lacks.
     fn build(
         &self,
         setting: &MethodSetting<'_>,
@@ -42,7 +43,7 @@ pub trait Method: Section {
 pub struct MethodSetting<'a> {
     /// Initial values follow from it.
     pub seed: u64,
-    /// Where parameters live.
+    /// Device of the parameters.
     pub device: &'a Device,
     /// Channels or columns at each tap.
     pub widths: Widths,

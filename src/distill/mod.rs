@@ -138,7 +138,7 @@ impl Distill {
         with_section!(self, entry => (&entry.place).into())
     }
 
-    /// When its terms count.
+    /// Schedule of its weights.
     pub fn timing(&self) -> &Timing {
         self.place().timing()
     }
@@ -148,7 +148,7 @@ impl Distill {
         with_section!(self, entry => entry.weights())
     }
 
-    /// Whether all its weights are 0.
+    /// True if all its weights are 0.
     pub fn is_off(&self) -> bool {
         self.weights().iter().all(|(_, weight)| *weight == 0.0)
     }
@@ -172,7 +172,8 @@ impl Distill {
     /// The distiller of the entry at `index` of `[[distill]]`; what it trains is called `distill.INDEX...`.
     ///
     /// # Errors
-    /// As [`Method::build`].
+    /// Taps that do not exist or have no known width; anchors or classes that the method needs and `setting`
+    /// lacks.
     pub fn distiller(
         &self,
         index: usize,

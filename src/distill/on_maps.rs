@@ -1,4 +1,5 @@
-//! The distiller of a method that is a formula over feature maps: one term, or a term of each kind, at every level.
+//! The distiller of a method that is a formula over feature maps: one term, or a term of each kind, at every
+//! level.
 
 use candle_core::Tensor;
 use ckd_detectors::param::ParamStore;
@@ -27,7 +28,8 @@ impl OnMaps {
         Ok(Self { name, at: maps.taps()?, terms: Vec::new(), params: None })
     }
 
-    /// With the term `NAME/TAP` at every level.
+    /// With the term `NAME/TAP` at every level. The loss takes the level's tap and the maps of teacher and
+    /// student, (N, C, H, W) each, and gives a scalar.
     pub(super) fn term(
         mut self,
         weight: f64,
@@ -37,7 +39,7 @@ impl OnMaps {
         self
     }
 
-    /// With the term `NAME/TAP/KIND` at every level.
+    /// With the term `NAME/TAP/KIND` at every level; the loss as in [`term`](Self::term).
     pub(super) fn kind(
         mut self,
         kind: &'static str,

@@ -22,7 +22,8 @@ impl OnRows {
         Self { name, at: rows.at.tap(), terms: Vec::new() }
     }
 
-    /// With the one term `NAME/TAP`.
+    /// With the one term `NAME/TAP`. The loss takes the rows of teacher and student, (B, C) each, and gives a
+    /// scalar.
     pub(super) fn term(
         mut self,
         weight: f64,
@@ -32,7 +33,7 @@ impl OnRows {
         self
     }
 
-    /// With the term `NAME/TAP/KIND`, unless its weight is 0.
+    /// With the term `NAME/TAP/KIND`, unless its weight is 0; the loss as in [`term`](Self::term).
     pub(super) fn kind(
         mut self,
         kind: &str,

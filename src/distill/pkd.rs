@@ -1,7 +1,7 @@
 //! Pearson distillation of features (PKD; Cao et al., NeurIPS 2022, arXiv 2207.02039).
 //!
-//! Each channel gets mean 0 and deviation 1 over all images and cells; the loss is half the mean squared difference:
-//! the mean over channels of 1 - Pearson's r, up to the epsilon that is added to the deviations.
+//! Each channel gets mean 0 and deviation 1 over all images and cells; the loss is half the mean squared
+//! difference: the mean over channels of 1 - Pearson's r, up to the epsilon that is added to the deviations.
 
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
@@ -24,7 +24,7 @@ const NAME: &str = "pkd";
 const EPS: f64 = 1e-6;
 
 choices! {
-    /// What a channel's standard deviation divides by.
+    /// Divisor of a channel's variance.
     pub enum Std {
         /// n: the loss is 1 - Pearson's r.
         Population = "population",
@@ -38,7 +38,7 @@ section! {
     pub struct Pkd with place: Maps {
         /// Weight of each level's term: 6 for two-stage detectors, 10 for RetinaNet.
         pub weight: f32 = 6.0,
-        /// What the deviation divides by.
+        /// Divisor of the variance.
         pub std: Std = Std::Population,
     }
 }

@@ -5,7 +5,7 @@ use ckd_detectors::taps::{Tap, UnknownName};
 use ckd_settings::{Check, choices, section};
 
 section! {
-    /// When a term counts, in steps of the optimiser.
+    /// Schedule of the weights, in steps of the optimiser: warm-up, decay, first and last step.
     pub struct Timing {
         /// The weight is 0 before this step.
         pub from_step: u64 = 0,
@@ -105,7 +105,8 @@ section! {
     pub struct Maps with timing: Timing = default {
         /// The feature maps.
         pub at: MapsAt = MapsAt::Fpn,
-        /// Which of them: p2 to p6 for Faster R-CNN, p3 to p7 for RetinaNet; stage1, stage2, .. for classifiers.
+        /// Levels that are compared: p2 to p6 for Faster R-CNN, p3 to p7 for RetinaNet; stage1, stage2, ..
+        /// for classifiers.
         pub levels: Vec<String>,
     }
 }
@@ -132,7 +133,7 @@ pub enum Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// When the method's terms count.
+    /// Schedule of the method's weights.
     pub fn timing(self) -> &'a Timing {
         match self {
             Self::Rows(rows) => &rows.timing,

@@ -31,7 +31,7 @@ const NAME: &str = "rcka";
 /// Numbers of a cache line.
 const LINE: usize = 16;
 
-/// What is compared with each other.
+/// Rows of the kernel of a map cut into patches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PatchRows {
     /// Patches: which places of the grid look alike (the authors' intra term).
@@ -53,7 +53,7 @@ section! {
         pub patch: usize = 16,
         /// Centre the kernels. The authors' code does not, in spite of the name.
         pub center: bool = false,
-        /// What the length of a row does. The authors' detection configurations leave it alone.
+        /// Effect of the length of a row. The authors' detection configurations leave it alone.
         pub row_norm: RowNorm = RowNorm::Off,
     }
 }
@@ -90,7 +90,8 @@ impl Method for Rcka {
 
 /// The mean over channels of 1 - ka of two feature maps, patch by patch.
 ///
-/// 0 if the map is a single patch or empty. A channel that is zero in either map counts 1, without a gradient.
+/// 0 if the map is a single patch or empty. A channel that is zero in either map counts 1, without a
+/// gradient.
 ///
 /// # Shapes
 /// `teacher` and `student` (N, C, H, W); a scalar in [0, 1].
@@ -188,7 +189,7 @@ struct Shape {
     form: Form,
 }
 
-/// How a channel's matrices lie in memory, by how their kernels are compared.
+/// Layout of a channel's matrices in memory, by the way their kernels are compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     /// Column after column, each filled up for [`Gram`]: through the kernels themselves, which are symmetric.
@@ -223,7 +224,7 @@ impl Shape {
     }
 }
 
-/// What a thread holds: the matrices of a group of channels, and two kernels.
+/// Scratch of a thread: the matrices of a group of channels, and two kernels.
 struct Scratch {
     x: Vec<f32>,
     y: Vec<f32>,
@@ -238,8 +239,8 @@ impl Scratch {
         Self { x: zeros(), y: zeros(), kernels }
     }
 
-    /// The alignments of the first `channels` pairs of matrices; the derivatives by those in `y` take the place
-    /// of those in `x`, if wanted.
+    /// The alignments of the first `channels` pairs of matrices; the derivatives by those in `y` take the
+    /// place of those in `x`, if wanted.
     fn align(&mut self, shape: &Shape, channels: usize, wanted: Wanted) -> Vec<f64> {
         let Self { x, y, kernels } = self;
         let stride = shape.strides.matrix;
@@ -260,7 +261,8 @@ impl Scratch {
     }
 }
 
-/// As [`align`] without row norms, of matrices given by columns; `x` becomes the derivatives by `y`, if wanted.
+/// Alignment without row norms, [`align`] of matrices given by columns; `x` becomes the derivatives by `y`,
+/// if wanted.
 fn align_columns(
     x: &mut [f32],
     y: &mut [f32],

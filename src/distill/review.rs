@@ -1,7 +1,8 @@
 //! Knowledge review (ReviewKD; Chen et al., CVPR 2021, arXiv 2104.09044).
 //!
-//! From the deepest level to the finest, the student's map is fused with what came from above (ABF, attention-based
-//! fusion) and compared with the teacher's map at several scales (HCL, hierarchical context loss).
+//! From the deepest level to the finest, the student's map is fused with what came from above (ABF,
+//! attention-based fusion) and compared with the teacher's map at several scales (HCL, hierarchical context
+//! loss).
 
 use candle_core::Tensor;
 use ckd_detectors::init::Init;
@@ -29,8 +30,8 @@ const NAME: &str = "review_kd";
 const WIDEST: usize = 512;
 
 section! {
-    /// Knowledge review: from the deepest level to the finest, the student's maps are fused by trained attention
-    /// (ABF) and compared with the teacher's at several scales (HCL).
+    /// Knowledge review: from the deepest level to the finest, the student's maps are fused by trained
+    /// attention (ABF) and compared with the teacher's at several scales (HCL).
     pub struct ReviewKd with place: Maps {
         /// Weight of all levels together: 1 to 2 for detectors, 0.6 to 8 on CIFAR-100.
         pub weight: f32 = 1.0,
@@ -129,8 +130,8 @@ fn to_size(map: &Value, like: &Value) -> Result<Value, DistillError> {
     Ok(if (h, w) == (like_h, like_w) { map.clone() } else { upsample_nearest(map, (like_h, like_w))? })
 }
 
-/// The HCL of one map: mean squared differences of the maps and of their averages over 4 x 4, 2 x 2 and 1 x 1 bins
-/// (those finer than the height of the map allows), weighted 1, 1/2, 1/4, 1/8 by what there is.
+/// The HCL of one map: mean squared differences of the maps and of their averages over 4 x 4, 2 x 2 and 1 x 1
+/// bins (those finer than the height of the map allows), weighted 1, 1/2, 1/4, 1/8 by what there is.
 ///
 /// # Shapes
 /// `teacher` and `student` (N, C, H, W); a scalar.
@@ -163,7 +164,7 @@ pub struct Abf {
     expand: ConvBn,
 }
 
-/// Whether a level gets anything from above.
+/// Place of a level in the pyramid: the deepest gets nothing from above.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Depth {
     Fused,
@@ -186,7 +187,10 @@ impl Abf {
         })
     }
 
-    /// What is compared with the teacher, and what the next finer level gets.
+    /// The map that is compared with the teacher, and the fused map for the next finer level.
+    ///
+    /// # Shapes
+    /// `map` (N, C, H, W), `above` (N, width, H', W'); (N, C_teacher, H, W) and (N, width, H, W).
     fn forward(&self, map: &Value, above: Option<&Value>) -> Result<(Value, Value), DistillError> {
         let x = self.reduce.forward(map, Activation::Identity)?;
         let fused = match (&self.attention, above) {

@@ -5,7 +5,8 @@
 //! angle    = mean_ijk H( cos(s_j - s_i, s_k - s_i) - cos(t_j - t_i, t_k - t_i) )
 //! ```
 //!
-//! H is Huber's function with its corner at 1; both means are over all entries, B² and B³, as in the authors' code.
+//! H is Huber's function with its corner at 1; both means are over all entries, B² and B³, as in the authors'
+//! code.
 
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
@@ -60,7 +61,7 @@ impl Method for Rkd {
     }
 }
 
-/// What is to be equal.
+/// Relation of samples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RkdRelation {
     /// Distances of pairs, relative to their mean.

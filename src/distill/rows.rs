@@ -10,6 +10,9 @@ use super::distiller::DistillError;
 use super::scalar::{nothing, scalar_of, scalar_of_all};
 
 /// Rows and columns of both matrices, which must agree.
+///
+/// # Shapes
+/// `teacher` and `student` (B, C).
 pub(super) fn paired(
     method: &'static str,
     teacher: &Tensor,
@@ -28,7 +31,7 @@ pub(super) fn paired(
     }
 }
 
-/// The classes of the rows: one each, below `classes`.
+/// An error unless each row has a class below `classes`.
 pub(super) fn check_labels(
     method: &'static str,
     labels: &[u32],
@@ -46,8 +49,11 @@ pub(super) fn check_labels(
 
 /// The scalar Σ_i loss(row i) / `divisor`.
 ///
-/// `row` gets the number of a row, the teacher's and the student's elements, and zeros to write the derivatives by the
-/// latter to; it returns the row's loss. No rows give 0.
+/// `row` gets the number of a row, the teacher's and the student's elements, and zeros to write the
+/// derivatives by the latter to; it returns the row's loss. No rows give 0.
+///
+/// # Shapes
+/// `teacher` and `student` (B, C); a scalar.
 pub(super) fn sum_over_rows(
     method: &'static str,
     teacher: &Tensor,
@@ -80,7 +86,8 @@ pub(super) fn sum_over_rows(
 
 /// 1/B sum_i w_i f(g_i) over the rows of `g` with their `weights`; 0 without rows.
 ///
-/// `of_row` gets the number of a row, w_i / B, the row, and zeros to write w_i / B times f's derivatives to; it returns f.
+/// `of_row` gets the number of a row, w_i / B, the row, and zeros to write w_i / B times f's derivatives to;
+/// it returns f.
 ///
 /// # Shapes
 /// `g` (B, K), `weights` (B); a scalar.
@@ -118,6 +125,9 @@ pub(super) fn weighted_mean_over_rows(
 }
 
 /// T² KL(softmax(`t` / T) || softmax(`s` / T)) of one row; `gradient` becomes the derivatives by `s`.
+///
+/// # Shapes
+/// `t`, `s` and `gradient` C numbers each.
 pub(super) fn softened_kl(t: &[f32], s: &[f32], temperature: f64, gradient: &mut [f32]) -> f64 {
     let inverse = temperature.recip();
     let (top_t, top_s) = (largest(t), largest(s));
@@ -136,6 +146,9 @@ pub(super) fn softened_kl(t: &[f32], s: &[f32], temperature: f64, gradient: &mut
 }
 
 /// softmax(`x` / `temperature`), and its logarithms.
+///
+/// # Shapes
+/// C numbers each.
 pub(super) fn softmax(x: &[f32], temperature: f64) -> (Vec<f64>, Vec<f64>) {
     let top = f64::from(largest(x));
     let scaled: Vec<f64> = x.iter().map(|&x| (f64::from(x) - top) / temperature).collect();

@@ -6,7 +6,7 @@ use ckd_kernels::elementwise::scale;
 
 use super::distiller::DistillError;
 
-/// A number that divides must be positive.
+/// An error unless a number that divides is positive.
 pub(super) fn expect_positive(method: &'static str, what: &str, value: f64) -> Result<(), DistillError> {
     match value > 0.0 && value.is_finite() {
         true => Ok(()),
@@ -15,6 +15,9 @@ pub(super) fn expect_positive(method: &'static str, what: &str, value: f64) -> R
 }
 
 /// A scalar of `student` whose gradient is known already (`None` if `student` is not tracked).
+///
+/// # Shapes
+/// `gradient` as `student`; a scalar.
 pub(super) fn scalar_of(
     student: &Value,
     value: f64,
@@ -23,7 +26,10 @@ pub(super) fn scalar_of(
     scalar_of_all(&[student], value, vec![gradient])
 }
 
-/// As [`scalar_of`], of several inputs.
+/// A scalar of several inputs whose gradients are known already.
+///
+/// # Shapes
+/// A gradient for each input, of its shape; a scalar.
 pub(super) fn scalar_of_all(
     inputs: &[&Value],
     value: f64,
@@ -42,6 +48,9 @@ pub(super) fn scalar_of_all(
 }
 
 /// The constant 0, for a step that has nothing to compare; the student's gradient is 0 there.
+///
+/// # Shapes
+/// `student` any; a scalar.
 pub(super) fn nothing(student: &Value) -> Result<Value, DistillError> {
     let gradient = student.is_tracked().then(|| student.tensor().zeros_like()).transpose()?;
     scalar_of(student, 0.0, gradient)

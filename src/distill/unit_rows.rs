@@ -11,6 +11,10 @@ pub(super) struct UnitRows {
 }
 
 impl UnitRows {
+    /// Unit rows of a matrix.
+    ///
+    /// # Shapes
+    /// `rows` (B, `width`), row-major.
     pub(super) fn of(rows: &[f32], width: usize) -> Self {
         let width = width.max(1);
         let mut values = rows.to_vec();

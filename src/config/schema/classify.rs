@@ -1,4 +1,5 @@
-//! Image classification: `task = "classify"`, and `task = "probe"`, which trains a linear layer on a trained network.
+//! Image classification: `task = "classify"`, and `task = "probe"`, which trains a linear layer on a trained
+//! network.
 
 use std::path::PathBuf;
 
@@ -13,7 +14,7 @@ use crate::data::labelled_data::LabelledData;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 
 choices! {
-    /// What is learned.
+    /// Tasks.
     pub enum Task {
         /// To find objects: boxes and classes.
         Detect = "detect",
@@ -33,9 +34,9 @@ section! {
         pub teacher: Option<ClassifierTeacher>,
         /// The network to train.
         pub student: ClassifierStudent,
-        /// What the student learns from the teacher, one entry a method; empty: plain training.
+        /// Methods of distillation, one entry each; empty: plain training.
         pub distill: Vec<Distill> = Vec::new(),
-        /// How the trained network is used, for task = "probe".
+        /// Use of the trained network, for task = "probe".
         pub probe: Probe = Probe::default(),
     }
 }
@@ -47,9 +48,9 @@ section! {
         pub loss_weight: f64 = 1.0,
         /// The share of the target that is spread over all classes.
         pub label_smoothing: f64 = 0.0,
-        /// How images are cropped, flipped and coloured; all networks of a cohort see the same.
+        /// Augmentation of images: crop, flip, colour; all networks of a cohort see the same.
         pub input: LabelledInput = LabelledInput::default(),
-        /// What the student's images are normalised with. Default: the data set's own mean and deviation.
+        /// Normalisation of the student's images. Default: the data set's own mean and deviation.
         pub normalization: Option<Normalization>,
         /// The images and labels.
         pub data: LabelledData,
@@ -77,10 +78,10 @@ section! {
         pub weights: Option<PathBuf>,
         /// The configuration that trains it first, on this experiment's data; the result is reused.
         pub train: Option<String>,
-        /// What its images are normalised with. Default: the student's normalisation.
+        /// Normalisation of its images. Default: the student's normalisation.
         pub normalization: Option<Normalization>,
-        /// Begin with random weights where the weight files named here do not exist. For timing and trying out
-        /// only: such a run's results mean nothing.
+        /// Begin with random weights where the weight files named here do not exist. For timing and trying
+        /// out only: such a run's results mean nothing.
         pub allow_random_weights: bool = false,
     }
 }
@@ -99,14 +100,14 @@ section! {
         /// Weights to begin with; the last layer may have other classes and then starts at random. A probe's
         /// trained network.
         pub init: Option<PathBuf>,
-        /// Begin with random weights where the weight files named here do not exist. For timing and trying out
-        /// only: such a run's results mean nothing.
+        /// Begin with random weights where the weight files named here do not exist. For timing and trying
+        /// out only: such a run's results mean nothing.
         pub allow_random_weights: bool = false,
     }
 }
 
 choices! {
-    /// What a probe's frozen network does with batch norms.
+    /// Batch norms of a probe's frozen network.
     pub enum Bn {
         /// They use their running statistics and keep them: a linear probe in the strict sense.
         Frozen = "frozen",
@@ -118,7 +119,7 @@ choices! {
 section! {
     /// A linear layer on a trained network that stays as it is.
     pub struct Probe {
-        /// What the network's batch norms do while the layer trains.
+        /// The network's batch norms while the layer trains.
         pub bn: Bn = Bn::Frozen,
     }
 }
@@ -181,12 +182,12 @@ impl ClassifyConfig {
         );
     }
 
-    /// What the student's images are normalised with.
+    /// Normalisation of the student's images.
     pub fn student_normalization(&self) -> Normalization {
         self.labelled.normalization()
     }
 
-    /// What the teacher's images are normalised with.
+    /// Normalisation of the teacher's images.
     pub fn teacher_normalization(&self) -> Normalization {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization);
         own.unwrap_or_else(|| self.student_normalization())

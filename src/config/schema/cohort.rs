@@ -12,7 +12,7 @@ section! {
     pub struct CohortConfig with run: Run, labelled: Labelled {
         /// The networks, two or more, equal or not.
         pub peer: Vec<Peer> = Vec::new(),
-        /// How they learn from each other.
+        /// Their mutual learning.
         pub cohort: Cohort,
     }
 }

@@ -13,19 +13,20 @@ section! {
     pub struct Run {
         /// Names the run's folder. Default: the name of the file.
         pub name: String,
-        /// What is learned; the other keys depend on it.
+        /// The task; the other keys depend on it.
         pub task: Task = Task::Detect,
         /// Every random number of the run follows from it.
         pub seed: u64 = 0,
-        /// The folder that runs are written to: OUTPUT/NAME/; of a cohort's networks OUTPUT/NAME/peer0/, peer1/, ...
+        /// The folder that runs are written to: OUTPUT/NAME/; of a cohort's networks OUTPUT/NAME/peer0/,
+        /// peer1/, ...
         pub output: PathBuf = PathBuf::from("runs"),
         /// The optimiser; a cohort's is that of all networks and of what is trained beside them.
         pub optim: Optim,
-        /// How long, and the learning rate over time.
+        /// Length of the run, and the learning rate over time.
         pub schedule: Schedule,
         /// The training loop; a cohort's update is one of all networks, on the same images.
         pub train: Train = Train::default(),
-        /// How training computes.
+        /// Arithmetic and memory of training.
         pub engine: Engine = Engine::default(),
         /// The evaluation loop.
         pub eval: Eval = Eval::default(),

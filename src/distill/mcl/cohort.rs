@@ -1,7 +1,8 @@
 //! The losses of a whole cohort: every matrix of similarities is made once, however many terms look at it.
 //!
-//! Images are compared with those of the batch or, for data sets where a batch holds too few images of a class, with
-//! remembered embeddings of last layers: of themselves, of another image of their class, and of K of other classes.
+//! Images are compared with those of the batch or, for data sets where a batch holds too few images of a
+//! class, with remembered embeddings of last layers: of themselves, of another image of their class, and of K
+//! of other classes.
 //!
 //! ```text
 //! G_ab   = u_a · memory_b[drawn] / tau     drawn: itself, one of its class, K of others        (B, 2 + K)
@@ -10,10 +11,11 @@
 //! sVCL, sICL: as in the batch, of G_aa without its first column and of G_ab
 //! ```
 //!
-//! Each network contrasts with its own memory (the authors' L-MCL code once mixes them up). Remembered rows are constants.
+//! Each network contrasts with its own memory (the authors' L-MCL code once mixes them up). Remembered rows
+//! are constants.
 //!
-//! NCE is linear in the samples' weights, so a layer's own contrast, which is part of each of its pairs, is one term with
-//! the sum of their weights.
+//! NCE is linear in the samples' weights, so a layer's own contrast, which is part of each of its pairs, is
+//! one term with the sum of their weights.
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
@@ -27,7 +29,7 @@ use crate::distill::scalar::expect_positive;
 /// A layer of a network: their numbers.
 type LayerAt = (usize, usize);
 
-/// How alike the images of a batch are to each layer of each network, and across networks.
+/// Similarities of the images of a batch in each layer of each network, and across networks.
 #[derive(Debug, Clone)]
 pub struct Likenesses {
     with: With,
@@ -36,7 +38,7 @@ pub struct Likenesses {
     across: Vec<Across>,
 }
 
-/// What images are compared with.
+/// Images that a batch is compared with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum With {
     /// The images of the batch; labels say which are positives.
@@ -56,7 +58,7 @@ struct Across {
 }
 
 impl Likenesses {
-    /// Those of `embeddings`, by network and layer.
+    /// Similarities of `embeddings`, by network and layer, within the batch.
     ///
     /// # Shapes
     /// Each (B, D), unit rows.
@@ -75,8 +77,9 @@ impl Likenesses {
         Ok(Self { with: With::Batch, own, across })
     }
 
-    /// Those of `embeddings`, by network and layer, to what is remembered of the networks' last layers; `drawn` as
-    /// [`ByClass::partners`](crate::distill::ByClass::partners) gives it. The memories may move only after the way back.
+    /// Similarities of `embeddings`, by network and layer, to memory banks of the networks' last layers;
+    /// `drawn` as [`ByClass::partners`](crate::distill::ByClass::partners) gives it. The memories may move
+    /// only after the way back.
     ///
     /// # Shapes
     /// Embeddings (B, D), unit rows; memories (n, D); `drawn` B · (2 + K) rows of the memories.
@@ -124,12 +127,12 @@ impl Likenesses {
         })
     }
 
-    /// The pairs of layers of different networks, a lower one first: what weights are given for, in this order.
+    /// The pairs of layers of different networks, a lower one first, in the order of their weights.
     pub fn pairs(&self) -> impl Iterator<Item = (LayerAt, LayerAt)> {
         self.across.iter().map(|across| across.ends)
     }
 
-    /// The same as constants: what the soft terms aim at.
+    /// The similarities as constants, the targets of the soft terms.
     #[must_use]
     pub fn detached(&self) -> Self {
         let across = |across: &Across| Across {
@@ -144,8 +147,9 @@ impl Likenesses {
         }
     }
 
-    /// MCL of networks with one layer each: VCL of every network, the other terms of every pair. Likenesses to memories
-    /// use of `labels` their number alone, and of `settings` not whether an image pairs with itself: it does.
+    /// MCL of networks with one layer each: VCL of every network, the other terms of every pair. Likenesses
+    /// to memories use of `labels` their number alone, and of `settings` not whether an image pairs with
+    /// itself: it does.
     ///
     /// # Errors
     /// Labels that do not fit; a temperature that is not positive.
@@ -156,9 +160,9 @@ impl Likenesses {
         self.terms("mcl", (labels, 1.0), (&own, &weights), settings, self)
     }
 
-    /// L-MCL: the sum of [`pair`](super::pair()) over ordered pairs of networks and all pairs of their layers. The
-    /// `weights` are in the order of [`pairs`](Self::pairs); `targets` are the likenesses that the soft terms aim at, if
-    /// not these.
+    /// L-MCL: the sum of [`pair`](super::pair()) over ordered pairs of networks and all pairs of their
+    /// layers. The `weights` are in the order of [`pairs`](Self::pairs); `targets` are the likenesses that
+    /// the soft terms aim at, if not these.
     ///
     /// # Shapes
     /// Each of `weights` (B).
@@ -195,7 +199,8 @@ impl Likenesses {
         self.terms("l_mcl", (labels, 2.0), (&own, weights), settings, targets)
     }
 
-    /// The terms with `factor` times their weights; `own` weighs each layer's own contrast, `pairs` each pair's.
+    /// The terms with `factor` times their weights; `own` weighs each layer's own contrast, `pairs` each
+    /// pair's.
     fn terms(
         &self,
         name: &'static str,

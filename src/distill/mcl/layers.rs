@@ -1,4 +1,5 @@
-//! What L-MCL adds for the layers of a network: how much a pair of layers counts, and the teacher that all layers make.
+//! Layer matching of L-MCL, a weight for each pair of layers and image, and the teacher that a network's
+//! layers make together.
 
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
@@ -9,8 +10,8 @@ use crate::distill::distiller::DistillError;
 use crate::distill::rows::{paired, softmax};
 use crate::distill::unit_rows::UnitRows;
 
-/// L-MCL's weight of a pair of layers for each sample: the sigmoid of the cosine of its two (mapped) features, always
-/// between 0.2689 and 0.7311.
+/// L-MCL's weight of a pair of layers for each sample: the sigmoid of the cosine of its two (mapped)
+/// features, always between 0.2689 and 0.7311.
 ///
 /// # Shapes
 /// `a` and `b` (B, D); (B).

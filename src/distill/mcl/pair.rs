@@ -1,7 +1,7 @@
 //! Losses of a pair of peers in MCL and L-MCL (Yang et al., arXiv 2207.11518).
 //!
-//! For unit embeddings U and V (B, D) of two networks, or of layers of two networks, G(U, V) = U Vᵀ / tau, and
-//! sample weights w:
+//! For unit embeddings U and V (B, D) of two networks, or of layers of two networks, G(U, V) = U Vᵀ / tau,
+//! and sample weights w:
 //!
 //! ```text
 //! NCE(G; w)      = -1/B sum_i w_i/|P(i)| sum_{j in P(i)} [ G_ij - log sum_{k != i} exp G_ik ]
@@ -12,10 +12,10 @@
 //! pair = alpha VCL + beta ICL + gamma sVCL + lambda sICL
 //! ```
 //!
-//! P(i): the other samples of i's class in the batch. A row without any counts 0; the mean still divides by B.
-//! G is divided by tau and, in KLT, by T again. L-MCL sums `pair` over ordered pairs of networks: twice the unordered
-//! sum, as `pair` and its weights are symmetric. The targets of KLT are constants; [`Targets`] holds them where the same
-//! ones must serve again ([`meta`](crate::distill::meta)).
+//! P(i): the other samples of i's class in the batch. A row without any counts 0; the mean still divides by
+//! B. G is divided by tau and, in KLT, by T again. L-MCL sums `pair` over ordered pairs of networks: twice
+//! the unordered sum, as `pair` and its weights are symmetric. The targets of KLT are constants; [`Targets`]
+//! holds them where the same ones must serve again ([`meta`](crate::distill::meta)).
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
@@ -41,11 +41,11 @@ pub struct Pair {
     pub soft_vcl: f64,
     /// lambda, of sICL (1).
     pub soft_icl: f64,
-    /// What cosines are divided by (0.1; 0.07 on ImageNet).
+    /// Divides the cosines (0.1; 0.07 on ImageNet).
     pub tau: f64,
     /// T, which softens the targets further (3).
     pub temperature: f64,
-    /// Whether ICL pairs an image with itself across the networks.
+    /// Role of the pair of an image and itself across the networks in ICL.
     pub instance: Instance,
 }
 
@@ -84,7 +84,10 @@ pub struct Targets {
 }
 
 impl Targets {
-    /// Those of these embeddings.
+    /// Targets of a pair of embeddings.
+    ///
+    /// # Shapes
+    /// `u` and `v` (B, D), unit rows.
     ///
     /// # Errors
     /// Shapes that differ.
@@ -137,7 +140,10 @@ pub fn pair(
     sum(&terms)
 }
 
-/// The same weight for each of `samples`.
+/// Equal weights of samples.
+///
+/// # Shapes
+/// (B).
 pub(super) fn constant_weights(samples: usize, weight: f32) -> Value {
     let device = candle_core::Device::Cpu;
     let weights = Tensor::from_vec(vec![weight; samples], samples, &device);
@@ -148,19 +154,25 @@ fn sum(terms: &[(Value, f64)]) -> Result<Value, DistillError> {
     Ok(weighted_sum(&terms.iter().map(|(term, weight)| (term, *weight)).collect::<Vec<_>>())?)
 }
 
-/// Vanilla contrastive learning: each network on its own.
+/// Vanilla contrastive learning (VCL): each network on its own.
+///
+/// # Shapes
+/// As [`pair`]'s.
 ///
 /// # Errors
-/// As [`pair`].
+/// Shapes that do not fit; temperatures that are not positive.
 pub fn vcl(u: &Value, v: &Value, labels: &[u32], weights: &Value, tau: f64) -> Result<Value, DistillError> {
     let of = |a: &Value| nce(&similarities(a, a, tau)?, labels, weights, Instance::Excluded);
     sum(&[(of(u)?, 1.0), (of(v)?, 1.0)])
 }
 
-/// Interactive contrastive learning: across the networks.
+/// Interactive contrastive learning (ICL): across the networks.
+///
+/// # Shapes
+/// As [`pair`]'s.
 ///
 /// # Errors
-/// As [`pair`].
+/// Shapes that do not fit; temperatures that are not positive.
 pub fn icl(
     u: &Value,
     v: &Value,
@@ -175,8 +187,11 @@ pub fn icl(
 
 /// Soft VCL: the similarities within one network are to be those within the other.
 ///
+/// # Shapes
+/// As [`pair`]'s.
+///
 /// # Errors
-/// As [`pair`].
+/// Shapes that do not fit; temperatures that are not positive.
 pub fn soft_vcl(
     u: &Value,
     v: &Value,
@@ -191,8 +206,11 @@ pub fn soft_vcl(
 
 /// Soft ICL: the similarities across the networks are to be the same from both sides.
 ///
+/// # Shapes
+/// As [`pair`]'s.
+///
 /// # Errors
-/// As [`pair`].
+/// Shapes that do not fit; temperatures that are not positive.
 pub fn soft_icl(
     u: &Value,
     v: &Value,
@@ -205,7 +223,10 @@ pub fn soft_icl(
     sum(&[(of(&uv, &targets.vu)?, 1.0), (of(&vu, &targets.uv)?, 1.0)])
 }
 
-/// G(U, V).
+/// Similarities G(U, V) of the rows of two matrices.
+///
+/// # Shapes
+/// `u` and `v` (B, D); (B, B).
 pub(super) fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, DistillError> {
     expect_positive(NAME, "tau", tau)?;
     let (b, d) = paired(NAME, u.tensor(), v)?;
@@ -235,7 +256,10 @@ pub(super) fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, Dist
     }))
 }
 
-/// NCE(G; w).
+/// Contrast NCE(G; w) with the rows of the same class.
+///
+/// # Shapes
+/// `g` (B, B), `labels` B classes, `weights` (B); a scalar.
 pub(super) fn nce(
     g: &Value,
     labels: &[u32],

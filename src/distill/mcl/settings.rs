@@ -8,18 +8,19 @@ use crate::distill::method::MethodCard;
 choices! {
     /// The methods by which networks learn from each other.
     pub enum CohortMethod {
-        /// Mutual contrastive learning of the networks' embeddings: each network contrasts images by their labels, on its
-        /// own (VCL) and against the other networks (ICL), and takes over the others' softened similarities (sVCL, sICL).
+        /// Mutual contrastive learning of the networks' embeddings: each network contrasts images by their
+        /// labels, on its own (VCL) and against the other networks (ICL), and takes over the others' softened
+        /// similarities (sVCL, sICL).
         Mcl = "mcl",
-        /// Layer-wise mutual contrastive learning: MCL between all stages of all networks, with auxiliary branches that
-        /// are dropped after training, an aggregated teacher of each network's stages, and a weight for each pair of
-        /// stages and image that is learned by a meta-optimisation.
+        /// Layer-wise mutual contrastive learning: MCL between all stages of all networks, with auxiliary
+        /// branches that are dropped after training, an aggregated teacher of each network's stages, and a
+        /// weight for each pair of stages and image that is learned by a meta-optimisation.
         LMcl = "l_mcl",
     }
 }
 
 section! {
-    /// How the networks of a cohort learn from each other.
+    /// Mutual learning of the networks of a cohort.
     pub struct Cohort {
         /// The method.
         pub method: CohortMethod,
@@ -31,19 +32,20 @@ section! {
         pub gamma: f64 = 1.0,
         /// Weight of sICL: the similarities across two networks are to be the same from both sides.
         pub lambda: f64 = 1.0,
-        /// What cosines are divided by (ImageNet: 0.07).
+        /// Divides the cosines (ImageNet: 0.07).
         pub tau: f64 = 0.1,
-        /// What similarities are divided by again where they are softened.
+        /// Divides similarities again where they are softened.
         pub temperature: f64 = 3.0,
-        /// mcl: weight of T² times the divergence of each network's logits from the mean of all networks' logits, softened
-        /// by `temperature` ("logit KD" in the paper, with weight 1; with four networks the authors teach the last one only).
+        /// mcl: weight of T² times the divergence of each network's logits from the mean of all networks'
+        /// logits, softened by `temperature` ("logit KD" in the paper, with weight 1; with four networks the
+        /// authors teach the last one only).
         pub logit_kd: f64 = 0.0,
         /// Columns of an embedding.
         pub width: usize = 128,
-        /// What an image and itself are to ICL.
+        /// Role of the pair of an image and itself in ICL.
         pub same_image: Instance = Instance::Excluded,
-        /// Contrast with memories of all training images, of the networks' last layers, instead of the batch, for large
-        /// data sets. Default: the batch.
+        /// Contrast with memories of all training images, of the networks' last layers, instead of the batch,
+        /// for large data sets. Default: the batch.
         pub bank: Option<Bank>,
         /// l_mcl: the stages and their weights.
         pub layers: Layers = Layers::default(),
@@ -102,12 +104,13 @@ section! {
 section! {
     /// L-MCL's layer matching: the stages of the networks, and the weights of their pairs.
     pub struct Layers {
-        /// Blocks of each stage of an auxiliary branch. Default: as many as the network's own stage has (CIFAR); the
-        /// authors' ImageNet ResNets have 1.
+        /// Blocks of each stage of an auxiliary branch. Default: as many as the network's own stage has
+        /// (CIFAR); the authors' ImageNet ResNets have 1.
         pub branch_blocks: Option<usize>,
         /// T of the divergence from the aggregated teachers.
         pub kd_temperature: f64 = 3.0,
-        /// The pairs' weights learn after every so many updates (ImageNet: 500); 0: never, they stay as they begin.
+        /// The pairs' weights learn after every so many updates (ImageNet: 500); 0: never, they stay as they
+        /// begin.
         pub meta_every: u64 = 50,
         /// Virtual updates by the contrastive loss before the one by the labels.
         pub meta_steps: usize = 2,
@@ -162,7 +165,7 @@ impl CohortMethod {
             }
             Self::LMcl => {
                 "Layer-wise mutual contrastive learning: MCL between all stages of the networks, through auxiliary \
-                 branches, with an aggregated teacher of each network's stages and learned weights of the pairs."
+                 branches, with an aggregated teacher of each network's stages and learned layer matching (weights of the pairs)."
             }
         }
     }

@@ -1,13 +1,12 @@
 //! Whose gradient moves a classifier: the length, over all its weights, of the gradient of each part of its loss alone.
 //!
 //! Its parts meet nowhere but in the weights (one method looks at a stage, another at the logits), so a measured step
-//! walks through the network once for each. What those walks change, running statistics and what methods remember, is put
-//! back: the step itself is as if it had not been measured.
+//! walks through the network once for each. The running statistics, which those walks change, are put back: the step
+//! itself is as if it had not been measured.
 
 use std::collections::BTreeMap;
 use std::iter::once;
 
-use candle_core::Tensor;
 use ckd_detectors::classifier::Classifier;
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::sgd::squared_norm;
@@ -27,9 +26,7 @@ pub(super) fn gradient_norms(
     step: u64,
     pass: impl Fn(Part<'_>) -> Result<Pass>,
 ) -> Result<BTreeMap<String, f64>> {
-    let stores = once(student).chain(lessons.params());
-    let remembered: Vec<(&ParamStore, BTreeMap<String, Tensor>)> =
-        stores.map(|store| Ok((store, store.snapshot()?))).collect::<Result<_>>()?;
+    let before = student.snapshot()?;
     let parts = once((CLASSIFICATION, Part::Task))
         .chain(lessons.labels(step).map(|label| (label, Part::Method(label))));
     let mut norms = BTreeMap::new();
@@ -42,10 +39,8 @@ pub(super) fn gradient_norms(
             }
         }
         norms.insert(name.to_owned(), square.sqrt());
-        for (store, values) in &remembered {
-            for (name, value) in values {
-                store.set(name, value)?;
-            }
+        for (name, value) in &before {
+            student.set(name, value)?;
         }
     }
     Ok(norms)
