@@ -13,7 +13,7 @@ use ckd_det::weights::{ModelCard, WeightsFile};
 /// The settings of the detector in `weights`, from the header of the file.
 pub fn settings(weights: &Path) -> Result<DetectorConfig, Box<dyn std::error::Error>> {
     let card = ModelCard::of(&WeightsFile::read(weights)?)?;
-    Ok(build::student_settings(&card.config, card.categories.len())?)
+    Ok(build::student_settings(&card.config, card.categories.len()))
 }
 
 /// A detector with its weights from candle's own reader, then a layer of this program: rows whose score is above `score`.

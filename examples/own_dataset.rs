@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ckd_det::Training;
 use ckd_det::config::{
-    Architecture, Backbone, Config, Data, DataKind, Detector, Input, Network, Norm, Optim, Run, Schedule,
-    ScheduleKind, Student,
+    Architecture, Backbone, Config, Data, DataKind, DetectorSettings, Input, Network, NormKind, Optim, Run,
+    Schedule, ScheduleKind, Student,
 };
 use ckd_det::data::{Dataset, Instances};
 use ckd_det::engine::detect::{DataSets, LoadedSplit};
@@ -53,10 +53,13 @@ fn config(folder: &Path, steps: u64) -> Config {
         ..Run::new("squares".to_owned(), Optim { clip_grad_norm: Some(10.0), ..Optim::new(0.02) }, schedule)
     };
     let anchors = [16.0, 24.0, 32.0, 64.0, 128.0].map(|side| vec![side]).to_vec();
-    let mut detector =
-        Detector { fpn_channels: 16, anchor_sizes: Some(anchors), ..Detector::new(Architecture::RetinaNet) };
+    let mut detector = DetectorSettings {
+        fpn_channels: 16,
+        anchor_sizes: Some(anchors),
+        ..DetectorSettings::new(Architecture::RetinaNet)
+    };
     detector.retina.head_convs = 1;
-    let network = Network { width: Some(8), norm: Norm::Bn, ..Network::new(Backbone::ResNet18) };
+    let network = Network { width: Some(8), norm: NormKind::Bn, ..Network::new(Backbone::ResNet18) };
     Config {
         input: Input { short_side_px: vec![SIDE], long_side_px: SIDE, ..Input::default() },
         ..Config::new(run, detector, Data::new(DataKind::Coco, PathBuf::new()), Student::new(network))

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ckd_det::Training;
 use ckd_det::config::{
-    Architecture, Backbone, Config, Data, DataKind, Detector, Input, Network, Norm, Optim, Run, Schedule,
-    ScheduleKind, Student, Synth, Teacher, Train,
+    Architecture, Backbone, Config, Data, DataKind, DetectorSettings, Input, Network, NormKind, Optim, Run,
+    Schedule, ScheduleKind, Student, Synth, Teacher, Train,
 };
 use ckd_det::distill::{Ckd, Rows, RowsAt};
 
@@ -39,10 +39,10 @@ pub fn plain(name: &str, width: usize, folder: &Path, sizes: &Sizes) -> Config {
     let synth = Synth::new(sizes.images, sizes.images.div_ceil(2), sizes.side_px, 3);
     let data = Data { synth: Some(synth), ..Data::new(DataKind::Synth, folder.join("data")) };
     let anchors = [8.0, 16.0, 32.0, 64.0, 128.0].map(|side| vec![side]).to_vec();
-    let detector = Detector {
+    let detector = DetectorSettings {
         fpn_channels: 4 * width,
         anchor_sizes: Some(anchors),
-        ..Detector::new(Architecture::FasterRcnn)
+        ..DetectorSettings::new(Architecture::FasterRcnn)
     };
     Config {
         input: Input { short_side_px: vec![sizes.side_px], long_side_px: sizes.side_px, ..Input::default() },
@@ -52,7 +52,7 @@ pub fn plain(name: &str, width: usize, folder: &Path, sizes: &Sizes) -> Config {
 
 /// A narrow ResNet-18 with random weights.
 fn network(width: usize) -> Network {
-    Network { width: Some(width), norm: Norm::Bn, ..Network::new(Backbone::ResNet18) }
+    Network { width: Some(width), norm: NormKind::Bn, ..Network::new(Backbone::ResNet18) }
 }
 
 /// The student, taught by the other configuration's network.

@@ -38,7 +38,8 @@ pub struct Training<'a, C: Settings> {
 ///
 /// ```no_run
 /// use ckd_det::config::{
-///     Architecture, Backbone, Config, Data, DataKind, Detector, Network, Optim, Run, Schedule, Student,
+///     Architecture, Backbone, Config, Data, DataKind, DetectorSettings, Network, Optim, Run, Schedule,
+///     Student,
 /// };
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -46,7 +47,7 @@ pub struct Training<'a, C: Settings> {
 /// let run = Run::new("coco_r18".to_owned(), Optim::new(0.02), schedule);
 /// let data = Data::new(DataKind::Coco, "data/coco".into());
 /// let student = Student::new(Network::new(Backbone::ResNet18));
-/// let config = Config::new(run, Detector::new(Architecture::FasterRcnn), data, student);
+/// let config = Config::new(run, DetectorSettings::new(Architecture::FasterRcnn), data, student);
 /// println!("{:.1} AP", 100.0 * ckd_det::train(config)?.student.row.stats[0]);
 /// # Ok(())
 /// # }

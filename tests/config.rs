@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ckd_det::config::{
-    AnchorCorners, Backbone, Config, ConfigError, Document, Experiment, Length, Loaded, Norm, Resize,
+    AnchorCorners, Backbone, Config, ConfigError, Document, Experiment, Length, Loaded, NormKind, Resize,
     RoiAlign, list,
 };
 use ckd_det::distill::{Distill, RowsAt};
@@ -117,7 +117,7 @@ fn defaults_are_torchvisions() {
         ([800].as_slice(), 800)
     );
     assert_eq!(config.normalization.mean, [0.485, 0.456, 0.406]);
-    assert_eq!((config.student.network.width, config.student.network.norm), (None, Norm::FrozenBn));
+    assert_eq!((config.student.network.width, config.student.network.norm), (None, NormKind::FrozenBn));
     assert_eq!(config.student.network.stem_channels(), 64);
     let mobilenet = load(SMALL, &["student.backbone=mobilenet_v2"]).expect("valid").config;
     assert_eq!(mobilenet.student.network.stem_channels(), 32);

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use ckd_det::config::{
-    Architecture, Backbone, Config, Data, DataKind, Detector, Document, Network, Optim, Run, Schedule,
-    Student,
+    Architecture, Backbone, Config, Data, DataKind, DetectorSettings, Document, Network, Optim, Run,
+    Schedule, Student,
 };
 use ckd_det::distill::{Ckd, Distill, Fgd, Maps, Rows, RowsAt, Timing};
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ fn built(lr: f64, steps: u64) -> Config {
     let run = Run::new("built".to_owned(), Optim::new(lr), schedule);
     let student = Student::new(Network::new(Backbone::ResNet18));
     let data = Data::new(DataKind::Coco, "data".into());
-    Config::new(run, Detector::new(Architecture::FasterRcnn), data, student)
+    Config::new(run, DetectorSettings::new(Architecture::FasterRcnn), data, student)
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Network {
     fn new(tiny: &Tiny, base: &str, sets: &[&str]) -> Self {
         let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
         let config = Config::load(tiny.path(base), &sets).unwrap_or_else(|error| panic!("{error}")).config;
-        let settings = build::student_settings(&config, CLASSES).expect("a valid network");
+        let settings = build::student_settings(&config, CLASSES);
         let detector = build::frozen_student(&config, CLASSES, &Device::Cpu).expect("a valid network");
         shake(detector.params());
         Self { config, settings, detector }

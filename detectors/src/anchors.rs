@@ -6,7 +6,20 @@
 //! for each axis. [`AnchorGenerator::exact`] does as Detectron2 and MMDetection: no rounding, and strides that are
 //! given. In all of them the first anchor's centre is the image's corner.
 
+use ckd_settings::choices;
+
 use crate::boxes::{GeometryError, Xyxy};
+
+choices! {
+    /// How anchors lie on the image.
+    pub enum AnchorCorners {
+        /// torchvision's: corners in whole pixels, RetinaNet's default sizes too; a level's stride is the
+        /// padded image's size over the map's, rounded down.
+        Rounded = "rounded",
+        /// Detectron2's and MMDetection's: sizes and corners as they come out; a level's stride is 4, 8, 16, ...
+        Exact = "exact",
+    }
+}
 
 /// Lays the same anchors on every cell of every pyramid level.
 #[derive(Debug, Clone, PartialEq)]

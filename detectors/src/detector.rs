@@ -7,14 +7,16 @@ use ckd_kernels::Value;
 use ckd_kernels::graph::untracked;
 use rand::RngCore;
 
-use crate::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
-use crate::fcos::{Fcos, FcosConfig};
-use crate::images::{Images, Target};
-use crate::nn::Mode;
+use crate::backbone::BackboneConfig;
+use crate::faster_rcnn::FasterRcnn;
+use crate::fcos::Fcos;
+use crate::images::{Images, Normalization, Target};
+use crate::nn::{HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
 use crate::regions::Regions;
-use crate::retinanet::{RetinaNet, RetinaNetConfig};
+use crate::retinanet::RetinaNet;
+use crate::settings::{Architecture, DetectorSettings};
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
@@ -69,15 +71,19 @@ pub trait Detect: Debug + Send + Sync {
     fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>>;
 }
 
-/// Settings of a detector.
+/// All that a detector is built from.
 #[derive(Debug, Clone)]
-pub enum DetectorConfig {
-    /// Two stages.
-    FasterRcnn(FasterRcnnConfig),
-    /// One stage, anchors.
-    RetinaNet(RetinaNetConfig),
-    /// One stage, points.
-    Fcos(FcosConfig),
+pub struct DetectorConfig {
+    /// Trunk.
+    pub backbone: BackboneConfig,
+    /// Norms of the pyramid.
+    pub fpn_norm: HeadNorm,
+    /// Foreground classes.
+    pub classes: usize,
+    /// Scale of the input.
+    pub normalization: Normalization,
+    /// Architecture, pyramid, anchors and heads.
+    pub settings: DetectorSettings,
 }
 
 /// A detector of any architecture.
@@ -90,10 +96,10 @@ impl Detector {
     /// # Errors
     /// Settings that do not fit.
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
-        Ok(Self(match config {
-            DetectorConfig::FasterRcnn(config) => Box::new(FasterRcnn::new(builder, config)?),
-            DetectorConfig::RetinaNet(config) => Box::new(RetinaNet::new(builder, config)?),
-            DetectorConfig::Fcos(config) => Box::new(Fcos::new(builder, config)?),
+        Ok(Self(match config.settings.architecture {
+            Architecture::FasterRcnn => Box::new(FasterRcnn::new(builder, config)?),
+            Architecture::RetinaNet => Box::new(RetinaNet::new(builder, config)?),
+            Architecture::Fcos => Box::new(Fcos::new(builder, config)?),
         }))
     }
 

@@ -3,41 +3,19 @@
 use ckd_kernels::Value;
 use rand::{Rng, RngCore};
 
-use crate::anchors::AnchorGenerator;
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::Backbone;
 use crate::boxes::Xyxy;
-use crate::detector::{Detect, no_such_regions};
+use crate::detector::{Detect, DetectorConfig, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn};
 use crate::images::{Images, Normalization, Target};
-use crate::nn::{HeadNorm, Mode};
+use crate::nn::Mode;
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
 use crate::regions::Regions;
-use crate::roi_heads::{RoiConfig, RoiHeads, RoiSamples};
-use crate::rpn::{Rpn, RpnConfig};
+use crate::roi_heads::{RoiHeads, RoiSamples};
+use crate::rpn::Rpn;
 use crate::taps::Level;
 use crate::{Losses, Result};
-
-/// Which Faster R-CNN.
-#[derive(Debug, Clone)]
-pub struct FasterRcnnConfig {
-    /// The trunk.
-    pub backbone: BackboneConfig,
-    /// Width of the pyramid.
-    pub fpn_channels: usize,
-    /// The norms of the pyramid.
-    pub fpn_norm: HeadNorm,
-    /// Foreground classes.
-    pub classes: usize,
-    /// Anchors of the levels P2 to P6.
-    pub anchors: AnchorGenerator,
-    /// The first stage.
-    pub rpn: RpnConfig,
-    /// The second stage.
-    pub roi: RoiConfig,
-    /// The input's scale.
-    pub normalization: Normalization,
-}
 
 /// The network.
 #[derive(Debug)]
@@ -68,21 +46,23 @@ impl FasterRcnn {
     ///
     /// # Errors
     /// If there is no class, a size is 0, or thresholds or anchors do not fit.
-    pub fn new(builder: Builder, config: &FasterRcnnConfig) -> Result<Self> {
+    pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
+        let settings = &config.settings;
         let backbone = builder.within("backbone");
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
-        let (inputs, width) = (body.channels(), config.fpn_channels);
+        let (inputs, width) = (body.channels(), settings.fpn_channels);
         let fpn = Fpn::new(&backbone.within("fpn"), &inputs, width, config.fpn_norm, ExtraLevels::Subsample)?;
-        let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
-        let heads =
-            RoiHeads::new(&builder.within("roi_heads"), config.fpn_channels, config.classes, config.roi)?;
+        let levels: Vec<Level> = (2..).map(Level).take(inputs.len() + 1).collect();
+        let anchors = settings.anchors(&levels)?;
+        let rpn = Rpn::new(&builder.within("rpn"), width, anchors, &settings.rpn)?;
+        let heads = RoiHeads::new(&builder.within("roi_heads"), width, config.classes, &settings.roi)?;
         Ok(Self {
             body,
             fpn,
             rpn,
             heads,
             classes: config.classes,
-            levels: (2..).map(Level).take(inputs.len() + 1).collect(),
+            levels,
             normalization: config.normalization,
             params: builder.finish(),
         })
@@ -112,7 +92,7 @@ impl FasterRcnn {
     ) -> Result<RoiPass> {
         images.check_targets(targets, self.classes)?;
         let (rpn_losses, first) = self.rpn.train(images, pyramid, targets, random)?;
-        let proposals = self.rpn.proposals(&first, images, &self.rpn.config().train)?;
+        let proposals = self.rpn.proposals(&first, images, &self.rpn.config().in_training())?;
         let samples = self.heads.sample(proposals, targets, random)?;
         let second = self.heads.forward(pyramid, &samples.boxes, Mode::Train)?;
         let mut losses: Losses = self.heads.losses(&second, &samples)?.into();
@@ -136,7 +116,7 @@ impl FasterRcnn {
     /// The first stage's regions in inference, per image, best first.
     pub fn proposals(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<Vec<Xyxy>>> {
         let first = self.rpn.forward(images, pyramid)?;
-        self.rpn.proposals(&first, images, &self.rpn.config().inference)
+        self.rpn.proposals(&first, images, &self.rpn.config().at_inference())
     }
 }
 

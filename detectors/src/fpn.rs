@@ -5,6 +5,7 @@ use ckd_kernels::elementwise::relu;
 use ckd_kernels::linear::Activation::Identity;
 use ckd_kernels::pool::max_pool2d;
 use ckd_kernels::upsample::upsample_nearest_add;
+use ckd_settings::choices;
 
 use crate::init::Init;
 use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
@@ -20,13 +21,14 @@ pub enum ExtraLevels {
     P6P7(P6From),
 }
 
-/// What RetinaNet's P6 is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum P6From {
-    /// The pyramid's P5: torchvision's `retinanet_resnet50_fpn`.
-    P5,
-    /// The backbone's last map: the paper, Detectron2's `res5`, torchvision's `retinanet_resnet50_fpn_v2`.
-    C5,
+choices! {
+    /// What the level p6 of a one-stage detector is made of.
+    pub enum P6From {
+        /// The pyramid's level p5.
+        P5 = "p5",
+        /// The backbone's last map: torchvision's `retinanet_resnet50_fpn_v2`, Detectron2's `res5`.
+        C5 = "c5",
+    }
 }
 
 /// The neck: maps of equal width at all strides.

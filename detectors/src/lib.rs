@@ -6,6 +6,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`detector`], [`faster_rcnn`], [`retinanet`], [`fcos`] | the trait of detectors, and the detectors |
+//! | [`settings`] | the table `[detector]` of a configuration |
 //! | [`regions`] | where a detector's classification was trained, and its logits there |
 //! | [`classifier`] | networks that name a whole image |
 //! | [`backbone`], [`fpn`] | trunk and neck |
@@ -48,6 +49,7 @@ pub mod retinanet;
 pub mod roi_heads;
 pub mod rpn;
 pub mod sampler;
+pub mod settings;
 pub mod taps;
 
 pub use detector::{Detect, Detector, DetectorConfig};

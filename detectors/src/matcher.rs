@@ -5,6 +5,7 @@
 
 use crate::boxes::{BoxLanes, GeometryError, Xyxy, area, coverage};
 use ckd_kernels::simd::{Loops, at_level};
+use ckd_settings::Check;
 use rayon::prelude::*;
 
 /// The share of a candidate's own area in an ignored (crowd) box from which on it is not used as a negative.
@@ -185,6 +186,14 @@ impl Loops for KeepBest<'_> {
         }
         highest.iter().chain(rest).fold(0.0, |highest, &iou| if iou > highest { iou } else { highest })
     }
+}
+
+/// Checks the keys `fg_iou` and `bg_iou` of a section.
+pub(crate) fn check_ious(check: &mut Check<'_>, fg: f64, bg: f64) {
+    check.fraction("fg_iou", fg);
+    check.fraction("bg_iou", bg);
+    let message = format!("is above fg_iou: {bg} > {fg}");
+    check.that(bg <= fg, "bg_iou", message, "background must overlap less than objects do");
 }
 
 /// Makes background candidates that lie in one of `ignored` neither positive nor negative.

@@ -5,6 +5,7 @@ use ckd_kernels::graph::is_again;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear};
+use ckd_settings::choices;
 
 use crate::Result;
 use crate::init::Init;
@@ -19,20 +20,43 @@ pub enum Mode {
     Inference,
 }
 
-/// The normalisation of a backbone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NormKind {
-    /// Batch norm with fixed statistics and weights, as in pre-trained detectors.
-    FrozenBn,
-    /// Trainable batch norm.
-    Bn,
-    /// Group norm, 32 groups or fewer.
-    Gn,
+choices! {
+    /// The normalisation layers of a trunk.
+    pub enum NormKind {
+        /// Batch norm whose statistics and parameters stay as loaded; for pretrained weights.
+        FrozenBn = "frozen_bn",
+        /// Batch norm that trains; for training from scratch with enough images a batch.
+        Bn = "bn",
+        /// Group norm of 32 groups; for training from scratch with few images a batch.
+        Gn = "gn",
+    }
 }
 
-/// Which convolutions of a head or a pyramid have a norm, and so no bias; `None`: a bias and no norm.
-pub type HeadNorm = Option<NormKind>;
+choices! {
+    /// The normalisation layers of a pyramid or a head: each follows a convolution, which then has no bias.
+    pub enum HeadNorm {
+        /// None: convolutions with a bias.
+        None = "none",
+        /// Batch norm whose statistics and parameters stay as loaded.
+        FrozenBn = "frozen_bn",
+        /// Batch norm that trains.
+        Bn = "bn",
+        /// Group norm of 32 groups.
+        Gn = "gn",
+    }
+}
+
+impl HeadNorm {
+    /// Norm behind each convolution, if there is one.
+    pub fn kind(self) -> Option<NormKind> {
+        match self {
+            Self::None => None,
+            Self::FrozenBn => Some(NormKind::FrozenBn),
+            Self::Bn => Some(NormKind::Bn),
+            Self::Gn => Some(NormKind::Gn),
+        }
+    }
+}
 
 /// What every batch norm adds to its variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
@@ -235,7 +259,7 @@ impl ConvBlock {
         weight: Init,
         norm: HeadNorm,
     ) -> Result<Self> {
-        Ok(match norm {
+        Ok(match norm.kind() {
             None => Self::Biased(Conv2d::new(&builder.within(0), shape, weight, Init::Constant(0.0))?),
             Some(kind) => Self::Normed(ConvNorm::with_init(builder, ("0", "1"), shape, weight, kind)?),
         })

@@ -8,6 +8,9 @@ use crate::boxes::{self, GeometryError, Xyxy};
 use crate::nms::batched_nms_first;
 use crate::proposals::sigmoid;
 use crate::ranking::top_k;
+use crate::retinanet::RetinaSettings;
+use crate::roi_heads::RoiConfig;
+use ckd_settings::choices;
 
 /// The side in pixels that a clipped detection of Faster R-CNN must reach.
 const MIN_SIZE: f32 = 1e-2;
@@ -75,19 +78,8 @@ impl Detections {
     }
 }
 
-/// Postprocessing of Faster R-CNN's box head.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RoiPostprocess {
-    /// Probability that a detection must exceed (torchvision: 0.05).
-    pub score_threshold: f64,
-    /// IoU above which the lower-scored of two detections of one class goes (0.5).
-    pub nms_threshold: f64,
-    /// Detections of an image that are kept (100).
-    pub detections_per_image: usize,
-}
-
-impl RoiPostprocess {
-    /// The detections of one image. Labels are foreground indices: logit column minus 1.
+impl RoiConfig {
+    /// Detections of one image. Labels are foreground indices: logit column minus 1.
     ///
     /// # Shapes
     /// R `proposals`, `class_logits` (R, K + 1) with background in column 0, `box_regression`
@@ -132,28 +124,14 @@ impl RoiPostprocess {
     }
 }
 
-/// Postprocessing of RetinaNet's head.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RetinaPostprocess {
-    /// Probability that a detection must exceed (torchvision: 0.05).
-    pub score_threshold: f64,
-    /// Pairs of anchor and class of each level that are looked at, by score (1000).
-    pub topk_candidates: usize,
-    /// IoU above which the lower-scored of two detections of one class goes (0.5).
-    pub nms_threshold: f64,
-    /// Detections of an image that are kept (300).
-    pub detections_per_image: usize,
-    /// When boxes are clipped to the image.
-    pub clip: Clip,
-}
-
-/// When detections are clipped to the image: suppression compares them before or after.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clip {
-    /// As soon as they are decoded: torchvision.
-    BeforeNms,
-    /// Those that are left at the end; then a box without area goes: Detectron2.
-    AfterNms,
+choices! {
+    /// When detections are clipped to the image: suppression compares them before or after.
+    pub enum Clip {
+        /// As soon as they are decoded: torchvision.
+        BeforeNms = "before_nms",
+        /// Those that are left at the end, of which those without area go: Detectron2.
+        AfterNms = "after_nms",
+    }
 }
 
 /// The outputs of RetinaNet's head for one level of one image.
@@ -170,8 +148,8 @@ pub struct RetinaLevel<'a> {
     pub anchors: &'a [Xyxy],
 }
 
-impl RetinaPostprocess {
-    /// The detections of one image; a label is its logit column. `image_hw` is (height, width) without padding.
+impl RetinaSettings {
+    /// Detections of one image; a label is its logit column. `image_hw` is (height, width) without padding.
     ///
     /// # Errors
     /// When the lengths within a level don't fit together.
@@ -187,7 +165,7 @@ impl RetinaPostprocess {
             let what = "box regression of the RetinaNet head";
             GeometryError::check_length(what, 4 * level.anchors.len(), level.box_regression.len())?;
             let (deltas, _) = level.box_regression.as_chunks::<4>();
-            let (places, scores) = self.above_threshold(level.class_logits);
+            let (places, scores) = above_threshold(level.class_logits, self.score_threshold);
             for k in top_k(&scores, self.topk_candidates) {
                 let (anchor, label) = (places[k] / columns, places[k] % columns);
                 let decoded = BoxCoder::ANCHORS.decode(&deltas[anchor], &level.anchors[anchor]);
@@ -204,18 +182,17 @@ impl RetinaPostprocess {
             Clip::AfterNms => kept.clipped(image_hw),
         })
     }
+}
 
-    /// Places (anchor * K + class) and probabilities above the score threshold.
-    fn above_threshold(&self, logits: &[f32]) -> (Vec<usize>, Vec<f32>) {
-        let threshold = self.score_threshold as f32;
-        // Most of the up to 16 million logits are far below: no exponential for those.
-        let logit_floor = logit_floor(self.score_threshold);
-        let candidates = logits.iter().enumerate().filter(|&(_, &logit)| logit >= logit_floor);
-        candidates
-            .map(|(place, &logit)| (place, sigmoid(logit)))
-            .filter(|&(_, score)| score > threshold)
-            .unzip()
-    }
+/// Places (anchor * K + class) and probabilities above `threshold`.
+fn above_threshold(logits: &[f32], threshold: f64) -> (Vec<usize>, Vec<f32>) {
+    // Most of the up to 16 million logits are far below: no exponential for those.
+    let logit_floor = logit_floor(threshold);
+    let candidates = logits.iter().enumerate().filter(|&(_, &logit)| logit >= logit_floor);
+    candidates
+        .map(|(place, &logit)| (place, sigmoid(logit)))
+        .filter(|&(_, score)| score > threshold as f32)
+        .unzip()
 }
 
 /// A logit a little below that of `probability`.
@@ -249,19 +226,12 @@ fn softmax_into(logits: &[f32], out: &mut [f32]) {
 mod tests {
     use super::*;
 
-    const ROI: RoiPostprocess =
-        RoiPostprocess { score_threshold: 0.05, nms_threshold: 0.5, detections_per_image: 100 };
-    const RETINA: RetinaPostprocess = RetinaPostprocess {
-        score_threshold: 0.05,
-        topk_candidates: 1000,
-        nms_threshold: 0.5,
-        detections_per_image: 300,
-        clip: Clip::BeforeNms,
-    };
     const BOX: Xyxy = [0.0, 0.0, 10.0, 10.0];
 
     fn roi(logits: &[f32], regression: &[f32], proposals: &[Xyxy]) -> Detections {
-        ROI.detect(logits, regression, proposals, &BoxCoder::PROPOSALS, (20, 20)).expect("lengths fit")
+        RoiConfig::default()
+            .detect(logits, regression, proposals, &BoxCoder::PROPOSALS, (20, 20))
+            .expect("lengths fit")
     }
 
     #[test]
@@ -278,7 +248,9 @@ mod tests {
         let logits = [3.0, 2.0, 1.0];
         let level = RetinaLevel { class_logits: &logits, box_regression: &[0.0; 12], anchors: &anchors };
         let found = |clip| {
-            let found = RetinaPostprocess { clip, ..RETINA }.detect(&[level], (20, 20)).expect("lengths fit");
+            let found = RetinaSettings { clip, ..RetinaSettings::default() }
+                .detect(&[level], (20, 20))
+                .expect("lengths fit");
             found.boxes
         };
         let edge = [10.0, 0.0, 20.0, 10.0];
@@ -289,20 +261,21 @@ mod tests {
     #[test]
     fn no_proposals_and_no_levels_give_no_detections() {
         assert!(roi(&[], &[], &[]).is_empty());
-        assert!(RETINA.detect(&[], (20, 20)).expect("lengths fit").is_empty());
+        assert!(RetinaSettings::default().detect(&[], (20, 20)).expect("lengths fit").is_empty());
         let empty = RetinaLevel { class_logits: &[], box_regression: &[], anchors: &[] };
-        assert!(RETINA.detect(&[empty], (20, 20)).expect("lengths fit").is_empty());
+        assert!(RetinaSettings::default().detect(&[empty], (20, 20)).expect("lengths fit").is_empty());
     }
 
     #[test]
     fn unequal_lengths_are_refused() {
         let fails = |l: usize, r: usize, p: usize| {
-            ROI.detect(&vec![0.0; l], &vec![0.0; r], &vec![BOX; p], &BoxCoder::PROPOSALS, (20, 20)).is_err()
+            let (logits, deltas, boxes) = (vec![0.0; l], vec![0.0; r], vec![BOX; p]);
+            RoiConfig::default().detect(&logits, &deltas, &boxes, &BoxCoder::PROPOSALS, (20, 20)).is_err()
         };
         assert!(fails(5, 20, 2) && fails(6, 20, 2) && fails(6, 24, 0) && fails(0, 0, 2) && fails(1, 4, 2));
         let level = |l, r| RetinaLevel { class_logits: l, box_regression: r, anchors: &[BOX, BOX] };
-        assert!(RETINA.detect(&[level(&[0.0; 3], &[0.0; 8])], (20, 20)).is_err());
-        assert!(RETINA.detect(&[level(&[0.0; 4], &[0.0; 4])], (20, 20)).is_err());
+        assert!(RetinaSettings::default().detect(&[level(&[0.0; 3], &[0.0; 8])], (20, 20)).is_err());
+        assert!(RetinaSettings::default().detect(&[level(&[0.0; 4], &[0.0; 4])], (20, 20)).is_err());
     }
 
     #[test]
@@ -315,7 +288,7 @@ mod tests {
                 let all = [
                     roi(&[logit, 0.0, logit], &[delta; 12], &[BOX]),
                     roi(&[0.0, logit, 0.0], &[0.0, 0.0, delta, delta].repeat(3), &[BOX]),
-                    RETINA.detect(&[level], (20, 20)).expect("lengths fit"),
+                    RetinaSettings::default().detect(&[level], (20, 20)).expect("lengths fit"),
                 ];
                 for found in all {
                     assert!(found.boxes.iter().flatten().chain(&found.scores).all(|v| v.is_finite()));
@@ -328,7 +301,7 @@ mod tests {
     fn a_threshold_of_zero_or_one_is_taken_literally() {
         let level = RetinaLevel { class_logits: &[-80.0, 3.0], box_regression: &[0.0; 4], anchors: &[BOX] };
         let count = |score_threshold| {
-            RetinaPostprocess { score_threshold, ..RETINA }
+            RetinaSettings { score_threshold, ..RetinaSettings::default() }
                 .detect(&[level], (20, 20))
                 .expect("lengths fit")
                 .len()

@@ -4,67 +4,78 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
+use ckd_settings::{Check, choices, section};
 use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::Backbone;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::dense::{anchors_per_cell, flat, per_anchor};
-use crate::detector::{Detect, no_such_regions};
+use crate::detector::{Detect, DetectorConfig, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
-use crate::images::{Images, Normalization, Target};
+use crate::images::{Images, Target};
 use crate::init::Init;
-use crate::matcher::{Match, Matcher};
+use crate::matcher::{self, Match, Matcher};
 use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
-use crate::postprocess::{Detections, RetinaLevel, RetinaPostprocess};
+use crate::postprocess::{Clip, Detections, RetinaLevel};
 use crate::regions::Regions;
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
-/// Which RetinaNet.
-#[derive(Debug, Clone)]
-pub struct RetinaNetConfig {
-    /// The trunk.
-    pub backbone: BackboneConfig,
-    /// Width of the pyramid and of the head.
-    pub fpn_channels: usize,
-    /// The norms of the pyramid.
-    pub fpn_norm: HeadNorm,
-    /// What P6 is made of.
-    pub p6_from: P6From,
-    /// Foreground classes.
-    pub classes: usize,
-    /// Anchors of the levels P3 to P7.
-    pub anchors: AnchorGenerator,
-    /// Hidden convolutions of each head.
-    pub head_convs: usize,
-    /// Their norms.
-    pub head_norm: HeadNorm,
-    /// Anchors with at least this IoU are positive.
-    pub fg_iou: f64,
-    /// Anchors with a smaller IoU are background.
-    pub bg_iou: f64,
-    /// Focal loss: weight of the positives.
-    pub focal_alpha: f64,
-    /// Focal loss: exponent of the easiness.
-    pub focal_gamma: f64,
+choices! {
     /// How far a box is from the truth.
-    pub box_loss: BoxLoss,
-    /// From logits to detections.
-    pub postprocess: RetinaPostprocess,
-    /// The input's scale.
-    pub normalization: Normalization,
+    pub enum BoxLoss {
+        /// The absolute differences of the deltas.
+        L1 = "l1",
+        /// Generalised IoU of the boxes (Rezatofighi et al. 2019): torchvision's `_fpn_v2`.
+        Giou = "giou",
+    }
 }
 
-/// How far a positive anchor's box is from the truth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BoxLoss {
-    /// The absolute differences of the four deltas.
-    L1,
-    /// 1 - GIoU of the boxes (Rezatofighi et al. 2019): torchvision's `retinanet_resnet50_fpn_v2`.
-    Giou,
+section! {
+    /// The dense head of RetinaNet.
+    pub struct RetinaSettings {
+        /// An anchor with at least this IoU is an object.
+        pub fg_iou: f64 = 0.5,
+        /// An anchor with less than this IoU is background; between the two it is ignored.
+        pub bg_iou: f64 = 0.4,
+        /// Detections that score lower are dropped.
+        pub score_threshold: f64 = 0.05,
+        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f64 = 0.5,
+        /// The most detections an image may have.
+        pub detections_per_image: usize = 300,
+        /// Highest-scoring candidates kept per level before NMS.
+        pub topk_candidates: usize = 1000,
+        /// The focal loss's weight of objects against background.
+        pub focal_alpha: f64 = 0.25,
+        /// The focal loss's focus on hard examples.
+        pub focal_gamma: f64 = 2.0,
+        /// 3x3 convolutions before the output of each of the two heads.
+        pub head_convs: usize = 4,
+        /// The normalisation layers of these convolutions. torchvision's `_fpn_v2`: "gn".
+        pub head_norm: HeadNorm = HeadNorm::None,
+        /// What level p6 is made of.
+        pub p6_from: P6From = P6From::P5,
+        /// How far a box is from the truth.
+        pub box_loss: BoxLoss = BoxLoss::L1,
+        /// When detections are clipped to the image.
+        pub clip: Clip = Clip::BeforeNms,
+    }
+}
+
+impl RetinaSettings {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("detections_per_image", self.detections_per_image);
+        check.at_least_one("topk_candidates", self.topk_candidates);
+        matcher::check_ious(check, self.fg_iou, self.bg_iou);
+        check.fraction("nms_threshold", self.nms_threshold);
+        check.fraction("score_threshold", self.score_threshold);
+        check.fraction("focal_alpha", self.focal_alpha);
+        check.not_negative("focal_gamma", self.focal_gamma);
+    }
 }
 
 /// The network.
@@ -76,7 +87,8 @@ pub struct RetinaNet {
     regression: Head,
     matcher: Matcher,
     levels: Vec<Level>,
-    config: RetinaNetConfig,
+    anchors: AnchorGenerator,
+    config: DetectorConfig,
     params: ParamStore,
 }
 
@@ -120,25 +132,26 @@ impl RetinaNet {
     ///
     /// # Errors
     /// If there is no class, a size is 0, or thresholds or anchors do not fit.
-    pub fn new(builder: Builder, config: &RetinaNetConfig) -> Result<Self> {
+    pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         Error::unless_positive("head", &[("classes", config.classes)])?;
         let backbone = builder.within("backbone");
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
-        let width = config.fpn_channels;
-        let extra = ExtraLevels::P6P7(config.p6_from);
+        let (width, settings) = (config.settings.fpn_channels, &config.settings.retina);
+        let extra = ExtraLevels::P6P7(settings.p6_from);
         let inputs = &body.channels()[1..];
         let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, extra)?;
-        let levels = (3..).map(Level).take(inputs.len() + 2).collect();
-        let per_cell = anchors_per_cell(&config.anchors)?;
+        let levels: Vec<Level> = (3..).map(Level).take(inputs.len() + 2).collect();
+        let anchors = config.settings.anchors(&levels)?;
+        let per_cell = anchors_per_cell(&anchors)?;
         let head = |name: &str, last: &str, outputs, bias| {
-            let shape = (width, outputs, config.head_convs);
-            Head::new(&builder.within("head").within(name), shape, config.head_norm, last, bias)
+            let shape = (width, outputs, settings.head_convs);
+            Head::new(&builder.within("head").within(name), shape, settings.head_norm, last, bias)
         };
         let prior_bias = Init::Constant(-((1.0 - PRIOR) / PRIOR).ln() as f32);
         let classification =
             head("classification_head", "cls_logits", per_cell * config.classes, prior_bias)?;
         let regression = head("regression_head", "bbox_reg", per_cell * 4, Init::Constant(0.0))?;
-        let matcher = Matcher::new(config.fg_iou, config.bg_iou)?.with_low_quality_matches();
+        let matcher = Matcher::new(settings.fg_iou, settings.bg_iou)?.with_low_quality_matches();
         Ok(Self {
             body,
             fpn,
@@ -146,6 +159,7 @@ impl RetinaNet {
             regression,
             matcher,
             levels,
+            anchors,
             config: config.clone(),
             params: builder.finish(),
         })
@@ -181,7 +195,7 @@ impl RetinaNet {
             per_level: logits.iter().map(|level| level.dims()[1]).collect(),
             logits: flat(&logits)?,
             deltas: flat(&self.regression.forward(pyramid, 4, mode)?)?,
-            anchors: self.config.anchors.generate(images.padded_size()?, &sizes)?,
+            anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
         })
     }
 
@@ -191,6 +205,7 @@ impl RetinaNet {
     /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<AnchorPass> {
         images.check_targets(targets, self.config.classes)?;
+        let settings = &self.config.settings.retina;
         let output = self.forward(images, pyramid, Mode::Train)?;
         let count = output.anchors.len();
         let mut classes = Vec::with_capacity(count * targets.len());
@@ -218,12 +233,12 @@ impl RetinaNet {
             chosen.extend_from_slice(&rows_of);
             positives.push(rows_of);
         }
-        let (alpha, gamma) = (self.config.focal_alpha, self.config.focal_gamma);
+        let (alpha, gamma) = (settings.focal_alpha, settings.focal_gamma);
         let class_targets = FocalTargets::Rows(&classes);
         let per_anchor = Divisor::Parts(&per_anchor);
         let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, per_anchor)?;
         let (deltas, per_positive) = (rows(&output.deltas, &chosen)?, Divisor::Parts(&per_positive));
-        let regression = match self.config.box_loss {
+        let regression = match settings.box_loss {
             BoxLoss::L1 => {
                 let encode = |(truth, anchor)| CODER.encode(truth, anchor);
                 let wanted: Vec<[f32; 4]> = truths.iter().zip(&anchors).map(encode).collect();
@@ -263,7 +278,7 @@ impl RetinaNet {
                         }
                     })
                     .collect();
-                Ok(self.config.postprocess.detect(&levels, size)?)
+                Ok(self.config.settings.retina.detect(&levels, size)?)
             })
             .collect()
     }

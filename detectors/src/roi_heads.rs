@@ -6,6 +6,7 @@ use ckd_kernels::elementwise::{reshape, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{smooth_l1, softmax_cross_entropy};
 use ckd_kernels::roi_align::{Alignment, Sampling, multi_level_roi_align};
+use ckd_settings::{Check, choices, section};
 use rand::Rng;
 
 use crate::box_coder::BoxCoder;
@@ -13,44 +14,95 @@ use crate::boxes::Xyxy;
 use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::level_mapper::LevelMapper;
-use crate::matcher::{Match, Matcher};
+use crate::matcher::{self, Match, Matcher};
 use crate::nn::{ConvBlock, HeadNorm, Linear, Mode};
 use crate::param::Builder;
-use crate::postprocess::{Detections, RoiPostprocess};
-use crate::sampler::{SampleSize, sample};
+use crate::postprocess::Detections;
+use crate::sampler::sample;
 use crate::{Error, Result};
 
-/// Settings of the box head; torchvision's defaults.
-#[derive(Debug, Clone, Copy)]
-pub struct RoiConfig {
-    /// Proposals with at least this IoU are positive.
-    pub fg_iou: f64,
-    /// Proposals with a smaller IoU are background.
-    pub bg_iou: f64,
-    /// How many proposals the loss sees.
-    pub sample: SampleSize,
-    /// Side of the pooled map.
-    pub pool_size: usize,
-    /// Sampling points per bin.
-    pub sampling: Sampling,
-    /// Pixel convention of the pooling.
-    pub alignment: Alignment,
+choices! {
     /// The layers between a pooled region and its class.
-    pub head: BoxHead,
-    /// Width of the fully connected hidden layers.
-    pub hidden: usize,
-    /// From logits to detections.
-    pub postprocess: RoiPostprocess,
+    pub enum RoiHead {
+        /// Two fully connected layers (Lin et al. 2017a): torchvision's `TwoMLPHead`.
+        TwoFc = "two_fc",
+        /// Four 3x3 convolutions as wide as the FPN, each with roi.head_norm, and one fully connected layer (Wu and
+        /// He 2018): torchvision's `_fpn_v2`.
+        FourConvFc = "four_conv_fc",
+    }
 }
 
-/// Which layers follow the pooling.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BoxHead {
-    /// Two fully connected ones (Lin et al. 2017a): torchvision's `TwoMLPHead`.
-    TwoFc,
-    /// Four 3x3 convolutions as wide as the pyramid, each with this norm, and a fully connected one (Wu and He
-    /// 2018): torchvision's `FastRCNNConvFCHead`, as `fasterrcnn_resnet50_fpn_v2` has it.
-    FourConvFc(HeadNorm),
+choices! {
+    /// Where RoIAlign takes its samples.
+    pub enum RoiAlign {
+        /// Without the half-pixel shift: torchvision's detectors.
+        Legacy = "legacy",
+        /// With the half-pixel shift: Detectron2's `ROIAlignV2`.
+        Aligned = "aligned",
+    }
+}
+
+section! {
+    /// The box head of Faster R-CNN.
+    pub struct RoiConfig {
+        /// Proposals per image that the loss is taken over.
+        pub batch_per_image: usize = 512,
+        /// The largest part of them that may be objects.
+        pub positive_fraction: f64 = 0.25,
+        /// A proposal with at least this IoU is an object.
+        pub fg_iou: f64 = 0.5,
+        /// A proposal with less than this IoU is background.
+        pub bg_iou: f64 = 0.5,
+        /// Detections that score lower are dropped.
+        pub score_threshold: f64 = 0.05,
+        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f64 = 0.5,
+        /// The most detections an image may have.
+        pub detections_per_image: usize = 100,
+        /// RoIAlign's output is this many cells high and wide.
+        pub pool_size: usize = 7,
+        /// RoIAlign's samples per cell and direction; 0 adapts it to the size of the RoI.
+        pub sampling_ratio: usize = 2,
+        /// Where RoIAlign takes its samples.
+        pub align: RoiAlign = RoiAlign::Legacy,
+        /// The layers between a pooled region and its class.
+        pub head: RoiHead = RoiHead::TwoFc,
+        /// The normalisation layers of head = "four_conv_fc".
+        pub head_norm: HeadNorm = HeadNorm::Bn,
+        /// Width of the fully connected layers; a network may override it.
+        pub head_width: usize = 1024,
+    }
+}
+
+impl RoiConfig {
+    fn check(&self, check: &mut Check<'_>) {
+        for (key, count) in [
+            ("batch_per_image", self.batch_per_image),
+            ("detections_per_image", self.detections_per_image),
+            ("pool_size", self.pool_size),
+            ("head_width", self.head_width),
+        ] {
+            check.at_least_one(key, count);
+        }
+        matcher::check_ious(check, self.fg_iou, self.bg_iou);
+        check.fraction("nms_threshold", self.nms_threshold);
+        check.fraction("positive_fraction", self.positive_fraction);
+        check.fraction("score_threshold", self.score_threshold);
+    }
+
+    fn sampling(&self) -> Sampling {
+        match self.sampling_ratio {
+            0 => Sampling::Adaptive,
+            ratio => Sampling::Fixed(ratio),
+        }
+    }
+
+    fn alignment(&self) -> Alignment {
+        match self.align {
+            RoiAlign::Legacy => Alignment::Legacy,
+            RoiAlign::Aligned => Alignment::HalfPixel,
+        }
+    }
 }
 
 /// The regions whose logits a training step compares with the truth.
@@ -97,17 +149,18 @@ impl RoiHeads {
     ///
     /// # Errors
     /// If there is no class, or a size is 0.
-    pub fn new(builder: &Builder, channels: usize, classes: usize, config: RoiConfig) -> Result<Self> {
-        let sizes = [("classes", classes), ("pool_size", config.pool_size), ("hidden", config.hidden)];
+    pub fn new(builder: &Builder, channels: usize, classes: usize, config: &RoiConfig) -> Result<Self> {
+        let sizes =
+            [("classes", classes), ("pool_size", config.pool_size), ("head_width", config.head_width)];
         Error::unless_positive("box head", &sizes)?;
         let predictor = builder.within("box_predictor");
         Ok(Self {
-            hidden: Hidden::new(&builder.within("box_head"), channels, &config)?,
-            score: Linear::new(&predictor.within("cls_score"), config.hidden, classes + 1)?,
-            deltas: Linear::new(&predictor.within("bbox_pred"), config.hidden, 4 * (classes + 1))?,
+            hidden: Hidden::new(&builder.within("box_head"), channels, config)?,
+            score: Linear::new(&predictor.within("cls_score"), config.head_width, classes + 1)?,
+            deltas: Linear::new(&predictor.within("bbox_pred"), config.head_width, 4 * (classes + 1))?,
             classes,
             matcher: Matcher::new(config.fg_iou, config.bg_iou)?,
-            config,
+            config: config.clone(),
         })
     }
 
@@ -130,8 +183,8 @@ impl RoiHeads {
             &rois,
             &level_of,
             (size, size),
-            self.config.sampling,
-            self.config.alignment,
+            self.config.sampling(),
+            self.config.alignment(),
         )?;
         let hidden = self.hidden.forward(&pooled, mode)?;
         Ok(RoiOutput {
@@ -147,7 +200,7 @@ impl RoiHeads {
         targets: &[Target],
         random: &mut impl Rng,
     ) -> Result<RoiSamples> {
-        let SampleSize { per_image, positive_fraction } = self.config.sample;
+        let &RoiConfig { batch_per_image: per_image, positive_fraction, .. } = &self.config;
         let mut samples = RoiSamples { boxes: Vec::new(), labels: Vec::new(), positives: Vec::new() };
         for (mut candidates, target) in proposals.into_iter().zip(targets) {
             candidates.extend_from_slice(&target.boxes);
@@ -208,7 +261,7 @@ impl RoiHeads {
                 first += rows;
                 let logits = &logits[from * columns..][..rows * columns];
                 let deltas = &deltas[4 * from * columns..][..4 * rows * columns];
-                Ok(self.config.postprocess.detect(logits, deltas, boxes, &CODER, size)?)
+                Ok(self.config.detect(logits, deltas, boxes, &CODER, size)?)
             })
             .collect()
     }
@@ -218,19 +271,19 @@ impl Hidden {
     fn new(builder: &Builder, channels: usize, config: &RoiConfig) -> Result<Self> {
         let pooled = channels * config.pool_size * config.pool_size;
         Ok(match config.head {
-            BoxHead::TwoFc => Self::TwoFc {
-                fc6: Linear::new(&builder.within("fc6"), pooled, config.hidden)?,
-                fc7: Linear::new(&builder.within("fc7"), config.hidden, config.hidden)?,
+            RoiHead::TwoFc => Self::TwoFc {
+                fc6: Linear::new(&builder.within("fc6"), pooled, config.head_width)?,
+                fc7: Linear::new(&builder.within("fc7"), config.head_width, config.head_width)?,
             },
-            BoxHead::FourConvFc(norm) => Self::FourConvFc {
+            RoiHead::FourConvFc => Self::FourConvFc {
                 convs: (0..4)
                     .map(|i| {
                         let shape = (channels, channels, 3, 1);
-                        ConvBlock::new(&builder.within(i), shape, Init::KaimingNormalFanOut, norm)
+                        ConvBlock::new(&builder.within(i), shape, Init::KaimingNormalFanOut, config.head_norm)
                     })
                     .collect::<Result<_>>()?,
                 // Layer 4 flattens.
-                fc: Linear::new(&builder.within(5), pooled, config.hidden)?,
+                fc: Linear::new(&builder.within(5), pooled, config.head_width)?,
             },
         })
     }

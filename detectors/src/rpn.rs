@@ -6,6 +6,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_settings::{Check, section};
 use rand::Rng;
 
 use self::samples::{Cells, Samples};
@@ -17,27 +18,74 @@ use crate::boxes::Xyxy;
 use crate::dense::{anchors_per_cell, flat, per_anchor};
 use crate::images::{Images, Target};
 use crate::init::Init;
-use crate::matcher::Matcher;
+use crate::matcher::{self, Matcher};
 use crate::nn::Conv2d;
 use crate::param::Builder;
 use crate::proposals::ProposalFilter;
-use crate::sampler::SampleSize;
 
-/// Settings of the proposal network; torchvision's defaults.
-#[derive(Debug, Clone, Copy)]
-pub struct RpnConfig {
-    /// Selection in training.
-    pub train: ProposalFilter,
-    /// Selection in inference.
-    pub inference: ProposalFilter,
-    /// Anchors with at least this IoU are positive.
-    pub fg_iou: f64,
-    /// Anchors with a smaller IoU are negative.
-    pub bg_iou: f64,
-    /// How many anchors the loss sees.
-    pub sample: SampleSize,
-    /// Hidden 3x3 convolutions of the head: 1, or 2 in torchvision's `fasterrcnn_resnet50_fpn_v2`.
-    pub head_convs: usize,
+section! {
+    /// The region proposal network of Faster R-CNN.
+    pub struct RpnConfig {
+        /// Highest-scoring anchors kept per level before NMS, in training.
+        pub pre_nms_top_n_train: usize = 2000,
+        /// The same at inference.
+        pub pre_nms_top_n_test: usize = 1000,
+        /// Proposals kept per image after NMS, in training.
+        pub post_nms_top_n_train: usize = 2000,
+        /// The same at inference.
+        pub post_nms_top_n_test: usize = 1000,
+        /// Of two proposals that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f64 = 0.7,
+        /// An anchor with at least this IoU is an object.
+        pub fg_iou: f64 = 0.7,
+        /// An anchor with less than this IoU is background; between the two it is ignored.
+        pub bg_iou: f64 = 0.3,
+        /// Anchors per image that the loss is taken over.
+        pub batch_per_image: usize = 256,
+        /// The largest part of them that may be objects.
+        pub positive_fraction: f64 = 0.5,
+        /// Proposals with a shorter side, in pixels, are dropped.
+        pub min_size: f64 = 1e-3,
+        /// Proposals with a lower objectness (after the sigmoid) are dropped.
+        pub score_threshold: f64 = 0.0,
+        /// 3x3 convolutions before the outputs. torchvision's `_fpn_v2`: 2.
+        pub head_convs: usize = 1,
+    }
+}
+
+impl RpnConfig {
+    fn check(&self, check: &mut Check<'_>) {
+        for (key, count) in [
+            ("pre_nms_top_n_train", self.pre_nms_top_n_train),
+            ("pre_nms_top_n_test", self.pre_nms_top_n_test),
+            ("post_nms_top_n_train", self.post_nms_top_n_train),
+            ("post_nms_top_n_test", self.post_nms_top_n_test),
+            ("batch_per_image", self.batch_per_image),
+            ("head_convs", self.head_convs),
+        ] {
+            check.at_least_one(key, count);
+        }
+        matcher::check_ious(check, self.fg_iou, self.bg_iou);
+        check.fraction("nms_threshold", self.nms_threshold);
+        check.fraction("positive_fraction", self.positive_fraction);
+        check.fraction("score_threshold", self.score_threshold);
+        check.not_negative("min_size", self.min_size);
+    }
+
+    /// Selection of proposals in training.
+    pub fn in_training(&self) -> ProposalFilter {
+        self.filter(self.pre_nms_top_n_train, self.post_nms_top_n_train)
+    }
+
+    /// Selection of proposals at inference.
+    pub fn at_inference(&self) -> ProposalFilter {
+        self.filter(self.pre_nms_top_n_test, self.post_nms_top_n_test)
+    }
+
+    fn filter(&self, pre_nms_top_n: usize, post_nms_top_n: usize) -> ProposalFilter {
+        let &Self { nms_threshold, score_threshold, min_size, .. } = self;
+        ProposalFilter { pre_nms_top_n, post_nms_top_n, nms_threshold, score_threshold, min_size }
+    }
 }
 
 /// The proposal head and the geometry around it.
@@ -80,7 +128,7 @@ impl Rpn {
         builder: &Builder,
         channels: usize,
         anchors: AnchorGenerator,
-        config: RpnConfig,
+        config: &RpnConfig,
     ) -> Result<Self> {
         let head = builder.within("head");
         let conv = |name: &str, outputs, kernel| {
@@ -100,7 +148,7 @@ impl Rpn {
             deltas: conv("bbox_pred", 4 * per_cell, 1)?,
             matcher: Matcher::new(config.fg_iou, config.bg_iou)?.with_low_quality_matches(),
             anchors,
-            config,
+            config: config.clone(),
         })
     }
 
@@ -163,7 +211,7 @@ impl Rpn {
             .collect()
     }
 
-    /// Selection settings in training.
+    /// Settings of the proposal network.
     pub fn config(&self) -> &RpnConfig {
         &self.config
     }
@@ -178,7 +226,7 @@ impl Rpn {
         random: &mut impl Rng,
     ) -> Result<([(&'static str, Value); 2], RpnOutput)> {
         let grid = self.grid(images, levels)?;
-        let samples = Samples::draw((&self.matcher, self.config.sample), &grid.anchors, targets, random)?;
+        let samples = Samples::draw((&self.matcher, &self.config), &grid.anchors, targets, random)?;
         let cells = Cells::of(&samples.anchors, &grid, anchors_per_cell(&self.anchors)?);
         // With a second 3x3 convolution, a window would have to end where the map does.
         if self.hidden.len() == 1 && cells.are_few(&grid, images.sizes.len()) {
@@ -211,7 +259,7 @@ mod tests {
         let count: usize = per_level.iter().sum();
         let grid = || Grid { anchors: boxes(count), sizes: sizes.clone(), per_level: per_level.clone() };
         let builder = Builder::new(3, &Device::Cpu);
-        let rpn = Rpn::new(&builder, width, three_anchors(), config()).expect("a head");
+        let rpn = Rpn::new(&builder, width, three_anchors(), &config()).expect("a head");
         let levels: Vec<Value> =
             (0..).zip(&sizes).map(|(level, &size)| map(level, (images, width), size)).collect();
         let anchors: Vec<u32> = [0, 1, 20, 100, 188, 189, 200, 248, count, count + 4, 2 * count - 4]
@@ -269,20 +317,13 @@ mod tests {
     }
 
     fn config() -> RpnConfig {
-        let filter = ProposalFilter {
-            pre_nms_top_n: 10,
-            post_nms_top_n: 10,
-            nms_threshold: 0.7,
-            score_threshold: 0.0,
-            min_size: 1e-3,
-        };
         RpnConfig {
-            train: filter,
-            inference: filter,
-            fg_iou: 0.7,
-            bg_iou: 0.3,
-            sample: SampleSize { per_image: 16, positive_fraction: 0.5 },
-            head_convs: 1,
+            pre_nms_top_n_train: 10,
+            pre_nms_top_n_test: 10,
+            post_nms_top_n_train: 10,
+            post_nms_top_n_test: 10,
+            batch_per_image: 16,
+            ..RpnConfig::default()
         }
     }
 }

@@ -15,15 +15,6 @@ pub struct Sample {
     pub negatives: Vec<usize>,
 }
 
-/// How many candidates of an image the loss sees.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct SampleSize {
-    /// At most this many.
-    pub per_image: usize,
-    /// At most this fraction of them positive.
-    pub positive_fraction: f64,
-}
-
 /// Draws at most `floor(batch_per_image * positive_fraction)` positives and fills up with negatives to
 /// `batch_per_image`. [`Match::Between`] is never drawn. Where everything fits, everything is taken and `rng`
 /// isn't touched; the same `rng` state gives the same sample on every machine.

@@ -8,8 +8,10 @@ use ckd_detectors::boxes::{Xyxy, iou_matrix, resize};
 use ckd_detectors::level_mapper::LevelMapper;
 use ckd_detectors::matcher::{Match, Matcher};
 use ckd_detectors::nms::{batched_nms, nms};
-use ckd_detectors::postprocess::{Clip, RetinaLevel, RetinaPostprocess, RoiPostprocess};
+use ckd_detectors::postprocess::RetinaLevel;
 use ckd_detectors::proposals::ProposalFilter;
+use ckd_detectors::retinanet::RetinaSettings;
+use ckd_detectors::roi_heads::RoiConfig;
 use serde_json::Value;
 
 #[test]
@@ -153,10 +155,11 @@ fn rois_are_pooled_from_torchvisions_levels() {
 #[test]
 fn faster_rcnn_detections_are_torchvisions() {
     each_case("roi_postprocess", |case| {
-        let postprocess = RoiPostprocess {
+        let postprocess = RoiConfig {
             score_threshold: case.attr_f64("score_thresh"),
             nms_threshold: case.attr_f64("nms_thresh"),
             detections_per_image: case.attr_usize("detections_per_img"),
+            ..RoiConfig::default()
         };
         let columns = case.attr_usize("num_classes_with_background");
         let (mut logits, mut regression) =
@@ -181,12 +184,12 @@ fn faster_rcnn_detections_are_torchvisions() {
 #[test]
 fn retinanet_detections_are_torchvisions() {
     each_case("retinanet_postprocess", |case| {
-        let postprocess = RetinaPostprocess {
+        let postprocess = RetinaSettings {
             score_threshold: case.attr_f64("score_thresh"),
             topk_candidates: case.attr_usize("topk_candidates"),
             nms_threshold: case.attr_f64("nms_thresh"),
             detections_per_image: case.attr_usize("detections_per_img"),
-            clip: Clip::BeforeNms,
+            ..RetinaSettings::default()
         };
         let levels: Vec<_> = (0..)
             .take_while(|k| case.has(&format!("anchors{k}")))

@@ -12,9 +12,8 @@ use crate::golden;
 use crate::support;
 use crate::support::{padded, values};
 use candle_core::{Device, Tensor};
-use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::{Backbone, MobileNetV2, MobileNetV2Config};
-use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::fcos::Fcos;
 use ckd_detectors::fpn::{ExtraLevels, Fpn};
 use ckd_detectors::images::{Images, Target};
@@ -23,7 +22,7 @@ use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::retinanet::RetinaNet;
 use ckd_detectors::roi_heads::{RoiHeads, RoiSamples};
 use ckd_detectors::rpn::Rpn;
-use ckd_detectors::{Losses, Result};
+use ckd_detectors::{DetectorConfig, Losses, Result};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use rand::SeedableRng;
@@ -85,7 +84,7 @@ fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
         support::resnet(&mut config.backbone).norm = norm;
         // On each level, p7 with its one cell too, some object finds its best anchor.
         let sizes = [8.0, 16.0, 24.0, 32.0, 128.0].map(|size| vec![size]);
-        config.anchors = AnchorGenerator::new(&sizes, &[0.5, 1.0, 2.0])?;
+        config.settings.anchor_sizes = Some(sizes.into());
         let detector = RetinaNet::new(builder(), &config)?;
         louder(detector.params())?;
         let (images, targets) = scene();
@@ -194,14 +193,15 @@ struct Parts {
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
-    config: FasterRcnnConfig,
+    config: DetectorConfig,
     params: ParamStore,
 }
 
 impl Parts {
-    fn new(config: &FasterRcnnConfig) -> Result<Self> {
+    fn new(config: &DetectorConfig) -> Result<Self> {
         let builder = builder();
-        let (backbone, width) = (builder.within("backbone"), config.fpn_channels);
+        let settings = &config.settings;
+        let (backbone, width) = (builder.within("backbone"), settings.fpn_channels);
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
         let fpn = Fpn::new(
             &backbone.within("fpn"),
@@ -210,8 +210,9 @@ impl Parts {
             config.fpn_norm,
             ExtraLevels::Subsample,
         )?;
-        let rpn = Rpn::new(&builder.within("rpn"), width, config.anchors.clone(), config.rpn)?;
-        let heads = RoiHeads::new(&builder.within("roi_heads"), width, config.classes, config.roi)?;
+        let anchors = settings.anchors(&settings.architecture.levels())?;
+        let rpn = Rpn::new(&builder.within("rpn"), width, anchors, &settings.rpn)?;
+        let heads = RoiHeads::new(&builder.within("roi_heads"), width, config.classes, &settings.roi)?;
         let parts = Self { body, fpn, rpn, heads, config: config.clone(), params: builder.finish() };
         louder(&parts.params)?;
         Ok(parts)
@@ -224,7 +225,7 @@ impl Parts {
 
     fn samples(&self, images: &Images, targets: &[Target]) -> Result<RoiSamples> {
         let output = self.rpn.forward(images, &self.pyramid(images)?)?;
-        let proposals = self.rpn.proposals(&output, images, &self.config.rpn.train)?;
+        let proposals = self.rpn.proposals(&output, images, &self.config.settings.rpn.in_training())?;
         self.heads.sample(proposals, targets, &mut random())
     }
 

@@ -78,7 +78,7 @@ fn a_width_of_nothing_is_refused() {
     }
     let mut config = support::tiny_retinanet(CLASSES);
     config.backbone = support::tiny_mobilenet(NormKind::Bn, 6);
-    let error = build(DetectorConfig::RetinaNet(config)).err().map(|error| error.to_string());
+    let error = build(config).err().map(|error| error.to_string());
     assert!(error.is_some_and(|error| error.contains("freeze_at is 6")));
     for (width_multiplier, freeze_at, said) in [(0.0, 0, "width multiplier"), (1.0, 6, "freeze_at is 6")] {
         let config = MobileNetV1Config { width_multiplier, norm: NormKind::Bn, freeze_at };
@@ -134,7 +134,7 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
     for (freeze_at, (first, tiny)) in cases {
         let mut config = support::tiny_faster_rcnn(CLASSES);
         config.backbone = tiny(NormKind::Bn, freeze_at);
-        let detector = build(DetectorConfig::FasterRcnn(config))?;
+        let detector = build(config)?;
         let before = detector.params().snapshot()?;
         let gradients = gradients(&detector)?;
         for (name, param) in detector.params().iter() {
@@ -163,7 +163,7 @@ fn both_detectors_train_with_every_norm_and_repeat_bit_for_bit() -> Result<()> {
         let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
         two.backbone = tiny(norm, 0);
         one.backbone = tiny(norm, 0);
-        for config in [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)] {
+        for config in [two, one] {
             let detector = build(config.clone())?;
             let first = bits(&gradients(&detector)?);
             for (name, _) in detector.params().trainable() {
@@ -182,7 +182,7 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
     let mut config = support::tiny_faster_rcnn(CLASSES);
     config.backbone = support::tiny_mobilenet(NormKind::Bn, 0);
     let builder = Builder::new(1, &Device::Cpu).frozen();
-    let teacher = Detector::new(builder, &DetectorConfig::FasterRcnn(config))?;
+    let teacher = Detector::new(builder, &config)?;
     assert_eq!(teacher.params().trainable().count(), 0);
     for mode in [Mode::Inference, Mode::Train] {
         assert!(teacher.pyramid(&scene(), mode)?.iter().all(|level| !level.is_tracked()), "{mode:?}");

@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 
 use crate::support::{CLASSES, bits, bits_of, build, each_detector, padded, padded_to, values};
 use candle_core::{Device, Tensor};
-use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::backbone::ResNetDepth;
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnn;
-use ckd_detectors::fcos::{Fcos, FcosConfig};
+use ckd_detectors::fcos::Fcos;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
@@ -81,8 +80,7 @@ fn an_image_that_is_all_crowd_teaches_nothing() {
 #[test]
 fn without_a_proposal_the_true_boxes_are_learned_and_nothing_is_detected() -> Result<()> {
     let mut config = support::tiny_faster_rcnn(CLASSES);
-    config.rpn.train.score_threshold = 1.0;
-    config.rpn.inference.score_threshold = 1.0;
+    config.settings.rpn.score_threshold = 1.0;
     let detector = FasterRcnn::new(Builder::new(1, &Device::Cpu), &config)?;
     let images = scene(2);
     let pyramid = detector.pyramid(&images, Mode::Train)?;
@@ -111,10 +109,10 @@ fn without_a_proposal_the_true_boxes_are_learned_and_nothing_is_detected() -> Re
 #[test]
 fn a_threshold_of_one_detects_nothing() -> Result<()> {
     let mut config = support::tiny_retinanet(CLASSES);
-    config.postprocess.score_threshold = 1.0;
+    config.settings.retina.score_threshold = 1.0;
     let mut points = support::tiny_fcos(CLASSES);
-    points.fcos.score_threshold = 1.0;
-    for config in [DetectorConfig::RetinaNet(config), DetectorConfig::Fcos(points)] {
+    points.settings.fcos.score_threshold = 1.0;
+    for config in [config, points] {
         let found = build(1, config)?.detect(&scene(2))?;
         assert_eq!(found.len(), 2);
         assert!(found.iter().all(|image| image.is_empty()));
@@ -193,22 +191,23 @@ fn sizes_of_nothing_are_refused() {
             let backbone = support::resnet(backbone);
             (backbone.width, backbone.freeze_at) = (width, freeze_at);
         }
-        [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one)]
+        [two, one]
     };
     with(0, 0).into_iter().for_each(|config| refused("width", config));
     with(8, 6).into_iter().for_each(|config| refused("freeze_at", config));
-    refused("classes", DetectorConfig::FasterRcnn(support::tiny_faster_rcnn(0)));
-    refused("classes", DetectorConfig::RetinaNet(support::tiny_retinanet(0)));
-    refused("classes", DetectorConfig::Fcos(support::tiny_fcos(0)));
-    let two_a_cell = FcosConfig { anchors: AnchorGenerator::retinanet(), ..support::tiny_fcos(CLASSES) };
-    refused("one anchor size a level", DetectorConfig::Fcos(two_a_cell));
+    refused("classes", support::tiny_faster_rcnn(0));
+    refused("classes", support::tiny_retinanet(0));
+    refused("classes", support::tiny_fcos(0));
+    let mut two_a_cell = support::tiny_fcos(CLASSES);
+    two_a_cell.settings.anchor_sizes = Some(vec![vec![8.0, 16.0]; 5]);
+    refused("one anchor size a level", two_a_cell);
     let mut config = support::tiny_faster_rcnn(CLASSES);
-    config.fpn_channels = 0;
-    refused("width", DetectorConfig::FasterRcnn(config.clone()));
-    (config.fpn_channels, config.roi.hidden) = (16, 0);
-    refused("hidden", DetectorConfig::FasterRcnn(config.clone()));
-    (config.roi.hidden, config.roi.pool_size) = (16, 0);
-    refused("pool_size", DetectorConfig::FasterRcnn(config));
+    config.settings.fpn_channels = 0;
+    refused("width", config.clone());
+    (config.settings.fpn_channels, config.settings.roi.head_width) = (16, 0);
+    refused("head_width", config.clone());
+    (config.settings.roi.head_width, config.settings.roi.pool_size) = (16, 0);
+    refused("pool_size", config);
 }
 
 fn refused(what: &str, config: DetectorConfig) {
@@ -225,7 +224,7 @@ fn what_is_computed_again_gives_the_same_gradients_and_moves_statistics_once() -
             let mut config = support::tiny_faster_rcnn(CLASSES);
             let backbone = support::resnet(&mut config.backbone);
             (backbone.norm, backbone.freeze_at, backbone.recompute) = (norm, 1, recompute);
-            let detector = build(1, DetectorConfig::FasterRcnn(config))?;
+            let detector = build(1, config)?;
             let losses = train(&detector, &scene(2), &[objects(), objects()])?;
             let gradients = total(&losses)?.backward()?;
             Ok((gradients, detector.params().snapshot()?))
@@ -342,12 +341,9 @@ fn regions_of_another_kind_of_detector_are_refused() -> Result<()> {
         let regions = detector.train(&images, &pyramid, &[objects()], random)?.1;
         Ok((detector, pyramid, regions))
     };
-    let (two, pyramid, rois) = regions(DetectorConfig::FasterRcnn(support::tiny_faster_rcnn(CLASSES)))?;
+    let (two, pyramid, rois) = regions(support::tiny_faster_rcnn(CLASSES))?;
     assert_eq!(bits_of(two.logits_at(&pyramid, &rois)?.tensor()), bits_of(rois.logits().tensor()));
-    for config in [
-        DetectorConfig::RetinaNet(support::tiny_retinanet(CLASSES)),
-        DetectorConfig::Fcos(support::tiny_fcos(CLASSES)),
-    ] {
+    for config in [support::tiny_retinanet(CLASSES), support::tiny_fcos(CLASSES)] {
         let (one, own, anchors) = regions(config)?;
         assert_eq!(bits_of(one.logits_at(&own, &anchors)?.tensor()), bits_of(anchors.logits().tensor()));
         assert!(one.logits_at(&own, &rois).unwrap_err().to_string().contains("no roi_logits"));
@@ -366,12 +362,7 @@ fn every_norm_width_and_batch_trains() {
     for norm in NORMS {
         for (images, (width, depth)) in (1..=3).zip(widths) {
             each_detector(|name, mut config| {
-                let backbone = match &mut config {
-                    DetectorConfig::FasterRcnn(config) => &mut config.backbone,
-                    DetectorConfig::RetinaNet(config) => &mut config.backbone,
-                    DetectorConfig::Fcos(config) => &mut config.backbone,
-                };
-                let backbone = support::resnet(backbone);
+                let backbone = support::resnet(&mut config.backbone);
                 (backbone.norm, backbone.width, backbone.depth) = (norm, width, depth);
                 let place = format!("{name}, {norm:?}, {depth:?} of width {width}, {images} images");
                 let detector = build(1, config)?;
@@ -410,15 +401,10 @@ fn a_pyramid_has_the_strides_that_its_levels_name() {
 fn two_passes_have_the_same_gradients_bit_for_bit() {
     for norm in NORMS {
         each_detector(|name, mut config| {
-            match &mut config {
-                DetectorConfig::FasterRcnn(config) => {
-                    support::resnet(&mut config.backbone).norm = norm;
-                    // A real sample: its draws come from the step's own stream.
-                    (config.rpn.sample.per_image, config.roi.sample.per_image) = (64, 32);
-                }
-                DetectorConfig::RetinaNet(config) => support::resnet(&mut config.backbone).norm = norm,
-                DetectorConfig::Fcos(config) => support::resnet(&mut config.backbone).norm = norm,
-            }
+            support::resnet(&mut config.backbone).norm = norm;
+            // A real sample: its draws come from the step's own stream.
+            let settings = &mut config.settings;
+            (settings.rpn.batch_per_image, settings.roi.batch_per_image) = (64, 32);
             let gradients = || -> Result<Gradients> {
                 let detector = build(1, config.clone())?;
                 Ok(total(&train(&detector, &scene(3), &vec![objects(); 3])?)?.backward()?)

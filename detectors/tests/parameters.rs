@@ -9,7 +9,6 @@ use crate::support::{CLASSES, bits, build, each_detector, values};
 use candle_core::Device;
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{ResNet, ResNetDepth};
-use ckd_detectors::detector::DetectorConfig;
 use ckd_detectors::nn::NormKind;
 use ckd_detectors::param::{Builder, ParamStore};
 
@@ -19,12 +18,8 @@ fn parameters_and_statistics_are_called_as_in_torchvision() -> Result<()> {
         let depth = ResNetDepth::ALL.into_iter().find(|depth| model.contains(depth.name()));
         let depth = depth.expect("a known trunk");
         let got = match model.split('_').next() {
-            Some("fasterrcnn") => {
-                names(build(0, DetectorConfig::FasterRcnn(support::faster_rcnn(depth, 4)))?.params())
-            }
-            Some("retinanet") => {
-                names(build(0, DetectorConfig::RetinaNet(support::retinanet(depth, 5)))?.params())
-            }
+            Some("fasterrcnn") => names(build(0, support::faster_rcnn(depth, 4))?.params()),
+            Some("retinanet") => names(build(0, support::retinanet(depth, 5))?.params()),
             _ => {
                 let builder = Builder::new(0, &Device::Cpu);
                 ResNet::new(&builder, support::backbone(depth))?;
@@ -52,13 +47,13 @@ fn initial_values_follow_the_seed_and_the_name_alone() {
 #[test]
 fn another_layer_changes_no_initial_value() -> Result<()> {
     let (mut deeper, mut richer) = (support::tiny_retinanet(CLASSES), support::tiny_retinanet(CLASSES + 4));
-    deeper.head_convs += 2;
+    deeper.settings.retina.head_convs += 2;
     support::resnet(&mut deeper.backbone).depth = ResNetDepth::ResNet34;
     support::resnet(&mut richer.backbone).norm = NormKind::Bn;
     support::resnet(&mut richer.backbone).freeze_at = 2;
-    let small = bits(build(1, DetectorConfig::RetinaNet(support::tiny_retinanet(CLASSES)))?.params());
-    let deeper = bits(build(1, DetectorConfig::RetinaNet(deeper))?.params());
-    let richer = bits(build(1, DetectorConfig::RetinaNet(richer))?.params());
+    let small = bits(build(1, support::tiny_retinanet(CLASSES))?.params());
+    let deeper = bits(build(1, deeper)?.params());
+    let richer = bits(build(1, richer)?.params());
     for (name, values) in &small {
         assert_eq!(values, &deeper[name], "{name}: among more layers");
         let of_a_class = name.contains("cls_logits");
@@ -70,13 +65,12 @@ fn another_layer_changes_no_initial_value() -> Result<()> {
 #[test]
 fn initial_values_follow_torchvisions_rules() -> Result<()> {
     let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
-    (support::resnet(&mut two.backbone).width, two.fpn_channels, two.roi.hidden) = (32, 64, 64);
-    (support::resnet(&mut one.backbone).width, one.fpn_channels) = (32, 64);
+    (support::resnet(&mut two.backbone).width, two.settings.fpn_channels) = (32, 64);
+    two.settings.roi.head_width = 64;
+    (support::resnet(&mut one.backbone).width, one.settings.fpn_channels) = (32, 64);
     let mut points = support::tiny_fcos(CLASSES);
-    (support::resnet(&mut points.backbone).width, points.fpn_channels) = (32, 64);
-    for config in
-        [DetectorConfig::FasterRcnn(two), DetectorConfig::RetinaNet(one), DetectorConfig::Fcos(points)]
-    {
+    (support::resnet(&mut points.backbone).width, points.settings.fpn_channels) = (32, 64);
+    for config in [two, one, points] {
         let detector = build(5, config)?;
         let mut drawn = BTreeSet::new();
         for (name, param) in detector.params().iter() {

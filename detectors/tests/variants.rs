@@ -10,41 +10,36 @@ use crate::support::report::Report;
 use crate::support::scene::{self, Scene};
 use crate::support::{Weights, fill, values};
 use candle_core::{Device, Tensor};
-use ckd_detectors::Result;
-use ckd_detectors::anchors::AnchorGenerator;
+use ckd_detectors::anchors::AnchorCorners;
 use ckd_detectors::backbone::{MobileNetV1, MobileNetV1Config, ResNetDepth, StrideIn};
-use ckd_detectors::faster_rcnn::{FasterRcnn, FasterRcnnConfig};
+use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::fcos::Fcos;
 use ckd_detectors::fpn::P6From;
-use ckd_detectors::nn::{Mode, NormKind};
+use ckd_detectors::nn::{HeadNorm, Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::postprocess::Clip;
-use ckd_detectors::retinanet::{BoxLoss, RetinaNet, RetinaNetConfig};
-use ckd_detectors::roi_heads::BoxHead;
+use ckd_detectors::retinanet::{BoxLoss, RetinaNet};
+use ckd_detectors::roi_heads::{RoiAlign, RoiHead};
+use ckd_detectors::{DetectorConfig, Result};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
-use ckd_kernels::roi_align::{Alignment, Sampling};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
-
-const RATIOS: [f32; 3] = [0.5, 1.0, 2.0];
-const SIZES: [f32; 5] = [32.0, 64.0, 128.0, 256.0, 512.0];
 
 #[test]
 fn faster_rcnn_v2_is_torchvisions() {
     let mut config = support::faster_rcnn(ResNetDepth::ResNet50, 4);
-    config.fpn_norm = Some(NormKind::Bn);
-    config.rpn.head_convs = 2;
-    config.roi.head = BoxHead::FourConvFc(Some(NormKind::Bn));
+    config.fpn_norm = HeadNorm::Bn;
+    config.settings.rpn.head_convs = 2;
+    config.settings.roi.head = RoiHead::FourConvFc;
     faster_rcnn("detector/fasterrcnn_v2", config);
 }
 
 #[test]
 fn retinanet_v2_is_torchvisions() {
     let mut config = support::retinanet(ResNetDepth::ResNet50, 5);
-    config.head_norm = Some(NormKind::Gn);
-    config.p6_from = P6From::C5;
-    config.box_loss = BoxLoss::Giou;
+    let retina = &mut config.settings.retina;
+    (retina.head_norm, retina.p6_from, retina.box_loss) = (HeadNorm::Gn, P6From::C5, BoxLoss::Giou);
     retinanet("detector/retinanet_v2", config);
 }
 
@@ -77,9 +72,9 @@ fn fcos_is_torchvisions() {
 fn faster_rcnn_has_detectron2s_conventions() {
     let mut config = support::faster_rcnn(ResNetDepth::ResNet50, 4);
     support::resnet(&mut config.backbone).stride_in = StrideIn::First;
-    config.anchors = AnchorGenerator::exact(&SIZES.map(|size| vec![size]), &RATIOS, &[4, 8, 16, 32, 64])
-        .expect("five levels");
-    (config.roi.alignment, config.roi.sampling) = (Alignment::HalfPixel, Sampling::Adaptive);
+    let settings = &mut config.settings;
+    settings.anchor_corners = AnchorCorners::Exact;
+    (settings.roi.align, settings.roi.sampling_ratio) = (RoiAlign::Aligned, 0);
     faster_rcnn("detector/detectron2_fasterrcnn", config);
 }
 
@@ -87,12 +82,9 @@ fn faster_rcnn_has_detectron2s_conventions() {
 fn retinanet_has_detectron2s_conventions() {
     let mut config = support::retinanet(ResNetDepth::ResNet50, 5);
     support::resnet(&mut config.backbone).stride_in = StrideIn::First;
-    let thirds =
-        |size: f32| (0..3).map(|k| (f64::from(size) * 2f64.powf(f64::from(k) / 3.0)) as f32).collect();
-    config.anchors =
-        AnchorGenerator::exact(&SIZES.map(thirds), &RATIOS, &[8, 16, 32, 64, 128]).expect("five levels");
-    config.p6_from = P6From::C5;
-    config.postprocess.clip = Clip::AfterNms;
+    config.settings.anchor_corners = AnchorCorners::Exact;
+    let retina = &mut config.settings.retina;
+    (retina.p6_from, retina.clip) = (P6From::C5, Clip::AfterNms);
     retinanet("detector/detectron2_retinanet", config);
 }
 
@@ -137,7 +129,7 @@ fn mobilenet_v1_is_that_of_the_paper() {
     });
 }
 
-fn faster_rcnn(name: &str, config: FasterRcnnConfig) {
+fn faster_rcnn(name: &str, config: DetectorConfig) {
     with_case(name, |case, weights| {
         let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &scene::faster_rcnn(case, config))?;
         fill(detector.params(), weights);
@@ -162,7 +154,7 @@ fn faster_rcnn(name: &str, config: FasterRcnnConfig) {
     });
 }
 
-fn retinanet(name: &str, config: RetinaNetConfig) {
+fn retinanet(name: &str, config: DetectorConfig) {
     with_case(name, |case, weights| {
         let detector = RetinaNet::new(Builder::new(0, &Device::Cpu), &scene::retinanet(case, config))?;
         fill(detector.params(), weights);

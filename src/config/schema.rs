@@ -4,12 +4,18 @@
 
 mod classify;
 mod cohort;
-mod detector;
 mod network;
 mod run;
 mod training;
 
+use ckd_detectors::taps::Tap;
 use ckd_settings::{Check, Overlay, Read, section};
+
+pub use ckd_detectors::anchors::AnchorCorners;
+pub use ckd_detectors::images::Normalization;
+pub use ckd_detectors::nn::{HeadNorm, NormKind};
+pub use ckd_detectors::roi_heads::RoiAlign;
+pub use ckd_detectors::settings::{Architecture, DetectorSettings};
 
 pub use crate::data::augment::{Crop, LabelledInput, Policy};
 pub use crate::data::input::Input;
@@ -18,24 +24,19 @@ pub use crate::data::labelled_data::{LabelledData, LabelledKind};
 pub use crate::data::open::{Data, DataKind};
 pub use crate::data::synth::Synth;
 pub use crate::data::transform::Resize;
-pub use ckd_detectors::images::Normalization;
 pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe, Task};
 pub use cohort::{CohortConfig, Peer};
-pub use detector::{
-    AnchorCorners, Architecture, BoxLoss, Clip, Detector, HeadNorm, P6From, Retina, Roi, RoiAlign, RoiHead,
-    Rpn,
-};
-pub use network::{Backbone, Network, Norm, StrideIn, Student, Teacher};
+pub use network::{Backbone, Network, StrideIn, Student, Teacher};
 pub use run::Run;
 pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
 
-use crate::distill::Distill;
+use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 
 section! {
     /// One experiment: a student, the teacher it learns from, and how.
     pub struct Config with run: Run {
         /// The kind of detector, shared by teacher and student.
-        pub detector: Detector,
+        pub detector: DetectorSettings,
         /// Resizing, flips and padding of images.
         pub input: Input = Input::default(),
         /// Normalisation of the student's images.
@@ -53,7 +54,7 @@ section! {
 
 impl Config {
     fn check(&self, check: &mut Check<'_>) {
-        let offer = self.detector.offer();
+        let offer = self.offer();
         for (index, entry) in self.distill.iter().enumerate() {
             let check = &mut check.within(&format!("distill.{index}"));
             check.that(
@@ -100,20 +101,28 @@ impl Config {
             return;
         }
         own.check_all(check);
-        let per_cell = |detector: &Detector| {
-            let sizes = detector.anchor_sizes.as_ref().and_then(|sizes| sizes.first());
-            sizes.map_or(3, Vec::len) * detector.aspect_ratios.len()
-        };
+        let [theirs, ours] = [own, students].map(DetectorSettings::anchors_per_cell);
         check.that(
-            own.architecture != Architecture::RetinaNet || per_cell(own) == per_cell(students),
+            own.architecture.logits() != Tap::AnchorLogits || theirs == ours,
             "anchor_sizes",
-            format!("makes {} anchors a cell, the student has {}", per_cell(own), per_cell(students)),
+            format!("makes {theirs} anchors a cell, the student has {ours}"),
             "the logits of the same anchors are compared: give both as many sizes and aspect ratios",
         );
     }
 
+    /// Rows and maps that a pair of such detectors offers to methods of distillation.
+    fn offer(&self) -> Offer {
+        let architecture = self.detector.architecture;
+        let rows = match architecture.logits() {
+            Tap::AnchorLogits => RowsAt::AnchorLogits,
+            _ => RowsAt::RoiLogits,
+        };
+        let levels = architecture.levels().map(|level| level.to_string()).into();
+        Offer { networks: architecture.to_string(), rows: vec![rows], maps: MapsAt::Fpn, levels }
+    }
+
     /// The detector of the teacher: the student's, but for what `[teacher.detector]` says.
-    pub fn teacher_detector(&self) -> &Detector {
+    pub fn teacher_detector(&self) -> &DetectorSettings {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.detector.as_ref());
         own.map_or(&self.detector, |own| &own.0)
     }

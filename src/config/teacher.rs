@@ -5,7 +5,7 @@ use ckd_settings::{Diagnostics, Node, Problem};
 use super::error::ConfigError;
 use super::load::{Loaded, Root, load_last};
 use super::lookup::{ConfigSource, Reference};
-use super::schema::{ClassifyConfig, Config, Detector, Network};
+use super::schema::{ClassifyConfig, Config, DetectorSettings, Network};
 
 /// A fact about a teacher, named by the key that decides it.
 type Fact = (&'static str, String);
@@ -90,7 +90,7 @@ fn agreeing<C>(
 }
 
 /// Settings that decide which weights a network has, of what shapes, and what they mean.
-fn weight_shapes(network: &Network, detector: &Detector) -> Vec<Fact> {
+fn weight_shapes(network: &Network, detector: &DetectorSettings) -> Vec<Fact> {
     vec![
         ("detector.architecture", detector.architecture.to_string()),
         ("detector.anchor_sizes", format!("{:?}", detector.anchor_sizes)),

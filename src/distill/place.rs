@@ -164,7 +164,7 @@ pub struct Offer {
     /// Their maps.
     pub maps: MapsAt,
     /// The names of these maps.
-    pub levels: Vec<&'static str>,
+    pub levels: Vec<String>,
 }
 
 impl Offer {
@@ -206,7 +206,7 @@ impl Offer {
         for (index, level) in maps.levels.iter().enumerate() {
             let key = format!("levels.{index}");
             check.that(
-                self.levels.contains(&level.as_str()),
+                self.levels.contains(level),
                 &key,
                 format!("is \"{level}\", which {} does not have", self.networks),
                 choose(),

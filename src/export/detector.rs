@@ -101,7 +101,7 @@ impl DetectorExport {
         };
         let proof = DetectorProof {
             export: self,
-            settings: build::student_settings(&self.config, self.card.categories.len())?,
+            settings: build::student_settings(&self.config, self.card.categories.len()),
             rule: InputRule::of(&self.config),
             ids: self.card.categories.iter().map(|category| category.id).collect(),
             categories: category_map(&self.card.categories).map_err(unknown)?,
@@ -122,25 +122,30 @@ impl DetectorExport {
 /// Postprocessing of the heads' outputs, as JSON for other programs.
 fn thresholds(config: &Config) -> String {
     let detector = &config.detector;
-    let (roi, retina) = (&detector.roi, &detector.retina);
-    // As decimals: 0.05, not the f32 nearest to it.
-    let exact = |value: f32| value.to_string().parse::<f64>().unwrap_or(value.into());
+    let (roi, retina, fcos) = (&detector.roi, &detector.retina, &detector.fcos);
     match detector.architecture {
         crate::config::Architecture::FasterRcnn => json!({
             "architecture": "faster_rcnn",
-            "score_threshold": exact(roi.score_threshold),
-            "nms_threshold": exact(roi.nms_threshold),
+            "score_threshold": roi.score_threshold,
+            "nms_threshold": roi.nms_threshold,
             "detections_per_image": roi.detections_per_image,
             "rpn_pre_nms_top_n": detector.rpn.pre_nms_top_n_test,
             "rpn_post_nms_top_n": detector.rpn.post_nms_top_n_test,
-            "rpn_nms_threshold": exact(detector.rpn.nms_threshold),
+            "rpn_nms_threshold": detector.rpn.nms_threshold,
         }),
         crate::config::Architecture::RetinaNet => json!({
             "architecture": "retinanet",
-            "score_threshold": exact(retina.score_threshold),
-            "nms_threshold": exact(retina.nms_threshold),
+            "score_threshold": retina.score_threshold,
+            "nms_threshold": retina.nms_threshold,
             "detections_per_image": retina.detections_per_image,
             "topk_candidates": retina.topk_candidates,
+        }),
+        crate::config::Architecture::Fcos => json!({
+            "architecture": "fcos",
+            "score_threshold": fcos.score_threshold,
+            "nms_threshold": fcos.nms_threshold,
+            "detections_per_image": fcos.detections_per_image,
+            "topk_candidates": fcos.topk_candidates,
         }),
     }
     .to_string()

@@ -6,7 +6,7 @@ use ckd_detectors::names::Scheme;
 
 use super::recognise::{Kind, Recognised};
 use super::{ModelCard, WeightsError, WeightsFile};
-use crate::config::{Config, Detector, Network, Normalization, Resize};
+use crate::config::{Config, DetectorSettings, Network, Normalization, Resize};
 
 /// What a configuration wants weights for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +90,7 @@ struct Fact {
 }
 
 fn facts(
-    detector: &Detector,
+    detector: &DetectorSettings,
     network: &Network,
     normalization: &Normalization,
     resize: Resize,

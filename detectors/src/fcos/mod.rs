@@ -10,82 +10,62 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss};
+use ckd_settings::{Check, section};
 use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::Backbone;
 use crate::box_coder::PointCoder;
 use crate::boxes::Xyxy;
 use crate::dense::{anchors_per_cell, flat, per_anchor};
-use crate::detector::{Detect, no_such_regions};
+use crate::detector::{Detect, DetectorConfig, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
-use crate::images::{Images, Normalization, Target};
+use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::matcher::Match;
-use crate::nn::{Conv2d, GroupNorm, HeadNorm, Mode};
+use crate::nn::{Conv2d, GroupNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
 use crate::regions::Regions;
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
-pub use postprocess::{PointLevel, detect};
+pub use postprocess::PointLevel;
 
-/// Settings of an FCOS network.
-#[derive(Debug, Clone)]
-pub struct FcosConfig {
-    /// Trunk.
-    pub backbone: BackboneConfig,
-    /// Width of the pyramid and of the head.
-    pub fpn_channels: usize,
-    /// Norms of the pyramid.
-    pub fpn_norm: HeadNorm,
-    /// Foreground classes.
-    pub classes: usize,
-    /// One square anchor a cell of the levels P3 to P7, whose centre is the cell's point.
-    pub anchors: AnchorGenerator,
-    /// Heads, losses and selection.
-    pub fcos: FcosSettings,
-    /// Scale of the input.
-    pub normalization: Normalization,
+section! {
+    /// The dense head of FCOS.
+    pub struct FcosSettings {
+        /// A point may be an object's if it lies within so many strides of the middle of its box, along both axes.
+        pub center_sampling_radius: f64 = 1.5,
+        /// Detections that score lower are dropped; the score is the square root of class probability times
+        /// centerness.
+        pub score_threshold: f64 = 0.2,
+        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        pub nms_threshold: f64 = 0.6,
+        /// The most detections an image may have.
+        pub detections_per_image: usize = 100,
+        /// Highest-scoring candidates kept per level before NMS.
+        pub topk_candidates: usize = 1000,
+        /// The focal loss's weight of objects against background.
+        pub focal_alpha: f64 = 0.25,
+        /// The focal loss's focus on hard examples.
+        pub focal_gamma: f64 = 2.0,
+        /// 3x3 convolutions before the outputs of each of the two heads, each followed by a group norm.
+        pub head_convs: usize = 4,
+        /// What level p6 is made of.
+        pub p6_from: P6From = P6From::P5,
+    }
 }
 
-/// Heads of FCOS, what they are trained on, and which detections are kept.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FcosSettings {
-    /// A point within so many strides of a box's centre, along each axis, may be an object.
-    pub center_sampling_radius: f64,
-    /// Detections that score lower are dropped.
-    pub score_threshold: f64,
-    /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
-    pub nms_threshold: f64,
-    /// The most detections an image may have.
-    pub detections_per_image: usize,
-    /// Highest-scoring candidates kept per level before NMS.
-    pub topk_candidates: usize,
-    /// Weight of objects against background in the focal loss.
-    pub focal_alpha: f64,
-    /// Focus of the focal loss on hard examples.
-    pub focal_gamma: f64,
-    /// 3x3 convolutions before the outputs of each of the two heads.
-    pub head_convs: usize,
-    /// Map that level p6 is made of.
-    pub p6_from: P6From,
-}
-
-impl Default for FcosSettings {
-    fn default() -> Self {
-        Self {
-            center_sampling_radius: 1.5,
-            score_threshold: 0.2,
-            nms_threshold: 0.6,
-            detections_per_image: 100,
-            topk_candidates: 1000,
-            focal_alpha: 0.25,
-            focal_gamma: 2.0,
-            head_convs: 4,
-            p6_from: P6From::P5,
-        }
+impl FcosSettings {
+    fn check(&self, check: &mut Check<'_>) {
+        check.positive("center_sampling_radius", self.center_sampling_radius);
+        check.at_least_one("detections_per_image", self.detections_per_image);
+        check.at_least_one("topk_candidates", self.topk_candidates);
+        check.fraction("nms_threshold", self.nms_threshold);
+        check.fraction("score_threshold", self.score_threshold);
+        check.fraction("focal_alpha", self.focal_alpha);
+        check.not_negative("focal_gamma", self.focal_gamma);
     }
 }
 
@@ -100,7 +80,8 @@ pub struct Fcos {
     distances: Conv2d,
     centerness: Conv2d,
     levels: Vec<Level>,
-    config: FcosConfig,
+    anchors: AnchorGenerator,
+    config: DetectorConfig,
     params: ParamStore,
 }
 
@@ -142,19 +123,20 @@ impl Fcos {
     ///
     /// # Errors
     /// If there is no class, a size is 0, or there is more than one anchor a cell.
-    pub fn new(builder: Builder, config: &FcosConfig) -> Result<Self> {
+    pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         Error::unless_positive("head", &[("classes", config.classes)])?;
-        if anchors_per_cell(&config.anchors)? != 1 {
-            let reason = "FCOS has one point a cell: give one anchor size a level".to_owned();
-            return Err(Error::Invalid { part: "anchors", reason });
-        }
         let backbone = builder.within("backbone");
         let body = Backbone::new(&backbone.within("body"), config.backbone)?;
-        let (width, settings) = (config.fpn_channels, &config.fcos);
+        let (width, settings) = (config.settings.fpn_channels, &config.settings.fcos);
         let extra = ExtraLevels::P6P7(settings.p6_from);
         let inputs = &body.channels()[1..];
         let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, extra)?;
-        let levels = (3..).map(Level).take(inputs.len() + 2).collect();
+        let levels: Vec<Level> = (3..).map(Level).take(inputs.len() + 2).collect();
+        let anchors = config.settings.anchors(&levels)?;
+        if anchors_per_cell(&anchors)? != 1 {
+            let reason = "FCOS has one point a cell: give one anchor size a level".to_owned();
+            return Err(Error::Invalid { part: "anchors", reason });
+        }
         let head = builder.within("head");
         let (classes, boxes) = (head.within("classification_head"), head.within("regression_head"));
         let output = |builder: &Builder, name: &str, outputs, bias| {
@@ -175,6 +157,7 @@ impl Fcos {
             body,
             fpn,
             levels,
+            anchors,
             config: config.clone(),
             params: builder.finish(),
         })
@@ -228,7 +211,7 @@ impl Fcos {
             logits: self.point_logits(pyramid)?,
             distances: flat(&distances)?,
             centerness: flat(&centerness)?,
-            anchors: self.config.anchors.generate(images.padded_size()?, &sizes)?,
+            anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
         })
     }
 
@@ -238,7 +221,7 @@ impl Fcos {
     /// If the pyramid or the targets are not those of `images`, or a label is no class.
     pub fn train(&self, images: &Images, pyramid: &[Value], targets: &[Target]) -> Result<PointPass> {
         images.check_targets(targets, self.config.classes)?;
-        let settings = &self.config.fcos;
+        let settings = &self.config.settings.fcos;
         let output = self.forward(images, pyramid)?;
         let count = output.anchors.len();
         let mut classes = Vec::with_capacity(count * targets.len());
@@ -306,7 +289,7 @@ impl Fcos {
                 });
                 first += points;
             }
-            Ok(detect(&levels, size, &self.config.fcos)?)
+            Ok(self.config.settings.fcos.detect(&levels, size)?)
         };
         images.sizes.iter().enumerate().map(of_image).collect()
     }

@@ -24,32 +24,34 @@ pub struct PointLevel<'a> {
     pub anchors: &'a [Xyxy],
 }
 
-/// Detections of one image by descending score, the square root of class probability times centerness.
-///
-/// `image_hw` is (height, width) without padding; a label is its logit column.
-///
-/// # Errors
-/// When the lengths within a level don't fit together.
-pub fn detect(
-    levels: &[PointLevel<'_>],
-    image_hw: (usize, usize),
-    settings: &FcosSettings,
-) -> Result<Detections, GeometryError> {
-    let mut candidates = Detections::default();
-    for level in levels {
-        let columns = columns("class logits of the FCOS head", level.class_logits, level.anchors.len())?;
-        let count = level.anchors.len();
-        GeometryError::check_length("centerness of the FCOS head", count, level.centerness.len())?;
-        GeometryError::check_length("distances of the FCOS head", 4 * count, level.distances.len())?;
-        let (distances, _) = level.distances.as_chunks::<4>();
-        let (places, scores) = above_threshold(level, columns, settings.score_threshold);
-        for k in top_k(&scores, settings.topk_candidates) {
-            let (point, label) = (places[k] / columns, places[k] % columns);
-            let decoded = PointCoder.decode(&distances[point], &level.anchors[point]);
-            candidates.push(boxes::clip(&decoded, image_hw), scores[k], label as u32);
+impl FcosSettings {
+    /// Detections of one image by descending score, the square root of class probability times centerness.
+    ///
+    /// `image_hw` is (height, width) without padding; a label is its logit column.
+    ///
+    /// # Errors
+    /// When the lengths within a level don't fit together.
+    pub fn detect(
+        &self,
+        levels: &[PointLevel<'_>],
+        image_hw: (usize, usize),
+    ) -> Result<Detections, GeometryError> {
+        let mut candidates = Detections::default();
+        for level in levels {
+            let columns = columns("class logits of the FCOS head", level.class_logits, level.anchors.len())?;
+            let count = level.anchors.len();
+            GeometryError::check_length("centerness of the FCOS head", count, level.centerness.len())?;
+            GeometryError::check_length("distances of the FCOS head", 4 * count, level.distances.len())?;
+            let (distances, _) = level.distances.as_chunks::<4>();
+            let (places, scores) = above_threshold(level, columns, self.score_threshold);
+            for k in top_k(&scores, self.topk_candidates) {
+                let (point, label) = (places[k] / columns, places[k] % columns);
+                let decoded = PointCoder.decode(&distances[point], &level.anchors[point]);
+                candidates.push(boxes::clip(&decoded, image_hw), scores[k], label as u32);
+            }
         }
+        candidates.suppressed(self.nms_threshold, self.detections_per_image)
     }
-    candidates.suppressed(settings.nms_threshold, settings.detections_per_image)
 }
 
 /// Places (point * K + class) and scores above `threshold`.
@@ -71,7 +73,7 @@ mod tests {
 
     fn detected(class_logits: &[f32], centerness: &[f32]) -> Result<Detections, GeometryError> {
         let level = PointLevel { class_logits, centerness, distances: &[0.5; 8], anchors: &ANCHORS };
-        detect(&[level], (6, 40), &FcosSettings::default())
+        FcosSettings::default().detect(&[level], (6, 40))
     }
 
     #[test]

@@ -11,13 +11,13 @@ use ckd_kernels::losses::{bce_with_logits, smooth_l1};
 use ckd_kernels::windows::{Pixel, windows};
 use rand::Rng;
 
-use super::{CODER, Grid, Rpn};
+use super::{CODER, Grid, Rpn, RpnConfig};
 use crate::Result;
 use crate::boxes::Xyxy;
 use crate::dense::per_anchor;
 use crate::images::Target;
 use crate::matcher::{Match, Matcher};
-use crate::sampler::{SampleSize, sample};
+use crate::sampler::sample;
 
 /// The anchors that the loss sees.
 #[derive(Debug, Default)]
@@ -35,7 +35,7 @@ pub(super) struct Samples {
 impl Samples {
     /// A balanced sample of the `anchors` of each image.
     pub(super) fn draw(
-        (matcher, size): (&Matcher, SampleSize),
+        (matcher, config): (&Matcher, &RpnConfig),
         anchors: &[Xyxy],
         targets: &[Target],
         random: &mut impl Rng,
@@ -43,7 +43,7 @@ impl Samples {
         let mut samples = Self::default();
         for (image, target) in targets.iter().enumerate() {
             let matches = matcher.match_boxes(&target.boxes, &target.ignored, anchors);
-            let chosen = sample(&matches, size.per_image, size.positive_fraction, random)?;
+            let chosen = sample(&matches, config.batch_per_image, config.positive_fraction, random)?;
             let flat = |anchor: usize| (image * anchors.len() + anchor) as u32;
             for anchor in chosen.positives {
                 let Match::Gt(truth) = matches[anchor] else { continue };

@@ -8,30 +8,25 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
-use ckd_detectors::anchors::AnchorGenerator;
+use ckd_detectors::anchors::AnchorCorners;
 use ckd_detectors::backbone::{
     BackboneConfig, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ResNetDepth, StrideIn,
 };
 use ckd_detectors::detector::{Detector, DetectorConfig};
-use ckd_detectors::faster_rcnn::FasterRcnnConfig;
-use ckd_detectors::fcos::{FcosConfig, FcosSettings};
 use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::{Images, Normalization};
-use ckd_detectors::nn::NormKind;
+use ckd_detectors::nn::{HeadNorm, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::postprocess::{Clip, RetinaPostprocess, RoiPostprocess};
-use ckd_detectors::proposals::ProposalFilter;
-use ckd_detectors::retinanet::{BoxLoss, RetinaNetConfig};
-use ckd_detectors::roi_heads::{BoxHead, RoiConfig};
-use ckd_detectors::rpn::RpnConfig;
-use ckd_detectors::sampler::SampleSize;
-use ckd_kernels::roi_align::{Alignment, Sampling};
+use ckd_detectors::postprocess::Clip;
+use ckd_detectors::retinanet::BoxLoss;
+use ckd_detectors::roi_heads::{RoiAlign, RoiHead};
+use ckd_detectors::settings::{Architecture, DetectorSettings};
 
 /// Names, shapes and values of a network's parameters, in the order of the names.
 pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 
 /// A sample so large that everything fits: nothing is left to chance.
-pub const EVERYTHING: SampleSize = SampleSize { per_image: 1_000_000, positive_fraction: 0.5 };
+const EVERYTHING: usize = 1_000_000;
 
 pub fn backbone(depth: ResNetDepth) -> ResNetConfig {
     ResNetConfig {
@@ -62,142 +57,91 @@ pub fn tiny_mobilenet_v1(norm: NormKind, freeze_at: usize) -> BackboneConfig {
     BackboneConfig::MobileNetV1(MobileNetV1Config { width_multiplier: 0.25, norm, freeze_at })
 }
 
+/// torchvision's defaults.
+fn detector(architecture: Architecture, depth: ResNetDepth, classes: usize) -> DetectorConfig {
+    DetectorConfig {
+        backbone: BackboneConfig::ResNet(backbone(depth)),
+        fpn_norm: HeadNorm::None,
+        classes,
+        normalization: Normalization::default(),
+        settings: DetectorSettings::new(architecture),
+    }
+}
+
 /// torchvision's defaults, but for the sampling.
-pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> FasterRcnnConfig {
-    let filter = |pre_nms_top_n, post_nms_top_n| ProposalFilter {
-        pre_nms_top_n,
-        post_nms_top_n,
-        nms_threshold: 0.7,
-        score_threshold: 0.0,
-        min_size: 1e-3,
-    };
-    FasterRcnnConfig {
-        backbone: BackboneConfig::ResNet(backbone(depth)),
-        fpn_channels: 256,
-        fpn_norm: None,
-        classes,
-        anchors: AnchorGenerator::faster_rcnn_fpn(),
-        rpn: RpnConfig {
-            train: filter(2000, 2000),
-            inference: filter(1000, 1000),
-            fg_iou: 0.7,
-            bg_iou: 0.3,
-            sample: EVERYTHING,
-            head_convs: 1,
-        },
-        roi: RoiConfig {
-            fg_iou: 0.5,
-            bg_iou: 0.5,
-            sample: EVERYTHING,
-            pool_size: 7,
-            sampling: Sampling::Fixed(2),
-            alignment: Alignment::Legacy,
-            head: BoxHead::TwoFc,
-            hidden: 1024,
-            postprocess: RoiPostprocess {
-                score_threshold: 0.05,
-                nms_threshold: 0.5,
-                detections_per_image: 100,
-            },
-        },
-        normalization: Normalization::default(),
-    }
-}
-
-/// torchvision's defaults.
-pub fn retinanet(depth: ResNetDepth, classes: usize) -> RetinaNetConfig {
-    RetinaNetConfig {
-        backbone: BackboneConfig::ResNet(backbone(depth)),
-        fpn_channels: 256,
-        fpn_norm: None,
-        p6_from: P6From::P5,
-        classes,
-        anchors: AnchorGenerator::retinanet(),
-        head_convs: 4,
-        head_norm: None,
-        fg_iou: 0.5,
-        bg_iou: 0.4,
-        focal_alpha: 0.25,
-        focal_gamma: 2.0,
-        box_loss: BoxLoss::L1,
-        postprocess: RetinaPostprocess {
-            score_threshold: 0.05,
-            topk_candidates: 1000,
-            nms_threshold: 0.5,
-            detections_per_image: 300,
-            clip: Clip::BeforeNms,
-        },
-        normalization: Normalization::default(),
-    }
-}
-
-/// torchvision's defaults.
-pub fn fcos(depth: ResNetDepth, classes: usize) -> FcosConfig {
-    FcosConfig {
-        backbone: BackboneConfig::ResNet(backbone(depth)),
-        fpn_channels: 256,
-        fpn_norm: None,
-        classes,
-        anchors: AnchorGenerator::fcos(),
-        fcos: FcosSettings::default(),
-        normalization: Normalization::default(),
-    }
-}
-
-/// An FCOS that trains in milliseconds; its threshold lets detections through before any training.
-pub fn tiny_fcos(classes: usize) -> FcosConfig {
-    let mut config = fcos(ResNetDepth::ResNet18, classes);
-    resnet(&mut config.backbone).width = 8;
-    config.fpn_channels = 16;
-    config.fcos.head_convs = 2;
-    config.fcos.score_threshold = 0.001;
+pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> DetectorConfig {
+    let mut config = detector(Architecture::FasterRcnn, depth, classes);
+    let (rpn, roi) = (&mut config.settings.rpn, &mut config.settings.roi);
+    (rpn.batch_per_image, roi.batch_per_image) = (EVERYTHING, EVERYTHING);
+    roi.positive_fraction = 0.5;
     config
 }
 
+/// torchvision's defaults.
+pub fn retinanet(depth: ResNetDepth, classes: usize) -> DetectorConfig {
+    detector(Architecture::RetinaNet, depth, classes)
+}
+
+/// torchvision's defaults.
+pub fn fcos(depth: ResNetDepth, classes: usize) -> DetectorConfig {
+    detector(Architecture::Fcos, depth, classes)
+}
+
 /// A Faster R-CNN that trains in milliseconds.
-pub fn tiny_faster_rcnn(classes: usize) -> FasterRcnnConfig {
+pub fn tiny_faster_rcnn(classes: usize) -> DetectorConfig {
     let mut config = faster_rcnn(ResNetDepth::ResNet18, classes);
     resnet(&mut config.backbone).width = 8;
-    config.fpn_channels = 16;
-    config.roi.hidden = 32;
-    config.rpn.train.post_nms_top_n = 50;
-    config.rpn.inference.post_nms_top_n = 50;
+    let settings = &mut config.settings;
+    (settings.fpn_channels, settings.roi.head_width) = (16, 32);
+    (settings.rpn.post_nms_top_n_train, settings.rpn.post_nms_top_n_test) = (50, 50);
     config
 }
 
 /// A RetinaNet that trains in milliseconds; its threshold lets detections through before any training.
-pub fn tiny_retinanet(classes: usize) -> RetinaNetConfig {
+pub fn tiny_retinanet(classes: usize) -> DetectorConfig {
     let mut config = retinanet(ResNetDepth::ResNet18, classes);
     resnet(&mut config.backbone).width = 8;
-    config.fpn_channels = 16;
-    config.head_convs = 2;
-    config.postprocess.score_threshold = 0.001;
+    config.settings.fpn_channels = 16;
+    let retina = &mut config.settings.retina;
+    (retina.head_convs, retina.score_threshold) = (2, 0.001);
+    config
+}
+
+/// An FCOS that trains in milliseconds; its threshold lets detections through before any training.
+pub fn tiny_fcos(classes: usize) -> DetectorConfig {
+    let mut config = fcos(ResNetDepth::ResNet18, classes);
+    resnet(&mut config.backbone).width = 8;
+    config.settings.fpn_channels = 16;
+    let fcos = &mut config.settings.fcos;
+    (fcos.head_convs, fcos.score_threshold) = (2, 0.001);
     config
 }
 
 /// The same with torchvision's second heads and Detectron2's geometry.
-pub fn tiny_faster_rcnn_v2(classes: usize) -> FasterRcnnConfig {
+pub fn tiny_faster_rcnn_v2(classes: usize) -> DetectorConfig {
     let mut config = tiny_faster_rcnn(classes);
-    config.fpn_norm = Some(NormKind::Bn);
-    config.rpn.head_convs = 2;
-    config.roi.head = BoxHead::FourConvFc(Some(NormKind::Bn));
-    (config.roi.alignment, config.roi.sampling) = (Alignment::HalfPixel, Sampling::Adaptive);
-    config.anchors = exact_anchors(&[4, 8, 16, 32, 64]);
+    config.fpn_norm = HeadNorm::Bn;
+    let settings = &mut config.settings;
+    settings.rpn.head_convs = 2;
+    settings.roi.head = RoiHead::FourConvFc;
+    (settings.roi.align, settings.roi.sampling_ratio) = (RoiAlign::Aligned, 0);
+    exact_anchors(settings);
     config
 }
 
 /// The same with torchvision's second heads and Detectron2's geometry.
-pub fn tiny_retinanet_v2(classes: usize) -> RetinaNetConfig {
+pub fn tiny_retinanet_v2(classes: usize) -> DetectorConfig {
     let mut config = tiny_retinanet(classes);
-    (config.head_norm, config.p6_from, config.box_loss) = (Some(NormKind::Gn), P6From::C5, BoxLoss::Giou);
-    config.postprocess.clip = Clip::AfterNms;
-    config.anchors = exact_anchors(&[8, 16, 32, 64, 128]);
+    let retina = &mut config.settings.retina;
+    (retina.head_norm, retina.p6_from, retina.box_loss) = (HeadNorm::Gn, P6From::C5, BoxLoss::Giou);
+    retina.clip = Clip::AfterNms;
+    exact_anchors(&mut config.settings);
     config
 }
 
-fn exact_anchors(strides: &[usize]) -> AnchorGenerator {
-    let sizes = [32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]);
-    AnchorGenerator::exact(&sizes, &[0.5, 1.0, 2.0], strides).expect("five levels")
+fn exact_anchors(settings: &mut DetectorSettings) {
+    settings.anchor_sizes = Some([32.0, 64.0, 128.0, 256.0, 512.0].map(|size| vec![size]).into());
+    settings.anchor_corners = AnchorCorners::Exact;
 }
 
 /// Pads images (3, h, w), row-major, to a common size that is a multiple of 32.
@@ -256,11 +200,11 @@ pub fn build(seed: u64, config: DetectorConfig) -> Result<Detector> {
 /// Runs `test` with the settings of a tiny network of each kind.
 pub fn each_detector(test: impl Fn(&str, DetectorConfig) -> Result<()>) {
     let configs = [
-        ("Faster R-CNN", DetectorConfig::FasterRcnn(tiny_faster_rcnn(CLASSES))),
-        ("RetinaNet", DetectorConfig::RetinaNet(tiny_retinanet(CLASSES))),
-        ("Faster R-CNN v2", DetectorConfig::FasterRcnn(tiny_faster_rcnn_v2(CLASSES))),
-        ("RetinaNet v2", DetectorConfig::RetinaNet(tiny_retinanet_v2(CLASSES))),
-        ("FCOS", DetectorConfig::Fcos(tiny_fcos(CLASSES))),
+        ("Faster R-CNN", tiny_faster_rcnn(CLASSES)),
+        ("RetinaNet", tiny_retinanet(CLASSES)),
+        ("Faster R-CNN v2", tiny_faster_rcnn_v2(CLASSES)),
+        ("RetinaNet v2", tiny_retinanet_v2(CLASSES)),
+        ("FCOS", tiny_fcos(CLASSES)),
     ];
     for (name, config) in configs {
         test(name, config).unwrap_or_else(|error| panic!("{name}: {error}"));

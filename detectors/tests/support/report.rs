@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
-use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::DetectorConfig;
 use ckd_detectors::images::Images;
 use ckd_detectors::param::Builder;
 use ckd_detectors::postprocess::Detections;
@@ -109,13 +109,15 @@ impl<'a> Report<'a> {
     /// The maps of the proposal head, from a head of its own: the detector shows proposals only.
     pub fn proposal_head(
         &mut self,
-        config: &FasterRcnnConfig,
+        config: &DetectorConfig,
         images: &Images,
         pyramid: &[Value],
         weights: &Weights,
     ) -> Result<()> {
         let builder = Builder::new(0, &Device::Cpu);
-        let rpn = Rpn::new(&builder.within("rpn"), config.fpn_channels, config.anchors.clone(), config.rpn)?;
+        let settings = &config.settings;
+        let anchors = settings.anchors(&settings.architecture.levels())?;
+        let rpn = Rpn::new(&builder.within("rpn"), settings.fpn_channels, anchors, &settings.rpn)?;
         fill(&builder.finish(), &part(weights, |name| name.starts_with("rpn.")));
         let output = rpn.forward(images, pyramid)?;
         let (objectness, deltas) = (values(output.objectness.tensor()), values(output.deltas.tensor()));

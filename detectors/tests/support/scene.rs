@@ -2,11 +2,8 @@
 #![allow(missing_docs, unreachable_pub)]
 
 use candle_core::{Device, Tensor};
-use ckd_detectors::faster_rcnn::FasterRcnnConfig;
-use ckd_detectors::fcos::{FcosConfig, FcosSettings};
+use ckd_detectors::DetectorConfig;
 use ckd_detectors::images::{Images, Target};
-use ckd_detectors::postprocess::RetinaPostprocess;
-use ckd_detectors::retinanet::RetinaNetConfig;
 use ckd_kernels::Value;
 use ckd_kernels::resize::resize_bilinear;
 
@@ -55,44 +52,41 @@ impl Scene {
 }
 
 /// `config` with the numbers of a case.
-pub fn faster_rcnn(case: &Case, mut config: FasterRcnnConfig) -> FasterRcnnConfig {
+pub fn faster_rcnn(case: &Case, mut config: DetectorConfig) -> DetectorConfig {
     let (count, number) = settings(case);
-    config.rpn.train.pre_nms_top_n = count("rpn_pre_nms_top_n_train");
-    config.rpn.train.post_nms_top_n = count("rpn_post_nms_top_n_train");
-    config.rpn.inference.pre_nms_top_n = count("rpn_pre_nms_top_n_test");
-    config.rpn.inference.post_nms_top_n = count("rpn_post_nms_top_n_test");
-    config.rpn.sample.per_image = count("rpn_batch_size_per_image");
-    config.roi.sample.per_image = count("box_batch_size_per_image");
-    config.roi.sample.positive_fraction = number("box_positive_fraction");
-    config.roi.postprocess.score_threshold = number("box_score_thresh");
-    config.roi.postprocess.nms_threshold = number("box_nms_thresh");
-    config.roi.postprocess.detections_per_image = count("box_detections_per_img");
+    let (rpn, roi) = (&mut config.settings.rpn, &mut config.settings.roi);
+    rpn.pre_nms_top_n_train = count("rpn_pre_nms_top_n_train");
+    rpn.post_nms_top_n_train = count("rpn_post_nms_top_n_train");
+    rpn.pre_nms_top_n_test = count("rpn_pre_nms_top_n_test");
+    rpn.post_nms_top_n_test = count("rpn_post_nms_top_n_test");
+    rpn.batch_per_image = count("rpn_batch_size_per_image");
+    roi.batch_per_image = count("box_batch_size_per_image");
+    roi.positive_fraction = number("box_positive_fraction");
+    roi.score_threshold = number("box_score_thresh");
+    roi.nms_threshold = number("box_nms_thresh");
+    roi.detections_per_image = count("box_detections_per_img");
     config
 }
 
 /// `config` with the numbers of a case.
-pub fn retinanet(case: &Case, mut config: RetinaNetConfig) -> RetinaNetConfig {
+pub fn retinanet(case: &Case, mut config: DetectorConfig) -> DetectorConfig {
     let (count, number) = settings(case);
-    config.postprocess = RetinaPostprocess {
-        score_threshold: number("score_thresh"),
-        topk_candidates: count("topk_candidates"),
-        nms_threshold: number("nms_thresh"),
-        detections_per_image: count("detections_per_img"),
-        ..config.postprocess
-    };
+    let retina = &mut config.settings.retina;
+    retina.score_threshold = number("score_thresh");
+    retina.topk_candidates = count("topk_candidates");
+    retina.nms_threshold = number("nms_thresh");
+    retina.detections_per_image = count("detections_per_img");
     config
 }
 
 /// `config` with the numbers of a case.
-pub fn fcos(case: &Case, mut config: FcosConfig) -> FcosConfig {
+pub fn fcos(case: &Case, mut config: DetectorConfig) -> DetectorConfig {
     let (count, number) = settings(case);
-    config.fcos = FcosSettings {
-        score_threshold: number("score_thresh"),
-        topk_candidates: count("topk_candidates"),
-        nms_threshold: number("nms_thresh"),
-        detections_per_image: count("detections_per_img"),
-        ..config.fcos
-    };
+    let fcos = &mut config.settings.fcos;
+    fcos.score_threshold = number("score_thresh");
+    fcos.topk_candidates = count("topk_candidates");
+    fcos.nms_threshold = number("nms_thresh");
+    fcos.detections_per_image = count("detections_per_img");
     config
 }
 

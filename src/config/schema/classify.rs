@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use ckd_detectors::classifier::Architecture;
-use ckd_detectors::images::Normalization;
 use ckd_settings::{Check, choices, section};
 
 use super::network::check_origin;
@@ -12,6 +11,7 @@ use super::run::Run;
 use crate::data::augment::LabelledInput;
 use crate::data::labelled_data::LabelledData;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
+use ckd_detectors::images::Normalization;
 
 choices! {
     /// Tasks.
@@ -156,7 +156,7 @@ impl ClassifyConfig {
             networks: "a pair of these classifiers".to_owned(),
             rows: vec![RowsAt::Logits, RowsAt::Embedding],
             maps: MapsAt::Stages,
-            levels: ["stage1", "stage2", "stage3", "stage4"].into_iter().take(stages).collect(),
+            levels: (1..=stages).map(|stage| format!("stage{stage}")).collect(),
         };
         for (index, entry) in self.distill.iter().enumerate() {
             entry.check_place(&offer, &mut check.within(&format!("distill.{index}")));

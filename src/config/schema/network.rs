@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use ckd_detectors::images::Normalization;
+use ckd_detectors::nn::{HeadNorm, NormKind};
+use ckd_detectors::settings::DetectorSettings;
 use ckd_settings::{Check, Overlay, choices, section};
 
-use super::detector::{Detector, HeadNorm};
 use crate::data::transform::Resize;
 
 choices! {
@@ -37,18 +38,6 @@ choices! {
     }
 }
 
-choices! {
-    /// The normalisation layers of the backbone.
-    pub enum Norm {
-        /// Batch norm whose statistics and parameters stay as loaded; for pretrained weights.
-        FrozenBn = "frozen_bn",
-        /// Batch norm that trains; for training from scratch with enough images a batch.
-        Bn = "bn",
-        /// Group norm; for training from scratch with few images a batch.
-        Gn = "gn",
-    }
-}
-
 section! {
     /// What teacher and student have in common.
     pub struct Network {
@@ -58,7 +47,7 @@ section! {
         /// of 8). Default: those of the published network, 64 of a ResNet, 32 of a MobileNet.
         pub width: Option<usize>,
         /// The normalisation layers of the backbone.
-        pub norm: Norm = Norm::FrozenBn,
+        pub norm: NormKind = NormKind::FrozenBn,
         /// The convolution of a bottleneck that halves the resolution (resnet50, resnet101).
         pub stride_in: StrideIn = StrideIn::Middle,
         /// The normalisation layers of the FPN, one behind each convolution, which then has no bias.
@@ -87,7 +76,7 @@ section! {
         /// What its images are normalised with. Default: the student's normalisation.
         pub normalization: Option<Normalization>,
         /// The keys of [detector] in which it differs from the student; the architecture is the same.
-        pub detector: Option<Overlay<Detector>>,
+        pub detector: Option<Overlay<DetectorSettings>>,
     }
 }
 
@@ -121,6 +110,14 @@ impl Network {
             format!("is \"{}\", but {} has no bottlenecks", self.stride_in, self.backbone),
             "leave it out",
         );
+    }
+
+    /// The detector of this network: `detector` with the widths that are the network's own.
+    pub fn settings(&self, detector: &DetectorSettings) -> DetectorSettings {
+        let mut settings = detector.clone();
+        settings.fpn_channels = self.fpn_channels.unwrap_or(detector.fpn_channels);
+        settings.roi.head_width = self.head_width.unwrap_or(detector.roi.head_width);
+        settings
     }
 
     /// Channels of the backbone's first layer.

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use ckd_detectors::Detector;
-use ckd_detectors::taps::{Tap, UnknownName};
+use ckd_detectors::taps::Tap;
 
 pub use sources::{DataSets, LoadedSplit};
 
@@ -258,21 +258,19 @@ impl Measured for MeasuredDetector {
 /// # Errors
 /// Anchors that cannot be.
 pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -> Result<MethodSetting<'d>> {
-    let student = build::fpn_channels(&config.detector, &config.student.network);
-    let teacher = config
-        .teacher
-        .as_ref()
-        .map(|teacher| build::fpn_channels(config.teacher_detector(), &teacher.network));
+    let detector = &config.detector;
+    let student = config.student.network.settings(detector).fpn_channels;
+    let teacher = config.teacher.as_ref();
+    let teacher = teacher.map(|teacher| teacher.network.settings(config.teacher_detector()).fpn_channels);
     let channels = Width { teacher: teacher.unwrap_or(student), student };
-    let levels = config.detector.architecture.levels().iter().map(|level| level.parse());
-    let levels: Vec<Tap> = levels.collect::<std::result::Result<_, UnknownName>>()?;
+    let levels = detector.architecture.levels();
     let both = |width| Width { teacher: width, student: width };
     let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
     Ok(MethodSetting {
         seed: config.run.seed,
         device,
-        widths: levels.into_iter().map(|level| (level, channels)).chain(rows).collect(),
-        anchors: Some(build::anchors(&config.detector)?),
+        widths: levels.map(|level| (Tap::Fpn(level), channels)).into_iter().chain(rows).collect(),
+        anchors: Some(detector.anchors(&levels)?),
         classes: Vec::new(),
         share_steps: config.run.train.share_steps,
     })

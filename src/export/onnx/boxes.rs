@@ -2,7 +2,7 @@
 //!
 //! N images, S candidates of each. A score of [`GONE`] marks a candidate that does not count: scores are at least 0.
 
-use ckd_detectors::anchors::AnchorGenerator;
+use ckd_detectors::DetectorConfig;
 use ckd_detectors::box_coder::LARGEST_LOG_RATIO;
 
 use super::graph::{Edge, GraphBuilder, Set, Side};
@@ -36,10 +36,11 @@ pub(super) struct Scored {
 /// The anchors of each level, (A_l, 4).
 pub(super) fn anchors(
     graph: &mut GraphBuilder,
-    generator: &AnchorGenerator,
+    config: &DetectorConfig,
     maps: &[Edge],
     sizes: &Sizes,
 ) -> Result<Vec<Edge>> {
+    let generator = config.settings.anchors(&config.settings.architecture.levels())?;
     // On one cell a map, what is generated is the anchors around (0, 0).
     let cells =
         generator.generate((0, 0), &vec![(1, 1); generator.levels()]).map_err(ckd_detectors::Error::from)?;

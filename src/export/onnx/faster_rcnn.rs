@@ -1,10 +1,9 @@
 //! Faster R-CNN as a graph: `ckd_detectors::faster_rcnn` in inference.
 
-use ckd_detectors::faster_rcnn::FasterRcnnConfig;
+use ckd_detectors::DetectorConfig;
 use ckd_detectors::fpn::ExtraLevels;
 use ckd_detectors::level_mapper::LevelMapper;
-use ckd_detectors::roi_heads::RoiConfig;
-use ckd_kernels::roi_align::{Alignment, Sampling};
+use ckd_detectors::roi_heads::{RoiAlign, RoiConfig};
 
 use super::boxes::{self, Scored};
 use super::graph::{Edge, GraphBuilder, Set, Side};
@@ -32,7 +31,7 @@ struct FirstStage {
 
 pub(super) fn write(
     layers: &mut Layers,
-    config: &FasterRcnnConfig,
+    config: &DetectorConfig,
     input: &Prepared,
     categories: &[u64],
     outputs: Outputs,
@@ -47,7 +46,7 @@ pub(super) fn write(
         return Ok(());
     }
     let proposals = propose(&mut layers.graph, config, &first, input);
-    let (logits, deltas) = second_stage(layers, &config.roi, &levels, &proposals)?;
+    let (logits, deltas) = second_stage(layers, &config.settings.roi, &levels, &proposals)?;
     let (found, labels) = detections(&mut layers.graph, config, (&logits, &deltas), &proposals, input);
     boxes::output_detections(&mut layers.graph, &found, &labels, categories, input.original.as_ref());
     Ok(())
@@ -55,7 +54,7 @@ pub(super) fn write(
 
 fn first_stage(
     layers: &mut Layers,
-    config: &FasterRcnnConfig,
+    config: &DetectorConfig,
     levels: &[Edge],
     input: &Prepared,
 ) -> Result<FirstStage> {
@@ -72,7 +71,7 @@ fn first_stage(
         let moves = layers.conv(&hidden, "rpn.head.bbox_pred", 1, Then::Nothing)?;
         deltas.push(boxes::per_anchor(&mut layers.graph, &moves, 4));
     }
-    let anchors = boxes::anchors(&mut layers.graph, &config.anchors, levels, &input.sizes)?;
+    let anchors = boxes::anchors(&mut layers.graph, config, levels, &input.sizes)?;
     Ok(FirstStage { objectness, deltas, anchors })
 }
 
@@ -105,11 +104,11 @@ fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge]) {
 /// Boxes (N, K, 4) with their objectness.
 fn propose(
     graph: &mut GraphBuilder,
-    config: &FasterRcnnConfig,
+    config: &DetectorConfig,
     first: &FirstStage,
     input: &Prepared,
 ) -> Scored {
-    let filter = &config.rpn.inference;
+    let filter = &config.settings.rpn.at_inference();
     let (mut all_boxes, mut all_scores, mut all_levels) = (Vec::new(), Vec::new(), Vec::new());
     let levels = first.objectness.iter().zip(&first.deltas).zip(&first.anchors).enumerate();
     for (level, ((objectness, deltas), anchors)) in levels {
@@ -186,18 +185,14 @@ fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals
         let (own_rois, own_image) =
             (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
         let size = config.pool_size as i64;
-        let samples = match config.sampling {
-            Sampling::Adaptive => 0,
-            Sampling::Fixed(samples) => samples as i64,
-        };
-        let corners = match config.alignment {
-            Alignment::Legacy => "output_half_pixel",
-            Alignment::HalfPixel => "half_pixel",
+        let corners = match config.align {
+            RoiAlign::Legacy => "output_half_pixel",
+            RoiAlign::Aligned => "half_pixel",
         };
         let settings = [
             ("output_height", Set::I(size)),
             ("output_width", Set::I(size)),
-            ("sampling_ratio", Set::I(samples)),
+            ("sampling_ratio", Set::I(config.sampling_ratio as i64)),
             ("spatial_scale", Set::F(1.0 / (4 << index) as f32)),
             ("coordinate_transformation_mode", Set::S(corners)),
         ];
@@ -245,13 +240,13 @@ fn smallest_area_of(level: usize) -> f32 {
 
 fn detections(
     graph: &mut GraphBuilder,
-    config: &FasterRcnnConfig,
+    config: &DetectorConfig,
     (logits, deltas): (&Edge, &Edge),
     proposals: &Scored,
     input: &Prepared,
 ) -> (Scored, Edge) {
     let classes = config.classes;
-    let postprocess = &config.roi.postprocess;
+    let postprocess = &config.settings.roi;
     let probabilities = graph.op_with("Softmax", &[logits], &[("axis", Set::I(-1))]);
     // (N, K, classes + 1), less the background in column 0.
     let shape = graph.op("Shape", &[&proposals.scores]);

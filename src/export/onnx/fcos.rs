@@ -1,6 +1,6 @@
 //! FCOS as a graph: `ckd_detectors::fcos` in inference.
 
-use ckd_detectors::fcos::FcosConfig;
+use ckd_detectors::DetectorConfig;
 use ckd_detectors::fpn::ExtraLevels;
 
 use super::boxes::{self, Confident, Scored};
@@ -13,12 +13,12 @@ use super::{Outputs, Result};
 
 pub(super) fn write(
     layers: &mut Layers,
-    config: &FcosConfig,
+    config: &DetectorConfig,
     input: &Prepared,
     categories: &[u64],
     outputs: Outputs,
 ) -> Result<()> {
-    let (classes, settings) = (config.classes, &config.fcos);
+    let (classes, settings) = (config.classes, &config.settings.fcos);
     let maps = trunk(layers, &config.backbone, &input.pixels, "backbone.body.")?;
     let levels = pyramid(layers, &maps[1..], ExtraLevels::P6P7(settings.p6_from))?;
     let mut logits = Vec::new();
@@ -31,7 +31,7 @@ pub(super) fn write(
         centerness.push(output(layers, &hidden, "regression_head.bbox_ctrness", 1, Then::Nothing)?);
     }
     let graph = &mut layers.graph;
-    let anchors = boxes::anchors(graph, &config.anchors, &levels, &input.sizes)?;
+    let anchors = boxes::anchors(graph, config, &levels, &input.sizes)?;
     if outputs == Outputs::Raw {
         let [logits, distances, centerness] = [&logits, &distances, &centerness]
             .map(|parts| graph.concat(&parts.iter().collect::<Vec<_>>(), 1));

@@ -38,6 +38,7 @@ use std::collections::BTreeMap;
 use ckd_detectors::DetectorConfig;
 use ckd_detectors::images::Normalization;
 use ckd_detectors::param::ParamStore;
+use ckd_detectors::settings::Architecture;
 use prost::Message;
 
 use super::{ExportError, Result};
@@ -102,7 +103,7 @@ impl InputRule {
             long_side_px: input.long_side_px,
             resize: input.resize,
             size_divisor: input.size_divisor,
-            normalization: Normalization { mean: normalization.mean, std: normalization.std },
+            normalization: *normalization,
         }
     }
 
@@ -177,16 +178,11 @@ impl OnnxModel {
 pub fn detector(params: &ParamStore, about: &DetectorGraph<'_>) -> Result<OnnxModel> {
     let mut layers = Layers::new(params, about.precision)?;
     let input = input::prepare(&mut layers.graph, &about.rule, about.preprocessing);
-    match about.config {
-        DetectorConfig::FasterRcnn(config) => {
-            faster_rcnn::write(&mut layers, config, &input, about.categories, about.outputs)?;
-        }
-        DetectorConfig::RetinaNet(config) => {
-            retinanet::write(&mut layers, config, &input, about.categories, about.outputs)?;
-        }
-        DetectorConfig::Fcos(config) => {
-            fcos::write(&mut layers, config, &input, about.categories, about.outputs)?;
-        }
-    }
+    let write = match about.config.settings.architecture {
+        Architecture::FasterRcnn => faster_rcnn::write,
+        Architecture::RetinaNet => retinanet::write,
+        Architecture::Fcos => fcos::write,
+    };
+    write(&mut layers, about.config, &input, about.categories, about.outputs)?;
     Ok(OnnxModel::new(layers.finish("detector")?, about.metadata))
 }

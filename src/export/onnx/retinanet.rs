@@ -1,8 +1,8 @@
 //! RetinaNet as a graph: `ckd_detectors::retinanet` in inference.
 
+use ckd_detectors::DetectorConfig;
 use ckd_detectors::fpn::ExtraLevels;
 use ckd_detectors::postprocess::Clip;
-use ckd_detectors::retinanet::RetinaNetConfig;
 
 use super::boxes::{self, Confident, Scored};
 use super::graph::{Edge, Side};
@@ -14,18 +14,18 @@ use super::{Outputs, Result};
 
 pub(super) fn write(
     layers: &mut Layers,
-    config: &RetinaNetConfig,
+    config: &DetectorConfig,
     input: &Prepared,
     categories: &[u64],
     outputs: Outputs,
 ) -> Result<()> {
     let classes = config.classes;
     let maps = trunk(layers, &config.backbone, &input.pixels, "backbone.body.")?;
-    let levels = pyramid(layers, &maps[1..], ExtraLevels::P6P7(config.p6_from))?;
+    let levels = pyramid(layers, &maps[1..], ExtraLevels::P6P7(config.settings.retina.p6_from))?;
     let logits = head(layers, &levels, "classification_head", "cls_logits", classes)?;
     let deltas = head(layers, &levels, "regression_head", "bbox_reg", 4)?;
     let graph = &mut layers.graph;
-    let anchors = boxes::anchors(graph, &config.anchors, &levels, &input.sizes)?;
+    let anchors = boxes::anchors(graph, config, &levels, &input.sizes)?;
     if outputs == Outputs::Raw {
         let [logits, deltas] =
             [&logits, &deltas].map(|parts| graph.concat(&parts.iter().collect::<Vec<_>>(), 1));
@@ -37,7 +37,7 @@ pub(super) fn write(
         graph.output(&anchors, "anchors", Element::F32, &[a, four], "x1, y1, x2, y2; levels fine to coarse");
         return Ok(());
     }
-    let postprocess = &config.postprocess;
+    let postprocess = &config.settings.retina;
     let (mut all_boxes, mut all_scores, mut all_labels) = (Vec::new(), Vec::new(), Vec::new());
     for ((logits, deltas), anchors) in logits.iter().zip(&deltas).zip(&anchors) {
         let scores = graph.op("Sigmoid", &[logits]);

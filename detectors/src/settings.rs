@@ -1,0 +1,158 @@
+//! The table `[detector]` of a configuration: architecture, pyramid, anchors and heads.
+
+use ckd_settings::{Check, choices, section};
+
+use crate::Result;
+use crate::anchors::{AnchorCorners, AnchorGenerator};
+use crate::boxes::GeometryError;
+use crate::fcos::FcosSettings;
+use crate::retinanet::RetinaSettings;
+use crate::roi_heads::RoiConfig;
+use crate::rpn::RpnConfig;
+use crate::taps::{Level, Tap};
+
+choices! {
+    /// A family of detectors.
+    pub enum Architecture {
+        /// Two stages over an FPN with levels p2 to p6 (Ren et al. 2015, Lin et al. 2017a).
+        FasterRcnn = "faster_rcnn",
+        /// One stage over an FPN with levels p3 to p7 (Lin et al. 2017b).
+        RetinaNet = "retinanet",
+        /// One stage without anchors over an FPN with levels p3 to p7 (Tian et al. 2020).
+        Fcos = "fcos",
+    }
+}
+
+impl Architecture {
+    /// Levels of the feature pyramid, finest first.
+    pub fn levels(self) -> [Level; 5] {
+        let first = match self {
+            Self::FasterRcnn => 2,
+            Self::RetinaNet | Self::Fcos => 3,
+        };
+        [0, 1, 2, 3, 4].map(|above| Level(first + above))
+    }
+
+    /// Tap of the class logits.
+    pub fn logits(self) -> Tap {
+        match self {
+            Self::FasterRcnn => Tap::RoiLogits,
+            Self::RetinaNet | Self::Fcos => Tap::AnchorLogits,
+        }
+    }
+}
+
+section! {
+    /// The kind of detector, shared by teacher and student.
+    pub struct DetectorSettings {
+        /// The family.
+        pub architecture: Architecture,
+        /// Channels of every FPN level; a network may override it.
+        pub fpn_channels: usize = 256,
+        /// Anchor sizes (square root of the area) in pixels, one array a level. Default: torchvision's,
+        /// 32 to 512 for Faster R-CNN, 32 to 813 in three octave steps a level for RetinaNet, the strides 8 to 128
+        /// for FCOS, whose points are the middles of square anchors.
+        pub anchor_sizes: Option<Vec<Vec<f64>>>,
+        /// How anchors lie on the image.
+        pub anchor_corners: AnchorCorners = AnchorCorners::Rounded,
+        /// Anchor height over width (FCOS: always 1).
+        pub aspect_ratios: Vec<f64> = vec![0.5, 1.0, 2.0],
+        /// The region proposal network (Faster R-CNN).
+        pub rpn: RpnConfig = RpnConfig::default(),
+        /// The box head (Faster R-CNN).
+        pub roi: RoiConfig = RoiConfig::default(),
+        /// The dense head (RetinaNet).
+        pub retina: RetinaSettings = RetinaSettings::default(),
+        /// The dense head (FCOS).
+        pub fcos: FcosSettings = FcosSettings::default(),
+    }
+}
+
+impl DetectorSettings {
+    fn check(&self, check: &mut Check<'_>) {
+        check.at_least_one("fpn_channels", self.fpn_channels);
+        if let Some(sizes) = &self.anchor_sizes {
+            let levels = self.architecture.levels().map(|level| level.to_string());
+            check.that(
+                sizes.len() == levels.len(),
+                "anchor_sizes",
+                format!("has {} levels, {} has {}", sizes.len(), self.architecture, levels.len()),
+                format!("give one array for each of {}", levels.join(", ")),
+            );
+            let even = sizes.iter().all(|level| !level.is_empty() && level.len() == sizes[0].len());
+            check.that(
+                even,
+                "anchor_sizes",
+                "differs in the number of sizes between levels",
+                "one head serves all levels: give every level as many sizes",
+            );
+            check.that(
+                self.architecture != Architecture::Fcos || sizes.iter().all(|level| level.len() == 1),
+                "anchor_sizes",
+                "must have one size a level for fcos",
+                "FCOS has one point a cell; a size is the stride of its level, like [[8], [16], ...]",
+            );
+            let positive = sizes.iter().flatten().all(|size| *size > 0.0);
+            check.that(positive, "anchor_sizes", "has a size of 0 or less", "sizes are in pixels");
+        }
+        let ratios = &self.aspect_ratios;
+        check.that(
+            !ratios.is_empty() && ratios.iter().all(|ratio| *ratio > 0.0),
+            "aspect_ratios",
+            "needs at least one number, all above 0",
+            "torchvision's are [0.5, 1.0, 2.0]",
+        );
+    }
+
+    /// Anchors of a pyramid of these levels.
+    ///
+    /// # Errors
+    /// Sizes or ratios that cannot be, or sizes of another number of levels.
+    pub fn anchors(&self, levels: &[Level]) -> Result<AnchorGenerator> {
+        let sizes: Vec<Vec<f32>> = match &self.anchor_sizes {
+            Some(sizes) => {
+                sizes.iter().map(|level| level.iter().map(|&size| size as f32).collect()).collect()
+            }
+            None => {
+                levels.iter().enumerate().map(|(place, level)| self.default_sizes(place, *level)).collect()
+            }
+        };
+        let ratios: Vec<f32> = match self.architecture {
+            Architecture::Fcos => vec![1.0],
+            _ => self.aspect_ratios.iter().map(|&ratio| ratio as f32).collect(),
+        };
+        let strides: Vec<usize> = levels.iter().map(|level| 1 << level.0).collect();
+        GeometryError::check_length("levels of the anchor sizes", strides.len(), sizes.len())?;
+        Ok(match self.anchor_corners {
+            AnchorCorners::Rounded => AnchorGenerator::new(&sizes, &ratios)?,
+            AnchorCorners::Exact => AnchorGenerator::exact(&sizes, &ratios, &strides)?,
+        })
+    }
+
+    /// Number of anchors at each cell, which share a head.
+    pub fn anchors_per_cell(&self) -> usize {
+        let given = self.anchor_sizes.as_ref().and_then(|sizes| sizes.first()).map(Vec::len);
+        match self.architecture {
+            Architecture::FasterRcnn => given.unwrap_or(1) * self.aspect_ratios.len(),
+            Architecture::RetinaNet => given.unwrap_or(3) * self.aspect_ratios.len(),
+            Architecture::Fcos => 1,
+        }
+    }
+
+    /// Published anchor sizes of the level at `place`, counted from the finest: RetinaNet's are three steps of an octave,
+    /// which torchvision rounds down.
+    fn default_sizes(&self, place: usize, level: Level) -> Vec<f32> {
+        let base = f64::from(32 << place);
+        let third = |third: u32| base * 2f64.powf(f64::from(third) / 3.0);
+        match (self.architecture, self.anchor_corners) {
+            (Architecture::FasterRcnn, _) => vec![base as f32],
+            (Architecture::RetinaNet, AnchorCorners::Rounded) => {
+                (0..3).map(|step| third(step).floor() as f32).collect()
+            }
+            (Architecture::RetinaNet, AnchorCorners::Exact) => {
+                (0..3).map(|step| third(step) as f32).collect()
+            }
+            (Architecture::Fcos, _) => vec![f32::from(1u16 << level.0)],
+        }
+    }
+}
