@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
-use ckd_det::config::Optim;
 use ckd_det::distill::{Negatives, ckd};
-use ckd_det::engine::optim::Sgd;
+use ckd_det::optim::groups::grouped;
+use ckd_det::optim::{Optim, Optimizer};
 use ckd_detectors::classifier::{Architecture, Network};
 use ckd_detectors::nn::Mode;
 use ckd_detectors::param::Builder;
@@ -143,7 +143,7 @@ fn measure(options: &Options) -> Result<()> {
 struct Step {
     student: Box<dyn Network>,
     teacher: Option<Box<dyn Network>>,
-    sgd: Sgd,
+    optimizer: Box<dyn Optimizer>,
     images: Value,
     labels: Vec<u32>,
 }
@@ -158,18 +158,10 @@ impl Step {
             }
             Workload::Resnet18 => (network("resnet18", builder(0))?, None),
         };
-        let optim = Optim {
-            lr: LEARNING_RATE,
-            momentum: 0.9,
-            nesterov: false,
-            weight_decay: 5e-4,
-            weight_decay_norm: None,
-            weight_decay_bias: None,
-            clip_grad_norm: None,
-        };
-        let sgd = Sgd::new(student.params(), &optim)?;
+        let optim = Optim { weight_decay: 5e-4, ..Optim::new(LEARNING_RATE) };
+        let optimizer = optim.over(grouped(&[student.params()], &optim, |_| false))?;
         let (images, labels) = data(workload, batch)?;
-        Ok(Self { student, teacher, sgd, images, labels })
+        Ok(Self { student, teacher, optimizer, images, labels })
     }
 
     fn run(&mut self) -> Result<Duration> {
@@ -193,7 +185,7 @@ impl Step {
         ensure!(loss.item()?.is_finite(), "the loss is {}", loss.item()?);
         let gradients = loss.backward()?;
         // Nothing is clipped, so no norm is asked for.
-        self.sgd.step(&gradients, LEARNING_RATE, 1.0, 0.0)?;
+        self.optimizer.step(&gradients, LEARNING_RATE, 1.0)?;
         drop((loss, gradients));
         Ok(started.elapsed())
     }

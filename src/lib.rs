@@ -51,6 +51,7 @@ pub mod engine;
 pub mod eval;
 pub mod export;
 pub mod fsx;
+pub mod optim;
 pub mod report;
 pub mod training;
 pub mod weights;

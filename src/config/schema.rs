@@ -28,7 +28,9 @@ pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Lab
 pub use cohort::{CohortConfig, Peer};
 pub use network::{Backbone, Network, StrideIn, Student, Teacher};
 pub use run::Run;
-pub use training::{Engine, Eval, Length, Optim, Precision, Schedule, ScheduleKind, Stage, Train};
+pub use training::{Engine, Eval, Precision, Stage, Train};
+
+pub use crate::optim::{Length, Optim, OptimKind, Schedule, ScheduleKind};
 
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 

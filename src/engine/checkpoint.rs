@@ -1,7 +1,7 @@
 //! The state of a run: everything that the next step depends on.
 //!
-//! Random numbers and data order are functions of (seed, step), so weights, velocities and the step are all
-//! there is. The teacher is not in it: its hash is, and its path is in the run's configuration.
+//! Random numbers and data order are functions of (seed, step), so weights, the state of the
+//! optimiser and the step are all there is. The teacher is not in it: its hash is, and its path is in the run's configuration.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,15 +11,14 @@ use candle_core::Tensor;
 use ckd_detectors::param::{ParamStore, write_in_place};
 use serde::{Deserialize, Serialize};
 
-use super::optim::Sgd;
 use super::{EngineError, Result};
 use crate::fsx;
+use crate::optim::Slot;
 use crate::weights::WeightsFile;
 use crate::weights::file::write_safetensors;
 
 const STATE: &str = "ckd_det.train_state";
 const MODEL: &str = "model/";
-const VELOCITY: &str = "velocity/";
 
 /// The part of the state that is not tensors.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,11 +59,11 @@ pub struct Best {
 }
 
 /// Writes the checkpoint of `state.step` into `folder` and removes all but the newest `keep`. `stores` hold the tensors of
-/// the student and of what is trained beside it.
+/// the student and of what is trained beside it, `slots` those of the optimiser and of the average of the weights.
 pub fn save(
     folder: &Path,
     stores: &[&ParamStore],
-    sgd: &Sgd,
+    slots: &[Slot<'_>],
     state: &TrainState,
     keep: usize,
 ) -> Result<PathBuf> {
@@ -73,8 +72,8 @@ pub fn save(
         let own = params.snapshot()?.into_iter();
         tensors.extend(own.map(|(name, tensor)| (format!("{MODEL}{name}"), tensor)));
     }
-    for (name, velocity) in sgd.state() {
-        tensors.insert(format!("{VELOCITY}{name}"), velocity.clone());
+    for slot in slots {
+        tensors.insert(key(slot), slot.tensor.clone());
     }
     let json = serde_json::to_string(state).expect("a plain structure has a JSON form");
     let path = folder.join(format!("step-{:08}.safetensors", state.step));
@@ -90,11 +89,11 @@ pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
     Ok(all(folder)?.pop())
 }
 
-/// Puts the checkpoint at `path` into `stores` and `sgd`.
+/// Puts the checkpoint at `path` into `stores` and `slots`.
 ///
 /// # Errors
 /// If it is damaged or no checkpoint (says how to go on without it), or one of another network.
-pub fn load(path: &Path, stores: &[&ParamStore], sgd: &Sgd) -> Result<TrainState> {
+pub fn load(path: &Path, stores: &[&ParamStore], slots: &[Slot<'_>]) -> Result<TrainState> {
     let file = WeightsFile::read(path).map_err(|problem| EngineError::Checkpoint {
         path: path.to_owned(),
         advice: advice_without(path),
@@ -121,13 +120,18 @@ pub fn load(path: &Path, stores: &[&ParamStore], sgd: &Sgd) -> Result<TrainState
     for (name, param) in stores.iter().flat_map(|params| params.iter()) {
         restore(format!("{MODEL}{name}"), param.value.tensor())?;
     }
-    for (name, velocity) in sgd.state() {
-        restore(format!("{VELOCITY}{name}"), velocity)?;
+    for slot in slots {
+        restore(key(slot), slot.tensor)?;
     }
     match left.keys().next() {
         Some(name) => Err(fail(format!("{name} is unknown here: it belongs to another network"))),
         None => Ok(state),
     }
+}
+
+/// The name of an optimiser's tensor in a checkpoint.
+fn key(Slot { slot, name, .. }: &Slot<'_>) -> String {
+    format!("{slot}/{name}")
 }
 
 /// How to resume without the damaged checkpoint at `path`.

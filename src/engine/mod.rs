@@ -10,7 +10,7 @@
 //! | [`cohort`] | the task of classifiers that learn from each other |
 //! | [`pass`] | what a training pass gives: loss terms, gradients, times |
 //! | [`distillation`] | a teacher and the methods that learn from it |
-//! | [`optim`], [`schedule`] | the update and its learning rate |
+//! | `update` | one update of the weights |
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
 //! | [`outcome`], [`classes`] | the numbers a job ended with; class lists that must agree |
 //! | [`comparison`] | several experiments and seeds, one table |
@@ -26,13 +26,12 @@ mod error;
 pub mod experiment;
 pub mod job;
 mod missing;
-pub mod optim;
 pub mod outcome;
 pub mod pass;
 mod recorded;
-pub mod schedule;
 pub mod task;
 pub mod teacher;
 mod trainer;
+mod update;
 
 pub use error::{EngineError, Result};

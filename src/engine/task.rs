@@ -112,6 +112,10 @@ pub trait Task: Sized {
         Vec::new()
     }
 
+    /// Whether the parameter `name` belongs to the backbone of `model`: its learning rate is multiplied by
+    /// `optim.backbone_lr_factor`.
+    fn in_backbone(model: &Self::Model, name: &str) -> bool;
+
     /// Puts initial weights into the student and names what stays random.
     fn initialise(
         &self,

@@ -5,20 +5,22 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
 use super::checkpoint::{self, Best, NetworkBest, TrainState};
 use super::job::{Job, Row, Start, Surroundings};
-use super::optim::Sgd;
 use super::outcome::Outcome;
-use super::pass::{LossTerm, non_finite, precision};
-use super::schedule::LearningRate;
-use super::task::{Measured, Setting, Settings, Task};
+use super::pass::{LossTerm, precision};
+use super::task::{Further, Measured, Setting, Settings, Task};
+use super::update::Update;
 use super::{EngineError, Result, recorded};
 use crate::config::{Document, Run};
 use crate::data::{DataError, Loader, Position, Source};
 use crate::fsx;
+use crate::optim::groups::grouped;
+use crate::optim::{Ema, LearningRate, Optimizer, Slot};
 use crate::report::log::MetricsLog;
 use crate::report::progress::{Progress, StepReport, Verbosity};
 use crate::report::run_folder::{EvalLine, RunFolder, SharesLine, StepLine};
@@ -30,7 +32,8 @@ pub(super) struct Training<'a, T: Task> {
     job: &'a Job<'a, T>,
     around: &'a Surroundings<'a, T>,
     student: T::Model,
-    sgd: Sgd,
+    optimizer: Box<dyn Optimizer>,
+    ema: Option<Ema>,
     state: TrainState,
     rate: LearningRate,
     loader: Loader<T::Source>,
@@ -75,10 +78,14 @@ impl<'a, T: Task> Training<'a, T> {
         }
         let student = around.data.student(config, around.device)?;
         let run = config.run();
-        let sgd = Sgd::over(&job.trained(&student), &run.optim)?;
+        let in_backbone = |name: &str| T::in_backbone(&student, name);
+        let optimizer = run.optim.over(grouped(&job.trained(&student), &run.optim, in_backbone))?;
+        let networks: Vec<&ParamStore> =
+            T::networks(&student).into_iter().map(|network| network.params).collect();
+        let ema = run.train.ema_decay.map(|decay| Ema::over(&networks, decay)).transpose()?;
         let mut notes = Vec::new();
         let state = match &resumed_from {
-            Some(path) => resumed(job, path, &student, &sgd, &mut notes)?,
+            Some(path) => resumed(job, path, &student, &slots(&*optimizer, ema.as_ref()), &mut notes)?,
             None => anew(job, around.data, start, &student, &mut notes)?,
         };
         let log = MetricsLog::open(&folder.log(), resumed_from.is_some().then_some(state.step))?;
@@ -101,7 +108,19 @@ impl<'a, T: Task> Training<'a, T> {
         for note in notes {
             progress.note(&note);
         }
-        Ok(Self { job, around, student, sgd, state, rate, loader, log, progress, shares: Shares::default() })
+        Ok(Self {
+            job,
+            around,
+            student,
+            optimizer,
+            ema,
+            state,
+            rate,
+            loader,
+            log,
+            progress,
+            shares: Shares::default(),
+        })
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
@@ -167,16 +186,17 @@ impl<'a, T: Task> Training<'a, T> {
         let step = self.state.step;
         let Accumulated { terms, gradients, images, kept } = self.accumulate()?;
         let scale = 1.0 / self.run().train.accumulate as f64;
-        let gradient_norm = self.sgd.gradient_norm(&gradients, scale)?;
-        if !gradient_norm.is_finite() {
-            return Err(non_finite(step, "the norm of the gradient", gradient_norm, &terms));
-        }
         let lr = self.rate.at(step);
-        self.sgd.step(&gradients, lr, scale, gradient_norm)?;
+        let update = Update { gradients: &gradients, lr, scale, step, of: "gradient", terms: &terms };
+        let settings = &self.run().optim;
+        let gradient_norm = update.apply(&mut *self.optimizer, settings)?;
         drop(gradients);
         self.state.step += 1;
         if let Some(kept) = kept {
             self.further(kept, lr, &terms)?;
+        }
+        if let Some(ema) = &mut self.ema {
+            ema.update(self.state.step)?;
         }
         if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
             self.progress.note(&self.shares.to_string());
@@ -207,11 +227,11 @@ impl<'a, T: Task> Training<'a, T> {
         let step = self.state.step;
         let setting = self.setting(step * self.run().train.accumulate as u64 - 1);
         let further = self.around.data.after_update(&setting, kept, lr)?;
-        let norm = self.sgd.gradient_norm(&further.gradients, 1.0)?;
-        if !norm.is_finite() {
-            return Err(non_finite(step, "the norm of the meta-gradient", norm, terms));
-        }
-        self.sgd.step(&further.gradients, further.lr, 1.0, norm)
+        let Further { gradients, lr } = &further;
+        let update = Update { gradients, lr: *lr, scale: 1.0, step, of: "meta-gradient", terms };
+        let settings = &self.run().optim;
+        update.apply(&mut *self.optimizer, settings)?;
+        Ok(())
     }
 
     fn setting(&self, batch: u64) -> Setting<'_, T> {
@@ -291,7 +311,8 @@ impl<'a, T: Task> Training<'a, T> {
     fn save(&self) -> Result<()> {
         let keep = self.run().train.keep_checkpoints;
         let stores = self.job.trained(&self.student);
-        checkpoint::save(&self.job.folder.checkpoints(), &stores, &self.sgd, &self.state, keep)?;
+        let slots = slots(&*self.optimizer, self.ema.as_ref());
+        checkpoint::save(&self.job.folder.checkpoints(), &stores, &slots, &self.state, keep)?;
         Ok(())
     }
 
@@ -316,6 +337,12 @@ impl<'a, T: Task> Training<'a, T> {
 /// Rounded to tenths.
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e4).round() / 10.0
+}
+
+/// The tensors that a checkpoint holds beside the weights.
+fn slots<'s>(optimizer: &'s dyn Optimizer, ema: Option<&'s Ema>) -> Vec<Slot<'s>> {
+    let averages = ema.into_iter().flat_map(Ema::slots);
+    optimizer.slots().into_iter().chain(averages).collect()
 }
 
 /// The headline of each network.
@@ -351,15 +378,15 @@ fn anew<T: Task>(
     Ok(TrainState { step: 0, threads, best: None, networks: Vec::new(), teacher: job.teacher_hash.clone() })
 }
 
-/// The state of the checkpoint at `path`, with its tensors in `student` and `sgd`.
+/// The state of the checkpoint at `path`, with its tensors in `student` and `slots`.
 fn resumed<T: Task>(
     job: &Job<'_, T>,
     path: &Path,
     student: &T::Model,
-    sgd: &Sgd,
+    slots: &[Slot<'_>],
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
-    let mut state = checkpoint::load(path, &job.trained(student), sgd)?;
+    let mut state = checkpoint::load(path, &job.trained(student), slots)?;
     if state.teacher != job.teacher_hash {
         let reason = "the run was started with another teacher; use that one, or start anew without --resume"
             .to_owned();

@@ -6,6 +6,7 @@ use ckd_settings::{Check, section};
 use super::classify::{ClassifierStudent, ClassifyConfig, Labelled, Task};
 use super::run::Run;
 use crate::distill::mcl::{Cohort, CohortMethod};
+use crate::optim::OptimKind;
 
 section! {
     /// One experiment on image classifiers that train together, from scratch and without a teacher.
@@ -60,6 +61,12 @@ impl CohortConfig {
     fn check_layers(&self, check: &mut Check<'_>) {
         let layers = &self.cohort.layers;
         let optim = &self.run.optim;
+        check.that(
+            optim.kind == OptimKind::Sgd || layers.meta_every == 0,
+            "optim.kind",
+            format!("is {:?}, but l_mcl's virtual updates are those of SGD", optim.kind.word()),
+            "set optim.kind = \"sgd\", or cohort.layers.meta_every = 0 to leave the pairs' weights as they begin",
+        );
         for (key, own) in [("norm", optim.norm_decay()), ("bias", optim.bias_decay())] {
             check.that(
                 own == optim.weight_decay || layers.meta_every == 0,

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use ckd_settings::{Check, section};
 
 use super::classify::Task;
-use super::training::{Engine, Eval, Optim, Schedule, Train};
+use super::training::{Engine, Eval, Train};
 use crate::distill::Distill;
+use crate::optim::{Optim, Schedule};
 
 section! {
     /// The run: its name and folder, random numbers, optimiser, schedule and loops.

@@ -115,6 +115,10 @@ impl Task for LabelledSets {
         vec![Network::only(model.params())]
     }
 
+    fn in_backbone(model: &Classifier, name: &str) -> bool {
+        backbone_has(model, name)
+    }
+
     fn initialise(&self, _: &ClassifyConfig, model: &Classifier, file: &WeightsFile) -> Result<Vec<String>> {
         Ok(weights::load(model, file, weights::Head::MayDiffer)?)
     }
@@ -187,6 +191,12 @@ impl Task for LabelledSets {
         ClassifierCard { config: config.clone(), classes: self.train.classes.clone(), provenance }
             .to_metadata()
     }
+}
+
+/// Whether the parameter `name` is of `model`, but not of its last layer.
+pub(super) fn backbone_has(model: &Classifier, name: &str) -> bool {
+    let head = format!("{}.", model.head_prefix());
+    model.params().get(name).is_some() && !name.starts_with(&head)
 }
 
 /// The student of `config` in `builder`.

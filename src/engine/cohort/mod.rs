@@ -26,7 +26,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use ckd_detectors::param::ParamStore;
 
-use super::classify::{ClassifierCard, LabelledSets, to_device};
+use super::classify::{ClassifierCard, LabelledSets, backbone_has, to_device};
 use super::distillation::Distillation;
 use super::pass::Pass;
 use super::task::{Further, Gathered, Network, Setting, Settings, Task};
@@ -113,6 +113,10 @@ impl Task for CohortSets {
 
     fn beside(model: &Cohort) -> Vec<&ParamStore> {
         model.beside()
+    }
+
+    fn in_backbone(model: &Cohort, name: &str) -> bool {
+        model.peers().iter().any(|peer| backbone_has(peer.classifier(), name))
     }
 
     fn initialise(&self, _: &CohortConfig, _: &Cohort, _: &WeightsFile) -> Result<Vec<String>> {

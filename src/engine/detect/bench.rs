@@ -16,12 +16,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::pass::{Views, training_pass};
-use super::{build, method_setting};
+use super::{BACKBONE, build, method_setting};
 use crate::config::{self, Config};
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
-use crate::engine::optim::Sgd;
-use crate::engine::pass::{non_finite, precision};
+use crate::engine::pass::precision;
+use crate::engine::update::Update;
+use crate::optim::groups::grouped;
 
 /// Boxes on every image.
 const BOXES_PER_IMAGE: usize = 8;
@@ -97,7 +98,8 @@ impl Workload {
         let student = build::student(config, self.classes, device)?;
         let beside = distillation.iter().flat_map(Distillation::params);
         let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
-        let mut sgd = Sgd::over(&stores, &config.run.optim)?;
+        let parameters = grouped(&stores, &config.run.optim, |name| name.starts_with(BACKBONE));
+        let mut optimizer = config.run.optim.over(parameters)?;
         let (images, targets) = self.scene(config, device)?;
         self.repeat(|step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
@@ -106,11 +108,9 @@ impl Workload {
                 let views = Views { student: &images, teacher: &images };
                 training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
             })?;
-            let norm = sgd.gradient_norm(&pass.gradients, 1.0)?;
-            if !norm.is_finite() {
-                return Err(non_finite(step, "the norm of the gradient", norm, &pass.terms));
-            }
-            sgd.step(&pass.gradients, 0.0, 1.0, norm)?;
+            let (gradients, terms) = (&pass.gradients, &pass.terms[..]);
+            let update = Update { gradients, lr: 0.0, scale: 1.0, step, of: "gradient", terms };
+            update.apply(&mut *optimizer, &config.run.optim)?;
             drop(pass.gradients);
             device.synchronize()?;
             let took = started.elapsed();

@@ -51,6 +51,9 @@ use crate::weights::agree::{self, Role};
 use crate::weights::card::categories_of;
 use crate::weights::{ModelCard, WeightsFile, load};
 
+/// The beginning of the names of a detector's backbone: all but its pyramid and heads.
+pub(super) const BACKBONE: &str = "backbone.body.";
+
 impl Settings for Config {
     type Task = DataSets;
 
@@ -127,6 +130,10 @@ impl Task for DataSets {
 
     fn networks(model: &Detector) -> Vec<Network<'_>> {
         vec![Network::only(model.params())]
+    }
+
+    fn in_backbone(_: &Detector, name: &str) -> bool {
+        name.starts_with(BACKBONE)
     }
 
     fn initialise(&self, config: &Config, model: &Detector, file: &WeightsFile) -> Result<Vec<String>> {

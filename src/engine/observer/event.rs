@@ -1,0 +1,158 @@
+//! Events of a training run, and the trait of those who hear of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::engine::error::Result;
+use crate::engine::pass::LossTerm;
+use crate::engine::task::Network;
+use crate::report::run_folder::{RunFolder, SharesLine};
+
+/// A listener to a training run. Each method does nothing by default; an error ends the run.
+///
+/// A run of several parts (a teacher, a student alone, a student distilled) begins and ends once for each.
+pub trait Observer {
+    /// Training begins, or goes on from a checkpoint.
+    ///
+    /// # Errors
+    /// Whatever must stop the run.
+    fn begin(&mut self, _begin: &Begin<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// An update was made.
+    ///
+    /// # Errors
+    /// Whatever must stop the run.
+    fn step(&mut self, _step: &Step<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The student was evaluated.
+    ///
+    /// # Errors
+    /// Whatever must stop the run.
+    fn eval(&mut self, _eval: &Eval<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// The shares of the losses in the gradient were measured.
+    ///
+    /// # Errors
+    /// Whatever must stop the run.
+    fn shares(&mut self, _shares: &SharesLine) -> Result<()> {
+        Ok(())
+    }
+
+    /// Something that a user should know, in words.
+    fn note(&mut self, _note: &str) {}
+
+    /// Training ended, one way or another.
+    ///
+    /// # Errors
+    /// Whatever must not pass unseen; if training failed, its own error goes before.
+    fn end(&mut self, _end: &End) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// The beginning of a run.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Begin<'a> {
+    /// The student's name for people.
+    pub label: &'a str,
+    /// The run's files.
+    pub folder: &'a RunFolder,
+    /// Updates that are done already.
+    pub step: u64,
+    /// Updates at the end.
+    pub total: u64,
+    /// Whether the run goes on from a checkpoint.
+    pub resumed: bool,
+    /// Updates from one line of the log to the next.
+    pub log_every: u64,
+}
+
+/// One update.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Step<'a> {
+    /// Updates so far, this one included.
+    pub step: u64,
+    /// Updates at the end.
+    pub total: u64,
+    /// The learning rate.
+    pub lr: f64,
+    /// Each term of the loss, mean over the accumulated batches.
+    pub terms: &'a [LossTerm],
+    /// The norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Images of the update.
+    pub images: usize,
+    /// Wall time of the update.
+    pub took: Duration,
+    /// Wall time that the update waited for its data.
+    pub waited: Duration,
+}
+
+/// One evaluation.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct Eval<'a> {
+    /// Updates before it.
+    pub step: u64,
+    /// Of the weights.
+    pub weights: &'a Evaluated,
+    /// Of the average of the weights, if the run keeps one.
+    pub average: Option<&'a Evaluated>,
+    /// The networks whose best evaluation this is.
+    pub best: &'a [Written<'a>],
+}
+
+/// The findings of an evaluation.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Evaluated {
+    /// The one number that decides which weights are the best, from 0 to 1.
+    pub headline: f64,
+    /// The numbers in a short line.
+    pub told: String,
+    /// The numbers of a line of the log.
+    pub logged: serde_json::Value,
+    /// All numbers.
+    pub written: serde_json::Value,
+}
+
+/// A network and the metadata that travels with its weights.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Written<'a> {
+    /// The network.
+    pub network: Network<'a>,
+    /// The metadata of its file.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The end of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// The last step is done and evaluated.
+    Finished {
+        /// Updates.
+        step: u64,
+    },
+    /// The run was asked to stop; its state is saved.
+    Interrupted {
+        /// Updates so far.
+        step: u64,
+    },
+    /// An error stopped the run.
+    Failed {
+        /// Updates so far.
+        step: u64,
+        /// The error's message.
+        message: String,
+    },
+}

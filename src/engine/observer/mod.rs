@@ -1,0 +1,100 @@
+//! Observers of training: what hears of each step, evaluation and note of a run, and of its end.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `event` | [`Observer`] and the events |
+//! | `log` | [`Log`]: `log.jsonl` and `eval/` |
+//! | `best` | [`BestWeights`]: `best.safetensors` |
+//! | `progress` | [`ShowProgress`]: a bar or lines on stderr |
+//!
+//! The training loop itself writes checkpoints, the last weights and the outcome; all else is an observer's.
+
+mod best;
+mod event;
+mod log;
+mod progress;
+
+use std::cell::RefCell;
+
+pub use best::BestWeights;
+pub use event::{Begin, End, Eval, Evaluated, Observer, Step, Written};
+pub use log::Log;
+pub use progress::ShowProgress;
+
+use super::error::Result;
+use crate::report::run_folder::SharesLine;
+
+/// The observers of a run, told one after the other.
+///
+/// ```
+/// use ckd_det::engine::Result;
+/// use ckd_det::engine::observer::{Observer, Observers, Step};
+///
+/// #[derive(Default)]
+/// struct Losses(Vec<f64>);
+///
+/// impl Observer for &mut Losses {
+///     fn step(&mut self, step: &Step<'_>) -> Result<()> {
+///         self.0.push(step.terms.iter().map(|term| term.weighted).sum());
+///         Ok(())
+///     }
+/// }
+///
+/// let mut losses = Losses::default();
+/// let observers = Observers::of_files().with(&mut losses);
+/// ```
+#[derive(Default)]
+pub struct Observers<'a>(RefCell<Vec<Box<dyn Observer + 'a>>>);
+
+impl<'a> Observers<'a> {
+    /// No observer: a run that writes no log and keeps no best weights.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// The observers that write a run's files: [`Log`] and [`BestWeights`].
+    pub fn of_files() -> Self {
+        Self::none().with(Log::default()).with(BestWeights::default())
+    }
+
+    /// Adds one more observer.
+    #[must_use]
+    pub fn with(self, observer: impl Observer + 'a) -> Self {
+        self.0.borrow_mut().push(Box::new(observer));
+        self
+    }
+
+    /// Tells all of a note.
+    pub fn note(&self, note: &str) {
+        self.0.borrow_mut().iter_mut().for_each(|observer| observer.note(note));
+    }
+
+    pub(super) fn begin(&self, begin: &Begin<'_>) -> Result<()> {
+        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.begin(begin))
+    }
+
+    pub(super) fn step(&self, step: &Step<'_>) -> Result<()> {
+        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.step(step))
+    }
+
+    pub(super) fn eval(&self, eval: &Eval<'_>) -> Result<()> {
+        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.eval(eval))
+    }
+
+    pub(super) fn shares(&self, shares: &SharesLine) -> Result<()> {
+        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.shares(shares))
+    }
+
+    /// Tells all of the end, whatever one of them says.
+    pub(super) fn end(&self, end: &End) -> Result<()> {
+        let results: Vec<Result<()>> =
+            self.0.borrow_mut().iter_mut().map(|observer| observer.end(end)).collect();
+        results.into_iter().collect()
+    }
+}
+
+impl std::fmt::Debug for Observers<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} observers", self.0.borrow().len())
+    }
+}
