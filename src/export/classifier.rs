@@ -7,12 +7,15 @@ use candle_core::{DType, Device, Tensor};
 use ckd_detectors::classifier::Classifier;
 use ckd_detectors::images::Normalization;
 
+use super::error::{ExportError, Result};
+use super::format::Format;
 use super::logits::LogitDifference;
 use super::onnx::evaluate::Evaluator;
 use super::onnx::{self, ClassifierGraph, OnnxModel, Outputs, Precision, Preprocessing, Ranges};
+use super::proof::OnnxOptions;
 use super::proof::{Apart, Compared, Finding, ImagesFound, Proof, proved};
 use super::samples::Samples;
-use super::{ExportError, Format, OnnxOptions, Result, torchvision};
+use super::torchvision;
 use crate::config::{ClassifyConfig, Loaded};
 use crate::engine::EngineError;
 use crate::engine::classify::{ClassifierCard, learned_from, logits};

@@ -7,12 +7,15 @@ use candle_core::Device;
 use ckd_detectors::Detector;
 use serde_json::json;
 
+use super::error::{ExportError, Result};
+use super::format::Format;
 use super::onnx::evaluate::Evaluator;
 use super::onnx::{self, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges};
 use super::pictures::{Found, Pictures, data_hash};
+use super::proof::OnnxOptions;
 use super::proof::{Apart, Compared, Finding, ImagesFound, Proof, proved};
+use super::torchvision;
 use super::verify::{Difference, graph_detections, graph_input, raw_difference};
-use super::{ExportError, Format, OnnxOptions, Result, torchvision};
 use crate::config::{Config, Resize};
 use crate::data::CategoryMap;
 use crate::engine::EngineError;

@@ -1,6 +1,6 @@
 //! Differences between the logits of a classifier and of its export.
 
-use super::{ExportError, Result};
+use super::error::{ExportError, Result};
 
 /// Largest difference of logits, as a share of the largest logit, that rounding explains: the graph sums in
 /// another order.

@@ -9,8 +9,8 @@ use image::{Rgb, RgbImage};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::error::{CalibrationGap, ExportError, Result};
 use super::proof::ImagesFound;
-use super::{CalibrationGap, ExportError, Result};
 use crate::config::{Config, Loaded};
 use crate::data::{CategoryMap, DataError, Dataset, SplitFiles};
 use crate::engine::EngineError;

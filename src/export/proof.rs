@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::error::{CalibrationGap, ExportError, Result};
 use super::logits::LogitDifference;
 use super::onnx::{OnnxModel, Outputs, Precision, Preprocessing, Ranges};
 use super::verify::Difference;
-use super::{CalibrationGap, ExportError, Result};
 
 /// Storage of weights and activations in an ONNX graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -8,8 +8,8 @@ use ckd_detectors::images::Images;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::error::{CalibrationGap, ExportError, Result};
 use super::proof::ImagesFound;
-use super::{CalibrationGap, ExportError, Result};
 use crate::config::{ClassifyConfig, Loaded};
 use crate::data::{Labelled, LabelledBatch};
 use crate::engine::EngineError;

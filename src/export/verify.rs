@@ -9,9 +9,9 @@ use ckd_detectors::postprocess::Detections;
 use ckd_detectors::{Detector, boxes};
 use image::RgbImage;
 
+use super::error::{ExportError, Result};
 use super::onnx::evaluate::Evaluator;
 use super::onnx::{InputRule, Preprocessing};
-use super::{ExportError, Result};
 use crate::data::Batch;
 
 /// Difference of two lists of detections.

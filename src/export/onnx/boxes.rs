@@ -7,7 +7,7 @@ use ckd_detectors::box_coder::LARGEST_LOG_RATIO;
 
 use super::graph::{Edge, GraphBuilder, Set, Side};
 use super::proto::Element;
-use super::{ExportError, Result};
+use crate::export::error::{ExportError, Result};
 
 /// The score of what was filtered out.
 const GONE: f32 = -1.0;

@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use candle_core::Tensor;
 
 use super::evaluate::Evaluator;
+use super::model::OnnxModel;
 use super::proto::{Attribute, Constant, Element, Node};
-use super::{OnnxModel, Result};
+use crate::export::error::Result;
 
 /// Operators whose products are worth 8 bits.
 const PRODUCTS: [&str; 2] = ["Conv", "Gemm"];

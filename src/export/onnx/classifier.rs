@@ -19,9 +19,10 @@ use ckd_detectors::param::ParamStore;
 
 use super::graph::{Edge, Set, Side};
 use super::layers::{Layers, Then};
+use super::model::{OnnxModel, Precision, Preprocessing};
 use super::proto::Element;
 use super::trunk::{mobilenet_v1, mobilenet_v2, resnet};
-use super::{ExportError, OnnxModel, Precision, Preprocessing, Result};
+use crate::export::error::{ExportError, Result};
 
 /// Settings of a classifier's graph.
 #[derive(Debug, Clone)]

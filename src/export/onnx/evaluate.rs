@@ -15,8 +15,9 @@ use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::group_norm;
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear, pool, resize, upsample};
 
+use super::model::OnnxModel;
 use super::proto::{Constant, Element, Graph, Node};
-use super::{ExportError, OnnxModel, Result};
+use crate::export::error::{ExportError, Result};
 
 /// A graph that can be run.
 #[derive(Debug)]

@@ -9,9 +9,10 @@ use super::boxes::{self, Scored};
 use super::graph::{Edge, GraphBuilder, Set, Side};
 use super::input::Prepared;
 use super::layers::{Layers, Then};
+use super::model::Outputs;
 use super::proto::Element;
 use super::trunk::{pyramid, trunk};
-use super::{Outputs, Result};
+use crate::export::error::Result;
 
 /// Levels that the box head pools from.
 const POOLED: usize = 4;

@@ -2,8 +2,8 @@
 
 use super::boxes::Sizes;
 use super::graph::{Edge, GraphBuilder, Set, Side};
+use super::model::{InputRule, Preprocessing};
 use super::proto::Element;
-use super::{InputRule, Preprocessing};
 
 /// The network's input, and how its pixels relate to what was given.
 pub(super) struct Prepared {

@@ -7,8 +7,9 @@ use candle_core::Tensor;
 use ckd_detectors::param::ParamStore;
 
 use super::graph::{Edge, GraphBuilder, Set};
+use super::model::Precision;
 use super::proto::Element;
-use super::{ExportError, Precision, Result};
+use crate::export::error::{ExportError, Result};
 
 /// Epsilon of every batch norm: it is added to the variance before its root is taken.
 const EPSILON: f32 = 1e-5;

@@ -8,9 +8,10 @@ use super::boxes::{self, Confident, Scored};
 use super::graph::{Edge, Side};
 use super::input::Prepared;
 use super::layers::{Layers, Then};
+use super::model::Outputs;
 use super::proto::Element;
 use super::trunk::{pyramid, trunk};
-use super::{Outputs, Result};
+use crate::export::error::Result;
 
 pub(super) fn write(
     layers: &mut Layers,

@@ -3,9 +3,9 @@
 use ckd_detectors::backbone::{BackboneConfig, StrideIn};
 use ckd_detectors::fpn::{ExtraLevels, P6From};
 
-use super::Result;
 use super::graph::{Edge, Set};
 use super::layers::{Layers, Then};
+use crate::export::error::Result;
 
 /// The maps at strides 4, 8, 16 and 32.
 pub(super) fn trunk(
