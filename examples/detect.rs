@@ -1,7 +1,18 @@
 //! Detects objects with an exported student: `cargo run --release --example detect -- student.safetensors photo.jpg`
 
+use std::path::Path;
+
 use ckd_det::data::decode;
-use ckd_det::export::student::Student;
+use ckd_det::export::student::{Student, StudentError};
+use image::RgbImage;
+
+/// The objects on `image` whose score is above `score`, one a line. An `image::DynamicImage` or an array
+/// (height, width, 3) will do, too.
+pub fn found(student: &Student, image: &RgbImage, score: f32) -> Result<Vec<String>, StudentError> {
+    let objects = student.detect(image)?;
+    let sure = objects.iter().filter(|object| object.score > score);
+    Ok(sure.map(|object| format!("{} {:.2} {:?}", object.category.name, object.score, object.xyxy)).collect())
+}
 
 #[allow(clippy::print_stdout)]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -9,11 +20,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let (Some(weights), Some(photo)) = (args.next(), args.next()) else {
         return Err("usage: detect STUDENT.safetensors IMAGE".into());
     };
-    let student = Student::open(&weights)?;
-    // Upright, as the camera was held. `image::open(photo)?` or an array (height, width, 3) will do, too.
-    let image = decode::read(photo.as_ref())?;
-    for object in student.detect(&image)?.iter().filter(|object| object.score > 0.5) {
-        println!("{} {:.2} {:?}", object.category.name, object.score, object.xyxy);
+    // Upright, as the camera was held.
+    let image = decode::read(Path::new(&photo))?;
+    for line in found(&Student::open(&weights)?, &image, 0.5)? {
+        println!("{line}");
     }
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! The examples run, in small.
 
+#[path = "../examples/detect.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod detect;
 #[path = "../examples/inside_candle.rs"]
 #[allow(dead_code, unreachable_pub)]
 mod inside_candle;
@@ -47,6 +50,7 @@ fn a_detector_is_a_module_of_another_candle_program() {
     let pixels = (pixels.permute((0, 3, 1, 2)).unwrap().to_dtype(DType::F32).unwrap() / 255.0).unwrap();
     let student = Student::open(&weights).unwrap();
     let objects = student.detect(&image).unwrap();
+    assert_eq!(detect::found(&student, &image, -1.0).unwrap().len(), objects.len());
     let rows = inside_candle::model(&weights, 0.0).unwrap().forward(&pixels).unwrap();
     assert_eq!(rows.dims(), [objects.len(), 7]);
     for (row, object) in rows.to_vec2::<f32>().unwrap().iter().zip(&objects) {

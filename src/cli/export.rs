@@ -9,7 +9,7 @@ use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, say};
 use crate::engine::classify::ClassifierCard;
 use crate::export::onnx::{Outputs, Preprocessing};
-use crate::export::proof::ImagesFound;
+use crate::export::proof::{ImagesFound, MadeUp};
 use crate::export::{
     CalibrationGap, ClassifierExport, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage,
 };
@@ -207,10 +207,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 fn tell(finding: &Finding) -> io::Result<()> {
     match finding {
         Finding::NotCompared { .. } => say(format!("{finding}: --images 0")),
-        Finding::ComparedOn(ImagesFound { missing: Some(reason), description }) => {
+        Finding::ComparedOn(ImagesFound { made_up: Some(MadeUp { instead_of, reason }), .. }) => {
             eprintln!("note: {reason}");
-            let wanted = if description.contains("AP") { "validation" } else { "held-out" };
-            say(format!("{finding}; --data-root FOLDER names {wanted} images"))
+            say(format!("{finding}; --data-root FOLDER names {instead_of}"))
         }
         _ => say(finding.to_string()),
     }

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::error::{CalibrationGap, ExportError, Result};
-use super::proof::ImagesFound;
+use super::proof::{ImagesFound, MadeUp};
 use crate::config::{Config, Loaded};
 use crate::data::{CategoryMap, DataError, Dataset, SplitFiles};
 use crate::engine::EngineError;
@@ -110,14 +110,14 @@ impl Pictures {
         match self {
             Self::Validation { paths, range, .. } => ImagesFound {
                 description: format!("{} images of {}", range.len(), paths.annotations.display()),
-                missing: None,
+                made_up: None,
             },
             Self::Training { range, .. } => {
-                ImagesFound { description: format!("{} training images", range.len()), missing: None }
+                ImagesFound { description: format!("{} training images", range.len()), made_up: None }
             }
             Self::Drawn { reason, .. } => ImagesFound {
                 description: "drawn pictures, so without AP".to_owned(),
-                missing: Some(reason.clone()),
+                made_up: Some(MadeUp { instead_of: "validation images", reason: reason.clone() }),
             },
         }
     }

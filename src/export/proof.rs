@@ -120,8 +120,17 @@ pub trait Proof {
 pub struct ImagesFound {
     /// Their number and origin.
     pub description: String,
-    /// Reason why the held-out images could not be used, if these are made up.
-    pub missing: Option<String>,
+    /// Reason why these are made up, if they are.
+    pub made_up: Option<MadeUp>,
+}
+
+/// Reason why images are made up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MadeUp {
+    /// The word for the images that are missing.
+    pub instead_of: &'static str,
+    /// Why they are.
+    pub reason: String,
 }
 
 /// Network and graph on the same images.

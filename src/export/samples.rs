@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::error::{CalibrationGap, ExportError, Result};
-use super::proof::ImagesFound;
+use super::proof::{ImagesFound, MadeUp};
 use crate::config::{ClassifyConfig, Loaded};
 use crate::data::{Labelled, LabelledBatch};
 use crate::engine::EngineError;
@@ -94,14 +94,14 @@ impl Samples {
     pub fn described(&self) -> ImagesFound {
         match self {
             Self::HeldOut { set, .. } => {
-                ImagesFound { description: format!("{} held-out images", set.len()), missing: None }
+                ImagesFound { description: format!("{} held-out images", set.len()), made_up: None }
             }
             Self::Training(set) => {
-                ImagesFound { description: format!("{} training images", set.len()), missing: None }
+                ImagesFound { description: format!("{} training images", set.len()), made_up: None }
             }
             Self::Noise { reason, count } => ImagesFound {
                 description: format!("{count} images of noise, so without top-1"),
-                missing: Some(reason.clone()),
+                made_up: Some(MadeUp { instead_of: "held-out images", reason: reason.clone() }),
             },
         }
     }
