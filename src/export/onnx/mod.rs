@@ -34,7 +34,6 @@ mod proto;
 mod retinanet;
 mod trunk;
 
-use ckd_detectors::DetectorConfig;
 use ckd_detectors::param::ParamStore;
 use ckd_detectors::settings::Architecture;
 
