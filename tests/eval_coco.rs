@@ -364,3 +364,33 @@ fn an_annotation_file_that_is_not_one_is_refused() {
     }
     assert!(matches!(GroundTruth::load(&folder.path().join("none")), Err(EvalError::Read { .. })));
 }
+
+#[test]
+fn crowded_images_are_measured_with_more_than_100_detections() {
+    let tiny = crate::support::tiny::Tiny::new();
+    let boxes: Vec<[u32; 4]> = (0..300).map(|box_| [box_ % 20 * 4, box_ / 20 * 4, 3, 3]).collect();
+    let rows = |score: bool| -> Vec<Value> {
+        let row = |(id, bbox): (usize, &[u32; 4])| {
+            let mut row =
+                json!({"id": id + 1, "image_id": 1, "category_id": 1, "bbox": bbox, "area": 9, "iscrowd": 0});
+            if score {
+                row["score"] = json!(1.0 - id as f64 / 1000.0);
+            }
+            row
+        };
+        boxes.iter().enumerate().map(row).collect()
+    };
+    let gt =
+        json!({"images": [{"id": 1}], "categories": [{"id": 1, "name": "cell"}], "annotations": rows(false)});
+    tiny.write("gt.json", &gt.to_string());
+    tiny.write("dt.json", &Value::from(rows(true)).to_string());
+    let eval = |more: &[&str]| {
+        let args = [["eval", "--gt", "gt.json", "--dt", "dt.json", "--json"].as_slice(), more].concat();
+        let output = tiny.run_program(&args);
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["stats"][0].as_f64().unwrap()
+    };
+    assert!(eval(&[]) < 0.35);
+    assert_eq!(eval(&["--max-dets", "1,10,300"]), 1.0);
+    let output = tiny.run_program(&["eval", "--gt", "gt.json", "--dt", "dt.json", "--max-dets", "300"]);
+    crate::support::tiny::assert_ended(&output, 2, &["three numbers"]);
+}

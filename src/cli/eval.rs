@@ -50,9 +50,22 @@ pub struct Args {
     /// Detections: a COCO results file
     #[arg(long, value_name = "FILE", requires = "gt")]
     dt: Option<PathBuf>,
+    /// With --gt: the limits of detections an image and class that recalls are taken at; the last rules every AP
+    /// [default: 1,10,100]
+    #[arg(long, value_name = "N,N,N", requires = "gt", value_parser = limits)]
+    max_dets: Option<[usize; 3]>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+}
+
+/// Three limits, ascending.
+fn limits(text: &str) -> Result<[usize; 3], String> {
+    let numbers: Option<Vec<usize>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[few, more, most]) if 0 < few && few <= more && more <= most => Ok([few, more, most]),
+        _ => Err("give three numbers from 1 on, ascending, for example 1,10,300".to_owned()),
+    }
 }
 
 /// Runs the verb.
@@ -61,7 +74,7 @@ pub struct Args {
 /// Missing weights or data; files that are not what they should be.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match (&args.gt, &args.dt) {
-        (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.json),
+        (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.max_dets, args.json),
         _ => run_model(args, context),
     }
 }

@@ -6,14 +6,17 @@ use std::path::Path;
 use crate::eval::{self, GroundTruth};
 
 /// Scores the results file `dt` against the annotation file `gt` and prints pycocotools' twelve lines,
-/// or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`.
+/// or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`. `max_dets` are the three limits of detections
+/// an image and class.
 ///
 /// # Errors
 /// A file that cannot be read or is not what it should be; detections of images that `gt` does not list.
-pub(super) fn run(gt: &Path, dt: &Path, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(gt: &Path, dt: &Path, max_dets: Option<[usize; 3]>, json: bool) -> anyhow::Result<()> {
     let truth = GroundTruth::load(gt)?;
     let detections = eval::read_detections(dt)?;
-    let metrics = eval::evaluate(&truth, &detections, &eval::Options::default())?;
+    let mut options = eval::Options::default();
+    options.max_dets = max_dets.unwrap_or(options.max_dets);
+    let metrics = eval::evaluate(&truth, &detections, &options)?;
     // Not `print!`, which panics when the reader of a pipe has gone.
     let mut out = std::io::stdout().lock();
     if json {

@@ -32,13 +32,31 @@ impl LabelledSets {
     pub fn new(train: Labelled, val: Labelled, origin: &Path) -> Result<Self> {
         if train.classes != val.classes {
             let reason = format!(
-                "its training images have {} classes, its held-out ones {}; both must have the same",
+                "its training images have {} classes, its held-out ones {}; both must have the same: {}",
                 train.classes.len(),
-                val.classes.len()
+                val.classes.len(),
+                first_difference(&train.classes, &val.classes)
             );
             return Err(EngineError::Run { path: origin.to_owned(), reason });
         }
         Ok(Self { train: Arc::new(train), val: Arc::new(val), teacher_guesses: OnceCell::new() })
+    }
+}
+
+/// The first class that one of two different lists lacks, or has elsewhere.
+fn first_difference(train: &[String], val: &[String]) -> String {
+    let lacks = |list: &[String], other: &[String]| list.iter().find(|class| !other.contains(class)).cloned();
+    match (lacks(train, val), lacks(val, train)) {
+        (Some(ours), Some(theirs)) => {
+            format!("\"{ours}\" is among the training images only, \"{theirs}\" among the held-out ones only")
+        }
+        (Some(class), None) => format!("\"{class}\" is among the training images only"),
+        (None, Some(class)) => format!("\"{class}\" is among the held-out images only"),
+        (None, None) => {
+            let apart = train.iter().zip(val).find(|(ours, theirs)| ours != theirs);
+            let (ours, theirs) = apart.map_or(("", ""), |(ours, theirs)| (ours, theirs));
+            format!("they come in another order, first \"{ours}\" and \"{theirs}\"")
+        }
     }
 }
 
@@ -211,4 +229,28 @@ fn find_initial(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> O
     let student = &loaded.config.student;
     let help = "Name another file with --set student.init=FILE";
     weights(loaded, ("student.init", student.init.as_ref()?), student.allow_random_weights, help, missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_class_that_differs_is_named_with_its_side() {
+        let difference = |train: &[&str], val: &[&str]| {
+            let [train, val] =
+                [train, val].map(|list| list.iter().map(|&name| name.to_owned()).collect::<Vec<_>>());
+            first_difference(&train, &val)
+        };
+        assert_eq!(
+            difference(&["ant", "bee", "cat"], &["ant", "cat"]),
+            "\"bee\" is among the training images only"
+        );
+        assert_eq!(difference(&["ant"], &["ant", "cat"]), "\"cat\" is among the held-out images only");
+        assert!(
+            difference(&["Bee", "cat"], &["bee", "cat"])
+                .contains("\"Bee\" is among the training images only, \"bee\"")
+        );
+        assert!(difference(&["a", "b"], &["b", "a"]).contains("another order, first \"a\" and \"b\""));
+    }
 }
