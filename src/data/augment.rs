@@ -1,4 +1,4 @@
-//! What chance does to a labelled image before a classifier trains on it.
+//! Random augmentation of labelled images: crop, flip, AutoAugment, colour jitter.
 //!
 //! In order: resize or crop, flip, AutoAugment, colour jitter; normalisation belongs to each network. Crops beyond the
 //! image are black, as torchvision's `RandomCrop` and `Pad` make them before normalisation. Each image draws from a

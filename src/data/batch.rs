@@ -1,4 +1,4 @@
-//! The batch: what a detector is given at one step.
+//! Batches of images with boxes: the input of one detector step.
 
 use std::borrow::Borrow;
 
@@ -16,7 +16,7 @@ pub struct Batch {
     /// The padding is 0 before normalisation. torchvision pads after it: a model that is to agree
     /// with torchvision normalises only the pixels within [`sizes`](Self::sizes).
     pub pixels: Vec<f32>,
-    /// The same images as a teacher sees them that resizes otherwise: the same sizes, other values.
+    /// Pixels for a teacher that resamples otherwise than the student: equal sizes, other values.
     pub teacher_pixels: Option<Vec<f32>>,
     /// Images in the batch.
     pub batch: usize,
@@ -30,7 +30,7 @@ pub struct Batch {
     pub original_sizes: Vec<(u32, u32)>,
     /// Which images they are.
     pub image_ids: Vec<ImageId>,
-    /// What is to be found, image by image.
+    /// Ground truth, image by image.
     pub targets: Vec<Target>,
 }
 

@@ -89,7 +89,7 @@ pub struct Annotation {
 }
 
 impl Annotation {
-    /// Whether a detector may be trained to find this object.
+    /// True if a detector may be trained to find this object.
     pub fn is_positive(&self) -> bool {
         !self.crowd && !self.ignore
     }
@@ -127,7 +127,7 @@ impl CategoryMap {
         self.entries.len()
     }
 
-    /// Whether there is no class.
+    /// True if there is no class.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -154,7 +154,7 @@ impl CategoryMap {
     }
 }
 
-/// What to do about image files that are not there.
+/// Policy for image files that are not there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MissingImages {
     /// Refuse to load, naming the first of them.
@@ -196,7 +196,7 @@ impl Dataset {
     /// The image files are looked up, not opened, unless the annotations do not say their size.
     ///
     /// # Errors
-    /// As [`coco::read`] and [`Dataset::new`].
+    /// Errors of [`coco::read`] and [`Dataset::new`].
     pub fn load(
         annotations: &Path,
         images: &Path,

@@ -25,7 +25,7 @@ pub enum DecodeError {
     Read {
         /// The image file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// Neither JPEG nor PNG.
@@ -55,7 +55,7 @@ pub enum DecodeError {
     Broken {
         /// The image file.
         path: PathBuf,
-        /// What the decoder said.
+        /// The decoder's error.
         source: ImageError,
     },
     /// The function that makes a data set's images failed.
@@ -63,7 +63,7 @@ pub enum DecodeError {
     Given {
         /// The image's name.
         image: String,
-        /// What the function said.
+        /// The function's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The annotations are about an image of another size.

@@ -1,5 +1,5 @@
-//! Boxes of a data set in their neutral form: what every format is read into, once, and what training,
-//! checking, evaluation and conversion all start from.
+//! Neutral form of annotated boxes: every format is read into it once; training, checking, evaluation and conversion
+//! start from it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ pub enum InstancesError {
     Read {
         /// The annotations file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// Not JSON, or not COCO's.
@@ -81,7 +81,7 @@ pub enum InstancesError {
     Format {
         /// The annotations file.
         path: PathBuf,
-        /// What is wrong, with line and column.
+        /// The problem, with line and column.
         source: serde_json::Error,
     },
     /// The annotations contradict themselves.
@@ -89,7 +89,7 @@ pub enum InstancesError {
     Content {
         /// The annotations file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The problem and its remedy.
         problem: String,
     },
     /// Image files are missing.
@@ -179,7 +179,7 @@ impl Instances {
         Ok(self.push_image(name, size, classes.iter().copied().zip(rows)))
     }
 
-    /// The same set, read from `origin` with these findings.
+    /// Notes the file or folder that the set was read from, and the findings of its reader.
     pub(super) fn read_from(self, origin: &Path, findings: Findings) -> Self {
         Self { origin: origin.to_owned(), findings, ..self }
     }
@@ -189,7 +189,7 @@ impl Instances {
         &self.origin
     }
 
-    /// Whatever was not read as it stands.
+    /// Findings of the reader: everything not taken as it stands.
     pub fn findings(&self) -> &Findings {
         &self.findings
     }

@@ -1,4 +1,4 @@
-//! Which labelled images form which batch, as a pure function of (seed, epoch).
+//! Order and batches of labelled images, as a pure function of (seed, epoch).
 
 use std::num::NonZeroUsize;
 
@@ -29,7 +29,7 @@ impl LabelOrder {
 /// Order in which labelled images are taken, and the size of batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchOrder {
-    /// As in the data set, once: for evaluation.
+    /// The order of the data set, once: for evaluation.
     Sequential {
         /// Images in a batch.
         batch: NonZeroUsize,

@@ -18,7 +18,7 @@ use super::loader::{Passes, Source};
 /// A data set of labelled images.
 #[derive(Debug, Clone)]
 pub struct Labelled {
-    /// What each class is called.
+    /// Names of the classes.
     pub classes: Vec<String>,
     /// The class of each image, below `classes.len()`.
     pub labels: Vec<u32>,
@@ -61,7 +61,7 @@ impl Labelled {
     /// Image files with the class of each; `from` is the folder they were found in.
     ///
     /// # Errors
-    /// As [`decoded`](Self::decoded).
+    /// Errors of [`decoded`](Self::decoded).
     pub fn files(
         classes: Vec<String>,
         files: Vec<(PathBuf, u32)>,
@@ -72,7 +72,7 @@ impl Labelled {
         Ok(Self { classes, labels, pixels: Pixels::Files(paths) })
     }
 
-    /// The same images, decoded now and kept in memory, `side_px` high and wide.
+    /// Decodes all images into memory, `side_px` high and wide.
     ///
     /// # Errors
     /// If an image cannot be decoded.
@@ -134,7 +134,7 @@ impl Labelled {
         self.labels.len()
     }
 
-    /// Whether there is no image.
+    /// True if there is no image.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
@@ -181,7 +181,7 @@ pub enum LabelledError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// A file that is not what its name says.
@@ -189,7 +189,7 @@ pub enum LabelledError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// The problem and its remedy.
         reason: String,
     },
     /// Images and labels do not go together.
@@ -216,7 +216,7 @@ pub enum LabelledError {
     },
 }
 
-/// What a classifier is given at one step.
+/// Batch of labelled images: the input of one classifier step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelledBatch {
     /// RGB in [0, 1], `labels.len()` x `side` x `side` x 3.

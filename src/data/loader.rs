@@ -22,7 +22,7 @@ use super::dataset::Dataset;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::transform::{Flip, Resize, ResizeRule};
 
-/// What the batches are for.
+/// Purpose of the batches: training or evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Purpose {
     /// Shuffled and augmented; epoch after epoch without end.
@@ -75,7 +75,7 @@ pub struct Position {
 
 /// Where batches come from. Everything is a pure function of its arguments.
 pub trait Source: Debug + Send + Sync + 'static {
-    /// What a trainer is given.
+    /// Type of a batch.
     type Batch: Debug + Send;
 
     /// Batches in every epoch.
@@ -93,7 +93,7 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// If an image cannot be used.
     fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<Self::Batch, DataError>;
 
-    /// What to call an image in a message: its file.
+    /// Name of an image in messages: its file.
     fn path(&self, image: usize) -> PathBuf;
 }
 

@@ -1,20 +1,31 @@
 //! Images with boxes or labels, from files to the batches that a detector or classifier trains on.
 //!
-//! | module        | what lives there                                                        |
+//! | module        | contents                                                                |
 //! |---------------|-------------------------------------------------------------------------|
-//! | [`coco`]      | COCO `instances_*.json`: [`Dataset`], the policies, the load report     |
-//! | [`voc`]       | Pascal VOC folders to COCO JSON                                         |
+//! | [`instances`] | [`Instances`]: the neutral form of annotated boxes                      |
+//! | [`coco`], [`yolo`], [`voc`] | readers and writers of the formats                        |
+//! | [`open`]      | the section `[data]`, and the files it names                            |
+//! | [`dataset`]   | [`Dataset`]: images, classes and boxes to train on; its policies        |
+//! | [`report`]    | the load report: everything not taken as it stands                      |
 //! | [`synth`]     | the generator of a synthetic COCO-format set                            |
 //! | [`decode`]    | JPEG and PNG to upright 8-bit RGB                                       |
-//! | [`transform`] | torchvision's resize rule, bilinear resampling, flip; boxes move along  |
+//! | [`pixels`]    | images of the `image` crate and of `ndarray`                            |
+//! | [`transform`], [`input`] | resizing as torchvision and Detectron2 do, flips; the section `[input]` |
 //! | [`sampler`]   | the order of images and each image's random draws                       |
-//! | [`labelled`]  | images with one label each: the set, its batches                        |
+//! | [`labelled`], [`labelled_data`] | images with one label each: the set, its batches, its section |
 //! | [`cifar`], [`stl10`], [`image_folder`] | CIFAR-10/100, STL-10, folders of classes and Tiny-ImageNet |
-//! | [`augment`], `auto_augment` | crops, flips, jitter and policies of labelled images   |
+//! | [`augment`], `auto_augment`, `colour` | crops, flips, jitter and policies of labelled images |
 //! | [`label_order`] | the order of labelled images; two images of a class in a batch       |
-//! | [`batch`]     | [`Batch`] and [`Target`]: what the detectors take                       |
+//! | [`batch`]     | [`Batch`] and [`Target`]: the input of the detectors                    |
 //! | [`loader`]    | worker threads that build batches ahead, in order                       |
 //! | [`draws`]     | the seeded streams all randomness here comes from                       |
+//! | [`convert`]   | common rules of writing a data set in another format                    |
+//!
+//! # A data set of your own
+//! Put the boxes into [`Instances`] ([`Instances::of_classes`], [`Instances::push_image`], or `push_arrays` for
+//! `ndarray` views) and give [`Dataset::with_pixels`] a function that makes image `i`. A training and a validation set,
+//! as [`LoadedSplit::of`](crate::engine::detect::sources::LoadedSplit::of), make the
+//! [`DataSets`](crate::engine::detect::DataSets) that [`Training::data`](crate::Training::data) takes.
 //!
 //! Boxes are COCO's `xywh` in [`Annotation`] and `xyxy` pixels of the resized image in [`Target`].
 //! Order and augmentation are pure functions of (seed, epoch, position): a resumed run sees exactly
@@ -93,7 +104,7 @@ pub enum DataError {
     Panicked {
         /// The image files of the batch.
         images: Vec<PathBuf>,
-        /// What the panic said.
+        /// The panic's message.
         message: String,
     },
 }

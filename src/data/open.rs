@@ -113,7 +113,7 @@ impl DataKind {
     /// form for.
     ///
     /// # Errors
-    /// As the format's own `write`.
+    /// Errors of the format's own `write`.
     pub fn write(
         self,
         instances: &Instances,
@@ -185,7 +185,7 @@ impl SplitFiles {
         }
     }
 
-    /// Whether its files are there, as far as can be told without reading them.
+    /// True if its files are there, as far as can be told without reading them.
     pub fn exist(&self) -> bool {
         self.annotations.exists() && self.images.exists()
     }

@@ -53,7 +53,7 @@ pub enum FindingKind {
 /// One kind of finding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What was found.
+    /// The kind of finding.
     pub kind: FindingKind,
     /// How often.
     pub count: usize,
@@ -76,7 +76,7 @@ impl Findings {
         self.0.iter()
     }
 
-    /// Whether everything was taken as it stands.
+    /// True if everything was taken as it stands.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -110,7 +110,7 @@ pub struct LoadReport {
     pub positives: usize,
     /// Images that have none of those.
     pub images_without_positives: usize,
-    /// Whatever was not taken as it stands.
+    /// Everything not taken as it stands.
     pub findings: Findings,
 }
 

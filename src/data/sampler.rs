@@ -17,10 +17,10 @@ pub enum Order {
     Shuffled {
         /// The seed of the run.
         seed: u64,
-        /// What a batch may hold.
+        /// Images that may share a batch.
         grouping: Grouping,
     },
-    /// As in the data set, always: for evaluation.
+    /// The order of the data set: for evaluation.
     Sequential,
 }
 
@@ -115,7 +115,7 @@ impl Sampler {
     }
 }
 
-/// What chance decides for one image of a training batch.
+/// Random draws of one image of a training batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageDraws {
     /// Uniform in [0, 1): flipped when below the flip probability.

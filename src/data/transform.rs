@@ -69,10 +69,10 @@ impl ResizeRule {
     }
 }
 
-/// Whether left and right change places.
+/// Horizontal flip of an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flip {
-    /// As it is.
+    /// Not flipped.
     None,
     /// Mirrored.
     Horizontal,

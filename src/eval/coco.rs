@@ -19,14 +19,14 @@ use super::{Detection, EvalError};
 pub const STAT_NAMES: [&str; 12] =
     ["AP", "AP50", "AP75", "AP_S", "AP_M", "AP_L", "AR1", "AR10", "AR100", "AR_S", "AR_M", "AR_L"];
 
-/// What [`evaluate`] is to measure; the default is COCO's protocol.
+/// Options of [`evaluate`]; the default is COCO's protocol.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// At most this many of the best-scored detections per image and class: the limits of AR1, AR10, AR100
     /// in ascending order. The last one also rules every AP (pycocotools reports -1 as its first number
     /// when that is not 100).
     pub max_dets: [usize; 3],
-    /// Whether a detection must have the class of the box it is matched to.
+    /// Class-wise matching (COCO's), or classes pooled.
     pub categories: Categories,
     /// Score these images only.
     pub image_ids: Option<Vec<u64>>,
@@ -59,7 +59,7 @@ pub struct BoxMetrics {
     pub ap_per_iou: [f64; 10],
     /// The detection limits the recalls were taken at.
     pub max_dets: [usize; 3],
-    /// What could not count.
+    /// Rows that could not count.
     pub left_out: LeftOut,
 }
 

@@ -42,7 +42,7 @@ impl GroundTruth {
     /// Takes COCO annotations from JSON in memory.
     ///
     /// # Errors
-    /// As [`GroundTruth::load`].
+    /// Errors of [`GroundTruth::load`], except for reading a file.
     pub fn from_json(value: &Value) -> Result<Self, EvalError> {
         Self::of(&coco::parse(value.to_string().as_bytes(), Path::new("the given value"))?)
     }
@@ -89,7 +89,7 @@ impl GroundTruth {
         self.images.iter().copied()
     }
 
-    /// The same ground truth for `wanted` images only.
+    /// Restricts the ground truth to `wanted` images.
     pub(super) fn subset(&self, wanted: &BTreeSet<u64>) -> Arc<COCO> {
         let kept = self.coco.dataset.annotations.iter().filter(|row| wanted.contains(&row.image_id));
         Arc::new(dataset(wanted.iter().copied(), &self.categories, kept.cloned().collect()))

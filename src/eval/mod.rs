@@ -30,7 +30,7 @@ pub enum EvalError {
     /// Logits that do not fit the labels.
     #[error("a classifier's results cannot be counted: {reason}")]
     Logits {
-        /// What does not fit.
+        /// The mismatch.
         reason: String,
     },
     /// The file could not be read.
@@ -38,7 +38,7 @@ pub enum EvalError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The annotations are not a COCO data set.
@@ -52,7 +52,7 @@ pub enum EvalError {
     Results {
         /// The file.
         path: PathBuf,
-        /// What is wrong, with line and column.
+        /// The problem, with line and column.
         source: serde_json::Error,
     },
     /// One row of the results is not a detection.
@@ -62,7 +62,7 @@ pub enum EvalError {
         path: PathBuf,
         /// Position in the list, from 0.
         index: usize,
-        /// What is wrong, with line and column.
+        /// The problem, with line and column.
         source: serde_json::Error,
     },
     /// Two entries of the ground truth carry one id.

@@ -1,7 +1,7 @@
 //! COCO `instances_*.json` to [`Instances`] and back: the one reader of the format.
 //!
-//! It reads what exporters write in the format's name. `docs/DATA.md` has the table of what is read otherwise than it
-//! stands; each such reading is counted among the set's [findings](Instances::findings).
+//! The reader accepts the dialects of exporters. `docs/DATA.md` has the table of dialects and policies; each correction
+//! is counted among the set's [findings](Instances::findings).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -88,7 +88,7 @@ pub fn read(path: &Path) -> Result<Instances, InstancesError> {
 /// Reads the text of a COCO `instances_*.json`; `origin` is what messages call it.
 ///
 /// # Errors
-/// As [`read`].
+/// Errors of [`read`], except for reading the file.
 pub fn parse(text: &[u8], origin: &Path) -> Result<Instances, InstancesError> {
     let content = |problem| InstancesError::Content { path: origin.to_owned(), problem };
     // Windows editors put a byte order mark in front.

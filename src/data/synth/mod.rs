@@ -106,7 +106,7 @@ impl Split {
     }
 }
 
-/// What [`generate`] did.
+/// Result of [`generate`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// All files were written.
@@ -136,7 +136,7 @@ pub enum SynthError {
     Manifest {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A picture could not be encoded.
@@ -266,7 +266,7 @@ fn png(picture: &RgbImage) -> Result<Vec<u8>, SynthError> {
     Ok(bytes)
 }
 
-/// Whether `out` holds exactly this set. A set with other parameters is never overwritten; an
+/// Tells if `out` holds exactly this set. A set with other parameters is never overwritten; an
 /// unfinished or damaged one of the same parameters is made again.
 fn is_there(config: &Synth, out: &Path) -> Result<bool, SynthError> {
     let path = manifest_path(out);

@@ -100,7 +100,7 @@ pub(super) fn render(sizes: &SceneSize, classes: &[Class], draws: &mut Draws) ->
     (canvas.develop(noise, draws), objects.visible())
 }
 
-/// What is there to mislead: lines, outlines of classes in one colour, fillings of classes on
+/// Draws distractors: random lines, outlines of classes in one colour, fillings of classes on
 /// outlines that no class has.
 fn clutter(canvas: &mut Canvas, ground: Colour, draws: &mut Draws) {
     for _ in 0..2 + draws.below(5) {

@@ -51,7 +51,7 @@ pub enum VocError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// An annotation is not what VOC's are.
@@ -59,7 +59,7 @@ pub enum VocError {
     Annotation {
         /// The XML file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         problem: String,
     },
     /// A listed image has no file.

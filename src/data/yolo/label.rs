@@ -9,7 +9,7 @@ pub(super) struct Row {
     pub(super) class: u32,
     /// `[cx, cy, w, h]` in fractions of the image.
     pub(super) fractions: [f64; 4],
-    /// Whether the box is around a polygon.
+    /// True if the box is around a polygon.
     pub(super) is_polygon: bool,
 }
 

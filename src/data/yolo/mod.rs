@@ -38,7 +38,7 @@ pub enum YoloError {
     Read {
         /// The file or folder.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// `data.yaml` or a label file is not what it should be.
@@ -46,7 +46,7 @@ pub enum YoloError {
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong, and what to do.
+        /// The problem and its remedy.
         problem: String,
     },
     /// An image could not be opened.
