@@ -50,8 +50,8 @@ pub struct Args {
     /// Detections: a COCO results file
     #[arg(long, value_name = "FILE", requires = "gt")]
     dt: Option<PathBuf>,
-    /// With --gt: the limits of detections an image and class that recalls are taken at; the last rules every AP
-    /// [default: 1,10,100]
+    /// With --gt: the limits of detections an image and class that recalls are taken at; the last rules every
+    /// AP [default: 1,10,100]
     #[arg(long, value_name = "N,N,N", requires = "gt", value_parser = limits)]
     max_dets: Option<[usize; 3]>,
     /// Print one JSON object

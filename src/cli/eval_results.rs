@@ -6,8 +6,8 @@ use std::path::Path;
 use crate::eval::{self, GroundTruth};
 
 /// Scores the results file `dt` against the annotation file `gt` and prints pycocotools' twelve lines,
-/// or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`. `max_dets` are the three limits of detections
-/// an image and class.
+/// or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`. `max_dets` are the three limits of
+/// detections an image and class.
 ///
 /// # Errors
 /// A file that cannot be read or is not what it should be; detections of images that `gt` does not list.

@@ -1,8 +1,8 @@
 //! Random augmentation of labelled images: crop, flip, AutoAugment, colour jitter.
 //!
-//! In order: resize or crop, flip, AutoAugment, colour jitter; normalisation belongs to each network. Crops beyond the
-//! image are black, as torchvision's `RandomCrop` and `Pad` make them before normalisation. Each image draws from a
-//! stream of its own, so the order of its draws is all that counts.
+//! In order: resize or crop, flip, AutoAugment, colour jitter; normalisation belongs to each network. Crops
+//! beyond the image are black, as torchvision's `RandomCrop` and `Pad` make them before normalisation. Each
+//! image draws from a stream of its own, so the order of its draws is all that counts.
 
 use ckd_settings::{Check, choices, section};
 use image::RgbImage;
@@ -49,8 +49,8 @@ section! {
         pub auto_augment: Policy = Policy::None,
         /// Brightness, contrast and saturation of training images change by up to these factors.
         pub jitter: Vec<f64> = vec![0.0, 0.0, 0.0],
-        /// At evaluation the shorter side is resized to this many pixels, then the middle is taken. Default: the
-        /// whole image is resized to side_px.
+        /// At evaluation the shorter side is resized to this many pixels, then the middle is taken. Default:
+        /// the whole image is resized to side_px.
         pub eval_resize_px: Option<u32>,
     }
 }

@@ -1,7 +1,8 @@
 //! AutoAugment's policy for CIFAR-10 (Cubuk et al. 2019, arXiv 1805.09501, table 7), as in torchvision.
 //!
-//! One of 25 sub-policies is drawn; each of its two operations happens with its own probability, geometric and colour
-//! ones towards either side. Operations are PIL's on 8 bits. Where the image moves, black comes in.
+//! One of 25 sub-policies is drawn; each of its two operations happens with its own probability, geometric
+//! and colour ones towards either side. Operations are PIL's on 8 bits. Where the image moves, black comes
+//! in.
 
 use image::{Rgb, RgbImage};
 
@@ -118,7 +119,8 @@ fn tenth(magnitude: u8, largest: f32) -> f32 {
     }
 }
 
-/// Output pixel (x, y) shows what is at (a x + b y + c, d x + e y + f), measured at pixels' centres; the nearest.
+/// Output pixel (x, y) shows what is at (a x + b y + c, d x + e y + f), measured at pixels' centres; the
+/// nearest.
 fn moved(image: &RgbImage, [a, b, c, d, e, f]: [f64; 6]) -> RgbImage {
     RgbImage::from_fn(image.width(), image.height(), |x, y| {
         let (x, y) = (f64::from(x) + 0.5, f64::from(y) + 0.5);

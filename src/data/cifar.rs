@@ -1,9 +1,9 @@
 //! CIFAR-10 and CIFAR-100 (Krizhevsky 2009), binary and python version.
 //!
-//! A row is a label (CIFAR-100: the coarse label, then the fine one, which counts) and 3,072 bytes: 32x32 pixels, all red
-//! ones first. Training batches `data_batch_1.bin` to `data_batch_5.bin` may be fewer or have other numbers of rows. The
-//! python version has the same names without `.bin`, each a pickle of a dictionary; it is read as data, by the function that
-//! is given for it.
+//! A row is a label (CIFAR-100: the coarse label, then the fine one, which counts) and 3,072 bytes: 32x32
+//! pixels, all red ones first. Training batches `data_batch_1.bin` to `data_batch_5.bin` may be fewer or have
+//! other numbers of rows. The python version has the same names without `.bin`, each a pickle of a
+//! dictionary; it is read as data, by the function that is given for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -46,8 +46,8 @@ impl Cifar {
         below.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| root.to_owned())
     }
 
-    /// Reads a split of the data set in `folder`; `unpickle` reads a file of the python version: the labels under a
-    /// name, and the rows of bytes.
+    /// Reads a split of the data set in `folder`; `unpickle` reads a file of the python version: the labels
+    /// under a name, and the rows of bytes.
     ///
     /// # Errors
     /// Files that are missing or hold no whole rows; labels beyond the classes.
@@ -85,7 +85,8 @@ impl Cifar {
         self.files(folder, split).swap_remove(0)
     }
 
-    /// The files of a split that there are, of the python version if only that is there; the first one always.
+    /// The files of a split that there are, of the python version if only that is there; the first one
+    /// always.
     fn files(self, folder: &Path, split: Split) -> Vec<PathBuf> {
         let names: Vec<String> = match (self, split) {
             (Self::Ten, Split::Train) => (1..=5).map(|batch| format!("data_batch_{batch}")).collect(),

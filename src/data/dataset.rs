@@ -232,8 +232,8 @@ impl Dataset {
     }
 
     /// The data set of `instances`, whose images are made by a function: image `i` of
-    /// `instances.images` is `pixels(i)`, as wide and high as the entry says: an image of the `image` crate, or an array
-    /// (height, width, 3) of `ndarray`.
+    /// `instances.images` is `pixels(i)`, as wide and high as the entry says: an image of the `image` crate,
+    /// or an array (height, width, 3) of `ndarray`.
     ///
     /// The loader calls the function from several threads at once, anew in every epoch.
     ///

@@ -1,8 +1,9 @@
 //! Folders of images, one a class (ImageNet's `train/WNID/*.JPEG`), and Tiny-ImageNet-200's own layout.
 //!
-//! Classes are the folders in alphabetical order, as in torchvision's `ImageFolder`. A class index (JSON, torchvision's and
-//! Keras' `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`) gives the order and the names instead; a
-//! folder that it does not list is an error, a class without a folder is not: a sample of ImageNet keeps ImageNet's labels.
+//! Classes are the folders in alphabetical order, as in torchvision's `ImageFolder`. A class index (JSON,
+//! torchvision's and Keras' `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`) gives the
+//! order and the names instead; a folder that it does not list is an error, a class without a folder is not:
+//! a sample of ImageNet keeps ImageNet's labels.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,5 +1,5 @@
-//! Neutral form of annotated boxes: every format is read into it once; training, checking, evaluation and conversion
-//! start from it.
+//! Neutral form of annotated boxes: every format is read into it once; training, checking, evaluation and
+//! conversion start from it.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -128,8 +128,8 @@ impl Instances {
         Self::new(Vec::new(), Vec::new(), categories.collect())
     }
 
-    /// Adds an image of (width, height) with its objects, each a class and `[x, y, width, height]` in pixels. Gives the
-    /// image's id: 1 for the first, then 2, ...
+    /// Adds an image of (width, height) with its objects, each a class and `[x, y, width, height]` in pixels.
+    /// Gives the image's id: 1 for the first, then 2, ...
     ///
     /// A class that the set does not have is found when a data set is made of it.
     pub fn push_image(
@@ -250,7 +250,8 @@ pub(super) fn ids_of(names: &[String]) -> Vec<u64> {
     }
 }
 
-/// A coordinate in pixels freed of rounding: the multiple of 1/1000 pixel that it lies within 1e-9 of, if there is one.
+/// A coordinate in pixels freed of rounding: the multiple of 1/1000 pixel that it lies within 1e-9 of, if
+/// there is one.
 ///
 /// Sums and products of coordinates as other formats keep them then give back the very box.
 pub(super) fn snapped(pixels: f64) -> f64 {

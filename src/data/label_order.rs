@@ -41,9 +41,9 @@ pub enum BatchOrder {
         /// Images in a batch.
         batch: NonZeroUsize,
     },
-    /// Two images of each class in a batch (as MCL, arXiv 2207.11518, needs: an anchor without another image of its
-    /// class has no positive). Classes come evenly; where a batch has more pairs than there are classes, a class
-    /// comes several times. The odd image of a class waits for another epoch.
+    /// Two images of each class in a batch (as MCL, arXiv 2207.11518, needs: an anchor without another image
+    /// of its class has no positive). Classes come evenly; where a batch has more pairs than there are
+    /// classes, a class comes several times. The odd image of a class waits for another epoch.
     ClassPairs {
         /// The seed of the run.
         seed: u64,
@@ -95,8 +95,8 @@ fn by_class(labels: &[u32]) -> Vec<Vec<usize>> {
     images
 }
 
-/// Rounds over the classes in random order, one pair of each class a round. A round begins with the classes that the
-/// batch under way does not have yet.
+/// Rounds over the classes in random order, one pair of each class a round. A round begins with the classes
+/// that the batch under way does not have yet.
 fn class_pairs(labels: &[u32], pairs_per_batch: usize, draws: &mut Draws) -> Vec<Vec<usize>> {
     let mut images = by_class(labels);
     images.iter_mut().for_each(|images| draws.shuffle(images));

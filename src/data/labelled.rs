@@ -41,8 +41,8 @@ impl Labelled {
     /// Decoded images of one size, read from `from`: `bytes` holds `height` x `width` x 3 of each.
     ///
     /// # Errors
-    /// [`LabelledError::Counts`] if there are not as many images as labels; [`LabelledError::Label`] for a label
-    /// beyond the classes.
+    /// [`LabelledError::Counts`] if there are not as many images as labels; [`LabelledError::Label`] for a
+    /// label beyond the classes.
     pub fn decoded(
         classes: Vec<String>,
         labels: Vec<u32>,
@@ -106,8 +106,8 @@ impl Labelled {
         Self { classes: self.classes.clone(), labels, pixels }
     }
 
-    /// BLAKE3 of the set, hexadecimal: the classes, the label of each image, and its pixels, or of photographs the names
-    /// of their files and folders.
+    /// BLAKE3 of the set, hexadecimal: the classes, the label of each image, and its pixels, or of
+    /// photographs the names of their files and folders.
     pub fn blake3(&self) -> String {
         let mut hash = blake3::Hasher::new();
         let mut part = |bytes: &[u8]| {

@@ -48,7 +48,8 @@ section! {
         pub train: PathBuf = PathBuf::from("train"),
         /// folder: evaluation images, relative to `root`.
         pub val: PathBuf = PathBuf::from("val"),
-        /// folder: a JSON file {"0": [FOLDER, NAME], ...} with the order of the classes. Default: alphabetical.
+        /// folder: a JSON file {"0": [FOLDER, NAME], ...} with the order of the classes. Default:
+        /// alphabetical.
         pub class_index: Option<PathBuf>,
         /// The order of training images.
         pub order: LabelOrder = LabelOrder::Shuffled,

@@ -127,8 +127,8 @@ pub struct Loader<S: Source> {
 }
 
 impl Loader<BoxedImages> {
-    /// Starts the workers over images with boxes. The first batch is the one at `start`, which a resumed run takes
-    /// from [`position`](Self::position) of the interrupted one.
+    /// Starts the workers over images with boxes. The first batch is the one at `start`, which a resumed run
+    /// takes from [`position`](Self::position) of the interrupted one.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig, start: Position) -> Result<Self, DataError> {
         let workforce = Workforce { workers: config.workers, batches_ahead: config.batches_ahead };
         Self::over(BoxedImages::new(dataset, config)?, workforce, start)

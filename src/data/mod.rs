@@ -22,9 +22,9 @@
 //! | [`convert`]   | common rules of writing a data set in another format                    |
 //!
 //! # A data set of your own
-//! Put the boxes into [`Instances`] ([`Instances::of_classes`], [`Instances::push_image`], or `push_arrays` for
-//! `ndarray` views) and give [`Dataset::with_pixels`] a function that makes image `i`. A training and a validation set,
-//! as [`LoadedSplit::of`](crate::engine::detect::sources::LoadedSplit::of), make the
+//! Put the boxes into [`Instances`] ([`Instances::of_classes`], [`Instances::push_image`], or `push_arrays`
+//! for `ndarray` views) and give [`Dataset::with_pixels`] a function that makes image `i`. A training and a
+//! validation set, as [`LoadedSplit::of`](crate::engine::detect::sources::LoadedSplit::of), make the
 //! [`DataSets`](crate::engine::detect::DataSets) that [`Training::data`](crate::Training::data) takes.
 //!
 //! Boxes are COCO's `xywh` in [`Annotation`] and `xyxy` pixels of the resized image in [`Target`].

@@ -1,4 +1,5 @@
-//! The section `data` of a configuration, and the files it names: reading and writing of every kind of boxed data set.
+//! The section `data` of a configuration, and the files it names: reading and writing of every kind of boxed
+//! data set.
 //!
 //! A new kind is a file of its own with `read` and `write`, and its arms here.
 
@@ -31,8 +32,8 @@ section! {
     pub struct Data {
         /// Where the images come from.
         pub kind: DataKind,
-        /// The folder of the data set (synth: the folder to make it in; yolo: also its data.yaml); relative to the
-        /// current directory, else to the configuration's folder.
+        /// The folder of the data set (synth: the folder to make it in; yolo: also its data.yaml); relative
+        /// to the current directory, else to the configuration's folder.
         pub root: PathBuf,
         /// coco: training images, relative to `root`.
         pub train_images: PathBuf = PathBuf::from("train2017"),
@@ -42,10 +43,11 @@ section! {
         pub val_images: PathBuf = PathBuf::from("val2017"),
         /// coco: evaluation boxes, relative to `root`.
         pub val_annotations: PathBuf = PathBuf::from("annotations/instances_val2017.json"),
-        /// yolo: the key of the training images in data.yaml. voc: their list in ImageSets/Main, without `.txt`, or their
-        /// folder.
+        /// yolo: the key of the training images in data.yaml. voc: their list in ImageSets/Main, without
+        /// `.txt`, or their folder.
         pub train_split: String = "train".to_owned(),
-        /// yolo: the key of the evaluation images in data.yaml. voc: their list in ImageSets/Main, or their folder.
+        /// yolo: the key of the evaluation images in data.yaml. voc: their list in ImageSets/Main, or their
+        /// folder.
         pub val_split: String = "val".to_owned(),
         /// voc: the classes in their order. Default: those of labelmap.txt, else all that occur, sorted.
         pub classes: Vec<String> = Vec::new(),
@@ -108,9 +110,9 @@ impl Data {
 }
 
 impl DataKind {
-    /// Writes `instances`, whose images are in `folder`, as the split `split` of a data set of this kind at `out`: a file
-    /// for COCO, a folder otherwise, into which the images are copied. Gives the number of boxes that the format has no
-    /// form for.
+    /// Writes `instances`, whose images are in `folder`, as the split `split` of a data set of this kind at
+    /// `out`: a file for COCO, a folder otherwise, into which the images are copied. Gives the number of
+    /// boxes that the format has no form for.
     ///
     /// # Errors
     /// Errors of the format's own `write`.
@@ -135,7 +137,8 @@ impl DataKind {
 /// Files of one split of a boxed data set, to be opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SplitFiles {
-    /// The file that says which images there are: COCO's JSON, YOLO's `data.yaml`, VOC's list. Messages name it.
+    /// The file that says which images there are: COCO's JSON, YOLO's `data.yaml`, VOC's list. Messages name
+    /// it.
     pub annotations: PathBuf,
     /// The folder of the images.
     pub images: PathBuf,

@@ -1,10 +1,10 @@
 //! Which images form which batch, as a pure function of (seed, epoch).
 //!
-//! Grouped by aspect, training batches hold wide or tall images, not both (as torchvision's `GroupedBatchSampler` and
-//! Detectron2's `AspectRatioGroupedDataset` do), so little of a batch is padding. Every image comes
-//! exactly once an epoch: what is left of the two groups at the end is put together, into full batches
-//! as far as it goes, and the last batch may be smaller. The number of batches is therefore the same
-//! in every epoch.
+//! Grouped by aspect, training batches hold wide or tall images, not both (as torchvision's
+//! `GroupedBatchSampler` and Detectron2's `AspectRatioGroupedDataset` do), so little of a batch is padding.
+//! Every image comes exactly once an epoch: what is left of the two groups at the end is put together, into
+//! full batches as far as it goes, and the last batch may be smaller. The number of batches is therefore the
+//! same in every epoch.
 
 use std::num::NonZeroUsize;
 

@@ -1,7 +1,7 @@
 //! STL-10 (Coates et al. 2011) in its binary form: 96x96 pixels, labels 1 to 10.
 //!
-//! `train_X.bin` and `test_X.bin` hold 27,648 bytes an image: all red ones first, and each plane column by column.
-//! `train_y.bin` and `test_y.bin` hold one byte an image.
+//! `train_X.bin` and `test_X.bin` hold 27,648 bytes an image: all red ones first, and each plane column by
+//! column. `train_y.bin` and `test_y.bin` hold one byte an image.
 
 use std::fs;
 use std::path::Path;

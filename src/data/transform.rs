@@ -1,8 +1,10 @@
-//! Resizing and flipping, as torchvision's `GeneralizedRCNNTransform` does, or as Detectron2's `ResizeShortestEdge`.
+//! Resizing and flipping, as torchvision's `GeneralizedRCNNTransform` does, or as Detectron2's
+//! `ResizeShortestEdge`.
 //!
-//! Source of the first: torchvision `models/detection/transform.py` and PyTorch's `interpolate(mode="bilinear",
-//! align_corners=False, antialias=False, recompute_scale_factor=True)`. Sizes are computed in f64,
-//! weights and boxes in f32 in PyTorch's order of operations, so they agree to the last digit or two.
+//! Source of the first: torchvision `models/detection/transform.py` and PyTorch's
+//! `interpolate(mode="bilinear", align_corners=False, antialias=False, recompute_scale_factor=True)`. Sizes
+//! are computed in f64, weights and boxes in f32 in PyTorch's order of operations, so they agree to the last
+//! digit or two.
 //!
 //! Pixels come out as RGB in [0, 1], channels last. Mean and standard deviation belong to each model
 //! and are applied there; as the weights of a pixel sum to 1, the order does not matter.
@@ -17,8 +19,8 @@ choices! {
     pub enum Resize {
         /// torchvision's: bilinear of two neighbours in f32, no antialiasing; sizes are rounded down.
         Bilinear = "bilinear",
-        /// Detectron2's, by Pillow: bilinear over all pixels that an output pixel covers, in 8 bits; sizes are
-        /// rounded to the nearest.
+        /// Detectron2's, by Pillow: bilinear over all pixels that an output pixel covers, in 8 bits; sizes
+        /// are rounded to the nearest.
         PilBilinear = "pil_bilinear",
     }
 }
@@ -38,8 +40,8 @@ pub struct ResizeRule {
 impl ResizeRule {
     /// The (height, width) that an image of `height` x `width` becomes.
     ///
-    /// Computed in f64. torchvision's is rounded down, as it does outside of tracing and scripting; Detectron2's
-    /// (`ResizeShortestEdge`) to the nearest. A side never becomes 0.
+    /// Computed in f64. torchvision's is rounded down, as it does outside of tracing and scripting;
+    /// Detectron2's (`ResizeShortestEdge`) to the nearest. A side never becomes 0.
     pub fn resized(self, height: u32, width: u32) -> (usize, usize) {
         match self.resize {
             Resize::Bilinear => self.rounded_down(height, width),
@@ -102,8 +104,8 @@ impl Placement {
         [x1 * across, y1 * down, x2 * across, y2 * down]
     }
 
-    /// Appends `image`, resampled by `resize`, to `batch`: `slot` (height, width) pixels of 3 values, 0 beyond the
-    /// image.
+    /// Appends `image`, resampled by `resize`, to `batch`: `slot` (height, width) pixels of 3 values, 0
+    /// beyond the image.
     ///
     /// # Panics
     /// When `image` is not of the original size or the slot is too small for the resized one.
@@ -139,8 +141,8 @@ impl Placement {
         }
     }
 
-    /// `read` puts a source row in [0, 1] at the start of a buffer. Each row that is needed is read and resampled
-    /// horizontally once; two such rows, kept, make an output row.
+    /// `read` puts a source row in [0, 1] at the start of a buffer. Each row that is needed is read and
+    /// resampled horizontally once; two such rows, kept, make an output row.
     fn resample(&self, slot: (usize, usize), batch: &mut Vec<f32>, read: impl Fn(usize, &mut [f32])) {
         let ((height, width), (rows, columns)) = (self.original, self.resized);
         assert!(rows <= slot.0 && columns <= slot.1, "a slot of {slot:?} for an image of {:?}", self.resized);
@@ -322,8 +324,8 @@ mod tests {
 
     #[test]
     fn pils_sizes_are_those_of_detectron2() {
-        // By detectron2's `ResizeShortestEdge.get_output_shape`, in Python: (height, width) of the image, shortest edge,
-        // longest side, result (and 1 for its 0).
+        // By detectron2's `ResizeShortestEdge.get_output_shape`, in Python: (height, width) of the image,
+        // shortest edge, longest side, result (and 1 for its 0).
         for (height, width, short_side_px, long_side_max_px, resized) in [
             (480, 640, 800, 1333, (800, 1067)),
             (427, 640, 800, 1333, (800, 1199)),

@@ -59,7 +59,8 @@ struct Bin {
 }
 
 impl AccuracyMeter {
-    /// Before the first image of `classes` classes. `teacher` is the teacher's first guess for each image to come.
+    /// Before the first image of `classes` classes. `teacher` is the teacher's first guess for each image to
+    /// come.
     pub fn new(classes: usize, teacher: Option<Vec<u32>>) -> Self {
         Self {
             right: 0,

@@ -91,7 +91,8 @@ pub struct LeftOut {
     pub repeated_annotations: usize,
 }
 
-/// Scores `detections` against `truth`. Ties in score are ranked by image id, then by their order in the list.
+/// Scores `detections` against `truth`. Ties in score are ranked by image id, then by their order in the
+/// list.
 ///
 /// ```
 /// use ckd_det::data::Instances;

@@ -1,5 +1,5 @@
-//! Numbers as they stand in COCO files of all kinds of writers: ids as floats or text, flags as 0, 0.0, `null` or a
-//! bool, sizes of -1, boxes of exactly four numbers.
+//! Numbers as they stand in COCO files of all kinds of writers: ids as floats or text, flags as 0, 0.0,
+//! `null` or a bool, sizes of -1, boxes of exactly four numbers.
 
 use std::fmt;
 
@@ -43,7 +43,8 @@ pub(crate) fn some_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
     deserializer.deserialize_any(Id)
 }
 
-/// Reads a side of an image: a whole number of pixels, also as a float; 0 for `null` and for what is not above 0.
+/// Reads a side of an image: a whole number of pixels, also as a float; 0 for `null` and for what is not
+/// above 0.
 pub(super) fn side<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     struct Side;
     impl Visitor<'_> for Side {

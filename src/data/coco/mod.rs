@@ -1,7 +1,7 @@
 //! COCO `instances_*.json` to [`Instances`] and back: the one reader of the format.
 //!
-//! The reader accepts the dialects of exporters. `docs/DATA.md` has the table of dialects and policies; each correction
-//! is counted among the set's [findings](Instances::findings).
+//! The reader accepts the dialects of exporters. `docs/DATA.md` has the table of dialects and policies; each
+//! correction is counted among the set's [findings](Instances::findings).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};

@@ -77,8 +77,8 @@ fn around_runs(counts: &[u64], height: u64) -> Option<[f64; 4]> {
     Some([x1 as f64, y1 as f64, (x2 - x1 + 1) as f64, (y2 - y1 + 1) as f64])
 }
 
-/// Run lengths of a packed code: 5 bits a character from '0' on, lowest first; from the fourth on each is a difference to
-/// the run two before.
+/// Run lengths of a packed code: 5 bits a character from '0' on, lowest first; from the fourth on each is a
+/// difference to the run two before.
 fn unpacked(text: &[u8]) -> Option<Vec<u64>> {
     let (mut counts, mut at) = (Vec::<i64>::new(), 0);
     while at < text.len() {

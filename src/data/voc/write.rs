@@ -11,8 +11,9 @@ use crate::data::convert::{ConvertError, checked_names, place_image};
 use crate::data::instances::{AnnotationEntry, ImageEntry, Instances};
 use crate::fsx;
 
-/// Writes `instances`, whose images are in `folder`, as the split `split` of the VOC folder `out`: `Annotations`,
-/// `JPEGImages`, the list `ImageSets/Main/SPLIT.txt` in the order of the images, and `labelmap.txt` with the classes.
+/// Writes `instances`, whose images are in `folder`, as the split `split` of the VOC folder `out`:
+/// `Annotations`, `JPEGImages`, the list `ImageSets/Main/SPLIT.txt` in the order of the images, and
+/// `labelmap.txt` with the classes.
 ///
 /// Crowd regions become `difficult`. Areas have no place in VOC.
 ///

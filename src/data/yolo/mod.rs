@@ -2,15 +2,15 @@
 //!
 //! Source: the conventions of Ultralytics' `data.yaml` (docs.ultralytics.com/datasets/detect).
 //!
-//! - `data.yaml` has `names` (a list or a map), and for each split a folder of images, a `.txt` list of images, or
-//!   several of either; `path` is what they are relative to, itself relative to `data.yaml`. Where `path` does not exist,
-//!   or `train: ../train/images` does not, `data.yaml`'s own folder takes its place.
-//! - An image's labels are in the file with `/images/` replaced by `/labels/` and the extension by `.txt`, else beside it.
-//!   No such file, or an empty one, is an image without objects.
-//! - A line is `class cx cy w h` in fractions of the image; more numbers are a polygon, whose box is taken (with
-//!   `kpt_shape` in `data.yaml`: keypoints behind the box, which are skipped).
-//! - Images of a folder are sorted by path, those of a list keep its order. Ids are made as VOC's are, and category
-//!   ids are the class's number plus 1.
+//! - `data.yaml` has `names` (a list or a map), and for each split a folder of images, a `.txt` list of
+//!   images, or several of either; `path` is what they are relative to, itself relative to `data.yaml`. Where
+//!   `path` does not exist, or `train: ../train/images` does not, `data.yaml`'s own folder takes its place.
+//! - An image's labels are in the file with `/images/` replaced by `/labels/` and the extension by `.txt`,
+//!   else beside it. No such file, or an empty one, is an image without objects.
+//! - A line is `class cx cy w h` in fractions of the image; more numbers are a polygon, whose box is taken
+//!   (with `kpt_shape` in `data.yaml`: keypoints behind the box, which are skipped).
+//! - Images of a folder are sorted by path, those of a list keep its order. Ids are made as VOC's are, and
+//!   category ids are the class's number plus 1.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,8 +59,8 @@ pub(super) fn file(root: &Path) -> PathBuf {
     if root.is_file() { root.to_owned() } else { root.join("data.yaml") }
 }
 
-/// Reads the split that `data.yaml` has under the key `split`; also gives the folder that its images' names are
-/// relative to.
+/// Reads the split that `data.yaml` has under the key `split`; also gives the folder that its images' names
+/// are relative to.
 ///
 /// # Errors
 /// If a file is missing, not what it should be, or names a class that `data.yaml` does not.
@@ -161,8 +161,8 @@ fn file_name(image: &Path, base: &Path) -> String {
     image.strip_prefix(base).unwrap_or(image).to_string_lossy().replace('\\', "/")
 }
 
-/// Where a split's folder or list is: relative to `base`, else, as Ultralytics reads what Roboflow writes, with a leading
-/// `../` left out, else relative to the folder of `data.yaml`.
+/// Where a split's folder or list is: relative to `base`, else, as Ultralytics reads what Roboflow writes,
+/// with a leading `../` left out, else relative to the folder of `data.yaml`.
 fn resolved(base: &Path, yaml: &Path, source: &str) -> PathBuf {
     let beside = yaml.parent().unwrap_or(Path::new(""));
     let inside = source.strip_prefix("../").unwrap_or(source);

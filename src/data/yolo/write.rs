@@ -10,14 +10,15 @@ use crate::data::convert::{ConvertError, checked_names, place_image};
 use crate::data::instances::Instances;
 use crate::fsx;
 
-/// Writes `instances`, whose images are in `folder`, as the split `split` of the YOLO data set `out`: `images/SPLIT`,
-/// `labels/SPLIT`, the list `SPLIT.txt` in the order of the images, and `data.yaml`.
+/// Writes `instances`, whose images are in `folder`, as the split `split` of the YOLO data set `out`:
+/// `images/SPLIT`, `labels/SPLIT`, the list `SPLIT.txt` in the order of the images, and `data.yaml`.
 ///
-/// Crowd regions and ignored boxes have no form in YOLO and are left out; their number is returned. Numbers are written
-/// with all digits, so that boxes of up to three decimals are read back as they are.
+/// Crowd regions and ignored boxes have no form in YOLO and are left out; their number is returned. Numbers
+/// are written with all digits, so that boxes of up to three decimals are read back as they are.
 ///
 /// # Errors
-/// If an image's size is not known, two images share a stem, a file cannot be written, or `data.yaml` names other classes.
+/// If an image's size is not known, two images share a stem, a file cannot be written, or `data.yaml` names
+/// other classes.
 pub fn write(instances: &Instances, folder: &Path, out: &Path, split: &str) -> Result<usize, ConvertError> {
     let names = checked_names(instances)?;
     let yaml = out.join("data.yaml");

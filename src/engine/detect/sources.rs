@@ -162,7 +162,8 @@ impl LoadedSplit {
         Self::of(&instances, Dataset::new(&instances, &folder, MissingImages::Error)?)
     }
 
-    /// A split of `instances` and the data set that was made of them, by [`Dataset::new`] or [`Dataset::with_pixels`].
+    /// A split of `instances` and the data set that was made of them, by [`Dataset::new`] or
+    /// [`Dataset::with_pixels`].
     ///
     /// # Errors
     /// If the evaluator cannot take the boxes.
