@@ -117,8 +117,18 @@ fn faster(tiny: &Tiny) -> &'static str {
     "every.toml"
 }
 
-/// As [`faster`]; a RetinaNet has other levels, and no softmax for KD and DKD.
 fn retina(tiny: &Tiny) -> &'static str {
+    one_stage(tiny, "retina");
+    "retina_every.toml"
+}
+
+fn fcos(tiny: &Tiny) -> &'static str {
+    one_stage(tiny, "fcos");
+    "fcos_every.toml"
+}
+
+/// As [`faster`]; detectors of one stage have other levels, and no softmax for KD and DKD.
+fn one_stage(tiny: &Tiny, kind: &str) {
     let without = |text: String, method: &str| -> String {
         let entries = text.split("[[distill]]");
         let kept: Vec<&str> =
@@ -131,15 +141,14 @@ fn retina(tiny: &Tiny) -> &'static str {
     });
     let text = without(without(text, "kd"), "dkd")
         .replace("roi_logits", "anchor_logits")
-        .replace("teacher.toml", "retina_teacher.toml");
-    tiny.write("retina_every.toml", &format!("extends = \"retina_base.toml\"\n{text}"));
-    "retina_every.toml"
+        .replace("teacher.toml", &format!("{kind}_teacher.toml"));
+    tiny.write(&format!("{kind}_every.toml"), &format!("extends = \"{kind}_base.toml\"\n{text}"));
 }
 
 #[test]
 fn every_method_trains_and_a_resumed_run_is_the_uninterrupted_one() {
-    for (config, run) in [(faster as fn(&Tiny) -> &'static str, "runs/every"), (retina, "runs/retina_every")]
-    {
+    let configs: [fn(&Tiny) -> &'static str; 3] = [faster, retina, fcos];
+    for (config, run) in configs.into_iter().zip(["runs/every", "runs/retina_every", "runs/fcos_every"]) {
         let (whole, resumed) = (Tiny::new(), Tiny::new());
         let (name, again) = (config(&whole), config(&resumed));
         let sets = ["schedule.steps=3", "schedule.milestones=[2]"];
@@ -164,8 +173,7 @@ fn every_method_trains_and_a_resumed_run_is_the_uninterrupted_one() {
         }
         let student = tensors(&whole.path(run).join("last.safetensors"));
         assert!(student.keys().all(|name| !name.contains("distill")), "dropped at the end");
-        let teacher = if run.contains("retina") { "retina_teacher" } else { "teacher" };
-        let alone = tensors(&whole.path(&format!("runs/{teacher}/last.safetensors")));
+        let alone = tensors(&whole.path(&format!("{}/last.safetensors", run.replace("every", "teacher"))));
         assert!(student.keys().eq(alone.keys()), "the same tensors as a network that never had a teacher");
     }
 }

@@ -172,9 +172,23 @@ fn every_retinanet_is_its_graph() {
 }
 
 #[test]
+fn every_fcos_is_its_graph() {
+    let tiny = Tiny::new();
+    let points: [&[&str]; 3] = [
+        &["detector.fcos.topk_candidates=50"],
+        &["detector.fcos.p6_from=c5", "detector.fcos.head_convs=2", "student.norm=gn"],
+        &["student.fpn_norm=gn", "detector.anchor_corners=exact", "detector.fcos.nms_threshold=0.3"],
+    ];
+    for sets in points {
+        eprintln!("{sets:?}");
+        assert_is(&Network::new(&tiny, "fcos_plain.toml", sets), Preprocessing::Outside);
+    }
+}
+
+#[test]
 fn photographs_are_resized_in_the_graph_as_the_program_does() {
     let tiny = Tiny::new();
-    for base in ["plain.toml", "retina_plain.toml"] {
+    for base in ["plain.toml", "retina_plain.toml", "fcos_plain.toml"] {
         let sets = ["input.short_side_px=[40]", "input.long_side_px=70", "normalization.mean=[0.1,0.2,0.3]"];
         assert_is(&Network::new(&tiny, base, &sets), Preprocessing::Inside);
     }
@@ -183,7 +197,7 @@ fn photographs_are_resized_in_the_graph_as_the_program_does() {
 #[test]
 fn a_batch_is_detected_in_one_go_and_each_box_names_its_image() {
     let tiny = Tiny::new();
-    for base in ["plain.toml", "retina_plain.toml"] {
+    for base in ["plain.toml", "retina_plain.toml", "fcos_plain.toml"] {
         let network = Network::new(&tiny, base, &[]);
         let (h, w) = (64, 96);
         let sizes = [(64, 90), (33, 96), (10, 20)];
@@ -225,10 +239,11 @@ fn a_batch_is_detected_in_one_go_and_each_box_names_its_image() {
 #[test]
 fn where_nothing_is_found_the_lists_are_empty() {
     let tiny = Tiny::new();
-    let nothing: [(&str, &[&str]); 3] = [
+    let nothing: [(&str, &[&str]); 4] = [
         ("plain.toml", &["detector.roi.score_threshold=1.0"]),
         ("plain.toml", &["detector.rpn.min_size=1000.0"]),
         ("retina_plain.toml", &["detector.retina.score_threshold=1.0"]),
+        ("fcos_plain.toml", &["detector.fcos.score_threshold=1.0"]),
     ];
     for (base, sets) in nothing {
         let network = Network::new(&tiny, base, sets);
@@ -248,7 +263,7 @@ fn where_nothing_is_found_the_lists_are_empty() {
 #[test]
 fn raw_graphs_give_what_the_heads_say() {
     let tiny = Tiny::new();
-    for base in ["plain.toml", "retina_plain.toml"] {
+    for base in ["plain.toml", "retina_plain.toml", "fcos_plain.toml"] {
         let network = Network::new(&tiny, base, &[]);
         let graph = network.graph(Precision::Full, Preprocessing::Outside, Outputs::Raw);
         let evaluator = Evaluator::new(&graph).unwrap();
@@ -262,7 +277,7 @@ fn raw_graphs_give_what_the_heads_say() {
 #[test]
 fn smaller_files_detect_nearly_the_same() {
     let tiny = Tiny::new();
-    for base in ["plain.toml", "retina_plain.toml"] {
+    for base in ["plain.toml", "retina_plain.toml", "fcos_plain.toml"] {
         let network = Network::new(&tiny, base, &[]);
         let graph = |precision| network.graph(precision, Preprocessing::Outside, Outputs::Detections);
         let full = graph(Precision::Full);

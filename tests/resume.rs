@@ -45,6 +45,11 @@ fn resumed_equals_uninterrupted_for_retinanet_and_epochs() {
 }
 
 #[test]
+fn resumed_equals_uninterrupted_for_a_distilled_fcos() {
+    check_resuming("fcos_distilled.toml", "runs/fcos_distilled", &["schedule.steps=4"]);
+}
+
+#[test]
 fn resumed_equals_uninterrupted_for_a_distilled_retinanet() {
     check_resuming("retina_distilled.toml", "runs/retina_distilled", &["schedule.steps=4"]);
 }

@@ -14,6 +14,7 @@ fn distillation_with_weights_0_is_plain_training_bit_for_bit() {
     for (plain, distilled, run) in [
         ("plain.toml", "distilled.toml", "runs/distilled"),
         ("retina_plain.toml", "retina_distilled.toml", "runs/retina_distilled"),
+        ("fcos_plain.toml", "fcos_distilled.toml", "runs/fcos_distilled"),
     ] {
         let tiny = Tiny::new();
         let sets = ["distill.0.weight=0", "distill.1.weight=0", "train.accumulate=2", "schedule.steps=4"];

@@ -233,13 +233,33 @@ fn names_of_older_torchvision_versions_are_understood() {
 }
 
 #[test]
+fn an_fcos_keeps_its_names_and_is_told_by_its_centerness() {
+    let tiny = Tiny::new();
+    let tensors = weights(&tiny, "fcos_plain.toml", &["detector.fcos.head_convs=3"], 3);
+    assert!(tensors.contains_key("head.regression_head.conv.6.weight"));
+    fs::write(tiny.path("fcos.pth"), TorchFile::of(&tensors).bytes()).unwrap();
+    let file = read(&tiny.path("fcos.pth"));
+    assert_same(&file.tensors, &tensors);
+    let recognised = Recognised::of(&file).unwrap();
+    assert_eq!(
+        (recognised.name.as_str(), recognised.kind),
+        ("fcos_resnet18_fpn", Kind::Detector { classes: 3 })
+    );
+    let output = tiny.run_program(&["weights", "import", "fcos.pth", "--out", "out.safetensors"]);
+    assert_ended(&output, 0, &[]);
+    let config = ModelCard::of(&read(&tiny.path("out.safetensors"))).unwrap().config;
+    assert_eq!((config.detector.architecture.word(), config.detector.fcos.head_convs), ("fcos", 3));
+}
+
+#[test]
 fn slots_for_every_coco_id_become_the_classes_of_the_data() {
     let tiny = Tiny::new();
     let faster = weights(&tiny, "plain.toml", &[], 90);
     let three_sizes = "detector.anchor_sizes=[[8.0, 9.0, 10.0], [16.0, 18.0, 20.0], [32.0, 36.0, 40.0], \
                        [64.0, 72.0, 80.0], [128.0, 144.0, 160.0]]";
     let retina = weights(&tiny, "retina_plain.toml", &[three_sizes], 91);
-    for (name, tensors) in [("faster.pth", &faster), ("retina.pth", &retina)] {
+    let fcos = weights(&tiny, "fcos_plain.toml", &[], 91);
+    for (name, tensors) in [("faster.pth", &faster), ("retina.pth", &retina), ("fcos.pth", &fcos)] {
         fs::write(tiny.path(name), TorchFile::of(tensors).bytes()).unwrap();
         let output = tiny.run_program(&["weights", "import", name, "--out", "out.safetensors"]);
         assert_ended(&output, 0, &["its classes are COCO's; --categories names others"]);

@@ -1,11 +1,14 @@
 //! The table `[detector]` of a configuration: architecture, pyramid, anchors and heads.
 
+use std::fmt::Display;
+
 use ckd_settings::{Check, choices, section};
 
 use crate::Result;
 use crate::anchors::{AnchorCorners, AnchorGenerator};
 use crate::boxes::GeometryError;
 use crate::fcos::FcosSettings;
+use crate::nn::HeadNorm;
 use crate::retinanet::RetinaSettings;
 use crate::roi_heads::RoiConfig;
 use crate::rpn::RpnConfig;
@@ -129,6 +132,47 @@ impl DetectorSettings {
         })
     }
 
+    /// Keys of this table that weights depend on, with their values as TOML writes them: what a network of the
+    /// architecture is made of, and how its boxes are meant. Norms are not among them, for tensors show them.
+    pub fn facts(&self) -> Vec<(&'static str, String)> {
+        let word = |word: &dyn Display| format!("\"{word}\"");
+        let sizes = self.anchor_sizes.as_ref();
+        let mut facts = vec![
+            ("architecture", word(&self.architecture)),
+            ("anchor_sizes", sizes.map_or("the default".to_owned(), |sizes| format!("{sizes:?}"))),
+            ("anchor_corners", word(&self.anchor_corners)),
+        ];
+        match self.architecture {
+            Architecture::FasterRcnn => facts.extend([
+                ("aspect_ratios", format!("{:?}", self.aspect_ratios)),
+                ("rpn.head_convs", self.rpn.head_convs.to_string()),
+                ("roi.head", word(&self.roi.head)),
+                ("roi.pool_size", self.roi.pool_size.to_string()),
+                ("roi.sampling_ratio", self.roi.sampling_ratio.to_string()),
+                ("roi.align", word(&self.roi.align)),
+            ]),
+            Architecture::RetinaNet => facts.extend([
+                ("aspect_ratios", format!("{:?}", self.aspect_ratios)),
+                ("retina.head_convs", self.retina.head_convs.to_string()),
+                ("retina.p6_from", word(&self.retina.p6_from)),
+            ]),
+            Architecture::Fcos => facts.extend([
+                ("fcos.head_convs", self.fcos.head_convs.to_string()),
+                ("fcos.p6_from", word(&self.fcos.p6_from)),
+            ]),
+        }
+        facts
+    }
+
+    /// Norms of the heads of this architecture, by the keys that choose them.
+    pub fn head_norms(&self) -> Vec<(&'static str, HeadNorm)> {
+        match self.architecture {
+            Architecture::FasterRcnn => vec![("roi.head_norm", self.roi.head_norm)],
+            Architecture::RetinaNet => vec![("retina.head_norm", self.retina.head_norm)],
+            Architecture::Fcos => Vec::new(),
+        }
+    }
+
     /// Number of anchors at each cell, which share a head.
     pub fn anchors_per_cell(&self) -> usize {
         let given = self.anchor_sizes.as_ref().and_then(|sizes| sizes.first()).map(Vec::len);
@@ -153,6 +197,47 @@ impl DetectorSettings {
                 (0..3).map(|step| third(step) as f32).collect()
             }
             (Architecture::Fcos, _) => vec![f32::from(1u16 << level.0)],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(architecture: Architecture) -> DetectorSettings {
+        DetectorSettings::new(architecture)
+    }
+
+    #[test]
+    fn default_anchors_are_torchvisions() {
+        let (two, one) = (of(Architecture::FasterRcnn), of(Architecture::RetinaNet));
+        let levels = |architecture: Architecture| architecture.levels();
+        let anchors = |settings: &DetectorSettings| {
+            settings.anchors(&levels(settings.architecture)).expect("five levels")
+        };
+        assert_eq!(anchors(&two), AnchorGenerator::faster_rcnn_fpn());
+        assert_eq!(anchors(&one), AnchorGenerator::retinanet());
+        assert_eq!(anchors(&of(Architecture::Fcos)), AnchorGenerator::fcos());
+        for architecture in Architecture::ALL {
+            let per_cell = anchors(&of(*architecture)).per_location();
+            assert_eq!(per_cell, [of(*architecture).anchors_per_cell(); 5], "{architecture}");
+        }
+        assert!(two.anchors(&levels(Architecture::FasterRcnn)[..3]).is_ok(), "three levels have three sizes");
+        let given = DetectorSettings { anchor_sizes: Some(vec![vec![8.0]; 5]), ..two };
+        assert!(given.anchors(&levels(Architecture::FasterRcnn)[..3]).is_err());
+    }
+
+    #[test]
+    fn every_fact_is_a_key_of_the_table() {
+        let mut keys = Vec::new();
+        <DetectorSettings as ckd_settings::Section>::document_fields("", &mut keys);
+        for architecture in Architecture::ALL {
+            let settings = of(*architecture);
+            let norms = settings.head_norms().into_iter().map(|(key, _)| key);
+            for key in settings.facts().into_iter().map(|(key, _)| key).chain(norms) {
+                assert!(keys.iter().any(|known| known.path == key), "{architecture}: {key}");
+            }
         }
     }
 }

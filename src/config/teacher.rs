@@ -8,7 +8,7 @@ use super::lookup::{ConfigSource, Reference};
 use super::schema::{ClassifyConfig, Config, DetectorSettings, Network};
 
 /// A fact about a teacher, named by the key that decides it.
-type Fact = (&'static str, String);
+type Fact = (String, String);
 
 /// The detector that `teacher.train` trains.
 pub(super) fn of_detectors(
@@ -21,11 +21,11 @@ pub(super) fn of_detectors(
     loaded.config.data = config.data.clone();
     loaded.config.run.output = config.run.output.clone();
     let mut wanted = weight_shapes(&teacher.network, config.teacher_detector());
-    wanted.push(("teacher.normalization", format!("{:?}", config.teacher_normalization())));
-    wanted.push(("teacher.resize", config.teacher_resize().to_string()));
+    wanted.push(("teacher.normalization".to_owned(), format!("{:?}", config.teacher_normalization())));
+    wanted.push(("teacher.resize".to_owned(), config.teacher_resize().to_string()));
     let mut made = weight_shapes(&loaded.config.student.network, &loaded.config.detector);
-    made.push(("teacher.normalization", format!("{:?}", loaded.config.normalization)));
-    made.push(("teacher.resize", loaded.config.input.resize.to_string()));
+    made.push(("teacher.normalization".to_owned(), format!("{:?}", loaded.config.normalization)));
+    made.push(("teacher.resize".to_owned(), loaded.config.input.resize.to_string()));
     agreeing(loaded, wanted, made, root).map(Some)
 }
 
@@ -43,7 +43,9 @@ pub(super) fn of_classifiers(
     loaded.config.run.output = config.run.output.clone();
     let made = &loaded.config;
     let facts = |network: String, normalization: String, side: String| {
-        vec![("teacher.network", network), ("teacher.normalization", normalization), ("input.side_px", side)]
+        [("teacher.network", network), ("teacher.normalization", normalization), ("input.side_px", side)]
+            .map(|(key, value)| (key.to_owned(), value))
+            .into()
     };
     let wanted = facts(
         teacher.network.to_string(),
@@ -77,9 +79,13 @@ fn agreeing<C>(
     made: Vec<Fact>,
     root: &Node,
 ) -> Result<Loaded<C>, ConfigError> {
-    let differing = wanted.into_iter().zip(made).filter(|((_, wanted), (_, made))| wanted != made);
-    let problems = differing.map(|((key, wanted), (_, made))| Problem {
-        key: key.to_owned(),
+    // Another architecture has other keys; the difference is named already.
+    let pairs = wanted.into_iter().filter_map(|(key, wanted)| {
+        let made = made.iter().find(|(other, _)| *other == key).map(|(_, made)| made)?;
+        (wanted != *made).then_some((key, wanted, made))
+    });
+    let problems = pairs.map(|(key, wanted, made)| Problem {
+        key,
         message: format!("is {wanted}, but {} trains a teacher with {made}", loaded.source),
         help: "the teacher must equal the [student] of the configuration that trains it".to_owned(),
     });
@@ -91,26 +97,20 @@ fn agreeing<C>(
 
 /// Settings that decide which weights a network has, of what shapes, and what they mean.
 fn weight_shapes(network: &Network, detector: &DetectorSettings) -> Vec<Fact> {
-    vec![
-        ("detector.architecture", detector.architecture.to_string()),
-        ("detector.anchor_sizes", format!("{:?}", detector.anchor_sizes)),
-        ("detector.aspect_ratios", format!("{:?}", detector.aspect_ratios)),
-        ("detector.anchor_corners", detector.anchor_corners.to_string()),
-        ("detector.rpn.head_convs", detector.rpn.head_convs.to_string()),
-        ("detector.roi.pool_size", detector.roi.pool_size.to_string()),
-        ("detector.roi.sampling_ratio", detector.roi.sampling_ratio.to_string()),
-        ("detector.roi.align", detector.roi.align.to_string()),
-        ("detector.roi.head", detector.roi.head.to_string()),
-        ("detector.roi.head_norm", detector.roi.head_norm.to_string()),
-        ("detector.retina.head_convs", detector.retina.head_convs.to_string()),
-        ("detector.retina.head_norm", detector.retina.head_norm.to_string()),
-        ("detector.retina.p6_from", detector.retina.p6_from.to_string()),
-        ("teacher.backbone", network.backbone.to_string()),
-        ("teacher.width", network.stem_channels().to_string()),
-        ("teacher.norm", network.norm.to_string()),
-        ("teacher.stride_in", network.stride_in.to_string()),
-        ("teacher.fpn_norm", network.fpn_norm.to_string()),
-        ("teacher.fpn_channels", network.fpn_channels.unwrap_or(detector.fpn_channels).to_string()),
-        ("teacher.head_width", network.head_width.unwrap_or(detector.roi.head_width).to_string()),
-    ]
+    let settings = network.settings(detector);
+    let in_table = |key: &str| format!("detector.{key}");
+    let mut facts: Vec<Fact> =
+        settings.facts().into_iter().map(|(key, value)| (in_table(key), value)).collect();
+    facts.extend(settings.head_norms().into_iter().map(|(key, norm)| (in_table(key), norm.to_string())));
+    let of_network = [
+        ("backbone", network.backbone.to_string()),
+        ("width", network.stem_channels().to_string()),
+        ("norm", network.norm.to_string()),
+        ("stride_in", network.stride_in.to_string()),
+        ("fpn_norm", network.fpn_norm.to_string()),
+        ("fpn_channels", settings.fpn_channels.to_string()),
+        ("head_width", settings.roi.head_width.to_string()),
+    ];
+    facts.extend(of_network.map(|(key, value)| (format!("teacher.{key}"), value)));
+    facts
 }

@@ -27,7 +27,6 @@ pub fn check(file: &WeightsFile, config: &Config, role: Role) -> Result<(), Weig
     if let (Role::Teacher, Some(reason)) = (role, differs) {
         return Err(WeightsError::Card { path: file.path.clone(), reason: reason.to_owned() });
     }
-    let theirs = facts(&own.detector, &own.student.network, &own.normalization, own.input.resize, "student");
     let (section, ours) = match (role, &config.teacher) {
         (Role::Teacher, Some(teacher)) => (
             "teacher",
@@ -50,9 +49,13 @@ pub fn check(file: &WeightsFile, config: &Config, role: Role) -> Result<(), Weig
             ),
         ),
     };
+    // Under the keys that they have here.
+    let theirs = facts(&own.detector, &own.student.network, &own.normalization, own.input.resize, section);
     let matters = |fact: &Fact| role == Role::Teacher || fact.of_trunk;
     let mut report = String::new();
-    for (theirs, ours) in theirs.iter().zip(&ours).filter(|(fact, _)| matters(fact)) {
+    for theirs in theirs.iter().filter(|fact| matters(fact)) {
+        // Another architecture has other keys; the difference is named already.
+        let Some(ours) = ours.iter().find(|ours| ours.key == theirs.key) else { continue };
         if theirs.value != ours.value {
             let _ = write!(report, "\n    {} = {} (now {})", ours.key, theirs.value, ours.value);
         }
@@ -98,24 +101,13 @@ fn facts(
 ) -> Vec<Fact> {
     let fact = |key: String, value: String, of_trunk: bool| Fact { key, value, of_trunk };
     let is_teacher = section == "teacher";
-    let of_detector = |key: &str, value: String| {
-        fact(
-            if is_teacher { format!("teacher.detector.{key}") } else { format!("detector.{key}") },
-            value,
-            false,
-        )
-    };
     let of_network = |key: &str, value: String| fact(format!("{section}.{key}"), value, true);
     let of_images = |key: &str, value: String| {
         fact(if is_teacher { format!("teacher.{key}") } else { key.to_owned() }, value, true)
     };
     let word = |word: &dyn std::fmt::Display| format!("\"{word}\"");
     let resize_key = if is_teacher { "teacher.resize" } else { "input.resize" };
-    let sizes = match &detector.anchor_sizes {
-        Some(sizes) => format!("{sizes:?}"),
-        None => "the default".to_owned(),
-    };
-    vec![
+    let mut facts = vec![
         of_network("backbone", word(&network.backbone)),
         of_network("width", network.stem_channels().to_string()),
         of_network("stride_in", word(&network.stride_in)),
@@ -123,16 +115,9 @@ fn facts(
         of_images("normalization.std", format!("{:?}", normalization.std)),
         // A start survives it.
         fact(resize_key.to_owned(), word(&resize), false),
-        of_detector("architecture", word(&detector.architecture)),
-        of_detector("anchor_sizes", sizes),
-        of_detector("aspect_ratios", format!("{:?}", detector.aspect_ratios)),
-        of_detector("anchor_corners", word(&detector.anchor_corners)),
-        of_detector("rpn.head_convs", detector.rpn.head_convs.to_string()),
-        of_detector("roi.head", word(&detector.roi.head)),
-        of_detector("roi.pool_size", detector.roi.pool_size.to_string()),
-        of_detector("roi.sampling_ratio", detector.roi.sampling_ratio.to_string()),
-        of_detector("roi.align", word(&detector.roi.align)),
-        of_detector("retina.head_convs", detector.retina.head_convs.to_string()),
-        of_detector("retina.p6_from", word(&detector.retina.p6_from)),
-    ]
+    ];
+    let table = if is_teacher { "teacher.detector" } else { "detector" };
+    let of_detector = detector.facts().into_iter();
+    facts.extend(of_detector.map(|(key, value)| fact(format!("{table}.{key}"), value, false)));
+    facts
 }

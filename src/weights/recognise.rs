@@ -58,9 +58,12 @@ impl Recognised {
         let structure = Structure::of(file)?;
         let kind = match (&structure.family, structure.trunk) {
             (_, Trunk::Classifier { architecture, classes }) => Kind::Classifier { architecture, classes },
-            (Family::FasterRcnn { classes, .. } | Family::RetinaNet { classes, .. }, _) => {
-                Kind::Detector { classes: *classes }
-            }
+            (
+                Family::FasterRcnn { classes, .. }
+                | Family::RetinaNet { classes, .. }
+                | Family::Fcos { classes, .. },
+                _,
+            ) => Kind::Detector { classes: *classes },
             (Family::None, _) => Kind::Backbone,
         };
         let mut recognised = Self {
@@ -128,7 +131,7 @@ impl Recognised {
                 self.set("detector.retina.clip", "after_nms");
                 self.set("detector.retina.detections_per_image", 100);
             }
-            Family::None => {}
+            Family::Fcos { .. } | Family::None => {}
         }
     }
 
@@ -162,7 +165,7 @@ impl Recognised {
                     );
                 }
             }
-            Family::None => {}
+            Family::Fcos { .. } | Family::None => {}
         }
     }
 

@@ -43,6 +43,7 @@ pub(super) enum Trunk {
 pub(super) enum Family {
     FasterRcnn { classes: usize, rpn_convs: usize, head: BoxHead },
     RetinaNet { classes: usize, convs: usize, norm: Option<&'static str>, p6_from: &'static str },
+    Fcos { classes: usize, convs: usize, p6_from: &'static str },
     None,
 }
 
@@ -113,6 +114,7 @@ impl Structure {
                 format!("faster_rcnn_{trunk}_fpn{}", version(matches!(head, BoxHead::FourConvFc { .. })))
             }
             Family::RetinaNet { norm, .. } => format!("retinanet_{trunk}_fpn{}", version(norm.is_some())),
+            Family::Fcos { .. } => format!("fcos_{trunk}_fpn"),
             Family::None => trunk,
         }
     }
@@ -157,6 +159,11 @@ impl Structure {
                     settings.push(("detector.retina.head_norm", norm.into()));
                     settings.push(("detector.retina.box_loss", "giou".into()));
                 }
+            }
+            Family::Fcos { convs, p6_from, .. } => {
+                settings.push(("detector.architecture", "fcos".into()));
+                settings.push(("detector.fcos.head_convs", count(convs)));
+                settings.push(("detector.fcos.p6_from", p6_from.into()));
             }
             // Any detector can begin with it.
             Family::None => settings.push(("detector.architecture", "faster_rcnn".into())),
@@ -264,6 +271,14 @@ impl Tensors<'_> {
             self.size("head.regression_head.bbox_reg.weight", 0),
         );
         let (Some(logits), Some(deltas)) = (logits, deltas) else { return Ok(Family::None) };
+        let p6_from = match self.size("backbone.fpn.extra_blocks.p6.weight", 1) {
+            Some(inputs) if inputs != pyramid => "c5",
+            _ => "p5",
+        };
+        if self.has("head.regression_head.bbox_ctrness.weight") {
+            let convs = self.count(|at| format!("head.classification_head.conv.{}.weight", 3 * at));
+            return Ok(Family::Fcos { classes: logits, convs, p6_from });
+        }
         let anchors = deltas / 4;
         if anchors == 0 || logits % anchors != 0 {
             return Err(format!(
@@ -275,10 +290,7 @@ impl Tensors<'_> {
             classes: logits / anchors,
             convs: self.count(|at| format!("head.classification_head.conv.{at}.0.weight")).max(1),
             norm: self.norm("head.classification_head.conv.0.1"),
-            p6_from: match self.size("backbone.fpn.extra_blocks.p6.weight", 1) {
-                Some(inputs) if inputs != pyramid => "c5",
-                _ => "p5",
-            },
+            p6_from,
         })
     }
 }

@@ -44,6 +44,10 @@ score_threshold = 0.01
 head_convs = 1
 score_threshold = 0.01
 
+[detector.fcos]
+head_convs = 1
+score_threshold = 0.01
+
 [input]
 short_side_px = [64]
 long_side_px = 64
@@ -117,14 +121,20 @@ architecture = "retinanet"
 anchor_sizes = [[8.0, 10.0], [16.0, 20.0], [32.0, 40.0], [64.0, 80.0], [128.0, 160.0]]
 "#;
 
+/// Settings that turn any of them into FCOS.
+const FCOS: &str = r#"
+[detector]
+architecture = "fcos"
+"#;
+
 /// A folder of experiments with configurations of the kind `C`.
 pub(crate) struct Folder<C> {
     folder: TempDir,
     kind: PhantomData<C>,
 }
 
-/// A folder with `plain.toml`, `distilled.toml` (taught by `teacher.toml`) and the same for RetinaNet:
-/// `retina_plain.toml` and `retina_distilled.toml` (taught by `retina_teacher.toml`).
+/// A folder with `plain.toml`, `distilled.toml` (taught by `teacher.toml`) and the same for RetinaNet and FCOS:
+/// `retina_plain.toml`, `fcos_plain.toml`, and so on.
 pub(crate) type Tiny = Folder<Config>;
 
 impl Tiny {
@@ -134,20 +144,17 @@ impl Tiny {
         tiny.write("plain.toml", "extends = \"base.toml\"\n");
         tiny.write("teacher.toml", TEACHER);
         tiny.write("distilled.toml", DISTILLED);
-        for (name, text) in [
-            ("retina_base.toml", format!("extends = \"base.toml\"\n{RETINA}")),
-            ("retina_plain.toml", "extends = \"retina_base.toml\"\n".to_owned()),
-            ("retina_teacher.toml", TEACHER.replace("base.toml", "retina_base.toml")),
-            (
-                "retina_distilled.toml",
-                DISTILLED
-                    .replace("base.toml", "retina_base.toml")
-                    .replace("teacher.toml", "retina_teacher.toml")
-                    .replace("roi_logits", "anchor_logits")
-                    .replace(r#"["p2", "p3"]"#, r#"["p3", "p4"]"#),
-            ),
-        ] {
-            tiny.write(name, &text);
+        for (kind, settings) in [("retina", RETINA), ("fcos", FCOS)] {
+            let base = format!("{kind}_base.toml");
+            tiny.write(&base, &format!("extends = \"base.toml\"\n{settings}"));
+            tiny.write(&format!("{kind}_plain.toml"), &format!("extends = \"{base}\"\n"));
+            tiny.write(&format!("{kind}_teacher.toml"), &TEACHER.replace("base.toml", &base));
+            let distilled = DISTILLED
+                .replace("base.toml", &base)
+                .replace("teacher.toml", &format!("{kind}_teacher.toml"))
+                .replace("roi_logits", "anchor_logits")
+                .replace(r#"["p2", "p3"]"#, r#"["p3", "p4"]"#);
+            tiny.write(&format!("{kind}_distilled.toml"), &distilled);
         }
         tiny
     }

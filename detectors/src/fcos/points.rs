@@ -56,7 +56,9 @@ fn match_point(boxes: &[Xyxy], anchor: &Xyxy, radius: f32, [lower, upper]: [f32;
             && farthest > lower * stride
             && farthest < upper * stride;
         let size = area(own);
-        if is_positive && best.is_none_or(|(smallest, _)| size < smallest) {
+        // Of a box that is not finite the area is not, either.
+        let is_box = size > 0.0 && size.is_finite();
+        if is_positive && is_box && best.is_none_or(|(smallest, _)| size < smallest) {
             best = Some((size, index));
         }
     }

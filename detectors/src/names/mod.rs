@@ -116,7 +116,7 @@ impl Scheme {
         let mut renamed = BTreeMap::new();
         for (name, tensor) in tensors {
             let ours = match self {
-                Self::Torchvision => torchvision::ours(&name),
+                Self::Torchvision => torchvision::ours(&name, &known),
                 Self::FlatMobileNet => torchvision::ours_of_flat_mobilenet(&name),
                 Self::Detectron2 => detectron2::ours(&name, &known),
                 Self::Caffe2 => match detectron2::of_caffe2(&name) {

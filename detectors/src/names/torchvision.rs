@@ -3,7 +3,9 @@
 use super::Ours;
 
 /// Older names gained the numbers of a convolution's place in `Conv2dNormActivation`.
-pub(super) fn ours(name: &str) -> Ours {
+///
+/// FCOS has its convolutions, norms and activations in one row to this day: they keep their names.
+pub(super) fn ours(name: &str, known: &[String]) -> Ours {
     let parts: Vec<&str> = name.split('.').collect();
     Ours::Is(match parts.as_slice() {
         ["rpn", "head", "conv", last @ ("weight" | "bias")] => format!("rpn.head.conv.0.0.{last}"),
@@ -11,12 +13,18 @@ pub(super) fn ours(name: &str) -> Ours {
             format!("backbone.fpn.{blocks}.{at}.0.{last}")
         }
         // Every second layer was a ReLU.
-        ["head", head, "conv", at, last @ ("weight" | "bias")] => match at.parse::<usize>() {
-            Ok(at) => format!("head.{head}.conv.{}.0.{last}", at / 2),
-            Err(_) => return Ours::Unknown,
-        },
+        ["head", head, "conv", at, last @ ("weight" | "bias")] if !is_fcos(known) => {
+            match at.parse::<usize>() {
+                Ok(at) => format!("head.{head}.conv.{}.0.{last}", at / 2),
+                Err(_) => return Ours::Unknown,
+            }
+        }
         _ => return Ours::Unknown,
     })
+}
+
+fn is_fcos(known: &[String]) -> bool {
+    known.iter().any(|name| name == "head.regression_head.bbox_ctrness.weight")
 }
 
 /// A block's convolutions, norms and activations in one row: (expand, norm, relu,) filter, norm, relu, project, norm.
