@@ -9,6 +9,7 @@ use crate::distill::{DistillError, Distiller, MethodSetting};
 use crate::engine::Result;
 use crate::engine::experiment::{self, Finished, MakeMethod, Request};
 use crate::engine::job::{Row, Start};
+use crate::engine::observer::{Observer, Observers};
 use crate::engine::task::Settings;
 
 /// A run to be started: [`train`] with more choices.
@@ -31,6 +32,7 @@ pub struct Training<'a, C: Settings> {
     start: Start,
     stop: Option<&'a AtomicBool>,
     methods: Vec<Box<MakeMethod<'a>>>,
+    observers: Observers<'a>,
 }
 
 /// Trains the student of `config`, on the processor and silently, and evaluates it. Files go to
@@ -72,7 +74,15 @@ impl<'a, C: Settings + Document> Training<'a, C> {
 
     /// A run of a configuration that was loaded by name.
     pub fn of(loaded: Loaded<C>) -> Self {
-        Self { loaded, data: None, device: Device::Cpu, start: Start::Anew, stop: None, methods: Vec::new() }
+        Self {
+            loaded,
+            data: None,
+            device: Device::Cpu,
+            start: Start::Anew,
+            stop: None,
+            methods: Vec::new(),
+            observers: Observers::of_files(),
+        }
     }
 
     /// Computes on `device`.
@@ -123,6 +133,12 @@ impl<'a, C: Settings + Document> Training<'a, C> {
         self
     }
 
+    /// Tells `observer` of every step and evaluation and of the end.
+    #[must_use]
+    pub fn observer(self, observer: impl Observer + 'a) -> Self {
+        Self { observers: self.observers.with(observer), ..self }
+    }
+
     /// Trains and evaluates.
     ///
     /// # Errors
@@ -131,7 +147,7 @@ impl<'a, C: Settings + Document> Training<'a, C> {
         let never = AtomicBool::new(false);
         let request = Request {
             device: &self.device,
-            quiet: true,
+            observers: &self.observers,
             start: self.start,
             stop: self.stop.unwrap_or(&never),
             command: "Training::resume",

@@ -17,6 +17,8 @@ mod eval_coco;
 mod examples;
 mod export;
 mod export_classifiers;
+mod observer;
+mod optim;
 mod recipes;
 mod resume;
 mod support;

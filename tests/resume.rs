@@ -34,6 +34,23 @@ fn resumed_equals_uninterrupted_across_an_epoch_with_accumulation_scales_and_fli
 }
 
 #[test]
+fn resumed_equals_uninterrupted_with_adamw_and_an_average_of_the_weights() {
+    let sets = [
+        "optim.kind=adamw",
+        "optim.lr=0.001",
+        "optim.backbone_lr_factor=0.1",
+        "train.ema_decay=0.9",
+        "train.eval_every=2",
+    ];
+    check_resuming("plain.toml", "runs/plain", &sets);
+}
+
+#[test]
+fn resumed_equals_uninterrupted_with_sgd_and_an_average_of_the_weights() {
+    check_resuming("plain.toml", "runs/plain", &["train.ema_decay=0.75"]);
+}
+
+#[test]
 fn resumed_equals_uninterrupted_when_distilled() {
     check_resuming("distilled.toml", "runs/distilled", &["train.accumulate=2", "distill.0.warmup_steps=3"]);
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::interrupt::stop_flag;
-use super::train::quoted;
+use super::train::{observers, quoted};
 use super::{Context, say};
 use crate::engine::comparison::{compare, markdown, write};
 use crate::engine::experiment::Request;
@@ -43,7 +43,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let stop = stop_flag();
     let request = Request {
         device: &context.device,
-        quiet: context.quiet,
+        observers: &observers(context),
         start: Start::Resume,
         stop: &stop,
         command: &command_line(&args),

@@ -24,6 +24,9 @@ pub(super) struct ModelArgs {
     /// A weights file: of a run, or exported
     #[arg(long, value_name = "FILE")]
     pub(super) weights: Option<PathBuf>,
+    /// The average of the run's weights (`train.ema_decay`) instead of its last weights
+    #[arg(long, conflicts_with = "weights")]
+    pub(super) ema: bool,
     /// The experiment that the weights belong to, if the file does not say
     #[arg(long, value_name = "CONFIG", requires = "weights")]
     pub(super) config: Option<String>,
@@ -43,13 +46,18 @@ impl ModelArgs {
     /// The weights file that is meant.
     pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         let of_run = |run: &Path| -> anyhow::Result<PathBuf> {
-            let weights = RunFolder::at(run).last();
+            let weights = self.weights_in(&RunFolder::at(run));
             match weights.exists() {
                 true => Ok(weights),
                 false if RunFolder::at(run.join("peer0")).last().exists() => Err(UsageError(format!(
                     "{} is a cohort's run: name one of its networks, --run {}",
                     run.display(),
                     run.join("peer0").display()
+                ))
+                .into()),
+                false if self.ema && RunFolder::at(run).last().exists() => Err(UsageError(format!(
+                    "{} has no average of weights: it was trained without train.ema_decay",
+                    run.display()
                 ))
                 .into()),
                 false => Err(EngineError::Missing(format!(
@@ -64,6 +72,9 @@ impl ModelArgs {
             (Some(weights), _) if weights.exists() => Ok(weights.clone()),
             (Some(weights), _) => Err(EngineError::Missing(format!("there is no file {}", weights.display())).into()),
             (None, Some(run)) => of_run(run),
+            (None, None) if self.ema => {
+                Err(UsageError("--ema is of a run: name it with --run DIR".to_owned()).into())
+            }
             (None, None) => latest_run().ok_or_else(|| {
                 UsageError(
                     "no finished run below ./runs: name one with --run DIR or a file with --weights FILE, or make one \
@@ -73,6 +84,11 @@ impl ModelArgs {
                 .into()
             }),
         }
+    }
+
+    /// The file of a run that is meant.
+    fn weights_in(&self, run: &RunFolder) -> PathBuf {
+        if self.ema { run.ema() } else { run.last() }
     }
 
     /// Loads the detector. `fallback` names the classes of a file that does not.

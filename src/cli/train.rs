@@ -9,6 +9,7 @@ use super::{Context, say};
 use crate::config::Experiment;
 use crate::engine::experiment::{self, Finding, Finished, Request};
 use crate::engine::job::Start;
+use crate::engine::observer::{Observers, ShowProgress};
 use crate::report::table::Row;
 
 /// Arguments of `train`.
@@ -45,7 +46,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let stop = stop_flag();
     let request = Request {
         device: &context.device,
-        quiet: context.quiet,
+        observers: &observers(context),
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: &stop,
         command: &(command_line(&args, context) + " --resume"),
@@ -64,10 +65,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
 }
 
+/// The observers of a run: its files, and progress unless that is not wanted.
+pub(super) fn observers(context: &Context) -> Observers<'static> {
+    let files = Observers::of_files();
+    if context.quiet { files } else { files.with(ShowProgress::default()) }
+}
+
 fn tell<R: Row>(Finished { finding, student, folder }: &Finished<R>) -> anyhow::Result<()> {
     match finding {
         Finding::Comparison(comparison) => say(comparison.to_string().trim_end())?,
         Finding::Student(outcome) => say(format!("{}  (step {})", outcome.row.told(), outcome.steps))?,
+    }
+    if let Some(average) = &student.ema {
+        say(format!("the average of the weights: {}", average.told()))?;
     }
     if let Some(best) = student.best.filter(|best| best.step != student.steps) {
         say(format!("the best evaluation was {:.2} at step {}", 100.0 * best.score, best.step))?;

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Result;
 use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings};
+use super::observer::Observers;
 use super::outcome::Outcome;
 use super::task::{Gathered, Settings, Task};
 use super::teacher::{Teacher, set_aside};
@@ -28,8 +29,8 @@ pub type MakeMethod<'a> =
 pub struct Request<'a> {
     /// Where to compute.
     pub device: &'a Device,
-    /// Whether to say nothing on the way.
-    pub quiet: bool,
+    /// Told of everything on the way. [`Observers::of_files`] write the log and the best weights.
+    pub observers: &'a Observers<'a>,
     /// Anew or from the last checkpoint.
     pub start: Start,
     /// Set when the user wants the run to stop.
@@ -91,11 +92,11 @@ fn run_gathered<C: Settings>(
     let around = Surroundings {
         data: &gathered.task,
         device: request.device,
-        quiet: request.quiet,
+        observers: request.observers,
         stop: request.stop,
         command: request.command,
     };
-    gathered.notes.iter().for_each(|note| around.note(note));
+    gathered.notes.iter().for_each(|note| around.observers.note(note));
     let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
     let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
     let settings = config.run();

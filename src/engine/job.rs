@@ -6,6 +6,7 @@ use candle_core::Device;
 use ckd_detectors::param::ParamStore;
 
 use super::distillation::Distillation;
+use super::observer::Observers;
 use super::outcome::Outcome;
 use super::recorded;
 use super::task::{Measured, Task};
@@ -34,8 +35,8 @@ pub struct Surroundings<'a, T: Task> {
     pub data: &'a T,
     /// Where to compute.
     pub device: &'a Device,
-    /// Whether to say nothing on the way.
-    pub quiet: bool,
+    /// Told of everything on the way.
+    pub observers: &'a Observers<'a>,
     /// Set when the user wants the run to stop.
     pub stop: &'a AtomicBool,
     /// What goes on with the run, for the advice.
@@ -69,12 +70,3 @@ impl<T: Task> Job<'_, T> {
 
 /// The line of a table that a task's networks have.
 pub type Row<T> = <<T as Task>::Measured as Measured>::Row;
-
-impl<T: Task> Surroundings<'_, T> {
-    /// Tells the user something, unless they want quiet.
-    pub fn note(&self, note: &str) {
-        if !self.quiet {
-            eprintln!("{}", note.trim_end());
-        }
-    }
-}

@@ -12,6 +12,7 @@
 //! | [`distillation`] | a teacher and the methods that learn from it |
 //! | `update` | one update of the weights |
 //! | [`checkpoint`], `recorded` | the state that a resumed run starts from; the settings it must go on with |
+//! | [`observer`] | what hears of steps, evaluations and the end: log, best weights, progress |
 //! | [`outcome`], [`classes`] | the numbers a job ended with; class lists that must agree |
 //! | [`comparison`] | several experiments and seeds, one table |
 
@@ -26,6 +27,7 @@ mod error;
 pub mod experiment;
 pub mod job;
 mod missing;
+pub mod observer;
 pub mod outcome;
 pub mod pass;
 mod recorded;

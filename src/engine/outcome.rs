@@ -13,6 +13,9 @@ use crate::report::run_folder::RunFolder;
 pub struct Outcome<R> {
     /// Its line of a table: accuracy after the last step, and cost.
     pub row: R,
+    /// The same of the average of the weights, if the run kept one (`train.ema_decay`).
+    #[serde(default = "none", skip_serializing_if = "Option::is_none")]
+    pub ema: Option<R>,
     /// AP of each class after the last step; a classifier's are in `eval/`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub per_class: Vec<ClassResult>,
@@ -26,6 +29,11 @@ pub struct Outcome<R> {
     /// BLAKE3 of the weights of its teacher, if it had one.
     #[serde(default)]
     pub teacher: Option<String>,
+}
+
+/// The default of a field that older files lack.
+fn none<R>() -> Option<R> {
+    None
 }
 
 /// One class's result.

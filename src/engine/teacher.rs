@@ -92,7 +92,7 @@ fn train<T: Task>(
         teacher_hash: None,
     };
     if let Some(outcome) = job.finished() {
-        around.note(&format!("the teacher was trained before: {}", job.folder.last().display()));
+        around.observers.note(&format!("the teacher was trained before: {}", job.folder.last().display()));
         return Ok((job.folder.last(), outcome));
     }
     let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
@@ -120,6 +120,6 @@ pub(super) fn set_aside<T: Task>(folder: &Path, around: &Surroundings<'_, T>) ->
         .find(|path| !path.exists())
         .expect("there is always a next number");
     fsx::rename(folder, &kept)?;
-    around.note(&format!("the earlier run is kept as {}", kept.display()));
+    around.observers.note(&format!("the earlier run is kept as {}", kept.display()));
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
@@ -11,6 +11,7 @@ use ckd_kernels::graph::add_into;
 
 use super::checkpoint::{self, Best, NetworkBest, TrainState};
 use super::job::{Job, Row, Start, Surroundings};
+use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
 use super::pass::{LossTerm, precision};
 use super::task::{Further, Measured, Setting, Settings, Task};
@@ -18,12 +19,9 @@ use super::update::Update;
 use super::{EngineError, Result, recorded};
 use crate::config::{Document, Run};
 use crate::data::{DataError, Loader, Position, Source};
-use crate::fsx;
 use crate::optim::groups::grouped;
 use crate::optim::{Ema, LearningRate, Optimizer, Slot};
-use crate::report::log::MetricsLog;
-use crate::report::progress::{Progress, StepReport, Verbosity};
-use crate::report::run_folder::{EvalLine, RunFolder, SharesLine, StepLine};
+use crate::report::run_folder::{RunFolder, SharesLine};
 use crate::report::shares::Shares;
 use crate::weights::file::write_safetensors;
 
@@ -37,8 +35,6 @@ pub(super) struct Training<'a, T: Task> {
     state: TrainState,
     rate: LearningRate,
     loader: Loader<T::Source>,
-    log: MetricsLog,
-    progress: Progress,
     shares: Shares,
 }
 
@@ -61,6 +57,12 @@ struct Accumulated<B> {
     images: usize,
     /// The last batch, if another update follows.
     kept: Option<B>,
+}
+
+/// An evaluation of the weights, and of their average if the run keeps one.
+struct Evaluation<M> {
+    measured: M,
+    average: Option<M>,
 }
 
 type BatchOf<T> = <<T as Task>::Source as Source>::Batch;
@@ -88,8 +90,6 @@ impl<'a, T: Task> Training<'a, T> {
             Some(path) => resumed(job, path, &student, &slots(&*optimizer, ema.as_ref()), &mut notes)?,
             None => anew(job, around.data, start, &student, &mut notes)?,
         };
-        let log = MetricsLog::open(&folder.log(), resumed_from.is_some().then_some(state.step))?;
-
         let source = around.data.source(config)?;
         let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
         let accumulate = run.train.accumulate as u64;
@@ -99,35 +99,31 @@ impl<'a, T: Task> Training<'a, T> {
         let position =
             Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize };
         let loader = Loader::over(source, config.workforce(), position)?;
-        let verbosity = match around.quiet {
-            true => Verbosity::Quiet,
-            // Without a terminal: a line every tenth of the run, log.jsonl has the rest.
-            false => Verbosity::for_stderr((rate.total_steps() / 10).max(1)),
-        };
-        let mut progress = Progress::new(rate.total_steps(), state.step, &job.label, verbosity);
-        for note in notes {
-            progress.note(&note);
-        }
-        Ok(Self {
-            job,
-            around,
-            student,
-            optimizer,
-            ema,
-            state,
-            rate,
-            loader,
-            log,
-            progress,
-            shares: Shares::default(),
-        })
+        around.observers.begin(&Begin {
+            label: &job.label,
+            folder,
+            step: state.step,
+            total: rate.total_steps(),
+            resumed: resumed_from.is_some(),
+            log_every: run.train.log_every,
+        })?;
+        notes.iter().for_each(|note| around.observers.note(note));
+        Ok(Self { job, around, student, optimizer, ema, state, rate, loader, shares: Shares::default() })
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
     pub(super) fn finish(mut self) -> Result<Outcome<Row<T>>> {
         let outcome = self.train();
-        self.progress.finish();
-        outcome
+        let step = self.state.step;
+        let end = match &outcome {
+            Ok(_) => End::Finished { step },
+            Err(EngineError::Interrupted { .. }) => End::Interrupted { step },
+            Err(error) => End::Failed { step, message: error.to_string() },
+        };
+        let heard = self.around.observers.end(&end);
+        let outcome = outcome?;
+        heard?;
+        Ok(outcome)
     }
 
     /// The settings of the run.
@@ -157,18 +153,26 @@ impl<'a, T: Task> Training<'a, T> {
             }
         }
         if self.shares.passes > 0 {
-            self.progress.note(&self.shares.to_string());
+            self.around.observers.note(&self.shares.to_string());
         }
-        let measured = match last {
-            Some(measured) => measured,
+        let Evaluation { measured, average } = match last {
+            Some(evaluation) => evaluation,
             // The run ended between its last checkpoint and its outcome.
             None => self.measure()?,
         };
         for (network, score) in scores(&measured).into_iter().enumerate() {
             self.write_weights(network, RunFolder::last, score)?;
         }
+        if let (Some(ema), Some(average)) = (&self.ema, &average) {
+            ema.in_place(|| {
+                let mut scores = scores(average).into_iter().enumerate();
+                scores.try_for_each(|(network, score)| self.write_weights(network, RunFolder::ema, score))
+            })?;
+        }
+        let networks = T::networks(&self.student);
         let outcome = Outcome {
-            row: measured.row(&self.job.label, &T::networks(&self.student)),
+            row: measured.row(&self.job.label, &networks),
+            ema: average.map(|average| average.row(&self.job.label, &networks)),
             per_class: measured.per_class(),
             best: self.state.best,
             networks: self.state.networks.clone(),
@@ -199,27 +203,21 @@ impl<'a, T: Task> Training<'a, T> {
             ema.update(self.state.step)?;
         }
         if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
-            self.progress.note(&self.shares.to_string());
-            self.log.write(&SharesLine { step: self.state.step, shares: self.shares.clone() })?;
+            self.around.observers.note(&self.shares.to_string());
+            let shares = SharesLine { step: self.state.step, shares: self.shares.clone() };
+            self.around.observers.shares(&shares)?;
         }
 
-        let waited = self.loader.data_wait() - waited_before;
-        let losses: Vec<(&str, f64)> = terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
-        self.progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
-        let step = self.state.step;
-        if step.is_multiple_of(self.run().train.log_every.max(1)) || step == self.rate.total_steps() {
-            self.log.write(&StepLine {
-                step,
-                lr,
-                loss: terms.iter().map(|term| term.weighted).sum(),
-                losses: terms.iter().map(|term| (term.name.clone(), term.weighted.into())).collect(),
-                gradient_norm,
-                images,
-                ms: milliseconds(started.elapsed()),
-                data_wait_ms: milliseconds(waited),
-            })?;
-        }
-        Ok(())
+        self.around.observers.step(&Step {
+            step: self.state.step,
+            total: self.rate.total_steps(),
+            lr,
+            terms: &terms,
+            gradient_norm,
+            images,
+            took: started.elapsed(),
+            waited: self.loader.data_wait() - waited_before,
+        })
     }
 
     /// The update that follows the one just made.
@@ -275,19 +273,17 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(sum)
     }
 
-    /// Measures the student as it is; keeps it if it is the best so far.
-    fn evaluate(&mut self) -> Result<T::Measured> {
-        let measured = self.measure()?;
+    /// Measures the student, and the average of its weights, and notes which networks were never better.
+    fn evaluate(&mut self) -> Result<Evaluation<T::Measured>> {
+        let evaluation = self.measure()?;
+        let measured = &evaluation.measured;
         let step = self.state.step;
-        self.progress.note(&format!("{} step {step}: {}", self.job.label, measured.told()));
-        self.log.write(&EvalLine { step, eval: measured.logged() })?;
-        let json = serde_json::to_vec_pretty(&measured.written()).expect("metrics have a JSON form");
-        fsx::write_atomic(&self.job.folder.evaluation(step), &json)?;
+        let mut best = Vec::new();
         let score = measured.headline();
         if self.state.best.is_none_or(|best| score > best.score) {
             self.state.best = Some(Best { step, score });
             if measured.each().is_empty() {
-                self.write_weights(0, RunFolder::best, score)?;
+                best.push((0, score));
             }
         }
         for (network, (score, eval)) in measured.each().into_iter().enumerate() {
@@ -298,14 +294,26 @@ impl<'a, T: Task> Training<'a, T> {
                 Some(_) => continue,
                 None => self.state.networks.push(own),
             }
-            self.write_weights(network, RunFolder::best, score)?;
+            best.push((network, score));
         }
-        Ok(measured)
+        let networks = T::networks(&self.student);
+        let written = |(network, score): (usize, f64)| Written {
+            network: networks[network].clone(),
+            metadata: self.metadata(network, score),
+        };
+        let best: Vec<Written<'_>> = best.into_iter().map(written).collect();
+        let (weights, average) = (evaluated(measured), evaluation.average.as_ref().map(evaluated));
+        let eval = Eval { step, weights: &weights, average: average.as_ref(), best: &best };
+        self.around.observers.eval(&eval)?;
+        Ok(evaluation)
     }
 
-    fn measure(&self) -> Result<T::Measured> {
+    fn measure(&self) -> Result<Evaluation<T::Measured>> {
         let Job { config, distillation, .. } = *self.job;
-        self.around.data.measure(config, &self.student, distillation, self.around.device)
+        let measure = || self.around.data.measure(config, &self.student, distillation, self.around.device);
+        let measured = measure()?;
+        let average = self.ema.as_ref().map(|ema| ema.in_place(measure)).transpose()?;
+        Ok(Evaluation { measured, average })
     }
 
     fn save(&self) -> Result<()> {
@@ -316,7 +324,8 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(())
     }
 
-    fn write_weights(&self, network: usize, file: fn(&RunFolder) -> PathBuf, score: f64) -> Result<()> {
+    /// What travels with the weights of a network that an evaluation gave this `score`.
+    fn metadata(&self, network: usize, score: f64) -> BTreeMap<String, String> {
         let config = self.job.config;
         let mut provenance = BTreeMap::from([
             ("program".to_owned(), format!("ckd-det {}", env!("CARGO_PKG_VERSION"))),
@@ -327,16 +336,25 @@ impl<'a, T: Task> Training<'a, T> {
         if let Some(hash) = &self.state.teacher {
             provenance.insert("teacher_blake3".to_owned(), hash.clone());
         }
-        let card = self.around.data.card(config, network, provenance);
+        self.around.data.card(config, network, provenance)
+    }
+
+    fn write_weights(&self, network: usize, file: fn(&RunFolder) -> PathBuf, score: f64) -> Result<()> {
+        let metadata = self.metadata(network, score);
         let network = &T::networks(&self.student)[network];
         let path = file(&self.job.folder.network(&network.folder));
-        Ok(write_safetensors(&path, &network.tensors()?, &card)?)
+        Ok(write_safetensors(&path, &network.tensors()?, &metadata)?)
     }
 }
 
-/// Rounded to tenths.
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e4).round() / 10.0
+/// The findings of an evaluation as observers are told of them.
+fn evaluated(measured: &impl Measured) -> Evaluated {
+    Evaluated {
+        headline: measured.headline(),
+        told: measured.told(),
+        logged: measured.logged(),
+        written: measured.written(),
+    }
 }
 
 /// The tensors that a checkpoint holds beside the weights.

@@ -49,6 +49,11 @@ pub struct StepReport<'a> {
     pub data_wait: Duration,
 }
 
+/// Says something on stderr while no run is under way.
+pub fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
 /// The progress of one run, drawn on stderr.
 pub struct Progress {
     label: String,

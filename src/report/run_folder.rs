@@ -8,6 +8,7 @@
 //!           checkpoints/            states to resume from
 //!           best.safetensors        weights of the best evaluation
 //!           last.safetensors        weights after the last step
+//!           ema.safetensors         average of the weights after the last step (train.ema_decay)
 //!           outcome.json            the numbers of the last evaluation
 //!           summary.json            the experiment: the outcome, or the comparison
 //!           detections.png          detections beside the truth
@@ -118,6 +119,16 @@ impl RunFolder {
         self.path.join("last.safetensors")
     }
 
+    /// The average of the weights after the last step, if the run kept one.
+    pub fn ema(&self) -> PathBuf {
+        self.path.join("ema.safetensors")
+    }
+
+    /// The evaluation of the average of the weights after `step` updates.
+    pub fn evaluation_of_average(&self, step: u64) -> PathBuf {
+        self.path.join(format!("eval/step-{step:08}.ema.json"))
+    }
+
     /// The numbers of the last evaluation: written last of all.
     pub fn outcome(&self) -> PathBuf {
         self.path.join("outcome.json")
@@ -206,6 +217,9 @@ pub struct EvalLine {
     pub step: u64,
     /// A detector's twelve COCO numbers; a classifier's accuracies by name.
     pub eval: serde_json::Value,
+    /// The same of the average of the weights, if the run keeps one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<serde_json::Value>,
 }
 
 /// The shares of the losses in the gradient, over the first steps.
@@ -235,7 +249,7 @@ mod tests {
             ms: 10.5,
             data_wait_ms: 0.1,
         };
-        let eval = EvalLine { step: 1, eval: serde_json::json!([0.5, 0.75]) };
+        let eval = EvalLine { step: 1, eval: serde_json::json!([0.5, 0.75]), ema: None };
         let mut shares = Shares::default();
         shares.add(&[("detection".to_owned(), 3.0)].into_iter().collect());
         let lines = [Line::Step(step), Line::Shares(SharesLine { step: 1, shares }), Line::Eval(eval)];

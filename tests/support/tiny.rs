@@ -14,6 +14,7 @@ use ckd_det::config::{Config, Loaded};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::experiment::{self, Finished, Request};
 use ckd_det::engine::job::{Row, Start};
+use ckd_det::engine::observer::Observers;
 use ckd_det::engine::task::Settings;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -209,9 +210,10 @@ impl<C: Settings> Folder<C> {
     ) -> Result<Finished<Row<C::Task>>, EngineError> {
         let loaded = self.load(config, sets)?;
         let stop = AtomicBool::new(stop);
+        let observers = Observers::of_files();
         let request = Request {
             device: &Device::Cpu,
-            quiet: true,
+            observers: &observers,
             start,
             stop: &stop,
             command: &format!("ckd-det train {config}"),
@@ -317,10 +319,18 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_same_tensors(&a.join("last.safetensors"), &b.join("last.safetensors"));
     assert_same_tensors(&a.join("best.safetensors"), &b.join("best.safetensors"));
+    assert_eq!(a.join("ema.safetensors").exists(), b.join("ema.safetensors").exists());
+    if a.join("ema.safetensors").exists() {
+        assert_same_tensors(&a.join("ema.safetensors"), &b.join("ema.safetensors"));
+    }
     let newest = |run: &Path| names(&run.join("checkpoints")).pop().expect("a checkpoint");
     assert_eq!(newest(a), newest(b));
     let checkpoint = |run: &Path| run.join("checkpoints").join(newest(run));
-    assert!(tensors(&checkpoint(a)).keys().any(|name| name.starts_with("velocity/")));
+    assert!(
+        tensors(&checkpoint(a))
+            .keys()
+            .any(|name| ["velocity/", "square/"].iter().any(|slot| name.starts_with(slot)))
+    );
     assert_same_tensors(&checkpoint(a), &checkpoint(b));
     let state = |run: &Path| -> Value {
         let state = &metadata(&checkpoint(run))["ckd_det.train_state"];

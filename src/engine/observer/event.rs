@@ -8,7 +8,8 @@ use crate::engine::pass::LossTerm;
 use crate::engine::task::Network;
 use crate::report::run_folder::{RunFolder, SharesLine};
 
-/// A listener to a training run. Each method does nothing by default; an error ends the run.
+/// A listener to a training run. Each method does nothing by default; an error ends the run. An observer that remembers
+/// does so in a cell: it is told through a shared reference.
 ///
 /// A run of several parts (a teacher, a student alone, a student distilled) begins and ends once for each.
 pub trait Observer {
@@ -16,7 +17,7 @@ pub trait Observer {
     ///
     /// # Errors
     /// Whatever must stop the run.
-    fn begin(&mut self, _begin: &Begin<'_>) -> Result<()> {
+    fn begin(&self, _begin: &Begin<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -24,7 +25,7 @@ pub trait Observer {
     ///
     /// # Errors
     /// Whatever must stop the run.
-    fn step(&mut self, _step: &Step<'_>) -> Result<()> {
+    fn step(&self, _step: &Step<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -32,7 +33,7 @@ pub trait Observer {
     ///
     /// # Errors
     /// Whatever must stop the run.
-    fn eval(&mut self, _eval: &Eval<'_>) -> Result<()> {
+    fn eval(&self, _eval: &Eval<'_>) -> Result<()> {
         Ok(())
     }
 
@@ -40,19 +41,45 @@ pub trait Observer {
     ///
     /// # Errors
     /// Whatever must stop the run.
-    fn shares(&mut self, _shares: &SharesLine) -> Result<()> {
+    fn shares(&self, _shares: &SharesLine) -> Result<()> {
         Ok(())
     }
 
     /// Something that a user should know, in words.
-    fn note(&mut self, _note: &str) {}
+    fn note(&self, _note: &str) {}
 
     /// Training ended, one way or another.
     ///
     /// # Errors
     /// Whatever must not pass unseen; if training failed, its own error goes before.
-    fn end(&mut self, _end: &End) -> Result<()> {
+    fn end(&self, _end: &End) -> Result<()> {
         Ok(())
+    }
+}
+
+impl<O: Observer + ?Sized> Observer for &O {
+    fn begin(&self, begin: &Begin<'_>) -> Result<()> {
+        (**self).begin(begin)
+    }
+
+    fn step(&self, step: &Step<'_>) -> Result<()> {
+        (**self).step(step)
+    }
+
+    fn eval(&self, eval: &Eval<'_>) -> Result<()> {
+        (**self).eval(eval)
+    }
+
+    fn shares(&self, shares: &SharesLine) -> Result<()> {
+        (**self).shares(shares)
+    }
+
+    fn note(&self, note: &str) {
+        (**self).note(note);
+    }
+
+    fn end(&self, end: &End) -> Result<()> {
+        (**self).end(end)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The observer that writes a run's numbers: `log.jsonl`, and a file an evaluation.
 
+use std::cell::RefCell;
 use std::time::Duration;
 
 use super::event::{Begin, Eval, Evaluated, Observer, Step};
@@ -11,18 +12,19 @@ use crate::report::run_folder::{EvalLine, RunFolder, SharesLine, StepLine};
 /// Writes `log.jsonl` and `eval/`.
 #[derive(Default)]
 pub struct Log {
-    open: Option<(MetricsLog, RunFolder, u64)>,
+    open: RefCell<Option<(MetricsLog, RunFolder, u64)>>,
 }
 
 impl Observer for Log {
-    fn begin(&mut self, begin: &Begin<'_>) -> Result<()> {
+    fn begin(&self, begin: &Begin<'_>) -> Result<()> {
         let log = MetricsLog::open(&begin.folder.log(), begin.resumed.then_some(begin.step))?;
-        self.open = Some((log, begin.folder.clone(), begin.log_every.max(1)));
+        *self.open.borrow_mut() = Some((log, begin.folder.clone(), begin.log_every.max(1)));
         Ok(())
     }
 
-    fn step(&mut self, event: &Step<'_>) -> Result<()> {
-        let Some((log, _, every)) = &mut self.open else { return Ok(()) };
+    fn step(&self, event: &Step<'_>) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some((log, _, every)) = &mut *open else { return Ok(()) };
         let &Step { step, total, lr, terms, gradient_norm, images, took, waited } = event;
         if !step.is_multiple_of(*every) && step != total {
             return Ok(());
@@ -39,14 +41,14 @@ impl Observer for Log {
         })?)
     }
 
-    fn eval(&mut self, event: &Eval<'_>) -> Result<()> {
-        let Some((log, folder, _)) = &mut self.open else { return Ok(()) };
+    fn eval(&self, event: &Eval<'_>) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some((log, folder, _)) = &mut *open else { return Ok(()) };
         let &Eval { step, weights, average, .. } = event;
         let ema = average.map(|average| average.logged.clone());
         log.write(&EvalLine { step, eval: weights.logged.clone(), ema })?;
-        let json = |found: &Evaluated| {
-            serde_json::to_vec_pretty(&found.written).expect("metrics have a JSON form")
-        };
+        let json =
+            |found: &Evaluated| serde_json::to_vec_pretty(&found.written).expect("metrics have a JSON form");
         fsx::write_atomic(&folder.evaluation(step), &json(weights))?;
         if let Some(average) = average {
             fsx::write_atomic(&folder.evaluation_of_average(step), &json(average))?;
@@ -54,8 +56,9 @@ impl Observer for Log {
         Ok(())
     }
 
-    fn shares(&mut self, shares: &SharesLine) -> Result<()> {
-        let Some((log, ..)) = &mut self.open else { return Ok(()) };
+    fn shares(&self, shares: &SharesLine) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some((log, ..)) = &mut *open else { return Ok(()) };
         Ok(log.write(shares)?)
     }
 }

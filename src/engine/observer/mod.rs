@@ -14,8 +14,6 @@ mod event;
 mod log;
 mod progress;
 
-use std::cell::RefCell;
-
 pub use best::BestWeights;
 pub use event::{Begin, End, Eval, Evaluated, Observer, Step, Written};
 pub use log::Log;
@@ -27,24 +25,26 @@ use crate::report::run_folder::SharesLine;
 /// The observers of a run, told one after the other.
 ///
 /// ```
+/// use std::cell::RefCell;
+///
 /// use ckd_det::engine::Result;
 /// use ckd_det::engine::observer::{Observer, Observers, Step};
 ///
 /// #[derive(Default)]
-/// struct Losses(Vec<f64>);
+/// struct Losses(RefCell<Vec<f64>>);
 ///
-/// impl Observer for &mut Losses {
-///     fn step(&mut self, step: &Step<'_>) -> Result<()> {
+/// impl Observer for Losses {
+///     fn step(&self, step: &Step<'_>) -> Result<()> {
 ///         self.0.push(step.terms.iter().map(|term| term.weighted).sum());
 ///         Ok(())
 ///     }
 /// }
 ///
-/// let mut losses = Losses::default();
-/// let observers = Observers::of_files().with(&mut losses);
+/// let losses = Losses::default();
+/// let observers = Observers::of_files().with(&losses);
 /// ```
 #[derive(Default)]
-pub struct Observers<'a>(RefCell<Vec<Box<dyn Observer + 'a>>>);
+pub struct Observers<'a>(Vec<Box<dyn Observer + 'a>>);
 
 impl<'a> Observers<'a> {
     /// No observer: a run that writes no log and keeps no best weights.
@@ -59,42 +59,41 @@ impl<'a> Observers<'a> {
 
     /// Adds one more observer.
     #[must_use]
-    pub fn with(self, observer: impl Observer + 'a) -> Self {
-        self.0.borrow_mut().push(Box::new(observer));
+    pub fn with(mut self, observer: impl Observer + 'a) -> Self {
+        self.0.push(Box::new(observer));
         self
     }
 
     /// Tells all of a note.
     pub fn note(&self, note: &str) {
-        self.0.borrow_mut().iter_mut().for_each(|observer| observer.note(note));
+        self.0.iter().for_each(|observer| observer.note(note));
     }
 
     pub(super) fn begin(&self, begin: &Begin<'_>) -> Result<()> {
-        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.begin(begin))
+        self.0.iter().try_for_each(|observer| observer.begin(begin))
     }
 
     pub(super) fn step(&self, step: &Step<'_>) -> Result<()> {
-        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.step(step))
+        self.0.iter().try_for_each(|observer| observer.step(step))
     }
 
     pub(super) fn eval(&self, eval: &Eval<'_>) -> Result<()> {
-        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.eval(eval))
+        self.0.iter().try_for_each(|observer| observer.eval(eval))
     }
 
     pub(super) fn shares(&self, shares: &SharesLine) -> Result<()> {
-        self.0.borrow_mut().iter_mut().try_for_each(|observer| observer.shares(shares))
+        self.0.iter().try_for_each(|observer| observer.shares(shares))
     }
 
     /// Tells all of the end, whatever one of them says.
     pub(super) fn end(&self, end: &End) -> Result<()> {
-        let results: Vec<Result<()>> =
-            self.0.borrow_mut().iter_mut().map(|observer| observer.end(end)).collect();
+        let results: Vec<Result<()>> = self.0.iter().map(|observer| observer.end(end)).collect();
         results.into_iter().collect()
     }
 }
 
 impl std::fmt::Debug for Observers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} observers", self.0.borrow().len())
+        write!(f, "{} observers", self.0.len())
     }
 }

@@ -1,5 +1,7 @@
 //! The observer that shows people how a run goes, on stderr.
 
+use std::cell::RefCell;
+
 use super::event::{Begin, End, Eval, Observer, Step};
 use crate::engine::error::Result;
 use crate::report::progress::{Progress, StepReport, Verbosity, tell};
@@ -7,20 +9,21 @@ use crate::report::progress::{Progress, StepReport, Verbosity, tell};
 /// Shows a bar on a terminal, and lines elsewhere: every tenth of the run, every evaluation, every note.
 #[derive(Default)]
 pub struct ShowProgress {
-    run: Option<(Progress, String)>,
+    run: RefCell<Option<(Progress, String)>>,
 }
 
 impl Observer for ShowProgress {
-    fn begin(&mut self, begin: &Begin<'_>) -> Result<()> {
+    fn begin(&self, begin: &Begin<'_>) -> Result<()> {
         // Without a terminal: a line every tenth of the run, log.jsonl has the rest.
         let verbosity = Verbosity::for_stderr((begin.total / 10).max(1));
         let progress = Progress::new(begin.total, begin.step, begin.label, verbosity);
-        self.run = Some((progress, begin.label.to_owned()));
+        *self.run.borrow_mut() = Some((progress, begin.label.to_owned()));
         Ok(())
     }
 
-    fn step(&mut self, event: &Step<'_>) -> Result<()> {
-        let Some((progress, _)) = &mut self.run else { return Ok(()) };
+    fn step(&self, event: &Step<'_>) -> Result<()> {
+        let mut run = self.run.borrow_mut();
+        let Some((progress, _)) = &mut *run else { return Ok(()) };
         let losses: Vec<(&str, f64)> =
             event.terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
         let &Step { lr, images, waited, .. } = event;
@@ -28,8 +31,9 @@ impl Observer for ShowProgress {
         Ok(())
     }
 
-    fn eval(&mut self, event: &Eval<'_>) -> Result<()> {
-        let Some((progress, label)) = &mut self.run else { return Ok(()) };
+    fn eval(&self, event: &Eval<'_>) -> Result<()> {
+        let mut run = self.run.borrow_mut();
+        let Some((progress, label)) = &mut *run else { return Ok(()) };
         progress.note(&format!("{label} step {}: {}", event.step, event.weights.told));
         if let Some(average) = event.average {
             progress.note(&format!("{label} step {}, average of the weights: {}", event.step, average.told));
@@ -37,15 +41,15 @@ impl Observer for ShowProgress {
         Ok(())
     }
 
-    fn note(&mut self, note: &str) {
-        match &mut self.run {
+    fn note(&self, note: &str) {
+        match &mut *self.run.borrow_mut() {
             Some((progress, _)) => progress.note(note.trim_end()),
             None => tell(note.trim_end()),
         }
     }
 
-    fn end(&mut self, _: &End) -> Result<()> {
-        if let Some((progress, _)) = self.run.take() {
+    fn end(&self, _: &End) -> Result<()> {
+        if let Some((progress, _)) = self.run.borrow_mut().take() {
             progress.finish();
         }
         Ok(())
