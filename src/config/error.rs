@@ -7,6 +7,7 @@ use ckd_settings::{Diagnostic, Diagnostics};
 
 /// A configuration could not be had.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// No such file, and no embedded configuration of that name.
     #[error("{}", not_found(name, looked_in, similar.as_deref()))]

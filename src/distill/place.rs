@@ -50,6 +50,7 @@ impl Timing {
 
 choices! {
     /// Rows that both networks have: one a sample.
+    #[non_exhaustive]
     pub enum RowsAt {
         /// Faster R-CNN: class logits of both box heads on the student's sampled proposals, background first.
         RoiLogits = "roi_logits",
@@ -92,6 +93,7 @@ impl Rows {
 
 choices! {
     /// Feature maps that both networks have.
+    #[non_exhaustive]
     pub enum MapsAt {
         /// A detector's feature pyramid.
         Fpn = "fpn",

@@ -7,6 +7,7 @@ use crate::distill::method::MethodCard;
 
 choices! {
     /// The methods by which networks learn from each other.
+    #[non_exhaustive]
     pub enum CohortMethod {
         /// Mutual contrastive learning of the networks' embeddings: each network contrasts images by their
         /// labels, on its own (VCL) and against the other networks (ICL), and takes over the others' softened
