@@ -1,8 +1,8 @@
 //! Configurations: what the user typed becomes one typed, checked [`Config`], once.
 //!
-//! | module     | what lives there                                                        |
+//! | module     | content                                                                 |
 //! |------------|-------------------------------------------------------------------------|
-//! | `schema`   | every key: type, default, documentation                                 |
+//! | `schema`   | whole documents: [`Config`], [`ClassifyConfig`], [`CohortConfig`]; sections of rooms below |
 //! | `load`     | the layers of a configuration, from the file it `extends` to the `--set`s |
 //! | `lookup`   | from a name to a file or to one of the `embedded` configurations        |
 //! | `sets`     | `--set`                                                                 |

@@ -29,7 +29,7 @@ choices! {
 }
 
 choices! {
-    /// Which convolution of a bottleneck halves the resolution.
+    /// Stride of a bottleneck: the convolution that halves the resolution.
     pub enum StrideIn {
         /// The 3x3 in the middle: torchvision's ResNets, and MMDetection's of style "pytorch".
         Middle = "3x3",
@@ -39,7 +39,7 @@ choices! {
 }
 
 section! {
-    /// What teacher and student have in common.
+    /// A network: backbone, width, normalisation layers, pyramid and head.
     pub struct Network {
         /// The feature extractor.
         pub backbone: Backbone,
@@ -70,10 +70,10 @@ section! {
         pub weights: Option<PathBuf>,
         /// The configuration that trains it first, on this experiment's data; the result is reused.
         pub train: Option<String>,
-        /// How its images are resized, to the student's sizes (input.resize decides those). Default:
+        /// Resizing of its images, to the student's sizes (input.resize decides those). Default:
         /// input.resize.
         pub resize: Option<Resize>,
-        /// What its images are normalised with. Default: the student's normalisation.
+        /// Normalisation of its images. Default: the student's normalisation.
         pub normalization: Option<Normalization>,
         /// The keys of [detector] in which it differs from the student; the architecture is the same.
         pub detector: Option<Overlay<DetectorSettings>>,

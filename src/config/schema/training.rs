@@ -50,7 +50,7 @@ impl Train {
 }
 
 choices! {
-    /// What the factors of training's products are rounded to.
+    /// Rounding of the factors of training's products.
     pub enum Precision {
         /// Nothing.
         F32 = "f32",
@@ -75,9 +75,9 @@ choices! {
 }
 
 section! {
-    /// How training computes.
+    /// Arithmetic and memory of training.
     pub struct Engine {
-        /// What the factors of products are rounded to. Evaluation and inference are always f32.
+        /// Rounding of the factors of products. Evaluation and inference are always f32.
         pub precision: Precision = Precision::F32,
         /// Stages of the student's ResNet whose activations are not kept but computed again: less memory, more time.
         pub recompute: Vec<Stage> = Vec::new(),
