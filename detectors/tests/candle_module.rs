@@ -101,7 +101,9 @@ fn a_classifier_from_a_var_builder_gives_what_candles_own_layers_give() {
     let ours = Module::forward(&classifier, &images).unwrap();
     let largest = largest(&theirs);
     assert!(largest > 0.1, "logits of {largest} show nothing");
-    assert!(most_apart(&ours, &theirs) <= 2e-5 * largest.max(1.0), "{}", most_apart(&ours, &theirs));
+    // Winograd's form of the 3x3 convolutions rounds otherwise than candle's.
+    let apart = most_apart(&ours, &theirs);
+    assert!(apart <= 1e-4 * largest, "{apart} of {largest}");
     // The same in a chain of candle's modules, whatever `train` is.
     let chained = images.apply_t(&classifier, true).unwrap();
     assert_eq!(most_apart(&chained, &ours), 0.0);
