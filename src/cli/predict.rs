@@ -95,7 +95,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             let (path, card) = (file.path.display(), card.described());
             return Err(UsageError(format!("{option} is for detectors, and {path} is {card}")).into());
         }
-        return predict_classifier::run(&args.images, &args.json_path(), (&file, &card), context);
+        return predict_classifier::run(&args.images, &args.json_path(), (&file, card), context);
     }
     let model = args.model.load(file, &context.device, |_| {
         Err(UsageError(

@@ -2,7 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | [`student`] | a detector from a weights file, ready to detect |
+//! | [`student`], [`labeller`] | a detector, a classifier from a weights file, ready for images |
 //! | [`detector`], [`classifier`] | trained networks on their way into a file |
 //! | `format`, `error` | [`Format`], [`ExportError`] |
 //! | [`proof`] | an ONNX graph beside its network: compare, store smaller, compare again |
@@ -15,6 +15,7 @@ pub mod classifier;
 pub mod detector;
 mod error;
 mod format;
+pub mod labeller;
 pub mod logits;
 pub mod onnx;
 pub mod pictures;
