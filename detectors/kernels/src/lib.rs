@@ -8,6 +8,7 @@
 //! | [`mod@linear`], [`product`] | fully connected layers; matrix products of slices |
 //! | [`activation`] | [`Activation`]: ReLU, ReLU6 |
 //! | [`elementwise`], `pointwise` | sums, scalings, views, gathers; the passes they are made of |
+//! | [`channels`] | channels picked and shuffled; halved maps |
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`normalize`] | unit rows, log-softmax |
 //! | [`pool`] | max pooling with padding, average pooling |
@@ -38,6 +39,7 @@ pub mod activation;
 pub mod adamw;
 pub mod allocator;
 pub mod antialias;
+pub mod channels;
 pub mod conv;
 mod dispatch;
 pub mod elementwise;

@@ -3,6 +3,7 @@
 mod support;
 
 mod antialias;
+mod channels;
 mod conv;
 mod elementwise;
 mod linear;

@@ -2,58 +2,9 @@
 
 use std::sync::Arc;
 
-use candle_core::Tensor;
 use ckd_kernels::Value;
-use ckd_kernels::memory::{channels_last, elements, from_channels_last};
-use rayon::prelude::*;
 
-use crate::{Error, Result};
-
-/// Channel `order[i]` of `x` becomes channel i; channels that `order` leaves out get no gradient.
-///
-/// # Shapes
-/// (N, C, H, W) to (N, `order.len()`, H, W).
-///
-/// # Errors
-/// If `order` names a channel that `x` has not.
-pub(super) fn pick(x: &Value, order: &Arc<[usize]>) -> Result<Value> {
-    let (n, c, h, w) = x.tensor().dims4()?;
-    if let Some(outside) = order.iter().find(|&&channel| channel >= c) {
-        return Err(Error::Invalid { part: "classifier", reason: format!("channel {outside} of {c}") });
-    }
-    let picked = order.len();
-    let mut out = vec![0f32; n * h * w * picked];
-    if !out.is_empty() {
-        let input = channels_last(x.tensor())?;
-        let input = elements(&input)?;
-        let (large, small) = (h * w * c, h * w * picked);
-        out.par_chunks_exact_mut(small).zip(input.par_chunks_exact(large)).for_each(|(out, image)| {
-            for (out, pixel) in out.chunks_exact_mut(picked).zip(image.chunks_exact(c)) {
-                for (out, &channel) in out.iter_mut().zip(order.iter()) {
-                    *out = pixel[channel];
-                }
-            }
-        });
-    }
-    let out = from_channels_last(out, (n, h, w, picked), x.tensor())?;
-    let order = order.clone();
-    Ok(Value::operation(&[x], out, move |gradient: &Tensor| {
-        let mut spread = vec![0f32; n * h * w * c];
-        if !spread.is_empty() && picked > 0 {
-            let host = channels_last(gradient)?;
-            let g = elements(&host)?;
-            let (large, small) = (h * w * c, h * w * picked);
-            spread.par_chunks_exact_mut(large).zip(g.par_chunks_exact(small)).for_each(|(spread, g)| {
-                for (pixel, g) in spread.chunks_exact_mut(c).zip(g.chunks_exact(picked)) {
-                    for (g, &channel) in g.iter().zip(order.iter()) {
-                        pixel[channel] += g;
-                    }
-                }
-            });
-        }
-        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
-    }))
-}
+use crate::Result;
 
 /// The maps side by side, channels of the first before those of the second.
 ///
@@ -75,7 +26,7 @@ pub(super) fn shuffled(channels: usize, groups: usize) -> Arc<[usize]> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
 
     use super::*;
 
@@ -84,18 +35,6 @@ mod tests {
         assert_eq!(shuffled(6, 2)[..], [0, 3, 1, 4, 2, 5]);
         assert_eq!(shuffled(6, 3)[..], [0, 2, 4, 1, 3, 5]);
         assert_eq!(shuffled(4, 1)[..], [0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn gradients_go_back_to_the_channels_they_came_from() {
-        let x = Tensor::arange(0f32, 8.0, &Device::Cpu).unwrap().reshape((1, 4, 1, 2)).unwrap();
-        let x = Value::leaf("x", x);
-        let picked = pick(&x, &[3, 1].into()).unwrap();
-        assert_eq!(values(picked.tensor()), [6.0, 7.0, 2.0, 3.0]);
-        let gradient = Tensor::new(&[1f32, 2.0, 3.0, 4.0], &Device::Cpu).unwrap();
-        let gradients = picked.backward_from(&gradient.reshape((1, 2, 1, 2)).unwrap()).unwrap();
-        assert_eq!(values(&gradients["x"]), [0.0, 0.0, 3.0, 4.0, 0.0, 0.0, 1.0, 2.0]);
-        assert!(pick(&x, &[4].into()).unwrap_err().to_string().contains("channel 4 of 4"));
     }
 
     #[test]

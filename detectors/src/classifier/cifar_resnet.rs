@@ -5,11 +5,9 @@
 //! where the zeros go). Option B is a 1x1 convolution with a norm. Each has the names of the weights that are published
 //! with it: A akamaster/pytorch_resnet_cifar10 (without its `module.`; the last layer is `linear`), B RepDistiller (`fc`).
 
-use candle_core::Tensor;
 use ckd_kernels::Value;
+use ckd_kernels::channels::halve_and_pad;
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::memory::{channels_last, elements, from_channels_last};
-use rayon::prelude::*;
 
 use super::Behind;
 use super::stages::{Block, Stage, Staged, Stages};
@@ -146,47 +144,9 @@ impl Block for BasicBlock {
         let y = self.conv1.forward(x, mode, None, Relu)?;
         let shortcut = match &self.shortcut {
             Shortcut::Identity => x.clone(),
-            Shortcut::Halved(outputs) => halved(x, *outputs)?,
+            Shortcut::Halved(outputs) => halve_and_pad(x, *outputs)?,
             Shortcut::Convolved(conv) => conv.forward(x, mode, None, Identity)?,
         };
         self.conv2.forward(&y, mode, Some(&shortcut), Relu)
     }
-}
-
-/// Every second pixel of every second row, between channels of zeros.
-///
-/// # Shapes
-/// (N, C, H, W) to (N, `outputs`, H / 2, W / 2), rounded up; `outputs` is at least C.
-fn halved(x: &Value, outputs: usize) -> Result<Value> {
-    let (n, c, h, w) = x.tensor().dims4()?;
-    let (oh, ow) = (h.div_ceil(2), w.div_ceil(2));
-    let before = (outputs - c) / 2;
-    // Where pixel i of the small map is taken from.
-    let source = move |i: usize| (i / ow * 2 * w + i % ow * 2) * c;
-    let (large, small) = (h * w * c, oh * ow * outputs);
-
-    let mut out = vec![0f32; n * small];
-    if !out.is_empty() {
-        let input = channels_last(x.tensor())?;
-        let input = elements(&input)?;
-        out.par_chunks_exact_mut(small).zip(input.par_chunks_exact(large)).for_each(|(out, image)| {
-            for (i, out) in out.chunks_exact_mut(outputs).enumerate() {
-                out[before..before + c].copy_from_slice(&image[source(i)..][..c]);
-            }
-        });
-    }
-    let out = from_channels_last(out, (n, oh, ow, outputs), x.tensor())?;
-    Ok(Value::operation(&[x], out, move |gradient: &Tensor| {
-        let mut spread = vec![0f32; n * large];
-        if !spread.is_empty() {
-            let host = channels_last(gradient)?;
-            let g = elements(&host)?;
-            spread.par_chunks_exact_mut(large).zip(g.par_chunks_exact(small)).for_each(|(spread, g)| {
-                for (i, g) in g.chunks_exact(outputs).enumerate() {
-                    spread[source(i)..][..c].copy_from_slice(&g[before..before + c]);
-                }
-            });
-        }
-        Ok(vec![Some(from_channels_last(spread, (n, h, w, c), gradient)?)])
-    }))
 }

@@ -7,12 +7,13 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use ckd_kernels::channels::pick_channels;
 use ckd_kernels::elementwise::relu;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
 
 use super::Behind;
-use super::channels::{pick, shuffled, side_by_side};
+use super::channels::{shuffled, side_by_side};
 use super::layers::{ConvBn, ConvShape};
 use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
@@ -87,7 +88,7 @@ impl Unit {
 
 impl Block for Unit {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
-        let y = pick(&self.reduce.forward(x, mode, None, Relu)?, &self.shuffle)?;
+        let y = pick_channels(&self.reduce.forward(x, mode, None, Relu)?, &self.shuffle)?;
         let y = self.filter.forward(&y, mode, None, Relu)?;
         if !self.halves {
             return self.restore.forward(&y, mode, Some(x), Relu);

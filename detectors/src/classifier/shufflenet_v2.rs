@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use ckd_kernels::Value;
+use ckd_kernels::channels::pick_channels;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 
 use super::Behind;
-use super::channels::{pick, shuffled, side_by_side};
+use super::channels::{shuffled, side_by_side};
 use super::layers::{ConvBn, ConvShape};
 use super::stages::{Block, Stage, Staged, Stages};
 use crate::init::Init;
@@ -100,7 +101,7 @@ impl Block for Down {
         let left = self.left[0].forward(x, mode, None, Identity)?;
         let left = self.left[1].forward(&left, mode, None, Relu)?;
         let right = in_turn(&self.right, x, mode)?;
-        pick(&side_by_side(&left, &right)?, &self.shuffle)
+        Ok(pick_channels(&side_by_side(&left, &right)?, &self.shuffle)?)
     }
 }
 
@@ -126,8 +127,8 @@ impl Unit {
 
 impl Block for Unit {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
-        let changed = in_turn(&self.convs, &pick(x, &self.changed)?, mode)?;
-        pick(&side_by_side(&pick(x, &self.kept)?, &changed)?, &self.shuffle)
+        let changed = in_turn(&self.convs, &pick_channels(x, &self.changed)?, mode)?;
+        Ok(pick_channels(&side_by_side(&pick_channels(x, &self.kept)?, &changed)?, &self.shuffle)?)
     }
 }
 
