@@ -24,10 +24,10 @@ pub use crate::data::labelled_data::{LabelledData, LabelledKind};
 pub use crate::data::open::{Data, DataKind};
 pub use crate::data::synth::Synth;
 pub use crate::data::transform::Resize;
-pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe, Task};
+pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe};
 pub use cohort::{CohortConfig, Peer};
 pub use network::{Backbone, Network, StrideIn, Student, Teacher};
-pub use run::Run;
+pub use run::{Run, Task};
 pub use training::{Engine, Eval, Precision, Stage, Train};
 
 pub use crate::optim::{Length, Optim, OptimKind, Schedule, ScheduleKind};

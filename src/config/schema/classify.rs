@@ -7,25 +7,11 @@ use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, choices, section};
 
 use super::network::check_origin;
-use super::run::Run;
+use super::run::{Run, Task};
 use crate::data::augment::LabelledInput;
 use crate::data::labelled_data::LabelledData;
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 use ckd_detectors::images::Normalization;
-
-choices! {
-    /// Tasks.
-    pub enum Task {
-        /// To find objects: boxes and classes.
-        Detect = "detect",
-        /// To name images.
-        Classify = "classify",
-        /// To name images of another set by a linear layer on a trained network (transfer).
-        Probe = "probe",
-        /// To name images, several networks together that learn from each other.
-        Cohort = "cohort",
-    }
-}
 
 section! {
     /// One experiment on image classification.

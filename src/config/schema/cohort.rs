@@ -3,8 +3,8 @@
 use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, section};
 
-use super::classify::{ClassifierStudent, ClassifyConfig, Labelled, Task};
-use super::run::Run;
+use super::classify::{ClassifierStudent, ClassifyConfig, Labelled};
+use super::run::{Run, Task};
 use crate::distill::mcl::{Cohort, CohortMethod};
 use crate::optim::OptimKind;
 

@@ -2,12 +2,25 @@
 
 use std::path::PathBuf;
 
-use ckd_settings::{Check, section};
+use ckd_settings::{Check, choices, section};
 
-use super::classify::Task;
 use super::training::{Engine, Eval, Train};
 use crate::distill::Distill;
 use crate::optim::{Optim, Schedule};
+
+choices! {
+    /// Tasks.
+    pub enum Task {
+        /// To find objects: boxes and classes.
+        Detect = "detect",
+        /// To name images.
+        Classify = "classify",
+        /// To name images of another set by a linear layer on a trained network (transfer).
+        Probe = "probe",
+        /// To name images, several networks together that learn from each other.
+        Cohort = "cohort",
+    }
+}
 
 section! {
     /// The run: its name and folder, random numbers, optimiser, schedule and loops.

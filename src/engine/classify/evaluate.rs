@@ -14,7 +14,8 @@ use ckd_kernels::resample::bytes_to_unit;
 use image::RgbImage;
 use serde_json::json;
 
-use super::{LabelledSets, to_device};
+use super::network::to_device;
+use super::sources::LabelledSets;
 use crate::config::ClassifyConfig;
 use crate::data::draws::Draws;
 use crate::data::label_order::BatchOrder;

@@ -6,16 +6,20 @@
 //! | `sources` | data and weights, found before anything is loaded |
 //! | `pass` | one batch: teacher, student, losses, gradients |
 //! | `shares` | whose gradient moves the student |
+//! | `network` | the network of a configuration, and a batch as it takes it |
 //! | `evaluate` | a classifier over a data set |
 //! | `weights` | weights of classifiers: what travels with them, and whose last layer may differ |
 
 mod evaluate;
+mod network;
 mod pass;
 mod shares;
 mod sources;
 mod weights;
 
 pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
+pub(super) use network::backbone_has;
+pub use network::{student, to_device};
 pub use sources::{LabelledSets, held_out, learned_from, load_split};
 pub use weights::{ClassifierCard, load_weights};
 
@@ -23,9 +27,8 @@ use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
-use ckd_detectors::images::Images;
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 
@@ -191,30 +194,4 @@ impl Task for LabelledSets {
         ClassifierCard { config: config.clone(), classes: self.train.classes.clone(), provenance }
             .to_metadata()
     }
-}
-
-/// Whether the parameter `name` is of `model`, but not of its last layer.
-pub(super) fn backbone_has(model: &Classifier, name: &str) -> bool {
-    let head = format!("{}.", model.head_prefix());
-    model.params().get(name).is_some() && !name.starts_with(&head)
-}
-
-/// The student of `config` in `builder`.
-pub fn student(config: &ClassifyConfig, classes: usize, builder: Builder) -> Result<Classifier> {
-    let settings = ClassifierConfig {
-        architecture: config.student.network,
-        classes,
-        normalization: config.student_normalization(),
-    };
-    Ok(Classifier::new(builder, &settings)?)
-}
-
-/// A batch as the networks take it; its pixels are moved out.
-///
-/// # Errors
-/// If the device has no room.
-pub fn to_device(batch: &mut LabelledBatch, device: &Device) -> Result<Images> {
-    let (images, side) = (batch.labels.len(), batch.side);
-    let pixels = Tensor::from_vec(std::mem::take(&mut batch.pixels), (images, side, side, 3), device)?;
-    Ok(Images { pixels: pixels.permute((0, 3, 1, 2))?, sizes: vec![(side, side); images] })
 }

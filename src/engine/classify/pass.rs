@@ -9,24 +9,15 @@ use ckd_detectors::nn::Mode;
 use ckd_detectors::taps::Tap;
 use rand::RngCore;
 
-use super::shares::gradient_norms;
-use super::{LabelledSets, to_device};
+use super::network::to_device;
+use super::shares::{Part, gradient_norms};
+use super::sources::LabelledSets;
 use crate::config::{Bn, Task};
 use crate::data::LabelledBatch;
 use crate::distill::Lesson;
 use crate::engine::pass::{Pass, timed, walk_back};
 use crate::engine::task::Setting;
 use crate::engine::{EngineError, Result};
-
-/// Which terms of the loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part<'a> {
-    All,
-    /// The classification loss.
-    Task,
-    /// Those of the method of this label.
-    Method(&'a str),
-}
 
 /// Runs teacher and student on one batch at `step` and computes the gradients; a measured step does so for each part first.
 pub(super) fn training_pass(

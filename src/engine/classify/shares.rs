@@ -11,10 +11,20 @@ use ckd_detectors::classifier::Classifier;
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::sgd::squared_norm;
 
-use super::pass::Part;
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
 use crate::engine::pass::Pass;
+
+/// Selection of the terms of a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    /// All terms.
+    All,
+    /// The classification loss.
+    Task,
+    /// The terms of the method of this label.
+    Method(&'a str),
+}
 
 /// The name of the loss of the true classes.
 const CLASSIFICATION: &str = "classification";

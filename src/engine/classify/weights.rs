@@ -8,7 +8,7 @@ use ckd_detectors::classifier::Classifier;
 use ckd_detectors::param::Builder;
 use serde_json::json;
 
-use super::student;
+use super::network::student;
 use crate::config::{ClassifyConfig, Document};
 use crate::engine::{EngineError, Result};
 use crate::weights::{WeightsError, WeightsFile};

@@ -3,7 +3,7 @@
 use candle_core::Device;
 use serde_json::{Value, json};
 
-use super::Cohort;
+use super::model::Cohort;
 use crate::config::CohortConfig;
 use crate::engine::Result;
 use crate::engine::classify::{LabelledSets, MeasuredClassifier, measure as measure_one};

@@ -15,10 +15,12 @@ mod evaluate;
 mod meta;
 mod model;
 mod pass;
+mod sets;
 
 pub use evaluate::MeasuredCohort;
 pub use meta::{MetaBatch, meta_event};
 pub use model::{Cohort, Peer};
+pub use sets::CohortSets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -59,10 +61,6 @@ impl Settings for CohortConfig {
         (&mut data.workers, &mut data.queue, &mut self.run.train)
     }
 }
-
-/// The data of a cohort: what one of its networks would have on its own.
-#[derive(Debug)]
-pub struct CohortSets(LabelledSets);
 
 /// The experiment of the first network on its own: what all have in common.
 fn alone(config: &CohortConfig) -> Result<ClassifyConfig> {

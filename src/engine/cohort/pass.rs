@@ -8,8 +8,8 @@ use ckd_detectors::nn::Mode;
 use ckd_kernels::Value;
 use rand::RngCore;
 
-use super::CohortSets;
 use super::model::{Cohort, Layer, folder};
+use super::sets::CohortSets;
 use crate::config::CohortConfig;
 use crate::data::LabelledBatch;
 use crate::distill::mcl::{Cohort as CohortLosses, CohortMethod, Likenesses, layer_weights};
