@@ -42,7 +42,7 @@ impl<T: Task> Job<'_, T> {
     /// Trains to the end, evaluates, and writes everything into the job's folder.
     ///
     /// # Errors
-    /// [`EngineError::Interrupted`](super::EngineError::Interrupted) once the state is saved, when the user wants
+    /// [`EngineError::Interrupted`] once the state is saved, when the user wants
     /// to stop; a non-finite loss; data that cannot be read; a checkpoint that does not fit or is damaged.
     pub fn run(&self, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
         Training::begin(self, start, around)?.finish()

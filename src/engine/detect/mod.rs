@@ -9,7 +9,7 @@
 //! | `shares` | each part's share of the gradient at the pyramid |
 //! | [`evaluate`] | a detector over a data set |
 //! | `picture` | detections beside the truth |
-//! | [`bench`] | how long steps and inference take |
+//! | [`mod@bench`] | how long steps and inference take |
 
 pub mod batch;
 pub mod bench;

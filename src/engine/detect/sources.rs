@@ -58,7 +58,7 @@ impl Inputs {
     /// Finds everything that `loaded` names; then the synthetic set is made if it is not there.
     ///
     /// # Errors
-    /// [`EngineError::Missing`] names everything that is missing, where it was looked for and how to get it.
+    /// [`EngineError::Missing`](crate::engine::EngineError::Missing) names everything that is missing, where it was looked for and how to get it.
     pub fn find(loaded: &Loaded<Config>) -> Result<Self> {
         let mut missing = Vec::new();
         let data = DataPaths::of(loaded);
