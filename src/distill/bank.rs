@@ -142,7 +142,7 @@ pub fn remember(memory: &Tensor, samples: &[u32], new: &Tensor, momentum: f64) -
     Ok(())
 }
 
-/// G_ik = u_i · memory[drawn_ik] / `temperature`. The gradient reads the memory: it may move only after the
+/// G_ik = u_i · memory\[drawn_ik\] / `temperature`. The gradient reads the memory: it may move only after the
 /// way back.
 ///
 /// # Shapes
