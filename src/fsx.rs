@@ -2,7 +2,8 @@
 //!
 //! A file is written whole or not at all: into a temporary file beside its target, flushed to the
 //! disk, then renamed over it, and the folder is flushed too. A reader, or a run that resumes after
-//! a power cut, sees the old file or the new one.
+//! a power cut, sees the old file or the new one. On Windows the rename replaces the target too, and fails while
+//! another program has it open.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -51,7 +52,13 @@ pub fn write_atomic_with(
     fill(temporary.as_file_mut()).map_err(at(path))?;
     temporary.as_file().sync_all().map_err(at(path))?;
     temporary.persist(path).map_err(|failure| at(path)(failure.error))?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(path))
+    flush_folder(folder).map_err(at(path))
+}
+
+/// Flushes a folder, and so the name of a file renamed in it. Windows opens no folder for that; NTFS has names in its
+/// journal.
+fn flush_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(windows) { Ok(()) } else { File::open(folder)?.sync_all() }
 }
 
 /// Copies the file `from` to `to`, whole or not at all, creating the folders on the way.
