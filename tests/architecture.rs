@@ -288,6 +288,41 @@ fn every_file_of_tests_is_in_its_crates_one_binary() {
     assert_none("a test file is a module of its crate's tests/main.rs", unnamed);
 }
 
+/// By its formula, whatever the function is called.
+#[test]
+fn areas_are_divided_by_a_union_in_the_geometry_and_in_its_loss_only() {
+    let homes = ["detectors/src/boxes.rs", "detectors/kernels/src/losses/giou.rs"];
+    let divides =
+        |line: &str| line.split('/').skip(1).any(|right| words(right).take(2).any(|word| word == "union"));
+    let (at_home, elsewhere): (Vec<Source>, Vec<Source>) =
+        program().into_iter().partition(|source| homes.contains(&source.path.as_str()));
+    let found = elsewhere.iter().flat_map(|source| source.lines_where(divides));
+    assert_none("the IoU of boxes is `ckd_detectors::boxes::iou`", found.collect());
+    assert!(
+        at_home.iter().all(|source| !source.lines_where(divides).is_empty()),
+        "{homes:?}: if it moved, say so here"
+    );
+}
+
+#[test]
+fn crates_depend_on_those_below_only() {
+    let allowed = BTreeMap::from([
+        ("detectors/kernels", vec![]),
+        ("settings", vec![]),
+        ("detectors", vec!["ckd-kernels", "ckd-settings"]),
+        (".", vec!["ckd-kernels", "ckd-settings", "ckd-detectors"]),
+    ]);
+    let offences = allowed.iter().flat_map(|(folder, below)| {
+        let manifest = fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        let manifest: toml::Table = manifest.parse().unwrap();
+        let used =
+            manifest["dependencies"].as_table().unwrap().keys().filter(|name| name.starts_with("ckd-"));
+        let strangers = used.filter(|name| !below.contains(&name.as_str()));
+        strangers.map(|name| format!("{folder}/Cargo.toml: {name}")).collect::<Vec<_>>()
+    });
+    assert_none("arrows between crates point down", offences.collect());
+}
+
 #[test]
 fn no_file_has_a_name_that_says_nothing() {
     let empty = ["util", "utils", "helper", "helpers", "manager", "common", "misc", "stuff"];
