@@ -8,7 +8,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::labelled::{Labelled, LabelledError};
+use super::error::LabelledError;
+use super::labelled::Labelled;
 
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;

@@ -10,7 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cifar::Split;
-use super::labelled::{Labelled, LabelledError};
+use super::error::LabelledError;
+use super::labelled::Labelled;
 
 /// The images in the folders below `root`.
 ///

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use ckd_kernels::resample::bytes_to_unit;
 use image::RgbImage;
 
-use super::DataError;
 use super::augment::Augmentation;
 use super::decode::{self, DecodeError};
 use super::draws::Draws;
+use super::error::{DataError, LabelledError};
 use super::label_order::BatchOrder;
 use super::loader::{Passes, Source};
 
@@ -171,49 +171,6 @@ fn check_labels(classes: &[String], labels: &[u32], from: &std::path::Path) -> R
             Err(LabelledError::Label { path: from.to_owned(), row, label, classes: classes.len() })
         }
     }
-}
-
-/// A data set of labelled images could not be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LabelledError {
-    /// A file or folder could not be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
-    /// A file that is not what its name says.
-    #[error("{}: {reason}", path.display())]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// The problem and its remedy.
-        reason: String,
-    },
-    /// Images and labels do not go together.
-    #[error("{} has {images} images, but {labels} labels; unpack the data set again", path.display())]
-    Counts {
-        /// The file or folder.
-        path: PathBuf,
-        /// Images found.
-        images: usize,
-        /// Labels found.
-        labels: usize,
-    },
-    /// A label beyond the classes.
-    #[error("{}: image {row} has the label {label}, but there are {classes} classes", path.display())]
-    Label {
-        /// The file or folder.
-        path: PathBuf,
-        /// The image, counted from 0.
-        row: usize,
-        /// Its label.
-        label: u32,
-        /// Classes there are.
-        classes: usize,
-    },
 }
 
 /// Batch of labelled images: the input of one classifier step.

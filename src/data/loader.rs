@@ -16,9 +16,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::DataError;
 use super::batch::{Batch, Item};
 use super::dataset::Dataset;
+use super::error::DataError;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::transform::{Flip, Resize, ResizeRule};
 

@@ -41,6 +41,7 @@ pub mod convert;
 pub mod dataset;
 pub mod decode;
 pub mod draws;
+mod error;
 pub mod image_folder;
 pub mod input;
 pub mod instances;
@@ -58,57 +59,12 @@ pub mod transform;
 pub mod voc;
 pub mod yolo;
 
-use std::path::PathBuf;
-
 pub use batch::{Batch, Target};
 pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId, MissingImages};
+pub use error::{DataError, LabelledError};
 pub use instances::{Instances, InstancesError};
-pub use labelled::{Labelled, LabelledBatch, LabelledError, LabelledImages};
+pub use labelled::{Labelled, LabelledBatch, LabelledImages};
 pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};
 pub use open::{Data, DataKind, SplitFiles};
 pub use report::{FindingKind, LoadReport};
 pub use sampler::Grouping;
-
-/// Why no batch could be made.
-#[derive(Debug, thiserror::Error)]
-pub enum DataError {
-    /// The annotations could not be used.
-    #[error(transparent)]
-    Instances(#[from] InstancesError),
-    /// A VOC folder could not be used.
-    #[error(transparent)]
-    Voc(#[from] voc::VocError),
-    /// A YOLO data set could not be used.
-    #[error(transparent)]
-    Yolo(#[from] yolo::YoloError),
-    /// There is nothing to learn from.
-    #[error("{}: none of its boxes can be learned from, so nothing would be trained:\n{report}", report.path.display())]
-    NoBoxes {
-        /// Counts, and the findings that cost the boxes.
-        report: Box<LoadReport>,
-    },
-    /// An image could not be used.
-    #[error(transparent)]
-    Decode(#[from] decode::DecodeError),
-    /// Labelled images could not be used.
-    #[error(transparent)]
-    Labelled(#[from] LabelledError),
-    /// A setting of the loader makes no sense.
-    #[error("the data loader cannot start: {0}")]
-    Setting(String),
-    /// A worker thread panicked: a defect in the program or in a decoder, never a reason to hang.
-    #[error(
-        "building a batch of {} panicked: {message}; this is a bug, please report it with the image",
-        list(images)
-    )]
-    Panicked {
-        /// The image files of the batch.
-        images: Vec<PathBuf>,
-        /// The panic's message.
-        message: String,
-    },
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
-}

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use ckd_settings::{Check, choices, section};
 
 use super::convert::ConvertError;
+use super::error::DataError;
 use super::instances::Instances;
 use super::synth::{Split, Synth};
-use super::{DataError, coco, voc, yolo};
+use super::{coco, voc, yolo};
 use crate::fsx;
 
 choices! {

@@ -7,7 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use super::cifar::Split;
-use super::labelled::{Labelled, LabelledError};
+use super::error::LabelledError;
+use super::labelled::Labelled;
 
 const SIDE: usize = 96;
 const PLANE: usize = SIDE * SIDE;

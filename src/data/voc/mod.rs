@@ -20,14 +20,16 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::decode::{self, DecodeError};
+use super::decode;
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, ids_of, snapped};
 use super::report::{FindingKind, Findings};
 
+mod error;
 mod text;
 mod write;
 mod xml;
 
+pub use error::VocError;
 pub use write::write;
 
 use text::read_text;
@@ -41,44 +43,6 @@ pub enum Classes {
     Found,
     /// These; any other name is an error.
     Listed(Vec<String>),
-}
-
-/// Why a VOC folder could not be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum VocError {
-    /// A file could not be read.
-    #[error("cannot read {}: {source}; a VOC folder has Annotations, ImageSets/Main and JPEGImages", path.display())]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
-    /// An annotation is not what VOC's are.
-    #[error("{}: {problem}", path.display())]
-    Annotation {
-        /// The XML file.
-        path: PathBuf,
-        /// The problem.
-        problem: String,
-    },
-    /// A listed image has no file.
-    #[error("image {id} of the split has no file in {} (.jpg, .jpeg or .png); add it or remove it from the list", folder.display())]
-    MissingImage {
-        /// The image's name.
-        id: String,
-        /// The folder that was searched.
-        folder: PathBuf,
-    },
-    /// An image whose XML gives no size could not be opened.
-    #[error(transparent)]
-    Image(#[from] DecodeError),
-    /// The split lists nothing.
-    #[error("{} lists no image", path.display())]
-    EmptySplit {
-        /// The list.
-        path: PathBuf,
-    },
 }
 
 /// Files of a VOC data set.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::VocError;
+use super::error::VocError;
 
 /// Reads a file that is UTF-8 (with or without a byte order mark), or ISO-8859-1 if it says so.
 ///

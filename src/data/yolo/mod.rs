@@ -12,47 +12,24 @@
 //! - Images of a folder are sorted by path, those of a list keep its order. Ids are made as VOC's are, and
 //!   category ids are the class's number plus 1.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::decode::{self, DecodeError};
+use super::decode;
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, ids_of};
 use super::report::{FindingKind, Findings};
 
+mod error;
 mod label;
 mod write;
 mod yaml;
 
+pub use error::YoloError;
 pub use write::write;
 
 use label::Row;
 use yaml::DataYaml;
-
-/// Why a YOLO data set could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum YoloError {
-    /// A file or folder could not be read.
-    #[error("cannot read {}: {source}; a YOLO data set has a data.yaml, images and labels", path.display())]
-    Read {
-        /// The file or folder.
-        path: PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
-    },
-    /// `data.yaml` or a label file is not what it should be.
-    #[error("{}: {problem}", path.display())]
-    Content {
-        /// The file.
-        path: PathBuf,
-        /// The problem and its remedy.
-        problem: String,
-    },
-    /// An image could not be opened.
-    #[error(transparent)]
-    Image(#[from] DecodeError),
-}
 
 /// The `data.yaml` of the data set at `root`, which may be that file itself.
 pub(super) fn file(root: &Path) -> PathBuf {
@@ -211,6 +188,3 @@ fn images_below(folder: &Path, depth: usize, images: &mut Vec<PathBuf>) -> Resul
 
 /// The extensions of image files, in lower case.
 const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif"];
-
-/// Names of the classes by number.
-type Names = BTreeMap<u32, String>;

@@ -53,14 +53,14 @@ pub fn write(instances: &Instances, folder: &Path, out: &Path, split: &str) -> R
     }
     let (mut list, mut stems) = (String::new(), BTreeMap::new());
     for image in &instances.images {
-        let name = &image.file_name;
-        let stem = name.rsplit_once('.').map_or(name.as_str(), |(stem, _)| stem);
+        let name = below_images(&image.file_name);
+        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
         if let Some(other) = stems.insert(stem, name) {
             return Err(ConvertError::Target(format!(
                 "the images {other} and {name} would have one label file; rename one of them"
             )));
         }
-        place_image(folder, name, &out.join("images").join(split).join(name))?;
+        place_image(folder, &image.file_name, &out.join("images").join(split).join(name))?;
         let text = lines.get(&image.id).map_or("", String::as_str);
         let labels = out.join("labels").join(split).join(format!("{stem}.txt"));
         fsx::write_atomic(&labels, text.as_bytes())?;
@@ -70,6 +70,15 @@ pub fn write(instances: &Instances, folder: &Path, out: &Path, split: &str) -> R
     splits.insert(split.to_owned(), vec![format!("{split}.txt")]);
     fsx::write_atomic(&yaml, text_of(&splits, &names).as_bytes())?;
     Ok(left_out)
+}
+
+/// An image's name below its last folder `images`: a second one in a path would hide the first from the rule that finds
+/// the labels.
+fn below_images(name: &str) -> &str {
+    match name.rfind("/images/") {
+        Some(place) => &name[place + "/images/".len()..],
+        None => name.strip_prefix("images/").unwrap_or(name),
+    }
 }
 
 /// The text of `data.yaml`. JSON's quoted strings are YAML's too.

@@ -1,0 +1,96 @@
+//! Errors of data sets and of their batches.
+
+use std::path::PathBuf;
+
+use super::decode::DecodeError;
+use super::instances::InstancesError;
+use super::report::LoadReport;
+use super::voc::VocError;
+use super::yolo::YoloError;
+
+/// A data set that cannot be used, or a batch that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The annotations could not be used.
+    #[error(transparent)]
+    Instances(#[from] InstancesError),
+    /// A VOC folder could not be used.
+    #[error(transparent)]
+    Voc(#[from] VocError),
+    /// A YOLO data set could not be used.
+    #[error(transparent)]
+    Yolo(#[from] YoloError),
+    /// There is nothing to learn from.
+    #[error("{}: none of its boxes can be learned from, so nothing would be trained:\n{report}", report.path.display())]
+    NoBoxes {
+        /// Counts, and the findings that cost the boxes.
+        report: Box<LoadReport>,
+    },
+    /// An image could not be used.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// Labelled images could not be used.
+    #[error(transparent)]
+    Labelled(#[from] LabelledError),
+    /// A setting of the loader makes no sense.
+    #[error("the data loader cannot start: {0}")]
+    Setting(String),
+    /// A worker thread panicked: a defect in the program or in a decoder, never a reason to hang.
+    #[error(
+        "building a batch of {} panicked: {message}; this is a bug, please report it with the image",
+        list(images)
+    )]
+    Panicked {
+        /// The image files of the batch.
+        images: Vec<PathBuf>,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// A data set of labelled images could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelledError {
+    /// A file or folder could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file or folder.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A file that is not what its name says.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The problem and its remedy.
+        reason: String,
+    },
+    /// Images and labels do not go together.
+    #[error("{} has {images} images, but {labels} labels; unpack the data set again", path.display())]
+    Counts {
+        /// The file or folder.
+        path: PathBuf,
+        /// Images found.
+        images: usize,
+        /// Labels found.
+        labels: usize,
+    },
+    /// A label beyond the classes.
+    #[error("{}: image {row} has the label {label}, but there are {classes} classes", path.display())]
+    Label {
+        /// The file or folder.
+        path: PathBuf,
+        /// The image, counted from 0.
+        row: usize,
+        /// Its label.
+        label: u32,
+        /// Classes there are.
+        classes: usize,
+    },
+}
