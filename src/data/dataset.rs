@@ -19,7 +19,7 @@
 //!
 //! `docs/DATA.md` adds the policies of each format's reader. Boxes stay as they are in the file;
 //! [`Annotation::clipped`] gives the box that is trained on. Evaluation takes the same
-//! [`Instances`](super::Instances) by pycocotools' rules and is not touched by any of this.
+//! [`Instances`] by pycocotools' rules and is not touched by any of this.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;

@@ -18,7 +18,7 @@
 //!
 //! A [`Distiller`] names the taps that it reads and turns what teacher and student found there into loss
 //! [`Term`]s. It knows no detector. The teacher is a constant: a teacher that would get a gradient is an
-//! error. What a method trains along with the student (heads, regressors, memories) is in its [`ParamStore`].
+//! error. What a method trains along with the student (heads, regressors, memories) is in its `ParamStore`.
 
 mod bank;
 mod context;
