@@ -62,7 +62,7 @@ fn config(folder: &Path, steps: u64) -> Config {
     let network = Network { width: Some(8), norm: NormKind::Bn, ..Network::new(Backbone::ResNet18) };
     Config {
         input: Input { short_side_px: vec![SIDE], long_side_px: SIDE, ..Input::default() },
-        ..Config::new(run, detector, Data::new(DataKind::Coco, PathBuf::new()), Student::new(network))
+        ..Config::new(run, detector, Data::new(DataKind::Coco, folder.to_owned()), Student::new(network))
     }
 }
 

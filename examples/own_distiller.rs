@@ -1,6 +1,6 @@
 //! Distils with a method that this file defines: `cargo run --release --example own_distiller [CONFIG [KEY=VALUE ...]]`
 //!
-//! The method compares the energy of feature maps, summed over channels, at two levels of the pyramid.
+//! The method compares the energy of feature maps, mean over channels, at two levels of the pyramid.
 
 use ckd_det::Training;
 use ckd_det::ckd_detectors::taps::{Level, Tap};
@@ -8,7 +8,7 @@ use ckd_det::ckd_kernels::Value;
 use ckd_det::config::{Config, Document};
 use ckd_det::distill::{DistillError, Distiller, Lesson, Term};
 
-/// Mean squared difference of the mean energy of teacher's and student's maps.
+/// Mean squared difference of the energy of teacher's and student's maps, in units of the teacher's mean.
 struct Energy {
     at: Vec<Tap>,
     weight: f64,
@@ -31,7 +31,8 @@ impl Distiller for Energy {
             // The networks may differ in channels, and do not in pixels. `from_candle` gives the gradient, too.
             let value = Value::from_candle(&[teacher, student], |maps| {
                 let energy = |map: &candle_core::Tensor| map.sqr()?.mean(1);
-                (energy(&maps[0])? - energy(&maps[1])?)?.sqr()?.mean_all()
+                let (teacher, student) = (energy(&maps[0])?, energy(&maps[1])?);
+                (student - &teacher)?.broadcast_div(&teacher.mean_all()?)?.sqr()?.mean_all()
             })?;
             Ok(Term { name: format!("energy/{tap}"), value, weight: self.weight })
         };
