@@ -59,7 +59,7 @@ fn config(folder: &Path, steps: u64) -> Config {
         ..DetectorSettings::new(Architecture::RetinaNet)
     };
     detector.retina.head_convs = 1;
-    let network = Network { width: Some(8), norm: NormKind::Bn, ..Network::new(Backbone::ResNet18) };
+    let network = Network { width: Some(8), norm: NormKind::Bn, ..Network::new(Backbone::RESNET18) };
     Config {
         input: Input { short_side_px: vec![SIDE], long_side_px: SIDE, ..Input::default() },
         ..Config::new(run, detector, Data::new(DataKind::Coco, folder.to_owned()), Student::new(network))

@@ -52,7 +52,7 @@ pub fn plain(name: &str, width: usize, folder: &Path, sizes: &Sizes) -> Config {
 
 /// A narrow ResNet-18 with random weights.
 fn network(width: usize) -> Network {
-    Network { width: Some(width), norm: NormKind::Bn, ..Network::new(Backbone::ResNet18) }
+    Network { width: Some(width), norm: NormKind::Bn, ..Network::new(Backbone::RESNET18) }
 }
 
 /// The student, taught by the other configuration's network.

@@ -48,7 +48,7 @@ pub struct Training<'a, C: Settings> {
 /// let schedule = Schedule { steps: Some(90_000), milestones: vec![60e3, 80e3], ..Schedule::default() };
 /// let run = Run::new("coco_r18".to_owned(), Optim::new(0.02), schedule);
 /// let data = Data::new(DataKind::Coco, "data/coco".into());
-/// let student = Student::new(Network::new(Backbone::ResNet18));
+/// let student = Student::new(Network::new(Backbone::RESNET18));
 /// let config = Config::new(run, DetectorSettings::new(Architecture::FasterRcnn), data, student);
 /// println!("{:.1} AP", 100.0 * ckd_det::train(config)?.student.row.stats[0]);
 /// # Ok(())

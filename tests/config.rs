@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use ckd_det::config::{
-    AnchorCorners, Backbone, Config, ConfigError, Document, Experiment, Length, Loaded, NormKind, Resize,
-    RoiAlign, list,
+    AnchorCorners, Config, ConfigError, Document, Experiment, Length, Loaded, NormKind, Resize, RoiAlign,
+    list,
 };
 use ckd_det::distill::{Distill, RowsAt};
 use tempfile::TempDir;
@@ -301,8 +301,8 @@ fn set_values_are_toml_or_else_text() {
     ];
     let config = load(&text, &sets).expect("valid").config;
     assert_eq!(
-        (config.student.network.backbone, config.student.network.width),
-        (Backbone::ResNet34, Some(32))
+        (config.student.network.backbone.name(), config.student.network.width),
+        ("resnet34", Some(32))
     );
     let teacher = config.teacher.expect("as given");
     assert_eq!(teacher.weights.as_deref(), Some(Path::new("weights/a b.pth")));

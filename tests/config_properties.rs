@@ -14,7 +14,7 @@ use proptest::prelude::*;
 fn built(lr: f64, steps: u64) -> Config {
     let schedule = Schedule { steps: Some(steps), milestones: vec![1.0], ..Schedule::default() };
     let run = Run::new("built".to_owned(), Optim::new(lr), schedule);
-    let student = Student::new(Network::new(Backbone::ResNet18));
+    let student = Student::new(Network::new(Backbone::RESNET18));
     let data = Data::new(DataKind::Coco, "data".into());
     Config::new(run, DetectorSettings::new(Architecture::FasterRcnn), data, student)
 }
@@ -86,7 +86,7 @@ proptest! {
         config.run.optim.weight_decay_bias = decay;
         config.normalization.mean = mean.map(|mean| f32::from(mean) / 65_537.0);
         if !distill.is_empty() {
-            let teacher = Network { allow_random_weights: true, ..Network::new(Backbone::ResNet50) };
+            let teacher = Network { allow_random_weights: true, ..Network::new(Backbone::RESNET50) };
             config.teacher = Some(ckd_det::config::Teacher::new(teacher));
         }
         config.distill = distill;

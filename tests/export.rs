@@ -16,9 +16,9 @@ use ckd_det::export::student::Student;
 use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
 use ckd_det::export::{self, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage};
 use ckd_det::weights::{ModelCard, WeightsFile};
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
+use ckd_detectors::backbone::BackboneConfig;
 use ckd_detectors::classifier::{
-    CifarResNetConfig, Network as _, ResNetClassifier, ResNetClassifierConfig, cifar_resnet,
+    CifarResNetConfig, Network as _, TrunkClassifier, TrunkClassifierConfig, cifar_resnet,
 };
 use ckd_detectors::images::{Images, Normalization};
 use ckd_detectors::init::Init;
@@ -369,16 +369,10 @@ fn classifiers_are_their_graphs() {
         let taps = cifar.forward(&input, Mode::Inference).unwrap();
         taps.get(Tap::Logits).unwrap().tensor().clone()
     });
-    let backbone = ResNetConfig {
-        depth: ResNetDepth::ResNet18,
-        width: 8,
-        norm: NormKind::Bn,
-        stride_in: StrideIn::Middle,
-        freeze_at: 0,
-        recompute: [false; 4],
-    };
-    let resnet = ResNetClassifierConfig { backbone, classes: 5 };
-    let resnet = ResNetClassifier::new(Builder::new(1, &Device::Cpu), resnet).unwrap();
+    let backbone = BackboneConfig::new("resnet18".parse().unwrap()).with_stem_channels(8);
+    let backbone = BackboneConfig { norm: NormKind::Bn, ..backbone };
+    let resnet = TrunkClassifierConfig { backbone, classes: 5 };
+    let resnet = TrunkClassifier::new(Builder::new(1, &Device::Cpu), resnet).unwrap();
     check(resnet.params(), "ResNet", &|| {
         let taps = resnet.forward(&input, Mode::Inference).unwrap();
         taps.get(Tap::Logits).unwrap().tensor().clone()

@@ -28,7 +28,7 @@ use candle_nn::{Module, VarBuilder};
 use ckd_kernels::Value;
 use ckd_kernels::graph::untracked;
 
-use crate::backbone::{Backbone, BackboneConfig};
+use crate::backbone::{self, BackboneConfig};
 use crate::classifier::{Classifier, ClassifierConfig};
 use crate::images::Images;
 use crate::nn::Mode;
@@ -120,7 +120,7 @@ impl Module for Detector {
 /// A trunk with weights of its own, for inference.
 #[derive(Debug)]
 pub struct Trunk {
-    backbone: Backbone,
+    trunk: backbone::Trunk,
     params: ParamStore,
 }
 
@@ -132,10 +132,10 @@ impl Trunk {
     /// Weights that are missing or of another shape.
     pub fn from_vars(config: BackboneConfig, vars: &VarBuilder<'_>) -> Result<Self> {
         let builder = Builder::new(0, vars.device()).frozen();
-        let backbone = Backbone::new(&builder, config)?;
+        let trunk = backbone::Trunk::new(&builder, &config)?;
         let params = builder.finish();
         params.load_vars(vars)?;
-        Ok(Self { backbone, params })
+        Ok(Self { trunk, params })
     }
 
     /// All parameters.
@@ -152,7 +152,7 @@ impl Trunk {
     /// If the input has another shape.
     pub fn maps(&self, normalized: &Tensor) -> Result<Vec<Tensor>> {
         let x = Value::constant(channels_last(normalized)?);
-        let maps = untracked(|| self.backbone.forward(&x, Mode::Inference))?;
+        let maps = untracked(|| self.trunk.forward(&x, Mode::Inference))?;
         Ok(maps.iter().map(|map| map.tensor().clone()).collect())
     }
 }

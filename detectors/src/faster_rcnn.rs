@@ -3,7 +3,7 @@
 use ckd_kernels::Value;
 use rand::{Rng, RngCore};
 
-use crate::backbone::Backbone;
+use crate::backbone::Trunk;
 use crate::boxes::Xyxy;
 use crate::detector::{Detect, DetectorConfig, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn};
@@ -20,7 +20,7 @@ use crate::{Losses, Result};
 /// The network.
 #[derive(Debug)]
 pub struct FasterRcnn {
-    body: Backbone,
+    body: Trunk,
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
@@ -49,9 +49,9 @@ impl FasterRcnn {
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         let settings = &config.settings;
         let backbone = builder.within("backbone");
-        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
+        let body = Trunk::new(&backbone.within("body"), &config.backbone)?;
         let (inputs, width) = (body.channels(), settings.fpn_channels);
-        let fpn = Fpn::new(&backbone.within("fpn"), &inputs, width, config.fpn_norm, ExtraLevels::Subsample)?;
+        let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, ExtraLevels::Subsample)?;
         let levels: Vec<Level> = (2..).map(Level).take(inputs.len() + 1).collect();
         let anchors = settings.anchors(&levels)?;
         let rpn = Rpn::new(&builder.within("rpn"), width, anchors, &settings.rpn)?;

@@ -8,6 +8,7 @@ use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear};
 use ckd_settings::choices;
 
 use crate::Result;
+use crate::backbone::plan::ConvNormPlan;
 use crate::init::Init;
 use crate::param::Builder;
 
@@ -147,6 +148,13 @@ impl ConvNorm {
     ) -> Result<Self> {
         let config = Conv2dConfig::new(stride, kernel / 2);
         Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, weight, kind)
+    }
+
+    /// The convolution and the norm of a trunk's plan.
+    pub(crate) fn of_plan(builder: &Builder, plan: &ConvNormPlan, kind: NormKind) -> Result<Self> {
+        let ConvNormPlan { names, shape, stride, groups, .. } = plan;
+        let config = Conv2dConfig { groups: *groups, ..Conv2dConfig::new(*stride, shape[2] / 2) };
+        Self::build(builder, (&names.0, &names.1), *shape, config, Init::KaimingNormalFanOut, kind)
     }
 
     /// As [`new`](Self::new), but each of `channels` is convolved on its own.

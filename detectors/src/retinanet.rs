@@ -8,7 +8,7 @@ use ckd_settings::{Check, choices, section};
 use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
-use crate::backbone::Backbone;
+use crate::backbone::Trunk;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::dense::{anchors_per_cell, flat, per_anchor};
@@ -81,7 +81,7 @@ impl RetinaSettings {
 /// The network.
 #[derive(Debug)]
 pub struct RetinaNet {
-    body: Backbone,
+    body: Trunk,
     fpn: Fpn,
     classification: Head,
     regression: Head,
@@ -135,7 +135,7 @@ impl RetinaNet {
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         Error::unless_positive("head", &[("classes", config.classes)])?;
         let backbone = builder.within("backbone");
-        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
+        let body = Trunk::new(&backbone.within("body"), &config.backbone)?;
         let (width, settings) = (config.settings.fpn_channels, &config.settings.retina);
         let extra = ExtraLevels::P6P7(settings.p6_from);
         let inputs = &body.channels()[1..];

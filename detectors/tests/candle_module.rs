@@ -7,7 +7,7 @@ use candle_nn::{
     Activation, BatchNorm, Conv2d, Conv2dConfig, Module, ModuleT, VarBuilder, VarMap, batch_norm,
     conv2d_no_bias, linear,
 };
-use ckd_detectors::backbone::{Backbone, BackboneConfig, ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone;
 use ckd_detectors::candle_module::Trunk;
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
 use ckd_detectors::images::{Images, Normalization};
@@ -134,10 +134,9 @@ fn what_a_var_builder_lacks_is_named_and_never_made_up() {
 
 #[test]
 fn a_trunk_gives_its_maps_and_as_a_module_the_last_one() {
-    let resnet = ResNetConfig { width: 8, ..crate::support::backbone(ResNetDepth::ResNet18) };
-    let config = BackboneConfig::ResNet(resnet);
+    let config = crate::support::backbone("resnet18").with_stem_channels(8);
     let builder = Builder::new(1, &Device::Cpu);
-    Backbone::new(&builder, config).unwrap();
+    backbone::Trunk::new(&builder, &config).unwrap();
     let tensors = random_like(builder.finish().snapshot().unwrap());
     let vars = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     let trunk = Trunk::from_vars(config, &vars).unwrap();

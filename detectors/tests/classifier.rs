@@ -1,12 +1,12 @@
 //! Classifiers against PyTorch: names, published sizes, forward passes, a training step.
 
 use crate::golden::{self, Case};
-use crate::support::{Weights, fill, values};
+use crate::support::{self, Weights, fill, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
-use ckd_detectors::backbone::{ResNetConfig, ResNetDepth, StrideIn};
+use ckd_detectors::backbone::BackboneConfig;
 use ckd_detectors::classifier::{
-    Architecture, Behind, CifarResNetConfig, Network, ResNetClassifier, ResNetClassifierConfig, Staged,
+    Architecture, Behind, CifarResNetConfig, Network, Staged, TrunkClassifier, TrunkClassifierConfig,
     cifar_resnet,
 };
 use ckd_detectors::nn::{Mode, NormKind};
@@ -41,8 +41,8 @@ fn cifar_resnets_have_the_published_number_of_weights() -> Result<()> {
 #[test]
 fn imagenet_resnets_have_the_published_number_of_weights() -> Result<()> {
     let published = [11_689_512, 21_797_672, 25_557_032, 44_549_160];
-    for (depth, weights) in ResNetDepth::ALL.into_iter().zip(published) {
-        assert_eq!(imagenet(depth, 1000)?.params().weight_count(), weights, "{}", depth.name());
+    for (depth, weights) in support::RESNETS.into_iter().zip(published) {
+        assert_eq!(imagenet(depth, 1000)?.params().weight_count(), weights, "{depth}");
     }
     Ok(())
 }
@@ -139,7 +139,7 @@ fn a_depth_that_is_not_6n_plus_2_is_refused() {
 
 #[test]
 fn no_classes_are_refused() {
-    let errors = [cifar(20, 0).err(), imagenet(ResNetDepth::ResNet18, 0).err()];
+    let errors = [cifar(20, 0).err(), imagenet("resnet18", 0).err()];
     for error in errors {
         let error = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(error.contains("classes"), "{error:?}");
@@ -164,7 +164,7 @@ fn every_stage_is_a_tap() -> Result<()> {
         ]
     );
     let x = random_images(1, (2, 3, 64, 96));
-    let taps = imagenet(ResNetDepth::ResNet50, 5)?.forward(&x, Mode::Inference)?;
+    let taps = imagenet("resnet50", 5)?.forward(&x, Mode::Inference)?;
     assert_eq!(
         dims(&taps),
         [
@@ -209,8 +209,8 @@ fn a_frozen_network_keeps_no_graph_and_its_statistics() -> Result<()> {
 
 #[test]
 fn classifiers_for_imagenet_are_torchvisions() -> Result<()> {
-    for depth in ResNetDepth::ALL {
-        golden_model(&format!("trunk/{}", depth.name()), |case, weights| {
+    for depth in support::RESNETS {
+        golden_model(&format!("trunk/{depth}"), |case, weights| {
             let network = imagenet(depth, 1000)?;
             fill(network.params(), weights);
             let taps = network.forward(&input(case), Mode::Inference)?;
@@ -354,7 +354,7 @@ fn a_training_step_of_resnet20_is_pytorchs() -> Result<()> {
 #[test]
 fn a_training_step_of_resnet18_is_torchvisions() -> Result<()> {
     golden_model("train_step/resnet18", |case, weights| {
-        let network = imagenet(ResNetDepth::ResNet18, 1000)?;
+        let network = imagenet("resnet18", 1000)?;
         fill(network.params(), weights);
         let labels: Vec<u32> = case.i64("labels").0.into_iter().map(|label| label as u32).collect();
         let taps = network.forward(&input(case), Mode::Train)?;
@@ -406,16 +406,9 @@ fn cifar(depth: usize, classes: usize) -> Result<Staged> {
     cifar_resnet(builder(), CifarResNetConfig::option_a(depth, classes))
 }
 
-fn imagenet(depth: ResNetDepth, classes: usize) -> Result<ResNetClassifier> {
-    let backbone = ResNetConfig {
-        depth,
-        width: 64,
-        norm: NormKind::Bn,
-        stride_in: StrideIn::Middle,
-        freeze_at: 0,
-        recompute: [false; 4],
-    };
-    ResNetClassifier::new(builder(), ResNetClassifierConfig { backbone, classes })
+fn imagenet(depth: &str, classes: usize) -> Result<TrunkClassifier> {
+    let backbone = BackboneConfig { norm: NormKind::Bn, ..support::backbone(depth) };
+    TrunkClassifier::new(builder(), TrunkClassifierConfig { backbone, classes })
 }
 
 fn logits(taps: &Taps) -> &Value {

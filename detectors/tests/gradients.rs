@@ -12,7 +12,7 @@ use crate::golden;
 use crate::support;
 use crate::support::{padded, values};
 use candle_core::{Device, Tensor};
-use ckd_detectors::backbone::{Backbone, MobileNetV2, MobileNetV2Config};
+use ckd_detectors::backbone::Trunk;
 use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::fcos::Fcos;
 use ckd_detectors::fpn::{ExtraLevels, Fpn};
@@ -37,7 +37,7 @@ const CHANGES: [f64; 4] = [1e-3, 2.5e-4, 6e-5, 3e-5];
 fn the_gradient_of_faster_rcnn_is_the_slope_of_its_loss() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::Gn] {
         let mut config = support::tiny_faster_rcnn(3);
-        support::resnet(&mut config.backbone).norm = norm;
+        config.backbone.norm = norm;
         let (images, targets) = scene();
         let parts = Parts::new(&config)?;
         let samples = parts.samples(&images, &targets)?;
@@ -81,7 +81,7 @@ fn the_gradient_of_faster_rcnn_is_the_slope_of_its_loss() -> Result<()> {
 fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::FrozenBn] {
         let mut config = support::tiny_retinanet(3);
-        support::resnet(&mut config.backbone).norm = norm;
+        config.backbone.norm = norm;
         // On each level, p7 with its one cell too, some object finds its best anchor.
         let sizes = [8.0, 16.0, 24.0, 32.0, 128.0].map(|size| vec![size]);
         config.settings.anchor_sizes = Some(sizes.into());
@@ -117,7 +117,7 @@ fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
 fn the_gradient_of_fcos_is_the_slope_of_its_loss() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::FrozenBn] {
         let mut config = support::tiny_fcos(3);
-        support::resnet(&mut config.backbone).norm = norm;
+        config.backbone.norm = norm;
         let detector = Fcos::new(builder(), &config)?;
         louder(detector.params())?;
         let (images, targets) = scene();
@@ -154,8 +154,7 @@ fn the_gradient_of_fcos_is_the_slope_of_its_loss() -> Result<()> {
 fn the_gradient_of_inverted_residuals_is_the_slope_of_a_sum_over_their_map() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::Gn] {
         let builder = builder();
-        let config = MobileNetV2Config { width_multiplier: 0.25, norm, freeze_at: 0 };
-        let trunk = MobileNetV2::new(&builder, config)?;
+        let trunk = Trunk::new(&builder, &support::tiny_mobilenet(norm, 0))?;
         let params = builder.finish();
         let (images, _) = scene();
         let input = Value::constant(images.pixels);
@@ -189,7 +188,7 @@ fn the_gradient_of_inverted_residuals_is_the_slope_of_a_sum_over_their_map() -> 
 
 /// Faster R-CNN in its parts, so that the regions of one pass can be held for the next.
 struct Parts {
-    body: Backbone,
+    body: Trunk,
     fpn: Fpn,
     rpn: Rpn,
     heads: RoiHeads,
@@ -202,10 +201,10 @@ impl Parts {
         let builder = builder();
         let settings = &config.settings;
         let (backbone, width) = (builder.within("backbone"), settings.fpn_channels);
-        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
+        let body = Trunk::new(&backbone.within("body"), &config.backbone)?;
         let fpn = Fpn::new(
             &backbone.within("fpn"),
-            &body.channels(),
+            body.channels(),
             width,
             config.fpn_norm,
             ExtraLevels::Subsample,

@@ -6,9 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::support::{padded, values};
 use candle_core::{DType, Device, Tensor};
-use ckd_detectors::backbone::{
-    BackboneConfig, MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config,
-};
+use ckd_detectors::backbone::{BackboneConfig, Trunk};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
@@ -20,10 +18,10 @@ use rand_chacha::ChaCha8Rng;
 
 const CLASSES: usize = 3;
 
-fn trunk(width_multiplier: f64) -> Result<(MobileNetV2, ParamStore)> {
+fn trunk(width_multiplier: f64) -> Result<(Trunk, ParamStore)> {
     let builder = Builder::new(0, &Device::Cpu);
-    let config = MobileNetV2Config { width_multiplier, norm: NormKind::FrozenBn, freeze_at: 0 };
-    Ok((MobileNetV2::new(&builder.within("features"), config)?, builder.finish()))
+    let config = BackboneConfig { width_multiplier, ..support::backbone("mobilenet_v2") };
+    Ok((Trunk::new(&builder.within("features"), &config)?, builder.finish()))
 }
 
 /// Counts of torchvision's `mobilenet_v2(width_mult=...).features`.
@@ -53,8 +51,8 @@ fn mobilenet_v1_has_the_papers_channels_and_numbers_of_weights() -> Result<()> {
         (0.25, [32, 64, 128, 256], 470_072),
     ] {
         let builder = Builder::new(1, &Device::Cpu);
-        let config = MobileNetV1Config { width_multiplier, norm: NormKind::FrozenBn, freeze_at: 0 };
-        let trunk = MobileNetV1::new(&builder.within("model"), config)?;
+        let config = BackboneConfig { width_multiplier, ..support::backbone("mobilenet_v1") };
+        let trunk = Trunk::new(&builder.within("model"), &config)?;
         assert_eq!(trunk.channels(), channels, "{width_multiplier}");
         let classifier = (channels[3] + 1) * 1000;
         assert_eq!(builder.finish().weight_count() + classifier, with_classifier, "{width_multiplier}");
@@ -81,9 +79,8 @@ fn a_width_of_nothing_is_refused() {
     let error = build(config).err().map(|error| error.to_string());
     assert!(error.is_some_and(|error| error.contains("freeze_at is 6")));
     for (width_multiplier, freeze_at, said) in [(0.0, 0, "width multiplier"), (1.0, 6, "freeze_at is 6")] {
-        let config = MobileNetV1Config { width_multiplier, norm: NormKind::Bn, freeze_at };
-        let error =
-            MobileNetV1::new(&Builder::new(1, &Device::Cpu), config).err().map(|error| error.to_string());
+        let config = BackboneConfig { width_multiplier, freeze_at, ..support::backbone("mobilenet_v1") };
+        let error = Trunk::new(&Builder::new(1, &Device::Cpu), &config).err().map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains(said)), "{said}");
     }
 }
@@ -95,7 +92,7 @@ fn the_maps_have_strides_4_to_32_at_every_parity() -> Result<()> {
         let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, &Device::Cpu)?);
         let maps = trunk.forward(&x, Mode::Inference)?;
         assert_eq!(maps.len(), 4);
-        for ((map, channels), stride) in maps.iter().zip(trunk.channels()).zip([4, 8, 16, 32]) {
+        for ((map, &channels), stride) in maps.iter().zip(trunk.channels()).zip([4, 8, 16, 32]) {
             assert_eq!(map.dims(), [2, channels, usize::div_ceil(h, stride), usize::div_ceil(w, stride)]);
         }
     }

@@ -10,7 +10,7 @@ use crate::support::scene::{self, Scene};
 use crate::support::{Weights, fill, part, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
-use ckd_detectors::backbone::{MobileNetV2, MobileNetV2Config, ResNet, ResNetConfig, ResNetDepth};
+use ckd_detectors::backbone::{BackboneConfig, Trunk};
 use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::nn::{ConvNorm, Linear, Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
@@ -25,8 +25,8 @@ use rand_chacha::ChaCha8Rng;
 
 #[test]
 fn trunks_are_torchvisions() {
-    for depth in ResNetDepth::ALL {
-        golden_model(&format!("trunk/{}", depth.name()), |case, weights| {
+    for depth in support::RESNETS {
+        golden_model(&format!("trunk/{depth}"), |case, weights| {
             let trunk = Classifier::new(depth, NormKind::Bn, weights)?;
             let x = input(case);
             let mut report = Report::of(case);
@@ -50,8 +50,8 @@ fn trunks_are_torchvisions() {
 fn mobilenet_v2_is_torchvisions() {
     golden_model("trunk/mobilenet_v2", |case, weights| {
         let builder = Builder::new(0, &Device::Cpu);
-        let config = MobileNetV2Config { width_multiplier: 1.0, norm: NormKind::Bn, freeze_at: 0 };
-        let trunk = MobileNetV2::new(&builder.within("features"), config)?;
+        let config = BackboneConfig { norm: NormKind::Bn, ..support::backbone("mobilenet_v2") };
+        let trunk = Trunk::new(&builder.within("features"), &config)?;
         Linear::new(&builder.within("classifier").within(1), trunk.channels()[3], 1000)?;
         let params = builder.finish();
         assert_eq!(params.weight_count(), 3_504_872, "torchvision's number of weights");
@@ -59,11 +59,11 @@ fn mobilenet_v2_is_torchvisions() {
 
         let x = input(case);
         let mut report = Report::of(case);
-        trunk.each_layer(&x, Mode::Inference, |index, map| {
+        for (index, map) in support::layers(&trunk, &x)? {
             if [0, 1, 3, 6, 13, 17, 18].contains(&index) {
                 report.summary(&format!("features{index}_summary"), map.tensor());
             }
-        })?;
+        }
         report.finish();
         Ok(())
     });
@@ -72,7 +72,7 @@ fn mobilenet_v2_is_torchvisions() {
 #[test]
 fn a_training_step_of_resnet18_is_torchvisions() {
     golden_model("train_step/resnet18", |case, weights| {
-        let trunk = Classifier::new(ResNetDepth::ResNet18, NormKind::Bn, weights)?;
+        let trunk = Classifier::new("resnet18", NormKind::Bn, weights)?;
         let maps = trunk.body.forward(&input(case), Mode::Train)?;
         let labels: Vec<u32> = case.i64("labels").0.into_iter().map(|label| label as u32).collect();
         let loss = softmax_cross_entropy(&trunk.logits(&maps[3])?, &labels, labels.len() as f64)?;
@@ -90,8 +90,8 @@ fn a_training_step_of_resnet18_is_torchvisions() {
 
 #[test]
 fn faster_rcnn_is_torchvisions() {
-    for depth in [ResNetDepth::ResNet18, ResNetDepth::ResNet50] {
-        golden_model(&format!("detector/fasterrcnn_{}_fpn", depth.name()), |case, weights| {
+    for depth in ["resnet18", "resnet50"] {
+        golden_model(&format!("detector/fasterrcnn_{depth}_fpn"), |case, weights| {
             let config = scene::faster_rcnn(case, support::faster_rcnn(depth, 4));
             let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &config)?;
             fill(detector.params(), weights);
@@ -118,8 +118,8 @@ fn faster_rcnn_is_torchvisions() {
 
 #[test]
 fn retinanet_is_torchvisions() {
-    for depth in [ResNetDepth::ResNet18, ResNetDepth::ResNet50] {
-        golden_model(&format!("detector/retinanet_{}_fpn", depth.name()), |case, weights| {
+    for depth in ["resnet18", "resnet50"] {
+        golden_model(&format!("detector/retinanet_{depth}_fpn"), |case, weights| {
             let detector = RetinaNet::new(
                 Builder::new(0, &Device::Cpu),
                 &scene::retinanet(case, support::retinanet(depth, 5)),
@@ -146,8 +146,7 @@ fn retinanet_is_torchvisions() {
 
 #[test]
 fn the_golden_models_are_all_covered() {
-    let mut tested: Vec<String> =
-        ResNetDepth::ALL.iter().map(|depth| format!("trunk/{}", depth.name())).collect();
+    let mut tested: Vec<String> = support::RESNETS.iter().map(|depth| format!("trunk/{depth}")).collect();
     tested.extend(["trunk/mobilenet_v2", "train_step/resnet18"].map(String::from));
     for detector in ["fasterrcnn", "retinanet"] {
         tested.extend(["resnet18", "resnet50"].map(|depth| format!("detector/{detector}_{depth}_fpn")));
@@ -161,7 +160,7 @@ fn the_golden_models_are_all_covered() {
 
 /// A trunk with its classification layer.
 struct Classifier {
-    body: ResNet,
+    body: Trunk,
     /// The trunk's first layer once more: the trunk shows its stages, not its stem.
     stem: ConvNorm,
     fc: Linear,
@@ -169,10 +168,10 @@ struct Classifier {
 }
 
 impl Classifier {
-    fn new(depth: ResNetDepth, norm: NormKind, weights: &Weights) -> Result<Self> {
+    fn new(depth: &str, norm: NormKind, weights: &Weights) -> Result<Self> {
         let builder = Builder::new(0, &Device::Cpu);
-        let config = ResNetConfig { norm, ..support::backbone(depth) };
-        let body = ResNet::new(&builder, config)?;
+        let config = BackboneConfig { norm, ..support::backbone(depth) };
+        let body = Trunk::new(&builder, &config)?;
         let fc = Linear::new(&builder.within("fc"), body.channels()[3], 1000)?;
         let params = builder.finish();
         fill(&params, weights);

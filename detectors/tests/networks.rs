@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::support::{CLASSES, bits, bits_of, build, each_detector, padded, padded_to, values};
 use candle_core::{Device, Tensor};
-use ckd_detectors::backbone::ResNetDepth;
+use ckd_detectors::backbone::BackboneConfig;
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::fcos::Fcos;
@@ -188,8 +188,7 @@ fn sizes_of_nothing_are_refused() {
     let with = |width, freeze_at| {
         let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
         for backbone in [&mut two.backbone, &mut one.backbone] {
-            let backbone = support::resnet(backbone);
-            (backbone.width, backbone.freeze_at) = (width, freeze_at);
+            *backbone = BackboneConfig { freeze_at, ..backbone.with_stem_channels(width) };
         }
         [two, one]
     };
@@ -222,7 +221,7 @@ fn what_is_computed_again_gives_the_same_gradients_and_moves_statistics_once() -
     for norm in [NormKind::Bn, NormKind::FrozenBn, NormKind::Gn] {
         let run = |recompute: [bool; 4]| -> Result<(Gradients, BTreeMap<String, Tensor>)> {
             let mut config = support::tiny_faster_rcnn(CLASSES);
-            let backbone = support::resnet(&mut config.backbone);
+            let backbone = &mut config.backbone;
             (backbone.norm, backbone.freeze_at, backbone.recompute) = (norm, 1, recompute);
             let detector = build(1, config)?;
             let losses = train(&detector, &scene(2), &[objects(), objects()])?;
@@ -257,8 +256,8 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
     };
     for freeze_at in 0..=5 {
         let mut config = support::tiny_retinanet(CLASSES);
-        support::resnet(&mut config.backbone).norm = NormKind::Bn;
-        support::resnet(&mut config.backbone).freeze_at = freeze_at;
+        config.backbone.norm = NormKind::Bn;
+        config.backbone.freeze_at = freeze_at;
         let detector = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?;
         let before = detector.params().snapshot()?;
         let pyramid = detector.pyramid(&scene(2), Mode::Train)?;
@@ -288,7 +287,7 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
 #[test]
 fn inference_moves_no_statistic() -> Result<()> {
     let mut config = support::tiny_retinanet(CLASSES);
-    support::resnet(&mut config.backbone).norm = NormKind::Bn;
+    config.backbone.norm = NormKind::Bn;
     let detector = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?;
     let before = bits(detector.params());
     detector.detect(&scene(2))?;
@@ -302,7 +301,7 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
     for norm in NORMS {
         for mode in [Mode::Inference, Mode::Train] {
             let mut config = support::tiny_faster_rcnn(CLASSES);
-            support::resnet(&mut config.backbone).norm = norm;
+            config.backbone.norm = norm;
             let teacher = FasterRcnn::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
             let before = bits(teacher.params());
             assert_eq!(teacher.params().trainable().count(), 0);
@@ -313,14 +312,14 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
             assert_eq!(bits(teacher.params()), before, "{norm:?} {mode:?}: parameters moved");
 
             let mut config = support::tiny_retinanet(CLASSES);
-            support::resnet(&mut config.backbone).norm = norm;
+            config.backbone.norm = norm;
             let teacher = RetinaNet::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
             let pyramid = teacher.pyramid(&images, mode)?;
             assert!(pyramid.iter().all(|level| !level.is_tracked()), "{norm:?} {mode:?}: pyramid");
             assert!(!teacher.anchor_logits(&pyramid)?.is_tracked(), "{norm:?} {mode:?}: logits");
 
             let mut config = support::tiny_fcos(CLASSES);
-            support::resnet(&mut config.backbone).norm = norm;
+            config.backbone.norm = norm;
             let teacher = Fcos::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
             assert_eq!(teacher.params().trainable().count(), 0);
             let pyramid = teacher.pyramid(&images, mode)?;
@@ -358,12 +357,12 @@ const NORMS: [NormKind; 3] = [NormKind::FrozenBn, NormKind::Bn, NormKind::Gn];
 
 #[test]
 fn every_norm_width_and_batch_trains() {
-    let widths = [(8, ResNetDepth::ResNet18), (24, ResNetDepth::ResNet50), (64, ResNetDepth::ResNet18)];
+    let widths = [(8, "resnet18"), (24, "resnet50"), (64, "resnet18")];
     for norm in NORMS {
         for (images, (width, depth)) in (1..=3).zip(widths) {
             each_detector(|name, mut config| {
-                let backbone = support::resnet(&mut config.backbone);
-                (backbone.norm, backbone.width, backbone.depth) = (norm, width, depth);
+                config.backbone =
+                    BackboneConfig { norm, ..support::backbone(depth).with_stem_channels(width) };
                 let place = format!("{name}, {norm:?}, {depth:?} of width {width}, {images} images");
                 let detector = build(1, config)?;
                 let batch = scene(images);
@@ -401,7 +400,7 @@ fn a_pyramid_has_the_strides_that_its_levels_name() {
 fn two_passes_have_the_same_gradients_bit_for_bit() {
     for norm in NORMS {
         each_detector(|name, mut config| {
-            support::resnet(&mut config.backbone).norm = norm;
+            config.backbone.norm = norm;
             // A real sample: its draws come from the step's own stream.
             let settings = &mut config.settings;
             (settings.rpn.batch_per_image, settings.roi.batch_per_image) = (64, 32);

@@ -8,21 +8,21 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::{CLASSES, bits, build, each_detector, values};
 use candle_core::Device;
 use ckd_detectors::Result;
-use ckd_detectors::backbone::{ResNet, ResNetDepth};
+use ckd_detectors::backbone::Trunk;
 use ckd_detectors::nn::NormKind;
 use ckd_detectors::param::{Builder, ParamStore};
 
 #[test]
 fn parameters_and_statistics_are_called_as_in_torchvision() -> Result<()> {
     for (model, want) in torchvision_names() {
-        let depth = ResNetDepth::ALL.into_iter().find(|depth| model.contains(depth.name()));
+        let depth = support::RESNETS.into_iter().find(|depth| model.contains(depth));
         let depth = depth.expect("a known trunk");
         let got = match model.split('_').next() {
             Some("fasterrcnn") => names(build(0, support::faster_rcnn(depth, 4))?.params()),
             Some("retinanet") => names(build(0, support::retinanet(depth, 5))?.params()),
             _ => {
                 let builder = Builder::new(0, &Device::Cpu);
-                ResNet::new(&builder, support::backbone(depth))?;
+                Trunk::new(&builder, &support::backbone(depth))?;
                 names(&builder.finish())
             }
         };
@@ -48,9 +48,9 @@ fn initial_values_follow_the_seed_and_the_name_alone() {
 fn another_layer_changes_no_initial_value() -> Result<()> {
     let (mut deeper, mut richer) = (support::tiny_retinanet(CLASSES), support::tiny_retinanet(CLASSES + 4));
     deeper.settings.retina.head_convs += 2;
-    support::resnet(&mut deeper.backbone).depth = ResNetDepth::ResNet34;
-    support::resnet(&mut richer.backbone).norm = NormKind::Bn;
-    support::resnet(&mut richer.backbone).freeze_at = 2;
+    deeper.backbone = support::backbone("resnet34").with_stem_channels(8);
+    richer.backbone.norm = NormKind::Bn;
+    richer.backbone.freeze_at = 2;
     let small = bits(build(1, support::tiny_retinanet(CLASSES))?.params());
     let deeper = bits(build(1, deeper)?.params());
     let richer = bits(build(1, richer)?.params());
@@ -65,11 +65,11 @@ fn another_layer_changes_no_initial_value() -> Result<()> {
 #[test]
 fn initial_values_follow_torchvisions_rules() -> Result<()> {
     let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
-    (support::resnet(&mut two.backbone).width, two.settings.fpn_channels) = (32, 64);
+    (two.backbone, two.settings.fpn_channels) = (two.backbone.with_stem_channels(32), 64);
     two.settings.roi.head_width = 64;
-    (support::resnet(&mut one.backbone).width, one.settings.fpn_channels) = (32, 64);
+    (one.backbone, one.settings.fpn_channels) = (one.backbone.with_stem_channels(32), 64);
     let mut points = support::tiny_fcos(CLASSES);
-    (support::resnet(&mut points.backbone).width, points.settings.fpn_channels) = (32, 64);
+    (points.backbone, points.settings.fpn_channels) = (points.backbone.with_stem_channels(32), 64);
     for config in [two, one, points] {
         let detector = build(5, config)?;
         let mut drawn = BTreeSet::new();
@@ -159,25 +159,25 @@ fn torchvision_names() -> BTreeMap<String, Names> {
         table["models"][model].as_array().expect("a list").iter().map(row).collect()
     };
     let mut models = BTreeMap::new();
-    for depth in ResNetDepth::ALL {
-        let mut trunk = rows(&format!("classifier_{}", depth.name()));
+    for depth in support::RESNETS {
+        let mut trunk = rows(&format!("classifier_{depth}"));
         trunk.retain(|(name, _)| !name.starts_with("fc."));
         let alike = match depth {
-            ResNetDepth::ResNet18 | ResNetDepth::ResNet34 => "resnet18",
-            ResNetDepth::ResNet50 | ResNetDepth::ResNet101 => "resnet50",
+            "resnet18" | "resnet34" => "resnet18",
+            _ => "resnet50",
         };
         for kind in ["fasterrcnn", "retinanet"] {
             let mut detector = rows(&format!("{kind}_{alike}_fpn"));
-            if alike != depth.name() {
+            if alike != depth {
                 detector.retain(|(name, _)| !name.starts_with("backbone.body."));
                 detector.extend(
                     trunk.iter().map(|(name, shape)| (format!("backbone.body.{name}"), shape.clone())),
                 );
                 detector.sort();
             }
-            models.insert(format!("{kind}_{}_fpn", depth.name()), detector);
+            models.insert(format!("{kind}_{depth}_fpn"), detector);
         }
-        models.insert(depth.name().to_owned(), trunk);
+        models.insert(depth.to_owned(), trunk);
     }
     models
 }

@@ -11,7 +11,7 @@ use crate::support::scene::{self, Scene};
 use crate::support::{Weights, fill, values};
 use candle_core::{Device, Tensor};
 use ckd_detectors::anchors::AnchorCorners;
-use ckd_detectors::backbone::{MobileNetV1, MobileNetV1Config, ResNetDepth, StrideIn};
+use ckd_detectors::backbone::{BackboneConfig, StrideIn, Trunk};
 use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::fcos::Fcos;
 use ckd_detectors::fpn::P6From;
@@ -28,7 +28,7 @@ use rand_chacha::ChaCha8Rng;
 
 #[test]
 fn faster_rcnn_v2_is_torchvisions() {
-    let mut config = support::faster_rcnn(ResNetDepth::ResNet50, 4);
+    let mut config = support::faster_rcnn("resnet50", 4);
     config.fpn_norm = HeadNorm::Bn;
     config.settings.rpn.head_convs = 2;
     config.settings.roi.head = RoiHead::FourConvFc;
@@ -37,7 +37,7 @@ fn faster_rcnn_v2_is_torchvisions() {
 
 #[test]
 fn retinanet_v2_is_torchvisions() {
-    let mut config = support::retinanet(ResNetDepth::ResNet50, 5);
+    let mut config = support::retinanet("resnet50", 5);
     let retina = &mut config.settings.retina;
     (retina.head_norm, retina.p6_from, retina.box_loss) = (HeadNorm::Gn, P6From::C5, BoxLoss::Giou);
     retinanet("detector/retinanet_v2", config);
@@ -46,7 +46,7 @@ fn retinanet_v2_is_torchvisions() {
 #[test]
 fn fcos_is_torchvisions() {
     with_case("detector/fcos", |case, weights| {
-        let config = scene::fcos(case, support::fcos(ResNetDepth::ResNet50, 5));
+        let config = scene::fcos(case, support::fcos("resnet50", 5));
         let detector = Fcos::new(Builder::new(0, &Device::Cpu), &config)?;
         fill(detector.params(), weights);
         let scene = Scene::of(case, 0);
@@ -70,8 +70,8 @@ fn fcos_is_torchvisions() {
 
 #[test]
 fn faster_rcnn_has_detectron2s_conventions() {
-    let mut config = support::faster_rcnn(ResNetDepth::ResNet50, 4);
-    support::resnet(&mut config.backbone).stride_in = StrideIn::First;
+    let mut config = support::faster_rcnn("resnet50", 4);
+    config.backbone.stride_in = StrideIn::First;
     let settings = &mut config.settings;
     settings.anchor_corners = AnchorCorners::Exact;
     (settings.roi.align, settings.roi.sampling_ratio) = (RoiAlign::Aligned, 0);
@@ -80,8 +80,8 @@ fn faster_rcnn_has_detectron2s_conventions() {
 
 #[test]
 fn retinanet_has_detectron2s_conventions() {
-    let mut config = support::retinanet(ResNetDepth::ResNet50, 5);
-    support::resnet(&mut config.backbone).stride_in = StrideIn::First;
+    let mut config = support::retinanet("resnet50", 5);
+    config.backbone.stride_in = StrideIn::First;
     config.settings.anchor_corners = AnchorCorners::Exact;
     let retina = &mut config.settings.retina;
     (retina.p6_from, retina.clip) = (P6From::C5, Clip::AfterNms);
@@ -90,13 +90,24 @@ fn retinanet_has_detectron2s_conventions() {
 
 #[test]
 fn mobilenet_v1_is_that_of_the_paper() {
-    with_case("trunk/mobilenet_v1", |case, weights| {
+    // The paper's 4.2 million are these and a classifier's 1,025,000.
+    trunk("mobilenet_v1", 3_206_976, 4);
+}
+
+#[test]
+fn resnext50_is_torchvisions() {
+    // torchvision's 25,028,904 are these and a classifier's.
+    trunk("resnext50_32x4d", 25_028_904 - 2_049_000, 2);
+}
+
+/// A trunk with so many weights, and the gradients of a sum over its finest `maps`.
+fn trunk(name: &str, weight_count: usize, maps: usize) {
+    with_case(&format!("trunk/{name}"), |case, weights| {
         let builder = Builder::new(0, &Device::Cpu);
-        let config = MobileNetV1Config { width_multiplier: 1.0, norm: NormKind::Bn, freeze_at: 0 };
-        let trunk = MobileNetV1::new(&builder.within("backbone"), config)?;
+        let config = BackboneConfig { norm: NormKind::Bn, ..support::backbone(name) };
+        let trunk = Trunk::new(&builder.within("backbone"), &config)?;
         let params = builder.finish();
-        // The paper's 4.2 million are these and a classifier's 1,025,000.
-        assert_eq!(params.weight_count(), 3_206_976);
+        assert_eq!(params.weight_count(), weight_count);
         let prefixed: Weights = weights
             .iter()
             .map(|(name, shape, v)| (format!("backbone.{name}"), shape.clone(), v.clone()))
@@ -110,7 +121,8 @@ fn mobilenet_v1_is_that_of_the_paper() {
             report.summary(&format!("c{stage}_summary"), map.tensor());
         }
         let mut sums = Vec::new();
-        for (map, stream) in trunk.forward(&x, Mode::Train)?.iter().zip(case.attr_usize("map_streams")..) {
+        let trained = trunk.forward(&x, Mode::Train)?;
+        for (map, stream) in trained[..maps].iter().zip(case.attr_usize("map_streams")..) {
             let count: usize = map.dims().iter().product();
             let factors = golden::tensor(stream as u64, count, 1.0, 0.0);
             let factors = Tensor::from_vec(factors, map.dims(), &Device::Cpu)?;

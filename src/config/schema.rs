@@ -72,9 +72,8 @@ impl Config {
         }
         self.run.check_comparison(&self.distill, check);
         let backbone = self.student.network.backbone;
-        let is_mobile = matches!(backbone, Backbone::MobileNetV1 | Backbone::MobileNetV2);
         check.that(
-            !is_mobile || self.run.engine.recompute.is_empty(),
+            backbone.is_residual() || self.run.engine.recompute.is_empty(),
             "engine.recompute",
             format!("names stages of a ResNet, but the student's backbone is {backbone}"),
             "leave it out",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use ckd_detectors::backbone::{Backbone, Recognised};
 use ckd_detectors::classifier::Architecture;
 use toml::Value;
 
@@ -21,22 +22,10 @@ pub(super) struct Structure {
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Trunk {
-    ResNet {
-        name: &'static str,
-        width: usize,
-        bottlenecks: bool,
-    },
-    MobileNetV1 {
-        width: usize,
-    },
-    MobileNetV2 {
-        width: usize,
-    },
+    /// A detector's trunk, or an ImageNet classifier's.
+    Backbone { backbone: Backbone, stem_channels: usize },
     /// A whole classifier of small images.
-    Classifier {
-        architecture: Architecture,
-        classes: usize,
-    },
+    Classifier { architecture: Architecture, classes: usize },
 }
 
 #[derive(Debug)]
@@ -75,8 +64,8 @@ impl Structure {
             ckd_detectors::Error::Invalid { reason, .. } => reason,
             other => other.to_string(),
         })?;
-        let trunk = match small {
-            Some((architecture, classes)) => Trunk::Classifier { architecture, classes },
+        let (trunk, first_norm) = match small {
+            Some((architecture, classes)) => (Trunk::Classifier { architecture, classes }, "bn1".to_owned()),
             None => tensors.trunk(body)?,
         };
         let pyramid = tensors.size("backbone.fpn.inner_blocks.0.0.weight", 0);
@@ -87,13 +76,13 @@ impl Structure {
         Ok(Self {
             trunk,
             family,
-            norm: tensors.trunk_norm(body),
+            norm: tensors.norm(&first_norm).unwrap_or("frozen_bn"),
             pyramid: pyramid.map(|width| (width, tensors.norm("backbone.fpn.inner_blocks.0.1"))),
         })
     }
 
     pub(super) fn has_bottlenecks(&self) -> bool {
-        matches!(self.trunk, Trunk::ResNet { bottlenecks: true, .. })
+        matches!(self.trunk, Trunk::Backbone { backbone, .. } if backbone.has_bottlenecks())
     }
 
     pub(super) fn has_frozen_norms(&self) -> bool {
@@ -103,9 +92,7 @@ impl Structure {
     /// torchvision's name for it, or one made the same way.
     pub(super) fn name(&self) -> String {
         let trunk = match self.trunk {
-            Trunk::ResNet { name, .. } => name.to_owned(),
-            Trunk::MobileNetV1 { .. } => "mobilenet_v1".to_owned(),
-            Trunk::MobileNetV2 { .. } => "mobilenet_v2".to_owned(),
+            Trunk::Backbone { backbone, .. } => backbone.name().to_owned(),
             Trunk::Classifier { architecture, .. } => architecture.name().to_owned(),
         };
         let version = |is_v2: bool| if is_v2 { "_v2" } else { "" };
@@ -123,14 +110,11 @@ impl Structure {
     pub(super) fn settings(&self) -> Vec<(&'static str, Value)> {
         let count = |count: usize| Value::Integer(count as i64);
         let mut settings: Vec<(&'static str, Value)> = Vec::new();
-        let (backbone, width) = match self.trunk {
-            Trunk::ResNet { name, width, .. } => (name, (width != 64).then_some(width)),
-            Trunk::MobileNetV1 { width } => ("mobilenet_v1", (width != 32).then_some(width)),
-            Trunk::MobileNetV2 { width } => ("mobilenet_v2", (width != 32).then_some(width)),
-            Trunk::Classifier { .. } => return settings,
-        };
-        settings.push(("student.backbone", backbone.into()));
-        settings.extend(width.map(|width| ("student.width", count(width))));
+        let Trunk::Backbone { backbone, stem_channels } = self.trunk else { return settings };
+        settings.push(("student.backbone", backbone.name().into()));
+        if stem_channels != backbone.stem_channels() {
+            settings.push(("student.width", count(stem_channels)));
+        }
         settings.push(("student.norm", self.norm.into()));
         if let Some((width, norm)) = self.pyramid {
             settings.push(("detector.fpn_channels", count(width)));
@@ -198,23 +182,15 @@ impl Tensors<'_> {
         })
     }
 
-    fn trunk_norm(&self, body: &str) -> &'static str {
-        let first = ["bn1", "0.1", "features.0.1"];
-        first.iter().find_map(|layer| self.norm(&format!("{body}{layer}"))).unwrap_or("frozen_bn")
-    }
-
-    fn trunk(&self, body: &str) -> Result<Trunk, String> {
-        if let Some(width) = self.size(&format!("{body}conv1.weight"), 0) {
-            return self.resnet(body, width);
+    /// The trunk in the layer `body`, and its first norm.
+    fn trunk(&self, body: &str) -> Result<(Trunk, String), String> {
+        let shape = |name: &str| Some(self.by_name.get(&format!("{body}{name}"))?.dims().to_vec());
+        if let Some(found) = Backbone::recognise(shape) {
+            let Recognised { backbone, stem_channels, first_norm, .. } = found;
+            return Ok((Trunk::Backbone { backbone, stem_channels }, format!("{body}{first_norm}")));
         }
-        for features in [body.to_owned(), format!("{body}features.")] {
-            let all =
-                |layers: [&str; 2]| layers.iter().all(|layer| self.has(&format!("{features}{layer}.weight")));
-            match self.size(&format!("{features}0.0.weight"), 0) {
-                Some(width) if all(["1.conv.0.0", "18.0"]) => return Ok(Trunk::MobileNetV2 { width }),
-                Some(width) if all(["1.3", "13.3"]) => return Ok(Trunk::MobileNetV1 { width }),
-                _ => {}
-            }
+        if self.has(&format!("{body}conv1.weight")) {
+            return Err(self.unknown_resnet(body));
         }
         let some: Vec<&str> = self.by_name.keys().take(3).map(String::as_str).collect();
         Err(format!(
@@ -225,24 +201,16 @@ impl Tensors<'_> {
         ))
     }
 
-    fn resnet(&self, body: &str, width: usize) -> Result<Trunk, String> {
-        let blocks: Vec<usize> = (1..=4)
-            .map(|stage| self.count(|block| format!("{body}layer{stage}.{block}.conv1.weight")))
-            .collect();
+    fn unknown_resnet(&self, body: &str) -> String {
+        let count = |stage| self.count(|block| format!("{body}layer{stage}.{block}.conv1.weight"));
+        let blocks = [1, 2, 3, 4].map(count);
         let bottlenecks = self.has(&format!("{body}layer1.0.conv3.weight"));
-        let name = match (blocks.as_slice(), bottlenecks) {
-            ([2, 2, 2, 2], false) => "resnet18",
-            ([3, 4, 6, 3], false) => "resnet34",
-            ([3, 4, 6, 3], true) => "resnet50",
-            ([3, 4, 23, 3], true) => "resnet101",
-            _ => {
-                return Err(format!(
-                    "it is a ResNet with {blocks:?} blocks{}, which is none of resnet18, 34, 50 and 101",
-                    if bottlenecks { " of three convolutions" } else { "" }
-                ));
-            }
-        };
-        Ok(Trunk::ResNet { name, width, bottlenecks })
+        let known = Backbone::all().filter(|backbone| backbone.is_residual()).map(Backbone::name);
+        format!(
+            "it is a ResNet with {blocks:?} blocks{}, which is none of {}",
+            if bottlenecks { " of three convolutions" } else { "" },
+            known.collect::<Vec<_>>().join(", ")
+        )
     }
 
     fn family(&self, pyramid: usize) -> Result<Family, String> {

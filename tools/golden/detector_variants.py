@@ -5,7 +5,8 @@
 `fasterrcnn_v2`, `retinanet_v2` and `fcos` are torchvision's own builders. The `detectron2_*` cases are torchvision's
 detectors with Detectron2's conventions put in (its source read, not run): the stride of a bottleneck in its
 first 1x1, anchors that are not rounded, with strides 4, 8, 16, ..., aligned RoIAlign with adaptive sampling and
-no epsilon in the level of a RoI, P6 of C5, clipping after suppression. `mobilenet_v1` is written here.
+no epsilon in the level of a RoI, P6 of C5, clipping after suppression. `mobilenet_v1` is written here;
+`resnext50_32x4d` is torchvision's.
 
 Weights and images follow from the generator of the golden files (`tests/golden/lib.rs`), so that neither is
 stored. float64 runs, stored as f32; tolerances are 5 to 20 times the error of PyTorch's own f32 run, or a floor.
@@ -25,6 +26,7 @@ from torchvision.models.detection import FasterRCNN, RetinaNet, fcos_resnet50_fp
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign, batched_nms, clip_boxes_to_image, roi_align
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
@@ -517,23 +519,44 @@ class MobileNetV1(nn.Sequential):
         return maps
 
 
+class ResNeXt50(IntermediateLayerGetter):
+    """The maps of torchvision's `resnext50_32x4d` after layer1 to layer4."""
+
+    def __init__(self):
+        super().__init__(torchvision.models.resnext50_32x4d(weights=None), {f"layer{i}": str(i) for i in (1, 2, 3, 4)})
+
+    def forward(self, x):
+        return list(super().forward(x).values())
+
+
 def mobilenet_case():
-    name, base, shape = "trunk/mobilenet_v1", 2_550_000, (2, 3, 75, 101)
     gradients = ["0.0.weight", "0.1.bias", "1.0.weight", "2.3.weight", "6.0.weight", "12.1.weight", "13.3.weight"]
     statistics = ["0.1.running_mean", "7.1.running_var", "13.4.running_mean"]
-    state = weights(MobileNetV1(), base, {})
+    return trunk_case("trunk/mobilenet_v1", 2_550_000, MobileNetV1, gradients, statistics)
+
+
+def resnext_case():
+    gradients = ["conv1.weight", "layer1.0.conv2.weight", "layer2.0.conv2.weight", "layer2.3.conv2.weight"]
+    gradients += ["layer2.0.downsample.0.weight", "layer2.3.bn3.weight"]
+    statistics = ["bn1.running_mean", "layer2.0.bn2.running_var", "layer2.3.bn3.running_mean"]
+    # Gradients from the coarser maps are rounding noise in float32: norms over a dozen numbers, one behind the other.
+    return trunk_case("trunk/resnext50_32x4d", 2_570_000, ResNeXt50, gradients, statistics, maps=2)
+
+
+def trunk_case(name, base, build, gradients, statistics, maps=4):
+    shape = (2, 3, 75, 101)
+    state = weights(build(), base, {})
 
     def run(dtype):
         out, x = {}, tensor(base + 9_000, shape, 1.0, 0.0).to(dtype)
-        model = MobileNetV1()
+        model = build()
         model.load_state_dict({k: v.clone() for k, v in state.items()}, strict=False)
         model.to(dtype).eval()
         with torch.no_grad():
             for stage, level in zip((2, 3, 4, 5), model(x)):
                 out[f"c{stage}_summary"] = summary(level)
-        maps = model.train()(x)
         loss = 0.0
-        for k, level in enumerate(maps):
+        for k, level in enumerate(model.train()(x)[:maps]):
             g = tensor(base + 9_001 + k, level.shape, 1.0, 0.0).to(dtype)
             loss = loss + (level * g).sum() / math.sqrt(level.numel())
         out["loss"] = loss.detach()
@@ -542,8 +565,8 @@ def mobilenet_case():
             if key in gradients:
                 out[f"gradnorm:{key}"] = p.grad.double().norm()
                 out[f"gradfirst8:{key}"] = p.grad.flatten()[:8]
-        total = sum(float((p.grad.double() ** 2).sum()) for p in model.parameters())
-        out["gradnorm_all"] = torch.tensor(math.sqrt(total), dtype=torch.float64)
+        squares = (float((p.grad.double() ** 2).sum()) for p in model.parameters() if p.grad is not None)
+        out["gradnorm_all"] = torch.tensor(math.sqrt(sum(squares)), dtype=torch.float64)
         for key in statistics:
             out[f"new:{key}"] = model.state_dict()[key][:16]
         return out
@@ -601,7 +624,7 @@ def main(target, wanted):
     cases, tensors = read(target) if wanted else ([], {})
     cases = [entry for entry in cases if entry["name"] not in wanted]
     tensors = {key: value for key, value in tensors.items() if key.rsplit("/", 1)[0] not in wanted}
-    makers = {"trunk/mobilenet_v1": mobilenet_case}
+    makers = {"trunk/mobilenet_v1": mobilenet_case, "trunk/resnext50_32x4d": resnext_case}
     makers |= {entry[0]: lambda entry=entry: detector_case(*copy.deepcopy(entry)) for entry in DETECTORS}
     for name, make in makers.items():
         if wanted and name not in wanted:

@@ -1,72 +1,91 @@
 //! Networks that turn an image into feature maps of falling resolution.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `registry` | [`Backbone`]: every trunk by its name |
+//! | `plan` | [`Plan`]: a trunk's layers as data |
+//! | `trunk` | [`Trunk`]: the network that a plan describes |
+//! | `resnet`, `mobilenet_v1`, `mobilenet_v2` | the plans |
+//!
+//! A new backbone is a file with its plan and a row of the registry. Building, training, frozen stages, recognition of its
+//! weights and the ONNX graph follow from these.
 
 mod mobilenet_v1;
 mod mobilenet_v2;
+pub mod plan;
+mod registry;
 mod resnet;
+mod trunk;
 
-use ckd_kernels::Value;
+pub use plan::Plan;
+pub use registry::{Backbone, ClassifierLayers, Recognised};
+pub use trunk::Trunk;
 
-use crate::Result;
-use crate::nn::Mode;
-use crate::param::Builder;
+use ckd_settings::choices;
 
-pub use mobilenet_v1::{MobileNetV1, MobileNetV1Config};
-pub use mobilenet_v2::{MobileNetV2, MobileNetV2Config};
-pub use resnet::{ResNet, ResNetConfig, ResNetDepth, ResNetStages, StrideIn};
+use crate::nn::NormKind;
+use crate::{Error, Result};
 
-/// Which trunk.
+choices! {
+    /// Which convolution of a bottleneck halves the resolution.
+    pub enum StrideIn {
+        /// The 3x3 in the middle: torchvision's ResNets, and MMDetection's of style "pytorch".
+        Middle = "3x3",
+        /// The first 1x1: the original ResNets (He et al. 2016), Detectron2's and MMDetection's "caffe".
+        First = "1x1",
+    }
+}
+
+/// Settings of a trunk.
 #[derive(Debug, Clone, Copy)]
-pub enum BackboneConfig {
-    /// A residual network.
-    ResNet(ResNetConfig),
-    /// A network of separable convolutions.
-    MobileNetV1(MobileNetV1Config),
-    /// A network of inverted residuals.
-    MobileNetV2(MobileNetV2Config),
+pub struct BackboneConfig {
+    /// The network.
+    pub backbone: Backbone,
+    /// Factor of all channels; the published networks have 1. MobileNetV2 rounds channels to multiples of 8.
+    pub width_multiplier: f64,
+    /// Blocks of each residual stage; `None`: the published numbers.
+    pub blocks: Option<usize>,
+    /// Normalisation.
+    pub norm: NormKind,
+    /// Which convolution of a bottleneck halves the resolution; other blocks do it in their 3x3.
+    pub stride_in: StrideIn,
+    /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and stage 1, ... 5 all.
+    pub freeze_at: usize,
+    /// Which of stages 1 to 4 keep no activations: the walk back computes them again (Chen et al. 2016,
+    /// arXiv 1604.06174).
+    pub recompute: [bool; 4],
 }
 
-/// The trunk of a detector.
-#[derive(Debug)]
-pub enum Backbone {
-    /// A residual network.
-    ResNet(ResNet),
-    /// A network of separable convolutions.
-    MobileNetV1(MobileNetV1),
-    /// A network of inverted residuals.
-    MobileNetV2(MobileNetV2),
-}
+impl BackboneConfig {
+    /// The published network with frozen batch norms, all of it trained.
+    pub fn new(backbone: Backbone) -> Self {
+        Self {
+            backbone,
+            width_multiplier: 1.0,
+            blocks: None,
+            norm: NormKind::FrozenBn,
+            stride_in: StrideIn::Middle,
+            freeze_at: 0,
+            recompute: [false; 4],
+        }
+    }
 
-impl Backbone {
-    /// Builds the trunk in `builder`'s layer, with torchvision's names.
+    /// The same network with `channels` in its first layer.
+    #[must_use]
+    pub fn with_stem_channels(self, channels: usize) -> Self {
+        Self { width_multiplier: channels as f64 / self.backbone.stem_channels() as f64, ..self }
+    }
+
+    /// Layers of the trunk.
     ///
     /// # Errors
-    /// If its width is nothing, or more stages are frozen than there are.
-    pub fn new(builder: &Builder, config: BackboneConfig) -> Result<Self> {
-        Ok(match config {
-            BackboneConfig::ResNet(config) => Self::ResNet(ResNet::new(builder, config)?),
-            BackboneConfig::MobileNetV1(config) => Self::MobileNetV1(MobileNetV1::new(builder, config)?),
-            BackboneConfig::MobileNetV2(config) => Self::MobileNetV2(MobileNetV2::new(builder, config)?),
-        })
-    }
-
-    /// Channels of the four maps that [`forward`](Self::forward) gives.
-    pub fn channels(&self) -> [usize; 4] {
-        match self {
-            Self::ResNet(trunk) => trunk.channels(),
-            Self::MobileNetV1(trunk) => trunk.channels(),
-            Self::MobileNetV2(trunk) => trunk.channels(),
+    /// If the width multiplier is not a positive number.
+    pub fn plan(&self) -> Result<Plan> {
+        let width_multiplier = self.width_multiplier;
+        if !(width_multiplier > 0.0 && width_multiplier.is_finite()) {
+            let reason = format!("a width multiplier of {width_multiplier}, which must be above 0");
+            return Err(Error::Invalid { part: "backbone", reason });
         }
-    }
-
-    /// The maps C2 to C5, at strides 4, 8, 16 and 32.
-    ///
-    /// # Shapes
-    /// (N, 3, H, W) to `(N, channels()[i], H / 2^(i+2), W / 2^(i+2))`, rounded up.
-    pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
-        match self {
-            Self::ResNet(trunk) => trunk.forward(x, mode),
-            Self::MobileNetV1(trunk) => trunk.forward(x, mode),
-            Self::MobileNetV2(trunk) => trunk.forward(x, mode),
-        }
+        self.backbone.plan(self)
     }
 }

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use ckd_settings::{Diagnostic, Node, Read, unknown_word};
 
-use super::resnet::ResNetTail;
+use super::imagenet::TrunkTail;
 use super::{
-    Behind, CifarResNetConfig, MobileNetV1Classifier, MobileNetV2Classifier, Network, ResNetClassifier,
-    ResNetClassifierConfig, ShortcutOption, Tail, Vgg, VggConfig, WideResNetConfig, cifar_mobilenet_v2,
-    cifar_resnet, cifar_resnet50, shufflenet_v1, shufflenet_v2, wide_resnet,
+    Behind, CifarResNetConfig, Network, ShortcutOption, Tail, TrunkClassifier, TrunkClassifierConfig, Vgg,
+    VggConfig, WideResNetConfig, cifar_mobilenet_v2, cifar_resnet, cifar_resnet50, shufflenet_v1,
+    shufflenet_v2, wide_resnet,
 };
-use crate::backbone::{ResNetConfig, ResNetDepth, StrideIn};
+use crate::backbone::{Backbone, BackboneConfig};
 use crate::nn::NormKind;
 use crate::param::Builder;
 use crate::{Error, Result};
@@ -25,16 +25,22 @@ pub struct Architecture {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    CifarResNet { depth: usize, widths: [usize; 4], shortcut: ShortcutOption },
+    CifarResNet {
+        depth: usize,
+        widths: [usize; 4],
+        shortcut: ShortcutOption,
+    },
     CifarResNet50,
-    WideResNet { depth: usize, widen: usize },
+    WideResNet {
+        depth: usize,
+        widen: usize,
+    },
     Vgg([usize; 5]),
     CifarMobileNetV2,
     ShuffleNetV1,
     ShuffleNetV2,
-    ResNet(ResNetDepth),
-    MobileNetV1,
-    MobileNetV2,
+    /// The [`Backbone`] of the same name.
+    Trunk,
 }
 
 const fn cifar(name: &'static str, depth: usize, widths: [usize; 4]) -> Architecture {
@@ -85,12 +91,12 @@ impl Architecture {
         other("cifar_mobilenet_v2", Kind::CifarMobileNetV2),
         other("shufflenet_v1", Kind::ShuffleNetV1),
         other("shufflenet_v2", Kind::ShuffleNetV2),
-        other("resnet18", Kind::ResNet(ResNetDepth::ResNet18)),
-        other("resnet34", Kind::ResNet(ResNetDepth::ResNet34)),
-        other("resnet50", Kind::ResNet(ResNetDepth::ResNet50)),
-        other("resnet101", Kind::ResNet(ResNetDepth::ResNet101)),
-        other("mobilenet_v1", Kind::MobileNetV1),
-        other("mobilenet_v2", Kind::MobileNetV2),
+        other("resnet18", Kind::Trunk),
+        other("resnet34", Kind::Trunk),
+        other("resnet50", Kind::Trunk),
+        other("resnet101", Kind::Trunk),
+        other("mobilenet_v1", Kind::Trunk),
+        other("mobilenet_v2", Kind::Trunk),
     ];
 
     /// Its name.
@@ -158,12 +164,8 @@ impl Architecture {
     pub fn stages(self) -> usize {
         match self.kind {
             Kind::CifarResNet { .. } | Kind::WideResNet { .. } | Kind::ShuffleNetV1 | Kind::ShuffleNetV2 => 3,
-            Kind::CifarResNet50
-            | Kind::Vgg(_)
-            | Kind::CifarMobileNetV2
-            | Kind::ResNet(_)
-            | Kind::MobileNetV1
-            | Kind::MobileNetV2 => 4,
+            Kind::CifarResNet50 | Kind::Vgg(_) | Kind::CifarMobileNetV2 => 4,
+            Kind::Trunk => self.trunk().levels().len(),
         }
     }
 
@@ -174,9 +176,9 @@ impl Architecture {
             | Kind::CifarResNet50
             | Kind::WideResNet { .. }
             | Kind::ShuffleNetV1
-            | Kind::ShuffleNetV2
-            | Kind::ResNet(_) => true,
-            Kind::Vgg(_) | Kind::CifarMobileNetV2 | Kind::MobileNetV1 | Kind::MobileNetV2 => false,
+            | Kind::ShuffleNetV2 => true,
+            Kind::Trunk => self.trunk().is_residual(),
+            Kind::Vgg(_) | Kind::CifarMobileNetV2 => false,
         }
     }
 
@@ -202,11 +204,10 @@ impl Architecture {
             }
             Kind::ShuffleNetV1 => Box::new(shufflenet_v1::tail(builder, classes, behind)?),
             Kind::ShuffleNetV2 => Box::new(shufflenet_v2::tail(builder, classes, behind)?),
-            Kind::ResNet(depth) => {
-                let config = ResNetClassifierConfig { backbone: imagenet(depth), classes };
-                Box::new(ResNetTail::new(builder, config, behind)?)
+            Kind::Trunk if self.has_branches() => {
+                Box::new(TrunkTail::new(builder, self.of_trunk(classes), behind)?)
             }
-            Kind::Vgg(_) | Kind::CifarMobileNetV2 | Kind::MobileNetV1 | Kind::MobileNetV2 => {
+            Kind::Vgg(_) | Kind::CifarMobileNetV2 | Kind::Trunk => {
                 return refuse(format!("{self} has no branches"));
             }
         })
@@ -230,13 +231,17 @@ impl Architecture {
             Kind::CifarMobileNetV2 => Box::new(cifar_mobilenet_v2(builder, classes)?),
             Kind::ShuffleNetV1 => Box::new(shufflenet_v1::shufflenet_v1(builder, classes)?),
             Kind::ShuffleNetV2 => Box::new(shufflenet_v2::shufflenet_v2(builder, classes)?),
-            Kind::ResNet(depth) => {
-                let config = ResNetClassifierConfig { backbone: imagenet(depth), classes };
-                Box::new(ResNetClassifier::new(builder, config)?)
-            }
-            Kind::MobileNetV1 => Box::new(MobileNetV1Classifier::new(builder, classes)?),
-            Kind::MobileNetV2 => Box::new(MobileNetV2Classifier::new(builder, classes)?),
+            Kind::Trunk => Box::new(TrunkClassifier::new(builder, self.of_trunk(classes))?),
         })
+    }
+
+    fn trunk(self) -> Backbone {
+        self.name.parse().expect("the registry of backbones has the same name")
+    }
+
+    fn of_trunk(self, classes: usize) -> TrunkClassifierConfig {
+        let backbone = BackboneConfig { norm: NormKind::Bn, ..BackboneConfig::new(self.trunk()) };
+        TrunkClassifierConfig { backbone, classes }
     }
 }
 
@@ -244,17 +249,6 @@ fn unknown<T>(described: &str) -> Result<T> {
     let names: Vec<&str> = Architecture::ALL.iter().map(|known| known.name).collect();
     let reason = format!("it is {described}, which is none of {}", names.join(", "));
     Err(Error::Invalid { part: "classifier", reason })
-}
-
-fn imagenet(depth: ResNetDepth) -> ResNetConfig {
-    ResNetConfig {
-        depth,
-        width: 64,
-        norm: NormKind::Bn,
-        stride_in: StrideIn::Middle,
-        freeze_at: 0,
-        recompute: [false; 4],
-    }
 }
 
 impl fmt::Display for Architecture {

@@ -5,7 +5,7 @@
 //! | `architecture` | [`Architecture`]: every network by its name |
 //! | `cifar_resnet`, `cifar_resnet50` | the ResNets for 32x32 pixels |
 //! | `wide_resnet`, `vgg`, `cifar_mobilenet`, `shufflenet_v1`, `shufflenet_v2` | the other networks for 32x32 pixels |
-//! | `resnet`, `mobilenet` | the networks for ImageNet |
+//! | `imagenet` | the networks for ImageNet: those whose trunks detectors have |
 //! | [`Tail`] | the last stages of a network, or a branch of it |
 //! | `stages` | [`Staged`]: a stem, blocks in stages, a linear layer; most of them are that |
 //! | `layers`, `channels` | what they are made of, beyond [`nn`](crate::nn) |
@@ -19,10 +19,9 @@ mod channels;
 mod cifar_mobilenet;
 mod cifar_resnet;
 mod cifar_resnet50;
+mod imagenet;
 mod layers;
 mod loss;
-mod mobilenet;
-mod resnet;
 mod shufflenet_v1;
 mod shufflenet_v2;
 mod stages;
@@ -33,9 +32,8 @@ pub use architecture::Architecture;
 pub use cifar_mobilenet::cifar_mobilenet_v2;
 pub use cifar_resnet::{CifarResNetConfig, ShortcutOption, cifar_resnet};
 pub use cifar_resnet50::cifar_resnet50;
+pub use imagenet::{TrunkClassifier, TrunkClassifierConfig};
 pub use loss::smoothed_cross_entropy;
-pub use mobilenet::{MobileNetV1Classifier, MobileNetV2Classifier};
-pub use resnet::{ResNetClassifier, ResNetClassifierConfig};
 pub use shufflenet_v1::shufflenet_v1;
 pub use shufflenet_v2::shufflenet_v2;
 pub use stages::Staged;

@@ -14,7 +14,7 @@ use ckd_settings::{Check, section};
 use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
-use crate::backbone::Backbone;
+use crate::backbone::Trunk;
 use crate::box_coder::PointCoder;
 use crate::boxes::Xyxy;
 use crate::dense::{anchors_per_cell, flat, per_anchor};
@@ -72,7 +72,7 @@ impl FcosSettings {
 /// FCOS network.
 #[derive(Debug)]
 pub struct Fcos {
-    body: Backbone,
+    body: Trunk,
     fpn: Fpn,
     classification: Tower,
     class_logits: Conv2d,
@@ -126,7 +126,7 @@ impl Fcos {
     pub fn new(builder: Builder, config: &DetectorConfig) -> Result<Self> {
         Error::unless_positive("head", &[("classes", config.classes)])?;
         let backbone = builder.within("backbone");
-        let body = Backbone::new(&backbone.within("body"), config.backbone)?;
+        let body = Trunk::new(&backbone.within("body"), &config.backbone)?;
         let (width, settings) = (config.settings.fpn_channels, &config.settings.fcos);
         let extra = ExtraLevels::P6P7(settings.p6_from);
         let inputs = &body.channels()[1..];

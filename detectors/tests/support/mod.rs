@@ -9,18 +9,17 @@ use std::collections::BTreeMap;
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::anchors::AnchorCorners;
-use ckd_detectors::backbone::{
-    BackboneConfig, MobileNetV1Config, MobileNetV2Config, ResNetConfig, ResNetDepth, StrideIn,
-};
+use ckd_detectors::backbone::{BackboneConfig, Trunk};
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::fpn::P6From;
 use ckd_detectors::images::{Images, Normalization};
-use ckd_detectors::nn::{HeadNorm, NormKind};
+use ckd_detectors::nn::{HeadNorm, Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::postprocess::Clip;
 use ckd_detectors::retinanet::BoxLoss;
 use ckd_detectors::roi_heads::{RoiAlign, RoiHead};
 use ckd_detectors::settings::{Architecture, DetectorSettings};
+use ckd_kernels::Value;
 
 /// Names, shapes and values of a network's parameters, in the order of the names.
 pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
@@ -28,39 +27,43 @@ pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
 /// A sample so large that everything fits: nothing is left to chance.
 const EVERYTHING: usize = 1_000_000;
 
-pub fn backbone(depth: ResNetDepth) -> ResNetConfig {
-    ResNetConfig {
-        depth,
-        width: 64,
-        norm: NormKind::FrozenBn,
-        stride_in: StrideIn::Middle,
-        freeze_at: 0,
-        recompute: [false; 4],
-    }
+/// The ResNets with golden values.
+pub const RESNETS: [&str; 4] = ["resnet18", "resnet34", "resnet50", "resnet101"];
+
+/// The published trunk.
+pub fn backbone(name: &str) -> BackboneConfig {
+    BackboneConfig::new(name.parse().expect("a backbone"))
 }
 
-/// The settings of a backbone that is a ResNet.
-pub fn resnet(backbone: &mut BackboneConfig) -> &mut ResNetConfig {
-    match backbone {
-        BackboneConfig::ResNet(config) => config,
-        BackboneConfig::MobileNetV1(_) | BackboneConfig::MobileNetV2(_) => panic!("not a ResNet"),
-    }
+/// A trunk of a quarter of the width that trains in milliseconds.
+pub fn tiny(name: &str, norm: NormKind, freeze_at: usize) -> BackboneConfig {
+    BackboneConfig { width_multiplier: 0.25, norm, freeze_at, ..backbone(name) }
+}
+
+/// The result of each numbered layer of a MobileNet: `features.0`, `features.1`, ...
+pub fn layers(trunk: &Trunk, x: &Value) -> Result<BTreeMap<usize, Value>> {
+    let mut layers = BTreeMap::new();
+    trunk.each_step(x, Mode::Inference, |step, map| {
+        let index = step.name().and_then(|name| name.split('.').next()).and_then(|index| index.parse().ok());
+        layers.insert(index.expect("a numbered layer"), map.clone());
+    })?;
+    Ok(layers)
 }
 
 /// A MobileNetV2 that trains in milliseconds.
 pub fn tiny_mobilenet(norm: NormKind, freeze_at: usize) -> BackboneConfig {
-    BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier: 0.25, norm, freeze_at })
+    tiny("mobilenet_v2", norm, freeze_at)
 }
 
 /// A MobileNetV1 that trains in milliseconds.
 pub fn tiny_mobilenet_v1(norm: NormKind, freeze_at: usize) -> BackboneConfig {
-    BackboneConfig::MobileNetV1(MobileNetV1Config { width_multiplier: 0.25, norm, freeze_at })
+    tiny("mobilenet_v1", norm, freeze_at)
 }
 
 /// torchvision's defaults.
-fn detector(architecture: Architecture, depth: ResNetDepth, classes: usize) -> DetectorConfig {
+fn detector(architecture: Architecture, depth: &str, classes: usize) -> DetectorConfig {
     DetectorConfig {
-        backbone: BackboneConfig::ResNet(backbone(depth)),
+        backbone: backbone(depth),
         fpn_norm: HeadNorm::None,
         classes,
         normalization: Normalization::default(),
@@ -69,7 +72,7 @@ fn detector(architecture: Architecture, depth: ResNetDepth, classes: usize) -> D
 }
 
 /// torchvision's defaults, but for the sampling.
-pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> DetectorConfig {
+pub fn faster_rcnn(depth: &str, classes: usize) -> DetectorConfig {
     let mut config = detector(Architecture::FasterRcnn, depth, classes);
     let (rpn, roi) = (&mut config.settings.rpn, &mut config.settings.roi);
     (rpn.batch_per_image, roi.batch_per_image) = (EVERYTHING, EVERYTHING);
@@ -78,19 +81,19 @@ pub fn faster_rcnn(depth: ResNetDepth, classes: usize) -> DetectorConfig {
 }
 
 /// torchvision's defaults.
-pub fn retinanet(depth: ResNetDepth, classes: usize) -> DetectorConfig {
+pub fn retinanet(depth: &str, classes: usize) -> DetectorConfig {
     detector(Architecture::RetinaNet, depth, classes)
 }
 
 /// torchvision's defaults.
-pub fn fcos(depth: ResNetDepth, classes: usize) -> DetectorConfig {
+pub fn fcos(depth: &str, classes: usize) -> DetectorConfig {
     detector(Architecture::Fcos, depth, classes)
 }
 
 /// A Faster R-CNN that trains in milliseconds.
 pub fn tiny_faster_rcnn(classes: usize) -> DetectorConfig {
-    let mut config = faster_rcnn(ResNetDepth::ResNet18, classes);
-    resnet(&mut config.backbone).width = 8;
+    let mut config = faster_rcnn("resnet18", classes);
+    config.backbone = config.backbone.with_stem_channels(8);
     let settings = &mut config.settings;
     (settings.fpn_channels, settings.roi.head_width) = (16, 32);
     (settings.rpn.post_nms_top_n_train, settings.rpn.post_nms_top_n_test) = (50, 50);
@@ -99,8 +102,8 @@ pub fn tiny_faster_rcnn(classes: usize) -> DetectorConfig {
 
 /// A RetinaNet that trains in milliseconds; its threshold lets detections through before any training.
 pub fn tiny_retinanet(classes: usize) -> DetectorConfig {
-    let mut config = retinanet(ResNetDepth::ResNet18, classes);
-    resnet(&mut config.backbone).width = 8;
+    let mut config = retinanet("resnet18", classes);
+    config.backbone = config.backbone.with_stem_channels(8);
     config.settings.fpn_channels = 16;
     let retina = &mut config.settings.retina;
     (retina.head_convs, retina.score_threshold) = (2, 0.001);
@@ -109,8 +112,8 @@ pub fn tiny_retinanet(classes: usize) -> DetectorConfig {
 
 /// An FCOS that trains in milliseconds; its threshold lets detections through before any training.
 pub fn tiny_fcos(classes: usize) -> DetectorConfig {
-    let mut config = fcos(ResNetDepth::ResNet18, classes);
-    resnet(&mut config.backbone).width = 8;
+    let mut config = fcos("resnet18", classes);
+    config.backbone = config.backbone.with_stem_channels(8);
     config.settings.fpn_channels = 16;
     let fcos = &mut config.settings.fcos;
     (fcos.head_convs, fcos.score_threshold) = (2, 0.001);

@@ -2,41 +2,13 @@
 
 use std::path::PathBuf;
 
+pub use ckd_detectors::backbone::{Backbone, StrideIn};
 use ckd_detectors::images::Normalization;
 use ckd_detectors::nn::{HeadNorm, NormKind};
 use ckd_detectors::settings::DetectorSettings;
-use ckd_settings::{Check, Overlay, choices, section};
+use ckd_settings::{Check, Overlay, section};
 
 use crate::data::transform::Resize;
-
-choices! {
-    /// A residual network (He et al. 2016), or one of depthwise convolutions: in separable pairs (Howard et al.
-    /// 2017), in inverted residuals (Sandler et al. 2018).
-    pub enum Backbone {
-        /// ResNet-18.
-        ResNet18 = "resnet18",
-        /// ResNet-34.
-        ResNet34 = "resnet34",
-        /// ResNet-50, with torchvision's stride in the 3x3 convolution.
-        ResNet50 = "resnet50",
-        /// ResNet-101.
-        ResNet101 = "resnet101",
-        /// MobileNetV1.
-        MobileNetV1 = "mobilenet_v1",
-        /// MobileNetV2.
-        MobileNetV2 = "mobilenet_v2",
-    }
-}
-
-choices! {
-    /// Stride of a bottleneck: the convolution that halves the resolution.
-    pub enum StrideIn {
-        /// The 3x3 in the middle: torchvision's ResNets, and MMDetection's of style "pytorch".
-        Middle = "3x3",
-        /// The first 1x1: the original ResNets (He et al. 2016), Detectron2's and MMDetection's "caffe".
-        First = "1x1",
-    }
-}
 
 section! {
     /// A network: backbone, width, normalisation layers, pyramid and head.
@@ -48,7 +20,7 @@ section! {
         pub width: Option<usize>,
         /// The normalisation layers of the backbone.
         pub norm: NormKind = NormKind::FrozenBn,
-        /// The convolution of a bottleneck that halves the resolution (resnet50, resnet101).
+        /// The convolution of a bottleneck that halves the resolution (ResNets and ResNeXts of 50 layers and more).
         pub stride_in: StrideIn = StrideIn::Middle,
         /// The normalisation layers of the FPN, one behind each convolution, which then has no bias.
         /// torchvision's `_fpn_v2` Faster R-CNN: "bn".
@@ -104,8 +76,7 @@ impl Network {
         check.at_least_one("fpn_channels", self.fpn_channels.unwrap_or(1));
         check.at_least_one("head_width", self.head_width.unwrap_or(1));
         check.that(
-            self.stride_in == StrideIn::Middle
-                || matches!(self.backbone, Backbone::ResNet50 | Backbone::ResNet101),
+            self.stride_in == StrideIn::Middle || self.backbone.has_bottlenecks(),
             "stride_in",
             format!("is \"{}\", but {} has no bottlenecks", self.stride_in, self.backbone),
             "leave it out",
@@ -122,10 +93,7 @@ impl Network {
 
     /// Channels of the backbone's first layer.
     pub fn stem_channels(&self) -> usize {
-        self.width.unwrap_or(match self.backbone {
-            Backbone::MobileNetV1 | Backbone::MobileNetV2 => 32,
-            Backbone::ResNet18 | Backbone::ResNet34 | Backbone::ResNet50 | Backbone::ResNet101 => 64,
-        })
+        self.width.unwrap_or(self.backbone.stem_channels())
     }
 }
 

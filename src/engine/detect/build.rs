@@ -1,15 +1,12 @@
 //! From a configuration to a network.
 
 use candle_core::Device;
-use ckd_detectors::backbone::{
-    BackboneConfig, MobileNetV1, MobileNetV1Config, MobileNetV2, MobileNetV2Config, ResNetConfig,
-    ResNetDepth, StrideIn,
-};
+use ckd_detectors::backbone::BackboneConfig;
 use ckd_detectors::images::Normalization;
 use ckd_detectors::param::Builder;
 use ckd_detectors::{Detector, DetectorConfig};
 
-use crate::config::{self, Backbone, Config, DetectorSettings, Network, Stage};
+use crate::config::{self, Config, DetectorSettings, Network, Stage};
 use crate::engine::Result;
 
 /// The student of `config` with its initial weights: random ones that depend on the seed alone.
@@ -57,28 +54,8 @@ fn network(
 }
 
 fn backbone(config: &Config, network: &Network, freeze_at: usize) -> BackboneConfig {
-    let width = network.stem_channels();
-    let norm = network.norm;
     let recompute = [Stage::Layer1, Stage::Layer2, Stage::Layer3, Stage::Layer4]
         .map(|stage| config.run.engine.recompute.contains(&stage));
-    let stride_in = match network.stride_in {
-        config::StrideIn::Middle => StrideIn::Middle,
-        config::StrideIn::First => StrideIn::First,
-    };
-    let resnet =
-        |depth| BackboneConfig::ResNet(ResNetConfig { depth, width, norm, stride_in, freeze_at, recompute });
-    match network.backbone {
-        Backbone::ResNet18 => resnet(ResNetDepth::ResNet18),
-        Backbone::ResNet34 => resnet(ResNetDepth::ResNet34),
-        Backbone::ResNet50 => resnet(ResNetDepth::ResNet50),
-        Backbone::ResNet101 => resnet(ResNetDepth::ResNet101),
-        Backbone::MobileNetV1 => {
-            let width_multiplier = width as f64 / MobileNetV1::STEM_CHANNELS as f64;
-            BackboneConfig::MobileNetV1(MobileNetV1Config { width_multiplier, norm, freeze_at })
-        }
-        Backbone::MobileNetV2 => {
-            let width_multiplier = width as f64 / MobileNetV2::STEM_CHANNELS as f64;
-            BackboneConfig::MobileNetV2(MobileNetV2Config { width_multiplier, norm, freeze_at })
-        }
-    }
+    let published = BackboneConfig::new(network.backbone).with_stem_channels(network.stem_channels());
+    BackboneConfig { norm: network.norm, stride_in: network.stride_in, freeze_at, recompute, ..published }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::{Backbone, Config, DataKind, Loaded};
+use crate::config::{Config, DataKind, Loaded};
 use crate::data::synth::{self, Split};
 use crate::data::{DataError, Dataset, Instances, LoadReport, MissingImages, SplitFiles};
 use crate::engine::missing::{places, refuse, weights};
@@ -227,20 +227,13 @@ fn teacher_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option
 
 fn initial_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let student = &loaded.config.student;
-    let published = |file| {
-        format!(
-            "torchvision's ImageNet weights of a {} are at https://download.pytorch.org/models/{file}: save them there, or \
-             name another file with --set student.init=FILE",
-            student.network.backbone
-        )
-    };
-    let help = match student.network.backbone {
-        Backbone::ResNet18 => published("resnet18-f37072fd.pth"),
-        Backbone::ResNet34 => published("resnet34-b627a593.pth"),
-        Backbone::ResNet50 => published("resnet50-0676ba61.pth"),
-        Backbone::ResNet101 => published("resnet101-63fe2227.pth"),
-        Backbone::MobileNetV1 => "Name another file with --set student.init=FILE".to_owned(),
-        Backbone::MobileNetV2 => published("mobilenet_v2-b0353104.pth"),
+    let backbone = student.network.backbone;
+    let help = match backbone.published() {
+        Some(file) => format!(
+            "torchvision's ImageNet weights of a {backbone} are at https://download.pytorch.org/models/{file}: save \
+             them there, or name another file with --set student.init=FILE"
+        ),
+        None => "Name another file with --set student.init=FILE".to_owned(),
     };
     let random = student.network.allow_random_weights;
     weights(loaded, ("student.init", student.init.as_ref()?), random, &help, missing)

@@ -6,14 +6,14 @@
 //! | `block0.0.weight` | VGG for CIFAR; images 64 pixels high have a fourth pooling, so its graph is for one height |
 //! | `block1.layer.0.bn1.weight` | wide ResNet |
 //! | `blocks.0.0.conv.0.weight` | MobileNetV2 for CIFAR |
-//! | `model.0.0.weight`, `features.0.0.weight` | MobileNetV1, MobileNetV2 |
 //! | `layer1.0.conv5.weight` | ShuffleNetV2 for CIFAR |
 //! | `layer1.0.conv2.weight` of one input channel | ShuffleNetV1 for CIFAR |
-//! | `conv1.weight` of 7x7, of 3x3 | ResNet for ImageNet, for CIFAR |
+//! | `conv1.weight` of 3x3 | ResNet for CIFAR |
+//! | all its convolutions | a classifier of a detector's trunk |
 
 use std::collections::BTreeMap;
 
-use ckd_detectors::backbone::StrideIn;
+use ckd_detectors::backbone::{Backbone, BackboneConfig};
 use ckd_detectors::images::Normalization;
 use ckd_detectors::param::ParamStore;
 
@@ -21,7 +21,7 @@ use super::graph::{Edge, Set, Side};
 use super::layers::{Layers, Then};
 use super::model::{OnnxModel, Precision, Preprocessing};
 use super::proto::Element;
-use super::trunk::{mobilenet_v1, mobilenet_v2, resnet};
+use super::trunk::trunk;
 use crate::export::error::{ExportError, Result};
 
 /// Settings of a classifier's graph.
@@ -90,15 +90,10 @@ pub fn classifier(params: &ParamStore, about: &ClassifierGraph<'_>) -> Result<On
 fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     let is_filter = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(1) == Some(&1));
     let is_small = |name: &str| layers.dims(name).is_ok_and(|dims| dims.get(2) == Some(&3));
-    let last = |maps: Vec<Edge>| maps.last().cloned().unwrap_or_else(Edge::none);
     if layers.has("block1.layer.0.bn1.weight") {
         wide_resnet(layers, x)
     } else if layers.has("blocks.0.0.conv.0.weight") {
         cifar_mobilenet_v2(layers, x)
-    } else if layers.has("model.0.0.weight") {
-        Ok(last(mobilenet_v1(layers, x, "model.")?))
-    } else if layers.has("features.0.0.weight") {
-        Ok(last(mobilenet_v2(layers, x, "features.")?))
     } else if layers.has("layer1.0.conv5.weight") {
         shufflenet_v2(layers, x)
     } else if is_filter("layer1.0.conv2.weight") {
@@ -106,7 +101,12 @@ fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     } else if is_small("conv1.weight") {
         cifar_resnet(layers, x)
     } else {
-        Ok(last(resnet(layers, x, "", StrideIn::Middle)?))
+        let shape = |name: &str| layers.dims(name).ok();
+        let found = Backbone::recognise(shape).ok_or_else(|| ExportError::Unsupported {
+            reason: "its trunk is of no network that is known here".to_owned(),
+        })?;
+        let config = BackboneConfig::new(found.backbone).with_stem_channels(found.stem_channels);
+        Ok(trunk(layers, &config, x, &found.prefix)?.pop().unwrap_or_else(Edge::none))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use ckd_detectors::param::ParamStore;
+use ckd_kernels::linear::Activation;
 
 use super::graph::{Edge, GraphBuilder, Set};
 use super::model::Precision;
@@ -22,11 +23,21 @@ pub(super) enum Then {
     Relu6,
 }
 
+impl From<Activation> for Then {
+    fn from(activation: Activation) -> Self {
+        match activation {
+            Activation::Identity => Self::Nothing,
+            Activation::Relu => Self::Relu,
+            Activation::Relu6 => Self::Relu6,
+        }
+    }
+}
+
 /// Stride, padding and groups of a convolution; without `groups` they follow from the weights.
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    stride: usize,
-    groups: Option<usize>,
+pub(super) struct Place {
+    pub(super) stride: usize,
+    pub(super) groups: Option<usize>,
 }
 
 /// A graph and the weights it is made from.
@@ -169,7 +180,8 @@ impl Layers {
         self.conv_norm_at(x, names, Place { stride: 1, groups: Some(groups) }, residual, then)
     }
 
-    fn conv_norm_at(
+    /// As [`conv_norm`](Self::conv_norm), of any place.
+    pub(super) fn conv_norm_at(
         &mut self,
         x: &Edge,
         (conv, norm): (&str, &str),

@@ -1,0 +1,162 @@
+//! The network that a plan describes.
+
+use std::sync::Arc;
+
+use ckd_kernels::Value;
+use ckd_kernels::graph::recomputed;
+use ckd_kernels::pool::max_pool2d;
+
+use super::BackboneConfig;
+use super::plan::{Layer, Node, Plan, Stage, Step};
+use crate::nn::{ConvNorm, Mode, NormKind};
+use crate::param::Builder;
+use crate::{Error, Result};
+
+/// A network that turns images into feature maps of falling resolution.
+#[derive(Debug)]
+pub struct Trunk {
+    stages: Vec<Arc<Built>>,
+    channels: Vec<usize>,
+    frozen: usize,
+    recompute: Vec<bool>,
+}
+
+/// A stage with its weights.
+#[derive(Debug)]
+struct Built {
+    steps: Vec<(Step, Option<ConvNorm>)>,
+    maps: Vec<Node>,
+    /// Of each result, the last step that reads it.
+    last_use: Vec<usize>,
+}
+
+impl Trunk {
+    /// Builds the trunk of `config` in `builder`'s layer.
+    ///
+    /// # Errors
+    /// If a width is nothing, or more stages are frozen than there are.
+    pub fn new(builder: &Builder, config: &BackboneConfig) -> Result<Self> {
+        let refuse = |reason| Err(Error::Invalid { part: "backbone", reason });
+        let BackboneConfig { norm, freeze_at, recompute, .. } = *config;
+        let plan = config.plan()?;
+        let stages = plan.stages.len();
+        if freeze_at > stages {
+            return refuse(format!("freeze_at is {freeze_at}, but there are {stages} stages with the stem"));
+        }
+        if recompute.contains(&true) && !config.backbone.is_residual() {
+            return refuse(format!("{} has no stages that can be computed again", config.backbone));
+        }
+        let mut trunk = Self::of_plan(builder, &plan, norm, freeze_at)?;
+        // The stem is cheap to keep.
+        trunk.recompute = std::iter::once(false).chain(recompute).take(stages).collect();
+        Ok(trunk)
+    }
+
+    /// Builds the layers of `plan` in `builder`'s layer, `freeze_at` stages of which do not train.
+    ///
+    /// # Errors
+    /// If a layer has no channels.
+    pub(crate) fn of_plan(builder: &Builder, plan: &Plan, norm: NormKind, freeze_at: usize) -> Result<Self> {
+        let build = |(index, stage): (usize, &Stage)| {
+            let builder = if index < freeze_at { builder.frozen() } else { builder.clone() };
+            Built::new(&builder, stage, norm).map(Arc::new)
+        };
+        let stages = plan.stages.iter().enumerate().map(build).collect::<Result<Vec<_>>>()?;
+        let recompute = vec![false; stages.len()];
+        Ok(Self { stages, channels: plan.channels(), frozen: freeze_at, recompute })
+    }
+
+    /// Channels of the maps that [`forward`](Self::forward) gives.
+    pub fn channels(&self) -> &[usize] {
+        &self.channels
+    }
+
+    /// Feature maps, fine to coarse.
+    ///
+    /// # Shapes
+    /// (N, 3, H, W) to `(N, channels()[i], H / s, W / s)`, rounded up, for the strides s of the
+    /// [`Backbone`](super::Backbone).
+    pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
+        let mut maps = Vec::with_capacity(self.channels.len());
+        let mut x = x.clone();
+        for (index, stage) in self.stages.iter().enumerate() {
+            let mode = self.mode_of(index, mode);
+            x = match self.recompute[index] {
+                true => {
+                    let map = again(stage, &x, mode)?;
+                    maps.push(map.clone());
+                    map
+                }
+                false => stage.run(&x, mode, |node, _, value| {
+                    if stage.maps.contains(&node) {
+                        maps.push(value.clone());
+                    }
+                })?,
+            };
+        }
+        Ok(maps)
+    }
+
+    /// Runs the steps in order and shows what each gives.
+    pub fn each_step(&self, x: &Value, mode: Mode, mut see: impl FnMut(&Step, &Value)) -> Result<()> {
+        let mut x = x.clone();
+        for (index, stage) in self.stages.iter().enumerate() {
+            x = stage.run(&x, self.mode_of(index, mode), |_, step, value| see(step, value))?;
+        }
+        Ok(())
+    }
+
+    fn mode_of(&self, stage: usize, mode: Mode) -> Mode {
+        if stage < self.frozen { Mode::Inference } else { mode }
+    }
+}
+
+/// The result of `stage`, without keeping what is between.
+fn again(stage: &Arc<Built>, x: &Value, mode: Mode) -> Result<Value> {
+    let weights: Vec<&Value> =
+        stage.steps.iter().filter_map(|(_, conv)| conv.as_ref()).flat_map(ConvNorm::weights).collect();
+    let saved = stage.clone();
+    recomputed(x, &weights, move |x: &Value| saved.run(x, mode, |_, _, _| {}))
+}
+
+impl Built {
+    fn new(builder: &Builder, stage: &Stage, norm: NormKind) -> Result<Self> {
+        let mut last_use = vec![0; stage.steps.len() + 1];
+        let mut steps = Vec::with_capacity(stage.steps.len());
+        for (index, step) in stage.steps.iter().enumerate() {
+            for node in step.operands() {
+                last_use[node.0] = index;
+            }
+            let conv = match &step.layer {
+                Layer::ConvNorm(plan) => Some(ConvNorm::of_plan(builder, plan, norm)?),
+                Layer::MaxPool => None,
+            };
+            steps.push((step.clone(), conv));
+        }
+        last_use[stage.last().0] = stage.steps.len();
+        Ok(Self { steps, maps: stage.maps.clone(), last_use })
+    }
+
+    /// The last step's result on `x`; each other one is freed, where no gradient needs it, after its last use.
+    fn run(&self, x: &Value, mode: Mode, mut see: impl FnMut(Node, &Step, &Value)) -> Result<Value> {
+        let mut values = vec![Some(x.clone())];
+        for (index, (step, conv)) in self.steps.iter().enumerate() {
+            let value = |node: Node| values[node.0].as_ref().expect("a step sees what is before it");
+            let input = value(step.input);
+            let result = match (&step.layer, conv) {
+                (Layer::ConvNorm(plan), Some(conv)) => {
+                    conv.forward(input, mode, plan.residual.map(value), plan.activation)?
+                }
+                (Layer::ConvNorm(_) | Layer::MaxPool, _) => max_pool2d(input, 3, 2, 1)?,
+            };
+            for node in step.operands() {
+                if self.last_use[node.0] == index {
+                    values[node.0] = None;
+                }
+            }
+            see(Node(index + 1), step, &result);
+            values.push(Some(result));
+        }
+        Ok(values.pop().flatten().expect("the last result is kept"))
+    }
+}
