@@ -83,6 +83,21 @@ fn networks_for_cifar_have_the_published_number_of_weights_and_tensors() -> Resu
     Ok(())
 }
 
+/// torchvision's `num_params` of the weights.
+#[test]
+fn deeper_resnets_and_resnexts_have_the_published_number_of_weights() -> Result<()> {
+    for (name, weights) in [
+        ("resnet152", 60_192_808),
+        ("resnext50_32x4d", 25_028_904),
+        ("resnext101_32x8d", 88_791_336),
+        ("resnext101_64x4d", 83_455_272),
+    ] {
+        let network = name.parse::<Architecture>()?.build(builder(), 1000)?;
+        assert_eq!(network.params().weight_count(), weights, "{name}");
+    }
+    Ok(())
+}
+
 /// torchvision's MobileNetV2, and the MobileNetV1 of OFD and mdistiller.
 #[test]
 fn mobilenets_for_imagenet_have_the_published_number_of_weights() -> Result<()> {

@@ -4,6 +4,7 @@ use ckd_golden as golden;
 
 mod support;
 
+mod backbones;
 mod candle_module;
 mod classifier;
 mod geometry;

@@ -64,7 +64,7 @@ const RESNET: Row = Row {
     plan: |_| Ok(Plan::default()),
 };
 
-static ROWS: [Row; 6] = [
+static ROWS: [Row; 10] = [
     Row {
         name: "resnet18",
         bottlenecks: false,
@@ -89,6 +89,30 @@ static ROWS: [Row; 6] = [
         name: "resnet101",
         published: Some("resnet101-63fe2227.pth"),
         plan: |config| resnet(config, Blocks::Bottleneck([3, 4, 23, 3])),
+        ..RESNET
+    },
+    Row {
+        name: "resnet152",
+        published: Some("resnet152-394f9c45.pth"),
+        plan: |config| resnet(config, Blocks::Bottleneck([3, 8, 36, 3])),
+        ..RESNET
+    },
+    Row {
+        name: "resnext50_32x4d",
+        published: Some("resnext50_32x4d-7cdf4587.pth"),
+        plan: |config| resnet(config, Blocks::Grouped { counts: [3, 4, 6, 3], groups: 32, group_width: 4 }),
+        ..RESNET
+    },
+    Row {
+        name: "resnext101_32x8d",
+        published: Some("resnext101_32x8d-8ba56ff5.pth"),
+        plan: |config| resnet(config, Blocks::Grouped { counts: [3, 4, 23, 3], groups: 32, group_width: 8 }),
+        ..RESNET
+    },
+    Row {
+        name: "resnext101_64x4d",
+        published: Some("resnext101_64x4d-173b62eb.pth"),
+        plan: |config| resnet(config, Blocks::Grouped { counts: [3, 4, 23, 3], groups: 64, group_width: 4 }),
         ..RESNET
     },
     Row {

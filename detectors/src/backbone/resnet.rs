@@ -4,7 +4,7 @@
 //!
 //! | stage | layers | stride | channels, times 4 with bottlenecks |
 //! |---|---|---:|---:|
-//! | stem | `conv1`, max pooling | 4 | 64 |
+//! | stem | `conv1`, max pooling | 4 | 64, alone |
 //! | 1 to 4 | `layer1` to `layer4`: C2 to C5 | 4 to 32 | 64 to 512 |
 
 use ckd_kernels::linear::Activation::{Identity, Relu};
@@ -20,6 +20,15 @@ pub(super) enum Blocks {
     Basic([usize; 4]),
     /// 1x1, 3x3, 1x1 each.
     Bottleneck([usize; 4]),
+    /// The same with a 3x3 in groups (ResNeXt).
+    Grouped {
+        /// Blocks of each stage.
+        counts: [usize; 4],
+        /// Groups of the 3x3.
+        groups: usize,
+        /// Channels of a group in the first stage of the published network.
+        group_width: usize,
+    },
 }
 
 impl Blocks {
@@ -27,14 +36,23 @@ impl Blocks {
     fn expansion(self) -> usize {
         match self {
             Self::Basic(_) => 1,
-            Self::Bottleneck(_) => 4,
+            Self::Bottleneck(_) | Self::Grouped { .. } => 4,
         }
     }
 
     /// Blocks of each stage.
     fn counts(self) -> [usize; 4] {
         match self {
-            Self::Basic(counts) | Self::Bottleneck(counts) => counts,
+            Self::Basic(counts) | Self::Bottleneck(counts) | Self::Grouped { counts, .. } => counts,
+        }
+    }
+
+    /// Channels and groups of the 3x3 of a bottleneck in a stage of this width.
+    fn middle(self, width: usize) -> (usize, usize) {
+        match self {
+            Self::Basic(_) | Self::Bottleneck(_) => (width, 1),
+            // The group's width grows with the stage's, 64 being the published first one.
+            Self::Grouped { groups, group_width, .. } => ((width * group_width / 64).max(1) * groups, groups),
         }
     }
 }
@@ -67,19 +85,21 @@ fn residual_block(
     stage: &mut Stage,
     name: &str,
     blocks: Blocks,
-    inner: usize,
+    width: usize,
     stride: usize,
     stride_in: StrideIn,
 ) -> Node {
-    let (input, outputs) = (stage.last(), inner * blocks.expansion());
+    let (input, outputs) = (stage.last(), width * blocks.expansion());
     let (first, middle) = match stride_in {
         StrideIn::Middle => (1, stride),
         StrideIn::First => (stride, 1),
     };
     let kernels = match blocks {
-        Blocks::Basic(_) => vec![Kernel::new(inner, 3, stride), Kernel::new(inner, 3, 1)],
-        Blocks::Bottleneck(_) => {
-            vec![Kernel::new(inner, 1, first), Kernel::new(inner, 3, middle), Kernel::new(outputs, 1, 1)]
+        Blocks::Basic(_) => vec![Kernel::new(width, 3, stride), Kernel::new(width, 3, 1)],
+        Blocks::Bottleneck(_) | Blocks::Grouped { .. } => {
+            let (inner, groups) = blocks.middle(width);
+            let filter = Kernel { groups, ..Kernel::new(inner, 3, middle) };
+            vec![Kernel::new(inner, 1, first), filter, Kernel::new(outputs, 1, 1)]
         }
     };
     let mut shortcut = input;

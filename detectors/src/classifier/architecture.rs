@@ -95,6 +95,10 @@ impl Architecture {
         other("resnet34", Kind::Trunk),
         other("resnet50", Kind::Trunk),
         other("resnet101", Kind::Trunk),
+        other("resnet152", Kind::Trunk),
+        other("resnext50_32x4d", Kind::Trunk),
+        other("resnext101_32x8d", Kind::Trunk),
+        other("resnext101_64x4d", Kind::Trunk),
         other("mobilenet_v1", Kind::Trunk),
         other("mobilenet_v2", Kind::Trunk),
     ];
