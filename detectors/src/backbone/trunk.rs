@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use ckd_kernels::Value;
 use ckd_kernels::graph::recomputed;
+use ckd_kernels::linear::Activation;
 use ckd_kernels::pool::max_pool2d;
 
 use super::BackboneConfig;
@@ -24,10 +25,17 @@ pub struct Trunk {
 /// A stage with its weights.
 #[derive(Debug)]
 struct Built {
-    steps: Vec<(Step, Option<ConvNorm>)>,
+    steps: Vec<(Step, Operation)>,
     maps: Vec<Node>,
     /// Of each result, the last step that reads it.
     last_use: Vec<usize>,
+}
+
+/// A step's operation with its weights.
+#[derive(Debug)]
+enum Operation {
+    ConvNorm { conv: ConvNorm, residual: Option<Node>, activation: Activation },
+    MaxPool,
 }
 
 impl Trunk {
@@ -87,7 +95,7 @@ impl Trunk {
                     maps.push(map.clone());
                     map
                 }
-                false => stage.run(&x, mode, |node, _, value| {
+                false => stage.run(x, mode, |node, _, value| {
                     if stage.maps.contains(&node) {
                         maps.push(value.clone());
                     }
@@ -101,7 +109,7 @@ impl Trunk {
     pub fn each_step(&self, x: &Value, mode: Mode, mut see: impl FnMut(&Step, &Value)) -> Result<()> {
         let mut x = x.clone();
         for (index, stage) in self.stages.iter().enumerate() {
-            x = stage.run(&x, self.mode_of(index, mode), |_, step, value| see(step, value))?;
+            x = stage.run(x, self.mode_of(index, mode), |_, step, value| see(step, value))?;
         }
         Ok(())
     }
@@ -113,10 +121,9 @@ impl Trunk {
 
 /// The result of `stage`, without keeping what is between.
 fn again(stage: &Arc<Built>, x: &Value, mode: Mode) -> Result<Value> {
-    let weights: Vec<&Value> =
-        stage.steps.iter().filter_map(|(_, conv)| conv.as_ref()).flat_map(ConvNorm::weights).collect();
+    let weights: Vec<&Value> = stage.steps.iter().flat_map(|(_, operation)| operation.weights()).collect();
     let saved = stage.clone();
-    recomputed(x, &weights, move |x: &Value| saved.run(x, mode, |_, _, _| {}))
+    recomputed(x, &weights, move |x: &Value| saved.run(x.clone(), mode, |_, _, _| {}))
 }
 
 impl Built {
@@ -127,27 +134,31 @@ impl Built {
             for node in step.operands() {
                 last_use[node.0] = index;
             }
-            let conv = match &step.layer {
-                Layer::ConvNorm(plan) => Some(ConvNorm::of_plan(builder, plan, norm)?),
-                Layer::MaxPool => None,
+            let operation = match &step.layer {
+                Layer::ConvNorm(plan) => Operation::ConvNorm {
+                    conv: ConvNorm::of_plan(builder, plan, norm)?,
+                    residual: plan.residual,
+                    activation: plan.activation,
+                },
+                Layer::MaxPool => Operation::MaxPool,
             };
-            steps.push((step.clone(), conv));
+            steps.push((step.clone(), operation));
         }
         last_use[stage.last().0] = stage.steps.len();
         Ok(Self { steps, maps: stage.maps.clone(), last_use })
     }
 
     /// The last step's result on `x`; each other one is freed, where no gradient needs it, after its last use.
-    fn run(&self, x: &Value, mode: Mode, mut see: impl FnMut(Node, &Step, &Value)) -> Result<Value> {
-        let mut values = vec![Some(x.clone())];
-        for (index, (step, conv)) in self.steps.iter().enumerate() {
+    fn run(&self, x: Value, mode: Mode, mut see: impl FnMut(Node, &Step, &Value)) -> Result<Value> {
+        let mut values = vec![Some(x)];
+        for (index, (step, operation)) in self.steps.iter().enumerate() {
             let value = |node: Node| values[node.0].as_ref().expect("a step sees what is before it");
             let input = value(step.input);
-            let result = match (&step.layer, conv) {
-                (Layer::ConvNorm(plan), Some(conv)) => {
-                    conv.forward(input, mode, plan.residual.map(value), plan.activation)?
+            let result = match operation {
+                Operation::ConvNorm { conv, residual, activation } => {
+                    conv.forward(input, mode, residual.map(value), *activation)?
                 }
-                (Layer::ConvNorm(_) | Layer::MaxPool, _) => max_pool2d(input, 3, 2, 1)?,
+                Operation::MaxPool => max_pool2d(input, 3, 2, 1)?,
             };
             for node in step.operands() {
                 if self.last_use[node.0] == index {
@@ -158,5 +169,15 @@ impl Built {
             values.push(Some(result));
         }
         Ok(values.pop().flatten().expect("the last result is kept"))
+    }
+}
+
+impl Operation {
+    fn weights(&self) -> impl Iterator<Item = &Value> {
+        let weights = match self {
+            Self::ConvNorm { conv, .. } => Some(conv.weights()),
+            Self::MaxPool => None,
+        };
+        weights.into_iter().flatten()
     }
 }
