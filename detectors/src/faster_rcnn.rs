@@ -100,7 +100,13 @@ impl FasterRcnn {
         Ok(RoiPass { losses, samples, logits: second.logits })
     }
 
-    /// Class logits (R, K + 1) of given boxes per image: what a teacher says of its student's regions.
+    /// Class logits of given boxes per image.
+    ///
+    /// # Shapes
+    /// A pyramid of maps (N, C, Hl, Wl), R boxes in all; (R, K + 1), background first.
+    ///
+    /// # Errors
+    /// If there are boxes of more images than the pyramid has.
     pub fn roi_logits(&self, pyramid: &[Value], boxes: &[Vec<Xyxy>]) -> Result<Value> {
         Ok(self.heads.forward(pyramid, boxes, Mode::Inference)?.logits)
     }

@@ -1,4 +1,5 @@
-//! The networks of ckd-det: ResNet, ResNeXt, MobileNetV1 and MobileNetV2 trunks, feature pyramids, Faster R-CNN and RetinaNet.
+//! The networks of ckd-det: ResNet, ResNeXt, MobileNetV1 and MobileNetV2 trunks, feature pyramids, Faster R-CNN, RetinaNet
+//! and FCOS.
 //!
 //! Pure model code: it reads no file, prints nothing, and knows no distillation beyond offering
 //! [`taps`]. Structure, names, initial values and behaviour are torchvision's.

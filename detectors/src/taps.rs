@@ -1,7 +1,7 @@
 //! Where distillation looks: named points of a network, with what a forward pass found there.
 //!
 //! A detector fills [`Taps`]; a distillation method asks for the [`Tap`]s that it reads and knows no
-//! detector. Teacher and student of one step offer the same taps of the same images and regions.
+//! detector. Two networks that are compared offer the same taps of the same images and regions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,9 +20,9 @@ pub enum Tap {
     Fpn(Level),
     /// The output of a stage of the trunk, counted from 1 (`layer1`), (N, C, H, W).
     Backbone(u8),
-    /// Class logits of the box head on the student's sampled proposals, (R, K + 1), background first.
+    /// Class logits of the box head on sampled proposals, (R, K + 1), background first.
     RoiLogits,
-    /// RetinaNet's class logits of chosen anchors, (R, K).
+    /// Class logits of chosen anchors (RetinaNet) or points (FCOS), (R, K).
     AnchorLogits,
     /// A classifier's logits, (N, K).
     Logits,
