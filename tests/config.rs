@@ -180,7 +180,7 @@ fn a_wrong_type_is_shown_at_the_value() {
         ("seed=1.5", "found a number"),
         ("optim.lr=inf", "expected a finite number"),
         ("optim.lr=nan", "expected a finite number"),
-        ("detector.rpn.min_size=1e300", "expected a finite number"),
+        ("normalization.std=[1e300, 1.0, 1.0]", "expected a finite number"),
         ("input.short_side_px=800", "found an integer"),
         ("input.short_side_px=[800, 4294967296]", "out of range for \"input.short_side_px.1\""),
         ("normalization.mean=[0.5, 0.5]", "an array of 3 numbers"),
@@ -389,6 +389,10 @@ fn values_that_do_not_fit_are_named_with_what_to_do() {
         ("student.freeze_at=6", ["\"student.freeze_at\" is 6", "5 stages"]),
         ("student.stride_in=1x1", ["\"student.stride_in\" is \"1x1\", but resnet18", "leave it out"]),
         ("detector.rpn.head_convs=0", ["\"detector.rpn.head_convs\" is 0", "1 or more"]),
+        (
+            "detector.fcos.center_sampling_radius=0",
+            ["\"detector.fcos.center_sampling_radius\" is 0", "above 0"],
+        ),
         ("eval.max_images=0", ["\"eval.max_images\" is 0", "1 or more"]),
     ] {
         assert_mentions(&error(&text, &[set]), &parts);
