@@ -1,4 +1,4 @@
-//! Numbers as they stand in COCO files of all kinds of writers: ids as floats or text, flags as 0, 0.0,
+//! Numbers as they stand in COCO files of all kinds of writers: ids as floats, flags as 0, 0.0,
 //! `null` or a bool, sizes of -1, boxes of exactly four numbers.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor}
 /// 2^53: above it neighbouring whole numbers are one float.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Reads an id: a whole number that is not negative, also when written as `42.0` or `"42"`.
+/// Reads an id: a whole number that is not negative, also when written as `42.0`.
 pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     some_id(deserializer)?.ok_or_else(|| D::Error::invalid_type(Unexpected::Unit, &"an id"))
 }
@@ -30,11 +30,6 @@ pub(crate) fn some_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
             } else {
                 Err(E::invalid_value(Unexpected::Float(id), &self))
             }
-        }
-        fn visit_str<E: Error>(self, id: &str) -> Result<Self::Value, E> {
-            let digits = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit());
-            let number = id.parse().ok().filter(|_| digits);
-            number.map(Some).ok_or_else(|| E::invalid_value(Unexpected::Str(id), &self))
         }
         fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
             Ok(None)

@@ -44,17 +44,18 @@ pub fn write(instances: &Instances, folder: &Path, out: &Path, split: &str) -> R
         instances.categories.iter().map(|category| (category.id, category.name.as_str())).collect();
     let (mut list, mut stems) = (String::new(), BTreeMap::new());
     for image in &instances.images {
-        let stem = without_extension(&image.file_name);
-        if let Some(other) = stems.insert(stem, &image.file_name) {
+        let name = own_name(folder, &image.file_name, out, split);
+        let stem = without_extension(&name).to_owned();
+        if let Some(other) = stems.insert(stem.clone(), &image.file_name) {
             return Err(ConvertError::Target(format!(
                 "the images {other} and {} would have one annotation file; rename one of them",
                 image.file_name
             )));
         }
-        place_image(folder, &image.file_name, &out.join("JPEGImages").join(&image.file_name))?;
+        place_image(folder, &image.file_name, &out.join("JPEGImages").join(&name))?;
         let text = annotation(image, boxes.get(&image.id).map_or(&[], Vec::as_slice), &classes);
         fsx::write_atomic(&out.join("Annotations").join(format!("{stem}.xml")), text.as_bytes())?;
-        list.push_str(stem);
+        list.push_str(&stem);
         list.push('\n');
     }
     let mut text = "# label:color_rgb:parts:actions\n".to_owned();
@@ -62,6 +63,18 @@ pub fn write(instances: &Instances, folder: &Path, out: &Path, split: &str) -> R
     fsx::write_atomic(&map, text.as_bytes())?;
     fsx::write_atomic(&out.join("ImageSets/Main").join(format!("{split}.txt")), list.as_bytes())?;
     Ok(())
+}
+
+/// The image's name in `out`, which holds all splits together: with the split before it where another image has the name.
+fn own_name(folder: &Path, name: &str, out: &Path, split: &str) -> String {
+    let there = std::fs::read(out.join("JPEGImages").join(name)).ok();
+    if there.is_none() || there == std::fs::read(folder.join(name)).ok() {
+        return name.to_owned();
+    }
+    match name.rsplit_once('/') {
+        Some((folder, file)) => format!("{folder}/{split}_{file}"),
+        None => format!("{split}_{name}"),
+    }
 }
 
 fn annotation(image: &ImageEntry, boxes: &[&AnnotationEntry], classes: &BTreeMap<u64, &str>) -> String {
