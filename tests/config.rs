@@ -191,7 +191,8 @@ fn a_wrong_type_is_shown_at_the_value() {
         ("student.backbone=resnet19", "did you mean \"resnet18\"?"),
         (
             "student.backbone=vgg",
-            "choose from resnet18, resnet34, resnet50, resnet101, mobilenet_v1, mobilenet_v2",
+            "choose from resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d, \
+             resnext101_64x4d, mobilenet_v1, mobilenet_v2",
         ),
     ] {
         assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);

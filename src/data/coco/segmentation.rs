@@ -27,12 +27,12 @@ pub(super) fn bounds(segmentation: &Value) -> Option<[f64; 4]> {
     match Segmentation::deserialize(segmentation).ok()? {
         Segmentation::Polygons(polygons) => around(&polygons),
         Segmentation::Polygon(polygon) => around(&[polygon]),
-        Segmentation::Runs { counts, size: [height, _] } => {
+        Segmentation::Runs { counts, size: [height, width] } => {
             let counts = match counts {
                 Counts::Plain(counts) => counts,
                 Counts::Packed(text) => unpacked(text.as_bytes())?,
             };
-            around_runs(&counts, u64::from(height))
+            around_runs(&counts, u64::from(height), u64::from(width))
         }
     }
 }
@@ -54,8 +54,8 @@ fn around(polygons: &[Vec<f64>]) -> Option<[f64; 4]> {
     (x1 < x2 && y1 < y2).then_some([x1, y1, x2 - x1, y2 - y1])
 }
 
-/// The box of the pixels that are 1.
-fn around_runs(counts: &[u64], height: u64) -> Option<[f64; 4]> {
+/// The box of the pixels that are 1; `None` if there are none, or more pixels than the image has.
+fn around_runs(counts: &[u64], height: u64, width: u64) -> Option<[f64; 4]> {
     let (mut at, mut corners) = (0u64, None::<[u64; 4]>);
     for (run, &count) in counts.iter().enumerate() {
         let (first, end) = (at, at.checked_add(count)?);
@@ -72,6 +72,9 @@ fn around_runs(counts: &[u64], height: u64) -> Option<[f64; 4]> {
         };
         let [x1, y1, x2, y2] = corners.unwrap_or([left, top, right, bottom]);
         corners = Some([x1.min(left), y1.min(top), x2.max(right), y2.max(bottom)]);
+    }
+    if at > height * width {
+        return None;
     }
     let [x1, y1, x2, y2] = corners?;
     Some([x1 as f64, y1 as f64, (x2 - x1 + 1) as f64, (y2 - y1 + 1) as f64])
