@@ -18,7 +18,7 @@
 //! let vars = VarBuilder::from_tensors(tensors.into_iter().collect(), DType::F32, &Device::Cpu);
 //! let classifier = Classifier::from_vars(&config, &vars)?;
 //! let images = Tensor::zeros((2, 3, 32, 32), DType::F32, &Device::Cpu)?;
-//! assert_eq!(classifier.forward(&images)?.dims(), [2, 10]);
+//! assert_eq!(Module::forward(&classifier, &images)?.dims(), [2, 10]);
 //! # Ok(())
 //! # }
 //! ```

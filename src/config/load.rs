@@ -36,7 +36,7 @@ pub trait Document: Sized {
     /// use ckd_det::config::{Config, Document};
     ///
     /// let loaded = Config::load("quickstart", &["seed=7".to_owned()])?;
-    /// assert_eq!((loaded.config.name.as_str(), loaded.config.seed), ("quickstart", 7));
+    /// assert_eq!((loaded.config.run.name.as_str(), loaded.config.run.seed), ("quickstart", 7));
     ///
     /// let error = Config::load("quickstart", &["sed=7".to_owned()]).unwrap_err();
     /// assert!(error.to_string().contains("did you mean \"seed\"?"));

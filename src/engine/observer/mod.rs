@@ -35,7 +35,7 @@ use crate::report::run_folder::SharesLine;
 ///
 /// impl Observer for Losses {
 ///     fn step(&self, step: &Step<'_>) -> Result<()> {
-///         self.0.push(step.terms.iter().map(|term| term.weighted).sum());
+///         self.0.borrow_mut().push(step.terms.iter().map(|term| term.weighted).sum());
 ///         Ok(())
 ///     }
 /// }
