@@ -61,7 +61,7 @@ fn while_set<T>(flag: &'static LocalKey<Cell<bool>>, f: impl FnOnce() -> T) -> T
 /// 2016, arXiv 1604.06174).
 ///
 /// # Errors
-/// Those of `f`; a parameter that is tracked and no leaf.
+/// Errors of `f`; a parameter that is tracked and no leaf.
 pub fn recomputed<E: From<Error> + Display>(
     x: &Value,
     parameters: &[&Value],
@@ -211,7 +211,7 @@ impl Value {
     /// operations with wrong gradients are listed in `clippy.toml`.
     ///
     /// # Errors
-    /// Those of `f`.
+    /// Errors of `f`.
     pub fn from_candle(
         inputs: &[&Value],
         f: impl FnOnce(&[Tensor]) -> candle_core::Result<Tensor>,

@@ -24,7 +24,7 @@ fn start(case: &Case<'_>) -> Tensor {
     in_order(&noise(case.attr_usize("param") as u64, &shape))
 }
 
-/// What the case's maker calls the gradient of step `step`.
+/// Name of the gradient of step `step` in the case's file.
 fn gradient(case: &Case<'_>, step: usize) -> Tensor {
     let shape = case.attr_usizes("shape");
     let stream = (case.attr_usize("gradients") + step) as u64;

@@ -70,7 +70,7 @@ impl BackboneConfig {
         }
     }
 
-    /// The same network with `channels` in its first layer.
+    /// Scales the width so that the first layer has `channels`.
     #[must_use]
     pub fn with_stem_channels(self, channels: usize) -> Self {
         Self { width_multiplier: channels as f64 / self.backbone.stem_channels() as f64, ..self }

@@ -58,7 +58,7 @@ pub struct ConvNormPlan {
     pub groups: usize,
     /// Map to add before the activation.
     pub residual: Option<Node>,
-    /// What follows.
+    /// Activation behind the sum.
     pub activation: Activation,
 }
 

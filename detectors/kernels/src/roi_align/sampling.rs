@@ -3,8 +3,8 @@
 /// Number of samples that a bin takes along each axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampling {
-    /// As many as the bin is pixels long, rounded up (torchvision's `sampling_ratio` 0 or -1); at most
-    /// [`MAX_SAMPLES`].
+    /// One sample a pixel of the bin's length, rounded up, at most [`MAX_SAMPLES`]: torchvision's
+    /// `sampling_ratio` 0 or -1.
     Adaptive,
     /// This many, from 1 to [`MAX_SAMPLES`].
     Fixed(usize),
