@@ -389,6 +389,7 @@ fn values_that_do_not_fit_are_named_with_what_to_do() {
         ("student.freeze_at=2", ["would freeze random weights", "freeze_at = 0"]),
         ("student.freeze_at=6", ["\"student.freeze_at\" is 6", "5 stages"]),
         ("student.stride_in=1x1", ["\"student.stride_in\" is \"1x1\", but resnet18", "leave it out"]),
+        ("detector.rpn.min_size=1e300", ["\"detector.rpn.min_size\" is 1e300", "a side in pixels"]),
         ("detector.rpn.head_convs=0", ["\"detector.rpn.head_convs\" is 0", "1 or more"]),
         (
             "detector.fcos.center_sampling_radius=0",

@@ -70,6 +70,13 @@ impl RpnConfig {
         check.fraction("positive_fraction", self.positive_fraction);
         check.fraction("score_threshold", self.score_threshold);
         check.not_negative("min_size", self.min_size);
+        // Boxes are f32.
+        check.that(
+            (self.min_size as f32).is_finite(),
+            "min_size",
+            format!("is {:e}, more than any side", self.min_size),
+            "give a side in pixels",
+        );
     }
 
     /// Selection of proposals in training.
