@@ -8,6 +8,10 @@
 //! as threads allocate in another order, within 20 %; lists of size classes, which never join blocks, need a
 //! third more. Where the range grows beyond a tenth, free pages go back to the system: memory follows what is
 //! in use, not how it is scattered. Small blocks go to the allocator underneath.
+//!
+//! Steps of a ResNet-101 teacher and a ResNet-18 student at 800x1344, batch 2, under this, mimalloc, mimalloc without
+//! purging and glibc: peak 1,441, 1,611, 1,860 and 1,420 MiB; system time 1.9, 6.1, 1.3 and 13.3 s
+//! (docs/PERFORMANCE.md has the rest).
 
 mod gaps;
 mod pages;
