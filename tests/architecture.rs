@@ -27,17 +27,8 @@ const FLOORS: [(&str, u32); 13] = [
     ("main", 6),
 ];
 
-/// Folders without a circle of files, each with the root (the folder of `lib.rs`) of the crate it is in.
-const WITHOUT_CIRCLES: [(&str, &str); 8] = [
-    ("detectors/kernels/src", "detectors/kernels/src/"),
-    ("src", "src/data/"),
-    ("src", "src/eval/"),
-    ("src", "src/config/"),
-    ("src", "src/distill/"),
-    ("src", "src/engine/"),
-    ("src", "src/export/"),
-    ("src", "src/report/"),
-];
+/// Crates, by the folder of their `lib.rs`, whose files do not use each other in a circle.
+const WITHOUT_CIRCLES: [&str; 3] = ["detectors/kernels/src", "settings/src", "src"];
 
 /// Files outside the kernels that compute on slices of tensors: what they do runs on the host, wherever the tensors lie.
 const HOST_ONLY: [&str; 18] = [
@@ -182,12 +173,12 @@ fn modules_use_only_their_own_floor_and_those_below() {
 
 #[test]
 fn no_files_use_each_other_in_a_circle() {
-    for (root, folder) in WITHOUT_CIRCLES {
+    for root in WITHOUT_CIRCLES {
         let uses = modules::uses(root);
-        assert!(uses.keys().any(|file| file.starts_with(folder)), "{folder}: no such folder");
+        assert!(!uses.is_empty(), "{root}: no such folder");
         assert_none(
-            &format!("files of {folder} use each other in a circle"),
-            modules::circles(&uses, |file| file.starts_with(folder)),
+            &format!("files of {root} use each other in a circle"),
+            modules::circles(&uses, |_| true),
         );
     }
 }

@@ -6,6 +6,7 @@
 //! | `tree`     | [`Node`]: a TOML document that remembers where every key was written; layers merge   |
 //! | `section`  | [`section!`] and [`choices!`]: tables and words as Rust types; [`Read`], [`Section`] |
 //! | `values`   | [`Read`] of booleans, numbers, strings, paths, arrays and optional keys             |
+//! | `place`    | [`Place`]: a stretch of a [`Text`]; paths of keys                                |
 //! | `check`    | [`Check`]: ranges, and keys that must fit each other; [`Problem`]                   |
 //! | `diagnose` | [`Diagnostic`]: the message, the line at fault and what to do                       |
 //!
@@ -58,16 +59,16 @@ extern crate self as ckd_settings;
 
 mod check;
 mod diagnose;
+mod place;
 mod section;
 mod tree;
 mod values;
 
 pub use check::{Check, Problem, Unchecked};
 pub use diagnose::{Diagnostic, Diagnostics, did_you_mean};
-pub use section::{
-    Fields, Key, Overlay, Read, Section, in_toml, join, joined, read, read_node, unknown_word,
-};
-pub use tree::{Entry, Layer, Node, Place, Table, Text, Value};
+pub use place::{Layer, Place, Text, join};
+pub use section::{Fields, Key, Overlay, Read, Section, in_toml, joined, read, read_node, unknown_word};
+pub use tree::{Entry, Node, Table, Value};
 
 #[doc(hidden)]
 pub use serde as __serde;

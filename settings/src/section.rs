@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::{Check, Diagnostic, Diagnostics, Layer, Node, Place, Problem, Text, did_you_mean};
+use crate::{Check, Diagnostic, Diagnostics, Layer, Node, Place, Problem, Text, did_you_mean, join};
 
 /// A key that a configuration may have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -104,11 +104,6 @@ pub fn read_node<T: Read>(root: &Node) -> Result<T, Diagnostics> {
             Err(wrong.unwrap_or_else(|| Diagnostic::at(root.place.clone(), "cannot be read").into()))
         }
     }
-}
-
-/// `parent.name`, or `name` at the root.
-pub fn join(parent: &str, name: &str) -> String {
-    if parent.is_empty() { name.to_owned() } else { format!("{parent}.{name}") }
 }
 
 /// The keys of one table, taken one by one; what is left at the end is unknown.

@@ -10,43 +10,7 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::Diagnostic;
-
-/// One text that keys were read from: a file, or a `--set`.
-#[derive(Debug)]
-pub struct Text {
-    /// Its name in errors: the path, `embedded:...` or `--set`.
-    pub name: String,
-    /// All of it.
-    pub text: String,
-    /// The layer: a file or the command line.
-    pub layer: Layer,
-}
-
-/// Origin of a [`Text`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layer {
-    /// A file, on disk or embedded.
-    File,
-    /// A `--set` of the command line.
-    Set,
-}
-
-/// A stretch of a [`Text`].
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// The text that it is in.
-    pub text: Arc<Text>,
-    /// In bytes.
-    pub span: Range<usize>,
-}
-
-impl Place {
-    /// The source as written.
-    pub fn written(&self) -> &str {
-        self.text.text.get(self.span.clone()).unwrap_or_default()
-    }
-}
+use crate::{Diagnostic, Place, Text};
 
 /// A value and where it was written.
 #[derive(Debug, Clone)]

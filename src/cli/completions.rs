@@ -1,9 +1,9 @@
 //! `ckd-det completions SHELL`
 
-use clap::CommandFactory;
+use clap::Command;
 use clap_complete::Shell;
 
-use super::{Cli, Context, say};
+use super::say;
 
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -17,10 +17,10 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Prints the completion script.
-pub(super) fn run(args: Args, _: &Context) -> anyhow::Result<()> {
+/// Prints the completion script of `program`.
+pub(super) fn run(args: Args, mut program: Command) -> anyhow::Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "ckd-det", &mut script);
+    clap_complete::generate(args.shell, &mut program, "ckd-det", &mut script);
     say(String::from_utf8_lossy(&script).trim_end())?;
     Ok(())
 }

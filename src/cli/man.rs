@@ -1,8 +1,8 @@
 //! `ckd-det man [VERB]`: manual pages.
 
-use clap::CommandFactory;
+use clap::Command;
 
-use super::{Cli, UsageError, say};
+use super::{UsageError, say};
 
 /// Arguments of `man`.
 #[derive(Debug, clap::Args)]
@@ -15,19 +15,18 @@ pub struct Args {
     verb: Option<String>,
 }
 
-/// Prints the page in roff.
+/// Prints the page of `program`, or of a verb of it, in roff.
 ///
 /// # Errors
 /// A verb that does not exist.
-pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let mut command = Cli::command();
+pub(super) fn run(args: &Args, mut program: Command) -> anyhow::Result<()> {
     // Names the verbs `ckd-det-VERB` and gives them the global options.
-    command.build();
+    program.build();
     let page = match &args.verb {
-        None => command,
+        None => program,
         Some(verb) => {
             let unknown = || UsageError(format!("there is no verb {verb:?}; `ckd-det --help` lists them"));
-            command.find_subcommand(verb).ok_or_else(unknown)?.clone()
+            program.find_subcommand(verb).ok_or_else(unknown)?.clone()
         }
     };
     let mut roff = Vec::new();

@@ -11,6 +11,7 @@ mod bench;
 mod compare;
 mod completions;
 mod config;
+mod context;
 mod data;
 mod device;
 mod doctor;
@@ -30,16 +31,15 @@ mod predict_classifier;
 mod train;
 mod weights;
 
-use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use candle_core::Device;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+pub use context::{Context, say};
 pub use device::{DeviceChoice, DeviceError};
 pub use exit::{ExitStatus, UsageError};
 
-use crate::config::ConfigError;
+use context::report;
 
 /// Train, distil, evaluate and export object detectors.
 #[derive(Debug, Parser)]
@@ -146,19 +146,10 @@ impl Command {
             Self::Methods(args) => methods::run(args),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
-            Self::Completions(args) => completions::run(args, context),
-            Self::Man(args) => man::run(&args),
+            Self::Completions(args) => completions::run(args, Cli::command()),
+            Self::Man(args) => man::run(&args, Cli::command()),
         }
     }
-}
-
-/// Context of every verb.
-#[derive(Debug, Clone)]
-pub struct Context {
-    /// Device to compute on.
-    pub device: Device,
-    /// Print results only.
-    pub quiet: bool,
 }
 
 /// Parses the command line, runs the verb, reports a failure.
@@ -184,34 +175,4 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put
     // two threads to sleep and wake them again.
     rayon::scope(|_| cli.command.run(&context))
-}
-
-/// Writes an error to the terminal, with its causes.
-fn report(error: &anyhow::Error) {
-    let message = match error.downcast_ref::<ConfigError>() {
-        Some(error) if io::stderr().is_terminal() => error.styled(),
-        Some(error @ ConfigError::Invalid(_)) => error.to_string(),
-        _ => format!("error: {}", told_once(error)),
-    };
-    // Without a standard error there is nobody to tell.
-    let _ = writeln!(io::stderr(), "{message}");
-}
-
-/// The error and its causes; a cause that is part of what was said before is not said again.
-fn told_once(error: &anyhow::Error) -> String {
-    let mut message = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !message.contains(&cause) {
-            message += &format!(": {cause}");
-        }
-    }
-    message
-}
-
-/// Prints a line of results.
-///
-/// # Errors
-/// When standard output cannot be written; a closed pipe ends the program quietly.
-pub fn say(line: impl AsRef<str>) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{}", line.as_ref())
 }

@@ -4,7 +4,9 @@ use candle_core::{Device, Tensor};
 use ckd_kernels::adamw::AdamWStep;
 use ckd_kernels::{Gradients, Result};
 
-use super::{Optim, Optimizer, Parameter, Slot, zeros_in_memory_order};
+use super::groups::Parameter;
+use super::optimizer::{Optimizer, Slot, zeros_in_memory_order};
+use super::settings::Optim;
 
 /// AdamW and its running means.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use candle_core::Tensor;
 use ckd_detectors::param::{ParamStore, write_in_place};
 use ckd_kernels::ema::update_average;
 
-use super::{Slot, zeros_in_memory_order};
+use super::optimizer::{Slot, zeros_in_memory_order};
 
 /// The average of the weights of networks.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use ckd_detectors::names::{ChannelOrder, Renaming, Scheme};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
-use super::recognise::{PythonConfig, pixel_values};
-use super::state_dict::{Remarks, StateDict};
+use super::python_config::PythonConfig;
+use super::state_dict::{Remarks, StateDict, pixel_values};
 use super::stored::{Budget, Entry, NumberType, StoredTensor, View, row_major};
 use super::torch::{self, LEGACY_MAGIC};
 use super::{TrainedEpsilon, WeightsError, epsilon, numpy};

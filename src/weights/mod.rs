@@ -6,10 +6,10 @@
 //! | [`file`](mod@file) | any file of weights as tensors under torchvision's names; writing safetensors |
 //! | `torch`, `zip`, `numpy`, `state_dict`, `pickle` | torch files and pickles of arrays: the tensors, the archive, their description |
 //! | [`stored`] | tensors as files hold them: types, shapes, strides, bounds |
-//! | [`recognise`], `structure` | which network the tensors are of, by names and shapes |
+//! | [`recognise`], `structure`, `python_config` | which network the tensors are of, by names and shapes |
 //! | [`classes`] | which output is which class; COCO's 80 |
 //! | [`load`] | named tensors into a network: strictly, or a backbone alone |
-//! | [`epsilon`] | batch norms that were trained with another epsilon |
+//! | [`epsilon`], `fold` | batch norms that were trained with another epsilon, and weights that make up for it |
 //! | [`agree`] | whether a configuration uses weights as they were trained |
 //! | [`import`], [`diff`] | a file that describes itself, made from one that does not; how two files differ |
 //!
@@ -21,10 +21,12 @@ pub mod classes;
 pub mod diff;
 pub mod epsilon;
 pub mod file;
+mod fold;
 pub mod import;
 pub mod load;
 mod numpy;
 mod pickle;
+mod python_config;
 pub mod recognise;
 mod state_dict;
 pub mod stored;

@@ -5,48 +5,13 @@
 //! and memory is bounded by the number of opcodes: text and bytes stay where they are in the file.
 
 mod machine;
+mod value;
 
 use machine::{Machine, Step};
+pub(super) use value::{Node, Value};
 
 /// More opcodes than the pickle of any state dict with its optimiser; bounds the memory that a hostile one can take.
 const MOST_OPCODES: usize = 2 << 20;
-
-/// A value: small ones as they are, others by their place among the [`Node`]s.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// A float, or an integer of more than 64 bits.
-    OtherNumber,
-    Node(usize),
-}
-
-/// A value that has parts.
-#[derive(Debug)]
-pub(super) enum Node<'a> {
-    Text(&'a str),
-    /// Also the strings of Python 2, which have no encoding.
-    Bytes(&'a [u8]),
-    Tuple(Vec<Value>),
-    /// Also a set.
-    List(Vec<Value>),
-    /// Also an `OrderedDict`.
-    Dict(Vec<(Value, Value)>),
-    /// The name of a class or function.
-    Global {
-        module: &'a str,
-        name: &'a str,
-    },
-    /// A reference to something outside the pickle, by its id.
-    Persistent(Value),
-    /// What a function or class would make of these arguments, and the state it would then be given.
-    Call {
-        function: Value,
-        arguments: Value,
-        state: Option<Value>,
-    },
-}
 
 /// The module and name of a class or function.
 pub(super) type Global<'a> = (&'a str, &'a str);

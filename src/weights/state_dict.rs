@@ -1,6 +1,8 @@
 //! The dictionary of named tensors in a pickle, and what stands beside it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use candle_core::Tensor;
 
 use super::pickle::{Node, Pickled, Value};
 use super::stored::StoredTensor;
@@ -122,4 +124,10 @@ fn remarks(pickled: &Pickled) -> Remarks {
         config: text(pickled.entry(meta, "config").or_else(|| pickled.entry(meta, "cfg"))),
         ..Remarks::default()
     }
+}
+
+/// Mean or deviation of a pixel, which Detectron2 keeps beside the weights.
+pub(super) fn pixel_values(tensors: &BTreeMap<String, Tensor>, name: &str) -> Option<[f32; 3]> {
+    let values = tensors.get(name)?.flatten_all().ok()?.to_vec1::<f32>().ok()?;
+    values.try_into().ok()
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Node, Value};
+use super::value::{Node, Value};
 
 /// What an opcode led to.
 pub(super) enum Step {

@@ -1,0 +1,46 @@
+//! Surroundings of a verb: its device, and where its words go.
+
+use std::io::{self, IsTerminal, Write};
+
+use candle_core::Device;
+
+use crate::config::ConfigError;
+
+/// Context of every verb.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// Device to compute on.
+    pub device: Device,
+    /// Print results only.
+    pub quiet: bool,
+}
+
+/// Prints a line of results.
+///
+/// # Errors
+/// When standard output cannot be written; a closed pipe ends the program quietly.
+pub fn say(line: impl AsRef<str>) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", line.as_ref())
+}
+
+/// Writes an error to the terminal, with its causes.
+pub(super) fn report(error: &anyhow::Error) {
+    let message = match error.downcast_ref::<ConfigError>() {
+        Some(error) if io::stderr().is_terminal() => error.styled(),
+        Some(error @ ConfigError::Invalid(_)) => error.to_string(),
+        _ => format!("error: {}", told_once(error)),
+    };
+    // Without a standard error there is nobody to tell.
+    let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// The error and its causes; a cause that is part of what was said before is not said again.
+fn told_once(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.contains(&cause) {
+            message += &format!(": {cause}");
+        }
+    }
+    message
+}
