@@ -61,6 +61,9 @@ impl HeadNorm {
 
 /// What every batch norm adds to its variance, as in PyTorch.
 pub const EPSILON: f64 = 1e-5;
+
+/// Convolutions that a head may have: a configuration that comes with a file of weights is not believed beyond it.
+pub(crate) const MOST_HEAD_CONVS: u64 = 64;
 /// The batch's share of a running statistic.
 pub(crate) const MOMENTUM: f64 = 0.1;
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use ckd_kernels::Value;
 use ckd_kernels::in_place::overwrite;
 
@@ -112,12 +112,26 @@ pub struct Builder {
     seed: u64,
     prefix: String,
     frozen: bool,
+    outline: bool,
 }
 
 impl Builder {
     /// A builder of a new store whose initial values depend on `seed` and each parameter's name alone.
     pub fn new(seed: u64, device: &Device) -> Self {
-        Self { store: Rc::default(), device: device.clone(), seed, prefix: String::new(), frozen: false }
+        Self {
+            store: Rc::default(),
+            device: device.clone(),
+            seed,
+            prefix: String::new(),
+            frozen: false,
+            outline: false,
+        }
+    }
+
+    /// A builder of parameters with names and shapes but no memory: every tensor is a single 0, seen through strides of
+    /// 0. It tells whether a file fits a network before the network is made.
+    pub fn outline() -> Self {
+        Self { outline: true, frozen: true, ..Self::new(0, &Device::Cpu) }
     }
 
     /// The builder of a layer within this one.
@@ -155,15 +169,16 @@ impl Builder {
 
     fn add(&self, name: &str, shape: &[usize], init: Init, role: Role) -> Result<Value> {
         let name: Arc<str> = format!("{}.{name}", self.prefix).into();
-        let values = init.values(shape, self.seed, &name);
+        let values = || init.values(shape, self.seed, &name);
         let tensor = match *shape {
+            _ if self.outline => Tensor::zeros((), DType::F32, &Device::Cpu)?.broadcast_as(shape)?,
             // Drawn in torchvision's order (K, C, R, S), kept as (K, R, S, C).
-            [_, _, _, _] => Tensor::from_vec(values, shape, &Device::Cpu)?
+            [_, _, _, _] => Tensor::from_vec(values(), shape, &Device::Cpu)?
                 .permute((0, 2, 3, 1))?
                 .contiguous()?
                 .to_device(&self.device)?
                 .permute((0, 3, 1, 2))?,
-            _ => Tensor::from_vec(values, shape, &self.device)?,
+            _ => Tensor::from_vec(values(), shape, &self.device)?,
         };
         let value = match role {
             Role::Trainable => Value::leaf(name.clone(), tensor),

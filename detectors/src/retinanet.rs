@@ -17,7 +17,7 @@ use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::matcher::{self, Match, Matcher};
-use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
+use crate::nn::{Conv2d, ConvBlock, HeadNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Clip, Detections, RetinaLevel};
 use crate::regions::Regions;
@@ -70,6 +70,7 @@ impl RetinaSettings {
     fn check(&self, check: &mut Check<'_>) {
         check.at_least_one("detections_per_image", self.detections_per_image);
         check.at_least_one("topk_candidates", self.topk_candidates);
+        check.at_most("head_convs", self.head_convs, MOST_HEAD_CONVS);
         matcher::check_ious(check, self.fg_iou, self.bg_iou);
         check.fraction("nms_threshold", self.nms_threshold);
         check.fraction("score_threshold", self.score_threshold);

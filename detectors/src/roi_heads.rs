@@ -84,6 +84,7 @@ impl RoiConfig {
         ] {
             check.at_least_one(key, count);
         }
+        check.at_most("pool_size", self.pool_size, 64);
         matcher::check_ious(check, self.fg_iou, self.bg_iou);
         check.fraction("nms_threshold", self.nms_threshold);
         check.fraction("positive_fraction", self.positive_fraction);

@@ -19,7 +19,7 @@ use crate::dense::{anchors_per_cell, flat, per_anchor};
 use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::matcher::{self, Matcher};
-use crate::nn::Conv2d;
+use crate::nn::{Conv2d, MOST_HEAD_CONVS};
 use crate::param::Builder;
 use crate::proposals::ProposalFilter;
 
@@ -65,6 +65,7 @@ impl RpnConfig {
         ] {
             check.at_least_one(key, count);
         }
+        check.at_most("head_convs", self.head_convs, MOST_HEAD_CONVS);
         matcher::check_ious(check, self.fg_iou, self.bg_iou);
         check.fraction("nms_threshold", self.nms_threshold);
         check.fraction("positive_fraction", self.positive_fraction);

@@ -54,6 +54,12 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// A count of `most` or less.
+    pub fn at_most(&mut self, key: &str, value: impl TryInto<u64>, most: u64) {
+        let value = value.try_into().unwrap_or(u64::MAX);
+        self.that(value <= most, key, format!("is {value}"), format!("give {most} or less"));
+    }
+
     /// A count of 1 or more.
     pub fn at_least_one(&mut self, key: &str, value: impl TryInto<u64>) {
         let holds = value.try_into().is_ok_and(|value| value >= 1);

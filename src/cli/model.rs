@@ -13,7 +13,7 @@ use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::build;
 use crate::report::run_folder::RunFolder;
 use crate::weights::card::{Category, category_map};
-use crate::weights::{ModelCard, WeightsFile, load};
+use crate::weights::{ModelCard, WeightsFile};
 
 /// Names a trained detector.
 #[derive(Debug, clap::Args)]
@@ -128,8 +128,7 @@ impl ModelArgs {
             Some(card) => card.categories.clone(),
             None => fallback(&config)?,
         };
-        let detector = build::frozen_student(&config, categories.len(), device)?;
-        load::strict(detector.params(), &file)?;
+        let detector = build::loaded(&config, categories.len(), &file, device)?;
         Ok(Model { detector, config, categories, card, file })
     }
 }

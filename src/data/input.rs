@@ -4,6 +4,13 @@ use ckd_settings::{Check, section};
 
 use super::transform::Resize;
 
+/// Pixels of the longest side that is believed: a file of weights brings its configuration along, and an image of
+/// twice the side takes four times the memory.
+const LARGEST_SIDE: u64 = 8192;
+
+/// The largest believed divisor of sides, for the same reason.
+const LARGEST_DIVISOR: u64 = 1024;
+
 section! {
     /// How images are resized, flipped and padded.
     pub struct Input {
@@ -40,6 +47,8 @@ impl Input {
         );
         check.at_least_one("eval_short_side_px", self.eval_short_side());
         check.at_least_one("size_divisor", self.size_divisor);
+        check.at_most("long_side_px", self.long_side_px, LARGEST_SIDE);
+        check.at_most("size_divisor", self.size_divisor, LARGEST_DIVISOR);
         check.fraction("flip_probability", self.flip_probability);
     }
 

@@ -25,7 +25,7 @@ use crate::engine::task::Settings;
 use crate::fsx;
 use crate::weights::card::category_map;
 use crate::weights::file::write_safetensors;
-use crate::weights::{ModelCard, WeightsFile, load};
+use crate::weights::{ModelCard, WeightsFile};
 
 /// A trained detector that can be written in any [`Format`].
 #[derive(Debug)]
@@ -43,8 +43,7 @@ impl DetectorExport {
     /// If the file does not say how its network is built, or is not whole.
     pub fn of(file: &WeightsFile, data_root: Option<&Path>) -> Result<Self> {
         let card = ModelCard::of(file).map_err(EngineError::from)?;
-        let detector = build::frozen_student(&card.config, card.categories.len(), &Device::Cpu)?;
-        load::strict(detector.params(), file).map_err(EngineError::from)?;
+        let detector = build::loaded(&card.config, card.categories.len(), file, &Device::Cpu)?;
         Ok(Self::new(detector, card.config.clone(), card, &file.hash, data_root))
     }
 

@@ -15,7 +15,7 @@ use crate::engine::EngineError;
 use crate::engine::detect::build;
 use crate::engine::detect::evaluate::detect_images;
 use crate::weights::card::Category;
-use crate::weights::{ModelCard, WeightsFile, load};
+use crate::weights::{ModelCard, WeightsFile};
 
 /// A detector, its classes, and how its images are prepared.
 ///
@@ -81,8 +81,7 @@ impl Student {
     pub fn open_on(path: impl AsRef<Path>, device: &Device) -> Result<Self, StudentError> {
         let file = WeightsFile::read(path.as_ref()).map_err(EngineError::from)?;
         let ModelCard { config, categories, .. } = ModelCard::of(&file).map_err(EngineError::from)?;
-        let detector = build::frozen_student(&config, categories.len(), device)?;
-        load::strict(detector.params(), &file).map_err(EngineError::from)?;
+        let detector = build::loaded(&config, categories.len(), &file, device)?;
         Ok(Self { detector, config, categories, device: device.clone() })
     }
 

@@ -143,11 +143,11 @@ const SAFETENSORS_HEADER: u64 = 100_000_000;
 
 /// The format and content of the file at `path` if it begins like one of the formats.
 fn recognise(path: &Path) -> io::Result<Option<(Format, Vec<u8>)>> {
-    let file = File::open(path)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
+    // Before it is opened: to open a pipe waits for a writer.
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
+    let file = File::open(path)?;
     let mut start = Vec::new();
     (&file).take(LEGACY_MAGIC.len() as u64).read_to_end(&mut start)?;
     // Safetensors: the length of the header, then the header, a JSON object.

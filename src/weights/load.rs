@@ -14,8 +14,21 @@ const BODY: &str = "backbone.body.";
 /// Loads every tensor of the network, and nothing else.
 ///
 /// # Errors
-/// Lists every missing, unexpected and mis-shaped name. Batch norms' `num_batches_tracked` is not missed.
+/// As of [`check`].
 pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsError> {
+    check(params, file)?;
+    for (name, _) in params.iter() {
+        params.set(name, &file.tensors[&**name])?;
+    }
+    Ok(())
+}
+
+/// Checks that a file has the network's tensors and no others. The network may be an outline
+/// ([`Builder::outline`](ckd_detectors::param::Builder::outline)).
+///
+/// # Errors
+/// Lists every missing, unexpected and mis-shaped name. Batch norms' `num_batches_tracked` is not missed.
+pub fn check(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsError> {
     let mut report = Report::default();
     for (name, param) in params.iter() {
         match file.tensors.get(&**name) {
@@ -25,11 +38,7 @@ pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsErro
     }
     let unknown = |name: &&String| params.get(name).is_none() && !name.ends_with("num_batches_tracked");
     report.unexpected.extend(file.tensors.keys().filter(unknown).cloned());
-    report.finish(file)?;
-    for (name, _) in params.iter() {
-        params.set(name, &file.tensors[&**name])?;
-    }
-    Ok(())
+    report.finish(file)
 }
 
 /// Loads the trunk, and whatever else fits: the start of a student.

@@ -6,12 +6,17 @@ use std::io::Cursor;
 use zip::{CompressionMethod, ZipArchive};
 
 /// Every file of the archive `bytes` by its name. Only slices of the archive are handed out, so nothing that a header
-/// claims costs memory. Checksums are not compared: torch can be told to leave them out.
+/// claims costs memory.
+///
+/// # Errors
+/// If the directory is not whole, or a file does not have its checksum. Where none has, torch was told to leave checksums out
+/// (`set_crc32_options`).
 pub(super) fn files(bytes: &[u8]) -> Result<BTreeMap<String, &[u8]>, String> {
     let cut_short =
         || "it is damaged or cut short (its zip directory is not whole); copy it again".to_owned();
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|_| cut_short())?;
     let mut files = BTreeMap::new();
+    let mut changed = Vec::new();
     for index in 0..archive.len() {
         let file = archive.by_index_raw(index).map_err(|_| cut_short())?;
         let name = file.name().map_err(|_| cut_short())?.into_owned();
@@ -22,7 +27,16 @@ pub(super) fn files(bytes: &[u8]) -> Result<BTreeMap<String, &[u8]>, String> {
             let start = usize::try_from(file.data_start()?).ok()?;
             bytes.get(start..start.checked_add(usize::try_from(file.compressed_size()).ok()?)?)
         };
-        files.insert(name, content().ok_or_else(cut_short)?);
+        let content = content().ok_or_else(cut_short)?;
+        if crc32fast::hash(content) != file.crc32() {
+            changed.push(name.clone());
+        }
+        files.insert(name, content);
     }
-    Ok(files)
+    match changed.first() {
+        Some(name) if changed.len() < files.len() => {
+            Err(format!("it is damaged: {name} in it does not have its checksum; copy it again"))
+        }
+        _ => Ok(files),
+    }
 }

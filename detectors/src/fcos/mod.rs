@@ -23,7 +23,7 @@ use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::matcher::Match;
-use crate::nn::{Conv2d, GroupNorm, Mode};
+use crate::nn::{Conv2d, GroupNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
 use crate::regions::Regions;
@@ -62,6 +62,7 @@ impl FcosSettings {
         check.positive("center_sampling_radius", self.center_sampling_radius);
         check.at_least_one("detections_per_image", self.detections_per_image);
         check.at_least_one("topk_candidates", self.topk_candidates);
+        check.at_most("head_convs", self.head_convs, MOST_HEAD_CONVS);
         check.fraction("nms_threshold", self.nms_threshold);
         check.fraction("score_threshold", self.score_threshold);
         check.fraction("focal_alpha", self.focal_alpha);

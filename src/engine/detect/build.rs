@@ -8,6 +8,7 @@ use ckd_detectors::{Detector, DetectorConfig};
 
 use crate::config::{self, Config, DetectorSettings, Network, Stage};
 use crate::engine::Result;
+use crate::weights::{WeightsFile, load};
 
 /// The student of `config` with its initial weights: random ones that depend on the seed alone.
 pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
@@ -22,6 +23,21 @@ pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detec
 pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let settings = student_settings(config, classes);
     Ok(Detector::new(Builder::new(config.run.seed, device).frozen(), &settings)?)
+}
+
+/// The detector that `config` describes, for inference, with the weights of `file`.
+///
+/// A configuration in a file from elsewhere may claim any size, so nothing is made before every name and shape was found
+/// in the file.
+///
+/// # Errors
+/// Lists every missing, unexpected and mis-shaped name.
+pub fn loaded(config: &Config, classes: usize, file: &WeightsFile, device: &Device) -> Result<Detector> {
+    let outline = Detector::new(Builder::outline(), &student_settings(config, classes))?;
+    load::check(outline.params(), file)?;
+    let detector = frozen_student(config, classes, device)?;
+    load::strict(detector.params(), file)?;
+    Ok(detector)
 }
 
 /// Settings that [`frozen_student`] is built from.
