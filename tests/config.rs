@@ -167,6 +167,30 @@ fn unknown_keys_are_found_in_distill_entries_and_networks_too() {
     assert_mentions(&message, &["missing key \"student.backbone\"", "did you mean \"backbone\"?"]);
 }
 
+/// Inputs of a size that took seconds or overflowed the stack.
+#[test]
+fn hostile_texts_are_refused_in_little_time_and_space() {
+    let unknown: String = (0..20_000).map(|at| format!("nothing{at} = {at}\n")).collect();
+    let message = error(&format!("{unknown}{SMALL}"), &[]);
+    assert_mentions(&message, &["unknown key \"nothing0\"", "and 19980 more"]);
+    let deep = "a.".repeat(5_000);
+    assert_mentions(&error(SMALL, &[&format!("{deep}a=1")]), &["a --set takes KEY=VALUE"]);
+    for text in [format!("{deep}a = 1\n{SMALL}"), format!("a = {}\n{SMALL}", "[".repeat(50_000))] {
+        assert!(load(&text, &[]).is_err());
+    }
+    let files: Vec<(String, String)> =
+        (0..1_500).map(|at| (format!("c{at}.toml"), format!("extends = \"c{}.toml\"\n", at + 1))).collect();
+    let files: Vec<(&str, &str)> = files.iter().map(|(name, text)| (name.as_str(), text.as_str())).collect();
+    assert_mentions(&error_in(&folder(&files), "c0.toml", &[]), &["more than 32 files extend one another"]);
+}
+
+#[test]
+fn control_characters_in_a_text_are_not_sent_to_the_terminal() {
+    let message = error(&format!("\"\\u001b[31mred\\u0007\" = 1\n{SMALL}"), &[]);
+    assert_mentions(&message, &["unknown key \"\\u{1b}[31mred\\u{7}\""]);
+    assert!(!message.contains(['\u{1b}', '\u{7}']));
+}
+
 #[test]
 fn a_wrong_type_is_shown_at_the_value() {
     let text = SMALL.replace("lr = 0.01", "lr = \"fast\"");

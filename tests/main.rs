@@ -27,3 +27,4 @@ mod weights;
 mod weights_classifiers;
 mod weights_import;
 mod weights_real;
+mod weights_selection;

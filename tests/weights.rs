@@ -10,6 +10,7 @@ use crate::support::torch_file::{self, ArrayBytes, TorchFile};
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::{Config, Document};
 use ckd_det::engine::detect::build;
+use ckd_det::export::student::Student;
 use ckd_det::weights::file::{Format, write_safetensors};
 use ckd_det::weights::{ModelCard, WeightsError, WeightsFile, load};
 use ckd_detectors::Detector;
@@ -337,12 +338,9 @@ fn a_torch_file_is_read_with_its_types_strides_parameters_and_nesting() {
 
 #[test]
 fn a_torch_file_without_a_state_dict_says_what_there_is() {
-    let tensors = small();
-    let message = refused(&TorchFile { under: Some("weights"), ..TorchFile::of(&tensors) }.bytes());
-    assert_mentions(
-        &message,
-        &["no state dict", "state_dict, model, model_state_dict, net", "there is weights"],
-    );
+    let nothing = BTreeMap::new();
+    let message = refused(&TorchFile { under: Some("weights"), ..TorchFile::of(&nothing) }.bytes());
+    assert_mentions(&message, &["no state dict", "there is weights"]);
     // A list, a whole model (an object of some class), nothing.
     for pickle in [b"\x80\x02].".as_slice(), b"\x80\x02cmodels\nNet\n)\x81}b.", b"\x80\x02N."] {
         let message = refused(&torch_file::zip(&[("archive/data.pkl", pickle)]));
@@ -578,5 +576,33 @@ fn a_damaged_card_is_an_error_that_names_the_file() {
         write_safetensors(&path, &file.tensors, &metadata).unwrap();
         let error = ModelCard::of(&read(&path)).unwrap_err().to_string();
         assert_mentions(&error, &["damaged.safetensors"]);
+    }
+}
+
+/// A file of weights from elsewhere may say anything of itself: what is not borne out by its tensors costs nothing.
+#[test]
+fn a_card_that_claims_more_than_the_tensors_hold_is_refused_before_anything_is_made() {
+    let (tiny, _) = student();
+    tiny.train("plain.toml", &["schedule.steps=1"]).unwrap();
+    let file = read(&tiny.path("runs/plain/last.safetensors"));
+    let config = ModelCard::of(&file).unwrap().config;
+    type Claim = fn(&mut Config);
+    let claims: [(&str, Claim); 6] = [
+        ("of another shape", |config| config.detector.fpn_channels = 1_000_000_000),
+        ("of another shape", |config| config.student.network.width = Some(100_000_000)),
+        ("of another shape", |config| config.detector.roi.head_width = 4_000_000_000),
+        ("detector.rpn.head_convs", |config| config.detector.rpn.head_convs = 1_000_000_000),
+        ("input.long_side_px", |config| config.input.long_side_px = 20_000),
+        ("input.size_divisor", |config| config.input.size_divisor = 1_000_000_000),
+    ];
+    for (mention, claim) in claims {
+        let mut config = config.clone();
+        claim(&mut config);
+        let mut metadata = file.metadata.clone();
+        metadata.insert("ckd_det.config".to_owned(), config.to_toml());
+        let path = tiny.path("hostile.safetensors");
+        write_safetensors(&path, &file.tensors, &metadata).unwrap();
+        let error = Student::open(&path).unwrap_err().to_string();
+        assert_mentions(&error, &["hostile.safetensors", mention]);
     }
 }

@@ -12,6 +12,7 @@ pub type Xyxy = [f32; 4];
 
 /// What the host-side geometry (anchors to detections) refuses.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum GeometryError {
     /// Two inputs that belong together have different lengths.
     #[error("{what}: {got} values where {expected} belong; pass inputs of the same image and network")]

@@ -2,6 +2,7 @@
 
 /// A network could not be built, loaded or run.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// A setting or input that does not fit.
     #[error("{part}: {reason}")]

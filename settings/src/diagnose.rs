@@ -1,10 +1,14 @@
 //! Findings of a document, displayed with the lines at fault and what to do about them.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use crate::Place;
+
+/// Findings that are displayed; each shows its lines, and nobody mends more at once.
+const MOST_SHOWN: usize = 20;
 
 /// Everything found wrong in one configuration; displayed with the lines at fault.
 #[derive(Debug, Clone)]
@@ -27,7 +31,11 @@ impl Diagnostics {
     }
 
     fn render(&self, renderer: &Renderer) -> String {
-        let rendered: Vec<_> = self.0.iter().map(|diagnostic| diagnostic.render(renderer)).collect();
+        let shown = self.0.iter().take(MOST_SHOWN).map(|diagnostic| diagnostic.render(renderer));
+        let mut rendered: Vec<_> = shown.collect();
+        if self.0.len() > MOST_SHOWN {
+            rendered.push(format!("and {} more", self.0.len() - MOST_SHOWN));
+        }
         rendered.join("\n\n")
     }
 }
@@ -58,20 +66,20 @@ pub struct Diagnostic {
 impl Diagnostic {
     /// A finding at `place`.
     pub fn at(place: Place, message: impl Into<String>) -> Self {
-        Self { message: message.into(), label: None, help: None, place }
+        Self { message: printable(&message.into()).into_owned(), label: None, help: None, place }
     }
 
     /// With words beside the marked place.
     #[must_use]
     pub fn label(mut self, label: impl Into<String>) -> Self {
-        self.label = Some(label.into());
+        self.label = Some(printable(&label.into()).into_owned());
         self
     }
 
     /// With advice.
     #[must_use]
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
+        self.help = Some(printable(&help.into()).into_owned());
         self
     }
 
@@ -101,6 +109,27 @@ impl Diagnostic {
         }
         renderer.render(&[group])
     }
+}
+
+/// `text` with control characters but line breaks and tabs written as escapes (`\u{1b}`): a name in a file could otherwise
+/// move the cursor, change colours or set the title of the terminal that it is printed on.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    // Also the marks that turn the direction of writing (Unicode TR 36, section 3.2).
+    let is_plain = |c: char| {
+        matches!(c, '\n' | '\t')
+            || !(c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+    };
+    if text.chars().all(is_plain) {
+        return Cow::Borrowed(text);
+    }
+    let mut written = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match is_plain(c) {
+            true => written.push(c),
+            false => written.extend(c.escape_unicode()),
+        }
+    }
+    Cow::Owned(written)
 }
 
 /// The candidate that `word` was probably meant to be.
@@ -158,5 +187,25 @@ mod tests {
         assert_eq!(did_you_mean("lerning_rate", ["momentum", "learning_rate"]), Some("learning_rate"));
         assert_eq!(did_you_mean("zzz", ["momentum", "lr"]), None);
         assert_eq!(did_you_mean("zzz", []), None);
+    }
+
+    #[test]
+    fn control_characters_are_printed_as_escapes() {
+        assert_eq!(printable("plain, größer\n\t猫"), "plain, größer\n\t猫");
+        assert_eq!(printable("a\u{1b}[31mb\u{7}\r\u{202e}c"), "a\\u{1b}[31mb\\u{7}\\u{d}\\u{202e}c");
+    }
+
+    #[test]
+    fn of_very_many_findings_the_first_are_shown_and_the_others_counted() {
+        let text = std::sync::Arc::new(crate::Text {
+            name: "a.toml".to_owned(),
+            text: "wrong = 1".to_owned(),
+            layer: crate::Layer::File,
+        });
+        let one =
+            |at: usize| Diagnostic::at(Place { text: text.clone(), span: 0..5 }, format!("finding {at}"));
+        let shown = Diagnostics::of((0..20_000).map(one).collect()).expect("findings").to_string();
+        assert!(shown.contains("finding 19\n") && !shown.contains("finding 20\n"));
+        assert!(shown.ends_with("and 19980 more"));
     }
 }

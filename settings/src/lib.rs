@@ -65,7 +65,7 @@ mod tree;
 mod values;
 
 pub use check::{Check, Problem, Unchecked};
-pub use diagnose::{Diagnostic, Diagnostics, did_you_mean};
+pub use diagnose::{Diagnostic, Diagnostics, did_you_mean, printable};
 pub use place::{Layer, Place, Text, join};
 pub use section::{Fields, Key, Overlay, Read, Section, in_toml, joined, read, read_node, unknown_word};
 pub use tree::{Entry, Node, Table, Value};

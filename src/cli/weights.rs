@@ -18,7 +18,7 @@ use crate::weights::diff::Difference;
 use crate::weights::file::write_safetensors;
 use crate::weights::import::{Part, categories_of_annotations};
 use crate::weights::recognise::{Kind, Recognised};
-use crate::weights::{ModelCard, TrainedEpsilon, WeightsError, WeightsFile, load};
+use crate::weights::{ModelCard, Selection, TrainedEpsilon, WeightsError, WeightsFile, load};
 
 /// Arguments of `weights`.
 #[derive(Debug, clap::Args)]
@@ -52,6 +52,8 @@ Examples:
   ckd-det weights import model_final.pkl --out teacher.safetensors --set student.stride_in=3x3
   ckd-det weights import maskrcnn_resnet50_fpn_coco.pth --out teacher.safetensors --partial detector
   ckd-det weights import my_copy_of_torchvisions.pth --out teacher.safetensors --batch-norm-eps 0
+  ckd-det weights import distilled.pth --out student.safetensors --under student --strip backbone
+  ckd-det weights import my_resnet20.pth --out r20.safetensors --rename conv=conv1,bn=bn1,linear=fc
   ckd-det weights import mobilenet_v2.pth --out mobilenet_v2.safetensors
   ckd-det weights import wrn_40_2_vanilla/ckpt_epoch_240.pth --out wrn_40_2.safetensors")]
 struct Import {
@@ -75,6 +77,8 @@ struct Import {
     /// the detectors that torchvision publishes as COCO_V1, which are known by their names or SHA-256]
     #[arg(long, value_name = "EPSILON", value_parser = epsilon)]
     batch_norm_eps: Option<f64>,
+    #[command(flatten)]
+    selected: Selected,
     /// A key of the configuration that the file cannot say, over what is known; may be given often
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
@@ -105,6 +109,8 @@ struct Inspect {
     /// The weights to read
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    #[command(flatten)]
+    selected: Selected,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -142,15 +148,40 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<WeightsFile> {
+/// Tensors of a file that are meant.
+#[derive(Debug, Default, clap::Args)]
+struct Selected {
+    /// The key of the state dict, where a checkpoint has several: `ema`, `student.state_dict`
+    #[arg(long, value_name = "KEY")]
+    under: Option<String>,
+    /// Take the tensors whose names begin with this, without it
+    #[arg(long, value_name = "PREFIX")]
+    strip: Option<String>,
+    /// Layers that are called otherwise here, such as conv=conv1,bn=bn1
+    #[arg(long, value_name = "THEIRS=OURS", value_delimiter = ',', value_parser = renamed)]
+    rename: Vec<(String, String)>,
+}
+
+fn renamed(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((theirs, ours)) if !theirs.is_empty() && !ours.is_empty() => {
+            Ok((theirs.trim_end_matches('.').to_owned(), ours.trim_end_matches('.').to_owned()))
+        }
+        _ => Err("give the layer in the file and the layer here, such as conv=conv1".to_owned()),
+    }
+}
+
+fn read(path: &Path, selected: &Selected) -> anyhow::Result<WeightsFile> {
     if !path.exists() {
         return Err(EngineError::Missing(format!("there is no file {}", path.display())).into());
     }
-    Ok(WeightsFile::read(path)?)
+    let Selected { under, strip, rename } = selected;
+    let selection = Selection { under: under.clone(), strip: strip.clone(), rename: rename.clone() };
+    Ok(WeightsFile::read_as(path, &selection)?)
 }
 
 fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
-    let mut file = read(&args.source)?;
+    let mut file = read(&args.source, &args.selected)?;
     if let Some(value) = args.batch_norm_eps {
         let because = "--batch-norm-eps".to_owned();
         file = file.trained_with_epsilon(TrainedEpsilon { value, because })?;
@@ -265,7 +296,7 @@ fn bare_metadata(
 }
 
 fn inspect(args: &Inspect) -> anyhow::Result<()> {
-    let file = read(&args.file)?;
+    let file = read(&args.file, &args.selected)?;
     let recognised = Recognised::of(&file);
     let card = ModelCard::of(&file).ok();
     let classifier = ClassifierCard::of(&file)?;
@@ -376,7 +407,10 @@ fn classes(network: &Recognised) -> Option<usize> {
 }
 
 fn diff(args: &Diff) -> anyhow::Result<()> {
-    let difference = Difference::of(&read(&args.first)?, &read(&args.second)?)?;
+    let difference = Difference::of(
+        &read(&args.first, &Selected::default())?,
+        &read(&args.second, &Selected::default())?,
+    )?;
     if args.json {
         say(serde_json::to_string_pretty(&difference)?)?;
     } else {

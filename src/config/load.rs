@@ -302,6 +302,9 @@ fn with_overlays(root: &Node) -> Node {
     root
 }
 
+/// Files that may extend one another; ours need three.
+const MOST_LAYERS: usize = 32;
+
 /// The last file of `trail` and all it extends, as one tree; the files before it led here.
 fn layers(trail: &mut Vec<ConfigSource>) -> Result<Node, ConfigError> {
     let text = read(trail.last().expect("the trail begins with the file that was asked for"))?;
@@ -313,6 +316,12 @@ fn layers(trail: &mut Vec<ConfigSource>) -> Result<Node, ConfigError> {
     let name = String::read(&extends.node, "extends", &mut findings).unwrap_or_default();
     if let Some(wrong) = Diagnostics::of(findings) {
         return Err(wrong.into());
+    }
+    if trail.len() > MOST_LAYERS {
+        let message = format!("more than {MOST_LAYERS} files extend one another");
+        return Err(Diagnostic::at(extends.node.place.clone(), message)
+            .help("write the keys of several into one")
+            .into());
     }
     let base = Reference { key: "extends", name: &name, place: &extends.node.place }.follow(trail)?;
     trail.push(base);

@@ -45,6 +45,9 @@ struct Set {
     value: Node,
 }
 
+/// Parts of a dotted key; the deepest of ours has four.
+const DEEPEST_KEY: usize = 32;
+
 /// Reads `a.b=c`; the value is TOML, or else text.
 fn parse_set(set: &str) -> Result<Set, Diagnostic> {
     let text = Arc::new(Text { name: "--set".to_owned(), text: set.to_owned(), layer: Layer::Set });
@@ -66,6 +69,9 @@ fn parse_set(set: &str) -> Result<Set, Diagnostic> {
         let begin = start + part.len() - part.trim_start().len();
         parts.push((name.to_owned(), place(begin..begin + name.len())));
         start += part.len() + 1;
+    }
+    if parts.len() > DEEPEST_KEY {
+        return Err(malformed(0..key.len()));
     }
     let names: Vec<_> = parts.iter().map(|(name, _)| name.as_str()).collect();
     let key = names.join(".");

@@ -8,6 +8,7 @@ use crate::fsx::{self, WriteError};
 
 /// Why a data set could not be written in another format.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConvertError {
     /// A file could not be written.
     #[error(transparent)]

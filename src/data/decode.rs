@@ -19,6 +19,7 @@ pub const MAX_PIXELS: u64 = 1 << 27;
 
 /// Why an image file could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DecodeError {
     /// The file could not be read.
     #[error("cannot read image {}: {source}", path.display())]

@@ -10,6 +10,7 @@ use super::yolo::YoloError;
 
 /// A data set that cannot be used, or a batch that cannot be made.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DataError {
     /// The annotations could not be used.
     #[error(transparent)]
@@ -54,6 +55,7 @@ fn list(paths: &[PathBuf]) -> String {
 
 /// A data set of labelled images could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LabelledError {
     /// A file or folder could not be read.
     #[error("cannot read {}: {source}", path.display())]

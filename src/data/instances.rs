@@ -67,6 +67,7 @@ pub struct AnnotationEntry {
 
 /// Why boxes could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum InstancesError {
     /// The file could not be read.
     #[error("cannot read annotations {}: {source}", path.display())]

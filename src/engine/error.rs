@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 /// A run could not start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// Data or weights that the configuration names do not exist.
     #[error("{0}")]

@@ -26,6 +26,7 @@ use crate::data::InstancesError;
 
 /// Why detections could not be scored.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EvalError {
     /// Logits that do not fit the labels.
     #[error("a classifier's results cannot be counted: {reason}")]

@@ -14,6 +14,7 @@ use crate::fsx;
 
 /// A picture could not be saved.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DrawError {
     /// The picture has no PNG form (it has no pixels).
     #[error("cannot encode {}: {source}", path.display())]

@@ -14,6 +14,7 @@ use crate::fsx::{self, WriteError};
 
 /// The log could not be opened or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum LogError {
     /// The file could not be created, cut or appended to.
     #[error(transparent)]

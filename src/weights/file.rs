@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use super::python_config::PythonConfig;
+use super::selection::Selection;
 use super::state_dict::{Remarks, StateDict, pixel_values};
 use super::stored::{Budget, Entry, NumberType, StoredTensor, View, row_major};
 use super::torch::{self, LEGACY_MAGIC};
@@ -66,6 +67,14 @@ impl std::fmt::Display for Format {
 }
 
 impl WeightsFile {
+    /// Reads the file at `path` as [`read_as`](Self::read_as) does, its state dict found by itself.
+    ///
+    /// # Errors
+    /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed.
+    pub fn read(path: &Path) -> Result<Self, WeightsError> {
+        Self::read_as(path, &Selection::default())
+    }
+
     /// Reads safetensors, a torch file (zip or legacy) or a pickle of numpy arrays, whatever its names: the conventions of
     /// Detectron2 and MMDetection are turned into torchvision's.
     ///
@@ -90,8 +99,9 @@ impl WeightsFile {
     /// ```
     ///
     /// # Errors
-    /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed.
-    pub fn read(path: &Path) -> Result<Self, WeightsError> {
+    /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed, or does not
+    /// have what `selection` names.
+    pub fn read_as(path: &Path, selection: &Selection) -> Result<Self, WeightsError> {
         let wrong = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
         let Some((format, bytes)) = recognise(path).map_err(read_error(path))? else {
             return Err(wrong(
@@ -101,20 +111,25 @@ impl WeightsFile {
         };
         let hash = blake3::hash(&bytes).to_hex().to_string();
         let mut metadata = BTreeMap::new();
-        let StateDict { tensors: stored, mut remarks } = match format {
+        let under = selection.under.as_deref();
+        let StateDict { tensors: mut stored, mut remarks } = match format {
+            Format::Safetensors if under.is_some() => {
+                return Err(wrong("a safetensors file has one state dict; leave out --under".to_owned()));
+            }
             Format::Safetensors => {
                 let (tensors, header) = safetensors(&bytes).map_err(wrong)?;
                 metadata = header;
                 StateDict { tensors, ..StateDict::default() }
             }
-            Format::TorchZip => torch::zip_file(&bytes).map_err(wrong)?,
-            Format::TorchLegacy => torch::legacy_file(&bytes).map_err(wrong)?,
-            Format::NumpyPickle => numpy::file(&bytes).map_err(wrong)?,
+            Format::TorchZip => torch::zip_file(&bytes, under).map_err(wrong)?,
+            Format::TorchLegacy => torch::legacy_file(&bytes, under).map_err(wrong)?,
+            Format::NumpyPickle => numpy::file(&bytes, under).map_err(wrong)?,
         };
         // What was written here has the epsilon of here.
         let is_own = metadata.keys().any(|key| key.starts_with("ckd_det."));
         let published = if is_own { None } else { epsilon::of_published(path, &bytes) };
         drop(bytes);
+        selection.apply(&mut stored).map_err(wrong)?;
         let (mut tensors, mut entries) = (BTreeMap::new(), BTreeMap::new());
         for StoredTensor { name, entry, values } in stored {
             tensors.extend(values.map(|values| (name.clone(), values)));
@@ -138,8 +153,11 @@ impl WeightsFile {
 
 const ZIP: &[u8] = b"PK\x03\x04";
 
-/// The longest header that the format allows.
-const SAFETENSORS_HEADER: u64 = 100_000_000;
+/// The longest header that is read. The format allows 100 MB; that of the largest network has a third of a megabyte.
+const SAFETENSORS_HEADER: u64 = 16 << 20;
+
+/// More tensors than any network has with its optimiser.
+const MOST_TENSORS: usize = 1 << 16;
 
 /// The format and content of the file at `path` if it begins like one of the formats.
 fn recognise(path: &Path) -> io::Result<Option<(Format, Vec<u8>)>> {
@@ -178,6 +196,9 @@ fn safetensors(bytes: &[u8]) -> Result<Content, String> {
     let damaged =
         |error: &dyn std::fmt::Display| format!("it is damaged or cut short: {error}; copy it again");
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(&error))?;
+    if header.offset_keys().len() > MOST_TENSORS {
+        return Err(format!("it names more than {MOST_TENSORS} tensors, more than any network has"));
+    }
     let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
     let mut budget = Budget::of_file(bytes.len());
     let mut tensors = Vec::new();

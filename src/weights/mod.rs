@@ -6,7 +6,8 @@
 //! | [`file`](mod@file) | any file of weights as tensors under torchvision's names; writing safetensors |
 //! | `torch`, `zip`, `numpy`, `state_dict`, `pickle` | torch files and pickles of arrays: the tensors, the archive, their description |
 //! | [`stored`] | tensors as files hold them: types, shapes, strides, bounds |
-//! | [`recognise`], `structure`, `python_config` | which network the tensors are of, by names and shapes |
+//! | [`selection`] | which tensors of a file are meant, and changes of their names |
+//! | [`recognise`], `structure`, `nearest`, `python_config` | which network the tensors are of, by names and shapes |
 //! | [`classes`] | which output is which class; COCO's 80 |
 //! | [`load`] | named tensors into a network: strictly, or a backbone alone |
 //! | [`epsilon`], `fold` | batch norms that were trained with another epsilon, and weights that make up for it |
@@ -24,10 +25,12 @@ pub mod file;
 mod fold;
 pub mod import;
 pub mod load;
+mod nearest;
 mod numpy;
 mod pickle;
 mod python_config;
 pub mod recognise;
+pub mod selection;
 mod state_dict;
 pub mod stored;
 mod structure;
@@ -40,10 +43,12 @@ pub use card::ModelCard;
 pub use epsilon::TrainedEpsilon;
 pub use file::WeightsFile;
 pub use numpy::{LabelledRows, labelled_rows};
+pub use selection::Selection;
 pub use state_dict::Remarks;
 
 /// Weights could not be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum WeightsError {
     /// The file could not be read.
     #[error("cannot read weights {}: {source}", path.display())]

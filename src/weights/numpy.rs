@@ -10,13 +10,13 @@ use super::stored::{Budget, NumberType, View, row_major};
 ///
 /// # Errors
 /// Says what is wrong with the file, without its name.
-pub(super) fn file(bytes: &[u8]) -> Result<StateDict, String> {
+pub(super) fn file(bytes: &[u8], under: Option<&str>) -> Result<StateDict, String> {
     let pickled = Pickled::read(bytes)?;
     if pickled.length < bytes.len() {
         return Err(format!("{} bytes follow its pickle; copy it again", bytes.len() - pickled.length));
     }
     let mut budget = Budget::of_file(bytes.len());
-    state_dict::read(&pickled, |name, value| {
+    state_dict::read(&pickled, under, |name, value| {
         let Some(array) = Array::of(&pickled, value) else { return Ok(None) };
         let Array { number, data, shape, strides } = array.map_err(|reason| format!("{name}: {reason}"))?;
         let view = View { number, bytes: &data, offset: 0, shape, strides };

@@ -4,6 +4,7 @@ use ckd_detectors::classifier::Architecture;
 use ckd_detectors::names::{ChannelOrder, Scheme};
 use toml::Value;
 
+use super::nearest::nearest;
 use super::python_config::{MEAN, PythonConfig, STD};
 use super::state_dict::Remarks;
 use super::structure::{Family, Structure, Trunk};
@@ -49,7 +50,10 @@ impl Recognised {
     /// # Errors
     /// Says what is not known about them.
     pub fn of(file: &WeightsFile) -> Result<Self, String> {
-        let structure = Structure::of(file)?;
+        let structure = Structure::of(file).map_err(|reason| match nearest(&file.tensors) {
+            Some(nearest) => format!("{reason}; {nearest}"),
+            None => reason,
+        })?;
         let kind = match (&structure.family, structure.trunk) {
             (_, Trunk::Classifier { architecture, classes }) => Kind::Classifier { architecture, classes },
             (

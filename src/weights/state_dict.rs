@@ -7,11 +7,21 @@ use candle_core::Tensor;
 use super::pickle::{Node, Pickled, Value};
 use super::stored::StoredTensor;
 
-/// Where a checkpoint keeps its state dict, if it is not one itself.
-const KEYS: [&str; 5] = ["state_dict", "model", "model_state_dict", "net", "blobs"];
-
-/// What wrappers put before all names: DataParallel, torch.compile.
-const WRAPPERS: [&str; 2] = ["module.", "_orig_mod."];
+/// Keys of the state dict in a checkpoint that is not one itself, the likeliest first.
+const KEYS: [&str; 12] = [
+    "state_dict",
+    "model",
+    "model_state_dict",
+    "model_state",
+    "net",
+    "network",
+    "weights",
+    "blobs",
+    "ema_state_dict",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+];
 
 /// Named tensors, and what a checkpoint says about them.
 #[derive(Debug, Default)]
@@ -36,65 +46,118 @@ pub struct Remarks {
 }
 
 /// Collects what `load` makes of the entries of the state dict in `pickled`; it gives `None` for what is no tensor.
+/// `under` names the state dict's key, where a checkpoint has several.
 ///
 /// # Errors
 /// Says what is wrong with the file, without its name.
 pub(super) fn read(
     pickled: &Pickled,
+    under: Option<&str>,
     mut load: impl FnMut(&str, Value) -> Result<Option<StoredTensor>, String>,
 ) -> Result<StateDict, String> {
     let mut tensors = Vec::new();
-    for &(key, value) in find(pickled)? {
+    for &(key, value) in find(pickled, under)? {
         let Some(name) = pickled.text(key) else { continue };
         tensors.extend(load(name, value)?);
-    }
-    let around_all = |tensors: &[StoredTensor]| {
-        let is_around = |wrapper: &&&str| tensors.iter().all(|tensor| tensor.name.starts_with(**wrapper));
-        WRAPPERS.iter().find(is_around).filter(|_| !tensors.is_empty()).map(|wrapper| wrapper.len())
-    };
-    while let Some(length) = around_all(&tensors) {
-        tensors.iter_mut().for_each(|tensor| tensor.name.replace_range(..length, ""));
     }
     Ok(StateDict { tensors, remarks: remarks(pickled) })
 }
 
-/// The dictionary that names tensors: the file's own, or one level down.
-fn find<'p>(pickled: &'p Pickled) -> Result<&'p [(Value, Value)], String> {
-    let holds_tensors =
-        |items: &[(Value, Value)]| items.iter().any(|&(_, value)| looks_like_a_tensor(pickled, value));
+/// A dictionary with tensors in it.
+struct Candidate<'p> {
+    /// Its dotted key; empty for the file's own.
+    path: String,
+    items: &'p [(Value, Value)],
+    tensors: usize,
+}
+
+/// The dictionary that names tensors: the file's own, or one or two levels down.
+///
+/// A checkpoint may keep a number as a tensor beside the state dict, so a dictionary further down counts where it has
+/// more tensors: one under a known key, else the one that has by far the most.
+fn find<'p>(pickled: &'p Pickled, under: Option<&str>) -> Result<&'p [(Value, Value)], String> {
     let top = pickled.dict(pickled.root).ok_or_else(|| {
         "it holds no state dict; a whole model is saved again with torch.save(model.state_dict(), FILE)"
             .to_owned()
     })?;
-    if holds_tensors(top) {
-        return Ok(top);
+    let own = count(pickled, top);
+    let mut candidates = Vec::new();
+    below(pickled, top, "", 2, &mut candidates);
+    if let Some(under) = under {
+        let meant = candidates.iter().find(|candidate| candidate.path == under);
+        return meant
+            .map(|meant| meant.items)
+            .ok_or_else(|| format!("it has no state dict under {under}; there {}", listed(&candidates)));
     }
-    let below =
-        |key: &&str| pickled.dict(pickled.entry(pickled.root, key)?).filter(|items| holds_tensors(items));
-    KEYS.iter().find_map(below).ok_or_else(|| {
-        let there: Vec<&str> = top.iter().take(8).filter_map(|&(key, _)| pickled.text(key)).collect();
-        let called: BTreeSet<String> = pickled
-            .nodes()
-            .iter()
-            .filter_map(|node| match *node {
-                Node::Call { function, .. } => pickled.global(function),
-                _ => None,
-            })
-            .map(|(module, name)| format!("{module}.{name}"))
-            .collect();
-        let calls = match called.len() {
-            0 => String::new(),
-            _ => {
-                let some: Vec<&str> = called.iter().take(4).map(String::as_str).collect();
-                format!("; it asks for calls of {}, and nothing in a file is called here", some.join(", "))
-            }
-        };
-        format!(
-            "it holds no state dict (looked at its top and under {}; there is {}){calls}",
-            KEYS.join(", "),
-            there.join(", ")
-        )
-    })
+    candidates.retain(|candidate| candidate.tensors > own);
+    let known = |key: &&str| candidates.iter().find(|candidate| candidate.path == **key);
+    if let Some(known) = KEYS.iter().find_map(known) {
+        return Ok(known.items);
+    }
+    candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.tensors));
+    match candidates.as_slice() {
+        [] if own > 0 => Ok(top),
+        [] => Err(nothing_in(pickled, top)),
+        [only] => Ok(only.items),
+        [most, next, ..] if most.tensors > 2 * next.tensors => Ok(most.items),
+        several => {
+            Err(format!("it has several state dicts: there {}; say which with --under KEY", listed(several)))
+        }
+    }
+}
+
+/// The dictionaries with tensors in `items`, down to `depth` levels.
+fn below<'p>(
+    pickled: &'p Pickled,
+    items: &'p [(Value, Value)],
+    path: &str,
+    depth: usize,
+    found: &mut Vec<Candidate<'p>>,
+) {
+    for &(key, value) in items {
+        let (Some(key), Some(items)) = (pickled.text(key), pickled.dict(value)) else { continue };
+        let path = if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+        let tensors = count(pickled, items);
+        if depth > 1 && tensors == 0 {
+            below(pickled, items, &path, depth - 1, found);
+        } else if tensors > 0 {
+            found.push(Candidate { path, items, tensors });
+        }
+    }
+}
+
+fn count(pickled: &Pickled, items: &[(Value, Value)]) -> usize {
+    items.iter().filter(|&&(_, value)| looks_like_a_tensor(pickled, value)).count()
+}
+
+fn listed(candidates: &[Candidate<'_>]) -> String {
+    let described = |candidate: &Candidate<'_>| format!("{} ({} tensors)", candidate.path, candidate.tensors);
+    match candidates {
+        [] => "is none".to_owned(),
+        _ => format!("are {}", candidates.iter().map(described).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// The error of a file without a state dict, with what there is instead.
+fn nothing_in(pickled: &Pickled, top: &[(Value, Value)]) -> String {
+    let there: Vec<&str> = top.iter().take(8).filter_map(|&(key, _)| pickled.text(key)).collect();
+    let called: BTreeSet<String> = pickled
+        .nodes()
+        .iter()
+        .filter_map(|node| match *node {
+            Node::Call { function, .. } => pickled.global(function),
+            _ => None,
+        })
+        .map(|(module, name)| format!("{module}.{name}"))
+        .collect();
+    let calls = match called.len() {
+        0 => String::new(),
+        _ => {
+            let some: Vec<&str> = called.iter().take(4).map(String::as_str).collect();
+            format!("; it asks for calls of {}, and nothing in a file is called here", some.join(", "))
+        }
+    };
+    format!("it holds no state dict, at its top or below (there is {}){calls}", there.join(", "))
 }
 
 /// Whether the value is made by one of the functions that make tensors and arrays; whether it is whole is seen later.

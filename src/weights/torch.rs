@@ -11,7 +11,7 @@ use super::{state_dict, state_dict::StateDict};
 ///
 /// # Errors
 /// Says what is wrong with the file, without its name.
-pub(super) fn zip_file(bytes: &[u8]) -> Result<StateDict, String> {
+pub(super) fn zip_file(bytes: &[u8], under: Option<&str>) -> Result<StateDict, String> {
     let files = zip::files(bytes)?;
     let is_pickle = |name: &str| name == "data.pkl" || name.ends_with("/data.pkl");
     let Some((name, pickle)) = files.iter().find(|(name, _)| is_pickle(name)) else {
@@ -23,7 +23,7 @@ pub(super) fn zip_file(bytes: &[u8]) -> Result<StateDict, String> {
     }
     let pickled = Pickled::read(pickle)?;
     let mut budget = Budget::of_file(bytes.len());
-    state_dict::read(&pickled, |name, value| {
+    state_dict::read(&pickled, under, |name, value| {
         let Some(tensor) = TorchTensor::of(&pickled, value) else { return Ok(None) };
         let tensor = tensor.map_err(|reason| format!("{name}: {reason}"))?;
         let path = format!("{folder}data/{}", tensor.storage.key);
@@ -41,7 +41,7 @@ pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19
 ///
 /// # Errors
 /// Says what is wrong with the file, without its name.
-pub(super) fn legacy_file(bytes: &[u8]) -> Result<StateDict, String> {
+pub(super) fn legacy_file(bytes: &[u8], under: Option<&str>) -> Result<StateDict, String> {
     let mut at = LEGACY_MAGIC.len();
     let mut next = || -> Result<Pickled, String> {
         let pickled = Pickled::read(&bytes[at..]).map_err(|reason| format!("after byte {at}: {reason}"))?;
@@ -59,7 +59,7 @@ pub(super) fn legacy_file(bytes: &[u8]) -> Result<StateDict, String> {
     }
     let storages = legacy_storages(bytes, at, &object, &keys)?;
     let mut budget = Budget::of_file(bytes.len());
-    state_dict::read(&object, |name, value| {
+    state_dict::read(&object, under, |name, value| {
         let Some(tensor) = TorchTensor::of(&object, value) else { return Ok(None) };
         let tensor = tensor.map_err(|reason| format!("{name}: {reason}"))?;
         let key = tensor.storage.key;

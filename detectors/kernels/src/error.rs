@@ -2,6 +2,7 @@
 
 /// Error of an operation.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     /// Shapes, types or parameters that do not fit the operation.
     #[error("{operation}: {reason}")]

@@ -117,6 +117,7 @@ pub enum Outcome {
 
 /// Why a set could not be generated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SynthError {
     /// A parameter is out of range.
     #[error("cannot generate a data set: {0}")]

@@ -6,6 +6,7 @@ use crate::data::decode::DecodeError;
 
 /// Why a VOC folder could not be read or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum VocError {
     /// A file could not be read.
     #[error("cannot read {}: {source}; a VOC folder has Annotations, ImageSets/Main and JPEGImages", path.display())]

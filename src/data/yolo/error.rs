@@ -6,6 +6,7 @@ use crate::data::decode::DecodeError;
 
 /// Why a YOLO data set could not be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum YoloError {
     /// A file or folder could not be read.
     #[error("cannot read {}: {source}; a YOLO data set has a data.yaml, images and labels", path.display())]
