@@ -216,7 +216,7 @@ fn a_wrong_type_is_shown_at_the_value() {
         (
             "student.backbone=vgg",
             "choose from resnet18, resnet34, resnet50, resnet101, resnet152, resnext50_32x4d, resnext101_32x8d, \
-             resnext101_64x4d, mobilenet_v1, mobilenet_v2",
+             resnext101_64x4d, mobilenet_v1, mobilenet_v2, mobilenet_v3_large",
         ),
     ] {
         assert_mentions(&error(SMALL, &[set]), &[part, "--> --set:1:"]);
@@ -404,6 +404,13 @@ fn values_that_do_not_fit_are_named_with_what_to_do() {
         ("detector.rpn.bg_iou=0.9", ["\"detector.rpn.bg_iou\" is above fg_iou", "overlap less"]),
         ("detector.anchor_sizes=[[32.0]]", ["has 1 levels, faster_rcnn has 5", "p2, p3, p4, p5, p6"]),
         ("detector.anchor_sizes=[]", ["has 0 levels, faster_rcnn has 5", "p2, p3, p4, p5, p6"]),
+        (
+            "student.backbone=mobilenet_v3_large",
+            [
+                "\"distill.1.levels.0\" is \"p2\", which faster_rcnn on mobilenet_v3_large with the strides of resnet",
+                "choose from p5",
+            ],
+        ),
         ("detector.anchor_sizes=[[1],[1],[1],[1],[1,2]]", ["differs in the number of sizes", "as many"]),
         ("detector.aspect_ratios=[]", ["\"detector.aspect_ratios\"", "at least one"]),
         ("input.short_side_px=[]", ["\"input.short_side_px\"", "at least one"]),

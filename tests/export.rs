@@ -142,11 +142,14 @@ fn assert_is(network: &Network, preprocessing: Preprocessing) {
 #[test]
 fn every_faster_rcnn_is_its_graph() {
     let tiny = Tiny::new();
-    let two_stages: [&[&str]; 7] = [
+    let mobile = "detector.anchor_sizes=[[16.0,32.0],[24.0,48.0],[64.0,128.0]]";
+    let two_stages: [&[&str]; 9] = [
         &[],
         &["student.norm=gn", "detector.roi.score_threshold=0.0"],
         &["student.backbone=mobilenet_v2", "student.width=16"],
         &["student.backbone=mobilenet_v1"],
+        &["student.backbone=mobilenet_v3_large", "student.width=8", mobile],
+        &["student.backbone=mobilenet_v3_large", "student.width=4", mobile, "detector.anchor_corners=exact"],
         &["student.backbone=resnet50", "student.stride_in=1x1", "detector.anchor_corners=exact"],
         &["student.fpn_norm=bn", "detector.roi.head=four_conv_fc", "detector.rpn.head_convs=2"],
         &["student.backbone=resnet34", "detector.roi.align=aligned", "detector.roi.sampling_ratio=0"],
@@ -160,8 +163,9 @@ fn every_faster_rcnn_is_its_graph() {
 #[test]
 fn every_retinanet_is_its_graph() {
     let tiny = Tiny::new();
-    let one_stage: [&[&str]; 3] = [
+    let one_stage: [&[&str]; 4] = [
         &["detector.retina.topk_candidates=50"],
+        &["student.backbone=mobilenet_v3_large", "student.width=8"],
         &["detector.retina.head_norm=gn", "detector.retina.p6_from=c5", "detector.retina.head_convs=2"],
         &["detector.retina.clip=after_nms", "student.fpn_norm=gn", "detector.anchor_corners=exact"],
     ];

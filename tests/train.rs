@@ -87,6 +87,44 @@ fn a_teacher_of_another_kind_sees_the_images_in_its_own_way() {
     }
 }
 
+/// The student's levels are p5 and p6 of stride 32, and p7: a ResNet has its p5, another such network has all.
+#[test]
+fn a_mobilenet_v3_learns_from_a_resnet_and_from_its_like() {
+    let tiny = Tiny::new();
+    let five = "teacher.detector.anchor_sizes=[[8.0],[16.0],[32.0],[64.0],[128.0]]";
+    let like = ["teacher.backbone=mobilenet_v3_large", "teacher.width=8"];
+    let runs = [
+        ("of_resnet", vec![five, "teacher.width=8"], vec!["p5"]),
+        ("of_its_like", like.to_vec(), vec!["p5", "p6", "p7"]),
+    ];
+    for (name, teacher, levels) in runs {
+        let quoted: Vec<String> = levels.iter().map(|level| format!("\"{level}\"")).collect();
+        let (name_is, levels_are) =
+            (format!("name={name}"), format!("distill.1.levels=[{}]", quoted.join(", ")));
+        let mut sets = vec![
+            "student.backbone=mobilenet_v3_large",
+            "student.width=8",
+            "detector.anchor_sizes=[[16.0,32.0],[24.0,48.0],[64.0,128.0]]",
+            "teacher.weights=none.safetensors",
+            "teacher.allow_random_weights=true",
+            "distill.1.patch=1",
+            "schedule.steps=2",
+            "schedule.milestones=[1]",
+            &name_is,
+            &levels_are,
+        ];
+        sets.extend(teacher);
+        tiny.train("distilled.toml", &sets).unwrap();
+        let log = log(&tiny.path("runs").join(name));
+        let step = log.iter().find(|line| line["losses"].is_object()).expect("a step");
+        let losses = step["losses"].as_object().unwrap();
+        let terms: Vec<&String> = losses.keys().filter(|term| term.starts_with("rcka")).collect();
+        assert_eq!(terms.len(), levels.len(), "{name}: {losses:?}");
+        let (ckd, _) = losses.iter().find(|(term, _)| term.starts_with("ckd")).expect("CKD's term");
+        assert!(losses[ckd].as_f64() > Some(0.0), "{name}: {losses:?}");
+    }
+}
+
 #[test]
 fn one_seed_gives_one_result_and_another_seed_another() {
     let (one, again) = (Tiny::new(), Tiny::new());

@@ -251,6 +251,54 @@ fn an_fcos_keeps_its_names_and_is_told_by_its_centerness() {
     assert_eq!((config.detector.architecture.word(), config.detector.fcos.head_convs), ("fcos", 3));
 }
 
+/// torchvision's two Faster R-CNNs on MobileNetV3-Large have the same tensors.
+#[test]
+fn a_mobilenet_v3_is_imported_for_the_images_that_its_name_says() {
+    let tiny = Tiny::new();
+    let base = tiny.text("base.toml").replace("anchor_sizes", "# anchor_sizes");
+    tiny.write("base.toml", &base);
+    let sets = ["student.backbone=mobilenet_v3_large", "student.width=8", "student.norm=frozen_bn"];
+    let tensors = weights(&tiny, "plain.toml", &sets, 3);
+    assert_eq!(tensors["rpn.head.cls_logits.weight"].dims()[0], 15);
+    let names = [
+        ("mine.pth", "", 800, 1000),
+        ("fasterrcnn_mobilenet_v3_large_fpn-fb6a3cc7.pth", "", 800, 1000),
+        ("fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth", "", 320, 150),
+        ("mine.pth", "fasterrcnn_mobilenet_v3_large_320_fpn", 320, 150),
+    ];
+    for (name, arch, side, proposals) in names {
+        fs::write(tiny.path(name), TorchFile::of(&tensors).bytes()).unwrap();
+        let mut command = vec!["weights", "import", name, "--out", "out.safetensors"];
+        if !arch.is_empty() {
+            command.extend(["--arch", arch]);
+        }
+        assert_ended(&tiny.run_program(&command), 0, &["faster_rcnn_mobilenet_v3_large_"]);
+        let file = read(&tiny.path("out.safetensors"));
+        assert_same(&file.tensors, &tensors);
+        let config = ModelCard::of(&file).unwrap().config;
+        let rpn = &config.detector.rpn;
+        assert_eq!((config.input.eval_short_side(), rpn.pre_nms_top_n_test), (side, proposals), "{name}");
+        assert_eq!((rpn.post_nms_top_n_test, rpn.score_threshold), (proposals, 0.05), "{name}");
+    }
+}
+
+#[test]
+fn a_resnet_with_a_block_too_many_is_not_taken_for_a_smaller_one() {
+    let tiny = Tiny::new();
+    let mut tensors = weights(&tiny, "plain.toml", &[], 3);
+    let block: Vec<(String, Tensor)> = tensors
+        .iter()
+        .filter(|(name, _)| name.contains("layer4.1."))
+        .map(|(name, tensor)| (name.replace("layer4.1.", "layer4.2."), tensor.clone()))
+        .collect();
+    assert!(!block.is_empty());
+    tensors.extend(block);
+    fs::write(tiny.path("deep.pth"), TorchFile::of(&tensors).bytes()).unwrap();
+    let output = tiny.run_program(&["weights", "import", "deep.pth", "--out", "out.safetensors"]);
+    assert_ended(&output, 1, &["all convolutions of resnet18, but layer4.2.conv1.weight", "left over"]);
+    assert!(!tiny.path("out.safetensors").exists());
+}
+
 #[test]
 fn slots_for_every_coco_id_become_the_classes_of_the_data() {
     let tiny = Tiny::new();

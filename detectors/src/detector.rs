@@ -14,6 +14,7 @@ use crate::images::{Images, Normalization, Target};
 use crate::nn::{HeadNorm, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
+use crate::pyramid::Pyramid;
 use crate::regions::Regions;
 use crate::retinanet::RetinaNet;
 use crate::settings::{Architecture, DetectorSettings};
@@ -84,6 +85,16 @@ pub struct DetectorConfig {
     pub normalization: Normalization,
     /// Architecture, pyramid, anchors and heads.
     pub settings: DetectorSettings,
+}
+
+impl DetectorConfig {
+    /// Feature pyramid over the maps of the trunk.
+    ///
+    /// # Errors
+    /// If the trunk's width is nothing.
+    pub fn pyramid(&self) -> Result<Pyramid> {
+        Ok(self.settings.architecture.pyramid(&self.backbone.plan()?))
+    }
 }
 
 /// A detector of any architecture.

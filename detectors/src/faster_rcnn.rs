@@ -11,6 +11,7 @@ use crate::images::{Images, Normalization, Target};
 use crate::nn::Mode;
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
+use crate::pyramid::Pyramid;
 use crate::regions::Regions;
 use crate::roi_heads::{RoiHeads, RoiSamples};
 use crate::rpn::Rpn;
@@ -25,7 +26,7 @@ pub struct FasterRcnn {
     rpn: Rpn,
     heads: RoiHeads,
     classes: usize,
-    levels: Vec<Level>,
+    pyramid: Pyramid,
     normalization: Normalization,
     params: ParamStore,
 }
@@ -50,19 +51,19 @@ impl FasterRcnn {
         let settings = &config.settings;
         let backbone = builder.within("backbone");
         let body = Trunk::new(&backbone.within("body"), &config.backbone)?;
-        let (inputs, width) = (body.channels(), settings.fpn_channels);
+        let (inputs, width) = (body.pyramid_channels(), settings.fpn_channels);
         let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, ExtraLevels::Subsample)?;
-        let levels: Vec<Level> = (2..).map(Level).take(inputs.len() + 1).collect();
-        let anchors = settings.anchors(&levels)?;
-        let rpn = Rpn::new(&builder.within("rpn"), width, anchors, &settings.rpn)?;
-        let heads = RoiHeads::new(&builder.within("roi_heads"), width, config.classes, &settings.roi)?;
+        let pyramid = config.pyramid()?;
+        let rpn = Rpn::new(&builder.within("rpn"), width, settings.anchors(&pyramid)?, &settings.rpn)?;
+        let shape = (width, config.classes);
+        let heads = RoiHeads::new(&builder.within("roi_heads"), shape, pyramid.map_strides(), &settings.roi)?;
         Ok(Self {
             body,
             fpn,
             rpn,
             heads,
             classes: config.classes,
-            levels,
+            pyramid,
             normalization: config.normalization,
             params: builder.finish(),
         })
@@ -73,10 +74,10 @@ impl FasterRcnn {
         &self.params
     }
 
-    /// The pyramid P2 to P6.
+    /// The pyramid: P2 to P6 over maps of strides 4 to 32.
     pub fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
         let input = images.normalized(&self.normalization)?;
-        self.fpn.forward(self.body.forward(&input, mode)?, mode)
+        self.fpn.forward(self.body.pyramid_inputs(&input, mode)?, mode)
     }
 
     /// The detection losses of `pyramid`, and the regions they were taken from.
@@ -132,7 +133,7 @@ impl Detect for FasterRcnn {
     }
 
     fn levels(&self) -> &[Level] {
-        &self.levels
+        self.pyramid.levels()
     }
 
     fn pyramid(&self, images: &Images, mode: Mode) -> Result<Vec<Value>> {
@@ -163,7 +164,8 @@ impl Detect for FasterRcnn {
 
     /// The pyramid without the level that is subsampled.
     fn raw_outputs(&self, _images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
-        let named = self.levels.iter().zip(pyramid).map(|(level, map)| (level.to_string(), map.clone()));
+        let named =
+            self.pyramid.levels().iter().zip(pyramid).map(|(level, map)| (level.to_string(), map.clone()));
         Ok(named.take(pyramid.len() - 1).collect())
     }
 }

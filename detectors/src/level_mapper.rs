@@ -23,6 +23,20 @@ impl LevelMapper {
         Self { finest, coarsest: coarsest.max(finest) }
     }
 
+    /// Levels of maps with these strides, fine to coarse, as torchvision's `_setup_scales` reads them off the maps. Maps
+    /// that share a stride are one level: of two with stride 32 all RoIs are pooled from the first.
+    #[must_use]
+    pub fn over(strides: &[usize]) -> Self {
+        let level = |stride: Option<&usize>| stride.map_or(0, |stride| stride.ilog2());
+        Self::new(level(strides.first()), level(strides.last()))
+    }
+
+    /// Number of levels.
+    #[must_use]
+    pub fn levels(&self) -> usize {
+        (self.coarsest - self.finest + 1) as usize
+    }
+
     /// Index into the levels, 0 for the finest. A RoI without a positive area is small: it goes to the finest.
     #[must_use]
     #[inline]
@@ -58,6 +72,14 @@ mod tests {
         let side = 111.999_96;
         assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, side, side]), 1);
         assert_eq!(LevelMapper::P2_TO_P5.level(&[0.0, 0.0, 111.99, 111.99]), 0);
+    }
+
+    #[test]
+    fn maps_of_one_stride_are_one_level() {
+        assert_eq!(LevelMapper::over(&[4, 8, 16, 32]), LevelMapper::P2_TO_P5);
+        let mapper = LevelMapper::over(&[32, 32]);
+        assert_eq!(mapper.levels(), 1);
+        assert_eq!([1.0, 448.0, 1e6].map(|side| mapper.level(&square(side))), [0, 0, 0]);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The networks of ckd-det: ResNet, ResNeXt, MobileNetV1 and MobileNetV2 trunks, feature pyramids, Faster R-CNN, RetinaNet
-//! and FCOS.
+//! The networks of ckd-det: ResNet, ResNeXt and MobileNet (V1 to V3) trunks, feature pyramids, Faster R-CNN, RetinaNet and
+//! FCOS.
 //!
 //! Pure model code: it reads no file, prints nothing, and knows no distillation beyond offering
 //! [`taps`]. Structure, names, initial values and behaviour are torchvision's.
@@ -10,7 +10,7 @@
 //! | [`settings`] | the table `[detector]` of a configuration |
 //! | [`regions`] | where a detector's classification was trained, and its logits there |
 //! | [`classifier`] | networks that name a whole image |
-//! | [`backbone`], [`fpn`] | trunk and neck |
+//! | [`backbone`], [`fpn`], [`pyramid`] | trunk, neck, and the neck's levels |
 //! | [`rpn`], [`roi_heads`] | the two stages of Faster R-CNN |
 //! | [`anchors`], [`boxes`], [`box_coder`], [`matcher`], [`sampler`], [`level_mapper`] | geometry |
 //! | [`proposals`], [`nms`], [`postprocess`] | from scores to regions and detections |
@@ -44,6 +44,7 @@ pub mod nn;
 pub mod param;
 pub mod postprocess;
 pub mod proposals;
+pub mod pyramid;
 mod ranking;
 pub mod regions;
 pub mod retinanet;

@@ -1,14 +1,18 @@
 //! Layers: convolutions with their norm, and linear layers.
 
 use candle_core::Tensor;
+use ckd_kernels::channels::scale_channels;
+use ckd_kernels::elementwise::hard_sigmoid;
 use ckd_kernels::graph::is_again;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm};
+use ckd_kernels::pool::adaptive_avg_pool2d;
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d, linear};
 use ckd_settings::choices;
 
 use crate::Result;
-use crate::backbone::plan::ConvNormPlan;
+use crate::backbone::BackboneConfig;
+use crate::backbone::plan::{ConvNormPlan, SqueezePlan};
 use crate::init::Init;
 use crate::param::Builder;
 
@@ -59,13 +63,27 @@ impl HeadNorm {
     }
 }
 
-/// What every batch norm adds to its variance, as in PyTorch.
+/// Epsilon of batch norms, unless a network has another: PyTorch's.
 pub const EPSILON: f64 = 1e-5;
+/// Momentum of batch norms, unless a network has another: PyTorch's.
+pub(crate) const MOMENTUM: f64 = 0.1;
 
 /// Convolutions that a head may have: a configuration that comes with a file of weights is not believed beyond it.
 pub(crate) const MOST_HEAD_CONVS: u64 = 64;
-/// The batch's share of a running statistic.
-pub(crate) const MOMENTUM: f64 = 0.1;
+
+/// Numbers of a batch norm that no tensor shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BatchNormRule {
+    /// Added to the variance.
+    pub epsilon: f64,
+    /// The batch's share of a running statistic.
+    pub momentum: f64,
+}
+
+impl BatchNormRule {
+    /// PyTorch's defaults.
+    pub const PYTORCH: Self = Self { epsilon: EPSILON, momentum: MOMENTUM };
+}
 
 /// A convolution with a bias.
 #[derive(Debug, Clone)]
@@ -120,7 +138,7 @@ pub struct ConvNorm {
 
 #[derive(Debug, Clone)]
 enum Norm {
-    Batch { weight: Value, bias: Value, mean: Tensor, var: Tensor, tracks: bool },
+    Batch { weight: Value, bias: Value, mean: Tensor, var: Tensor, tracks: bool, rule: BatchNormRule },
     Group { weight: Value, bias: Value, groups: usize },
 }
 
@@ -150,14 +168,16 @@ impl ConvNorm {
         kind: NormKind,
     ) -> Result<Self> {
         let config = Conv2dConfig::new(stride, kernel / 2);
-        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, weight, kind)
+        let norms = (kind, BatchNormRule::PYTORCH);
+        Self::build(builder, (conv, norm), [outputs, inputs, kernel, kernel], config, weight, norms)
     }
 
     /// The convolution and the norm of a trunk's plan.
-    pub(crate) fn of_plan(builder: &Builder, plan: &ConvNormPlan, kind: NormKind) -> Result<Self> {
+    pub(crate) fn of_plan(builder: &Builder, plan: &ConvNormPlan, trunk: &BackboneConfig) -> Result<Self> {
         let ConvNormPlan { names, shape, stride, groups, .. } = plan;
         let config = Conv2dConfig { groups: *groups, ..Conv2dConfig::new(*stride, shape[2] / 2) };
-        Self::build(builder, (&names.0, &names.1), *shape, config, Init::KaimingNormalFanOut, kind)
+        let norms = (trunk.norm, trunk.batch_norm);
+        Self::build(builder, (&names.0, &names.1), *shape, config, Init::KaimingNormalFanOut, norms)
     }
 
     /// As [`new`](Self::new), but each of `channels` is convolved on its own.
@@ -168,8 +188,8 @@ impl ConvNorm {
         kind: NormKind,
     ) -> Result<Self> {
         let config = Conv2dConfig { groups: channels, ..Conv2dConfig::new(stride, kernel / 2) };
-        let weight = Init::KaimingNormalFanOut;
-        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, weight, kind)
+        let (weight, norms) = (Init::KaimingNormalFanOut, (kind, BatchNormRule::PYTORCH));
+        Self::build(builder, (conv, norm), [channels, 1, kernel, kernel], config, weight, norms)
     }
 
     fn build(
@@ -178,7 +198,7 @@ impl ConvNorm {
         shape: [usize; 4],
         config: Conv2dConfig,
         weight: Init,
-        kind: NormKind,
+        (kind, rule): (NormKind, BatchNormRule),
     ) -> Result<Self> {
         let outputs = shape[0];
         let weight = builder.within(conv).weight("weight", &shape, weight)?;
@@ -194,6 +214,7 @@ impl ConvNorm {
                 mean: within.buffer("running_mean", &[outputs], Init::Constant(0.0))?,
                 var: within.buffer("running_var", &[outputs], Init::Constant(1.0))?,
                 tracks: !frozen,
+                rule,
             },
         };
         Ok(Self { weight, config, norm })
@@ -220,17 +241,17 @@ impl ConvNorm {
         activation: Activation,
     ) -> Result<Value> {
         match &self.norm {
-            Norm::Batch { weight, bias, mean, var, tracks } if mode == Mode::Train && *tracks => {
+            Norm::Batch { weight, bias, mean, var, tracks, rule } if mode == Mode::Train && *tracks => {
                 let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
                 let epilogue = NormEpilogue { residual, activation };
-                let (y, statistics) = batch_norm_train(&y, weight, bias, EPSILON, epilogue)?;
+                let (y, statistics) = batch_norm_train(&y, weight, bias, rule.epsilon, epilogue)?;
                 if !is_again() {
-                    statistics.fold_into(mean, var, MOMENTUM)?;
+                    statistics.fold_into(mean, var, rule.momentum)?;
                 }
                 Ok(y)
             }
-            Norm::Batch { weight, bias, mean, var, .. } => {
-                let scale = (weight.tensor() / (var + EPSILON)?.sqrt()?)?;
+            Norm::Batch { weight, bias, mean, var, rule, .. } => {
+                let scale = (weight.tensor() / (var + rule.epsilon)?.sqrt()?)?;
                 let shift = Value::constant((bias.tensor() - (mean * &scale)?)?);
                 let scale = Some(&scale);
                 let epilogue = Epilogue { scale, shift: Some(&shift), residual, activation };
@@ -250,6 +271,45 @@ impl ConvNorm {
                 })
             }
         }
+    }
+}
+
+/// Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507) with a hard sigmoid (Howard et al. 2019): each channel of an
+/// image times a number from 0 to 1, which two 1x1 convolutions make of the mean over the image's map.
+#[derive(Debug, Clone)]
+pub struct SqueezeExcitation {
+    squeeze: Conv2d,
+    excite: Conv2d,
+}
+
+impl SqueezeExcitation {
+    /// The layer of a trunk's plan: `fc1` and `fc2` below its name.
+    pub(crate) fn of_plan(builder: &Builder, plan: &SqueezePlan) -> Result<Self> {
+        let SqueezePlan { name, channels, squeezed } = plan;
+        let within = builder.within(name);
+        let conv = |name: &str, inputs, outputs| {
+            let shape = (inputs, outputs, 1, 1);
+            Conv2d::new(&within.within(name), shape, Init::KaimingNormalFanOut, Init::Constant(0.0))
+        };
+        Ok(Self { squeeze: conv("fc1", *channels, *squeezed)?, excite: conv("fc2", *squeezed, *channels)? })
+    }
+
+    /// Its weights.
+    pub fn weights(&self) -> [&Value; 4] {
+        [&self.squeeze.weight, &self.squeeze.bias, &self.excite.weight, &self.excite.bias]
+    }
+
+    /// x · hard sigmoid(excite(relu(squeeze(mean(x))))).
+    ///
+    /// # Shapes
+    /// (N, channels, H, W) to the same.
+    ///
+    /// # Errors
+    /// If the map has no pixels or another number of channels.
+    pub fn forward(&self, x: &Value) -> Result<Value> {
+        let squeezed = self.squeeze.forward(&adaptive_avg_pool2d(x, (1, 1))?, Activation::Relu)?;
+        let factors = hard_sigmoid(&self.excite.forward(&squeezed, Activation::Identity)?)?;
+        Ok(scale_channels(x, &factors)?)
     }
 }
 

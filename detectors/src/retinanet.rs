@@ -141,8 +141,8 @@ impl RetinaNet {
         let extra = ExtraLevels::P6P7(settings.p6_from);
         let inputs = &body.channels()[1..];
         let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, extra)?;
-        let levels: Vec<Level> = (3..).map(Level).take(inputs.len() + 2).collect();
-        let anchors = config.settings.anchors(&levels)?;
+        let pyramid = config.pyramid()?;
+        let anchors = config.settings.anchors(&pyramid)?;
         let per_cell = anchors_per_cell(&anchors)?;
         let head = |name: &str, last: &str, outputs, bias| {
             let shape = (width, outputs, settings.head_convs);
@@ -159,7 +159,7 @@ impl RetinaNet {
             classification,
             regression,
             matcher,
-            levels,
+            levels: pyramid.levels().to_vec(),
             anchors,
             config: config.clone(),
             params: builder.finish(),

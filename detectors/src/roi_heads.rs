@@ -124,6 +124,8 @@ pub struct RoiHeads {
     score: Linear,
     deltas: Linear,
     classes: usize,
+    scales: Vec<f32>,
+    mapper: LevelMapper,
     matcher: Matcher,
     config: RoiConfig,
 }
@@ -146,11 +148,17 @@ pub struct RoiOutput {
 const CODER: BoxCoder = BoxCoder::PROPOSALS;
 
 impl RoiHeads {
-    /// `box_head` and `box_predictor` in `builder`'s layer, for `classes` foreground classes.
+    /// `box_head` and `box_predictor` in `builder`'s layer, for (channels of the maps, foreground classes) and maps of
+    /// these strides to pool from.
     ///
     /// # Errors
     /// If there is no class, or a size is 0.
-    pub fn new(builder: &Builder, channels: usize, classes: usize, config: &RoiConfig) -> Result<Self> {
+    pub fn new(
+        builder: &Builder,
+        (channels, classes): (usize, usize),
+        strides: &[usize],
+        config: &RoiConfig,
+    ) -> Result<Self> {
         let sizes =
             [("classes", classes), ("pool_size", config.pool_size), ("head_width", config.head_width)];
         Error::unless_positive("box head", &sizes)?;
@@ -160,27 +168,28 @@ impl RoiHeads {
             score: Linear::new(&predictor.within("cls_score"), config.head_width, classes + 1)?,
             deltas: Linear::new(&predictor.within("bbox_pred"), config.head_width, 4 * (classes + 1))?,
             classes,
+            scales: strides.iter().map(|&stride| 1.0 / stride as f32).collect(),
+            mapper: LevelMapper::over(strides),
             matcher: Matcher::new(config.fg_iou, config.bg_iou)?,
             config: config.clone(),
         })
     }
 
-    /// Logits and deltas of `boxes` (per image), pooled from the levels P2 to P5.
+    /// Logits and deltas of `boxes` (per image), pooled from the levels that are made of a map each.
     pub fn forward(&self, levels: &[Value], boxes: &[Vec<Xyxy>], mode: Mode) -> Result<RoiOutput> {
         let mut rois = Vec::with_capacity(boxes.iter().map(Vec::len).sum());
         let mut level_of = Vec::with_capacity(rois.capacity());
         for (image, boxes) in boxes.iter().enumerate() {
             for b in boxes {
                 rois.push([image as f32, b[0], b[1], b[2], b[3]]);
-                level_of.push(LevelMapper::P2_TO_P5.level(b));
+                level_of.push(self.mapper.level(b));
             }
         }
-        let levels: Vec<&Value> = levels.iter().take(4).collect();
-        let scales = [1.0 / 4.0, 1.0 / 8.0, 1.0 / 16.0, 1.0 / 32.0];
+        let levels: Vec<&Value> = levels.iter().take(self.scales.len()).collect();
         let size = self.config.pool_size;
         let pooled = multi_level_roi_align(
             &levels,
-            &scales[..levels.len()],
+            &self.scales[..levels.len()],
             &rois,
             &level_of,
             (size, size),

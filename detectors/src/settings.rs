@@ -6,18 +6,21 @@ use ckd_settings::{Check, choices, section};
 
 use crate::Result;
 use crate::anchors::{AnchorCorners, AnchorGenerator};
+use crate::backbone::Plan;
 use crate::boxes::GeometryError;
 use crate::fcos::FcosSettings;
 use crate::nn::HeadNorm;
+use crate::pyramid::Pyramid;
 use crate::retinanet::RetinaSettings;
 use crate::roi_heads::RoiConfig;
 use crate::rpn::RpnConfig;
-use crate::taps::{Level, Tap};
+use crate::taps::Tap;
 
 choices! {
     /// A family of detectors.
     pub enum Architecture {
-        /// Two stages over an FPN with levels p2 to p6 (Ren et al. 2015, Lin et al. 2017a).
+        /// Two stages over an FPN with levels p2 to p6, or p5 to p7 on a mobilenet_v3_large (Ren et al. 2015, Lin et
+        /// al. 2017a).
         FasterRcnn = "faster_rcnn",
         /// One stage over an FPN with levels p3 to p7 (Lin et al. 2017b).
         RetinaNet = "retinanet",
@@ -27,13 +30,12 @@ choices! {
 }
 
 impl Architecture {
-    /// Levels of the feature pyramid, finest first.
-    pub fn levels(self) -> [Level; 5] {
-        let first = match self {
-            Self::FasterRcnn => 2,
-            Self::RetinaNet | Self::Fcos => 3,
-        };
-        [0, 1, 2, 3, 4].map(|above| Level(first + above))
+    /// Feature pyramid over the maps of a trunk.
+    pub fn pyramid(self, trunk: &Plan) -> Pyramid {
+        match self {
+            Self::FasterRcnn => Pyramid::over(&trunk.pyramid_strides(), 1),
+            Self::RetinaNet | Self::Fcos => Pyramid::over(trunk.strides().get(1..).unwrap_or_default(), 2),
+        }
     }
 
     /// Tap of the class logits.
@@ -53,8 +55,9 @@ section! {
         /// Channels of every FPN level; a network may override it.
         pub fpn_channels: usize = 256,
         /// Anchor sizes (square root of the area) in pixels, one array a level. Default: torchvision's,
-        /// 32 to 512 for Faster R-CNN, 32 to 813 in three octave steps a level for RetinaNet, the strides 8 to 128
-        /// for FCOS, whose points are the middles of square anchors.
+        /// 32 to 512 for Faster R-CNN (one a level; on a mobilenet_v3_large all five on each level), 32 to 813 in
+        /// three octave steps a level for RetinaNet, the strides 8 to 128 for FCOS, whose points are the middles of
+        /// square anchors.
         pub anchor_sizes: Option<Vec<Vec<f64>>>,
         /// How anchors lie on the image.
         pub anchor_corners: AnchorCorners = AnchorCorners::Rounded,
@@ -75,13 +78,6 @@ impl DetectorSettings {
     fn check(&self, check: &mut Check<'_>) {
         check.at_least_one("fpn_channels", self.fpn_channels);
         if let Some(sizes) = &self.anchor_sizes {
-            let levels = self.architecture.levels().map(|level| level.to_string());
-            check.that(
-                sizes.len() == levels.len(),
-                "anchor_sizes",
-                format!("has {} levels, {} has {}", sizes.len(), self.architecture, levels.len()),
-                format!("give one array for each of {}", levels.join(", ")),
-            );
             let even = sizes.iter().all(|level| !level.is_empty() && level.len() == sizes[0].len());
             check.that(
                 even,
@@ -107,28 +103,39 @@ impl DetectorSettings {
         );
     }
 
-    /// Anchors of a pyramid of these levels.
+    /// Checks that there are anchor sizes for each level of the pyramid over `trunk`.
+    pub fn check_levels(&self, trunk: &Plan, check: &mut Check<'_>) {
+        let Some(sizes) = &self.anchor_sizes else { return };
+        let pyramid = self.architecture.pyramid(trunk);
+        let levels: Vec<String> = pyramid.levels().iter().map(ToString::to_string).collect();
+        check.that(
+            sizes.len() == levels.len(),
+            "anchor_sizes",
+            format!("has {} levels, {} has {}", sizes.len(), self.architecture, levels.len()),
+            format!("give one array for each of {}", levels.join(", ")),
+        );
+    }
+
+    /// Anchors of a pyramid.
     ///
     /// # Errors
     /// Sizes or ratios that cannot be, or sizes of another number of levels.
-    pub fn anchors(&self, levels: &[Level]) -> Result<AnchorGenerator> {
+    pub fn anchors(&self, pyramid: &Pyramid) -> Result<AnchorGenerator> {
+        let strides = pyramid.strides();
         let sizes: Vec<Vec<f32>> = match &self.anchor_sizes {
             Some(sizes) => {
                 sizes.iter().map(|level| level.iter().map(|&size| size as f32).collect()).collect()
             }
-            None => {
-                levels.iter().enumerate().map(|(place, level)| self.default_sizes(place, *level)).collect()
-            }
+            None => (0..strides.len()).map(|place| self.default_sizes(place, pyramid)).collect(),
         };
         let ratios: Vec<f32> = match self.architecture {
             Architecture::Fcos => vec![1.0],
             _ => self.aspect_ratios.iter().map(|&ratio| ratio as f32).collect(),
         };
-        let strides: Vec<usize> = levels.iter().map(|level| 1 << level.0).collect();
         GeometryError::check_length("levels of the anchor sizes", strides.len(), sizes.len())?;
         Ok(match self.anchor_corners {
             AnchorCorners::Rounded => AnchorGenerator::new(&sizes, &ratios)?,
-            AnchorCorners::Exact => AnchorGenerator::exact(&sizes, &ratios, &strides)?,
+            AnchorCorners::Exact => AnchorGenerator::exact(&sizes, &ratios, strides)?,
         })
     }
 
@@ -173,30 +180,31 @@ impl DetectorSettings {
         }
     }
 
-    /// Number of anchors at each cell, which share a head.
-    pub fn anchors_per_cell(&self) -> usize {
+    /// Number of anchors at each cell of a pyramid, which share a head.
+    pub fn anchors_per_cell(&self, pyramid: &Pyramid) -> usize {
         let given = self.anchor_sizes.as_ref().and_then(|sizes| sizes.first()).map(Vec::len);
+        let sizes = || given.unwrap_or_else(|| self.default_sizes(0, pyramid).len());
         match self.architecture {
-            Architecture::FasterRcnn => given.unwrap_or(1) * self.aspect_ratios.len(),
-            Architecture::RetinaNet => given.unwrap_or(3) * self.aspect_ratios.len(),
+            Architecture::FasterRcnn | Architecture::RetinaNet => sizes() * self.aspect_ratios.len(),
             Architecture::Fcos => 1,
         }
     }
 
     /// Published anchor sizes of the level at `place`, counted from the finest: RetinaNet's are three steps of an octave,
-    /// which torchvision rounds down.
-    fn default_sizes(&self, place: usize, level: Level) -> Vec<f32> {
+    /// which torchvision rounds down; Faster R-CNN's are all on each level where levels share a stride.
+    fn default_sizes(&self, place: usize, pyramid: &Pyramid) -> Vec<f32> {
         let base = f64::from(32 << place);
         let third = |third: u32| base * 2f64.powf(f64::from(third) / 3.0);
         match (self.architecture, self.anchor_corners) {
-            (Architecture::FasterRcnn, _) => vec![base as f32],
+            (Architecture::FasterRcnn, _) if pyramid.halves() => vec![base as f32],
+            (Architecture::FasterRcnn, _) => vec![32.0, 64.0, 128.0, 256.0, 512.0],
             (Architecture::RetinaNet, AnchorCorners::Rounded) => {
                 (0..3).map(|step| third(step).floor() as f32).collect()
             }
             (Architecture::RetinaNet, AnchorCorners::Exact) => {
                 (0..3).map(|step| third(step) as f32).collect()
             }
-            (Architecture::Fcos, _) => vec![f32::from(1u16 << level.0)],
+            (Architecture::Fcos, _) => vec![pyramid.strides()[place] as f32],
         }
     }
 }
@@ -204,6 +212,7 @@ impl DetectorSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backbone::{Backbone, BackboneConfig};
 
     fn of(architecture: Architecture) -> DetectorSettings {
         DetectorSettings::new(architecture)
@@ -212,20 +221,31 @@ mod tests {
     #[test]
     fn default_anchors_are_torchvisions() {
         let (two, one) = (of(Architecture::FasterRcnn), of(Architecture::RetinaNet));
-        let levels = |architecture: Architecture| architecture.levels();
+        let four = BackboneConfig::new(Backbone::RESNET50).plan().expect("a trunk");
         let anchors = |settings: &DetectorSettings| {
-            settings.anchors(&levels(settings.architecture)).expect("five levels")
+            settings.anchors(&settings.architecture.pyramid(&four)).expect("five levels")
         };
         assert_eq!(anchors(&two), AnchorGenerator::faster_rcnn_fpn());
         assert_eq!(anchors(&one), AnchorGenerator::retinanet());
         assert_eq!(anchors(&of(Architecture::Fcos)), AnchorGenerator::fcos());
         for architecture in Architecture::ALL {
             let per_cell = anchors(&of(*architecture)).per_location();
-            assert_eq!(per_cell, [of(*architecture).anchors_per_cell(); 5], "{architecture}");
+            let told = of(*architecture).anchors_per_cell(&architecture.pyramid(&four));
+            assert_eq!(per_cell, [told; 5], "{architecture}");
         }
-        assert!(two.anchors(&levels(Architecture::FasterRcnn)[..3]).is_ok(), "three levels have three sizes");
+        let three = Pyramid::over(&[4, 8], 1);
+        assert!(two.anchors(&three).is_ok(), "three levels have three sizes");
         let given = DetectorSettings { anchor_sizes: Some(vec![vec![8.0]; 5]), ..two };
-        assert!(given.anchors(&levels(Architecture::FasterRcnn)[..3]).is_err());
+        assert!(given.anchors(&three).is_err());
+    }
+
+    #[test]
+    fn levels_of_one_stride_have_all_sizes_each() {
+        let (settings, pyramid) = (of(Architecture::FasterRcnn), Pyramid::over(&[32, 32], 1));
+        let sizes: [f32; 5] = [32.0, 64.0, 128.0, 256.0, 512.0];
+        let all = AnchorGenerator::new(&[sizes; 3].map(Vec::from), &[0.5, 1.0, 2.0]).expect("sizes");
+        assert_eq!(settings.anchors(&pyramid).expect("three levels"), all);
+        assert_eq!(settings.anchors_per_cell(&pyramid), 15);
     }
 
     #[test]

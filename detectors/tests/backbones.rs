@@ -86,20 +86,66 @@ fn a_backbone_is_told_by_its_tensors_at_any_width_and_inside_its_classifier() ->
         let (_, params) = narrow(backbone)?;
         let shapes: BTreeMap<String, Vec<usize>> =
             params.iter().map(|(name, param)| (name.to_string(), param.value.dims().to_vec())).collect();
-        let found = Backbone::recognise(|name| shapes.get(name).cloned()).expect("its own tensors");
+        let found = Backbone::recognise(&shapes)?.expect("its own tensors");
         assert_eq!(found.backbone, backbone);
         assert_eq!(found.stem_channels, backbone.stem_channels() / 4, "{backbone}");
         assert!(shapes.contains_key(&format!("{}.running_mean", found.first_norm)), "{backbone}");
         let within = backbone.classifier().trunk;
         let prefix = if within.is_empty() { String::new() } else { format!("{within}.") };
-        let inside = Backbone::recognise(|name| shapes.get(name.strip_prefix(prefix.as_str())?).cloned());
-        let inside = inside.expect("its classifier's tensors");
+        let prefixed = shapes.iter().map(|(name, shape)| (format!("{prefix}{name}"), shape.clone()));
+        let inside = Backbone::recognise(&prefixed.collect())?.expect("its classifier's tensors");
         assert_eq!((inside.backbone, inside.prefix), (backbone, prefix));
         let mut lacking = shapes.clone();
         let last = shapes.keys().rfind(|name| shapes[*name].len() == 4).expect("a convolution");
         lacking.remove(last);
-        let found = Backbone::recognise(|name| lacking.get(name).cloned());
-        assert!(found.is_none_or(|found| found.backbone != backbone), "{backbone} without {last}");
+        let found = Backbone::recognise(&lacking);
+        let same = found.is_ok_and(|found| found.is_some_and(|found| found.backbone == backbone));
+        assert!(!same, "{backbone} without {last}");
+    }
+    Ok(())
+}
+
+/// A ResNet with a block more than any that is known has all convolutions of a smaller one.
+#[test]
+fn a_trunk_with_a_convolution_left_over_is_not_taken_for_a_smaller_one() -> Result<()> {
+    for backbone in Backbone::all() {
+        let (_, params) = narrow(backbone)?;
+        let mut shapes: BTreeMap<String, Vec<usize>> =
+            params.iter().map(|(name, param)| (name.to_string(), param.value.dims().to_vec())).collect();
+        shapes.insert("layer3.99.conv1.weight".to_owned(), vec![8, 8, 3, 3]);
+        shapes.insert("fc.weight".to_owned(), vec![10, 8]);
+        let error = Backbone::recognise(&shapes).expect_err("a convolution of no known network").to_string();
+        assert!(error.contains("layer3.99.conv1.weight") && error.contains(backbone.name()), "{error}");
+    }
+    Ok(())
+}
+
+/// Channels and strides as in torchvision's `BackboneWithFPN`.
+#[test]
+fn the_pyramid_of_faster_rcnn_is_over_the_maps_that_torchvision_takes() -> Result<()> {
+    for backbone in Backbone::all() {
+        let plan = BackboneConfig::new(backbone).plan()?;
+        match backbone.name() {
+            "mobilenet_v3_large" => {
+                assert_eq!((plan.pyramid_channels(), plan.pyramid_strides()), (vec![160, 960], vec![32, 32]));
+            }
+            _ => {
+                assert_eq!(plan.pyramid_channels(), plan.channels(), "{backbone}");
+                assert_eq!(plan.pyramid_strides(), [4, 8, 16, 32], "{backbone}");
+            }
+        }
+        let (trunk, _) = narrow(backbone)?;
+        for (h, w) in [(64, 96), (33, 47)] {
+            let x = Value::constant(Tensor::zeros((1, 3, h, w), candle_core::DType::F32, &Device::Cpu)?);
+            let inputs = trunk.pyramid_inputs(&x, Mode::Inference)?;
+            assert_eq!(inputs.len(), plan.pyramid_strides().len(), "{backbone}");
+            for ((map, &channels), stride) in
+                inputs.iter().zip(trunk.pyramid_channels()).zip(plan.pyramid_strides())
+            {
+                let sides = [h, w].map(|side: usize| side.div_ceil(stride));
+                assert_eq!(map.dims(), [1, channels, sides[0], sides[1]], "{backbone}");
+            }
+        }
     }
     Ok(())
 }

@@ -98,10 +98,12 @@ fn deeper_resnets_and_resnexts_have_the_published_number_of_weights() -> Result<
     Ok(())
 }
 
-/// torchvision's MobileNetV2, and the MobileNetV1 of OFD and mdistiller.
+/// torchvision's MobileNetV2 and V3, and the MobileNetV1 of OFD and mdistiller.
 #[test]
 fn mobilenets_for_imagenet_have_the_published_number_of_weights() -> Result<()> {
-    for (name, weights) in [("mobilenet_v1", 4_231_976), ("mobilenet_v2", 3_504_872)] {
+    for (name, weights) in
+        [("mobilenet_v1", 4_231_976), ("mobilenet_v2", 3_504_872), ("mobilenet_v3_large", 5_483_032)]
+    {
         let network = name.parse::<Architecture>()?.build(builder(), 1000)?;
         assert_eq!(network.params().weight_count(), weights, "{name}");
     }
@@ -189,6 +191,20 @@ fn every_stage_is_a_tap() -> Result<()> {
             (Tap::Backbone(4), vec![2, 2048, 2, 3]),
             (Tap::Logits, vec![2, 5]),
             (Tap::Embedding, vec![2, 2048]),
+        ]
+    );
+    // The embedding is what the last linear layer sees.
+    let mobile = "mobilenet_v3_large".parse::<Architecture>()?;
+    let taps = mobile.build(builder(), 5)?.forward(&x, Mode::Inference)?;
+    assert_eq!(
+        dims(&taps),
+        [
+            (Tap::Backbone(1), vec![2, 24, 16, 24]),
+            (Tap::Backbone(2), vec![2, 40, 8, 12]),
+            (Tap::Backbone(3), vec![2, 112, 4, 6]),
+            (Tap::Backbone(4), vec![2, 960, 2, 3]),
+            (Tap::Logits, vec![2, 5]),
+            (Tap::Embedding, vec![2, 1280]),
         ]
     );
     Ok(())
@@ -303,6 +319,10 @@ fn every_network_is_pytorchs_in_inference_in_training_and_in_its_gradients() -> 
             tolerance("training"),
         );
 
+        if let Some(name) = case["statistic"].as_str() {
+            let new = values(network.params().get(name).expect("a statistic").value.tensor());
+            assert_close(name, &new, &numbers("new_statistic"), 1e-6);
+        }
         let gradients = softmax_cross_entropy(logits(&taps), &[3, 7], 2.0)?.backward()?;
         assert_eq!(gradients.len(), network.params().trainable().count(), "{name}");
         let names = case["gradients"].as_array().expect("names").iter();

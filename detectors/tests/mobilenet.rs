@@ -1,4 +1,4 @@
-//! MobileNetV2 and V1 as trunks: names and numbers of weights, widths, frozen stages, and detectors that train on it.
+//! MobileNets as trunks: names and numbers of weights, widths, frozen stages, and detectors that train on it.
 
 use crate::golden;
 use crate::support;
@@ -17,6 +17,14 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 const CLASSES: usize = 3;
+
+/// Width multiplier, channels of C2 to C5 and of the pyramid's inputs, and number of weights.
+const MOBILENET_V3: [(f64, [usize; 4], [usize; 2], usize); 4] = [
+    (1.0, [24, 40, 112, 960], [160, 960], 2_971_952),
+    (0.75, [24, 32, 88, 720], [120, 720], 1_724_416),
+    (0.5, [16, 24, 56, 480], [80, 480], 785_736),
+    (0.25, [8, 16, 32, 240], [40, 240], 218_880),
+];
 
 fn trunk(width_multiplier: f64) -> Result<(Trunk, ParamStore)> {
     let builder = Builder::new(0, &Device::Cpu);
@@ -37,6 +45,20 @@ fn widths_have_torchvisions_channels_and_numbers_of_weights() -> Result<()> {
         let (trunk, params) = trunk(width_multiplier)?;
         assert_eq!(trunk.channels(), channels, "{width_multiplier}");
         assert_eq!(params.weight_count(), count, "{width_multiplier}");
+    }
+    Ok(())
+}
+
+/// Channels and counts of torchvision's `mobilenet_v3_large(width_mult=...).features`.
+#[test]
+fn mobilenet_v3_has_torchvisions_channels_and_numbers_of_weights() -> Result<()> {
+    for (width_multiplier, channels, pyramid, count) in MOBILENET_V3 {
+        let builder = Builder::new(1, &Device::Cpu);
+        let config = BackboneConfig { width_multiplier, ..support::backbone("mobilenet_v3_large") };
+        let trunk = Trunk::new(&builder.within("features"), &config)?;
+        assert_eq!(trunk.channels(), channels, "{width_multiplier}");
+        assert_eq!(trunk.pyramid_channels(), pyramid, "{width_multiplier}");
+        assert_eq!(builder.finish().weight_count(), count, "{width_multiplier}");
     }
     Ok(())
 }
@@ -127,7 +149,8 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
     // The layers before which torchvision's `mobilenet_backbone` freezes, for trainable_layers 6 to 1, and 0.
     let second = [0, 2, 4, 7, 14, 19].map(|first| (first, support::tiny_mobilenet as Tiny));
     let first = [0, 2, 4, 6, 12, 14].map(|first| (first, support::tiny_mobilenet_v1 as Tiny));
-    let cases = first.into_iter().enumerate().chain(second.into_iter().enumerate());
+    let third = [0, 2, 4, 7, 13, 17].map(|first| (first, support::tiny_mobilenet_v3 as Tiny));
+    let cases = [first, second, third].into_iter().flat_map(|cases| cases.into_iter().enumerate());
     for (freeze_at, (first, tiny)) in cases {
         let mut config = support::tiny_faster_rcnn(CLASSES);
         config.backbone = tiny(NormKind::Bn, freeze_at);
@@ -155,7 +178,7 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
 #[test]
 fn both_detectors_train_with_every_norm_and_repeat_bit_for_bit() -> Result<()> {
     let norms = [NormKind::FrozenBn, NormKind::Bn, NormKind::Gn];
-    let tiny: [Tiny; 2] = [support::tiny_mobilenet, support::tiny_mobilenet_v1];
+    let tiny: [Tiny; 3] = [support::tiny_mobilenet, support::tiny_mobilenet_v1, support::tiny_mobilenet_v3];
     for (norm, tiny) in norms.into_iter().flat_map(|norm| tiny.map(|tiny| (norm, tiny))) {
         let (mut two, mut one) = (support::tiny_faster_rcnn(CLASSES), support::tiny_retinanet(CLASSES));
         two.backbone = tiny(norm, 0);

@@ -104,7 +104,7 @@ fn faster_rcnn_is_torchvisions() {
             report.losses_and_gradients(&pass.losses)?;
 
             let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
-            report.pyramid(["0", "1", "2", "3", "pool"], &pyramid);
+            report.pyramid(&["0", "1", "2", "3", "pool"], &pyramid);
             report.proposal_head(&config, &scene.images, &pyramid, weights)?;
             for (image, boxes) in detector.proposals(&scene.images, &pyramid)?.iter().enumerate() {
                 report.close(&format!("proposals_image{image}"), boxes.as_flattened());
@@ -133,7 +133,7 @@ fn retinanet_is_torchvisions() {
             report.losses_and_gradients(&pass.losses)?;
 
             let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
-            report.pyramid(["0", "1", "2", "p6", "p7"], &pyramid);
+            report.pyramid(&["0", "1", "2", "p6", "p7"], &pyramid);
             let output = detector.forward(&scene.images, &pyramid, Mode::Inference)?;
             report.summary("cls_logits_summary", output.logits.tensor());
             report.summary("bbox_regression_summary", output.deltas.tensor());

@@ -1,5 +1,5 @@
 //! The variants that imported weights need, against torchvision's numbers: its second versions, its detectors with
-//! Detectron2's conventions put in, and MobileNetV1 (`tools/golden/detector_variants.py`).
+//! Detectron2's conventions put in, and further trunks (`tools/golden/detector_variants.py`).
 
 use crate::golden;
 use crate::support;
@@ -57,7 +57,7 @@ fn fcos_is_torchvisions() {
         report.losses_and_gradients(&pass.losses)?;
 
         let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
-        report.pyramid(["0", "1", "2", "p6", "p7"], &pyramid);
+        report.pyramid(&["0", "1", "2", "p6", "p7"], &pyramid);
         let output = detector.forward(&scene.images, &pyramid)?;
         report.summary("cls_logits_summary", output.logits.tensor());
         report.summary("bbox_regression_summary", output.distances.tensor());
@@ -98,6 +98,20 @@ fn mobilenet_v1_is_that_of_the_paper() {
 fn resnext50_is_torchvisions() {
     // torchvision's 25,028,904 are these and a classifier's.
     trunk("resnext50_32x4d", 25_028_904 - 2_049_000, 2);
+}
+
+#[test]
+fn mobilenet_v3_is_torchvisions() {
+    // torchvision's 5,483,032 are these and a classifier's two linear layers.
+    trunk("mobilenet_v3_large", 5_483_032 - 961 * 1280 - 1281 * 1000, 3);
+}
+
+/// The pyramid over two maps of stride 32, fifteen anchors a cell.
+#[test]
+fn faster_rcnn_on_mobilenet_v3_is_torchvisions() {
+    let mut config = support::faster_rcnn("mobilenet_v3_large", 4);
+    config.settings.rpn.score_threshold = 0.05;
+    faster_rcnn("detector/fasterrcnn_mobilenet_v3", config);
 }
 
 /// A trunk with so many weights, and the gradients of a sum over its finest `maps`.
@@ -156,7 +170,10 @@ fn faster_rcnn(name: &str, config: DetectorConfig) {
 
         fill(detector.params(), weights);
         let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
-        report.pyramid(["0", "1", "2", "3", "pool"], &pyramid);
+        match pyramid.len() {
+            3 => report.pyramid(&["0", "1", "pool"], &pyramid),
+            _ => report.pyramid(&["0", "1", "2", "3", "pool"], &pyramid),
+        }
         for (image, boxes) in detector.proposals(&scene.images, &pyramid)?.iter().enumerate() {
             report.close(&format!("proposals_image{image}"), boxes.as_flattened());
         }
@@ -178,7 +195,7 @@ fn retinanet(name: &str, config: DetectorConfig) {
         report.losses_and_gradients(&pass.losses)?;
 
         let pyramid = detector.pyramid(&scene.images, Mode::Inference)?;
-        report.pyramid(["0", "1", "2", "p6", "p7"], &pyramid);
+        report.pyramid(&["0", "1", "2", "p6", "p7"], &pyramid);
         let output = detector.forward(&scene.images, &pyramid, Mode::Inference)?;
         report.summary("cls_logits_summary", output.logits.tensor());
         report.summary("bbox_regression_summary", output.deltas.tensor());

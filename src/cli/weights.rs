@@ -55,6 +55,7 @@ Examples:
   ckd-det weights import distilled.pth --out student.safetensors --under student --strip backbone
   ckd-det weights import my_resnet20.pth --out r20.safetensors --rename conv=conv1,bn=bn1,linear=fc
   ckd-det weights import mobilenet_v2.pth --out mobilenet_v2.safetensors
+  ckd-det weights import mine.pth --out mine.safetensors --arch fasterrcnn_mobilenet_v3_large_320_fpn
   ckd-det weights import wrn_40_2_vanilla/ckpt_epoch_240.pth --out wrn_40_2.safetensors")]
 struct Import {
     /// The weights to read
@@ -187,7 +188,10 @@ fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
         file = file.trained_with_epsilon(TrainedEpsilon { value, because })?;
     }
     let refused = |reason: String| WeightsError::Card { path: args.source.clone(), reason };
-    let recognised = Recognised::of(&file).map_err(refused)?;
+    let mut recognised = Recognised::of(&file).map_err(refused)?;
+    if let Some(wanted) = &args.arch {
+        recognised = recognised.called(wanted);
+    }
     if let Some(wanted) = args.arch.as_deref().filter(|wanted| !recognised.is_called(wanted)) {
         return Err(UsageError(format!(
             "{} is {}, not {wanted}; leave out --arch, or name another file",

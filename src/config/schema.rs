@@ -8,7 +8,9 @@ mod network;
 mod run;
 mod training;
 
-use ckd_detectors::taps::Tap;
+use ckd_detectors::backbone::{BackboneConfig, Plan};
+use ckd_detectors::pyramid::Pyramid;
+use ckd_detectors::taps::{Level, Tap};
 use ckd_settings::{Check, Overlay, Read, section};
 
 pub use ckd_detectors::anchors::AnchorCorners;
@@ -70,6 +72,7 @@ impl Config {
         if let Some(teacher) = &self.teacher {
             self.check_teacher(teacher, &mut check.within("teacher"));
         }
+        self.detector.check_levels(&trunk(&self.student.network), &mut check.within("detector"));
         self.run.check_comparison(&self.distill, check);
         let backbone = self.student.network.backbone;
         check.that(
@@ -90,7 +93,10 @@ impl Config {
             "is missing: the student is to learn from a teacher without weights",
             "give `weights = \"FILE\"` or `train = \"CONFIG\"` (to time a step, allow_random_weights = true)",
         );
-        let Some(Overlay(own)) = &teacher.detector else { return };
+        let Some(Overlay(own)) = &teacher.detector else {
+            let check = &mut check.within("detector");
+            return self.detector.check_levels(&trunk(&teacher.network), check);
+        };
         let (check, students) = (&mut check.within("detector"), &self.detector);
         check.that(
             own.architecture == students.architecture,
@@ -102,7 +108,11 @@ impl Config {
             return;
         }
         own.check_all(check);
-        let [theirs, ours] = [own, students].map(DetectorSettings::anchors_per_cell);
+        own.check_levels(&trunk(&teacher.network), check);
+        let per_cell = |detector: &DetectorSettings, network: &Network| {
+            detector.anchors_per_cell(&detector.architecture.pyramid(&trunk(network)))
+        };
+        let (theirs, ours) = (per_cell(own, &teacher.network), per_cell(students, &self.student.network));
         check.that(
             own.architecture.logits() != Tap::AnchorLogits || theirs == ours,
             "anchor_sizes",
@@ -118,8 +128,30 @@ impl Config {
             Tap::AnchorLogits => RowsAt::AnchorLogits,
             _ => RowsAt::RoiLogits,
         };
-        let levels = architecture.levels().map(|level| level.to_string()).into();
-        Offer { networks: architecture.to_string(), rows: vec![rows], maps: MapsAt::Fpn, levels }
+        let (levels, ours) = (self.common_levels(), self.pyramid(&self.student.network));
+        let networks = match &self.teacher {
+            Some(teacher) if levels != ours.levels() => format!(
+                "{architecture} on {} with the strides of {}",
+                self.student.network.backbone, teacher.network.backbone
+            ),
+            _ => architecture.to_string(),
+        };
+        let levels = levels.iter().map(Level::to_string).collect();
+        Offer { networks, rows: vec![rows], maps: MapsAt::Fpn, levels }
+    }
+
+    /// Levels of the feature pyramid that teacher and student have with the same stride; without a teacher, the student's.
+    pub fn common_levels(&self) -> Vec<Level> {
+        let ours = self.pyramid(&self.student.network);
+        match &self.teacher {
+            Some(teacher) => ours.common(&self.pyramid(&teacher.network)),
+            None => ours.levels().to_vec(),
+        }
+    }
+
+    /// Feature pyramid of the configuration's detector on the trunk of `network`.
+    pub fn pyramid(&self, network: &Network) -> Pyramid {
+        self.detector.architecture.pyramid(&trunk(network))
     }
 
     /// The detector of the teacher: the student's, but for what `[teacher.detector]` says.
@@ -138,4 +170,9 @@ impl Config {
         let own = self.teacher.as_ref().and_then(|teacher| teacher.normalization.as_ref());
         own.unwrap_or(&self.normalization)
     }
+}
+
+/// Layers of a network's trunk, as wide as published.
+fn trunk(network: &Network) -> Plan {
+    BackboneConfig::new(network.backbone).plan().unwrap_or_default()
 }

@@ -96,19 +96,6 @@ impl Recognised {
             .map_err(|error| wrong(error.to_string()))
     }
 
-    /// Whether it is called so here, in torchvision or in RepDistiller.
-    pub fn is_called(&self, name: &str) -> bool {
-        let plain = |name: &str| name.to_lowercase().replace("fasterrcnn", "faster_rcnn");
-        let alias = match self.name.as_str() {
-            "cifar_resnet50" => "ResNet50".to_owned(),
-            "cifar_mobilenet_v2" => "MobileNetV2".to_owned(),
-            "shufflenet_v1" => "ShuffleV1".to_owned(),
-            "shufflenet_v2" => "ShuffleV2".to_owned(),
-            name => name.strip_suffix("_a").map(|of_paper| format!("cifar_{of_paper}")).unwrap_or_default(),
-        };
-        plain(name) == plain(&self.name) || name == alias
-    }
-
     /// A card for `file`, whose classes are `categories`, or those that the file's maker is known for.
     ///
     /// # Errors

@@ -44,6 +44,15 @@ pub enum Kind {
     },
 }
 
+/// Faster R-CNN on MobileNetV3-Large, and the one for small images, which has the same tensors.
+const MOBILE: &str = "faster_rcnn_mobilenet_v3_large_fpn";
+const MOBILE_320: &str = "faster_rcnn_mobilenet_v3_large_320_fpn";
+
+/// A name as it is compared: torchvision writes `fasterrcnn`.
+fn plain(name: &str) -> String {
+    name.to_lowercase().replace("fasterrcnn", "faster_rcnn")
+}
+
 impl Recognised {
     /// The network that the tensors of `file` are of.
     ///
@@ -76,14 +85,45 @@ impl Recognised {
             Scheme::Detectron2 | Scheme::Caffe2 => recognised.as_detectron2(file, &structure),
             Scheme::MmDetection => recognised.as_mmdetection(file, &structure),
         }
-        Ok(recognised)
+        // torchvision's files have the name of the network and the first digits of their SHA-256.
+        let file_name = file.path.file_stem().unwrap_or_default().to_string_lossy();
+        Ok(recognised.called(file_name.split('-').next().unwrap_or_default()))
     }
 
     fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         self.settings.push((key, value.into()));
     }
 
+    /// The network under torchvision's name `wanted`, where another network has the same tensors: a Faster R-CNN on
+    /// MobileNetV3-Large is taken for the one that sees images of 800 pixels, unless the one of 320 is asked for.
+    #[must_use]
+    pub fn called(mut self, wanted: &str) -> Self {
+        if self.name == MOBILE && plain(wanted) == MOBILE_320 {
+            MOBILE_320.clone_into(&mut self.name);
+            self.set("input.short_side_px", vec![320_i64]);
+            self.set("input.long_side_px", 640_i64);
+            self.set("detector.rpn.pre_nms_top_n_test", 150_i64);
+            self.set("detector.rpn.post_nms_top_n_test", 150_i64);
+        }
+        self
+    }
+
+    /// Whether it is called so here, in torchvision or in RepDistiller.
+    pub fn is_called(&self, name: &str) -> bool {
+        let alias = match self.name.as_str() {
+            "cifar_resnet50" => "ResNet50".to_owned(),
+            "cifar_mobilenet_v2" => "MobileNetV2".to_owned(),
+            "shufflenet_v1" => "ShuffleV1".to_owned(),
+            "shufflenet_v2" => "ShuffleV2".to_owned(),
+            name => name.strip_suffix("_a").map(|of_paper| format!("cifar_{of_paper}")).unwrap_or_default(),
+        };
+        plain(name) == plain(&self.name) || name == alias
+    }
+
     fn as_torchvision(&mut self, file: &WeightsFile, structure: &Structure) {
+        if self.name == MOBILE {
+            self.set("detector.rpn.score_threshold", 0.05);
+        }
         if matches!(self.kind, Kind::Detector { .. }) {
             self.assumed.push("torchvision's anchors, RoIAlign, normalisation and resizing".to_owned());
             if structure.has_frozen_norms() && file.trained_epsilon.is_none() && ModelCard::of(file).is_err()

@@ -184,8 +184,16 @@ impl Tensors<'_> {
 
     /// The trunk in the layer `body`, and its first norm.
     fn trunk(&self, body: &str) -> Result<(Trunk, String), String> {
-        let shape = |name: &str| Some(self.by_name.get(&format!("{body}{name}"))?.dims().to_vec());
-        if let Some(found) = Backbone::recognise(shape) {
+        let shapes: BTreeMap<String, Vec<usize>> = self
+            .by_name
+            .iter()
+            .filter_map(|(name, tensor)| Some((name.strip_prefix(body)?.to_owned(), tensor.dims().to_vec())))
+            .collect();
+        let found = Backbone::recognise(&shapes).map_err(|error| match error {
+            ckd_detectors::Error::Invalid { reason, .. } => reason,
+            other => other.to_string(),
+        })?;
+        if let Some(found) = found {
             let Recognised { backbone, stem_channels, first_norm, .. } = found;
             return Ok((Trunk::Backbone { backbone, stem_channels }, format!("{body}{first_norm}")));
         }

@@ -266,6 +266,11 @@ def mobile_v2():
     return torchvision.models.mobilenet_v2(num_classes=10, dropout=0.0)
 
 
+def mobile_v3():
+    import torchvision
+    return torchvision.models.mobilenet_v3_large(num_classes=10, dropout=0.0)
+
+
 narrow, wide = (16, 16, 32, 64), (32, 64, 128, 256)
 NETWORKS = {
     "resnet8": lambda: ResNet(8, narrow), "resnet20": lambda: ResNet(20, narrow), "resnet110": lambda: ResNet(110, narrow),
@@ -273,7 +278,7 @@ NETWORKS = {
     "wrn_16_1": lambda: Wide(16, 1), "wrn_16_2": lambda: Wide(16, 2), "wrn_40_2": lambda: Wide(40, 2),
     "vgg8": lambda: Vgg((1, 1, 1, 1, 1)), "vgg13": lambda: Vgg((2, 2, 2, 2, 2)), "vgg19": lambda: Vgg((2, 2, 4, 4, 4)),
     "cifar_mobilenet_v2": MobileHalf, "shufflenet_v1": ShuffleV1, "shufflenet_v2": ShuffleV2,
-    "mobilenet_v1": MobileV1, "mobilenet_v2": mobile_v2,
+    "mobilenet_v1": MobileV1, "mobilenet_v2": mobile_v2, "mobilenet_v3_large": mobile_v3,
 }
 
 
@@ -314,12 +319,13 @@ def run(network, names, side, dtype):
 
 out = {}
 for name, build in NETWORKS.items():
-    side = 64 if name in ("mobilenet_v1", "mobilenet_v2") else 32
+    side = 64 if name.startswith("mobilenet") else 32
     network = build().double()
     names = fill(network)
     parameters = sorted(n for n, _ in network.named_parameters())
     chosen = [parameters[i] for i in (0, len(parameters) // 3, 2 * len(parameters) // 3, len(parameters) - 1)]
     exact = run(network, chosen, side, torch.float64)
+    tracked = next(tensor for tensor_name, tensor in network.state_dict().items() if "running_mean" in tensor_name).tolist()
     network = build().double()
     fill(network)
     single = run(network, chosen, side, torch.float32)
@@ -329,6 +335,10 @@ for name, build in NETWORKS.items():
         scale = max(abs(p) for p in a)
         case[key] = [float(f"{v:.9g}") for v in a]
         case[key + "_tolerance"] = float(f"{max(20 * error, 1e-6 * scale):.3g}")
+    if name == "mobilenet_v3_large":
+        # Its batch norms have an epsilon and a momentum of their own.
+        case["statistic"] = "features.0.1.running_mean"
+        case["new_statistic"] = [float(f"{v:.9g}") for v in tracked]
     out[name] = case
     print(name, case["inference"][:2], case["training_tolerance"], case["norms"], case["norms_tolerance"], file=sys.stderr)
 pathlib_path = sys.argv[1]

@@ -2,11 +2,11 @@
 
     python3 tools/golden/detector_variants.py detectors/tests/golden [CASE ...]     # or these alone, keeping the others
 
-`fasterrcnn_v2`, `retinanet_v2` and `fcos` are torchvision's own builders. The `detectron2_*` cases are torchvision's
+`fasterrcnn_v2`, `fasterrcnn_mobilenet_v3`, `retinanet_v2` and `fcos` are torchvision's own builders. The `detectron2_*` cases are torchvision's
 detectors with Detectron2's conventions put in (its source read, not run): the stride of a bottleneck in its
 first 1x1, anchors that are not rounded, with strides 4, 8, 16, ..., aligned RoIAlign with adaptive sampling and
 no epsilon in the level of a RoI, P6 of C5, clipping after suppression. `mobilenet_v1` is written here;
-`resnext50_32x4d` is torchvision's.
+`resnext50_32x4d` and `mobilenet_v3_large` are torchvision's.
 
 Weights and images follow from the generator of the golden files (`tests/golden/lib.rs`), so that neither is
 stored. float64 runs, stored as f32; tolerances are 5 to 20 times the error of PyTorch's own f32 run, or a floor.
@@ -23,6 +23,7 @@ import torch
 import torchvision
 from torch import nn
 from torchvision.models.detection import FasterRCNN, RetinaNet, fcos_resnet50_fpn
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.models.detection import fasterrcnn_resnet50_fpn_v2, retinanet_resnet50_fpn_v2
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
@@ -171,6 +172,10 @@ def fasterrcnn_v2(**config):
     return fasterrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=5, **config)
 
 
+def fasterrcnn_mobilenet_v3(**config):
+    return fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None, num_classes=5, **config)
+
+
 def retinanet_v2(**config):
     return retinanet_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=5, **config)
 
@@ -212,6 +217,13 @@ POINTS = {
 }
 V2_STAGE = {"head.classification_head.cls_logits.weight": 4.0, "head.regression_head.bbox_reg.weight": 1.0}
 
+# Convolutions of the trunk keep the size of what they see: hard swish and squeeze-and-excitation are nothing near 0.
+MOBILE = {
+    name: 2.4
+    for name, weight in fasterrcnn_mobilenet_v3().state_dict().items()
+    if name.startswith("backbone.body.") and weight.dim() == 4
+}
+
 # name, builder, base stream, factors, config, gradients of, new statistics
 DETECTORS = [
     (
@@ -239,6 +251,34 @@ DETECTORS = [
             "roi_heads.box_head.0.1.running_mean",
             "roi_heads.box_head.3.1.running_var",
         ],
+    ),
+    (
+        "detector/fasterrcnn_mobilenet_v3",
+        fasterrcnn_mobilenet_v3,
+        2_580_000,
+        MOBILE | TWO_STAGES,
+        ALL | RPN | {"min_size": 128, "max_size": 192},
+        [
+            "backbone.body.0.0.weight",
+            "backbone.body.4.block.1.0.weight",
+            "backbone.body.4.block.2.fc1.weight",
+            "backbone.body.7.block.0.0.weight",
+            "backbone.body.12.block.2.fc2.bias",
+            "backbone.body.13.block.1.0.weight",
+            "backbone.body.15.block.3.0.weight",
+            "backbone.body.16.0.weight",
+            "backbone.fpn.inner_blocks.0.0.weight",
+            "backbone.fpn.inner_blocks.1.0.bias",
+            "backbone.fpn.layer_blocks.0.0.weight",
+            "backbone.fpn.layer_blocks.1.0.weight",
+            "rpn.head.conv.0.0.weight",
+            "rpn.head.cls_logits.bias",
+            "rpn.head.bbox_pred.weight",
+            "roi_heads.box_head.fc6.weight",
+            "roi_heads.box_predictor.cls_score.bias",
+            "roi_heads.box_predictor.bbox_pred.weight",
+        ],
+        [],
     ),
     (
         "detector/retinanet_v2",
@@ -529,6 +569,25 @@ class ResNeXt50(IntermediateLayerGetter):
         return list(super().forward(x).values())
 
 
+class MobileNetV3(IntermediateLayerGetter):
+    """The maps of torchvision's `mobilenet_v3_large` after its layers 3, 6, 12 and 16, with PyTorch's batch norms."""
+
+    def __init__(self):
+        features = torchvision.models.mobilenet_v3_large(weights=None, norm_layer=nn.BatchNorm2d).features
+        super().__init__(features, {"3": "0", "6": "1", "12": "2", "16": "3"})
+
+    def forward(self, x):
+        return list(super().forward(x).values())
+
+
+def mobilenet_v3_case():
+    gradients = ["0.0.weight", "1.block.0.0.weight", "4.block.0.0.weight", "4.block.1.0.weight", "4.block.2.fc1.weight"]
+    gradients += ["4.block.2.fc1.bias", "4.block.2.fc2.weight", "6.block.2.fc2.bias", "6.block.3.1.weight"]
+    gradients += ["7.block.0.0.weight", "7.block.1.1.bias", "11.block.2.fc1.weight", "12.block.1.0.weight"]
+    statistics = ["0.1.running_mean", "4.block.1.1.running_var", "12.block.3.1.running_mean"]
+    return trunk_case("trunk/mobilenet_v3_large", 2_590_000, MobileNetV3, gradients, statistics, maps=3)
+
+
 def mobilenet_case():
     gradients = ["0.0.weight", "0.1.bias", "1.0.weight", "2.3.weight", "6.0.weight", "12.1.weight", "13.3.weight"]
     statistics = ["0.1.running_mean", "7.1.running_var", "13.4.running_mean"]
@@ -545,7 +604,8 @@ def resnext_case():
 
 def trunk_case(name, base, build, gradients, statistics, maps=4):
     shape = (2, 3, 75, 101)
-    state = weights(build(), base, {})
+    multiply = {name: 2.4 for name, w in build().state_dict().items() if w.dim() == 4} if "v3" in name else {}
+    state = weights(build(), base, multiply)
 
     def run(dtype):
         out, x = {}, tensor(base + 9_000, shape, 1.0, 0.0).to(dtype)
@@ -578,7 +638,7 @@ def trunk_case(name, base, build, gradients, statistics, maps=4):
     inputs = {"x": {"shape": list(shape), "dtype": "float32", "stream": base + 9_000, "scale": 1.0, "offset": 0.0}}
     attrs = {
         "base_stream": base,
-        "multiply": {},
+        "multiply": multiply,
         "map_streams": base + 9_001,
         "weights": [[n, list(t.shape)] for n, t in state.items()],
     }
@@ -625,6 +685,7 @@ def main(target, wanted):
     cases = [entry for entry in cases if entry["name"] not in wanted]
     tensors = {key: value for key, value in tensors.items() if key.rsplit("/", 1)[0] not in wanted}
     makers = {"trunk/mobilenet_v1": mobilenet_case, "trunk/resnext50_32x4d": resnext_case}
+    makers["trunk/mobilenet_v3_large"] = mobilenet_v3_case
     makers |= {entry[0]: lambda entry=entry: detector_case(*copy.deepcopy(entry)) for entry in DETECTORS}
     for name, make in makers.items():
         if wanted and name not in wanted:

@@ -45,6 +45,36 @@ pub(crate) fn clipped(y: f32) -> f32 {
     y.clamp(0.0, SIX)
 }
 
+/// The hard sigmoid of one number, min(max(x + 3, 0), 6) / 6; a NaN stays one.
+#[inline]
+pub(crate) fn hard_sigmoid(x: f32) -> f32 {
+    (x + 3.0).clamp(0.0, SIX) / SIX
+}
+
+/// The gradient `g` through a hard sigmoid whose input was `x`; 0 at -3 and at 3, and NaN inputs let it through.
+#[inline]
+pub(crate) fn through_hard_sigmoid(g: f32, x: f32) -> f32 {
+    if x <= -3.0 || x >= 3.0 { 0.0 } else { g / SIX }
+}
+
+/// The hard swish of one number, x times its hard sigmoid; a NaN stays one, and minus infinity becomes 0.
+#[inline]
+pub(crate) fn hard_swish(x: f32) -> f32 {
+    if x <= -3.0 { 0.0 } else { x * (x + 3.0).min(SIX) / SIX }
+}
+
+/// The gradient `g` through a hard swish whose input was `x`; 0 times `g` at -3 and `g` at 3.
+#[inline]
+pub(crate) fn through_hard_swish(g: f32, x: f32) -> f32 {
+    if x <= -3.0 {
+        0.0
+    } else if x >= 3.0 {
+        g
+    } else {
+        g * (x / 3.0 + 0.5)
+    }
+}
+
 /// The gradient `g` through a ReLU6 whose output was `y`; 0 at 0 and at 6, and NaN outputs let it through.
 #[inline]
 pub(crate) fn through_clip(g: f32, y: f32) -> f32 {

@@ -1,4 +1,4 @@
-//! Channels in another order, and maps with fewer pixels and more channels.
+//! Channels in another order, channels times a factor, and maps with fewer pixels and more channels.
 
 use std::sync::Arc;
 
@@ -6,7 +6,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Host};
-use crate::memory::{elements, from_channels_last, nhwc};
+use crate::memory::{elements, from_channels_last, nhwc, written_in_chunks};
+use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 /// Picks channels: channel `order[i]` of `x` becomes channel i.
@@ -85,6 +86,93 @@ impl Host for PickGradient<'_> {
             });
         }
         from_channels_last(spread, (n, h, w, c), like)
+    }
+}
+
+/// Multiplies each channel of each image by a factor: the last step of squeeze-and-excitation (Hu et al. 2018,
+/// arXiv 1709.01507, equation 4).
+///
+/// # Shapes
+/// `x` (N, C, H, W), `factors` (N, C, 1, 1) to `x`'s shape.
+///
+/// # Errors
+/// If the factors have another shape.
+pub fn scale_channels(x: &Value, factors: &Value) -> Result<Value> {
+    let (n, c, _, _) = x.tensor().dims4()?;
+    if factors.dims() != [n, c, 1, 1] {
+        let reason = format!("factors {:?} for a map {:?}", factors.dims(), x.dims());
+        return Err(Error::invalid("scale_channels", reason));
+    }
+    let (input, table) = (nhwc(x.tensor())?, nhwc(factors.tensor())?);
+    let out = dispatch::run(&input, ScaleChannels { x: &input, factors: &table })?;
+    let (of_x, of_factors) = (x.is_tracked(), factors.is_tracked());
+    Ok(Value::operation(&[x, factors], out, move |g| {
+        let g = &nhwc(g)?;
+        let map = || dispatch::run(g, ScaleChannels { x: g, factors: &table });
+        let sums = || dispatch::run(g, ChannelProducts { g, x: &input });
+        Ok(vec![of_x.then(map).transpose()?, of_factors.then(sums).transpose()?])
+    }))
+}
+
+/// A map (N, H, W, C) and factors (N, 1, 1, C).
+struct ScaleChannels<'a> {
+    x: &'a Tensor,
+    factors: &'a Tensor,
+}
+
+impl Host for ScaleChannels<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let (n, h, w, c) = self.x.dims4()?;
+        let (input, factors) = (elements(self.x)?, elements(self.factors)?);
+        let width = w * c;
+        let out = written_in_chunks(n * h * width, width.max(1), |row, out| {
+            let factors = &factors[row / h * c..][..c];
+            for pixel in input[row * width..][..width].chunks_exact(c) {
+                out.extend(pixel.iter().zip(factors).map(|(x, factor)| x * factor));
+            }
+        });
+        from_channels_last(out, (n, h, w, c), self.x)
+    }
+}
+
+/// Two maps (N, H, W, C), whose products are summed over the pixels of each image.
+struct ChannelProducts<'a> {
+    g: &'a Tensor,
+    x: &'a Tensor,
+}
+
+impl Host for ChannelProducts<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let (n, h, w, c) = self.x.dims4()?;
+        let (g, x) = (elements(self.g)?, elements(self.x)?);
+        let width = w * c;
+        // By rows, which are added up in order: the sums do not depend on the number of threads.
+        let of_row = |row: usize| {
+            let mut sums = vec![0f64; c];
+            let range = row * width..(row + 1) * width;
+            add_products(&mut sums, &g[range.clone()], &x[range]);
+            sums
+        };
+        let rows: Vec<Vec<f64>> = (0..n * h).into_par_iter().map(of_row).collect();
+        let mut sums = vec![0f64; n * c];
+        for (row, part) in rows.iter().enumerate() {
+            sums[row / h * c..][..c].iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+        }
+        from_channels_last(sums.iter().map(|sum| *sum as f32).collect(), (n, 1, 1, c), self.x)
+    }
+}
+
+for_each_level! {
+    /// To the sums (C), the products of two rows of pixels.
+    fn add_products(sums: &mut [f64], g: &[f32], x: &[f32]) {
+        let c = sums.len().max(1);
+        for (g, x) in g.chunks_exact(c).zip(x.chunks_exact(c)) {
+            sums.iter_mut().zip(g.iter().zip(x)).for_each(|(sum, (g, x))| *sum += f64::from(*g) * f64::from(*x));
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
 pub use crate::pointwise::add_in_place;
-use crate::pointwise::{Function, map, sum_of};
+use crate::pointwise::{Function, hard_sigmoid_gradient, hard_swish_gradient, map, sum_of};
 use crate::{Error, Result, Value};
 
 /// Sum a + b, element by element.
@@ -84,6 +84,35 @@ pub fn relu6(a: &Value) -> Result<Value> {
     let out = map(Function::Relu6, a.tensor())?;
     let saved = out.clone();
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu6.mask(g, &saved)?)])))
+}
+
+/// Hard sigmoid: min(max(a + 3, 0), 6) / 6 (Howard et al. 2019, arXiv 1905.02244); the derivative at -3 and at 3 is 0.
+///
+/// # Shapes
+/// Any, to the same.
+///
+/// # Errors
+/// If `a` is not f32.
+pub fn hard_sigmoid(a: &Value) -> Result<Value> {
+    let out = map(Function::HardSigmoid, a.tensor())?;
+    let input = a.tensor().clone();
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_sigmoid_gradient(g, &input)?)])))
+}
+
+/// Hard swish: a min(max(a + 3, 0), 6) / 6 (Howard et al. 2019); the derivative at -3 is 0 and at 3 is 1.
+///
+/// Two inputs between -3 and 0 have the same result. The gradient follows from the input, therefore, and the function
+/// is no [`Activation`], whose gradient follows from its result.
+///
+/// # Shapes
+/// Any, to the same.
+///
+/// # Errors
+/// If `a` is not f32.
+pub fn hard_swish(a: &Value) -> Result<Value> {
+    let out = map(Function::HardSwish, a.tensor())?;
+    let input = a.tensor().clone();
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_swish_gradient(g, &input)?)])))
 }
 
 /// Reshapes `a`, whose elements count row-major.

@@ -7,8 +7,8 @@
 //! | [`conv`] | 2-D convolution with a fused epilogue |
 //! | [`mod@linear`], [`product`] | fully connected layers; matrix products of slices |
 //! | [`activation`] | [`Activation`]: ReLU, ReLU6 |
-//! | [`elementwise`], `pointwise` | sums, scalings, views, gathers; the passes they are made of |
-//! | [`channels`] | channels picked and shuffled; halved maps |
+//! | [`elementwise`], `pointwise` | sums, scalings, hard swish, views, gathers; the passes they are made of |
+//! | [`channels`] | channels picked, shuffled and scaled; halved maps |
 //! | [`norm`] | frozen and training batch norm, group norm |
 //! | [`normalize`] | unit rows, log-softmax |
 //! | [`pool`] | max pooling with padding, average pooling |

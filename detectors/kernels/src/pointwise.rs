@@ -3,7 +3,10 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::activation::{Activation, clipped, rectified, through_clip, through_relu};
+use crate::activation::{
+    Activation, clipped, hard_sigmoid, hard_swish, rectified, through_clip, through_hard_sigmoid,
+    through_hard_swish, through_relu,
+};
 use crate::dispatch::{self, Host};
 use crate::in_place::{lend, same_shape};
 use crate::memory::{
@@ -22,6 +25,10 @@ pub(crate) enum Function {
     Relu,
     /// The ReLU6.
     Relu6,
+    /// The hard sigmoid.
+    HardSigmoid,
+    /// The hard swish.
+    HardSwish,
 }
 
 /// The function of every element of a tensor.
@@ -43,6 +50,8 @@ impl Host for Map<'_> {
             Function::Times(factor) => mapped(self.a, |a| a * factor),
             Function::Relu => mapped(self.a, rectified),
             Function::Relu6 => mapped(self.a, clipped),
+            Function::HardSigmoid => mapped(self.a, hard_sigmoid),
+            Function::HardSwish => mapped(self.a, hard_swish),
         }
     }
 }
@@ -55,6 +64,10 @@ enum Pair {
     ThroughRelu,
     /// The gradient through a ReLU6, of the gradient and the result.
     ThroughRelu6,
+    /// The gradient through a hard sigmoid, of the gradient and the input.
+    ThroughHardSigmoid,
+    /// The gradient through a hard swish, of the gradient and the input.
+    ThroughHardSwish,
 }
 
 /// The function of the elements of two tensors of equal shape.
@@ -72,6 +85,8 @@ impl Host for Zip<'_> {
             Pair::Sum => zipped(self.a, self.b, |a, b| a + b),
             Pair::ThroughRelu => zipped(self.a, self.b, through_relu),
             Pair::ThroughRelu6 => zipped(self.a, self.b, through_clip),
+            Pair::ThroughHardSigmoid => zipped(self.a, self.b, through_hard_sigmoid),
+            Pair::ThroughHardSwish => zipped(self.a, self.b, through_hard_swish),
         }
     }
 }
@@ -86,6 +101,16 @@ fn zip(operation: &'static str, function: Pair, a: &Tensor, b: &Tensor) -> Resul
 /// The sum of two tensors of equal shape.
 pub(crate) fn sum_of(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     zip("sum", Pair::Sum, a, b)
+}
+
+/// The gradient `g` through a hard sigmoid of `x`.
+pub(crate) fn hard_sigmoid_gradient(g: &Tensor, x: &Tensor) -> Result<Tensor> {
+    zip("hard_sigmoid", Pair::ThroughHardSigmoid, g, x)
+}
+
+/// The gradient `g` through a hard swish of `x`.
+pub(crate) fn hard_swish_gradient(g: &Tensor, x: &Tensor) -> Result<Tensor> {
+    zip("hard_swish", Pair::ThroughHardSwish, g, x)
 }
 
 impl Activation {

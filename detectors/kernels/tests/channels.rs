@@ -1,10 +1,10 @@
-//! Channels in another order and halved maps, against their definitions and against differences.
+//! Channels in another order, channels times a factor and halved maps, against their definitions and against differences.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
-use ckd_kernels::channels::{halve_and_pad, pick_channels};
+use ckd_kernels::channels::{halve_and_pad, pick_channels, scale_channels};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -45,6 +45,42 @@ fn both_agree_with_differences_and_take_maps_of_nothing() {
             assert_eq!(out.backward_from(&gradient).unwrap()["x"].dims(), shape);
         }
     }
+}
+
+#[test]
+fn each_channel_of_each_image_has_a_factor_of_its_own() {
+    let (x, factors) = (noise(4, &[2, 3, 5, 4]), noise(5, &[2, 3, 1, 1]));
+    let expected = x.broadcast_mul(&factors).unwrap();
+    for x in [x.clone(), nhwc(&x)] {
+        let out = scale_channels(&Value::constant(x), &Value::constant(factors.clone())).unwrap();
+        assert_eq!(values(out.tensor()), values(&expected));
+    }
+    check_gradients(&[x, factors], 0.1, 1e-4, |t| scale_channels(&t[0], &t[1]).unwrap());
+    for shape in [[0, 3, 2, 2], [2, 3, 0, 2], [2, 3, 2, 0], [2, 0, 2, 2]] {
+        let leaf = |name: &str, shape: &[usize]| Value::leaf(name, noise(6, shape));
+        let (x, factors) = (leaf("x", &shape), leaf("f", &[shape[0], shape[1], 1, 1]));
+        let out = scale_channels(&x, &factors).unwrap();
+        let gradients = out.backward_from(out.tensor()).unwrap();
+        assert_eq!(gradients["x"].dims(), shape);
+        assert!(values(&gradients["f"]).iter().all(|sum| *sum == 0.0));
+    }
+    let map = Value::constant(noise(7, &[2, 3, 4, 4]));
+    for wrong in [&[2, 3][..], &[1, 3, 1, 1], &[2, 4, 1, 1], &[2, 3, 4, 4]] {
+        let error = scale_channels(&map, &Value::constant(noise(8, wrong))).unwrap_err().to_string();
+        assert!(error.contains("[2, 3, 4, 4]"), "{error}");
+    }
+}
+
+/// Sums of gradients over pixels do not depend on the threads that take the rows.
+#[test]
+fn gradients_of_factors_are_the_same_on_any_number_of_threads() {
+    let run = || {
+        let x = Value::leaf("x", noise(9, &[2, 5, 37, 11]));
+        let factors = Value::leaf("f", noise(10, &[2, 5, 1, 1]));
+        let out = scale_channels(&x, &factors).unwrap();
+        values(&out.backward_from(&noise(11, out.dims())).unwrap()["f"])
+    };
+    assert_eq!(on_threads(1, run), on_threads(3, run));
 }
 
 proptest! {

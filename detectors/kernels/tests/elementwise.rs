@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use candle_core::Tensor;
-use ckd_kernels::elementwise::{add, concatenate, permute, relu, relu6, reshape, rows, scale, weighted_sum};
+use ckd_kernels::elementwise::{
+    add, concatenate, hard_sigmoid, hard_swish, permute, relu, relu6, reshape, rows, scale, weighted_sum,
+};
 use ckd_kernels::{Conv2dConfig, Epilogue, Error, Value, conv2d};
 
 fn scalar(name: &str, value: f32) -> Value {
@@ -19,9 +21,54 @@ fn activations_equal_pytorch_also_at_their_kinks() {
     golden::each_case("relu6", |case| check_case(case, &relu6(&leaf(case, "x")).unwrap()));
 }
 
+/// Values and derivatives of PyTorch's `hardswish` and `hardsigmoid`: below and at the kink -3, on a tie (-1.5 is the
+/// lowest point of the hard swish), at 0, just below and at the kink 3, and above it.
+#[test]
+fn hard_activations_equal_pytorch_also_at_their_kinks() {
+    let x = [-3.5, -3.0, -2.999_999_8, -1.5, 0.0, 2.999_999_8, 3.0, 4.0];
+    let sixth = 1.0 / 6.0;
+    type Function = fn(&Value) -> ckd_kernels::Result<Value>;
+    let cases: [(Function, [f32; 8], [f32; 8]); 2] = [
+        (
+            hard_swish,
+            [0.0, 0.0, -1.192_092_8e-7, -0.375, 0.0, 2.999_999_8, 3.0, 4.0],
+            [0.0, 0.0, -0.499_999_94, 0.0, 0.5, 1.5, 1.0, 1.0],
+        ),
+        (
+            hard_sigmoid,
+            [0.0, 0.0, 3.973_643e-8, 0.25, 0.5, 1.0, 1.0, 1.0],
+            [0.0, 0.0, sixth, sixth, sixth, sixth, 0.0, 0.0],
+        ),
+    ];
+    for (function, expected, slopes) in cases {
+        let leaf = Value::leaf("x", tensor(x.to_vec(), &[8]));
+        let out = function(&leaf).unwrap();
+        assert_close(out.tensor(), &tensor(expected.to_vec(), &[8]), 1e-7);
+        let gradients = gradients_of(&out, &tensor(vec![1.0; 8], &[8]));
+        assert_close(&gradients["x"], &tensor(slopes.to_vec(), &[8]), 1e-7);
+    }
+}
+
+/// The numbers lie 0.03 apart and 0.0075 or more from the kinks at -3 and 3; the step reaches 0.006.
+#[test]
+fn hard_activations_agree_with_differences() {
+    let x = distinct(31, &[2, 3, 8, 8], 0.03);
+    let far = values(&x).iter().all(|x| (x.abs() - 3.0).abs() > 0.006);
+    assert!(far && values(&x).iter().any(|x| *x > 3.0));
+    let x = [x];
+    check_gradients(&x, 0.003, 1e-3, |t| hard_swish(&t[0]).unwrap());
+    check_gradients(&x, 0.003, 1e-3, |t| hard_sigmoid(&t[0]).unwrap());
+}
+
 #[test]
 fn activations_hide_no_nan() {
     let x = || Value::leaf("x", tensor(vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0], &[4]));
+    let hard = [(hard_swish(&x()).unwrap(), f32::INFINITY), (hard_sigmoid(&x()).unwrap(), 1.0)];
+    for (out, top) in hard {
+        let got = values(out.tensor());
+        assert!(got[0].is_nan());
+        assert_eq!(got[1..3], [top, 0.0]);
+    }
     for (out, top) in [(relu(&x()).unwrap(), f32::INFINITY), (relu6(&x()).unwrap(), 6.0)] {
         let got = values(out.tensor());
         assert!(got[0].is_nan());

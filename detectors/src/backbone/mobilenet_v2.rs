@@ -95,7 +95,7 @@ fn inverted_residual(
 }
 
 /// The multiple of 8 nearest to `channels`, at least 8, and never below nine tenths of it.
-pub(super) fn in_eights(channels: f64) -> usize {
+pub(crate) fn in_eights(channels: f64) -> usize {
     let nearest = ((channels + 4.0) / 8.0).floor().max(1.0) * 8.0;
     let enough = if nearest < 0.9 * channels { nearest + 8.0 } else { nearest };
     enough as usize

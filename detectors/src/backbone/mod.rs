@@ -5,25 +5,27 @@
 //! | `registry` | [`Backbone`]: every trunk by its name |
 //! | `plan` | [`Plan`]: a trunk's layers as data |
 //! | `trunk` | [`Trunk`]: the network that a plan describes |
-//! | `resnet`, `mobilenet_v1`, `mobilenet_v2` | the plans |
+//! | `resnet`, `mobilenet_v1`, `mobilenet_v2`, `mobilenet_v3` | the plans |
 //!
 //! A new backbone is a file with its plan and a row of the registry. Building, training, frozen stages, recognition of its
 //! weights and the ONNX graph follow from these.
 
 mod mobilenet_v1;
 mod mobilenet_v2;
+mod mobilenet_v3;
 pub mod plan;
 mod registry;
 mod resnet;
 mod trunk;
 
+pub(crate) use mobilenet_v2::in_eights;
 pub use plan::Plan;
-pub use registry::{Backbone, ClassifierLayers, Recognised};
+pub use registry::{Backbone, ClassifierLayers, HiddenLayer, Recognised};
 pub use trunk::Trunk;
 
 use ckd_settings::choices;
 
-use crate::nn::NormKind;
+use crate::nn::{BatchNormRule, NormKind};
 use crate::{Error, Result};
 
 choices! {
@@ -41,12 +43,14 @@ choices! {
 pub struct BackboneConfig {
     /// The network.
     pub backbone: Backbone,
-    /// Factor of all channels; the published networks have 1. MobileNetV2 rounds channels to multiples of 8.
+    /// Factor of all channels; the published networks have 1. MobileNetV2 and V3 round channels to multiples of 8.
     pub width_multiplier: f64,
     /// Blocks of each residual stage; `None`: the published numbers.
     pub blocks: Option<usize>,
     /// Normalisation.
     pub norm: NormKind,
+    /// Epsilon and momentum of batch norms.
+    pub batch_norm: BatchNormRule,
     /// Which convolution of a bottleneck halves the resolution; other blocks do it in their 3x3.
     pub stride_in: StrideIn,
     /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and stage 1, ... 5 all.
@@ -64,6 +68,7 @@ impl BackboneConfig {
             width_multiplier: 1.0,
             blocks: None,
             norm: NormKind::FrozenBn,
+            batch_norm: BatchNormRule::PYTORCH,
             stride_in: StrideIn::Middle,
             freeze_at: 0,
             recompute: [false; 4],

@@ -1,5 +1,6 @@
 //! Every trunk by its name.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -8,8 +9,10 @@ use ckd_settings::{Diagnostic, Node, Read, unknown_word};
 use super::BackboneConfig;
 use super::mobilenet_v1::mobilenet_v1;
 use super::mobilenet_v2::mobilenet_v2;
-use super::plan::{ConvNormPlan, Plan};
+use super::mobilenet_v3::mobilenet_v3_large;
+use super::plan::Plan;
 use super::resnet::{Blocks, resnet};
+use crate::nn::BatchNormRule;
 use crate::taps::Level;
 use crate::{Error, Result};
 
@@ -43,14 +46,33 @@ const C2_TO_C5: &[Level] = &[Level(2), Level(3), Level(4), Level(5)];
 pub struct ClassifierLayers {
     /// Layer that holds the trunk; empty: there is none around it.
     pub trunk: &'static str,
-    /// Linear layer behind the pooling.
+    /// Linear layer between the pooling and the last one.
+    pub hidden: Option<HiddenLayer>,
+    /// Last linear layer.
     pub head: &'static str,
-    /// Standard deviation that its weights begin with, and no bias; `None`: PyTorch's defaults.
+    /// Standard deviation that weights of linear layers begin with, and no bias; `None`: PyTorch's defaults.
     pub head_deviation: Option<f64>,
+    /// Epsilon and momentum of the batch norms.
+    pub batch_norm: BatchNormRule,
+}
+
+/// A linear layer of a classifier, with a hard swish behind it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct HiddenLayer {
+    /// Name of the layer.
+    pub name: &'static str,
+    /// Outputs in the published network.
+    pub width: usize,
 }
 
 impl ClassifierLayers {
-    const RESNET: Self = Self { trunk: "", head: "fc", head_deviation: None };
+    const RESNET: Self = Self {
+        trunk: "",
+        hidden: None,
+        head: "fc",
+        head_deviation: None,
+        batch_norm: BatchNormRule::PYTORCH,
+    };
 }
 
 const RESNET: Row = Row {
@@ -64,7 +86,7 @@ const RESNET: Row = Row {
     plan: |_| Ok(Plan::default()),
 };
 
-static ROWS: [Row; 10] = [
+static ROWS: [Row; 11] = [
     Row {
         name: "resnet18",
         bottlenecks: false,
@@ -131,11 +153,35 @@ static ROWS: [Row; 10] = [
         bottlenecks: false,
         residual: false,
         published: Some("mobilenet_v2-b0353104.pth"),
-        classifier: ClassifierLayers { trunk: "features", head: "classifier.1", head_deviation: Some(0.01) },
+        classifier: ClassifierLayers {
+            trunk: "features",
+            head: "classifier.1",
+            head_deviation: Some(0.01),
+            ..ClassifierLayers::RESNET
+        },
         levels: C2_TO_C5,
         plan: mobilenet_v2,
     },
+    Row {
+        name: "mobilenet_v3_large",
+        stem_channels: 16,
+        bottlenecks: false,
+        residual: false,
+        published: Some("mobilenet_v3_large-8738ca79.pth"),
+        classifier: ClassifierLayers {
+            trunk: "features",
+            hidden: Some(HiddenLayer { name: "classifier.0", width: 1280 }),
+            head: "classifier.3",
+            head_deviation: Some(0.01),
+            batch_norm: BatchNormRule { epsilon: 0.001, momentum: 0.01 },
+        },
+        levels: C2_TO_C5,
+        plan: mobilenet_v3_large,
+    },
 ];
+
+/// Channels that a network adds at most where it rounds them.
+const ROUNDING: usize = 8;
 
 /// A trunk told by its tensors.
 #[derive(Debug, Clone)]
@@ -200,33 +246,56 @@ impl Backbone {
         (self.0.plan)(config)
     }
 
-    /// The largest trunk whose convolutions have these names and shapes, alone or in its classifier; there may be
-    /// further tensors.
-    pub fn recognise(shape: impl Fn(&str) -> Option<Vec<usize>>) -> Option<Recognised> {
+    /// The largest trunk whose convolutions are among tensors of these names and shapes, alone or in its classifier;
+    /// `None`: there is none. Linear layers and norms may be there beyond it.
+    ///
+    /// # Errors
+    /// If convolutions are left over: it is a larger network than any that is known here.
+    pub fn recognise(shapes: &BTreeMap<String, Vec<usize>>) -> Result<Option<Recognised>> {
         let fitting = Self::all().flat_map(|backbone| {
             let prefixes = [String::new(), format!("{}.", backbone.classifier().trunk)];
-            prefixes.map(|prefix| Recognised::of(backbone, &prefix, &shape))
+            prefixes.map(|prefix| Recognised::of(backbone, &prefix, shapes))
         });
-        fitting.flatten().max_by_key(|(_, convolutions)| *convolutions).map(|(recognised, _)| recognised)
+        let Some((found, plan)) = fitting.flatten().max_by_key(|(_, plan)| plan.kernels().count()) else {
+            return Ok(None);
+        };
+        let known: BTreeSet<String> =
+            plan.kernels().map(|(name, _)| format!("{}{name}", found.prefix)).collect();
+        let is_over = |(name, shape): &(&String, &Vec<usize>)| {
+            shape.len() == 4 && name.starts_with(&found.prefix) && !known.contains(*name)
+        };
+        match shapes.iter().find(is_over) {
+            None => Ok(Some(found)),
+            Some((name, shape)) => {
+                let reason = format!(
+                    "it has all convolutions of {}, but {name} {shape:?} is left over; it is none of {}",
+                    found.backbone,
+                    Self::all().map(Self::name).collect::<Vec<_>>().join(", ")
+                );
+                Err(Error::Invalid { part: "backbone", reason })
+            }
+        }
     }
 }
 
 impl Recognised {
-    /// `backbone` in the layer called `prefix`, with its number of convolutions, if all are there.
-    fn of(
-        backbone: Backbone,
-        prefix: &str,
-        shape: impl Fn(&str) -> Option<Vec<usize>>,
-    ) -> Option<(Self, usize)> {
-        let shape = |name: &str| shape(&format!("{prefix}{name}.weight"));
+    /// `backbone` in the layer called `prefix`, with its plan, if all of its convolutions are there.
+    fn of(backbone: Backbone, prefix: &str, shapes: &BTreeMap<String, Vec<usize>>) -> Option<(Self, Plan)> {
+        let shape = |name: &str| shapes.get(&format!("{prefix}{name}"));
         let published = BackboneConfig::new(backbone);
-        let (conv, norm) = published.plan().ok()?.convolutions().next()?.names.clone();
-        let stem_channels = *shape(&conv)?.first()?;
-        let plan = published.with_stem_channels(stem_channels).plan().ok()?;
-        let fits = |conv: &ConvNormPlan| shape(&conv.names.0).is_some_and(|own| own == conv.shape);
-        let first_norm = format!("{prefix}{norm}");
-        let recognised = Self { backbone, stem_channels, prefix: prefix.to_owned(), first_norm };
-        plan.convolutions().all(fits).then_some((recognised, plan.convolutions().count()))
+        let (first, _) = published.plan().ok()?.kernels().next()?;
+        let own = *shape(&first)?.first()?;
+        // Networks that round their channels may be of another width than their first layer says.
+        let widths = std::iter::once(own).chain((1..own + ROUNDING).filter(|width| *width != own));
+        let mut fitting = widths.filter_map(|stem_channels| {
+            let plan = published.with_stem_channels(stem_channels).plan().ok()?;
+            let fits = |(name, kernel): (String, [usize; 4])| shape(&name).is_some_and(|own| *own == kernel);
+            let all = plan.kernels().all(fits);
+            all.then_some((stem_channels, plan))
+        });
+        let (stem_channels, plan) = fitting.next()?;
+        let first_norm = format!("{prefix}{}", plan.first_norm()?);
+        Some((Self { backbone, stem_channels, prefix: prefix.to_owned(), first_norm }, plan))
     }
 }
 

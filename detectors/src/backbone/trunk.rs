@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use ckd_kernels::Value;
+use ckd_kernels::elementwise::hard_swish;
 use ckd_kernels::graph::recomputed;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::pool::max_pool2d;
 
 use super::BackboneConfig;
 use super::plan::{Layer, Node, Plan, Stage, Step};
-use crate::nn::{ConvNorm, Mode, NormKind};
+use crate::nn::{ConvNorm, Mode, SqueezeExcitation};
 use crate::param::Builder;
 use crate::{Error, Result};
 
@@ -17,7 +18,9 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Trunk {
     stages: Vec<Arc<Built>>,
+    plan: Plan,
     channels: Vec<usize>,
+    pyramid_channels: Vec<usize>,
     frozen: usize,
     recompute: Vec<bool>,
 }
@@ -36,6 +39,8 @@ struct Built {
 enum Operation {
     ConvNorm { conv: ConvNorm, residual: Option<Node>, activation: Activation },
     MaxPool,
+    HardSwish,
+    SqueezeExcitation(SqueezeExcitation),
 }
 
 impl Trunk {
@@ -45,7 +50,7 @@ impl Trunk {
     /// If a width is nothing, or more stages are frozen than there are.
     pub fn new(builder: &Builder, config: &BackboneConfig) -> Result<Self> {
         let refuse = |reason| Err(Error::Invalid { part: "backbone", reason });
-        let BackboneConfig { norm, freeze_at, recompute, .. } = *config;
+        let BackboneConfig { freeze_at, recompute, .. } = *config;
         let plan = config.plan()?;
         let stages = plan.stages.len();
         if freeze_at > stages {
@@ -54,29 +59,36 @@ impl Trunk {
         if recompute.contains(&true) && !config.backbone.is_residual() {
             return refuse(format!("{} has no stages that can be computed again", config.backbone));
         }
-        let mut trunk = Self::of_plan(builder, &plan, norm, freeze_at)?;
+        let mut trunk = Self::of_plan(builder, plan, config)?;
         // The stem is cheap to keep.
         trunk.recompute = std::iter::once(false).chain(recompute).take(stages).collect();
         Ok(trunk)
     }
 
-    /// Builds the layers of `plan` in `builder`'s layer, `freeze_at` stages of which do not train.
+    /// Builds the layers of `plan` in `builder`'s layer, with the norms and frozen stages of `config`.
     ///
     /// # Errors
     /// If a layer has no channels.
-    pub(crate) fn of_plan(builder: &Builder, plan: &Plan, norm: NormKind, freeze_at: usize) -> Result<Self> {
+    pub(crate) fn of_plan(builder: &Builder, plan: Plan, config: &BackboneConfig) -> Result<Self> {
+        let frozen = config.freeze_at;
         let build = |(index, stage): (usize, &Stage)| {
-            let builder = if index < freeze_at { builder.frozen() } else { builder.clone() };
-            Built::new(&builder, stage, norm).map(Arc::new)
+            let builder = if index < frozen { builder.frozen() } else { builder.clone() };
+            Built::new(&builder, stage, config).map(Arc::new)
         };
         let stages = plan.stages.iter().enumerate().map(build).collect::<Result<Vec<_>>>()?;
         let recompute = vec![false; stages.len()];
-        Ok(Self { stages, channels: plan.channels(), frozen: freeze_at, recompute })
+        let (channels, pyramid_channels) = (plan.channels(), plan.pyramid_channels());
+        Ok(Self { stages, plan, channels, pyramid_channels, frozen, recompute })
     }
 
     /// Channels of the maps that [`forward`](Self::forward) gives.
     pub fn channels(&self) -> &[usize] {
         &self.channels
+    }
+
+    /// Channels of the maps that [`pyramid_inputs`](Self::pyramid_inputs) gives.
+    pub fn pyramid_channels(&self) -> &[usize] {
+        &self.pyramid_channels
     }
 
     /// Feature maps, fine to coarse.
@@ -85,24 +97,45 @@ impl Trunk {
     /// (N, 3, H, W) to `(N, channels()[i], H / s, W / s)`, rounded up, for the strides s of the
     /// [`Backbone`](super::Backbone).
     pub fn forward(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
-        let mut maps = Vec::with_capacity(self.channels.len());
+        self.results(x, mode, |stage, node| self.stages[stage].maps.contains(&node))
+    }
+
+    /// Inputs of Faster R-CNN's pyramid, fine to coarse: the maps of [`forward`](Self::forward), unless torchvision's
+    /// detector with this trunk takes others.
+    ///
+    /// # Shapes
+    /// (N, 3, H, W) to `(N, pyramid_channels()[i], H / s, W / s)`, rounded up, for the strides s of
+    /// [`Plan::pyramid_strides`].
+    ///
+    /// # Errors
+    /// If the images are smaller than the network can see.
+    pub fn pyramid_inputs(&self, x: &Value, mode: Mode) -> Result<Vec<Value>> {
+        match self.plan.pyramid.as_slice() {
+            [] => self.forward(x, mode),
+            inputs => self.results(x, mode, |stage, node| inputs.contains(&(stage, node))),
+        }
+    }
+
+    /// Results of the steps that are `wanted`, in their order.
+    fn results(&self, x: &Value, mode: Mode, wanted: impl Fn(usize, Node) -> bool) -> Result<Vec<Value>> {
+        let mut results = Vec::with_capacity(self.channels.len());
         let mut x = x.clone();
         for (index, stage) in self.stages.iter().enumerate() {
             let mode = self.mode_of(index, mode);
             x = match self.recompute[index] {
                 true => {
                     let map = again(stage, &x, mode)?;
-                    maps.push(map.clone());
+                    results.push(map.clone());
                     map
                 }
                 false => stage.run(x, mode, |node, _, value| {
-                    if stage.maps.contains(&node) {
-                        maps.push(value.clone());
+                    if wanted(index, node) {
+                        results.push(value.clone());
                     }
                 })?,
             };
         }
-        Ok(maps)
+        Ok(results)
     }
 
     /// Runs the steps in order and shows what each gives.
@@ -127,7 +160,7 @@ fn again(stage: &Arc<Built>, x: &Value, mode: Mode) -> Result<Value> {
 }
 
 impl Built {
-    fn new(builder: &Builder, stage: &Stage, norm: NormKind) -> Result<Self> {
+    fn new(builder: &Builder, stage: &Stage, config: &BackboneConfig) -> Result<Self> {
         let mut last_use = vec![0; stage.steps.len() + 1];
         let mut steps = Vec::with_capacity(stage.steps.len());
         for (index, step) in stage.steps.iter().enumerate() {
@@ -136,11 +169,15 @@ impl Built {
             }
             let operation = match &step.layer {
                 Layer::ConvNorm(plan) => Operation::ConvNorm {
-                    conv: ConvNorm::of_plan(builder, plan, norm)?,
+                    conv: ConvNorm::of_plan(builder, plan, config)?,
                     residual: plan.residual,
                     activation: plan.activation,
                 },
                 Layer::MaxPool => Operation::MaxPool,
+                Layer::HardSwish => Operation::HardSwish,
+                Layer::SqueezeExcitation(plan) => {
+                    Operation::SqueezeExcitation(SqueezeExcitation::of_plan(builder, plan)?)
+                }
             };
             steps.push((step.clone(), operation));
         }
@@ -159,6 +196,8 @@ impl Built {
                     conv.forward(input, mode, residual.map(value), *activation)?
                 }
                 Operation::MaxPool => max_pool2d(input, 3, 2, 1)?,
+                Operation::HardSwish => hard_swish(input)?,
+                Operation::SqueezeExcitation(squeeze) => squeeze.forward(input)?,
             };
             for node in step.operands() {
                 if self.last_use[node.0] == index {
@@ -173,11 +212,11 @@ impl Built {
 }
 
 impl Operation {
-    fn weights(&self) -> impl Iterator<Item = &Value> {
-        let weights = match self {
-            Self::ConvNorm { conv, .. } => Some(conv.weights()),
-            Self::MaxPool => None,
-        };
-        weights.into_iter().flatten()
+    fn weights(&self) -> Vec<&Value> {
+        match self {
+            Self::ConvNorm { conv, .. } => conv.weights().into(),
+            Self::SqueezeExcitation(squeeze) => squeeze.weights().into(),
+            Self::MaxPool | Self::HardSwish => Vec::new(),
+        }
     }
 }

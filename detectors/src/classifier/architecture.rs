@@ -101,6 +101,7 @@ impl Architecture {
         other("resnext101_64x4d", Kind::Trunk),
         other("mobilenet_v1", Kind::Trunk),
         other("mobilenet_v2", Kind::Trunk),
+        other("mobilenet_v3_large", Kind::Trunk),
     ];
 
     /// Its name.
@@ -244,7 +245,9 @@ impl Architecture {
     }
 
     fn of_trunk(self, classes: usize) -> TrunkClassifierConfig {
-        let backbone = BackboneConfig { norm: NormKind::Bn, ..BackboneConfig::new(self.trunk()) };
+        let trunk = self.trunk();
+        let batch_norm = trunk.classifier().batch_norm;
+        let backbone = BackboneConfig { norm: NormKind::Bn, batch_norm, ..BackboneConfig::new(trunk) };
         TrunkClassifierConfig { backbone, classes }
     }
 }

@@ -1,14 +1,18 @@
-//! Classifiers of a detector's trunk: a linear layer on the mean of its last map, as published for ImageNet.
+//! Classifiers of a detector's trunk: a linear layer on the mean of its last map, as published for ImageNet. MobileNetV3
+//! has another one before it, with a hard swish.
 //!
 //! Names are torchvision's; MobileNetV1's are those of the weights that distillation papers use (OFD, ReviewKD,
 //! mdistiller): `model.0.0.weight` to `fc.bias`. There is no dropout.
 
 use ckd_kernels::Value;
+use ckd_kernels::elementwise::hard_swish;
+use ckd_kernels::linear::Activation;
+use ckd_kernels::pool::global_avg_pool;
 
-use super::{Behind, Network, Tail, taps};
-use crate::backbone::{BackboneConfig, Trunk};
+use super::{Behind, Network, Tail, taps_of};
+use crate::backbone::{BackboneConfig, Trunk, in_eights};
 use crate::init::Init;
-use crate::nn::{Linear, Mode, NormKind};
+use crate::nn::{Linear, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::taps::Taps;
 use crate::{Error, Result};
@@ -22,11 +26,11 @@ pub struct TrunkClassifierConfig {
     pub classes: usize,
 }
 
-/// A trunk with a linear layer on the mean of its last map.
+/// A trunk with linear layers on the mean of its last map.
 #[derive(Debug)]
 pub struct TrunkClassifier {
     trunk: Trunk,
-    head: Linear,
+    ending: Ending,
     params: ParamStore,
 }
 
@@ -41,20 +45,49 @@ impl TrunkClassifier {
         let layers = backbone.backbone.classifier();
         let within = if layers.trunk.is_empty() { builder.clone() } else { builder.within(layers.trunk) };
         let trunk = Trunk::new(&within, &backbone)?;
-        let head = head(&builder, &backbone, trunk.channels(), classes)?;
-        Ok(Self { trunk, head, params: builder.finish() })
+        let ending = Ending::new(&builder, &backbone, trunk.channels(), classes)?;
+        Ok(Self { trunk, ending, params: builder.finish() })
     }
 }
 
-fn head(builder: &Builder, config: &BackboneConfig, channels: &[usize], classes: usize) -> Result<Linear> {
-    let layers = config.backbone.classifier();
-    let within = builder.within(layers.head);
-    let inputs = channels.last().copied().unwrap_or(0);
-    match layers.head_deviation {
-        Some(deviation) => {
-            Linear::with_init(&within, (inputs, classes), Init::Normal(deviation), Init::Constant(0.0))
+/// Linear layers behind the pooling.
+#[derive(Debug)]
+struct Ending {
+    hidden: Option<Linear>,
+    head: Linear,
+}
+
+impl Ending {
+    fn new(builder: &Builder, config: &BackboneConfig, channels: &[usize], classes: usize) -> Result<Self> {
+        let layers = config.backbone.classifier();
+        let linear = |name: &str, (inputs, outputs): (usize, usize)| {
+            let within = builder.within(name);
+            match layers.head_deviation {
+                Some(deviation) => {
+                    let (weight, bias) = (Init::Normal(deviation), Init::Constant(0.0));
+                    Linear::with_init(&within, (inputs, outputs), weight, bias)
+                }
+                None => Linear::new(&within, inputs, outputs),
+            }
+        };
+        let mut inputs = channels.last().copied().unwrap_or(0);
+        let mut hidden = None;
+        if let Some(layer) = layers.hidden {
+            let width = in_eights(layer.width as f64 * config.width_multiplier);
+            hidden = Some(linear(layer.name, (inputs, width))?);
+            inputs = width;
         }
-        None => Linear::new(&within, inputs, classes),
+        Ok(Self { hidden, head: linear(layers.head, (inputs, classes))? })
+    }
+
+    /// Taps of a network with these stages, `last` being the last one's map.
+    fn taps(&self, stages: Vec<Value>, last: &Value) -> Result<Taps> {
+        let pooled = global_avg_pool(last)?;
+        let embedding = match &self.hidden {
+            Some(hidden) => hard_swish(&hidden.forward(&pooled, Activation::Identity)?)?,
+            None => pooled,
+        };
+        taps_of(stages, embedding, &self.head)
     }
 }
 
@@ -64,13 +97,13 @@ impl Network for TrunkClassifier {
     }
 
     fn head(&self) -> &Linear {
-        &self.head
+        &self.ending.head
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let maps = self.trunk.forward(x, mode)?;
         let last = maps.last().expect("a trunk has maps").clone();
-        taps(maps, &last, &self.head)
+        self.ending.taps(maps, &last)
     }
 }
 
@@ -78,7 +111,7 @@ impl Network for TrunkClassifier {
 #[derive(Debug)]
 pub(super) struct TrunkTail {
     stages: Trunk,
-    head: Linear,
+    ending: Ending,
 }
 
 impl TrunkTail {
@@ -87,20 +120,20 @@ impl TrunkTail {
         let backbone = BackboneConfig { blocks: behind.blocks, ..backbone };
         // Behind the stem as well.
         let plan = backbone.plan()?.behind(1 + behind.stage);
-        let stages = Trunk::of_plan(builder, &plan, NormKind::Bn, 0)?;
-        let head = head(builder, &backbone, stages.channels(), classes)?;
-        Ok(Self { stages, head })
+        let stages = Trunk::of_plan(builder, plan, &backbone)?;
+        let ending = Ending::new(builder, &backbone, stages.channels(), classes)?;
+        Ok(Self { stages, ending })
     }
 }
 
 impl Tail for TrunkTail {
     fn head(&self) -> &Linear {
-        &self.head
+        &self.ending.head
     }
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         let maps = self.stages.forward(x, mode)?;
         let last = maps.last().unwrap_or(x).clone();
-        taps(maps, &last, &self.head)
+        self.ending.taps(maps, &last)
     }
 }

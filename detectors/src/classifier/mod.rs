@@ -163,9 +163,13 @@ impl Classifier {
     }
 }
 
-/// What every classifier offers: its stages' maps, the mean over `last`, and the logits.
+/// Taps of a classifier: its stages' maps, the mean over `last`, and the logits.
 fn taps(stages: Vec<Value>, last: &Value, classify: &Linear) -> Result<Taps> {
-    let embedding = global_avg_pool(last)?;
+    taps_of(stages, global_avg_pool(last)?, classify)
+}
+
+/// Taps of a classifier with this embedding.
+fn taps_of(stages: Vec<Value>, embedding: Value, classify: &Linear) -> Result<Taps> {
     let logits = classify.forward(&embedding, Activation::Identity)?;
     let maps = (1..).map(Tap::Backbone).zip(stages);
     Ok(maps.chain([(Tap::Embedding, embedding), (Tap::Logits, logits)]).collect())

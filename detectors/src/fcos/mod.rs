@@ -132,8 +132,8 @@ impl Fcos {
         let extra = ExtraLevels::P6P7(settings.p6_from);
         let inputs = &body.channels()[1..];
         let fpn = Fpn::new(&backbone.within("fpn"), inputs, width, config.fpn_norm, extra)?;
-        let levels: Vec<Level> = (3..).map(Level).take(inputs.len() + 2).collect();
-        let anchors = config.settings.anchors(&levels)?;
+        let pyramid = config.pyramid()?;
+        let anchors = config.settings.anchors(&pyramid)?;
         if anchors_per_cell(&anchors)? != 1 {
             let reason = "FCOS has one point a cell: give one anchor size a level".to_owned();
             return Err(Error::Invalid { part: "anchors", reason });
@@ -157,7 +157,7 @@ impl Fcos {
             centerness: output(&boxes, "bbox_ctrness", 1, 0.0)?,
             body,
             fpn,
-            levels,
+            levels: pyramid.levels().to_vec(),
             anchors,
             config: config.clone(),
             params: builder.finish(),

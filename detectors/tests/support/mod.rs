@@ -55,6 +55,11 @@ pub fn tiny_mobilenet(norm: NormKind, freeze_at: usize) -> BackboneConfig {
     tiny("mobilenet_v2", norm, freeze_at)
 }
 
+/// A MobileNetV3-Large that trains in milliseconds.
+pub fn tiny_mobilenet_v3(norm: NormKind, freeze_at: usize) -> BackboneConfig {
+    tiny("mobilenet_v3_large", norm, freeze_at)
+}
+
 /// A MobileNetV1 that trains in milliseconds.
 pub fn tiny_mobilenet_v1(norm: NormKind, freeze_at: usize) -> BackboneConfig {
     tiny("mobilenet_v1", norm, freeze_at)

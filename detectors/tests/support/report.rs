@@ -72,7 +72,7 @@ impl<'a> Report<'a> {
         self.close(key, &summary);
     }
 
-    pub fn pyramid(&mut self, names: [&str; 5], pyramid: &[Value]) {
+    pub fn pyramid(&mut self, names: &[&str], pyramid: &[Value]) {
         assert_eq!(pyramid.len(), names.len(), "levels");
         for (name, level) in names.iter().zip(pyramid) {
             self.summary(&format!("fpn:{name}_summary"), level.tensor());
@@ -116,7 +116,7 @@ impl<'a> Report<'a> {
     ) -> Result<()> {
         let builder = Builder::new(0, &Device::Cpu);
         let settings = &config.settings;
-        let anchors = settings.anchors(&settings.architecture.levels())?;
+        let anchors = settings.anchors(&config.pyramid()?)?;
         let rpn = Rpn::new(&builder.within("rpn"), settings.fpn_channels, anchors, &settings.rpn)?;
         fill(&builder.finish(), &part(weights, |name| name.starts_with("rpn.")));
         let output = rpn.forward(images, pyramid)?;

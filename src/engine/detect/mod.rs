@@ -270,14 +270,15 @@ pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -
     let teacher = config.teacher.as_ref();
     let teacher = teacher.map(|teacher| teacher.network.settings(config.teacher_detector()).fpn_channels);
     let channels = Width { teacher: teacher.unwrap_or(student), student };
-    let levels = detector.architecture.levels();
+    let pyramid = config.pyramid(&config.student.network);
+    let levels = config.common_levels().into_iter();
     let both = |width| Width { teacher: width, student: width };
     let rows = [(Tap::RoiLogits, both(classes + 1)), (Tap::AnchorLogits, both(classes))];
     Ok(MethodSetting {
         seed: config.run.seed,
         device,
-        widths: levels.map(|level| (Tap::Fpn(level), channels)).into_iter().chain(rows).collect(),
-        anchors: Some(detector.anchors(&levels)?),
+        widths: levels.map(|level| (Tap::Fpn(level), channels)).chain(rows).collect(),
+        anchors: Some(detector.anchors(&pyramid)?),
         classes: Vec::new(),
         share_steps: config.run.train.share_steps,
     })

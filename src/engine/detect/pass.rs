@@ -7,7 +7,7 @@ use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::Mode;
 use ckd_detectors::regions::Regions;
-use ckd_detectors::taps::{Level, Tap, Taps};
+use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use rand::RngCore;
@@ -59,9 +59,9 @@ pub fn training_pass(
         let teacher_logits =
             timed(&mut teaching, || teacher_logits(distillation, teacher_pyramid, &regions))?;
         let compared = Compared::new(distillation, &regions, teacher_logits.as_ref())?;
-        let teacher = compared.taps(teacher_pyramid, teacher_logits.as_ref())?;
+        let teacher = compared.taps(distillation.teacher(), teacher_pyramid, teacher_logits.as_ref())?;
         let own_logits = teacher_logits.is_some().then(|| regions.logits());
-        let shared = compared.taps(&pyramid, own_logits)?;
+        let shared = compared.taps(student, &pyramid, own_logits)?;
         let boxes: Vec<Vec<Xyxy>> = targets.iter().map(|target| target.boxes.clone()).collect();
         let lesson = Lesson {
             labels: regions.labels(),
@@ -77,7 +77,7 @@ pub fn training_pass(
             let pyramid = watched(method.label());
             let wants_logits = method.wants(regions.tap());
             let logits = wants_logits.then(|| student.logits_at(&pyramid, &regions)).transpose()?;
-            compared.taps(&pyramid, logits.as_ref()).map(Some)
+            compared.taps(student, &pyramid, logits.as_ref()).map(Some)
         })?);
         distillation.after_step(&lesson, step)?;
     }
@@ -104,9 +104,9 @@ fn teacher_logits(
     }
 }
 
-/// What is compared: levels, and which rows of the logits.
+/// What is compared: the pyramid or not, and which rows of the logits.
 struct Compared {
-    levels: Vec<Level>,
+    pyramid: bool,
     tap: Tap,
     /// Anchors worth comparing; `None`: all rows.
     chosen: Option<Vec<u32>>,
@@ -118,10 +118,6 @@ impl Compared {
         regions: &Regions,
         teacher_logits: Option<&Value>,
     ) -> Result<Self> {
-        let levels = match wants_pyramid(distillation) {
-            true => distillation.teacher().levels().to_vec(),
-            false => Vec::new(),
-        };
         let chosen = match (regions, teacher_logits) {
             (Regions::Anchors { positives, .. }, Some(logits)) => {
                 let per_image = distillation.anchors_per_image().unwrap_or(0);
@@ -129,13 +125,14 @@ impl Compared {
             }
             _ => None,
         };
-        Ok(Self { levels, tap: regions.tap(), chosen })
+        Ok(Self { pyramid: wants_pyramid(distillation), tap: regions.tap(), chosen })
     }
 
-    /// What a network offers to the methods: the levels, and logits of the regions.
-    fn taps(&self, pyramid: &[Value], logits: Option<&Value>) -> Result<Taps> {
+    /// Taps of `network` for the methods: its levels, and logits of the regions.
+    fn taps(&self, network: &Detector, pyramid: &[Value], logits: Option<&Value>) -> Result<Taps> {
+        let levels = if self.pyramid { network.levels() } else { &[] };
         let mut taps: Taps =
-            self.levels.iter().zip(pyramid).map(|(&level, map)| (Tap::Fpn(level), map.clone())).collect();
+            levels.iter().zip(pyramid).map(|(&level, map)| (Tap::Fpn(level), map.clone())).collect();
         if let Some(logits) = logits {
             let logits = match &self.chosen {
                 Some(chosen) => rows(logits, chosen)?,

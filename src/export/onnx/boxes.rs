@@ -40,7 +40,7 @@ pub(super) fn anchors(
     maps: &[Edge],
     sizes: &Sizes,
 ) -> Result<Vec<Edge>> {
-    let generator = config.settings.anchors(&config.settings.architecture.levels())?;
+    let generator = config.settings.anchors(&config.pyramid()?)?;
     // On one cell a map, what is generated is the anchors around (0, 0).
     let cells =
         generator.generate((0, 0), &vec![(1, 1); generator.levels()]).map_err(ckd_detectors::Error::from)?;

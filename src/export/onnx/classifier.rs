@@ -71,17 +71,22 @@ pub fn classifier(params: &ParamStore, about: &ClassifierGraph<'_>) -> Result<On
         true => vgg(&mut layers, &x, side_px)?,
         false => last_map(&mut layers, &x)?,
     };
-    let names = ["fc", "linear", "classifier", "classifier.0", "classifier.1"];
+    let names = ["fc", "linear", "classifier.3", "classifier", "classifier.0", "classifier.1"];
     let linear = names.into_iter().find(|name| layers.has(&format!("{name}.weight")));
     let linear = linear.ok_or_else(|| ExportError::Unsupported {
         reason: format!("it has no last layer by one of the names {}", names.join(", ")),
     })?;
     let pooled = layers.graph.op("GlobalAveragePool", &[&map]);
-    let embedding = layers.graph.op_with("Flatten", &[&pooled], &[("axis", Set::I(1))]);
+    let mut embedding = layers.graph.op_with("Flatten", &[&pooled], &[("axis", Set::I(1))]);
+    let mut doc = "the mean over the last map";
+    if linear == "classifier.3" {
+        let hidden = layers.linear(&embedding, "classifier.0", Then::Nothing)?;
+        embedding = layers.hard_swish(&hidden);
+        doc = "the hidden layer on the mean over the last map";
+    }
     let logits = layers.linear(&embedding, linear, Then::Nothing)?;
     let dims = layers.dims(&format!("{linear}.weight"))?;
     layers.graph.output(&logits, "logits", Element::F32, &[n, Side::Fixed(dims[0])], "before the softmax");
-    let doc = "the mean over the last map";
     layers.graph.output(&embedding, "embedding", Element::F32, &[n, Side::Fixed(dims[1])], doc);
     Ok(OnnxModel::new(layers.finish("classifier")?, metadata))
 }
@@ -101,10 +106,10 @@ fn last_map(layers: &mut Layers, x: &Edge) -> Result<Edge> {
     } else if is_small("conv1.weight") {
         cifar_resnet(layers, x)
     } else {
-        let shape = |name: &str| layers.dims(name).ok();
-        let found = Backbone::recognise(shape).ok_or_else(|| ExportError::Unsupported {
+        let found = Backbone::recognise(&layers.shapes())?.ok_or_else(|| ExportError::Unsupported {
             reason: "its trunk is of no network that is known here".to_owned(),
         })?;
+        layers.epsilon = found.backbone.classifier().batch_norm.epsilon as f32;
         let config = BackboneConfig::new(found.backbone).with_stem_channels(found.stem_channels);
         Ok(trunk(layers, &config, x, &found.prefix)?.pop().unwrap_or_else(Edge::none))
     }

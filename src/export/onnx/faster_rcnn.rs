@@ -3,6 +3,7 @@
 use ckd_detectors::DetectorConfig;
 use ckd_detectors::fpn::ExtraLevels;
 use ckd_detectors::level_mapper::LevelMapper;
+use ckd_detectors::pyramid::Pyramid;
 use ckd_detectors::roi_heads::{RoiAlign, RoiConfig};
 
 use super::boxes::{self, Scored};
@@ -11,11 +12,8 @@ use super::input::Prepared;
 use super::layers::{Layers, Then};
 use super::model::Outputs;
 use super::proto::Element;
-use super::trunk::{pyramid, trunk};
+use super::trunk::{pyramid, pyramid_inputs};
 use crate::export::error::Result;
-
-/// Levels that the box head pools from.
-const POOLED: usize = 4;
 
 /// The weights of the box coder of the second stage.
 const CODER: [f32; 4] = [10.0, 10.0, 5.0, 5.0];
@@ -37,17 +35,18 @@ pub(super) fn write(
     categories: &[u64],
     outputs: Outputs,
 ) -> Result<()> {
-    let maps = trunk(layers, &config.backbone, &input.pixels, "backbone.body.")?;
+    let maps = pyramid_inputs(layers, &config.backbone, &input.pixels, "backbone.body.")?;
+    let shape = config.pyramid()?;
     let levels = pyramid(layers, &maps, ExtraLevels::Subsample)?;
     let first = first_stage(layers, config, &levels, input)?;
     if outputs == Outputs::Raw {
         // The second stage is left out, its weights too.
         layers.leave_out("roi_heads.");
-        output_heads(&mut layers.graph, &first, &levels);
+        output_heads(&mut layers.graph, &first, &levels, &shape);
         return Ok(());
     }
     let proposals = propose(&mut layers.graph, config, &first, input);
-    let (logits, deltas) = second_stage(layers, &config.settings.roi, &levels, &proposals)?;
+    let (logits, deltas) = second_stage(layers, &config.settings.roi, (&levels, &shape), &proposals)?;
     let (found, labels) = detections(&mut layers.graph, config, (&logits, &deltas), &proposals, input);
     boxes::output_detections(&mut layers.graph, &found, &labels, categories, input.original.as_ref());
     Ok(())
@@ -76,7 +75,7 @@ fn first_stage(
     Ok(FirstStage { objectness, deltas, anchors })
 }
 
-fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge]) {
+fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge], pyramid: &Pyramid) {
     let all = |graph: &mut GraphBuilder, parts: &[Edge], axis| {
         graph.concat(&parts.iter().collect::<Vec<_>>(), axis)
     };
@@ -93,12 +92,10 @@ fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge]) {
         &[a, Side::Fixed(4)],
         "x1, y1, x2, y2; levels fine to coarse",
     );
-    let names = ["p2", "p3", "p4", "p5"];
-    let sides =
-        [["height4", "width4"], ["height8", "width8"], ["height16", "width16"], ["height32", "width32"]];
-    for ((level, name), sides) in levels.iter().zip(names).zip(sides) {
-        let [h, w] = sides.map(Side::Named);
-        graph.output(level, name, Element::F32, &[n, Side::Named("channels"), h, w], "the pyramid's map");
+    for ((level, name), stride) in levels.iter().zip(pyramid.levels()).zip(pyramid.map_strides()) {
+        let [h, w] = ["height", "width"].map(|side| format!("{side}{stride}"));
+        let dims = [n, Side::Named("channels"), Side::Named(&h), Side::Named(&w)];
+        graph.output(level, &name.to_string(), Element::F32, &dims, "the pyramid's map");
     }
 }
 
@@ -138,10 +135,10 @@ fn propose(
 fn second_stage(
     layers: &mut Layers,
     config: &RoiConfig,
-    levels: &[Edge],
+    (levels, pyramid): (&[Edge], &Pyramid),
     proposals: &Scored,
 ) -> Result<(Edge, Edge)> {
-    let pooled = pool(&mut layers.graph, config, levels, proposals);
+    let pooled = pool(&mut layers.graph, config, (levels, pyramid), proposals);
     let mut x = pooled;
     // A head of convolutions has them in order, then one linear layer; torchvision's plain head has two.
     let convs = layers.count(|i| format!("roi_heads.box_head.{i}.0.weight"));
@@ -168,7 +165,12 @@ fn second_stage(
 }
 
 /// The features of each proposal, (N·K, C, P, P), each from the level of its size.
-fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals: &Scored) -> Edge {
+fn pool(
+    graph: &mut GraphBuilder,
+    config: &RoiConfig,
+    (levels, pyramid): (&[Edge], &Pyramid),
+    proposals: &Scored,
+) -> Edge {
     let rois = graph.reshape(&proposals.boxes, &[-1, 4]);
     let shape = graph.op("Shape", &[&proposals.scores]);
     let images = graph.side(&proposals.scores, 0);
@@ -176,15 +178,8 @@ fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals
     let image = graph.unsqueeze(&image, &[1]);
     let image = graph.op("Expand", &[&image, &shape]);
     let image = graph.reshape(&image, &[-1]);
-    let level = level_of(graph, &rois);
-    let (mut pooled, mut order) = (Vec::new(), Vec::new());
-    for (index, map) in levels.iter().take(POOLED).enumerate() {
-        let own = graph.int(index as i64);
-        let own = graph.op("Equal", &[&level, &own]);
-        let places = graph.op("NonZero", &[&own]);
-        let places = graph.reshape(&places, &[-1]);
-        let (own_rois, own_image) =
-            (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
+    let mapper = LevelMapper::over(pyramid.map_strides());
+    let pooled_from = |graph: &mut GraphBuilder, index: usize, rois: &Edge, image: &Edge| {
         let size = config.pool_size as i64;
         let corners = match config.align {
             RoiAlign::Legacy => "output_half_pixel",
@@ -194,10 +189,24 @@ fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals
             ("output_height", Set::I(size)),
             ("output_width", Set::I(size)),
             ("sampling_ratio", Set::I(config.sampling_ratio as i64)),
-            ("spatial_scale", Set::F(1.0 / (4 << index) as f32)),
+            ("spatial_scale", Set::F(1.0 / pyramid.strides()[index] as f32)),
             ("coordinate_transformation_mode", Set::S(corners)),
         ];
-        pooled.push(graph.op_with("RoiAlign", &[map, &own_rois, &own_image], &settings));
+        graph.op_with("RoiAlign", &[&levels[index], rois, image], &settings)
+    };
+    if mapper.levels() == 1 {
+        return pooled_from(graph, 0, &rois, &image);
+    }
+    let level = level_of(graph, &rois, &mapper);
+    let (mut pooled, mut order) = (Vec::new(), Vec::new());
+    for index in 0..mapper.levels() {
+        let own = graph.int(index as i64);
+        let own = graph.op("Equal", &[&level, &own]);
+        let places = graph.op("NonZero", &[&own]);
+        let places = graph.reshape(&places, &[-1]);
+        let (own_rois, own_image) =
+            (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
+        pooled.push(pooled_from(graph, index, &own_rois, &own_image));
         order.push(places);
     }
     let pooled = graph.concat(&pooled.iter().collect::<Vec<_>>(), 0);
@@ -214,12 +223,12 @@ fn pool(graph: &mut GraphBuilder, config: &RoiConfig, levels: &[Edge], proposals
 ///
 /// The areas are those at which `LevelMapper` changes its answer, to the last bit: there is no logarithm in the graph,
 /// whose rounding differs between runtimes.
-fn level_of(graph: &mut GraphBuilder, rois: &Edge) -> Edge {
+fn level_of(graph: &mut GraphBuilder, rois: &Edge, mapper: &LevelMapper) -> Edge {
     let [x1, y1, x2, y2] = boxes::columns(graph, rois);
     let (width, height) = (graph.op("Sub", &[&x2, &x1]), graph.op("Sub", &[&y2, &y1]));
     let area = graph.op("Mul", &[&width, &height]);
-    let starts: Vec<f32> = (1..POOLED).map(smallest_area_of).collect();
-    let starts = graph.floats(&[1, POOLED - 1], &starts);
+    let starts: Vec<f32> = (1..mapper.levels()).map(|level| smallest_area_of(level, mapper)).collect();
+    let starts = graph.floats(&[1, starts.len()], &starts);
     let reached = graph.op("GreaterOrEqual", &[&area, &starts]);
     let reached = graph.cast(&reached, Element::I64);
     let (axis, rest) = (graph.ints(&[1]), graph.ints(&[-1]));
@@ -227,9 +236,9 @@ fn level_of(graph: &mut GraphBuilder, rois: &Edge) -> Edge {
     graph.op("Reshape", &[&level, &rest])
 }
 
-/// The smallest area of a RoI that `LevelMapper` puts on `level`.
-fn smallest_area_of(level: usize) -> f32 {
-    let reaches = |area: f32| LevelMapper::P2_TO_P5.level(&[0.0, 0.0, area, 1.0]) >= level;
+/// The smallest area of a RoI that `mapper` puts on `level`.
+fn smallest_area_of(level: usize, mapper: &LevelMapper) -> f32 {
+    let reaches = |area: f32| mapper.level(&[0.0, 0.0, area, 1.0]) >= level;
     let (mut below, mut above) = (0f32.to_bits(), f32::MAX.to_bits());
     // Positive floats are ordered as their bits are.
     while above - below > 1 {
@@ -287,9 +296,10 @@ mod tests {
 
     #[test]
     fn the_areas_where_a_coarser_level_begins_are_those_of_the_level_mapper() {
-        for level in 1..POOLED {
-            let area = smallest_area_of(level);
-            let at = |area: f32| LevelMapper::P2_TO_P5.level(&[0.0, 0.0, area, 1.0]);
+        let mapper = LevelMapper::P2_TO_P5;
+        for level in 1..mapper.levels() {
+            let area = smallest_area_of(level, &mapper);
+            let at = |area: f32| mapper.level(&[0.0, 0.0, area, 1.0]);
             assert_eq!((at(area.next_down()), at(area)), (level - 1, level));
             let side = 112.0 * (1 << (level - 1)) as f32;
             assert!((area / (side * side) - 1.0).abs() < 1e-5, "{area}");

@@ -26,9 +26,9 @@ pub(super) enum Set<'a> {
 
 /// A dimension of an input or output.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Side {
+pub(super) enum Side<'a> {
     Fixed(usize),
-    Named(&'static str),
+    Named(&'a str),
 }
 
 /// Collects nodes and constants; equal small constants are kept once.
@@ -170,13 +170,13 @@ impl GraphBuilder {
     }
 
     /// An input of the graph.
-    pub(super) fn input(&mut self, name: &str, element: Element, sides: &[Side], doc: &str) -> Edge {
+    pub(super) fn input(&mut self, name: &str, element: Element, sides: &[Side<'_>], doc: &str) -> Edge {
         self.graph.input.push(port(name, element, sides, doc));
         Edge(name.to_owned())
     }
 
     /// Makes `x` an output of the graph.
-    pub(super) fn output(&mut self, x: &Edge, name: &str, element: Element, sides: &[Side], doc: &str) {
+    pub(super) fn output(&mut self, x: &Edge, name: &str, element: Element, sides: &[Side<'_>], doc: &str) {
         let node = Node {
             input: vec![x.0.clone()],
             output: vec![name.to_owned()],
@@ -206,7 +206,7 @@ fn attribute(name: &str, value: &Set<'_>) -> Attribute {
     attribute
 }
 
-fn port(name: &str, element: Element, sides: &[Side], doc: &str) -> Port {
+fn port(name: &str, element: Element, sides: &[Side<'_>], doc: &str) -> Port {
     let dim = |side: &Side| Dim {
         extent: Some(match *side {
             Side::Fixed(length) => Extent::Fixed(length as i64),

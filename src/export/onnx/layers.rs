@@ -12,7 +12,7 @@ use super::model::Precision;
 use super::proto::Element;
 use crate::export::error::{ExportError, Result};
 
-/// Epsilon of every batch norm: it is added to the variance before its root is taken.
+/// Epsilon of norms, unless a network has another: it is added to the variance before its root is taken.
 const EPSILON: f32 = 1e-5;
 
 /// Activation behind a convolution.
@@ -48,18 +48,27 @@ pub(super) struct Layers {
     /// Weights that are in the graph: levels share a head.
     written: BTreeMap<String, Edge>,
     precision: Precision,
+    /// Epsilon of batch norms.
+    pub(super) epsilon: f32,
 }
 
 impl Layers {
     pub(super) fn new(params: &ParamStore, precision: Precision) -> Result<Self> {
         let weights = params.snapshot()?;
         let unused = RefCell::new(weights.keys().cloned().collect());
-        Ok(Self { graph: GraphBuilder::default(), weights, unused, written: BTreeMap::new(), precision })
+        let written = BTreeMap::new();
+        let graph = GraphBuilder::default();
+        Ok(Self { graph, weights, unused, written, precision, epsilon: EPSILON })
     }
 
     /// Whether the network has a tensor of that name.
     pub(super) fn has(&self, name: &str) -> bool {
         self.weights.contains_key(name)
+    }
+
+    /// Dimensions of all tensors.
+    pub(super) fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
+        self.weights.iter().map(|(name, tensor)| (name.clone(), tensor.dims().to_vec())).collect()
     }
 
     /// Dimensions of the tensor called `name`.
@@ -222,7 +231,8 @@ impl Layers {
         let [gamma, beta, mean, variance] = ["weight", "bias", "running_mean", "running_var"]
             .map(|part| self.values(&format!("{norm}.{part}")));
         let (mean, beta) = (mean?, beta?);
-        let scale: Vec<f32> = gamma?.iter().zip(&variance?).map(|(g, v)| g / (v + EPSILON).sqrt()).collect();
+        let scale: Vec<f32> =
+            gamma?.iter().zip(&variance?).map(|(g, v)| g / (v + self.epsilon).sqrt()).collect();
         let shift = beta.iter().zip(mean.iter().zip(&scale)).map(|(b, (m, s))| b - m * s).collect();
         Ok((scale, shift))
     }
@@ -285,6 +295,26 @@ impl Layers {
         ];
         let y = self.graph.op_with("Conv", &inputs, &settings);
         self.then(y, then)
+    }
+
+    /// min(max(x + 3, 0), 6) / 6.
+    pub(super) fn hard_sigmoid(&mut self, x: &Edge) -> Edge {
+        let [clipped, six] = self.clipped_to_six(x);
+        self.graph.op("Div", &[&clipped, &six])
+    }
+
+    /// x min(max(x + 3, 0), 6) / 6, in the order of the network's operations.
+    pub(super) fn hard_swish(&mut self, x: &Edge) -> Edge {
+        let [clipped, six] = self.clipped_to_six(x);
+        let product = self.graph.op("Mul", &[x, &clipped]);
+        self.graph.op("Div", &[&product, &six])
+    }
+
+    /// min(max(x + 3, 0), 6), and the constant 6.
+    fn clipped_to_six(&mut self, x: &Edge) -> [Edge; 2] {
+        let [zero, three, six] = [0.0, 3.0, 6.0].map(|value| self.graph.float(value));
+        let raised = self.graph.op("Add", &[x, &three]);
+        [self.graph.op("Clip", &[&raised, &zero, &six]), six]
     }
 
     fn then(&mut self, x: Edge, then: Then) -> Edge {

@@ -1,7 +1,7 @@
 //! Trunks by their plans, and the feature pyramid by the names of its tensors.
 
-use ckd_detectors::backbone::BackboneConfig;
-use ckd_detectors::backbone::plan::{Layer, Step};
+use ckd_detectors::backbone::plan::{Layer, Node, Step};
+use ckd_detectors::backbone::{BackboneConfig, Plan};
 use ckd_detectors::fpn::{ExtraLevels, P6From};
 
 use super::graph::{Edge, Set};
@@ -15,18 +15,36 @@ pub(super) fn trunk(
     x: &Edge,
     within: &str,
 ) -> Result<Vec<Edge>> {
-    let mut maps = Vec::new();
-    let mut x = x.clone();
-    for stage in &config.plan()?.stages {
-        let mut results = vec![x];
+    let plan = config.plan()?;
+    let results = results(layers, &plan, x, within)?;
+    Ok(plan.maps().map(|(stage, Node(at))| results[stage][at].clone()).collect())
+}
+
+/// Inputs of Faster R-CNN's pyramid on the same trunk.
+pub(super) fn pyramid_inputs(
+    layers: &mut Layers,
+    config: &BackboneConfig,
+    x: &Edge,
+    within: &str,
+) -> Result<Vec<Edge>> {
+    let plan = config.plan()?;
+    let results = results(layers, &plan, x, within)?;
+    Ok(plan.pyramid_inputs().map(|(stage, Node(at))| results[stage][at].clone()).collect())
+}
+
+/// Results of all steps, stage by stage, each behind the stage's input.
+fn results(layers: &mut Layers, plan: &Plan, x: &Edge, within: &str) -> Result<Vec<Vec<Edge>>> {
+    let mut stages: Vec<Vec<Edge>> = Vec::with_capacity(plan.stages.len());
+    for stage in &plan.stages {
+        let input = stages.last().and_then(|results| results.last()).unwrap_or(x);
+        let mut results = vec![input.clone()];
         for step in &stage.steps {
             let result = self::step(layers, step, &results, within)?;
             results.push(result);
         }
-        maps.extend(stage.maps.iter().map(|map| results[map.0].clone()));
-        x = results.pop().unwrap_or_else(Edge::none);
+        stages.push(results);
     }
-    Ok(maps)
+    Ok(stages)
 }
 
 fn step(layers: &mut Layers, step: &Step, results: &[Edge], within: &str) -> Result<Edge> {
@@ -45,6 +63,15 @@ fn step(layers: &mut Layers, step: &Step, results: &[Edge], within: &str) -> Res
                 ("pads", Set::Ints(&[1, 1, 1, 1])),
             ];
             Ok(layers.graph.op_with("MaxPool", &[input], &settings))
+        }
+        Layer::HardSwish => Ok(layers.hard_swish(input)),
+        Layer::SqueezeExcitation(squeeze) => {
+            let name = format!("{within}{}", squeeze.name);
+            let mean = layers.graph.op("GlobalAveragePool", &[input]);
+            let squeezed = layers.conv(&mean, &format!("{name}.fc1"), 1, Then::Relu)?;
+            let excited = layers.conv(&squeezed, &format!("{name}.fc2"), 1, Then::Nothing)?;
+            let factors = layers.hard_sigmoid(&excited);
+            Ok(layers.graph.op("Mul", &[input, &factors]))
         }
     }
 }
