@@ -87,7 +87,8 @@ fn a_teacher_of_another_kind_sees_the_images_in_its_own_way() {
     }
 }
 
-/// The student's levels are p5 and p6 of stride 32, and p7: a ResNet has its p5, another such network has all.
+/// The student's levels are p5 and p6 of stride 32, and p7: a ResNet has its p5, another such network has
+/// all.
 #[test]
 fn a_mobilenet_v3_learns_from_a_resnet_and_from_its_like() {
     let tiny = Tiny::new();

@@ -23,8 +23,9 @@ impl LevelMapper {
         Self { finest, coarsest: coarsest.max(finest) }
     }
 
-    /// Levels of maps with these strides, fine to coarse, as torchvision's `_setup_scales` reads them off the maps. Maps
-    /// that share a stride are one level: of two with stride 32 all RoIs are pooled from the first.
+    /// Levels of maps with these strides, fine to coarse, as torchvision's `_setup_scales` reads them off the
+    /// maps. Maps that share a stride are one level: of two with stride 32 all RoIs are pooled from the
+    /// first.
     #[must_use]
     pub fn over(strides: &[usize]) -> Self {
         let level = |stride: Option<&usize>| stride.map_or(0, |stride| stride.ilog2());

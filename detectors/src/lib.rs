@@ -1,5 +1,5 @@
-//! The networks of ckd-det: ResNet, ResNeXt and MobileNet (V1 to V3) trunks, feature pyramids, Faster R-CNN, RetinaNet and
-//! FCOS.
+//! The networks of ckd-det: ResNet, ResNeXt and MobileNet (V1 to V3) trunks, feature pyramids, Faster R-CNN,
+//! RetinaNet and FCOS.
 //!
 //! Pure model code: it reads no file, prints nothing, and knows no distillation beyond offering
 //! [`taps`]. Structure, names, initial values and behaviour are torchvision's.

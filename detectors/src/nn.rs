@@ -274,8 +274,9 @@ impl ConvNorm {
     }
 }
 
-/// Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507) with a hard sigmoid (Howard et al. 2019): each channel of an
-/// image times a number from 0 to 1, which two 1x1 convolutions make of the mean over the image's map.
+/// Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507) with a hard sigmoid (Howard et al. 2019): each
+/// channel of an image times a number from 0 to 1, which two 1x1 convolutions make of the mean over the
+/// image's map.
 #[derive(Debug, Clone)]
 pub struct SqueezeExcitation {
     squeeze: Conv2d,

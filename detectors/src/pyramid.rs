@@ -4,9 +4,9 @@ use crate::taps::Level;
 
 /// Levels and their strides, fine to coarse.
 ///
-/// The first level is named by its stride, p`k` for 2^k, and the others by their place behind it. A level's number is the
-/// logarithm of its stride, therefore, where each map halves the resolution of the one before. Over two maps of stride 32
-/// (MobileNetV3) the levels are p5 and p6 of stride 32, and p7 of stride 64.
+/// The first level is named by its stride, p`k` for 2^k, and the others by their place behind it. A level's
+/// number is the logarithm of its stride, therefore, where each map halves the resolution of the one before.
+/// Over two maps of stride 32 (MobileNetV3) the levels are p5 and p6 of stride 32, and p7 of stride 64.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pyramid {
     levels: Vec<Level>,

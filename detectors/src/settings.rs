@@ -19,8 +19,8 @@ use crate::taps::Tap;
 choices! {
     /// A family of detectors.
     pub enum Architecture {
-        /// Two stages over an FPN with levels p2 to p6, or p5 to p7 on a mobilenet_v3_large (Ren et al. 2015, Lin et
-        /// al. 2017a).
+        /// Two stages over an FPN with levels p2 to p6, or p5 to p7 on a mobilenet_v3_large (Ren et al. 2015,
+        /// Lin et al. 2017a).
         FasterRcnn = "faster_rcnn",
         /// One stage over an FPN with levels p3 to p7 (Lin et al. 2017b).
         RetinaNet = "retinanet",
@@ -54,10 +54,10 @@ section! {
         pub architecture: Architecture,
         /// Channels of every FPN level; a network may override it.
         pub fpn_channels: usize = 256,
-        /// Anchor sizes (square root of the area) in pixels, one array a level. Default: torchvision's,
-        /// 32 to 512 for Faster R-CNN (one a level; on a mobilenet_v3_large all five on each level), 32 to 813 in
-        /// three octave steps a level for RetinaNet, the strides 8 to 128 for FCOS, whose points are the middles of
-        /// square anchors.
+        /// Anchor sizes (square root of the area) in pixels, one array a level. Default: torchvision's, 32 to
+        /// 512 for Faster R-CNN (one a level; on a mobilenet_v3_large all five on each level), 32 to 813 in
+        /// three octave steps a level for RetinaNet, the strides 8 to 128 for FCOS, whose points are the
+        /// middles of square anchors.
         pub anchor_sizes: Option<Vec<Vec<f64>>>,
         /// How anchors lie on the image.
         pub anchor_corners: AnchorCorners = AnchorCorners::Rounded,

@@ -113,8 +113,8 @@ fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
     Ok(())
 }
 
-/// Without p6: of its 2x2 cells here a group norm of four values curves more than differences of f32 losses can follow. The
-/// next test has it on larger images.
+/// Without p6: of its 2x2 cells here a group norm of four values curves more than differences of f32 losses
+/// can follow. The next test has it on larger images.
 #[test]
 fn the_gradient_of_fcos_is_the_slope_of_its_loss() -> Result<()> {
     for norm in [NormKind::Bn, NormKind::FrozenBn] {
@@ -274,8 +274,8 @@ fn the_gradient_of_grouped_convolutions_is_the_slope_of_a_sum_over_their_map() -
     Ok(())
 }
 
-/// Compares slope and gradient of a sum over one map of a trunk: below a fine one few activations have kinks for a step
-/// to cross.
+/// Compares slope and gradient of a sum over one map of a trunk: below a fine one few activations have kinks
+/// for a step to cross.
 fn check_slopes_of_map(config: &BackboneConfig, map: usize, names: &[&str]) -> Result<()> {
     let builder = builder();
     let trunk = Trunk::new(&builder, config)?;

@@ -140,7 +140,8 @@ impl Config {
         Offer { networks, rows: vec![rows], maps: MapsAt::Fpn, levels }
     }
 
-    /// Levels of the feature pyramid that teacher and student have with the same stride; without a teacher, the student's.
+    /// Levels of the feature pyramid that teacher and student have with the same stride; without a teacher,
+    /// the student's.
     pub fn common_levels(&self) -> Vec<Level> {
         let ours = self.pyramid(&self.student.network);
         match &self.teacher {

@@ -108,8 +108,8 @@ section! {
         /// The feature maps.
         pub at: MapsAt = MapsAt::Fpn,
         /// Levels that are compared, which both networks have with the same stride: p2 to p6 for Faster R-CNN
-        /// (p5 to p7 on a mobilenet_v3_large, of which a ResNet has p5), p3 to p7 for RetinaNet and FCOS; stage1,
-        /// stage2, .. for classifiers.
+        /// (p5 to p7 on a mobilenet_v3_large, of which a ResNet has p5), p3 to p7 for RetinaNet and FCOS;
+        /// stage1, stage2, .. for classifiers.
         pub levels: Vec<String>,
     }
 }

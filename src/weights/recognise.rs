@@ -94,8 +94,9 @@ impl Recognised {
         self.settings.push((key, value.into()));
     }
 
-    /// The network under torchvision's name `wanted`, where another network has the same tensors: a Faster R-CNN on
-    /// MobileNetV3-Large is taken for the one that sees images of 800 pixels, unless the one of 320 is asked for.
+    /// The network under torchvision's name `wanted`, where another network has the same tensors: a Faster
+    /// R-CNN on MobileNetV3-Large is taken for the one that sees images of 800 pixels, unless the one of 320
+    /// is asked for.
     #[must_use]
     pub fn called(mut self, wanted: &str) -> Self {
         if self.name == MOBILE && plain(wanted) == MOBILE_320 {

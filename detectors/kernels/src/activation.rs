@@ -51,7 +51,8 @@ pub(crate) fn hard_sigmoid(x: f32) -> f32 {
     (x + 3.0).clamp(0.0, SIX) / SIX
 }
 
-/// The gradient `g` through a hard sigmoid whose input was `x`; 0 at -3 and at 3, and NaN inputs let it through.
+/// The gradient `g` through a hard sigmoid whose input was `x`; 0 at -3 and at 3, and NaN inputs let it
+/// through.
 #[inline]
 pub(crate) fn through_hard_sigmoid(g: f32, x: f32) -> f32 {
     if x <= -3.0 || x >= 3.0 { 0.0 } else { g / SIX }

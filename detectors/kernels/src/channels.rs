@@ -89,8 +89,8 @@ impl Host for PickGradient<'_> {
     }
 }
 
-/// Multiplies each channel of each image by a factor: the last step of squeeze-and-excitation (Hu et al. 2018,
-/// arXiv 1709.01507, equation 4).
+/// Multiplies each channel of each image by a factor: the last step of squeeze-and-excitation (Hu et al.
+/// 2018, arXiv 1709.01507, equation 4).
 ///
 /// # Shapes
 /// `x` (N, C, H, W), `factors` (N, C, 1, 1) to `x`'s shape.

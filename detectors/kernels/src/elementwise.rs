@@ -86,7 +86,8 @@ pub fn relu6(a: &Value) -> Result<Value> {
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu6.mask(g, &saved)?)])))
 }
 
-/// Hard sigmoid: min(max(a + 3, 0), 6) / 6 (Howard et al. 2019, arXiv 1905.02244); the derivative at -3 and at 3 is 0.
+/// Hard sigmoid: min(max(a + 3, 0), 6) / 6 (Howard et al. 2019, arXiv 1905.02244); the derivative at -3 and
+/// at 3 is 0.
 ///
 /// # Shapes
 /// Any, to the same.
@@ -101,8 +102,8 @@ pub fn hard_sigmoid(a: &Value) -> Result<Value> {
 
 /// Hard swish: a min(max(a + 3, 0), 6) / 6 (Howard et al. 2019); the derivative at -3 is 0 and at 3 is 1.
 ///
-/// Two inputs between -3 and 0 have the same result. The gradient follows from the input, therefore, and the function
-/// is no [`Activation`], whose gradient follows from its result.
+/// Two inputs between -3 and 0 have the same result. The gradient follows from the input, therefore, and the
+/// function is no [`Activation`], whose gradient follows from its result.
 ///
 /// # Shapes
 /// Any, to the same.

@@ -1,4 +1,5 @@
-//! Channels in another order, channels times a factor and halved maps, against their definitions and against differences.
+//! Channels in another order, channels times a factor and halved maps, against their definitions and against
+//! differences.
 
 use std::sync::Arc;
 

@@ -21,8 +21,8 @@ fn activations_equal_pytorch_also_at_their_kinks() {
     golden::each_case("relu6", |case| check_case(case, &relu6(&leaf(case, "x")).unwrap()));
 }
 
-/// Values and derivatives of PyTorch's `hardswish` and `hardsigmoid`: below and at the kink -3, on a tie (-1.5 is the
-/// lowest point of the hard swish), at 0, just below and at the kink 3, and above it.
+/// Values and derivatives of PyTorch's `hardswish` and `hardsigmoid`: below and at the kink -3, on a tie
+/// (-1.5 is the lowest point of the hard swish), at 0, just below and at the kink 3, and above it.
 #[test]
 fn hard_activations_equal_pytorch_also_at_their_kinks() {
     let x = [-3.5, -3.0, -2.999_999_8, -1.5, 0.0, 2.999_999_8, 3.0, 4.0];

@@ -1,7 +1,8 @@
-//! MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244), as torchvision's `mobilenet_v3_large().features`.
+//! MobileNetV3-Large (Howard et al. 2019, arXiv 1905.02244), as torchvision's
+//! `mobilenet_v3_large().features`.
 //!
-//! An inverted residual as in MobileNetV2, with a depthwise convolution of 3x3 or 5x5, squeeze-and-excitation before the
-//! projection in some blocks, and hard swish instead of ReLU in the later ones.
+//! An inverted residual as in MobileNetV2, with a depthwise convolution of 3x3 or 5x5, squeeze-and-excitation
+//! before the projection in some blocks, and hard swish instead of ReLU in the later ones.
 //!
 //! | stage | layers | ends with | stride | channels |
 //! |---|---|---|---:|---:|
@@ -11,12 +12,14 @@
 //! | 3 | `features.7` to `features.12` | C4 | 16 | 112 |
 //! | 4 | `features.13` to `features.16` | C5 | 32 | 960 |
 //!
-//! The pyramid of torchvision's Faster R-CNNs with this trunk is over `features.13` (160 channels) and `features.16`, both
-//! of stride 32; RetinaNet, FCOS and classifiers take C2 to C5. Stages are bounded as by torchvision's
+//! The pyramid of torchvision's Faster R-CNNs with this trunk is over `features.13` (160 channels) and
+//! `features.16`, both of stride 32; RetinaNet, FCOS and classifiers take C2 to C5. Stages are bounded as by
+//! torchvision's
 //! `_mobilenet_extractor`, so `freeze_at` = n is its `trainable_layers` = 6 - n (and 5 is its 0).
 //!
-//! Batch norms have PyTorch's epsilon and momentum in a detector, and 0.001 and 0.01 in the classifier, as there.
-//! Parameters are named as in that module and so without `features.`: `0.0.weight`, `4.block.2.fc1.weight`.
+//! Batch norms have PyTorch's epsilon and momentum in a detector, and 0.001 and 0.01 in the classifier, as
+//! there. Parameters are named as in that module and so without `features.`: `0.0.weight`,
+//! `4.block.2.fc1.weight`.
 
 use ckd_kernels::linear::Activation::{Identity, Relu};
 

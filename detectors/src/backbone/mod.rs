@@ -43,7 +43,8 @@ choices! {
 pub struct BackboneConfig {
     /// The network.
     pub backbone: Backbone,
-    /// Factor of all channels; the published networks have 1. MobileNetV2 and V3 round channels to multiples of 8.
+    /// Factor of all channels; the published networks have 1. MobileNetV2 and V3 round channels to multiples
+    /// of 8.
     pub width_multiplier: f64,
     /// Blocks of each residual stage; `None`: the published numbers.
     pub blocks: Option<usize>,

@@ -246,7 +246,8 @@ impl Backbone {
         (self.0.plan)(config)
     }
 
-    /// The largest trunk whose convolutions are among tensors of these names and shapes, alone or in its classifier;
+    /// The largest trunk whose convolutions are among tensors of these names and shapes, alone or in its
+    /// classifier;
     /// `None`: there is none. Linear layers and norms may be there beyond it.
     ///
     /// # Errors

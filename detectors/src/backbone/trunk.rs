@@ -100,8 +100,8 @@ impl Trunk {
         self.results(x, mode, |stage, node| self.stages[stage].maps.contains(&node))
     }
 
-    /// Inputs of Faster R-CNN's pyramid, fine to coarse: the maps of [`forward`](Self::forward), unless torchvision's
-    /// detector with this trunk takes others.
+    /// Inputs of Faster R-CNN's pyramid, fine to coarse: the maps of [`forward`](Self::forward), unless
+    /// torchvision's detector with this trunk takes others.
     ///
     /// # Shapes
     /// (N, 3, H, W) to `(N, pyramid_channels()[i], H / s, W / s)`, rounded up, for the strides s of

@@ -1,5 +1,5 @@
-//! Classifiers of a detector's trunk: a linear layer on the mean of its last map, as published for ImageNet. MobileNetV3
-//! has another one before it, with a hard swish.
+//! Classifiers of a detector's trunk: a linear layer on the mean of its last map, as published for ImageNet.
+//! MobileNetV3 has another one before it, with a hard swish.
 //!
 //! Names are torchvision's; MobileNetV1's are those of the weights that distillation papers use (OFD, ReviewKD,
 //! mdistiller): `model.0.0.weight` to `fc.bias`. There is no dropout.

@@ -15,8 +15,8 @@ section! {
     pub struct Network {
         /// The feature extractor.
         pub backbone: Backbone,
-        /// Channels of the first layer, from which all others follow (mobilenet_v2 and mobilenet_v3_large round
-        /// them to multiples of 8). Default: those of the published network, 64 of a ResNet, 32 of a
+        /// Channels of the first layer, from which all others follow (mobilenet_v2 and mobilenet_v3_large
+        /// round them to multiples of 8). Default: those of the published network, 64 of a ResNet, 32 of a
         /// mobilenet_v1 or mobilenet_v2, 16 of a mobilenet_v3_large.
         pub width: Option<usize>,
         /// The normalisation layers of the backbone.
