@@ -411,6 +411,10 @@ fn values_that_do_not_fit_are_named_with_what_to_do() {
                 "choose from p5",
             ],
         ),
+        (
+            "teacher.backbone=mobilenet_v3_large",
+            ["\"distill.1.levels.0\" is \"p2\"", "with the strides of mobilenet_v3_large"],
+        ),
         ("detector.anchor_sizes=[[1],[1],[1],[1],[1,2]]", ["differs in the number of sizes", "as many"]),
         ("detector.aspect_ratios=[]", ["\"detector.aspect_ratios\"", "at least one"]),
         ("input.short_side_px=[]", ["\"input.short_side_px\"", "at least one"]),

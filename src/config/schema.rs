@@ -94,8 +94,11 @@ impl Config {
             "give `weights = \"FILE\"` or `train = \"CONFIG\"` (to time a step, allow_random_weights = true)",
         );
         let Some(Overlay(own)) = &teacher.detector else {
-            let check = &mut check.within("detector");
-            return self.detector.check_levels(&trunk(&teacher.network), check);
+            // Where both have the same levels, it is said of the student.
+            if self.pyramid(&teacher.network) != self.pyramid(&self.student.network) {
+                self.detector.check_levels(&trunk(&teacher.network), &mut check.within("detector"));
+            }
+            return;
         };
         let (check, students) = (&mut check.within("detector"), &self.detector);
         check.that(
