@@ -14,12 +14,11 @@
 //!
 //! The pyramid of torchvision's Faster R-CNNs with this trunk is over `features.13` (160 channels) and
 //! `features.16`, both of stride 32; RetinaNet, FCOS and classifiers take C2 to C5. Stages are bounded as by
-//! torchvision's
-//! `_mobilenet_extractor`, so `freeze_at` = n is its `trainable_layers` = 6 - n (and 5 is its 0).
+//! torchvision's `_mobilenet_extractor`, so `freeze_at` = n is its `trainable_layers` = 6 - n (and 5 is its 0).
 //!
 //! Batch norms have PyTorch's epsilon and momentum in a detector, and 0.001 and 0.01 in the classifier, as
-//! there. Parameters are named as in that module and so without `features.`: `0.0.weight`,
-//! `4.block.2.fc1.weight`.
+//! there: a detector that begins with a classifier's weights has its own epsilon all the same. Parameters are
+//! named as in that module and so without `features.`: `0.0.weight`, `4.block.2.fc1.weight`.
 
 use ckd_kernels::linear::Activation::{Identity, Relu};
 
