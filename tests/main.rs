@@ -17,6 +17,7 @@ mod eval_coco;
 mod examples;
 mod export;
 mod export_classifiers;
+mod fuzz;
 mod observer;
 mod optim;
 mod recipes;

@@ -5,6 +5,7 @@
 Each holds `conv1.weight` (2, 3, 1, 1) and `fc.bias` (2), and what its trainer keeps beside them.
 """
 import pathlib
+import pickle
 
 import torch
 
@@ -49,3 +50,6 @@ if __name__ == "__main__":
     for name, layout in LAYOUTS.items():
         torch.save(layout, OUT / f"{name}.pth")
     torch.save(LAYOUTS["repdistiller"], OUT / "repdistiller_legacy.pth", _use_new_zipfile_serialization=False)
+    # Detectron2's model zoo: a pickle of numpy arrays.
+    arrays = {name: tensor.numpy() for name, tensor in STATE.items()}
+    (OUT / "detectron2.pkl").write_bytes(pickle.dumps({"model": arrays, "__author__": "Detectron2"}, protocol=4))
