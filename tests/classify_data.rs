@@ -152,6 +152,52 @@ fn folders_are_classes_in_alphabetical_order_or_as_an_index_says() {
 }
 
 #[test]
+fn images_of_a_class_lie_in_its_folder_and_below_it_and_hidden_entries_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path();
+    // torchvision's order: by folder, then by name.
+    for (name, tone) in [
+        ("ant/b.bmp", 1),
+        ("ant/deep/er/a.webp", 3),
+        ("ant/deep/z.tiff", 2),
+        ("bee/batch1/a.gif", 4),
+        ("bee/.ipynb_checkpoints/a.png", 99),
+        (".ipynb_checkpoints/a.png", 99),
+        ("__MACOSX/bee/a.png", 99),
+    ] {
+        save(&root.join(name), tone);
+    }
+    for name in ["bee/batch1/._a.gif", "ant/Thumbs.db", "ant/._b.jpg"] {
+        fs::write(root.join(name), "no image").unwrap();
+    }
+    let set = image_folder::load(root, None).unwrap();
+    assert_eq!(
+        (set.classes.join(" "), set.labels.as_slice()),
+        ("ant bee".to_owned(), [0, 0, 0, 1].as_slice())
+    );
+    assert_eq!([0, 1, 2, 3].map(|image| pixel(&set, image, 0, 0)[0]), [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_class_without_an_image_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    save(&folder.path().join("ant/a.png"), 1);
+    fs::create_dir_all(folder.path().join("bee/batch1")).unwrap();
+    fs::write(folder.path().join("bee/batch1/notes.txt"), "no image").unwrap();
+    let error = image_folder::load(folder.path(), None).unwrap_err().to_string();
+    assert!(error.contains("the folder of 1 class: bee"), "{error}");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_links_to_itself_is_entered_once() {
+    let folder = tempfile::tempdir().unwrap();
+    save(&folder.path().join("ant/a.png"), 1);
+    std::os::unix::fs::symlink(folder.path().join("ant"), folder.path().join("ant/again")).unwrap();
+    assert_eq!(image_folder::load(folder.path(), None).unwrap().len(), 1);
+}
+
+#[test]
 fn tiny_imagenet_keeps_its_validation_labels_in_a_file() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path();

@@ -1,29 +1,32 @@
 //! Folders of images, one a class (ImageNet's `train/WNID/*.JPEG`), and Tiny-ImageNet-200's own layout.
 //!
-//! Classes are the folders in alphabetical order, as in torchvision's `ImageFolder`. A class index (JSON,
+//! Classes are the folders in alphabetical order, and a class's images are all in its folder and in folders below
+//! it, as in torchvision's `ImageFolder`; hidden folders and files are none. A class without an image is an error.
+//! A class index (JSON,
 //! torchvision's and Keras' `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`) gives the
 //! order and the names instead; a folder that it does not list is an error, a class without a folder is not:
 //! a sample of ImageNet keeps ImageNet's labels.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::cifar::Split;
+use super::entries::{EXTENSIONS, is_hidden, is_image};
 use super::error::LabelledError;
 use super::labelled::Labelled;
 
 /// The images in the folders below `root`.
 ///
 /// # Errors
-/// Folders that cannot be read, without any image, or that `class_index` does not list.
+/// Folders that cannot be read, without any image in one of them, or that `class_index` does not list.
 pub fn load(root: &Path, class_index: Option<&Path>) -> Result<Labelled, LabelledError> {
     let folders = folders_in(root)?;
     let (classes, label_of) = match class_index {
         Some(path) => read_class_index(path)?,
         None => by_number(&folders),
     };
-    let mut files = Vec::new();
+    let (mut files, mut bare) = (Vec::new(), Vec::new());
     for folder in &folders {
         let Some(&label) = label_of.get(folder) else {
             let index = class_index.map(|path| path.display().to_string()).unwrap_or_default();
@@ -31,9 +34,24 @@ pub fn load(root: &Path, class_index: Option<&Path>) -> Result<Labelled, Labelle
                 format!("the folder {folder} is no class of {index}; name the index of these images");
             return Err(LabelledError::Format { path: root.to_owned(), reason });
         };
-        files.extend(images_in(&root.join(folder))?.into_iter().map(|path| (path, label)));
+        let images = images_below(&root.join(folder))?;
+        if images.is_empty() {
+            bare.push(folder.as_str());
+        }
+        files.extend(images.into_iter().map(|path| (path, label)));
     }
     found_some(root, &files)?;
+    if !bare.is_empty() {
+        let reason = format!(
+            "no image ({}) is in the folder{} of {} class{}: {}; put images there, or remove what is no class",
+            EXTENSIONS.map(|extension| format!(".{extension}")).join(", "),
+            if bare.len() > 1 { "s" } else { "" },
+            bare.len(),
+            if bare.len() > 1 { "es" } else { "" },
+            bare.join(", "),
+        );
+        return Err(LabelledError::Format { path: root.to_owned(), reason });
+    }
     Labelled::files(classes, files, root.to_owned())
 }
 
@@ -89,7 +107,8 @@ fn owned((key, value): (&str, &str)) -> (String, String) {
 
 fn found_some(root: &Path, files: &[(PathBuf, u32)]) -> Result<(), LabelledError> {
     if files.is_empty() {
-        let reason = "no image (.jpg, .jpeg, .png) in any folder of a class".to_owned();
+        let known = EXTENSIONS.map(|extension| format!(".{extension}")).join(", ");
+        let reason = format!("no image ({known}) in any folder of a class");
         return Err(LabelledError::Format { path: root.to_owned(), reason });
     }
     Ok(())
@@ -108,19 +127,34 @@ fn folders_in(root: &Path) -> Result<Vec<String>, LabelledError> {
 
 /// The images in `folder`, in alphabetical order.
 fn images_in(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
-    let is_image = |path: &PathBuf| {
-        let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        ["jpg", "jpeg", "png"].iter().any(|known| extension.eq_ignore_ascii_case(known))
-    };
-    Ok(entries(folder)?.into_iter().filter(is_image).collect())
+    Ok(entries(folder)?.into_iter().filter(|path| is_image(path)).collect())
 }
 
+/// The images in `folder` and in all folders below it: sorted by folder, then by name. A folder that links lead to
+/// again is entered once.
+fn images_below(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
+    let (mut open, mut entered) = (vec![folder.to_owned()], BTreeSet::new());
+    let mut images = BTreeMap::new();
+    while let Some(folder) = open.pop() {
+        if !folder.canonicalize().is_ok_and(|place| entered.insert(place)) {
+            continue;
+        }
+        let (folders, files): (Vec<_>, Vec<_>) =
+            entries(&folder)?.into_iter().partition(|path| path.is_dir());
+        open.extend(folders.into_iter().rev());
+        images.insert(folder, files.into_iter().filter(|path| is_image(path)).collect::<Vec<_>>());
+    }
+    Ok(images.into_values().flatten().collect())
+}
+
+/// Entries of a folder but hidden ones, sorted.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
     let failed = |source| LabelledError::Read { path: folder.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         found.push(entry.map_err(failed)?.path());
     }
+    found.retain(|path| !is_hidden(path));
     found.sort();
     Ok(found)
 }

@@ -8,7 +8,7 @@
 //! | [`dataset`]   | [`Dataset`]: images, classes and boxes to train on; its policies        |
 //! | [`report`]    | the load report: everything not taken as it stands                      |
 //! | [`synth`]     | the generator of a synthetic COCO-format set                            |
-//! | [`decode`]    | JPEG and PNG to upright 8-bit RGB                                       |
+//! | [`decode`]    | image files to upright 8-bit RGB, within the memory they can honestly need |
 //! | [`pixels`]    | images of the `image` crate and of `ndarray`                            |
 //! | [`transform`], [`input`] | resizing as torchvision and Detectron2 do, flips; the section `[input]` |
 //! | [`sampler`]   | the order of images and each image's random draws                       |
@@ -35,12 +35,14 @@ pub mod augment;
 mod auto_augment;
 pub mod batch;
 pub mod cifar;
+mod claims;
 pub mod coco;
 mod colour;
 pub mod convert;
 pub mod dataset;
 pub mod decode;
 pub mod draws;
+mod entries;
 mod error;
 pub mod image_folder;
 pub mod input;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use ckd_det::data::decode::{DecodeError, read, read_annotated, size};
-use image::{DynamicImage, ImageBuffer, Luma, LumaA, Rgb, RgbImage, Rgba};
+use ckd_det::data::decode::{DecodeError, Header, header, read, read_annotated, size};
+use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgb, RgbImage, Rgba};
 use tempfile::TempDir;
 
 use super::fixture;
@@ -57,6 +57,94 @@ fn pngs_of_every_kind_become_rgb() {
     for image in images {
         let (_folder, path) = saved(image);
         assert_halves(&read(&path).unwrap(), [200; 3], [30; 3], 0);
+    }
+}
+
+/// Halves of red and blue, 16x8, in a format; under a name that says JPEG.
+fn halves_as(format: ImageFormat) -> Vec<u8> {
+    let halves = RgbImage::from_fn(16, 8, |x, _| Rgb(if x < 8 { [200, 30, 30] } else { [30, 30, 200] }));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    DynamicImage::ImageRgb8(halves).write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+const OTHER_FORMATS: [ImageFormat; 4] =
+    [ImageFormat::Bmp, ImageFormat::Gif, ImageFormat::Tiff, ImageFormat::WebP];
+
+#[test]
+fn bmp_gif_tiff_and_webp_are_told_by_their_content() {
+    for format in OTHER_FORMATS {
+        let (_folder, path) = written(&halves_as(format));
+        assert_halves(&read(&path).unwrap(), [200, 30, 30], [30, 30, 200], 1);
+        let upright = Header { stored: (16, 8), upright: (16, 8), turned: false };
+        assert_eq!(header(&path).unwrap(), upright, "{format:?}");
+    }
+}
+
+#[test]
+fn bmp_gif_tiff_and_webp_cut_short_are_refused() {
+    for format in OTHER_FORMATS {
+        let whole = halves_as(format);
+        for len in 0..whole.len() * 9 / 10 {
+            let (_folder, path) = written(&whole[..len]);
+            assert!(read(&path).is_err(), "{format:?}: {len} of {} bytes", whole.len());
+        }
+    }
+}
+
+#[test]
+fn a_tiff_of_floating_point_numbers_is_refused() {
+    let pixels = ImageBuffer::from_pixel(4, 4, Rgb([3.5f32, 200.0, 0.1]));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    DynamicImage::ImageRgb32F(pixels).write_to(&mut bytes, ImageFormat::Tiff).unwrap();
+    let (_folder, path) = written(&bytes.into_inner());
+    assert!(matches!(read(&path), Err(DecodeError::FloatPixels { .. })));
+}
+
+#[test]
+fn a_header_tells_both_sizes_and_whether_the_file_has_its_end() {
+    let turned = Header { stored: (16, 8), upright: (8, 16), turned: true };
+    assert_eq!(header(&fixture("orientation_6.jpg")).unwrap(), turned);
+    assert!(!header(&fixture("rgb.jpg")).unwrap().turned);
+    let (_png, png) = saved(DynamicImage::ImageRgb8(RgbImage::new(16, 8)));
+    for whole in
+        [fs::read(fixture("progressive.jpg")).unwrap(), fs::read(png).unwrap(), halves_as(ImageFormat::WebP)]
+    {
+        for len in 0..whole.len() - 1 {
+            let (_folder, path) = written(&whole[..len]);
+            assert!(header(&path).is_err(), "{len} of {} bytes", whole.len());
+        }
+        let (_folder, path) = written(&[&whole[..], b"trailing"].concat());
+        assert!(header(&path).is_ok(), "what follows the image does not matter");
+    }
+}
+
+#[test]
+fn an_image_that_claims_more_pixels_than_its_bytes_can_hold_is_refused() {
+    // A JPEG's size stands in its frame header, behind the marker, a length and the precision.
+    let mut jpeg = fs::read(fixture("rgb.jpg")).unwrap();
+    let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0x2c, 0xec, 0x2c, 0xec]);
+    let (_folder, path) = written(&jpeg);
+    let error = read(&path).unwrap_err();
+    assert!(matches!(error, DecodeError::Implausible { width: 11_500, height: 11_500, .. }), "{error}");
+    assert!(error.to_string().contains(&format!("its {} bytes", jpeg.len())), "{error}");
+    assert!(header(&path).is_err(), "the header alone shows it");
+
+    let (_folder, path) = saved(DynamicImage::ImageRgb8(RgbImage::new(16, 8)));
+    let png = resized_png(&fs::read(&path).unwrap(), [0, 0, 0x20, 0, 0, 0, 0x20, 0]);
+    fs::write(&path, png).unwrap();
+    assert!(matches!(read(&path), Err(DecodeError::Implausible { width: 8192, height: 8192, .. })));
+
+    // Pages of one colour are as small as images get.
+    for format in [ImageFormat::Jpeg, ImageFormat::Png, ImageFormat::WebP] {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        DynamicImage::ImageLuma8(ImageBuffer::new(3000, 2000))
+            .into_rgb8()
+            .write_to(&mut bytes, format)
+            .unwrap();
+        let (_folder, path) = written(&bytes.into_inner());
+        assert_eq!(read(&path).unwrap().dimensions(), (3000, 2000), "{format:?}");
     }
 }
 
@@ -124,13 +212,17 @@ fn what_is_no_image_is_refused() {
 #[test]
 fn an_image_that_claims_to_be_huge_is_refused_before_it_is_decoded() {
     let (_folder, path) = saved(DynamicImage::ImageRgb8(RgbImage::new(16, 8)));
-    let mut bytes = fs::read(&path).unwrap();
-    // Width and height of IHDR, and the checksum over it.
-    bytes[16..24].copy_from_slice(&[0, 1, 0, 0, 0, 1, 0, 0]);
+    fs::write(&path, resized_png(&fs::read(&path).unwrap(), [0, 1, 0, 0, 0, 1, 0, 0])).unwrap();
+    assert!(matches!(read(&path), Err(DecodeError::TooLarge { width: 65536, height: 65536, .. })));
+}
+
+/// A PNG with another width and height in its IHDR, and the checksum over it.
+fn resized_png(png: &[u8], size: [u8; 8]) -> Vec<u8> {
+    let mut bytes = png.to_vec();
+    bytes[16..24].copy_from_slice(&size);
     let checksum = crc32(&bytes[12..29]);
     bytes[29..33].copy_from_slice(&checksum.to_be_bytes());
-    fs::write(&path, &bytes).unwrap();
-    assert!(matches!(read(&path), Err(DecodeError::TooLarge { width: 65536, height: 65536, .. })));
+    bytes
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

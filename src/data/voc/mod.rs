@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::decode;
+use super::entries::{is_hidden, rank};
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, ids_of, snapped};
 use super::report::{FindingKind, Findings};
 
@@ -213,13 +214,6 @@ impl Files {
     }
 }
 
-/// The extensions of image files, the most likely first; the case does not count.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif"];
-
-fn rank(extension: &str) -> Option<usize> {
-    EXTENSIONS.iter().position(|known| extension.eq_ignore_ascii_case(known))
-}
-
 fn without_extension(name: &str) -> &str {
     match name.rsplit_once('.') {
         Some((stem, extension)) if !stem.is_empty() && rank(extension).is_some() => stem,
@@ -233,7 +227,7 @@ fn entries(folder: &Path) -> Result<Vec<String>, VocError> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(at)? {
         if let Ok(name) = entry.map_err(at)?.file_name().into_string()
-            && !name.starts_with('.')
+            && !is_hidden(Path::new(&name))
         {
             names.push(name);
         }

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::decode;
+use super::entries::{is_hidden, is_image};
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, ids_of};
 use super::report::{FindingKind, Findings};
 
@@ -170,21 +171,16 @@ fn images_below(folder: &Path, depth: usize, images: &mut Vec<PathBuf>) -> Resul
     let at = |source| YoloError::Read { path: folder.to_owned(), source };
     for entry in std::fs::read_dir(folder).map_err(at)? {
         let path = entry.map_err(at)?.path();
-        let is_hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_ascii_lowercase());
-        if is_hidden {
+        if is_hidden(&path) {
             continue;
         }
         if path.is_dir() {
             if depth > 1 {
                 images_below(&path, depth - 1, images)?;
             }
-        } else if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+        } else if is_image(&path) {
             images.push(path);
         }
     }
     Ok(())
 }
-
-/// The extensions of image files, in lower case.
-const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "png", "bmp", "webp", "tif", "tiff", "gif"];
