@@ -274,7 +274,7 @@ fn an_unreadable_image_is_named_and_the_others_are_done() {
     let images = ["text.jpg", "data/val/000001.png", "missing.jpg", "half.png", "data/val/000002.png"];
     let output = tiny.run_program(&[["predict"].as_slice(), &images].concat());
     let named = "3 of the 5 images could not be read and are not in predictions/results.json: text.jpg, missing.jpg, half.png";
-    assert_ended(&output, 1, &["text.jpg is neither JPEG nor PNG", "cannot read image missing.jpg", named]);
+    assert_ended(&output, 1, &["text.jpg is none of JPEG, PNG", "cannot read image missing.jpg", named]);
     assert_eq!(names(&tiny.path("predictions")), ["0002-000001.png", "0005-000002.png", "results.json"]);
     assert_mentions(&text(&output), &["data/val/000001.png: ", "data/val/000002.png: "]);
 }

@@ -294,12 +294,10 @@ const END_OF_IMAGE: u8 = 0xd9;
 fn png_has_an_end(bytes: &[u8]) -> bool {
     let mut at = 8usize;
     while let Some(&[a, b, c, d, ref name @ ..]) = bytes.get(at..at + 8) {
-        if name == b"IEND" {
-            return true;
-        }
+        let is_last = name == b"IEND";
         at = at.saturating_add(u32::from_be_bytes([a, b, c, d]) as usize).saturating_add(12);
-        if at > bytes.len() {
-            return false;
+        if at > bytes.len() || is_last {
+            return at <= bytes.len();
         }
     }
     false
