@@ -5,9 +5,10 @@
 //! a power cut, sees the old file or the new one. On Windows the rename replaces the target too, and fails while
 //! another program has it open.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A file could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -23,9 +24,59 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> WriteError + '_ {
     move |source| WriteError { path: path.to_owned(), source }
 }
 
+/// The beginning and the end of a temporary file's name.
+const TEMPORARY: (&str, &str) = (".write-", ".partial");
+
+/// Files that a process that leaves takes along: temporary ones that are being written, and locks.
+static UNDER_WAY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+fn under_way() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what is being written, and the locks, for a process that is about to leave: no write begins or ends any more.
+pub fn abandon_writes() {
+    let paths = under_way();
+    for path in paths.iter() {
+        let _ = fs::remove_file(path);
+    }
+    std::mem::forget(paths);
+}
+
+/// Removes temporary files that killed writes left in `folder` and below it; returns how many there were. No process may
+/// be writing there.
+pub fn remove_temporary(folder: &Path) -> Result<usize, WriteError> {
+    let mut removed = 0;
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let entry = entry.map_err(at(folder))?;
+        let kind = entry.file_type().map_err(at(folder))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if kind.is_dir() {
+            removed += remove_temporary(&entry.path())?;
+        } else if name.starts_with(TEMPORARY.0) && name.ends_with(TEMPORARY.1) {
+            remove(&entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+/// Removes `folder` if nothing is in it.
+pub fn remove_if_empty(folder: &Path) {
+    // Not empty, or gone: both are fine.
+    let _ = fs::remove_dir(folder);
+}
+
 /// Creates `folder` and its parents; an existing folder is fine.
 pub fn create_folder(folder: &Path) -> Result<(), WriteError> {
     fs::create_dir_all(folder).map_err(at(folder))
+}
+
+/// Checks that files can be written in `folder`, which is made where it is not there.
+pub fn check_writable(folder: &Path) -> Result<(), WriteError> {
+    create_folder(folder)?;
+    let mut probe = tempfile::Builder::new();
+    probe.prefix(TEMPORARY.0).suffix(TEMPORARY.1).tempfile_in(folder).map(drop).map_err(at(folder))
 }
 
 /// Writes `bytes` to `path` atomically, creating the folders on the way.
@@ -43,15 +94,22 @@ pub fn write_atomic_with(
         _ => Path::new("."),
     };
     create_folder(folder)?;
+    let mut paths = under_way();
     // Permissions as any new file's (less the user's umask), not tempfile's private ones.
     let mut temporary = tempfile::Builder::new()
-        .prefix(".write-")
-        .suffix(".partial")
+        .prefix(TEMPORARY.0)
+        .suffix(TEMPORARY.1)
         .make_in(folder, |name| OpenOptions::new().write(true).create_new(true).open(name))
         .map_err(at(path))?;
-    fill(temporary.as_file_mut()).map_err(at(path))?;
-    temporary.as_file().sync_all().map_err(at(path))?;
+    let own = temporary.path().to_owned();
+    paths.push(own.clone());
+    drop(paths);
+    let filled = fill(temporary.as_file_mut()).and_then(|()| temporary.as_file().sync_all());
+    let mut paths = under_way();
+    paths.retain(|other| *other != own);
+    filled.map_err(at(path))?;
     temporary.persist(path).map_err(|failure| at(path)(failure.error))?;
+    drop(paths);
     flush_folder(folder).map_err(at(path))
 }
 
@@ -78,6 +136,114 @@ pub fn open_log(path: &Path) -> Result<File, WriteError> {
 /// Cuts `path` to its first `bytes` bytes: what a resumed run takes back of its log.
 pub fn truncate(path: &Path, bytes: u64) -> Result<(), WriteError> {
     OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(bytes)).map_err(at(path))
+}
+
+/// A file that one process holds: the operating system lets go of it when the process ends, however it ends.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+    path: PathBuf,
+    /// The text of a process that ended without giving the file back.
+    pub left_by: Option<String>,
+}
+
+/// A lock could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("{} is held: {by}", path.display())]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// The holder's text.
+        by: String,
+        /// Whether the operating system says so; on file systems without locks, the text alone does.
+        is_certain: bool,
+    },
+    /// The file could not be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+}
+
+/// Takes the lock at `path`, in a folder that exists, and writes `text` into it for others to read.
+///
+/// # Errors
+/// [`LockError::Held`] while another process has it.
+pub fn lock(path: &Path, text: &str) -> Result<Lock, LockError> {
+    loop {
+        let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = open.map_err(at(path))?;
+        let has_lock = match file.try_lock() {
+            Ok(()) => true,
+            Err(TryLockError::WouldBlock) => return Err(held(path, file, true)),
+            Err(TryLockError::Error(_)) => false,
+        };
+        // Its last holder may just have removed it.
+        if !is_at(&file, path) {
+            continue;
+        }
+        let mut before = String::new();
+        // What cannot be read names nobody.
+        let _ = file.read_to_string(&mut before);
+        if !has_lock && !before.is_empty() {
+            return Err(held(path, file, false));
+        }
+        let write = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(text.as_bytes())
+        };
+        write(&mut file).map_err(at(path))?;
+        let left_by = Some(before.trim().to_owned()).filter(|before| !before.is_empty());
+        under_way().push(path.to_owned());
+        return Ok(Lock { file, path: path.to_owned(), left_by });
+    }
+}
+
+fn held(path: &Path, mut file: File, is_certain: bool) -> LockError {
+    let mut by = String::new();
+    // On Windows nobody else can read it.
+    let _ = file.rewind().and_then(|()| file.read_to_string(&mut by));
+    LockError::Held { path: path.to_owned(), by: by.trim().to_owned(), is_certain }
+}
+
+impl Lock {
+    /// Whether the file is where it was: its folder was neither removed nor renamed.
+    pub fn is_in_place(&self) -> bool {
+        is_at(&self.file, &self.path)
+    }
+
+    /// Says that the file's folder was renamed, so that the file is at `path` now.
+    pub fn move_to(&mut self, path: PathBuf) {
+        let mut paths = under_way();
+        paths.retain(|other| *other != self.path);
+        paths.push(path.clone());
+        self.path = path;
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        under_way().retain(|other| *other != self.path);
+        if self.is_in_place() {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Whether `path` names the open `file`.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) == (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_: &File, path: &Path) -> bool {
+    path.exists()
 }
 
 /// Removes a file.

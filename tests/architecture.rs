@@ -125,6 +125,15 @@ fn only_fsx_writes_files() {
 }
 
 #[test]
+fn a_message_that_nobody_can_hear_ends_nothing() {
+    let others = program().into_iter().filter(|source| source.path.starts_with("src/"));
+    assert_none(
+        "`eprintln!` panics where stderr is lost: messages go through report::progress::tell",
+        others.flat_map(|source| source.lines_where(|line| line.contains("eprint"))).collect(),
+    );
+}
+
+#[test]
 fn modules_use_only_their_own_floor_and_those_below() {
     let floors = BTreeMap::from(FLOORS);
     let mut uses: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();

@@ -16,7 +16,7 @@ use ckd_det::export::onnx::OnnxModel;
 use ckd_det::weights::WeightsFile;
 use ckd_det::weights::file::write_safetensors;
 
-const BASE: &str = r#"
+pub(crate) const BASE: &str = r#"
 task = "classify"
 seed = 3
 
@@ -419,7 +419,7 @@ fn a_classifiers_export_that_is_refused_leaves_no_file() {
     let says = ["--raw is for detectors", "resnet8 of 10 classes"];
     assert_ended(&export(&[data.as_slice(), &["--raw"]].concat()), 2, &says);
     assert_ended(&export(&["--config", "plain.toml"]), 2, &["leave out --config"]);
-    assert_ended(&export(&["--data-root", "nowhere"]), 3, &["test_batch.bin", "nowhere"]);
+    assert_ended(&export(&["--data-root", "nowhere"]), 3, &["there is no folder nowhere"]);
     let loss = export(&[data.as_slice(), &["--int8", "--max-ap-loss=-1000"]].concat());
     assert_ended(&loss, 1, &["nothing was written", "top-1", "--max-ap-loss"]);
     assert_ended(&export(&["--int8", "activations", "--images", "0"]), 2, &["--images"]);

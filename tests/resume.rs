@@ -5,9 +5,12 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::tiny::{Tiny, assert_ended, assert_mentions, assert_same_run, log, names};
+use crate::support::tiny::{
+    Tiny, assert_ended, assert_mentions, assert_same_run, copy_folder, log, metadata, names, tensors,
+};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::job::Start;
+use serde_json::Value;
 
 /// Trains `config` once in one go and once interrupted after every step, and compares.
 #[track_caller]
@@ -76,8 +79,8 @@ fn a_comparison_that_is_interrupted_everywhere_goes_on_stage_by_stage() {
     let sets = ["schedule.steps=3", "train.compare_alone=true"];
     let (whole, resumed) = (Tiny::new(), Tiny::new());
     whole.train("distilled.toml", &sets).unwrap();
-    // The teacher stops once, each student twice.
-    assert_eq!(resumed.train_step_by_step("distilled.toml", &sets), 1 + 2 + 2);
+    // After each of 2, 3 and 3 steps, and before the first step of each student, since an evaluation was made just then.
+    assert_eq!(resumed.train_step_by_step("distilled.toml", &sets), 2 + 4 + 4);
     for run in ["runs/teacher", "runs/distilled/alone", "runs/distilled"] {
         assert_same_run(&whole.path(run), &resumed.path(run));
     }
@@ -168,28 +171,159 @@ fn another_teacher_cannot_resume_a_distilled_run() {
     assert_mentions(&error.to_string(), &["another teacher", "step-00000001.safetensors"]);
 }
 
-#[test]
-fn a_damaged_checkpoint_is_named_with_what_to_do_and_deleting_it_helps() {
-    let (whole, tiny) = (Tiny::new(), Tiny::new());
-    whole.train("plain.toml", &[]).unwrap();
+/// A run of two steps, each of them saved.
+fn interrupted_after_two_steps() -> Tiny {
+    let tiny = Tiny::new();
     tiny.start("plain.toml", &[], Start::Anew, true).unwrap_err();
     tiny.start("plain.toml", &[], Start::Resume, true).unwrap_err();
+    tiny
+}
+
+#[test]
+fn a_damaged_checkpoint_is_set_aside_and_the_run_goes_on_from_the_one_before() {
+    let (whole, tiny) = (Tiny::new(), interrupted_after_two_steps());
+    whole.train("plain.toml", &[]).unwrap();
+    copy_folder(&tiny.path("runs/plain"), &tiny.path("kept"));
     let newest = tiny.path("runs/plain/checkpoints/step-00000002.safetensors");
     let good = fs::read(&newest).unwrap();
-    for damaged in [&good[..good.len() / 2], &good[..5], b"", b"not a checkpoint at all"] {
+    let middle = good.len() / 2;
+    let flipped = |at: usize| [&good[..at], &[good[at] ^ 8], &good[at + 1..]].concat();
+    let zeroed = [&good[..middle], &vec![0; good.len() - middle]].concat();
+    let cases = [
+        good[..middle].to_vec(),
+        good[..5].to_vec(),
+        Vec::new(),
+        b"not a checkpoint at all".to_vec(),
+        flipped(middle),
+        flipped(good.len() - 1),
+        zeroed,
+    ];
+    for (case, damaged) in cases.iter().enumerate() {
+        fs::remove_dir_all(tiny.path("runs/plain")).unwrap();
+        copy_folder(&tiny.path("kept"), &tiny.path("runs/plain"));
         fs::write(&newest, damaged).unwrap();
-        let error = tiny.start("plain.toml", &[], Start::Resume, false).unwrap_err();
-        assert_mentions(
-            &error.to_string(),
-            &["step-00000002.safetensors is damaged", "delete it to go on from", "step-00000001.safetensors"],
-        );
-        assert_eq!(fs::read(&newest).unwrap(), damaged, "nothing is touched");
+        let told = tiny.told("plain.toml", &[], Start::Resume).unwrap();
+        let said = [
+            "step-00000002.safetensors is damaged (",
+            "kept as",
+            "goes on from",
+            "step-00000001.safetensors",
+        ];
+        assert_mentions(&told, &said);
+        let kept = newest.with_file_name("step-00000002.safetensors.damaged");
+        assert_eq!(&fs::read(kept).unwrap(), damaged, "case {case}");
+        assert_same_run(&whole.path("runs/plain"), &tiny.path("runs/plain"));
     }
-    fs::remove_file(&newest).unwrap();
+}
+
+#[test]
+fn where_no_checkpoint_is_whole_the_run_says_so_and_touches_nothing() {
+    let tiny = interrupted_after_two_steps();
+    let folder = tiny.path("runs/plain/checkpoints");
+    for name in names(&folder) {
+        let mut bytes = fs::read(folder.join(&name)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(folder.join(&name), bytes).unwrap();
+    }
+    let before = names(&folder);
+    let error = tiny.start("plain.toml", &[], Start::Resume, false).unwrap_err();
+    assert!(matches!(error, EngineError::Checkpoint { .. }));
+    assert_mentions(
+        &error.to_string(),
+        &["step-00000002.safetensors", "none of the others is whole", "--resume"],
+    );
+    assert_eq!(names(&folder), before);
+}
+
+/// Rewrites a checkpoint as versions did whose files carried no hash.
+fn as_of_an_earlier_version(path: &Path) {
+    let (tensors, mut header) = (tensors(path), metadata(path));
+    header.remove("ckd_det.blake3").expect("a hash");
+    let mut state: Value = serde_json::from_str(&header["ckd_det.train_state"]).unwrap();
+    for key in ["config", "log", "evaluation_due"] {
+        state.as_object_mut().unwrap().shift_remove(key);
+    }
+    header.insert("ckd_det.train_state".to_owned(), state.to_string());
+    let views = tensors.iter().map(|(name, (shape, bytes))| {
+        (name, safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+    });
+    let header = header.into_iter().collect();
+    fs::write(path, safetensors::serialize(views, Some(header)).unwrap()).unwrap();
+}
+
+#[test]
+fn a_run_of_a_version_without_hashes_resumes_and_that_is_said() {
+    let (whole, tiny) = (Tiny::new(), interrupted_after_two_steps());
+    whole.train("plain.toml", &[]).unwrap();
+    for name in names(&tiny.path("runs/plain/checkpoints")) {
+        as_of_an_earlier_version(&tiny.path("runs/plain/checkpoints").join(name));
+    }
+    let config = tiny.text("runs/plain/config.toml");
+    tiny.write("runs/plain/config.toml", config.split("# blake3").next().unwrap());
+    let told = tiny.told("plain.toml", &[], Start::Resume).unwrap();
+    assert_mentions(&told, &["step-00000002.safetensors was written by a version", "carry no hash"]);
+    assert_same_run(&whole.path("runs/plain"), &tiny.path("runs/plain"));
+}
+
+#[test]
+fn a_checkpoint_that_lost_its_hash_alone_is_damaged() {
+    let tiny = interrupted_after_two_steps();
+    let newest = tiny.path("runs/plain/checkpoints/step-00000002.safetensors");
+    let bytes = fs::read(&newest).unwrap();
+    let at = bytes.windows(14).position(|part| part == b"ckd_det.blake3").unwrap();
+    fs::write(&newest, [&bytes[..at], b"ckd_det.blake2", &bytes[at + 14..]].concat()).unwrap();
+    let told = tiny.told("plain.toml", &[], Start::Resume).unwrap();
+    assert_mentions(&told, &["step-00000002.safetensors is damaged (", "hash of its content is gone"]);
+}
+
+#[test]
+fn a_damaged_record_of_the_configuration_is_written_anew_where_the_checkpoint_knows_it() {
+    let (whole, tiny) = (Tiny::new(), interrupted_after_two_steps());
+    whole.train("plain.toml", &[]).unwrap();
+    let config = tiny.text("runs/plain/config.toml");
+    for damaged in
+        [config.replace("lr = 0.02", "lr = 0.03"), config.replace("[optim]", "[optin]"), String::new()]
+    {
+        assert_ne!(damaged, config);
+        tiny.write("runs/plain/config.toml", &damaged);
+        let error = tiny.start("plain.toml", &["optim.lr=0.05"], Start::Resume, false).unwrap_err();
+        assert_mentions(&error.to_string(), &["runs/plain/config.toml", "it is damaged", "without --resume"]);
+    }
+    tiny.write("runs/plain/config.toml", &config.replace("lr = 0.02", "lr = 0.03"));
+    tiny.start("plain.toml", &[], Start::Resume, true).unwrap_err();
+    assert_eq!(tiny.text("runs/plain/config.toml"), config);
     tiny.start("plain.toml", &[], Start::Resume, false).unwrap();
     assert_same_run(&whole.path("runs/plain"), &tiny.path("runs/plain"));
 }
 
+#[test]
+fn damaged_weights_of_a_finished_teacher_are_made_again_from_its_checkpoint() {
+    let tiny = Tiny::new();
+    tiny.train("distilled.toml", &[]).unwrap();
+    let student = fs::read(tiny.path("runs/distilled/last.safetensors")).unwrap();
+    let files = ["last.safetensors", "log.jsonl"].map(|name| tiny.path("runs/teacher").join(name));
+    let before = files.clone().map(|file| fs::read(file).unwrap());
+    let mut damaged = before[0].clone();
+    *damaged.last_mut().unwrap() ^= 64;
+    fs::write(&files[0], damaged).unwrap();
+    let told = tiny.told("distilled.toml", &[], Start::Anew).unwrap();
+    let again = "it is made again from the last checkpoint";
+    assert_mentions(&told, &["runs/teacher/last.safetensors", "not what its hash says", again]);
+    assert_eq!(files.map(|file| fs::read(file).unwrap()), before, "timings and all");
+    assert_eq!(fs::read(tiny.path("runs/distilled/last.safetensors")).unwrap(), student);
+    assert_eq!(names(&tiny.path("runs")), ["distilled", "distilled.1", "teacher"]);
+}
+
+#[test]
+fn a_log_that_was_changed_behind_the_runs_back_is_noticed() {
+    let tiny = interrupted_after_two_steps();
+    let log = tiny.text("runs/plain/log.jsonl");
+    let changed = log.replacen("\"images\":2", "\"images\":3", 1);
+    assert_ne!(changed, log);
+    tiny.write("runs/plain/log.jsonl", &changed);
+    let told = tiny.told("plain.toml", &[], Start::Resume).unwrap();
+    assert_mentions(&told, &["runs/plain/log.jsonl is not what it was"]);
+}
 #[test]
 fn a_checkpoint_of_another_network_or_a_weights_file_in_its_place_is_refused() {
     let tiny = Tiny::new();

@@ -245,17 +245,15 @@ fn an_earlier_run_is_kept_beside_the_new_one() {
 fn a_loss_that_is_not_finite_stops_the_run_and_overwrites_nothing() {
     let tiny = Tiny::new();
     let sets =
-        ["optim.lr=1e30", "schedule.warmup_steps=0", "train.checkpoint_every=1", "train.keep_checkpoints=9"];
+        ["optim.lr=1e6", "schedule.warmup_steps=0", "train.checkpoint_every=1", "train.keep_checkpoints=9"];
     let error = tiny.train("plain.toml", &sets).unwrap_err();
     let EngineError::NonFinite { step, .. } = error else { panic!("{error}") };
     assert!((1..6).contains(&step), "step {step}");
     assert_mentions(&error.to_string(), &[&format!("after step {step}, "), "loss_", "optim.lr", "unharmed"]);
     let checkpoints = names(&tiny.path("runs/plain/checkpoints"));
-    assert_eq!(
-        checkpoints.last().unwrap(),
-        &format!("step-{step:08}.safetensors"),
-        "none of the step that failed"
-    );
+    // The step may fail in its losses, or leave weights that cannot be used.
+    let saved = [step, step - 1].map(|step| format!("step-{step:08}.safetensors"));
+    assert!(saved.contains(checkpoints.last().unwrap()), "none of the step that failed: {checkpoints:?}");
     assert!(!tiny.path("runs/plain/last.safetensors").exists());
     for (name, (_, bytes)) in tensors(&tiny.path("runs/plain/checkpoints/step-00000001.safetensors")) {
         let finite = bytes.chunks_exact(4).all(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]).is_finite());
@@ -331,6 +329,7 @@ fn a_teacher_to_be_trained_never_starts_at_random_where_its_initial_weights_are_
     assert_mentions(&error.to_string(), &["teacher needs", "student.init = \"nowhere/trunk.pth\""]);
     // With a teacher that is finished they are not needed any more.
     let recorded = tiny.text("runs/teacher/config.toml");
+    let recorded = recorded.split("# blake3").next().unwrap();
     let with_init = recorded.replace("[student]", "[student]\ninit = \"nowhere/trunk.pth\"\nfreeze_at = 0");
     tiny.write("runs/teacher/config.toml", &with_init);
     tiny.train("distilled.toml", &["schedule.steps=1"]).unwrap();

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use super::interrupt::stop_flag;
 use super::train::{observers, quoted};
-use super::{Context, say};
+use super::{Context, UsageError, say};
 use crate::engine::comparison::{compare, markdown, write};
 use crate::engine::experiment::Request;
 use crate::engine::job::Start;
+use crate::fsx;
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
@@ -40,15 +40,18 @@ pub struct Args {
 /// # Errors
 /// Everything that stops a run, see [`crate::engine::EngineError`].
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let stop = stop_flag();
     let request = Request {
         device: &context.device,
         observers: &observers(context),
         start: Start::Resume,
-        stop: &stop,
+        stop: context.interrupt.flag(),
         command: &command_line(&args),
         methods: &[],
     };
+    // Before hours of training, not after them.
+    fsx::check_writable(&args.out).map_err(|error| {
+        UsageError(format!("the table cannot be written to --out, which names a folder: {error}"))
+    })?;
     let entries =
         compare(&args.configs, &args.seeds, &args.sets, &request, |entries| write(entries, &args.out))?;
     say(markdown(&entries).trim_end())?;

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 
 use candle_core::Device;
 
+use super::Interrupt;
 use crate::config::ConfigError;
 
 /// Context of every verb.
@@ -13,6 +14,8 @@ pub struct Context {
     pub device: Device,
     /// Print results only.
     pub quiet: bool,
+    /// The user's wish to stop.
+    pub interrupt: Interrupt,
 }
 
 /// Prints a line of results.

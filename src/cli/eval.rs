@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::ArgGroup;
 
-use super::model::ModelArgs;
+use super::model::{ModelArgs, check_data_root};
 use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::Loaded;
 use crate::data::SplitFiles;
@@ -73,6 +73,7 @@ fn limits(text: &str) -> Result<[usize; 3], String> {
 /// # Errors
 /// Missing weights or data; files that are not what they should be.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    check_data_root(args.data_root.as_deref())?;
     match (&args.gt, &args.dt) {
         (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.max_dets, args.json),
         _ => run_model(args, context),
@@ -133,6 +134,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
     let evaluation = detect_all(&model.detector, &dataset, &config, &context.device, |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
+        Ok(())
     })?;
     bar.finish_and_clear();
     if let Some(path) = &args.save {

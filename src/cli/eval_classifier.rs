@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Context, say};
 use crate::config::Loaded;
@@ -48,7 +49,8 @@ pub(super) fn run(
     let set = load_split(&loaded.config, &root, Split::Test)?;
     card.check_classes(&file.path, &set.classes)?;
     let model = card.network(file, &context.device)?;
-    let measured = measure(&model, &Arc::new(set), &loaded.config, None, &context.device)?;
+    let measured =
+        measure(&model, &Arc::new(set), &loaded.config, None, (&context.device, &AtomicBool::new(false)))?;
     let accuracy = &measured.accuracy;
     if asked.json {
         return Ok(say(serde_json::to_string(accuracy)?)?);

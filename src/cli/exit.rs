@@ -54,8 +54,10 @@ impl ExitStatus {
         match engine {
             Some(EngineError::Missing(_)) => return Some(Self::MissingInput),
             Some(EngineError::NonFinite { .. }) => return Some(Self::NonFiniteLoss),
-            Some(EngineError::Interrupted { .. }) => return Some(Self::Interrupted),
-            Some(EngineError::Classes { .. } | EngineError::Run { .. }) => return Some(Self::Usage),
+            Some(EngineError::Interrupted { .. } | EngineError::Stopped) => return Some(Self::Interrupted),
+            Some(EngineError::Classes { .. } | EngineError::Run { .. } | EngineError::Busy { .. }) => {
+                return Some(Self::Usage);
+            }
             _ => {}
         }
         // Whoever read the output has closed it (`ckd-det ... | head`): that is no failure.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::ValueEnum;
 
-use super::model::{Model, ModelArgs};
+use super::model::{Model, ModelArgs, check_data_root};
 use super::{Context, UsageError, say};
 use crate::engine::classify::ClassifierCard;
 use crate::export::onnx::{Outputs, Preprocessing};
@@ -13,6 +13,7 @@ use crate::export::proof::{ImagesFound, MadeUp};
 use crate::export::{
     CalibrationGap, ClassifierExport, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage,
 };
+use crate::report::progress;
 use crate::weights::WeightsFile;
 
 /// Arguments of `export`.
@@ -175,6 +176,7 @@ impl Args {
 /// # Errors
 /// Missing weights; weights that do not name their classes; an export that is not the student.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+    check_data_root(args.data_root.as_deref())?;
     let format = args.format()?;
     if let (true, Some(option)) = (format != FileFormat::Onnx, args.is_about_onnx_only()) {
         return Err(UsageError(format!("{option} is for ONNX: end --out in .onnx")).into());
@@ -208,7 +210,7 @@ fn tell(finding: &Finding) -> io::Result<()> {
     match finding {
         Finding::NotCompared { .. } => say(format!("{finding}: --images 0")),
         Finding::ComparedOn(ImagesFound { made_up: Some(MadeUp { instead_of, reason }), .. }) => {
-            eprintln!("note: {reason}");
+            progress::tell(&format!("note: {reason}"));
             say(format!("{finding}; --data-root FOLDER names {instead_of}"))
         }
         _ => say(finding.to_string()),

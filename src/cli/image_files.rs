@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use crate::data::decode;
+use crate::report::progress::tell;
 
 /// Image files that could not be read.
 #[must_use]
@@ -28,7 +29,7 @@ pub(super) fn for_each_image(
         match decode::read(path) {
             Ok(image) => show(index, name, image)?,
             Err(error) => {
-                eprintln!("error: {error}");
+                tell(&format!("error: {error}"));
                 names.push(name);
             }
         }
@@ -37,16 +38,26 @@ pub(super) fn for_each_image(
 }
 
 impl Unread {
-    /// Fails if there are any: `results` is without them.
+    /// Has results written to `results` by `write`, and fails if there are unread images: the results are without them. Those
+    /// of an earlier command are then left as they are, and where no image was read nothing is written.
     ///
     /// # Errors
-    /// Lists them.
-    pub(super) fn refuse(self, results: &Path) -> anyhow::Result<()> {
+    /// Lists the images.
+    pub(super) fn settle(
+        self,
+        results: &Path,
+        write: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         let Self { names, of } = self;
+        let is_kept = !names.is_empty() && (names.len() == of || results.exists());
+        if !is_kept {
+            write()?;
+        }
+        let what = if is_kept { "so nothing was written to" } else { "and are not in" };
         match names.len() {
             0 => Ok(()),
             count => anyhow::bail!(
-                "{count} of the {of} images could not be read and are not in {}: {}",
+                "{count} of the {of} images could not be read {what} {}: {}",
                 results.display(),
                 names.join(", ")
             ),

@@ -38,6 +38,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 pub use context::{Context, say};
 pub use device::{DeviceChoice, DeviceError};
 pub use exit::{ExitStatus, UsageError};
+pub use interrupt::Interrupt;
 
 use context::report;
 
@@ -98,7 +99,7 @@ Exit codes:
     2  bad usage or configuration
     3  data or weights are missing
     4  the loss became infinite or not a number
-  130  interrupted (Ctrl-C)";
+  130  interrupted (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1): the state is saved first, a second signal leaves at once";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]
@@ -171,7 +172,8 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
-    let context = Context { device: cli.device.open()?, quiet: cli.quiet };
+    let interrupt = Interrupt::install();
+    let context = Context { device: cli.device.open()?, quiet: cli.quiet, interrupt };
     // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put
     // two threads to sleep and wake them again.
     rayon::scope(|_| cli.command.run(&context))

@@ -133,6 +133,17 @@ impl ModelArgs {
     }
 }
 
+/// Checks that a folder of data that the user names is there: nothing is made in its place.
+pub(super) fn check_data_root(root: Option<&Path>) -> anyhow::Result<()> {
+    match root.filter(|root| !root.is_dir()) {
+        None => Ok(()),
+        Some(root) => {
+            let missing = format!("there is no folder {}, which --data-root names", root.display());
+            Err(EngineError::Missing(missing).into())
+        }
+    }
+}
+
 impl Model {
     /// Class indices to category ids.
     pub(super) fn category_map(&self) -> anyhow::Result<crate::data::CategoryMap> {

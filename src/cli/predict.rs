@@ -147,9 +147,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Ok(say(line)?)
     })?;
     let json = args.json_path();
-    fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
-    say(format!("{} detections -> {}", results.len(), json.display()))?;
-    unread.refuse(&json)
+    unread.settle(&json, || {
+        fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
+        Ok(say(format!("{} detections -> {}", results.len(), json.display()))?)
+    })
 }
 
 /// Times the first boxes from the start of the verb (cold start), then the median image.

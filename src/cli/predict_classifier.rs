@@ -41,7 +41,8 @@ pub(super) fn run(
         results.push(FileGuesses { file_name, guesses });
         Ok(())
     })?;
-    fsx::write_atomic(json, &serde_json::to_vec_pretty(&results)?)?;
-    say(format!("{} images -> {}", results.len(), json.display()))?;
-    unread.refuse(json)
+    unread.settle(json, || {
+        fsx::write_atomic(json, &serde_json::to_vec_pretty(&results)?)?;
+        Ok(say(format!("{} images -> {}", results.len(), json.display()))?)
+    })
 }

@@ -4,12 +4,12 @@ use std::thread::available_parallelism;
 
 use candle_core::DeviceLocation;
 
-use super::interrupt::stop_flag;
-use super::{Context, say};
-use crate::config::Experiment;
+use super::{Context, UsageError, say};
+use crate::config::{Experiment, Loaded};
 use crate::engine::experiment::{self, Finding, Finished, Request};
-use crate::engine::job::Start;
+use crate::engine::job::{self, Start};
 use crate::engine::observer::{Observers, ShowProgress};
+use crate::engine::task::Settings;
 use crate::report::table::Row;
 
 /// Arguments of `train`.
@@ -18,7 +18,8 @@ use crate::report::table::Row;
 A configuration with a teacher distils; with `train.compare_alone` it also trains the same student without
 the teacher, on the same data order, and prints one table. Everything is written to runs/NAME: config.toml,
 log.jsonl, checkpoints/, best.safetensors, last.safetensors, eval/, summary.json, detections.png.
-An earlier run of the same name is kept beside the new one. Ctrl-C saves the state first.
+An earlier run of the same name is kept beside the new one. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the state
+first; a second one leaves at once.
 
 Examples:
   ckd-det train quickstart.toml
@@ -43,20 +44,19 @@ pub struct Args {
 /// Everything that stops a run, see [`crate::engine::EngineError`].
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let experiment = Experiment::load(&args.config, &args.sets)?;
-    let stop = stop_flag();
     let request = Request {
         device: &context.device,
         observers: &observers(context),
         start: if args.resume { Start::Resume } else { Start::Anew },
-        stop: &stop,
+        stop: context.interrupt.flag(),
         command: &(command_line(&args, context) + " --resume"),
         methods: &[],
     };
     match &experiment {
-        Experiment::Detect(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
-        Experiment::Classify(loaded) => tell(&experiment::run(loaded.as_ref(), &request)?),
+        Experiment::Detect(loaded) => tell(&train(loaded.as_ref(), &request)?),
+        Experiment::Classify(loaded) => tell(&train(loaded.as_ref(), &request)?),
         Experiment::Cohort(loaded) => {
-            let finished = experiment::run(loaded.as_ref(), &request)?;
+            let finished = train(loaded.as_ref(), &request)?;
             let best: Vec<(u64, f64)> =
                 finished.student.networks.iter().map(|own| (own.best.step, own.best.score)).collect();
             say(finished.student.row.table(&best).trim_end())?;
@@ -65,9 +65,22 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-/// The observers of a run: its files, and progress unless that is not wanted.
+/// Trains, if there is something to go on with where that is asked for.
+fn train<C: Settings>(loaded: &Loaded<C>, request: &Request) -> anyhow::Result<Finished<job::Row<C::Task>>> {
+    let folder = experiment::run_folder(loaded);
+    if request.start == Start::Resume && !folder.config().exists() {
+        let folder = folder.path().display();
+        return Err(UsageError(format!(
+            "there is no run in {folder} to go on with; start it without --resume, or name another with --set name=NAME"
+        ))
+        .into());
+    }
+    Ok(experiment::run(loaded, request)?)
+}
+
+/// The observers of a run: its files, the handler of signals, and progress unless that is not wanted.
 pub(super) fn observers(context: &Context) -> Observers<'static> {
-    let files = Observers::of_files();
+    let files = Observers::of_files().with(context.interrupt.clone());
     if context.quiet { files } else { files.with(ShowProgress::default()) }
 }
 

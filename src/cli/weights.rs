@@ -13,9 +13,11 @@ use crate::config::Document;
 use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::build;
+use crate::report::progress::tell;
 use crate::weights::card::category_map;
 use crate::weights::diff::Difference;
 use crate::weights::file::write_safetensors;
+use crate::weights::finite::Unusable;
 use crate::weights::import::{Part, categories_of_annotations};
 use crate::weights::recognise::{Kind, Recognised};
 use crate::weights::{ModelCard, Selection, TrainedEpsilon, WeightsError, WeightsFile, load};
@@ -83,6 +85,9 @@ struct Import {
     /// A key of the configuration that the file cannot say, over what is known; may be given often
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Take numbers that are infinite or not numbers, to look at them
+    #[arg(long)]
+    allow_non_finite: bool,
 }
 
 fn epsilon(text: &str) -> Result<f64, String> {
@@ -115,6 +120,9 @@ struct Inspect {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// End with 0 where numbers are infinite or not numbers, too
+    #[arg(long)]
+    allow_non_finite: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -183,6 +191,8 @@ fn read(path: &Path, selected: &Selected) -> anyhow::Result<WeightsFile> {
 
 fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
     let mut file = read(&args.source, &args.selected)?;
+    file.allows_non_finite = args.allow_non_finite;
+    file.check_finite()?;
     if let Some(value) = args.batch_norm_eps {
         let because = "--batch-norm-eps".to_owned();
         file = file.trained_with_epsilon(TrainedEpsilon { value, because })?;
@@ -261,7 +271,7 @@ fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
     write_safetensors(&args.out, &tensors, &metadata)?;
     if !context.quiet {
         for note in notes {
-            eprintln!("{note}");
+            tell(&note);
         }
     }
     if !left_out.is_empty() {
@@ -300,10 +310,18 @@ fn bare_metadata(
 }
 
 fn inspect(args: &Inspect) -> anyhow::Result<()> {
-    let file = read(&args.file, &args.selected)?;
-    let recognised = Recognised::of(&file);
-    let card = ModelCard::of(&file).ok();
-    let classifier = ClassifierCard::of(&file)?;
+    let mut file = read(&args.file, &args.selected)?;
+    show(args, &file)?;
+    file.allows_non_finite = args.allow_non_finite;
+    Ok(file.check_finite()?)
+}
+
+fn show(args: &Inspect, file: &WeightsFile) -> anyhow::Result<()> {
+    let unusable = file.tensors.iter().filter_map(|(name, tensor)| Some((name, Unusable::of(tensor).ok()??)));
+    let unusable: BTreeMap<&String, Unusable> = unusable.collect();
+    let recognised = Recognised::of(file);
+    let card = ModelCard::of(file).ok();
+    let classifier = ClassifierCard::of(file)?;
     let ours: BTreeMap<&str, &str> =
         file.names.origins.iter().map(|(ours, theirs)| (theirs.as_str(), ours.as_str())).collect();
     let mut types: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -349,6 +367,7 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
                 Some(card) => Some(card.config.to_toml()),
                 None => card.as_ref().map(|card| card.config.to_toml()),
             },
+            "non_finite": unusable.iter().map(|(name, found)| (name, found.to_string())).collect::<BTreeMap<_, _>>(),
             "tensors": tensors,
         });
         return Ok(say(serde_json::to_string_pretty(&report)?)?);
@@ -389,6 +408,9 @@ fn inspect(args: &Inspect) -> anyhow::Result<()> {
     say(format!("blake3        {}", file.hash))?;
     for (number, (tensors, numbers)) in &types {
         say(format!("{number:<13} {}, {numbers} numbers", counted(*tensors, "tensor")))?;
+    }
+    for (name, found) in &unusable {
+        say(format!("unusable      {name}: {found}"))?;
     }
     let width = file.entries.keys().map(String::len).max().unwrap_or(0);
     for (name, entry) in &file.entries {

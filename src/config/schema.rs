@@ -30,7 +30,7 @@ pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Lab
 pub use cohort::{CohortConfig, Peer};
 pub use network::{Backbone, Network, StrideIn, Student, Teacher};
 pub use run::{Run, Task};
-pub use training::{Engine, Eval, Precision, Stage, Train};
+pub use training::{Engine, Eval, OnNonFinite, Precision, Stage, Train};
 
 pub use crate::optim::{Length, Optim, OptimKind, Schedule, ScheduleKind};
 

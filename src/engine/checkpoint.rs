@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::{EngineError, Result};
 use crate::fsx;
 use crate::optim::Slot;
-use crate::weights::WeightsFile;
 use crate::weights::file::write_safetensors;
+use crate::weights::{WeightsError, WeightsFile};
 
 const STATE: &str = "ckd_det.train_state";
 const MODEL: &str = "model/";
@@ -34,6 +34,32 @@ pub struct TrainState {
     pub networks: Vec<NetworkBest>,
     /// BLAKE3 of the teacher's weights, if there is one.
     pub teacher: Option<String>,
+    /// Whether an evaluation is to be made before the next update.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub evaluation_due: bool,
+    /// Steps that were left out, their losses or gradients not being finite.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<u64>,
+    /// The last losses, where spikes are guarded against.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub losses: Vec<f64>,
+    /// BLAKE3 of the settings of the run; checkpoints of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// BLAKE3 of the log so far, wall times left out, if the run writes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+}
+
+/// A checkpoint that was put into a network.
+#[derive(Debug)]
+pub struct Restored {
+    /// The file.
+    pub path: PathBuf,
+    /// Its state.
+    pub state: TrainState,
+    /// What a user should know: damaged checkpoints that were passed over, a missing hash.
+    pub notes: Vec<String>,
 }
 
 /// The best evaluation of one of the networks of a run.
@@ -84,27 +110,89 @@ pub fn save(
     Ok(path)
 }
 
-/// The newest checkpoint in `folder`.
-pub fn newest(folder: &Path) -> Result<Option<PathBuf>> {
-    Ok(all(folder)?.pop())
+/// Bytes of the tensors of a checkpoint.
+pub fn size(stores: &[&ParamStore], slots: &[Slot<'_>]) -> u64 {
+    let own = stores.iter().flat_map(|params| params.iter()).map(|(_, param)| param.value.tensor());
+    let numbers: usize = own.chain(slots.iter().map(|slot| slot.tensor)).map(Tensor::elem_count).sum();
+    (numbers * size_of::<f32>()) as u64
 }
 
-/// Puts the checkpoint at `path` into `stores` and `slots`.
+/// Whether `folder` holds a checkpoint, good or bad.
 ///
 /// # Errors
-/// If it is damaged or no checkpoint (says how to go on without it), or one of another network.
-pub fn load(path: &Path, stores: &[&ParamStore], slots: &[Slot<'_>]) -> Result<TrainState> {
-    let file = WeightsFile::read(path).map_err(|problem| EngineError::Checkpoint {
-        path: path.to_owned(),
-        advice: advice_without(path),
-        problem: Box::new(problem),
-    })?;
+/// If it cannot be listed.
+pub fn is_any(folder: &Path) -> Result<bool> {
+    Ok(!all(folder)?.is_empty())
+}
+
+/// Puts the newest checkpoint of `folder` that is whole into `stores` and `slots`; `None` without any. Newer ones that are
+/// damaged are set aside under another name.
+///
+/// # Errors
+/// If all are damaged, or one is unreadable, no checkpoint, or one of another network.
+pub fn restore(folder: &Path, stores: &[&ParamStore], slots: &[Slot<'_>]) -> Result<Option<Restored>> {
+    let mut damaged: Vec<(PathBuf, WeightsError)> = Vec::new();
+    for path in all(folder)?.into_iter().rev() {
+        let file = match WeightsFile::read(&path) {
+            Ok(file) => file,
+            Err(problem @ WeightsError::Format { .. }) => {
+                damaged.push((path, problem));
+                continue;
+            }
+            Err(problem) => return Err(unusable(path, "make it readable, or move it away", problem)),
+        };
+        let fail = |reason: String| EngineError::Run { path: path.clone(), reason };
+        let Some(state) = file.metadata.get(STATE) else {
+            return Err(fail("this is not a checkpoint (no training state in its header)".to_owned()));
+        };
+        let state: TrainState = serde_json::from_str(state)
+            .map_err(|error| fail(format!("its training state is damaged: {error}")))?;
+        let mut notes = Vec::new();
+        if !file.is_sealed {
+            if state.config.is_some() {
+                let reason = "the hash of its content is gone from its header".to_owned();
+                damaged.push((path.clone(), WeightsError::Format { path, reason }));
+                continue;
+            }
+            notes.push(format!(
+                "{} was written by a version whose checkpoints carry no hash: whether it is damaged cannot be told",
+                path.display()
+            ));
+        }
+        file.check_finite()?;
+        put(file, &path, stores, slots)?;
+        for (bad, problem) in damaged {
+            let mut kept = bad.clone().into_os_string();
+            kept.push(".damaged");
+            fsx::rename(&bad, Path::new(&kept))?;
+            notes.push(format!(
+                "the checkpoint {} is damaged ({problem}); it is kept as {}, and the run goes on from {}",
+                bad.display(),
+                Path::new(&kept).display(),
+                path.display()
+            ));
+        }
+        return Ok(Some(Restored { path, state, notes }));
+    }
+    match damaged.into_iter().next() {
+        None => Ok(None),
+        Some((path, problem)) => {
+            let advice = "none of the others is whole: start anew without --resume (what is there is kept)";
+            Err(unusable(path, advice, problem))
+        }
+    }
+}
+
+fn unusable(path: PathBuf, advice: &str, problem: WeightsError) -> EngineError {
+    EngineError::Checkpoint { path, advice: advice.to_owned(), problem: Box::new(problem) }
+}
+
+/// Puts the tensors of a checkpoint into `stores` and `slots`.
+///
+/// # Errors
+/// If they are those of another network.
+fn put(file: WeightsFile, path: &Path, stores: &[&ParamStore], slots: &[Slot<'_>]) -> Result<()> {
     let fail = |reason: String| EngineError::Run { path: path.to_owned(), reason };
-    let Some(state) = file.metadata.get(STATE) else {
-        return Err(fail("this is not a checkpoint (no training state in its header)".to_owned()));
-    };
-    let state = serde_json::from_str(state)
-        .map_err(|error| fail(format!("its training state is damaged: {error}")))?;
     let mut left = file.tensors;
     let mut restore = |name: String, to: &Tensor| -> Result<()> {
         match left.remove(&name) {
@@ -125,22 +213,13 @@ pub fn load(path: &Path, stores: &[&ParamStore], slots: &[Slot<'_>]) -> Result<T
     }
     match left.keys().next() {
         Some(name) => Err(fail(format!("{name} is unknown here: it belongs to another network"))),
-        None => Ok(state),
+        None => Ok(()),
     }
 }
 
 /// The name of an optimiser's tensor in a checkpoint.
 fn key(Slot { slot, name, .. }: &Slot<'_>) -> String {
     format!("{slot}/{name}")
-}
-
-/// How to resume without the damaged checkpoint at `path`.
-fn advice_without(path: &Path) -> String {
-    let before = path.parent().and_then(|folder| all(folder).ok()).unwrap_or_default();
-    match before.iter().rev().find(|other| other.as_path() < path) {
-        Some(before) => format!("delete it to go on from {}", before.display()),
-        None => "there is no earlier one: delete it to start at step 0".to_owned(),
-    }
 }
 
 /// All checkpoints in `folder`, oldest first. What a killed write left (`.partial`) is none.

@@ -11,8 +11,7 @@ pub enum EngineError {
     Missing(String),
     /// A loss or gradient became infinite or not a number.
     #[error(
-        "after step {step}, {what} is {value}, so training cannot go on; the losses were {losses}. A lower optim.lr, \
-         a longer schedule.warmup_steps or optim.clip_grad_norm usually helps; the last checkpoint is unharmed"
+        "after step {step}, {what} is {value}, so training cannot go on; the losses were {losses}. {advice}"
     )]
     NonFinite {
         /// Finished steps.
@@ -23,6 +22,8 @@ pub enum EngineError {
         value: f64,
         /// All terms.
         losses: String,
+        /// What is to blame, as far as that can be told, and what helps.
+        advice: String,
     },
     /// The run was asked to stop; its state is saved.
     #[error("interrupted after step {step}, the state is saved; go on with `{command}`")]
@@ -32,11 +33,50 @@ pub enum EngineError {
         /// What goes on with the run.
         command: String,
     },
+    /// Another process uses the run's folder.
+    #[error(
+        "{} is in use by {holder}, and two runs cannot write into one folder: wait for it, stop it, or give this run \
+         another name with --set name=NAME{doubt}",
+        path.display()
+    )]
+    Busy {
+        /// The folder.
+        path: PathBuf,
+        /// The other process.
+        holder: String,
+        /// What to do where that process may be gone.
+        doubt: String,
+    },
+    /// The run's folder was taken away under it.
+    #[error("{} was deleted or moved while the run was under way; {state}", path.display())]
+    Lost {
+        /// The folder.
+        path: PathBuf,
+        /// Where the state is now, and how to go on.
+        state: String,
+    },
+    /// The disk has no room for what the run must write.
+    #[error(
+        "the disk of {} has {free:.1} MiB free, and two checkpoints need {needed:.1} MiB: make room, or write elsewhere with \
+         --set output=FOLDER",
+        path.display()
+    )]
+    NoRoom {
+        /// The run's folder.
+        path: PathBuf,
+        /// Mebibytes of two checkpoints.
+        needed: f64,
+        /// Mebibytes free.
+        free: f64,
+    },
+    /// Work was given up, since the user wants the run to stop; the loop says what is saved.
+    #[error("stopped before it was done")]
+    Stopped,
     /// Two parts of a run name different classes.
     #[error(transparent)]
     Classes(#[from] Box<super::classes::ClassesDiffer>),
     /// A checkpoint that cannot be read.
-    #[error("the checkpoint {} is damaged; {advice} ({problem})", path.display())]
+    #[error("the checkpoint {} cannot be used; {advice} ({problem})", path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 use serde::Serialize;
 
-use super::Result;
+use super::claim::Claim;
 use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings};
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::task::{Gathered, Settings, Task};
-use super::teacher::{Teacher, set_aside};
+use super::teacher::{Teacher, check_folders, folder_of};
+use super::{EngineError, Result, recorded};
 use crate::config::{Loaded, Run};
 use crate::distill::{DistillError, Distiller, MethodSetting};
 use crate::fsx;
@@ -98,17 +99,27 @@ fn run_gathered<C: Settings>(
     };
     gathered.notes.iter().for_each(|note| around.observers.note(note));
     let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
+    check_folders(config, loaded)?;
+    let (settings, folder) = (config.run(), folder_of(config));
+    let mut claim = Claim::of(&folder, around.observers)?;
+    // A teacher that is trained is a part of the run; one that only is loaded may still be refused.
+    let (is_new, trains_teacher) = (request.start == Start::Anew, loaded.teacher_experiment.is_some());
+    if is_new && trains_teacher {
+        claim = claim.emptied(around.observers)?;
+    }
+    if trains_teacher && (is_new || !folder.config().exists()) {
+        recorded::record(&folder, config)?;
+    }
     let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
-    let settings = config.run();
-    let folder = RunFolder::at(settings.output.join(&settings.name));
-    if request.start == Start::Anew {
-        set_aside(folder.path(), &around)?;
+    if is_new {
+        claim = claim.emptied(around.observers)?;
     }
 
     let alone_config = config.without_teacher();
     let alone = Job {
         config: &alone_config,
         folder: folder.alone(),
+        claim: &claim,
         label: "student alone".to_owned(),
         init: init.as_ref(),
         distillation: None,
@@ -129,6 +140,7 @@ fn run_gathered<C: Settings>(
     let job = Job {
         config,
         folder: folder.clone(),
+        claim: &claim,
         label: if distillation.is_some() { "student distilled" } else { C::Task::LEARNER }.to_owned(),
         init: init.as_ref(),
         distillation: distillation.as_ref(),
@@ -148,14 +160,23 @@ fn run_gathered<C: Settings>(
     let students = compare.then_some(&alone).into_iter().chain([&job]);
     let students: Vec<(&str, &RunFolder)> = students.map(|job| (job.label.as_str(), &job.folder)).collect();
     gathered.task.picture(config, &students, &folder, request.device)?;
+    if !claim.is_held() {
+        let state = "what it had written by then is gone".to_owned();
+        return Err(EngineError::Lost { path: folder.path().to_owned(), state });
+    }
     Ok(Finished { finding, student: outcome, folder: folder.path().to_owned() })
+}
+
+/// The folder of the runs of an experiment.
+pub fn run_folder<C: Settings>(loaded: &Loaded<C>) -> RunFolder {
+    folder_of(&loaded.resolved())
 }
 
 /// Runs the job, unless it is to be resumed and came to its end before.
 fn finish<T: Task>(job: &Job<'_, T>, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
-    match job.finished() {
-        Some(outcome) if start == Start::Resume => Ok(outcome),
-        _ => job.run(start, around),
+    match start {
+        Start::Resume => job.finished(around.observers).map_or_else(|| job.run(start, around), Ok),
+        Start::Anew => job.run(start, around),
     }
 }
 

@@ -5,11 +5,13 @@ use std::sync::atomic::AtomicBool;
 use candle_core::Device;
 use ckd_detectors::param::ParamStore;
 
+use super::claim::Claim;
 use super::distillation::Distillation;
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::recorded;
 use super::task::{Measured, Task};
+use crate::report::log::digest;
 use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
 
@@ -19,6 +21,8 @@ pub struct Job<'a, T: Task> {
     pub config: &'a T::Config,
     /// Where its files go.
     pub folder: RunFolder,
+    /// The sole use of that folder, or of one above it.
+    pub claim: &'a Claim,
     /// What the progress calls it.
     pub label: String,
     /// Its initial weights, if not random.
@@ -53,11 +57,10 @@ pub enum Start {
 }
 
 impl<T: Task> Job<'_, T> {
-    /// The outcome, if the job came to its end before, with this configuration and this teacher.
-    pub fn finished(&self) -> Option<Outcome<Row<T>>> {
-        let outcome = Outcome::read(&self.folder)?;
-        let same = outcome.teacher == self.teacher_hash && recorded::is_same(&self.folder, self.config);
-        (same && outcome.is_complete(&self.folder)).then_some(outcome)
+    /// The outcome, if the job came to its end before, with this configuration and this teacher. `observers` are told of
+    /// what is damaged, and so must be made again.
+    pub fn finished(&self, observers: &Observers<'_>) -> Option<Outcome<Row<T>>> {
+        finished::<T>(&self.folder, self.config, self.teacher_hash.as_ref(), observers)
     }
 
     /// The tensors of `student`, and of what is trained beside it: all that a checkpoint holds and the optimiser sees.
@@ -66,6 +69,35 @@ impl<T: Task> Job<'_, T> {
         let networks = T::networks(student).into_iter().map(|network| network.params);
         networks.chain(T::beside(student)).chain(beside).collect()
     }
+}
+
+/// The outcome of the job in `folder`, as [`Job::finished`] finds it.
+pub(super) fn finished<T: Task>(
+    folder: &RunFolder,
+    config: &T::Config,
+    teacher: Option<&String>,
+    observers: &Observers<'_>,
+) -> Option<Outcome<Row<T>>> {
+    let read = || {
+        let Some(outcome) = Outcome::read(folder)? else { return Ok(None) };
+        let same = outcome.teacher.as_ref() == teacher && recorded::is_same(folder, config);
+        if !same {
+            return Ok(None);
+        }
+        if outcome.log.is_some() && digest(&folder.log()).ok() != Some(outcome.log.clone()) {
+            observers.note(&another_log(folder));
+        }
+        outcome.check_weights(folder).map(|()| Some(outcome))
+    };
+    read().unwrap_or_else(|damaged: String| {
+        observers.note(&format!("{damaged}; it is made again from the last checkpoint"));
+        None
+    })
+}
+
+/// The note on a log that is not what the run wrote.
+pub(super) fn another_log(folder: &RunFolder) -> String {
+    format!("{} is not what it was: it was damaged or changed", folder.log().display())
 }
 
 /// The line of a table that a task's networks have.

@@ -5,8 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 use super::checkpoint::{Best, NetworkBest};
+use super::seal::{self, Sealed};
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
+use crate::weights::file::check_whole;
 
 /// A trained and evaluated student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +31,9 @@ pub struct Outcome<R> {
     /// BLAKE3 of the weights of its teacher, if it had one.
     #[serde(default)]
     pub teacher: Option<String>,
+    /// BLAKE3 of its log, wall times left out, if it wrote one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
 }
 
 /// The default of a field that older files lack.
@@ -49,21 +54,44 @@ pub struct ClassResult {
 
 impl<R: Serialize + DeserializeOwned> Outcome<R> {
     /// The outcome that the job in `folder` wrote, if it came to its end.
-    pub fn read(folder: &RunFolder) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(folder.outcome()).ok()?).ok()
+    ///
+    /// # Errors
+    /// Says in words that the file is damaged.
+    pub fn read(folder: &RunFolder) -> std::result::Result<Option<Self>, String> {
+        let path = folder.outcome();
+        let damaged = |why: &dyn std::fmt::Display| format!("{} is damaged ({why})", path.display());
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(damaged(&error)),
+        };
+        match seal::check_json(&text) {
+            Sealed::Whole(text) => serde_json::from_str(text).map(Some).map_err(|error| damaged(&error)),
+            Sealed::Broken => Err(damaged(&"it is not what its hash says")),
+        }
     }
 
-    /// Whether the weights that the job in `folder` ends with are there.
-    pub fn is_complete(&self, folder: &RunFolder) -> bool {
-        match self.networks.is_empty() {
-            true => folder.last().exists(),
-            false => self.networks.iter().all(|own| folder.network(&own.folder).last().exists()),
+    /// Checks that the weights that the job in `folder` ends with are there and whole.
+    ///
+    /// # Errors
+    /// Says in words what is not.
+    pub fn check_weights(&self, folder: &RunFolder) -> std::result::Result<(), String> {
+        let folders: Vec<RunFolder> = match self.networks.is_empty() {
+            true => vec![folder.clone()],
+            false => self.networks.iter().map(|own| folder.network(&own.folder)).collect(),
+        };
+        for folder in folders {
+            check_whole(&folder.last()).map_err(|error| error.to_string())?;
+            if self.ema.is_some() {
+                check_whole(&folder.ema()).map_err(|error| error.to_string())?;
+            }
         }
+        Ok(())
     }
 
     /// Writes the outcome into the job's `folder`: last of all, so that whoever sees it finds the rest complete.
     pub fn write(&self, folder: &RunFolder) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).expect("an outcome has a JSON form");
-        Ok(fsx::write_atomic(&folder.outcome(), &json)?)
+        let json = serde_json::to_string_pretty(self).expect("an outcome has a JSON form");
+        Ok(fsx::write_atomic(&folder.outcome(), seal::json(&json).as_bytes())?)
     }
 }

@@ -81,7 +81,13 @@ fn check_finite(terms: &[LossTerm], step: u64) -> Result<()> {
 pub(super) fn non_finite(step: u64, what: &str, value: f64, terms: &[LossTerm]) -> EngineError {
     let losses: Vec<String> =
         terms.iter().map(|term| format!("{} {:.4}", term.name, term.weighted)).collect();
-    EngineError::NonFinite { step, what: what.to_owned(), value, losses: losses.join(", ") }
+    EngineError::NonFinite {
+        step,
+        what: what.to_owned(),
+        value,
+        losses: losses.join(", "),
+        advice: String::new(),
+    }
 }
 
 /// The precision of training's products.

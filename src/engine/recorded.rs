@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::seal::{self, Sealed};
 use super::task::Settings;
 use super::{EngineError, Result};
 use crate::fsx;
@@ -13,7 +14,7 @@ const SHOWN: usize = 12;
 
 /// Records `config` in the job's `folder`.
 pub(super) fn record(folder: &RunFolder, config: &impl Settings) -> Result<()> {
-    fsx::write_atomic(&folder.config(), config.to_toml().as_bytes())?;
+    fsx::write_atomic(&folder.config(), seal::toml(&config.to_toml()).as_bytes())?;
     Ok(fsx::write_atomic(&folder.program(), program().as_bytes())?)
 }
 
@@ -34,24 +35,42 @@ pub(super) fn is_same<C: Settings>(folder: &RunFolder, config: &C) -> bool {
     read::<C>(folder).is_ok_and(|recorded| that_matter(&recorded) == that_matter(config))
 }
 
+/// BLAKE3 of the settings that decide the weights.
+pub(super) fn hash(config: &impl Settings) -> String {
+    blake3::hash(that_matter(config).to_toml().as_bytes()).to_hex().to_string()
+}
+
+/// The record of a run's configuration.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    /// It is that of the configuration at hand, as far as settings decide the weights.
+    Same,
+    /// It is lost, for this reason.
+    Lost(String),
+}
+
+/// The error of going on in `folder` where the record is lost.
+pub(super) fn lost(folder: &RunFolder, reason: &str) -> EngineError {
+    let reason = format!(
+        "this must be the configuration that the run was started with, but {reason}; start anew without --resume"
+    );
+    EngineError::Run { path: folder.config(), reason }
+}
+
 /// Refuses to go on in `folder` with other settings than it was started with.
 ///
 /// # Errors
 /// Names every key that differs, with both values.
-pub(super) fn check_same<C: Settings>(folder: &RunFolder, config: &C) -> Result<()> {
+pub(super) fn check_same<C: Settings>(folder: &RunFolder, config: &C) -> Result<Record> {
     let path = folder.config();
     let refuse = |reason: String| Err(EngineError::Run { path: path.clone(), reason });
     let recorded = match read::<C>(folder) {
         Ok(recorded) => recorded,
-        Err(reason) => {
-            return refuse(format!(
-                "this must be the configuration that the run was started with, but {reason}; start anew without --resume"
-            ));
-        }
+        Err(reason) => return Ok(Record::Lost(reason)),
     };
     let differences = differences(&that_matter(&recorded), &that_matter(config));
     if differences.is_empty() {
-        return Ok(());
+        return Ok(Record::Same);
     }
     let mut lines: Vec<&str> = differences.iter().take(SHOWN).map(String::as_str).collect();
     let more = format!("and {} more", differences.len().saturating_sub(SHOWN));
@@ -68,7 +87,10 @@ pub(super) fn check_same<C: Settings>(folder: &RunFolder, config: &C) -> Result<
 fn read<C: Settings>(folder: &RunFolder) -> std::result::Result<C, String> {
     let path = folder.config();
     let text = std::fs::read_to_string(&path).map_err(|error| format!("it cannot be read ({error})"))?;
-    C::from_toml(&text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
+    let Sealed::Whole(text) = seal::check_toml(&text) else {
+        return Err("it is damaged: it is not what the hash in its last line says".to_owned());
+    };
+    C::from_toml(text, &path.display().to_string()).map_err(|error| format!("it is damaged:\n{error}"))
 }
 
 /// The configuration with settings of speed and reporting, which may change, all alike.
@@ -78,6 +100,7 @@ fn that_matter<C: Settings>(config: &C) -> C {
     (*workers, *queue) = (1, 1);
     train.log_every = 1;
     train.checkpoint_every = None;
+    train.checkpoint_minutes = 0.0;
     train.keep_checkpoints = 1;
     config
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::param::ParamStore;
@@ -18,7 +19,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
-use crate::config::{Document, Loaded, Run, Train};
+use crate::config::{Document, Eval, Loaded, Run, Train};
 use crate::data::{Source, Workforce};
 use crate::distill::{Distill, MethodSetting};
 use crate::report::run_folder::RunFolder;
@@ -46,6 +47,9 @@ pub trait Settings: Document + Clone + PartialEq + Serialize {
 
     /// Its settings of speed and reporting, which may change when it is resumed: loader and loop.
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train);
+
+    /// The settings of evaluations.
+    fn evaluation(&mut self) -> &mut Eval;
 
     /// What the student learns from the teacher.
     fn distill(&self) -> &[Distill] {
@@ -144,6 +148,9 @@ pub trait Task: Sized {
     /// Images in a batch.
     fn images(batch: &<Self::Source as Source>::Batch) -> usize;
 
+    /// The images of a batch: ids of a detector's, numbers from 0 of a classifier's.
+    fn image_ids(batch: &<Self::Source as Source>::Batch) -> Vec<u64>;
+
     /// Losses and gradients of one batch at `step`.
     fn pass(
         &self,
@@ -174,12 +181,16 @@ pub trait Task: Sized {
     }
 
     /// Measures `model` on the held-out images, beside its teacher if it has one.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`](super::EngineError::Stopped) soon after `stop` is set.
     fn measure(
         &self,
         config: &Self::Config,
         model: &Self::Model,
         lessons: Option<&Distillation<Self::Model>>,
         device: &Device,
+        stop: &AtomicBool,
     ) -> Result<Self::Measured>;
 
     /// What travels with the weights of a network, by its place in [`networks`](Self::networks).

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::job::{Job, Row, Start, Surroundings};
+use super::claim::Claim;
+use super::job::{Job, Row, Start, Surroundings, finished};
 use super::outcome::Outcome;
 use super::task::{Measured, Settings, Task};
 use super::{EngineError, Result};
 use crate::config::Loaded;
-use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
 
@@ -54,13 +54,37 @@ impl<T: Task> Teacher<T> {
             Some(outcome) => Some(outcome.row),
             None if config.run().train.compare_alone => {
                 // Alone, it sees the images wholly in its own way.
-                let measured = around.data.measure(&config.seen_by_teacher(), &model, None, around.device)?;
+                let seen = config.seen_by_teacher();
+                let measured = around.data.measure(&seen, &model, None, around.device, around.stop)?;
                 Some(measured.row("teacher", &T::networks(&model)))
             }
             None => None,
         };
         Ok(Some(Self { row, model, hash }))
     }
+}
+
+/// Refuses an experiment whose teacher would write where its student does.
+///
+/// # Errors
+/// [`EngineError::Run`] names the folder.
+pub(super) fn check_folders<C: Settings>(config: &C, loaded: &Loaded<C>) -> Result<()> {
+    let Some(experiment) = &loaded.teacher_experiment else { return Ok(()) };
+    let folder = folder_of(&experiment.resolved());
+    if folder != folder_of(config) {
+        return Ok(());
+    }
+    Err(EngineError::Run {
+        path: folder.path().to_owned(),
+        reason: "teacher and student would write into the same folder; give one of the two configurations another `name`"
+            .to_owned(),
+    })
+}
+
+/// The folder of the runs of `config`.
+pub(super) fn folder_of(config: &impl Settings) -> RunFolder {
+    let run = config.run();
+    RunFolder::at(run.output.join(&run.name))
 }
 
 /// Trains the teacher's own experiment on the data of `config`, or finds what an earlier run of it left.
@@ -70,56 +94,33 @@ fn train<T: Task>(
     around: &Surroundings<'_, T>,
 ) -> Result<(PathBuf, Outcome<Row<T>>)> {
     let own = experiment.resolved().on_data_of(config);
-    let folder_of = |config: &T::Config| {
-        let run = config.run();
-        RunFolder::at(run.output.join(&run.name))
-    };
     let folder = folder_of(&own);
-    if folder == folder_of(config) {
-        return Err(EngineError::Run {
-            path: folder.path().to_owned(),
-            reason: "teacher and student would write into the same folder; give one of the two configurations another \
-                     `name`"
-                .to_owned(),
-        });
-    }
-    let job = Job {
-        config: &own,
-        folder,
-        label: "teacher".to_owned(),
-        init: None,
-        distillation: None,
-        teacher_hash: None,
-    };
-    if let Some(outcome) = job.finished() {
-        around.observers.note(&format!("the teacher was trained before: {}", job.folder.last().display()));
-        return Ok((job.folder.last(), outcome));
+    if let Some(outcome) = finished::<T>(&folder, &own, None, around.observers) {
+        around.observers.note(&format!("the teacher was trained before: {}", folder.last().display()));
+        return Ok((folder.last(), outcome));
     }
     let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
-    let job: Job<'_, T> = Job { init: init.as_ref(), ..job };
+    let claim = Claim::of(&folder, around.observers)?;
+    let train = |claim: &Claim, start| {
+        let job: Job<'_, T> = Job {
+            config: &own,
+            folder: folder.clone(),
+            claim,
+            label: "teacher".to_owned(),
+            init: init.as_ref(),
+            distillation: None,
+            teacher_hash: None,
+        };
+        job.run(start, around)
+    };
     // An interrupted teacher goes on; one of another configuration is set aside.
-    let start = if job.folder.path().exists() { Start::Resume } else { Start::Anew };
-    let outcome = match job.run(start, around) {
-        Err(EngineError::Run { .. }) => {
-            set_aside(job.folder.path(), around)?;
-            job.run(Start::Anew, around)?
+    let start = if folder.is_bare() { Start::Anew } else { Start::Resume };
+    let outcome = match train(&claim, start) {
+        Err(error @ (EngineError::Run { .. } | EngineError::Checkpoint { .. })) => {
+            around.observers.note(&format!("the teacher is trained anew: {error}"));
+            train(&claim.emptied(around.observers)?, Start::Anew)?
         }
         other => other?,
     };
-    Ok((job.folder.last(), outcome))
-}
-
-/// Moves an earlier run in `folder` out of the way: nothing is ever overwritten.
-pub(super) fn set_aside<T: Task>(folder: &Path, around: &Surroundings<'_, T>) -> Result<()> {
-    if !folder.exists() {
-        return Ok(());
-    }
-    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let kept = (1..)
-        .map(|number| folder.with_file_name(format!("{name}.{number}")))
-        .find(|path| !path.exists())
-        .expect("there is always a next number");
-    fsx::rename(folder, &kept)?;
-    around.observers.note(&format!("the earlier run is kept as {}", kept.display()));
-    Ok(())
+    Ok((folder.last(), outcome))
 }

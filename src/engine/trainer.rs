@@ -3,27 +3,31 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use ckd_detectors::param::ParamStore;
+use candle_core::Tensor;
+use ckd_detectors::param::{ParamStore, Role, write_in_place};
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
-use super::checkpoint::{self, Best, NetworkBest, TrainState};
-use super::job::{Job, Row, Start, Surroundings};
+use super::checkpoint::{self, Best, NetworkBest, Restored, TrainState};
+use super::job::{Job, Row, Start, Surroundings, another_log};
 use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
-use super::pass::{LossTerm, precision};
+use super::pass::{LossTerm, non_finite, precision};
+use super::recorded::{self, Record};
 use super::task::{Further, Measured, Setting, Settings, Task};
 use super::update::Update;
-use super::{EngineError, Result, recorded};
-use crate::config::{Document, Run};
+use super::{EngineError, Result, room, spikes};
+use crate::config::{Document, OnNonFinite, Run};
 use crate::data::{DataError, Loader, Position, Source};
 use crate::optim::groups::grouped;
 use crate::optim::{Ema, LearningRate, Optimizer, Slot};
-use crate::report::run_folder::{RunFolder, SharesLine};
+use crate::report::log::digest;
+use crate::report::run_folder::{LeftOutLine, RunFolder, SharesLine};
 use crate::report::shares::Shares;
 use crate::weights::file::write_safetensors;
+use crate::weights::finite;
 
 /// A job under way.
 pub(super) struct Training<'a, T: Task> {
@@ -36,6 +40,13 @@ pub(super) struct Training<'a, T: Task> {
     rate: LearningRate,
     loader: Loader<T::Source>,
     shares: Shares,
+    batches_per_epoch: u64,
+    /// Images of the batches that the step under way has drawn.
+    drawn: Vec<Vec<u64>>,
+    /// The losses of the last update.
+    terms: Vec<LossTerm>,
+    /// When the state was written last.
+    saved: Instant,
 }
 
 impl<T: Task> Job<'_, T> {
@@ -65,19 +76,22 @@ struct Evaluation<M> {
     average: Option<M>,
 }
 
+/// Copies of statistics and memories, store by store.
+type Kept = Vec<Vec<Tensor>>;
+
 type BatchOf<T> = <<T as Task>::Source as Source>::Batch;
 
 impl<'a, T: Task> Training<'a, T> {
     /// At step 0 of the job, or where its last checkpoint is.
     pub(super) fn begin(job: &'a Job<'a, T>, start: Start, around: &'a Surroundings<'a, T>) -> Result<Self> {
         let Job { config, folder, .. } = job;
-        let resumed_from = match start {
-            Start::Resume => checkpoint::newest(&job.folder.checkpoints())?,
-            Start::Anew => None,
+        let checkpoints = folder.checkpoints();
+        let record = match start {
+            Start::Resume if checkpoint::is_any(&checkpoints)? => {
+                Some(recorded::check_same(folder, *config)?)
+            }
+            _ => None,
         };
-        if resumed_from.is_some() {
-            recorded::check_same(folder, *config)?;
-        }
         let student = around.data.student(config, around.device)?;
         let run = config.run();
         let in_backbone = |name: &str| T::in_backbone(&student, name);
@@ -86,29 +100,59 @@ impl<'a, T: Task> Training<'a, T> {
             T::networks(&student).into_iter().map(|network| network.params).collect();
         let ema = run.train.ema_decay.map(|decay| Ema::over(&networks, decay)).transpose()?;
         let mut notes = Vec::new();
-        let state = match &resumed_from {
-            Some(path) => resumed(job, path, &student, &slots(&*optimizer, ema.as_ref()), &mut notes)?,
+        let state = match &record {
+            Some(record) => {
+                let slots = slots(&*optimizer, ema.as_ref());
+                resumed(
+                    job,
+                    record,
+                    checkpoint::restore(&checkpoints, &job.trained(&student), &slots)?,
+                    &mut notes,
+                )?
+            }
             None => anew(job, around.data, start, &student, &mut notes)?,
         };
+        let bytes = checkpoint::size(&job.trained(&student), &slots(&*optimizer, ema.as_ref()));
+        notes.extend(room::check(job.claim.folder().path(), bytes)?);
         let source = around.data.source(config)?;
         let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
         let accumulate = run.train.accumulate as u64;
         let steps_per_epoch = (batches_per_epoch / accumulate).max(1);
         let rate = LearningRate::new(run.optim.lr, &run.schedule, steps_per_epoch);
-        let seen = state.step * accumulate;
-        let position =
-            Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize };
-        let loader = Loader::over(source, config.workforce(), position)?;
+        if state.step < rate.total_steps() {
+            rehearse(job, around, &student)?;
+        }
+        let loader =
+            Loader::over(source, config.workforce(), position(batches_per_epoch, state.step * accumulate))?;
         around.observers.begin(&Begin {
             label: &job.label,
             folder,
             step: state.step,
             total: rate.total_steps(),
-            resumed: resumed_from.is_some(),
+            resumed: record.is_some(),
+            evaluation_due: state.evaluation_due,
             log_every: run.train.log_every,
         })?;
+        if state.log.is_some() && state.log != digest(&folder.log())? {
+            notes.push(another_log(folder));
+        }
         notes.iter().for_each(|note| around.observers.note(note));
-        Ok(Self { job, around, student, optimizer, ema, state, rate, loader, shares: Shares::default() })
+        let (shares, drawn, terms, saved) = (Shares::default(), Vec::new(), Vec::new(), Instant::now());
+        Ok(Self {
+            job,
+            around,
+            student,
+            optimizer,
+            ema,
+            state,
+            rate,
+            loader,
+            shares,
+            batches_per_epoch,
+            drawn,
+            terms,
+            saved,
+        })
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
@@ -135,22 +179,40 @@ impl<'a, T: Task> Training<'a, T> {
         let run = self.run();
         let total = self.rate.total_steps();
         let evaluate_every = run.train.eval_every.map(|every| every * self.rate.unit_steps());
+        let by_clock =
+            Duration::try_from_secs_f64(60.0 * run.train.checkpoint_minutes).unwrap_or(Duration::MAX);
+        let is_late = |saved: Instant| !by_clock.is_zero() && saved.elapsed() >= by_clock;
         let mut last = None;
-        while self.state.step < total {
-            self.update()?;
+        if run.train.on_non_finite == OnNonFinite::Rewind && self.state.step == 0 {
+            self.save()?;
+        }
+        loop {
+            if self.state.evaluation_due {
+                let evaluation = self.evaluate()?;
+                self.state.evaluation_due = false;
+                self.save()?;
+                last = Some(evaluation);
+            }
+            if self.state.step >= total {
+                break;
+            }
+            self.refuse_if_stopped()?;
+            self.refuse_if_lost()?;
+            self.step()?;
             let step = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
-            let evaluate = due(evaluate_every) || step == total;
-            if evaluate {
-                last = Some(self.evaluate()?);
-            }
-            let stop = self.around.stop.load(Ordering::Relaxed) && step < total;
-            if due(run.train.checkpoint_every) || evaluate || stop {
+            self.state.evaluation_due = due(evaluate_every) || step == total;
+            // Before the evaluation: whatever happens there costs no step.
+            let stop = self.around.stop.load(Ordering::Relaxed);
+            let save = self.state.evaluation_due || due(run.train.checkpoint_every) || is_late(self.saved);
+            if save || stop {
+                if let Err(error) = self.check_weights() {
+                    self.after_non_finite(error, None)?;
+                    continue;
+                }
                 self.save()?;
             }
-            if stop {
-                return Err(EngineError::Interrupted { step, command: self.around.command.to_owned() });
-            }
+            self.refuse_if_stopped()?;
         }
         if self.shares.passes > 0 {
             self.around.observers.note(&self.shares.to_string());
@@ -178,9 +240,220 @@ impl<'a, T: Task> Training<'a, T> {
             networks: self.state.networks.clone(),
             steps: self.state.step,
             teacher: self.state.teacher.clone(),
+            log: digest(&self.job.folder.log())?,
         };
+        self.refuse_if_lost()?;
         outcome.write(&self.job.folder)?;
         Ok(outcome)
+    }
+
+    /// Ends the run if its folder was taken away; its state is saved beside it.
+    fn refuse_if_lost(&mut self) -> Result<()> {
+        let claim = self.job.claim;
+        if claim.is_held() {
+            return Ok(());
+        }
+        let (step, whole) = (self.state.step, claim.beside());
+        let below = self.job.folder.path().strip_prefix(claim.folder().path()).unwrap_or(Path::new(""));
+        let folder = RunFolder::at(whole.path().join(below));
+        let saved =
+            recorded::record(&folder, self.job.config).and_then(|()| self.save_in(&folder.checkpoints()));
+        let path = claim.folder().path().to_owned();
+        let state = match saved {
+            Ok(()) => format!(
+                "the state after step {step} is saved in {}: rename that to {}, and go on with `{}`",
+                whole.path().display(),
+                path.display(),
+                self.around.command
+            ),
+            Err(error) => format!("the state after step {step} could not be saved beside it: {error}"),
+        };
+        Err(EngineError::Lost { path, state })
+    }
+
+    /// Ends the run if the user wants it to stop; its state must be on the disk.
+    fn refuse_if_stopped(&self) -> Result<()> {
+        match self.around.stop.load(Ordering::Relaxed) {
+            true => Err(self.interrupted()),
+            false => Ok(()),
+        }
+    }
+
+    fn interrupted(&self) -> EngineError {
+        EngineError::Interrupted { step: self.state.step, command: self.around.command.to_owned() }
+    }
+
+    /// One step: an update of the weights, or what takes its place where numbers are not finite.
+    fn step(&mut self) -> Result<()> {
+        self.drawn.clear();
+        if self.state.left_out.contains(&(self.state.step + 1)) {
+            return self.leave_out(
+                "numbers were not finite here before the run went back to a checkpoint".to_owned(),
+            );
+        }
+        let skips = self.run().train.on_non_finite == OnNonFinite::Skip;
+        let before = skips.then(|| self.moved_by_passes()).transpose()?;
+        match self.update() {
+            Err(error @ EngineError::NonFinite { .. }) => self.after_non_finite(error, before),
+            other => other,
+        }
+    }
+
+    /// Does what the settings say of numbers that are not finite; `before` is what the passes of the step have moved.
+    ///
+    /// # Errors
+    /// `error`, if the run must stop.
+    fn after_non_finite(&mut self, error: EngineError, before: Option<Kept>) -> Result<()> {
+        let EngineError::NonFinite { step, what, value, losses, .. } = error else { return Err(error) };
+        let train = &self.run().train;
+        let too_many = self.state.left_out.len() as u64 >= train.non_finite_limit;
+        let said = format!("{what} is {value}; the losses were {losses}");
+        match (train.on_non_finite, before) {
+            (OnNonFinite::Skip, Some(before)) if !too_many && self.state.step == step => {
+                self.put_back(&before)?;
+                return self.leave_out(said);
+            }
+            (OnNonFinite::Rewind, _) if !too_many => {
+                // Weights that are found unusable after a step were made by it.
+                let culprit = if self.state.step == step { step + 1 } else { self.state.step };
+                return self.rewind(culprit, &said);
+            }
+            _ => {}
+        }
+        let mut advice = self.blamed(step)?;
+        if too_many && train.on_non_finite != OnNonFinite::Stop {
+            advice = format!(
+                "{} steps were left out before, which is train.non_finite_limit. {advice}",
+                train.non_finite_limit
+            );
+        }
+        Err(EngineError::NonFinite { step, what, value, losses, advice })
+    }
+
+    /// What is to blame for numbers that are not finite after `step` updates, and what helps.
+    fn blamed(&self, step: u64) -> Result<String> {
+        const HELP: &str =
+            "a lower optim.lr, a longer schedule.warmup_steps or optim.clip_grad_norm usually helps";
+        let images = self.drawn.concat();
+        Ok(match (self.unusable_weights()?, step) {
+            (report, 0) => format!(
+                "No update was made yet, so the learning rate is not to blame: look at the images {images:?} and at the \
+                 initial weights{}",
+                report.map(|report| format!(" ({report})")).unwrap_or_default()
+            ),
+            (Some(report), _) => format!(
+                "The last update left weights that cannot be used ({report}): {HELP}; the last checkpoint is unharmed"
+            ),
+            (None, _) => format!(
+                "The weights are finite: {HELP}, if the images {images:?} are in order; the last checkpoint is unharmed"
+            ),
+        })
+    }
+
+    /// Makes no update of this step, and says so.
+    fn leave_out(&mut self, why: String) -> Result<()> {
+        // The order of the data stays what it is.
+        while (self.drawn.len() as u64) < self.run().train.accumulate as u64 {
+            self.draw()?;
+        }
+        self.state.step += 1;
+        if !self.state.left_out.contains(&self.state.step) {
+            self.state.left_out.push(self.state.step);
+        }
+        let line = LeftOutLine { step: self.state.step, left_out: why, images: self.drawn.concat() };
+        self.around.observers.left_out(&line)
+    }
+
+    /// Goes back to the newest checkpoint; `culprit` will be left out.
+    fn rewind(&mut self, culprit: u64, why: &str) -> Result<()> {
+        let mut left_out = self.state.left_out.clone();
+        left_out.push(culprit);
+        let slots = slots(&*self.optimizer, self.ema.as_ref());
+        let Job { config, folder, .. } = self.job;
+        let restored = checkpoint::restore(&folder.checkpoints(), &self.job.trained(&self.student), &slots)?;
+        drop(slots);
+        let Some(Restored { path, state, mut notes }) = restored else {
+            let reason = format!("there is no checkpoint to go back to, and {why}");
+            return Err(EngineError::Run { path: folder.checkpoints(), reason });
+        };
+        self.state = TrainState { left_out, ..state };
+        let seen = self.state.step * self.run().train.accumulate as u64;
+        let source = self.around.data.source(config)?;
+        self.loader = Loader::over(source, config.workforce(), position(self.batches_per_epoch, seen))?;
+        self.around.observers.begin(&Begin {
+            label: &self.job.label,
+            folder,
+            step: self.state.step,
+            total: self.rate.total_steps(),
+            resumed: true,
+            evaluation_due: self.state.evaluation_due,
+            log_every: self.run().train.log_every,
+        })?;
+        notes.push(format!("back to {}: {why}; step {culprit} will be left out", path.display()));
+        notes.iter().for_each(|note| self.around.observers.note(note));
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    /// Checks the weights that are about to be saved; after the last update, whether they give finite losses, too.
+    fn check_weights(&mut self) -> Result<()> {
+        let step = self.state.step;
+        if let Some(report) = self.unusable_weights()? {
+            return Err(non_finite(
+                step,
+                &format!("the magnitude of the weights ({report})"),
+                f64::INFINITY,
+                &self.terms,
+            ));
+        }
+        if step < self.rate.total_steps() {
+            return Ok(());
+        }
+        // Any other update is checked by the step after it. A batch that cannot be read checks nothing.
+        let Some(Ok(batch)) = self.loader.next() else { return Ok(()) };
+        let before = self.moved_by_passes()?;
+        let run = self.run();
+        let setting = self.setting(step * run.train.accumulate as u64);
+        let pass = precision(&run.engine).scope(|| self.around.data.pass(&setting, batch, step));
+        self.put_back(&before)?;
+        pass.map(drop)
+    }
+
+    /// The weights that are infinite, not numbers, or so large that products are.
+    fn unusable_weights(&self) -> Result<Option<String>> {
+        let stores = self.job.trained(&self.student);
+        let all = stores.iter().flat_map(|store| store.iter());
+        Ok(finite::report(all.map(|(name, param)| (&**name, param.value.tensor())), |_| true)?)
+    }
+
+    /// Copies of what a pass may change: statistics and memories.
+    fn moved_by_passes(&self) -> Result<Kept> {
+        let mut kept = Vec::new();
+        for store in self.job.trained(&self.student) {
+            let moved = store.iter().filter(|(_, param)| param.role != Role::Trainable);
+            let copies = moved.map(|(_, param)| param.value.tensor().copy());
+            kept.push(copies.collect::<candle_core::Result<Vec<Tensor>>>()?);
+        }
+        Ok(kept)
+    }
+
+    fn put_back(&self, kept: &Kept) -> Result<()> {
+        for (store, kept) in self.job.trained(&self.student).into_iter().zip(kept) {
+            let moved = store.iter().filter(|(_, param)| param.role != Role::Trainable);
+            for ((_, param), before) in moved.zip(kept) {
+                write_in_place(param.value.tensor(), before)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next training batch.
+    fn draw(&mut self) -> Result<BatchOf<T>> {
+        let batch = self.loader.next().transpose()?.ok_or_else(|| {
+            DataError::Setting("the training batches ended, which they never should".to_owned())
+        })?;
+        self.drawn.push(T::image_ids(&batch));
+        Ok(batch)
     }
 
     /// One update of the weights.
@@ -189,6 +462,15 @@ impl<'a, T: Task> Training<'a, T> {
         let waited_before = self.loader.data_wait();
         let step = self.state.step;
         let Accumulated { terms, gradients, images, kept } = self.accumulate()?;
+        if let Some(factor) = self.run().train.spike_factor {
+            let loss = terms.iter().map(|term| term.weighted).sum();
+            if let Some(median) = spikes::exceeded(&mut self.state.losses, loss, factor) {
+                let what = format!(
+                    "the loss, above {factor} (train.spike_factor) times its running median {median:.4},"
+                );
+                return Err(non_finite(step, &what, loss, &terms));
+            }
+        }
         let scale = 1.0 / self.run().train.accumulate as f64;
         let lr = self.rate.at(step);
         let update = Update { gradients: &gradients, lr, scale, step, of: "gradient", terms: &terms };
@@ -196,6 +478,7 @@ impl<'a, T: Task> Training<'a, T> {
         let gradient_norm = update.apply(&mut *self.optimizer, settings)?;
         drop(gradients);
         self.state.step += 1;
+        self.terms.clone_from(&terms);
         if let Some(kept) = kept {
             self.further(kept, lr, &terms)?;
         }
@@ -248,9 +531,7 @@ impl<'a, T: Task> Training<'a, T> {
         let accumulate = run.train.accumulate as u64;
         let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0, kept: None };
         for part in 0..accumulate {
-            let batch = self.loader.next().transpose()?.ok_or_else(|| {
-                DataError::Setting("the training batches ended, which they never should".to_owned())
-            })?;
+            let batch = self.draw()?;
             sum.images += T::images(&batch);
             let step = self.state.step;
             if part + 1 == accumulate {
@@ -310,17 +591,30 @@ impl<'a, T: Task> Training<'a, T> {
 
     fn measure(&self) -> Result<Evaluation<T::Measured>> {
         let Job { config, distillation, .. } = *self.job;
-        let measure = || self.around.data.measure(config, &self.student, distillation, self.around.device);
+        let Surroundings { data, device, stop, .. } = *self.around;
+        let measure = || match data.measure(config, &self.student, distillation, device, stop) {
+            Err(EngineError::Stopped) => Err(self.interrupted()),
+            measured => measured,
+        };
         let measured = measure()?;
         let average = self.ema.as_ref().map(|ema| ema.in_place(measure)).transpose()?;
         Ok(Evaluation { measured, average })
     }
 
-    fn save(&self) -> Result<()> {
+    /// Writes a checkpoint.
+    fn save(&mut self) -> Result<()> {
+        self.refuse_if_lost()?;
+        self.state.log = digest(&self.job.folder.log())?;
+        self.save_in(&self.job.folder.checkpoints())?;
+        self.saved = Instant::now();
+        Ok(())
+    }
+
+    fn save_in(&self, folder: &Path) -> Result<()> {
         let keep = self.run().train.keep_checkpoints;
         let stores = self.job.trained(&self.student);
         let slots = slots(&*self.optimizer, self.ema.as_ref());
-        checkpoint::save(&self.job.folder.checkpoints(), &stores, &slots, &self.state, keep)?;
+        checkpoint::save(folder, &stores, &slots, &self.state, keep)?;
         Ok(())
     }
 
@@ -345,6 +639,22 @@ impl<'a, T: Task> Training<'a, T> {
         let path = file(&self.job.folder.network(&network.folder));
         Ok(write_safetensors(&path, &network.tensors()?, &metadata)?)
     }
+}
+
+/// Evaluates the first held-out image: what the last evaluation needs is found to be wrong now, not then.
+fn rehearse<T: Task>(job: &Job<'_, T>, around: &Surroundings<'_, T>, student: &T::Model) -> Result<()> {
+    let mut config = job.config.clone();
+    config.evaluation().max_images = Some(1);
+    match around.data.measure(&config, student, None, around.device, around.stop) {
+        // Nothing was begun; the loop says so.
+        Err(EngineError::Stopped) => Ok(()),
+        measured => measured.map(drop),
+    }
+}
+
+/// Where the loader is after so many batches.
+fn position(batches_per_epoch: u64, seen: u64) -> Position {
+    Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize }
 }
 
 /// The findings of an evaluation as observers are told of them.
@@ -393,22 +703,52 @@ fn anew<T: Task>(
         }
     }
     let threads = rayon::current_num_threads();
-    Ok(TrainState { step: 0, threads, best: None, networks: Vec::new(), teacher: job.teacher_hash.clone() })
+    Ok(TrainState {
+        step: 0,
+        threads,
+        best: None,
+        networks: Vec::new(),
+        teacher: job.teacher_hash.clone(),
+        evaluation_due: false,
+        config: Some(recorded::hash(job.config)),
+        log: None,
+        left_out: Vec::new(),
+        losses: Vec::new(),
+    })
 }
 
-/// The state of the checkpoint at `path`, with its tensors in `student` and `slots`.
+/// The state of a checkpoint that was restored, if it is one of this job.
+///
+/// # Errors
+/// If it is one of other settings, or of another teacher.
 fn resumed<T: Task>(
     job: &Job<'_, T>,
-    path: &Path,
-    student: &T::Model,
-    slots: &[Slot<'_>],
+    record: &Record,
+    restored: Option<Restored>,
     notes: &mut Vec<String>,
 ) -> Result<TrainState> {
-    let mut state = checkpoint::load(path, &job.trained(student), slots)?;
+    let Some(Restored { path, mut state, notes: found }) = restored else {
+        let reason = "its checkpoints are gone while it was about to be resumed".to_owned();
+        return Err(EngineError::Run { path: job.folder.checkpoints(), reason });
+    };
+    notes.extend(found);
+    let own = recorded::hash(job.config);
+    if let Record::Lost(reason) = record {
+        if state.config.as_ref() != Some(&own) {
+            return Err(recorded::lost(&job.folder, reason));
+        }
+        notes.push(format!(
+            "{}: {reason}; {} says that the run was started with these settings, so it is written anew",
+            job.folder.config().display(),
+            path.display()
+        ));
+        recorded::record(&job.folder, job.config)?;
+    }
+    state.config = Some(own);
     if state.teacher != job.teacher_hash {
         let reason = "the run was started with another teacher; use that one, or start anew without --resume"
             .to_owned();
-        return Err(EngineError::Run { path: path.to_owned(), reason });
+        return Err(EngineError::Run { path, reason });
     }
     let threads = rayon::current_num_threads();
     if state.threads != threads {

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use crate::fsx::{self, WriteError};
@@ -56,17 +57,17 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Opens `path` for writing, creating it and its folders.
     ///
-    /// With `resume_at` the lines of an interrupted run stay up to that step: the log is cut before the
-    /// first line whose key `step` is greater (lines without `step` go with their neighbours), so the
-    /// checkpoint of a step must be written after that step's lines. A last line that broke off is cut.
-    /// Without `resume_at` the log starts empty.
+    /// With `resume_at` the lines of an interrupted run stay up to that point: the log is cut before the
+    /// first line whose key `step` is greater, or that is the evaluation of that step if the point is before
+    /// it (lines without `step` go with their neighbours), so the checkpoint of a step must be written after
+    /// that step's lines. A last line that broke off is cut. Without `resume_at` the log starts empty.
     ///
     /// # Errors
     /// [`LogError::Line`] for anything but the last line that is not a JSON object; reading and writing
     /// errors.
-    pub fn open(path: &Path, resume_at: Option<u64>) -> Result<Self, LogError> {
+    pub fn open(path: &Path, resume_at: Option<LogPoint>) -> Result<Self, LogError> {
         let keep = match resume_at {
-            Some(step) => kept_bytes(path, step)?,
+            Some(point) => kept_bytes(path, point)?,
             None => 0,
         };
         let file = fsx::open_log(path)?;
@@ -91,14 +92,55 @@ impl MetricsLog {
     }
 }
 
+/// BLAKE3 of the log at `path` without its wall times; `None` if there is none.
+///
+/// # Errors
+/// [`LogError::Read`].
+pub fn digest(path: &Path) -> Result<Option<String>, LogError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(LogError::Read { path: path.to_owned(), source }),
+    };
+    let mut hasher = blake3::Hasher::new();
+    for line in text.split(|&byte| byte == b'\n') {
+        // The wall times are the last fields of an update.
+        let wall = line.windows(WALL_TIMES.len()).position(|part| part == WALL_TIMES.as_bytes());
+        let (facts, wall) = line.split_at(wall.unwrap_or(line.len()));
+        let keys: Vec<u8> = wall.iter().copied().filter(|byte| !b"0123456789.".contains(byte)).collect();
+        hasher.update(facts).update(&keys).update(b"\n");
+    }
+    Ok(Some(hasher.finalize().to_hex().to_string()))
+}
+
+/// What the wall times of a line begin with.
+const WALL_TIMES: &str = ",\"ms\":";
+
+/// A point of a run at which its log is taken up again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogPoint {
+    /// Finished updates.
+    pub step: u64,
+    /// Whether it is before the evaluation of that step.
+    pub before_evaluation: bool,
+}
+
 /// What resuming needs of a line.
 #[derive(Deserialize)]
 struct Line {
     step: Option<u64>,
+    eval: Option<IgnoredAny>,
 }
 
-/// How many bytes of the log at `path` belong to the run up to `step`.
-fn kept_bytes(path: &Path, step: u64) -> Result<u64, LogError> {
+impl Line {
+    fn is_after(&self, point: LogPoint) -> bool {
+        let evaluates = self.eval.is_some() && point.before_evaluation;
+        self.step.is_some_and(|at| at > point.step || (at == point.step && evaluates))
+    }
+}
+
+/// How many bytes of the log at `path` belong to the run up to `point`.
+fn kept_bytes(path: &Path, point: LogPoint) -> Result<u64, LogError> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
@@ -108,7 +150,7 @@ fn kept_bytes(path: &Path, step: u64) -> Result<u64, LogError> {
     for (index, line) in text.split_inclusive(|&byte| byte == b'\n').enumerate() {
         let is_last = kept + line.len() == text.len();
         match serde_json::from_slice::<Line>(line) {
-            Ok(read) if read.step.is_some_and(|at| at > step) => break,
+            Ok(read) if read.is_after(point) => break,
             // Whole JSON without its newline: the run was killed between two bytes.
             Ok(_) if !line.ends_with(b"\n") => break,
             Ok(_) => kept += line.len(),
@@ -126,8 +168,12 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn after(step: u64) -> LogPoint {
+        LogPoint { step, before_evaluation: false }
+    }
+
     fn run(path: &Path, resume_at: Option<u64>, steps: std::ops::RangeInclusive<u64>) {
-        let mut log = MetricsLog::open(path, resume_at).unwrap();
+        let mut log = MetricsLog::open(path, resume_at.map(after)).unwrap();
         for step in steps {
             log.write(&json!({"step": step, "loss": 1.0 / step as f64})).unwrap();
             if step % 2 == 0 {
@@ -155,7 +201,7 @@ mod tests {
         let second_line = whole.iter().position(|&byte| byte == b'\n').unwrap() + 1;
         for cut in second_line..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            MetricsLog::open(&path, Some(3)).unwrap();
+            MetricsLog::open(&path, Some(after(3))).unwrap();
             let kept = fs::read(&path).unwrap();
             assert!(kept.is_empty() || kept.ends_with(b"\n"));
             assert!(whole.starts_with(&kept) && kept.len() + 40 > cut && kept.len() <= cut);
@@ -164,7 +210,7 @@ mod tests {
         let mut zeros = whole.clone();
         zeros.extend([0; 64]);
         fs::write(&path, zeros).unwrap();
-        MetricsLog::open(&path, Some(3)).unwrap();
+        MetricsLog::open(&path, Some(after(3))).unwrap();
         assert_eq!(fs::read(&path).unwrap(), whole);
     }
 
@@ -173,11 +219,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.jsonl");
         fs::write(&path, "{\"step\":1}\nnot json\n{\"step\":2}\n").unwrap();
-        let error = MetricsLog::open(&path, Some(2)).err().unwrap();
+        let error = MetricsLog::open(&path, Some(after(2))).err().unwrap();
         assert!(error.to_string().contains("log.jsonl:2 "), "{error}");
         assert_eq!(fs::read(&path).unwrap().len(), 31, "a refused log is left as it is");
         fs::write(&path, "{\"step\":\"one\"}\n{\"step\":2}\n").unwrap();
-        assert!(matches!(MetricsLog::open(&path, Some(2)), Err(LogError::Line { line: 1, .. })));
+        assert!(matches!(MetricsLog::open(&path, Some(after(2))), Err(LogError::Line { line: 1, .. })));
     }
 
     #[test]
@@ -188,6 +234,35 @@ mod tests {
         run(&path, None, 2..=2);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"step\":2,\"loss\":0.5}\n{\"event\":\"evaluation\",\"ap\":0.25}\n");
+    }
+
+    #[test]
+    fn a_log_that_is_taken_up_before_an_evaluation_loses_its_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let (first, second) = ("{\"step\":1}\n{\"step\":1,\"eval\":[0.5]}\n", "{\"step\":2,\"ms\":1.5}\n");
+        let whole = format!("{first}{second}{{\"step\":2,\"eval\":{{\"top1\":1}}}}\n");
+        for (before_evaluation, kept) in [(false, whole.clone()), (true, format!("{first}{second}"))] {
+            fs::write(&path, &whole).unwrap();
+            MetricsLog::open(&path, Some(LogPoint { step: 2, before_evaluation })).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), kept);
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_everything_but_wall_times() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        assert_eq!(digest(&path).unwrap(), None);
+        let of = |text: &str| {
+            fs::write(&path, text).unwrap();
+            digest(&path).unwrap().unwrap()
+        };
+        let first = of("{\"step\":1,\"loss\":2.5,\"ms\":1.5}\n{\"step\":2,\"loss\":2.0,\"ms\":1.5}\n");
+        assert_eq!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n{\"step\":2,\"loss\":2.0,\"ms\":7.5}\n"), first);
+        assert_ne!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n{\"step\":2,\"loss\":2.1,\"ms\":7.5}\n"), first);
+        assert_ne!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n"), first);
+        assert_ne!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n{\"step\":2,\"loss\":2.0,\"mr\":7.5}\n"), first);
     }
 
     #[test]

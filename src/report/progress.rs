@@ -2,6 +2,7 @@
 //! spent waiting for data, and the time left. It goes to stderr and never into a result.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 #[cfg(feature = "cli")]
@@ -49,9 +50,9 @@ pub struct StepReport<'a> {
     pub data_wait: Duration,
 }
 
-/// Says something on stderr while no run is under way.
+/// Says something on stderr. Where nobody can hear it (a closed pipe, a full disk), work goes on all the same.
 pub fn tell(text: &str) {
-    eprintln!("{text}");
+    let _ = writeln!(std::io::stderr(), "{text}");
 }
 
 /// The progress of one run, drawn on stderr.
@@ -99,7 +100,7 @@ impl Progress {
             Verbosity::Lines { every } => {
                 if self.step.is_multiple_of(every.max(1)) || self.step == self.total {
                     let (pace, losses) = (self.recent.pace(steps_left), self.recent.losses());
-                    eprintln!("{} {}/{}  {losses}  {pace}", self.label, self.step, self.total);
+                    tell(&format!("{} {}/{}  {losses}  {pace}", self.label, self.step, self.total));
                 }
             }
         }
@@ -110,9 +111,9 @@ impl Progress {
     pub fn note(&mut self, text: &str) {
         match self.verbosity {
             Verbosity::Quiet => {}
-            Verbosity::Lines { .. } => eprintln!("{text}"),
+            Verbosity::Lines { .. } => tell(text),
             #[cfg(feature = "cli")]
-            Verbosity::Bar => self.bar.suspend(|| eprintln!("{text}")),
+            Verbosity::Bar => self.bar.suspend(|| tell(text)),
         }
         self.last = Instant::now();
     }

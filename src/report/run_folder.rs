@@ -3,6 +3,7 @@
 //! ```text
 //! runs/NAME/config.toml             the configuration, resolved
 //!           program.txt             version and hash of the program
+//!           run.lock                the process that uses the folder, while it does
 //!           log.jsonl               one line an update, an evaluation ([`Line`])
 //!           eval/step-STEP.json     all that an evaluation found
 //!           checkpoints/            states to resume from
@@ -94,6 +95,18 @@ impl RunFolder {
         self.path.join("program.txt")
     }
 
+    /// The lock of the process that uses the folder.
+    pub fn lock(&self) -> PathBuf {
+        self.path.join("run.lock")
+    }
+
+    /// Whether no more is in the folder than the record of a run that was never begun: its configuration, an empty log.
+    pub fn is_bare(&self) -> bool {
+        let records = [self.config(), self.program(), self.lock()];
+        let is_record = |path: &Path| records.iter().any(|record| record == path);
+        is_without_content(&self.path, &is_record)
+    }
+
     /// The metrics log.
     pub fn log(&self) -> PathBuf {
         self.path.join("log.jsonl")
@@ -175,6 +188,19 @@ impl RunFolder {
     }
 }
 
+/// Whether all files of `folder` and below it are empty, or of no account.
+fn is_without_content(folder: &Path, is_of_no_account: &impl Fn(&Path) -> bool) -> bool {
+    let Ok(entries) = fs::read_dir(folder) else { return !folder.exists() };
+    entries.into_iter().all(|entry| {
+        let Ok(path) = entry.map(|entry| entry.path()) else { return false };
+        match fs::symlink_metadata(&path) {
+            Ok(about) if about.is_dir() => is_without_content(&path, is_of_no_account),
+            Ok(about) => is_of_no_account(&path) || (about.is_file() && about.len() == 0),
+            Err(_) => false,
+        }
+    })
+}
+
 /// A line of a run's `log.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -186,6 +212,8 @@ pub enum Line {
     Eval(EvalLine),
     /// The shares of the losses in the gradient.
     Shares(SharesLine),
+    /// A step that was left out.
+    LeftOut(LeftOutLine),
 }
 
 /// One update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a function
@@ -208,6 +236,17 @@ pub struct StepLine {
     pub ms: f64,
     /// Wall time that the update waited for its data, in milliseconds.
     pub data_wait_ms: f64,
+}
+
+/// A step that made no update, since its loss or gradient was not finite (`train.on_non_finite`).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LeftOutLine {
+    /// Steps so far, this one included.
+    pub step: u64,
+    /// What was not finite.
+    pub left_out: String,
+    /// Ids of the images of the step; a classifier's are numbers from 0.
+    pub images: Vec<u64>,
 }
 
 /// One evaluation.

@@ -11,6 +11,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 
 use super::python_config::PythonConfig;
+use super::seal::{self, Hashing, Seal};
 use super::selection::Selection;
 use super::state_dict::{Remarks, StateDict, pixel_values};
 use super::stored::{Budget, Entry, NumberType, StoredTensor, View, row_major};
@@ -40,6 +41,10 @@ pub struct WeightsFile {
     pub metadata: BTreeMap<String, String>,
     /// BLAKE3 of the file, hexadecimal.
     pub hash: String,
+    /// Whether the file carries a hash over all its content, as those that are written here do; it was checked.
+    pub is_sealed: bool,
+    /// Whether numbers that are infinite, or not numbers, may be put into a network.
+    pub allows_non_finite: bool,
 }
 
 /// How a file is written.
@@ -110,7 +115,7 @@ impl WeightsFile {
             ));
         };
         let hash = blake3::hash(&bytes).to_hex().to_string();
-        let mut metadata = BTreeMap::new();
+        let (mut metadata, mut is_sealed) = (BTreeMap::new(), false);
         let under = selection.under.as_deref();
         let StateDict { tensors: mut stored, mut remarks } = match format {
             Format::Safetensors if under.is_some() => {
@@ -119,6 +124,7 @@ impl WeightsFile {
             Format::Safetensors => {
                 let (tensors, header) = safetensors(&bytes).map_err(wrong)?;
                 metadata = header;
+                is_sealed = seal_of(&bytes, &mut metadata).map_err(wrong)?;
                 StateDict { tensors, ..StateDict::default() }
             }
             Format::TorchZip => torch::zip_file(&bytes, under).map_err(wrong)?,
@@ -141,7 +147,19 @@ impl WeightsFile {
         let order = channel_order(scheme, &remarks);
         let (names, tensors) = scheme.rename(order, tensors).map_err(|error| wrong(error.to_string()))?;
         let (path, trained_epsilon) = (path.to_owned(), None);
-        let file = Self { path, format, tensors, entries, names, remarks, trained_epsilon, metadata, hash };
+        let file = Self {
+            path,
+            format,
+            tensors,
+            entries,
+            names,
+            remarks,
+            trained_epsilon,
+            metadata,
+            hash,
+            is_sealed,
+            allows_non_finite: false,
+        };
         // The published ones are frozen; norms that train count their batches, and have PyTorch's epsilon.
         let counts_batches = file.entries.keys().any(|name| name.ends_with("num_batches_tracked"));
         match published.filter(|_| !counts_batches) {
@@ -149,6 +167,44 @@ impl WeightsFile {
             None => Ok(file),
         }
     }
+}
+
+/// Checks that the safetensors file at `path`, written here, is whole.
+///
+/// # Errors
+/// [`WeightsError::Read`], or [`WeightsError::Format`] for a damaged file. A file without a hash, written by an earlier
+/// version, is only checked for its length.
+pub fn check_whole(path: &Path) -> Result<(), WeightsError> {
+    let wrong = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
+    let Some((Format::Safetensors, bytes)) = recognise(path).map_err(read_error(path))? else {
+        return Err(wrong("it is no safetensors file".to_owned()));
+    };
+    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(|error| wrong(cut_short(&error)))?;
+    SafeTensors::deserialize(&bytes).map_err(|error| wrong(cut_short(&error)))?;
+    let mut metadata =
+        header.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())).collect();
+    seal_of(&bytes, &mut metadata).map_err(wrong).map(drop)
+}
+
+/// Takes the file's hash out of its `metadata`, and says whether there was one.
+///
+/// # Errors
+/// If the content has another hash.
+fn seal_of(bytes: &[u8], metadata: &mut BTreeMap<String, String>) -> Result<bool, String> {
+    let listed = metadata.remove(seal::KEY).is_some();
+    match seal::check(bytes) {
+        Seal::Whole => Ok(true),
+        Seal::Absent if !listed => Ok(false),
+        Seal::Absent | Seal::Broken => Err(format!(
+            "its content is not what its hash says ({}): it was damaged after it was written; copy it again. (A program \
+             that changes it on purpose must leave that entry out of the header.)",
+            seal::KEY
+        )),
+    }
+}
+
+fn cut_short(error: &dyn std::fmt::Display) -> String {
+    format!("it is damaged or cut short: {error}; copy it again")
 }
 
 const ZIP: &[u8] = b"PK\x03\x04";
@@ -193,13 +249,11 @@ fn read_error(path: &Path) -> impl FnOnce(io::Error) -> WeightsError + '_ {
 type Content = (Vec<StoredTensor>, BTreeMap<String, String>);
 
 fn safetensors(bytes: &[u8]) -> Result<Content, String> {
-    let damaged =
-        |error: &dyn std::fmt::Display| format!("it is damaged or cut short: {error}; copy it again");
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| damaged(&error))?;
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| cut_short(&error))?;
     if header.offset_keys().len() > MOST_TENSORS {
         return Err(format!("it names more than {MOST_TENSORS} tensors, more than any network has"));
     }
-    let file = SafeTensors::deserialize(bytes).map_err(|error| damaged(&error))?;
+    let file = SafeTensors::deserialize(bytes).map_err(|error| cut_short(&error))?;
     let mut budget = Budget::of_file(bytes.len());
     let mut tensors = Vec::new();
     for (name, view) in file.iter() {
@@ -241,7 +295,8 @@ fn channel_order(scheme: Scheme, remarks: &Remarks) -> ChannelOrder {
     }
 }
 
-/// Writes `tensors` (as f32) and `metadata` to `path` as safetensors, atomically. Equal content gives equal bytes.
+/// Writes `tensors` (as f32) and `metadata` to `path` as safetensors, atomically, with a hash over all of it. Equal content
+/// gives equal bytes.
 pub fn write_safetensors(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
@@ -249,6 +304,8 @@ pub fn write_safetensors(
 ) -> Result<(), WeightsError> {
     // The safetensors crate keeps the entries of the header in a hash map, whose order changes.
     let mut header = serde_json::Map::new();
+    let mut metadata = metadata.clone();
+    metadata.insert(seal::KEY.to_owned(), seal::BLANK.to_owned());
     header.insert("__metadata__".to_owned(), json!(metadata));
     let mut end = 0;
     for (name, tensor) in tensors {
@@ -261,16 +318,17 @@ pub fn write_safetensors(
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
+    let start = [(header.len() as u64).to_le_bytes().as_slice(), &header].concat();
+    let hash_at = seal::place(&start).expect("the entry was just made");
     Ok(fsx::write_atomic_with(path, |file| {
-        let mut out = BufWriter::new(file);
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
+        let mut out = Hashing::new(BufWriter::new(file));
+        out.write_all(&start)?;
         for tensor in tensors.values() {
             let values = values(tensor).map_err(io::Error::other)?;
             let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
             out.write_all(&bytes)?;
         }
-        out.flush()
+        out.seal(hash_at)
     })?)
 }
 

@@ -38,7 +38,8 @@ pub fn check(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsError
     }
     let unknown = |name: &&String| params.get(name).is_none() && !name.ends_with("num_batches_tracked");
     report.unexpected.extend(file.tensors.keys().filter(unknown).cloned());
-    report.finish(file)
+    report.finish(file)?;
+    file.check_finite()
 }
 
 /// Loads the trunk, and whatever else fits: the start of a student.
@@ -74,6 +75,7 @@ pub fn init(params: &ParamStore, file: &WeightsFile) -> Result<Vec<String>, Weig
     }
     report.unexpected.extend(given.keys().filter(|name| params.get(name).is_none()).cloned());
     report.finish(file)?;
+    file.check_finite()?;
     for (name, tensor) in fitting {
         params.set(name, tensor)?;
     }

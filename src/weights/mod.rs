@@ -3,8 +3,10 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`card`] | what a detector needs to be used again: configuration and classes |
+//! | [`finite`] | numbers that are infinite or not numbers, by the names of their tensors |
 //! | [`file`](mod@file) | any file of weights as tensors under torchvision's names; writing safetensors |
 //! | `torch`, `zip`, `numpy`, `state_dict`, `pickle` | torch files and pickles of arrays: the tensors, the archive, their description |
+//! | `seal` | the hash that a file of ours carries over all its content |
 //! | [`stored`] | tensors as files hold them: types, shapes, strides, bounds |
 //! | [`selection`] | which tensors of a file are meant, and changes of their names |
 //! | [`recognise`], `structure`, `nearest`, `python_config` | which network the tensors are of, by names and shapes |
@@ -22,6 +24,7 @@ pub mod classes;
 pub mod diff;
 pub mod epsilon;
 pub mod file;
+pub mod finite;
 mod fold;
 pub mod import;
 pub mod load;
@@ -30,6 +33,7 @@ mod numpy;
 mod pickle;
 mod python_config;
 pub mod recognise;
+mod seal;
 pub mod selection;
 mod state_dict;
 pub mod stored;
@@ -72,6 +76,17 @@ pub enum WeightsError {
         /// The file.
         path: PathBuf,
         /// Every name in question, line by line.
+        report: String,
+    },
+    /// Numbers that are infinite, or not numbers.
+    #[error(
+        "{} cannot be used: {report}. The file is at fault, not the settings: take an earlier checkpoint, or get it again",
+        path.display()
+    )]
+    NonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensors in question.
         report: String,
     },
     /// The file lacks what its use needs.

@@ -2,19 +2,20 @@
 //!
 //! Each has a folder of its own with `data/`, `runs/` and its configurations.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
 use ckd_det::config::{Config, Loaded};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::experiment::{self, Finished, Request};
 use ckd_det::engine::job::{Row, Start};
-use ckd_det::engine::observer::Observers;
+use ckd_det::engine::observer::{Eval, Observer, Observers, Step};
 use ckd_det::engine::task::Settings;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -200,7 +201,7 @@ impl<C: Settings> Folder<C> {
         self.start(config, sets, Start::Anew, false)
     }
 
-    /// As `train`, anew or not, and with the wish to stop set from the beginning or not: a stopped run does one step.
+    /// As `train`, anew or not, and stopped by the user after one step or evaluation or not.
     pub(crate) fn start(
         &self,
         config: &str,
@@ -209,8 +210,11 @@ impl<C: Settings> Folder<C> {
         stop: bool,
     ) -> Result<Finished<Row<C::Task>>, EngineError> {
         let loaded = self.load(config, sets)?;
-        let stop = AtomicBool::new(stop);
-        let observers = Observers::of_files();
+        let (ends, stop) = (stop, AtomicBool::new(false));
+        let observers = match ends {
+            true => Observers::of_files().with(StopsSoon(&stop)),
+            false => Observers::of_files(),
+        };
         let request = Request {
             device: &Device::Cpu,
             observers: &observers,
@@ -220,6 +224,22 @@ impl<C: Settings> Folder<C> {
             methods: &[],
         };
         experiment::run(&loaded, &request)
+    }
+
+    /// Trains `config`, anew or not, and hands over what the run told in words.
+    pub(crate) fn told(&self, config: &str, sets: &[&str], start: Start) -> Result<String, EngineError> {
+        let (loaded, notes, stop) = (self.load(config, sets)?, Notes::default(), AtomicBool::new(false));
+        let observers = Observers::of_files().with(&notes);
+        let request = Request {
+            device: &Device::Cpu,
+            observers: &observers,
+            start,
+            stop: &stop,
+            command: &format!("ckd-det train {config}"),
+            methods: &[],
+        };
+        experiment::run(&loaded, &request)?;
+        Ok(notes.0.borrow().join("\n"))
     }
 
     /// Trains `config` one step at a time, each in a run that is resumed. Returns how often it was interrupted.
@@ -244,6 +264,31 @@ impl<C: Settings> Folder<C> {
 
     pub(crate) fn run_program(&self, args: &[&str]) -> Output {
         self.program(args).output().expect("the program starts")
+    }
+}
+
+/// All that a run told in words.
+#[derive(Default)]
+struct Notes(RefCell<Vec<String>>);
+
+impl Observer for Notes {
+    fn note(&self, note: &str) {
+        self.0.borrow_mut().push(note.to_owned());
+    }
+}
+
+/// A user who wants the run to stop once anything was done.
+struct StopsSoon<'a>(&'a AtomicBool);
+
+impl Observer for StopsSoon<'_> {
+    fn step(&self, _: &Step<'_>) -> Result<(), EngineError> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn eval(&self, _: &Eval<'_>) -> Result<(), EngineError> {
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -305,6 +350,18 @@ pub(crate) fn log(run: &Path) -> Vec<Value> {
         .collect()
 }
 
+/// Copies a folder with all that is in it.
+pub(crate) fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a new folder");
+    for name in names(from) {
+        let (from, to) = (from.join(&name), to.join(&name));
+        match from.is_dir() {
+            true => copy_folder(&from, &to),
+            false => drop(fs::copy(from, to).expect("a copy")),
+        }
+    }
+}
+
 /// Names of the files in a folder, sorted.
 pub(crate) fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -334,7 +391,11 @@ pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     assert_same_tensors(&checkpoint(a), &checkpoint(b));
     let state = |run: &Path| -> Value {
         let state = &metadata(&checkpoint(run))["ckd_det.train_state"];
-        with_any_teacher(serde_json::from_str(state).expect("JSON"))
+        let mut state: Value = serde_json::from_str(state).expect("JSON");
+        assert!(state["config"].is_string() && state["log"].is_string(), "{state}");
+        // The settings name the run's folder.
+        state["config"] = Value::Null;
+        with_any_teacher(state)
     };
     assert_eq!(state(a), state(b), "step, best, threads, teacher");
     assert_eq!(log(a), log(b));
@@ -349,6 +410,8 @@ pub(crate) fn assert_same_run(a: &Path, b: &Path) {
     let outcome = |run: &Path| -> Value {
         let text = fs::read_to_string(run.join("outcome.json")).expect("an outcome");
         let mut outcome: Value = serde_json::from_str(&text).expect("JSON");
+        // Of wall times, too.
+        outcome["blake3"] = Value::Null;
         for row in ["row", "ema"] {
             if outcome[row].is_object() {
                 outcome[row]["ms_per_image"] = Value::Null;

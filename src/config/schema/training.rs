@@ -2,6 +2,18 @@
 
 use ckd_settings::{Check, choices, section};
 
+choices! {
+    /// What a loss or gradient that is infinite or not a number does.
+    pub enum OnNonFinite {
+        /// The run stops with an error.
+        Stop = "stop",
+        /// The step is left out: weights, statistics and memories are as before it.
+        Skip = "skip",
+        /// The run goes back to its newest checkpoint, and leaves the step out when it comes there again.
+        Rewind = "rewind",
+    }
+}
+
 section! {
     /// The training loop.
     pub struct Train {
@@ -11,8 +23,11 @@ section! {
         pub accumulate: usize = 1,
         /// Evaluate this often, in the schedule's unit (steps or epochs). Default: at the end only.
         pub eval_every: Option<u64>,
-        /// Write a checkpoint every this many steps. Default: at every evaluation.
+        /// Write a checkpoint every this many steps, beside those before every evaluation and those of
+        /// `checkpoint_minutes`.
         pub checkpoint_every: Option<u64>,
+        /// Write a checkpoint when this many minutes have passed since the last one; 0 = never for that reason.
+        pub checkpoint_minutes: f64 = 10.0,
         /// Checkpoints kept; older ones are removed.
         pub keep_checkpoints: usize = 2,
         /// Log every this many steps.
@@ -22,6 +37,13 @@ section! {
         /// each method that compares logits, and its sums round differently. Of a classifier it is measured at all
         /// its weights: a measured step runs the student once more for each method, and is the same otherwise.
         pub share_steps: u64 = 0,
+        /// What a loss or gradient that is infinite or not a number does.
+        pub on_non_finite: OnNonFinite = OnNonFinite::Stop,
+        /// Steps that may be left out for that reason before the run stops.
+        pub non_finite_limit: u64 = 10,
+        /// A loss above this many times its running median (of up to 64 steps, from the 9th on) is treated like one that is
+        /// not finite. Default: no such guard.
+        pub spike_factor: Option<f64>,
         /// Also keep an exponential moving average of the weights: each update keeps this share of the average, 0.999 for
         /// example, and takes the rest from the weights. It is evaluated, and written as `ema.safetensors`, beside the
         /// weights themselves. Default: no average.
@@ -37,8 +59,22 @@ impl Train {
         check.at_least_one("accumulate", self.accumulate);
         check.at_least_one("eval_every", self.eval_every.unwrap_or(1));
         check.at_least_one("checkpoint_every", self.checkpoint_every.unwrap_or(1));
+        let minutes = self.checkpoint_minutes;
+        check.that(
+            minutes >= 0.0 && minutes.is_finite(),
+            "checkpoint_minutes",
+            format!("is {minutes}"),
+            "give a number of minutes, or 0 for no checkpoint by the clock",
+        );
         check.at_least_one("keep_checkpoints", self.keep_checkpoints);
         check.at_least_one("log_every", self.log_every);
+        let factor = self.spike_factor.unwrap_or(2.0);
+        check.that(
+            factor > 1.0 && factor.is_finite(),
+            "spike_factor",
+            format!("is {factor}"),
+            "give a number above 1, or leave it out",
+        );
         let decay = self.ema_decay.unwrap_or(0.5);
         check.that(
             decay > 0.0 && decay < 1.0,

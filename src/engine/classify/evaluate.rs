@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -23,7 +24,7 @@ use crate::data::{DataError, Labelled, LabelledBatch, LabelledImages, Loader, Po
 use crate::engine::distillation::Distillation;
 use crate::engine::outcome::ClassResult;
 use crate::engine::task::{Measured, Network, parameters_of};
-use crate::engine::{EngineError, Result};
+use crate::engine::{EngineError, Result, stop};
 use crate::eval::{Accuracy, AccuracyMeter};
 use crate::report::table::ClassifierRow;
 
@@ -41,12 +42,15 @@ pub struct MeasuredClassifier {
 }
 
 /// Runs `model` over the first `eval.max_images` images of `set`; `teacher` is what a teacher guesses for each.
+///
+/// # Errors
+/// Images that cannot be read; [`EngineError::Stopped`] soon after `stop` is set.
 pub fn measure(
     model: &Classifier,
     set: &Arc<Labelled>,
     config: &ClassifyConfig,
     teacher: Option<Vec<u32>>,
-    device: &Device,
+    (device, stop): (&Device, &AtomicBool),
 ) -> Result<MeasuredClassifier> {
     let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(set.len());
     let mut meter = AccuracyMeter::new(set.classes.len(), teacher);
@@ -65,6 +69,7 @@ pub fn measure(
         if meter.guesses().len() == limit {
             break;
         }
+        stop::check(stop)?;
     }
     times.sort_by(f64::total_cmp);
     Ok(MeasuredClassifier {
@@ -123,19 +128,19 @@ pub(super) fn measure_beside_teacher(
     config: &ClassifyConfig,
     model: &Classifier,
     lessons: Option<&Distillation<Classifier>>,
-    device: &Device,
+    around: (&Device, &AtomicBool),
 ) -> Result<MeasuredClassifier> {
     let teacher = match lessons {
         None => None,
         Some(lessons) => match sets.teacher_guesses.get() {
             Some(guesses) => Some(guesses.clone()),
             None => {
-                let guesses = measure(lessons.teacher(), &sets.val, config, None, device)?.guesses;
+                let guesses = measure(lessons.teacher(), &sets.val, config, None, around)?.guesses;
                 Some(sets.teacher_guesses.get_or_init(|| guesses).clone())
             }
         },
     };
-    measure(model, &sets.val, config, teacher, device)
+    measure(model, &sets.val, config, teacher, around)
 }
 
 impl Measured for MeasuredClassifier {

@@ -26,6 +26,7 @@ pub use weights::{ClassifierCard, load_weights};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
@@ -36,7 +37,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::pass::Pass;
 use super::task::{Gathered, Network, Setting, Settings, Task};
-use crate::config::{ClassifyConfig, Loaded, Run, Train};
+use crate::config::{ClassifyConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
 use crate::distill::{Distill, MethodSetting, Width};
 use crate::weights::WeightsFile;
@@ -65,6 +66,10 @@ impl Settings for ClassifyConfig {
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
         let data = &mut self.labelled.data;
         (&mut data.workers, &mut data.queue, &mut self.run.train)
+    }
+
+    fn evaluation(&mut self) -> &mut Eval {
+        &mut self.run.eval
     }
 
     fn distill(&self) -> &[Distill] {
@@ -171,6 +176,10 @@ impl Task for LabelledSets {
         batch.labels.len()
     }
 
+    fn image_ids(batch: &LabelledBatch) -> Vec<u64> {
+        batch.indices.iter().map(|&index| index.into()).collect()
+    }
+
     fn pass(&self, setting: &Setting<'_, Self>, batch: LabelledBatch, step: u64) -> Result<Pass> {
         pass::training_pass(setting, batch, step)
     }
@@ -181,8 +190,9 @@ impl Task for LabelledSets {
         model: &Classifier,
         lessons: Option<&Distillation<Classifier>>,
         device: &Device,
+        stop: &AtomicBool,
     ) -> Result<MeasuredClassifier> {
-        evaluate::measure_beside_teacher(self, config, model, lessons, device)
+        evaluate::measure_beside_teacher(self, config, model, lessons, (device, stop))
     }
 
     fn card(

@@ -166,6 +166,7 @@ pub(super) fn load(
         let report = report.iter().map(|line| format!("\n    {line}")).collect();
         return Err(WeightsError::Mismatch { path: file.path.clone(), report });
     }
+    file.check_finite()?;
     for (name, tensor) in fitting {
         model.params().set(name, tensor)?;
     }

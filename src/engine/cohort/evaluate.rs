@@ -1,5 +1,7 @@
 //! Each network of a cohort on the held-out images.
 
+use std::sync::atomic::AtomicBool;
+
 use candle_core::Device;
 use serde_json::{Value, json};
 
@@ -22,12 +24,12 @@ pub(super) fn measure(
     sets: &LabelledSets,
     config: &CohortConfig,
     model: &Cohort,
-    device: &Device,
+    around: (&Device, &AtomicBool),
 ) -> Result<MeasuredCohort> {
     let measured = config.peer.iter().zip(model.peers()).enumerate().map(|(index, (peer, own))| {
         let config = config.alone(peer.network);
         let name = format!("{} ({})", super::model::folder(index), peer.network);
-        Ok((name, measure_one(own.classifier(), &sets.val, &config, None, device)?))
+        Ok((name, measure_one(own.classifier(), &sets.val, &config, None, around)?))
     });
     Ok(MeasuredCohort { peers: measured.collect::<Result<_>>()? })
 }

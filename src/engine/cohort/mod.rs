@@ -24,6 +24,7 @@ pub use sets::CohortSets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ckd_detectors::param::ParamStore;
@@ -33,7 +34,7 @@ use super::distillation::Distillation;
 use super::pass::Pass;
 use super::task::{Further, Gathered, Network, Setting, Settings, Task};
 use super::{EngineError, Result};
-use crate::config::{ClassifyConfig, CohortConfig, Loaded, Run, Train};
+use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
 use crate::distill::MethodSetting;
 use crate::distill::mcl::CohortMethod;
@@ -59,6 +60,10 @@ impl Settings for CohortConfig {
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
         let data = &mut self.labelled.data;
         (&mut data.workers, &mut data.queue, &mut self.run.train)
+    }
+
+    fn evaluation(&mut self) -> &mut Eval {
+        &mut self.run.eval
     }
 }
 
@@ -146,6 +151,10 @@ impl Task for CohortSets {
         batch.labels.len()
     }
 
+    fn image_ids(batch: &LabelledBatch) -> Vec<u64> {
+        batch.indices.iter().map(|&index| index.into()).collect()
+    }
+
     fn pass(&self, setting: &Setting<'_, Self>, batch: LabelledBatch, step: u64) -> Result<Pass> {
         pass::training_pass(setting, batch, step)
     }
@@ -170,8 +179,9 @@ impl Task for CohortSets {
         model: &Cohort,
         _: Option<&Distillation<Cohort>>,
         device: &Device,
+        stop: &AtomicBool,
     ) -> Result<MeasuredCohort> {
-        evaluate::measure(&self.0, config, model, device)
+        evaluate::measure(&self.0, config, model, (device, stop))
     }
 
     fn card(

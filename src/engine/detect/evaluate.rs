@@ -31,13 +31,16 @@ pub struct Evaluation {
 }
 
 /// Runs `detector` over `dataset` (its first `eval.max_images` images) as `config` prepares images;
-/// `progress` hears of every batch how many images are done, and of how many.
+/// `progress` hears of every batch how many images are done, and of how many; its error ends the evaluation.
+///
+/// # Errors
+/// Images that cannot be read; whatever `progress` says.
 pub fn detect_all(
     detector: &Detector,
     dataset: &Arc<Dataset>,
     config: &Config,
     device: &Device,
-    mut progress: impl FnMut(usize, usize),
+    mut progress: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Evaluation> {
     let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
     let mut evaluation =
@@ -64,7 +67,7 @@ pub fn detect_all(
                 evaluation.detections.extend(to_coco(&found, id.0, &dataset.categories));
                 evaluation.image_ids.push(id.0);
             }
-            progress(evaluation.image_ids.len(), limit);
+            progress(evaluation.image_ids.len(), limit)?;
             if evaluation.image_ids.len() == limit {
                 break;
             }

@@ -22,6 +22,7 @@ pub mod sources;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ckd_detectors::Detector;
@@ -38,8 +39,8 @@ use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
 use super::task::{Gathered, Measured, Network, Setting, Settings, Task, parameters_of};
-use super::{Result, classes};
-use crate::config::{Config, Loaded, Run, Train};
+use super::{Result, classes, stop};
+use crate::config::{Config, Eval, Loaded, Run, Train};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
@@ -75,6 +76,10 @@ impl Settings for Config {
 
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
         (&mut self.data.workers, &mut self.data.queue, &mut self.run.train)
+    }
+
+    fn evaluation(&mut self) -> &mut Eval {
+        &mut self.run.eval
     }
 
     fn distill(&self) -> &[Distill] {
@@ -170,6 +175,10 @@ impl Task for DataSets {
         batch.batch
     }
 
+    fn image_ids(batch: &Batch) -> Vec<u64> {
+        batch.image_ids.iter().map(|id| id.0).collect()
+    }
+
     fn pass(&self, setting: &Setting<'_, Self>, mut batch: Batch, step: u64) -> Result<Pass> {
         let teachers = teacher_images(&mut batch, setting.device)?;
         let (images, targets) = to_device(batch, setting.device)?;
@@ -183,8 +192,9 @@ impl Task for DataSets {
         model: &Detector,
         _lessons: Option<&Distillation<Detector>>,
         device: &Device,
+        stop: &AtomicBool,
     ) -> Result<MeasuredDetector> {
-        let evaluation = detect_all(model, &self.val, config, device, |_, _| {})?;
+        let evaluation = detect_all(model, &self.val, config, device, |_, _| stop::check(stop))?;
         let metrics = score(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
         Ok(MeasuredDetector { metrics, ms_per_image, gflops })

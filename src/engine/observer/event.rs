@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::error::Result;
 use crate::engine::pass::LossTerm;
 use crate::engine::task::Network;
-use crate::report::run_folder::{RunFolder, SharesLine};
+use crate::report::run_folder::{LeftOutLine, RunFolder, SharesLine};
 
 /// A listener to a training run. Each method does nothing by default; an error ends the run. An observer that remembers
 /// does so in a cell: it is told through a shared reference.
@@ -26,6 +26,14 @@ pub trait Observer {
     /// # Errors
     /// Whatever must stop the run.
     fn step(&self, _step: &Step<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// A step was left out.
+    ///
+    /// # Errors
+    /// Whatever must stop the run.
+    fn left_out(&self, _line: &LeftOutLine) -> Result<()> {
         Ok(())
     }
 
@@ -66,6 +74,10 @@ impl<O: Observer + ?Sized> Observer for &O {
         (**self).step(step)
     }
 
+    fn left_out(&self, line: &LeftOutLine) -> Result<()> {
+        (**self).left_out(line)
+    }
+
     fn eval(&self, eval: &Eval<'_>) -> Result<()> {
         (**self).eval(eval)
     }
@@ -97,6 +109,8 @@ pub struct Begin<'a> {
     pub total: u64,
     /// Whether the run goes on from a checkpoint.
     pub resumed: bool,
+    /// Whether an evaluation comes before the next update.
+    pub evaluation_due: bool,
     /// Updates from one line of the log to the next.
     pub log_every: u64,
 }

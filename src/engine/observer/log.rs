@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::event::{Begin, Eval, Evaluated, Observer, Step};
 use crate::engine::error::Result;
 use crate::fsx;
-use crate::report::log::MetricsLog;
-use crate::report::run_folder::{EvalLine, RunFolder, SharesLine, StepLine};
+use crate::report::log::{LogPoint, MetricsLog};
+use crate::report::run_folder::{EvalLine, LeftOutLine, RunFolder, SharesLine, StepLine};
 
 /// Writes `log.jsonl` and `eval/`.
 #[derive(Default)]
@@ -17,7 +17,8 @@ pub struct Log {
 
 impl Observer for Log {
     fn begin(&self, begin: &Begin<'_>) -> Result<()> {
-        let log = MetricsLog::open(&begin.folder.log(), begin.resumed.then_some(begin.step))?;
+        let point = LogPoint { step: begin.step, before_evaluation: begin.evaluation_due };
+        let log = MetricsLog::open(&begin.folder.log(), begin.resumed.then_some(point))?;
         *self.open.borrow_mut() = Some((log, begin.folder.clone(), begin.log_every.max(1)));
         Ok(())
     }
@@ -39,6 +40,12 @@ impl Observer for Log {
             ms: milliseconds(took),
             data_wait_ms: milliseconds(waited),
         })?)
+    }
+
+    fn left_out(&self, line: &LeftOutLine) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some((log, ..)) = &mut *open else { return Ok(()) };
+        Ok(log.write(line)?)
     }
 
     fn eval(&self, event: &Eval<'_>) -> Result<()> {

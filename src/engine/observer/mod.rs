@@ -20,7 +20,7 @@ pub use log::Log;
 pub use progress::ShowProgress;
 
 use super::error::Result;
-use crate::report::run_folder::SharesLine;
+use crate::report::run_folder::{LeftOutLine, SharesLine};
 
 /// The observers of a run, told one after the other.
 ///
@@ -75,6 +75,10 @@ impl<'a> Observers<'a> {
 
     pub(super) fn step(&self, step: &Step<'_>) -> Result<()> {
         self.0.iter().try_for_each(|observer| observer.step(step))
+    }
+
+    pub(super) fn left_out(&self, line: &LeftOutLine) -> Result<()> {
+        self.0.iter().try_for_each(|observer| observer.left_out(line))
     }
 
     pub(super) fn eval(&self, eval: &Eval<'_>) -> Result<()> {

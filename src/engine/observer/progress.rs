@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use super::event::{Begin, End, Eval, Observer, Step};
 use crate::engine::error::Result;
 use crate::report::progress::{Progress, StepReport, Verbosity, tell};
+use crate::report::run_folder::LeftOutLine;
 
 /// Shows a bar on a terminal, and lines elsewhere: every tenth of the run, every evaluation, every note.
 #[derive(Default)]
@@ -28,6 +29,14 @@ impl Observer for ShowProgress {
             event.terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
         let &Step { lr, images, waited, .. } = event;
         progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
+        Ok(())
+    }
+
+    fn left_out(&self, line: &LeftOutLine) -> Result<()> {
+        if let Some((progress, label)) = &mut *self.run.borrow_mut() {
+            let LeftOutLine { step, left_out, images } = line;
+            progress.note(&format!("{label} step {step} is left out: {left_out} (images {images:?})"));
+        }
         Ok(())
     }
 
