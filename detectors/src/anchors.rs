@@ -11,7 +11,7 @@ use ckd_settings::choices;
 use crate::boxes::{GeometryError, Xyxy};
 
 choices! {
-    /// How anchors lie on the image.
+    /// Placement of anchors on the image.
     pub enum AnchorCorners {
         /// torchvision's: corners in whole pixels, RetinaNet's default sizes too; a level's stride is the
         /// padded image's size over the map's, rounded down.
@@ -168,8 +168,8 @@ fn rounded_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
     cell
 }
 
-/// The same without rounding; f64 until the end, as Detectron2. (It lists them size by size, and its weights with
-/// them; here they are in torchvision's and MMDetection's order.)
+/// Anchors of one cell without rounding, in f64 until the end, as Detectron2's. (Detectron2 and its weights
+/// order them size by size; here the order is torchvision's and MMDetection's.)
 fn exact_anchors(sizes: &[f32], aspect_ratios: &[f32]) -> Vec<Xyxy> {
     let mut cell = Vec::with_capacity(sizes.len() * aspect_ratios.len());
     for &ratio in aspect_ratios {

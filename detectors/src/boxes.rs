@@ -10,7 +10,7 @@ use rayon::prelude::*;
 /// Left, top, right, bottom in absolute pixels.
 pub type Xyxy = [f32; 4];
 
-/// What the host-side geometry (anchors to detections) refuses.
+/// Errors of the host-side geometry (anchors to detections).
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum GeometryError {

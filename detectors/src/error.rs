@@ -9,7 +9,7 @@ pub enum Error {
     Invalid {
         /// The part of the network.
         part: &'static str,
-        /// What does not fit.
+        /// Description of the mismatch.
         reason: String,
     },
     /// A tensor for a parameter that the network does not have.
@@ -21,7 +21,7 @@ pub enum Error {
     /// Parameters for which there are no tensors.
     #[error("no tensors for the parameters {}", names.join(", "))]
     MissingParameters {
-        /// Their names.
+        /// Names of the parameters.
         names: Vec<String>,
     },
     /// A tensor of another shape than its parameter.
@@ -29,9 +29,9 @@ pub enum Error {
     ParameterShape {
         /// The parameter.
         name: String,
-        /// Its shape in the network.
+        /// Shape in the network.
         expected: Vec<usize>,
-        /// Its shape in the file.
+        /// Shape in the file.
         found: Vec<usize>,
     },
     /// Boxes, anchors or scores that do not fit together.

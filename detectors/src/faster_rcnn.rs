@@ -31,14 +31,14 @@ pub struct FasterRcnn {
     params: ParamStore,
 }
 
-/// One training forward pass.
+/// Result of a training forward pass.
 #[derive(Debug)]
 pub struct RoiPass {
     /// The four detection losses.
     pub losses: Losses,
     /// The regions that were learned from.
     pub samples: RoiSamples,
-    /// Their class logits (R, K + 1).
+    /// Class logits of the sampled regions (R, K + 1).
     pub logits: Value,
 }
 
@@ -69,7 +69,7 @@ impl FasterRcnn {
         })
     }
 
-    /// Its parameters.
+    /// Parameters of the detector.
     pub fn params(&self) -> &ParamStore {
         &self.params
     }

@@ -12,17 +12,17 @@ use crate::nn::{Conv2d, ConvBlock, HeadNorm, Mode};
 use crate::param::Builder;
 use crate::{Error, Result};
 
-/// How levels above the backbone's last map are made.
+/// Levels above the backbone's last map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExtraLevels {
-    /// One level: every second pixel of the last (Faster R-CNN's P6).
+    /// A single level: every second pixel of the last (Faster R-CNN's P6).
     Subsample,
     /// Two levels: P6 by a strided convolution, P7 by one of relu(P6) (RetinaNet).
     P6P7(P6From),
 }
 
 choices! {
-    /// What the level p6 of a one-stage detector is made of.
+    /// Input of level p6 of a one-stage detector.
     pub enum P6From {
         /// The pyramid's level p5.
         P5 = "p5",

@@ -17,7 +17,7 @@ pub struct Images {
     pub sizes: Vec<(usize, usize)>,
 }
 
-/// What a training image shows, in pixels of the padded image.
+/// Ground truth of a training image, in pixels of the padded image.
 #[derive(Debug, Clone, Default)]
 pub struct Target {
     /// Boxes to be found.

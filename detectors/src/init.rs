@@ -7,7 +7,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 
-/// How a weight starts.
+/// Initial values of a weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Init {
     /// Every element is this.

@@ -14,7 +14,7 @@ pub const IGNORED_COVERAGE: f32 = 0.5;
 /// Candidates that one thread treats together; their overlaps with one box stay in the first-level cache.
 const CHUNK: usize = 1024;
 
-/// What an anchor or a proposal is to the loss.
+/// Result of the matcher for an anchor or a proposal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Match {
     /// A positive of the ground-truth box with this index.

@@ -49,7 +49,7 @@ pub fn batched_nms_first(
     suppress(boxes, scores, group, threshold, limit)
 }
 
-/// One walk over all boxes in descending score; a box meets only the kept ones of its group.
+/// Walks over all boxes in descending score; a box meets only the kept ones of its group.
 fn suppress(
     boxes: &[Xyxy],
     scores: &[f32],

@@ -114,7 +114,7 @@ impl Conv2d {
         self.convolve(x, self.config, activation)
     }
 
-    /// The same at the centres of windows as large as the kernel.
+    /// Applies the convolution at the centres of windows as large as the kernel.
     ///
     /// # Shapes
     /// (P, inputs, kernel, kernel) to (P, outputs, 1, 1).
@@ -159,7 +159,7 @@ impl ConvNorm {
         )
     }
 
-    /// As [`new`](Self::new), with `weight` as the convolution's initial values.
+    /// Builds the layer with `weight` as the convolution's initial values.
     pub fn with_init(
         builder: &Builder,
         (conv, norm): (&str, &str),
@@ -180,7 +180,7 @@ impl ConvNorm {
         Self::build(builder, (&names.0, &names.1), *shape, config, Init::KaimingNormalFanOut, norms)
     }
 
-    /// As [`new`](Self::new), but each of `channels` is convolved on its own.
+    /// Builds a depthwise layer: each of `channels` is convolved on its own.
     pub fn depthwise(
         builder: &Builder,
         (conv, norm): (&str, &str),
@@ -220,7 +220,7 @@ impl ConvNorm {
         Ok(Self { weight, config, norm })
     }
 
-    /// Its weights.
+    /// Weights of the layer.
     pub fn weights(&self) -> [&Value; 3] {
         match &self.norm {
             Norm::Batch { weight, bias, .. } | Norm::Group { weight, bias, .. } => {
@@ -295,7 +295,7 @@ impl SqueezeExcitation {
         Ok(Self { squeeze: conv("fc1", *channels, *squeezed)?, excite: conv("fc2", *squeezed, *channels)? })
     }
 
-    /// Its weights.
+    /// Weights and biases of both layers.
     pub fn weights(&self) -> [&Value; 4] {
         [&self.squeeze.weight, &self.squeeze.bias, &self.excite.weight, &self.excite.bias]
     }
@@ -402,7 +402,7 @@ impl Linear {
         Self::with_init(builder, (inputs, outputs), Init::TorchDefault, bias)
     }
 
-    /// As [`new`](Self::new) for (inputs, outputs), with other initial values.
+    /// Builds the layer for (inputs, outputs), with other initial values than [`new`](Self::new).
     pub fn with_init(
         builder: &Builder,
         (inputs, outputs): (usize, usize),

@@ -16,7 +16,7 @@ use ckd_kernels::in_place::overwrite;
 use crate::init::Init;
 use crate::{Error, Result};
 
-/// What training does to a parameter.
+/// Treatment of a parameter in training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The optimiser changes it.
@@ -27,12 +27,12 @@ pub enum Role {
     Buffer,
 }
 
-/// One tensor of a network.
+/// Tensor of a network, with its role.
 #[derive(Debug, Clone)]
 pub struct Param {
     /// The tensor; a leaf of the graph if trainable.
     pub value: Value,
-    /// What training does to it.
+    /// Treatment in training.
     pub role: Role,
 }
 
@@ -146,7 +146,7 @@ impl Builder {
         &self.prefix
     }
 
-    /// The same builder, whose weights training leaves as they are.
+    /// Returns the same builder with frozen weights.
     pub fn frozen(&self) -> Self {
         Self { frozen: true, ..self.clone() }
     }

@@ -39,7 +39,7 @@ impl Detections {
         self.boxes.is_empty()
     }
 
-    /// The same detections on an image of another size: `from_hw` is what the network saw (height, width,
+    /// Maps the detections to an image of another size: `from_hw` is the network's input (height, width,
     /// without padding), `to_hw` usually the original image.
     ///
     /// # Errors
@@ -55,7 +55,7 @@ impl Detections {
         self.labels.push(label);
     }
 
-    /// The same, clipped to the image; what lies outside goes.
+    /// Clips the detections to the image and drops those outside.
     fn clipped(self, image_hw: (usize, usize)) -> Self {
         let mut detections = Self::default();
         for ((b, &score), &label) in self.boxes.iter().zip(&self.scores).zip(&self.labels) {
@@ -125,11 +125,11 @@ impl RoiConfig {
 }
 
 choices! {
-    /// When detections are clipped to the image: suppression compares them before or after.
+    /// Time of clipping detections to the image: before or after NMS.
     pub enum Clip {
-        /// As soon as they are decoded: torchvision.
+        /// Clips detections as soon as they are decoded: torchvision.
         BeforeNms = "before_nms",
-        /// Those that are left at the end, of which those without area go: Detectron2.
+        /// Clips the final detections and drops those without area: Detectron2.
         AfterNms = "after_nms",
     }
 }
@@ -140,7 +140,7 @@ choices! {
 /// A `anchors`, `class_logits` (A, K), `box_regression` (A, 4).
 #[derive(Debug, Clone, Copy)]
 pub struct RetinaLevel<'a> {
-    /// One logit for each anchor and class.
+    /// Class logits, one for each anchor and class.
     pub class_logits: &'a [f32],
     /// dx, dy, dw, dh of each anchor, coder weights 1.
     pub box_regression: &'a [f32],

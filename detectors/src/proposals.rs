@@ -8,7 +8,7 @@ use crate::boxes::{self, GeometryError, Xyxy};
 use crate::nms::batched_nms_first;
 use crate::ranking::top_k;
 
-/// How many proposals are looked at and kept, and which.
+/// Filter of proposals: numbers kept before and after NMS, thresholds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProposalFilter {
     /// Anchors of each level that are decoded, by objectness (torchvision: 2000 in training, 1000 in tests).
@@ -56,7 +56,7 @@ impl ProposalFilter {
         self.filter(objectness, box_of, anchors_per_level, image_hw)
     }
 
-    /// As [`ProposalFilter::propose`] where `box_of(k)` gives the decoded box of anchor k.
+    /// Filters proposals as [`ProposalFilter::propose`], where `box_of(k)` gives the decoded box of anchor k.
     ///
     /// # Errors
     /// When `anchors_per_level` doesn't sum to the number of logits.

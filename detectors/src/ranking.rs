@@ -20,7 +20,7 @@ pub(crate) fn by_descending(values: &[f32], usable: impl Fn(usize) -> bool) -> V
     in_order(keys(values, usable))
 }
 
-/// One number an index, which ascends in the wanted order and ends in the index.
+/// Sort keys, one for each index: ascending in the wanted order, ties by index.
 fn keys(values: &[f32], usable: impl Fn(usize) -> bool) -> Vec<u64> {
     let usable = |&(i, value): &(usize, &f32)| !value.is_nan() && usable(i);
     let key = |(i, value): (usize, &f32)| u64::from(descending(*value)) << 32 | u64::from(i as u32);

@@ -25,7 +25,7 @@ use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
 choices! {
-    /// How far a box is from the truth.
+    /// Regression loss of the boxes.
     pub enum BoxLoss {
         /// The absolute differences of the deltas.
         L1 = "l1",
@@ -43,7 +43,7 @@ section! {
         pub bg_iou: f64 = 0.4,
         /// Detections that score lower are dropped.
         pub score_threshold: f64 = 0.05,
-        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        /// IoU of two detections of one class above which NMS drops the lower-scoring.
         pub nms_threshold: f64 = 0.5,
         /// The most detections an image may have.
         pub detections_per_image: usize = 300,
@@ -57,11 +57,11 @@ section! {
         pub head_convs: usize = 4,
         /// The normalisation layers of these convolutions. torchvision's `_fpn_v2`: "gn".
         pub head_norm: HeadNorm = HeadNorm::None,
-        /// What level p6 is made of.
+        /// Input of level p6.
         pub p6_from: P6From = P6From::P5,
-        /// How far a box is from the truth.
+        /// Regression loss of the boxes.
         pub box_loss: BoxLoss = BoxLoss::L1,
-        /// When detections are clipped to the image.
+        /// Time of clipping detections to the image: before or after NMS.
         pub clip: Clip = Clip::BeforeNms,
     }
 }
@@ -99,7 +99,7 @@ struct Head {
     last: Conv2d,
 }
 
-/// What the heads say of every anchor, (N·A) in the order of the images, levels, rows, columns, anchors.
+/// Outputs of the heads for every anchor, (N·A) by image, level, row, column, anchor.
 #[derive(Debug)]
 pub struct RetinaOutput {
     /// Class logits (N·A, K).
@@ -112,7 +112,7 @@ pub struct RetinaOutput {
     pub per_level: Vec<usize>,
 }
 
-/// One training forward pass.
+/// Result of a training forward pass.
 #[derive(Debug)]
 pub struct AnchorPass {
     /// The two detection losses.
@@ -166,7 +166,7 @@ impl RetinaNet {
         })
     }
 
-    /// Its parameters.
+    /// Parameters of the detector.
     pub fn params(&self) -> &ParamStore {
         &self.params
     }
@@ -344,7 +344,7 @@ impl Head {
         })
     }
 
-    /// One (N, H·W·A, width) value per level.
+    /// Returns a (N, H·W·A, width) value for each level.
     fn forward(&self, pyramid: &[Value], width: usize, mode: Mode) -> Result<Vec<Value>> {
         pyramid
             .iter()

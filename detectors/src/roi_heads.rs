@@ -33,7 +33,7 @@ choices! {
 }
 
 choices! {
-    /// Where RoIAlign takes its samples.
+    /// Sample positions of RoIAlign.
     pub enum RoiAlign {
         /// Without the half-pixel shift: torchvision's detectors.
         Legacy = "legacy",
@@ -55,7 +55,7 @@ section! {
         pub bg_iou: f64 = 0.5,
         /// Detections that score lower are dropped.
         pub score_threshold: f64 = 0.05,
-        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        /// IoU of two detections of one class above which NMS drops the lower-scoring.
         pub nms_threshold: f64 = 0.5,
         /// The most detections an image may have.
         pub detections_per_image: usize = 100,
@@ -63,7 +63,7 @@ section! {
         pub pool_size: usize = 7,
         /// RoIAlign's samples per cell and direction; 0 adapts it to the size of the RoI.
         pub sampling_ratio: usize = 2,
-        /// Where RoIAlign takes its samples.
+        /// Sample positions of RoIAlign.
         pub align: RoiAlign = RoiAlign::Legacy,
         /// The layers between a pooled region and its class.
         pub head: RoiHead = RoiHead::TwoFc,
@@ -136,7 +136,7 @@ enum Hidden {
     FourConvFc { convs: Vec<ConvBlock>, fc: Linear },
 }
 
-/// One row per region.
+/// Outputs of the RoI heads, one row for each region.
 #[derive(Debug)]
 pub struct RoiOutput {
     /// Class logits (R, K + 1), background first.

@@ -28,13 +28,13 @@ section! {
     pub struct RpnConfig {
         /// Highest-scoring anchors kept per level before NMS, in training.
         pub pre_nms_top_n_train: usize = 2000,
-        /// The same at inference.
+        /// Highest-scoring anchors kept per level before NMS, at inference.
         pub pre_nms_top_n_test: usize = 1000,
         /// Proposals kept per image after NMS, in training.
         pub post_nms_top_n_train: usize = 2000,
-        /// The same at inference.
+        /// Proposals kept per image after NMS, at inference.
         pub post_nms_top_n_test: usize = 1000,
-        /// Of two proposals that overlap by more than this IoU the lower-scoring goes.
+        /// IoU of two proposals above which NMS drops the lower-scoring.
         pub nms_threshold: f64 = 0.7,
         /// An anchor with at least this IoU is an object.
         pub fg_iou: f64 = 0.7,
@@ -107,7 +107,7 @@ pub struct Rpn {
     config: RpnConfig,
 }
 
-/// What the head says of every anchor, (N·A) in the order of the images, levels, rows, columns, anchors.
+/// Outputs of the head for every anchor, (N·A) by image, level, row, column, anchor.
 #[derive(Debug)]
 pub struct RpnOutput {
     /// Logits (N·A, 1).

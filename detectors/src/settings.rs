@@ -22,9 +22,9 @@ choices! {
         /// Two stages over an FPN with levels p2 to p6, or p5 to p7 on a mobilenet_v3_large (Ren et al. 2015,
         /// Lin et al. 2017a).
         FasterRcnn = "faster_rcnn",
-        /// One stage over an FPN with levels p3 to p7 (Lin et al. 2017b).
+        /// One-stage detector over an FPN with levels p3 to p7 (Lin et al. 2017b).
         RetinaNet = "retinanet",
-        /// One stage without anchors over an FPN with levels p3 to p7 (Tian et al. 2020).
+        /// One-stage detector without anchors over an FPN with levels p3 to p7 (Tian et al. 2020).
         Fcos = "fcos",
     }
 }
@@ -59,7 +59,7 @@ section! {
         /// three octave steps a level for RetinaNet, the strides 8 to 128 for FCOS, whose points are the
         /// middles of square anchors.
         pub anchor_sizes: Option<Vec<Vec<f64>>>,
-        /// How anchors lie on the image.
+        /// Placement of anchors on the image.
         pub anchor_corners: AnchorCorners = AnchorCorners::Rounded,
         /// Anchor height over width (FCOS: always 1).
         pub aspect_ratios: Vec<f64> = vec![0.5, 1.0, 2.0],

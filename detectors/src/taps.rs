@@ -30,7 +30,7 @@ pub enum Tap {
     Embedding,
 }
 
-/// What a forward pass found at its taps, in the order of [`Tap`].
+/// Maps, features and logits found at the taps of a forward pass, in the order of [`Tap`].
 #[derive(Debug, Clone, Default)]
 pub struct Taps(BTreeMap<Tap, Value>);
 
@@ -38,9 +38,9 @@ pub struct Taps(BTreeMap<Tap, Value>);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no tap {tap} here; this network offers {}", list(offered))]
 pub struct MissingTap {
-    /// What was asked for.
+    /// Requested tap.
     pub tap: Tap,
-    /// What there is.
+    /// Taps that the network offers.
     pub offered: Vec<Tap>,
 }
 
@@ -59,12 +59,12 @@ impl Taps {
         self.0.insert(tap, value);
     }
 
-    /// What was found at `tap`, if the network offers it.
+    /// Returns the value at `tap`, if the network offers it.
     pub fn get(&self, tap: Tap) -> Option<&Value> {
         self.0.get(&tap)
     }
 
-    /// What was found at `tap`.
+    /// Returns the value at `tap`.
     pub fn require(&self, tap: Tap) -> Result<&Value, MissingTap> {
         self.get(tap).ok_or_else(|| MissingTap { tap, offered: self.0.keys().copied().collect() })
     }

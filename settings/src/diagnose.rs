@@ -54,7 +54,7 @@ impl From<Diagnostic> for Diagnostics {
     }
 }
 
-/// One finding: a message, its place in a text, a label at the place, advice.
+/// Finding of a check: a message, its place in a text, a label at the place, advice.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
     message: String,

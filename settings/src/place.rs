@@ -3,12 +3,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One text that keys were read from: a file, or a `--set`.
+/// Text that keys were read from: a file, or a `--set`.
 #[derive(Debug)]
 pub struct Text {
-    /// Its name in errors: the path, `embedded:...` or `--set`.
+    /// Name of the text in errors: the path, `embedded:...` or `--set`.
     pub name: String,
-    /// All of it.
+    /// The whole text.
     pub text: String,
     /// The layer: a file or the command line.
     pub layer: Layer,

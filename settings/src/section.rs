@@ -19,7 +19,7 @@ pub struct Key {
     pub takes: String,
     /// Purpose, unit and source.
     pub documentation: String,
-    /// Its value when it is not given, in TOML.
+    /// Default value, in TOML.
     pub default: Option<String>,
 }
 

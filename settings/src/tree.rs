@@ -17,7 +17,7 @@ use crate::{Diagnostic, Place, Text};
 pub struct Node {
     /// The value.
     pub value: Value,
-    /// Its place in the text.
+    /// Place of the value in the text.
     pub place: Place,
 }
 
@@ -48,7 +48,7 @@ pub type Table = BTreeMap<String, Entry>;
 pub struct Entry {
     /// The place of the key itself.
     pub key: Place,
-    /// Its value.
+    /// Value of the key.
     pub node: Node,
 }
 
@@ -93,7 +93,7 @@ impl Node {
         }
     }
 
-    /// Its keys, if it is a table.
+    /// Keys of the value, if it is a table.
     pub fn table(&self) -> Option<&Table> {
         match &self.value {
             Value::Table(table) => Some(table),
@@ -101,7 +101,7 @@ impl Node {
         }
     }
 
-    /// Its keys, if it is a table, to be changed.
+    /// Mutable keys of the value, if it is a table.
     pub fn table_mut(&mut self) -> Option<&mut Table> {
         match &mut self.value {
             Value::Table(table) => Some(table),

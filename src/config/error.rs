@@ -27,7 +27,7 @@ pub enum ConfigError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// It was read and something in it is wrong.
+    /// Invalid content of a configuration that was read.
     #[error("{0}")]
     Invalid(Diagnostics),
 }

@@ -28,7 +28,7 @@ impl fmt::Display for ConfigSource {
 }
 
 impl ConfigSource {
-    /// Its path; an embedded configuration's below `configs/`.
+    /// Path of the configuration; an embedded one's below `configs/`.
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::File(path) => path,
@@ -48,11 +48,11 @@ impl ConfigSource {
 /// A configuration that can be loaded by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name on the command line.
+    /// Name on the command line.
     pub name: String,
-    /// Its origin.
+    /// Origin of the configuration.
     pub source: ConfigSource,
-    /// Its first comment line.
+    /// First comment line of the configuration.
     pub summary: String,
 }
 
@@ -108,7 +108,7 @@ fn is_toml(path: &Path) -> bool {
 pub(super) struct Reference<'a> {
     /// The key.
     pub(super) key: &'static str,
-    /// Its value.
+    /// Value of the key.
     pub(super) name: &'a str,
     /// The value's place.
     pub(super) place: &'a Place,

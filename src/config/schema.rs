@@ -37,7 +37,7 @@ pub use crate::optim::{Length, Optim, OptimKind, Schedule, ScheduleKind};
 use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 
 section! {
-    /// One experiment: a student, the teacher it learns from, and how.
+    /// Experiment: a student, its teacher, and the distillation methods.
     pub struct Config with run: Run {
         /// The kind of detector, shared by teacher and student.
         pub detector: DetectorSettings,

@@ -36,7 +36,7 @@ pub(super) fn drop_replaced(below: &mut Node, gives: impl Fn(&str) -> bool) {
     }
 }
 
-/// One `--set`.
+/// A `--set` of the command line.
 struct Set {
     /// Dotted.
     key: String,

@@ -177,7 +177,7 @@ impl Distiller for Contrast {
 pub struct Memory {
     /// (n, D).
     pub rows: Tensor,
-    /// One number; 0 until the first batch has set it.
+    /// Normaliser, a single number; 0 until the first batch has set it.
     pub normalizer: Tensor,
 }
 

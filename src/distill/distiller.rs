@@ -83,7 +83,7 @@ pub struct Term {
     pub name: String,
     /// The scalar, without its weight.
     pub value: Value,
-    /// Its weight in the loss.
+    /// Weight in the loss.
     pub weight: f64,
 }
 

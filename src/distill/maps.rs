@@ -57,9 +57,9 @@ pub(super) fn at_equal_sizes(
 /// Weights of a squared difference; none: 1.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Weights {
-    /// One for each cell of each image (N·H·W).
+    /// Weight for each cell of each image (N·H·W).
     pub(super) cells: Option<Vec<f32>>,
-    /// One for each channel of each image (N·C).
+    /// Weight for each channel of each image (N·C).
     pub(super) channels: Option<Vec<f32>>,
 }
 

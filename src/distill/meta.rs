@@ -63,11 +63,11 @@ pub trait Objective {
 /// The virtual steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MetaStep {
-    /// Their learning rate.
+    /// Learning rate of the virtual updates.
     pub lr: f64,
-    /// Their momentum.
+    /// Momentum of the virtual updates.
     pub momentum: f64,
-    /// Their weight decay, of every parameter of theta.
+    /// Weight decay of the virtual updates, for every parameter of theta.
     pub weight_decay: f64,
     /// Steps on the inner loss; one on the outer loss follows.
     pub inner_steps: usize,

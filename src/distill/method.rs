@@ -23,7 +23,7 @@ pub trait Method: Section {
     /// The rows that it can compare, if it compares rows.
     const ROWS: &'static [RowsAt] = RowsAt::ALL;
 
-    /// Its weights in the loss, by key; all 0: it is off.
+    /// Weights in the loss, by key; the method is off if all are 0.
     fn weights(&self) -> Vec<(&'static str, f32)>;
 
     /// Makes the distiller; `builder` makes what it trains.
@@ -60,13 +60,13 @@ pub struct MethodSetting<'a> {
 pub struct MethodCard {
     /// The word of `method`.
     pub method: &'static str,
-    /// Its purpose.
+    /// Purpose of the method.
     pub about: String,
     /// The publication.
     pub paper: &'static str,
     /// The table of a configuration that uses it.
     pub entry: &'static str,
-    /// Its keys beside `method`.
+    /// Keys beside `method`.
     pub keys: Vec<Key>,
 }
 

@@ -143,7 +143,7 @@ impl Distill {
         self.place().timing()
     }
 
-    /// Its weights in the loss, by key.
+    /// Weights in the loss, by key.
     pub fn weights(&self) -> Vec<(&'static str, f32)> {
         with_section!(self, entry => entry.weights())
     }

@@ -67,10 +67,10 @@ pub struct Restored {
 pub struct NetworkBest {
     /// The folder of its files below the run's.
     pub folder: String,
-    /// Its best evaluation.
+    /// Best evaluation of the network.
     #[serde(flatten)]
     pub best: Best,
-    /// What was found there.
+    /// Measurements of that evaluation.
     pub eval: serde_json::Value,
 }
 
@@ -79,7 +79,7 @@ pub struct NetworkBest {
 pub struct Best {
     /// Updates before it.
     pub step: u64,
-    /// Its AP, or a classifier's top-1 accuracy, from 0 to 1.
+    /// AP of a detector, or top-1 accuracy of a classifier, from 0 to 1.
     #[serde(alias = "ap")]
     pub score: f64,
 }

@@ -17,24 +17,24 @@ use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row as _;
 
-/// What the runs of one configuration gave.
+/// Results of the runs of a configuration.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Entry {
     /// The configuration's name.
     pub name: String,
-    /// What a run's numbers are of, where that is not one model: the mean of a cohort's networks.
+    /// Description of what a run's numbers measure, if not one model: the mean of a cohort's networks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub of: Option<String>,
-    /// One run a seed.
+    /// Runs, one for each seed.
     pub runs: Vec<Run>,
     /// Mean and spread of each metric, in the order of the runs' metrics.
     pub metrics: Vec<Metric>,
 }
 
-/// One run.
+/// Result of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Run {
-    /// Its seed.
+    /// Seed of the run.
     pub seed: u64,
     /// Updates.
     pub steps: u64,
@@ -42,14 +42,14 @@ pub struct Run {
     pub last: Vec<(&'static str, f64)>,
     /// The best evaluation's first metric, in points.
     pub best: Option<f64>,
-    /// Its folder.
+    /// Folder of the run.
     pub folder: String,
 }
 
 /// A metric over the seeds.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Metric {
-    /// Its name.
+    /// Name of the metric.
     pub name: &'static str,
     /// The mean, in points.
     pub mean: f64,

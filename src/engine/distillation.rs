@@ -17,9 +17,9 @@ pub struct Distillation<M> {
     share_steps: u64,
 }
 
-/// One of its methods.
+/// Distillation method of a run.
 pub(super) struct Method {
-    /// What the report of shares calls it.
+    /// Label in the report of shares.
     label: String,
     distiller: Box<dyn Distiller>,
     timing: Timing,
@@ -50,7 +50,7 @@ impl<M> Distillation<M> {
         &self.teacher
     }
 
-    /// What the methods train along with the student, and remember.
+    /// Parameters and memory banks of the methods, trained along with the student.
     pub fn params(&self) -> impl Iterator<Item = &ParamStore> {
         self.methods.iter().filter_map(|method| method.distiller.params())
     }
@@ -65,7 +65,7 @@ impl<M> Distillation<M> {
         step < self.share_steps
     }
 
-    /// What the report of shares calls the methods that count at `step`.
+    /// Labels in the report of shares, of the methods that count at `step`.
     pub(super) fn labels(&self, step: u64) -> impl Iterator<Item = &str> {
         let counting = self.methods.iter().filter(move |method| method.timing.factor(step) > 0.0);
         counting.map(|method| method.label.as_str())
@@ -150,7 +150,7 @@ impl Method {
         }
     }
 
-    /// Its name in the report of shares.
+    /// Label in the report of shares.
     pub(super) fn label(&self) -> &str {
         &self.label
     }

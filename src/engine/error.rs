@@ -18,7 +18,7 @@ pub enum EngineError {
         step: u64,
         /// The loss term, or the gradient's norm.
         what: String,
-        /// Its value.
+        /// Value of the term.
         value: f64,
         /// All terms.
         losses: String,
@@ -30,7 +30,7 @@ pub enum EngineError {
     Interrupted {
         /// Finished steps.
         step: u64,
-        /// What goes on with the run.
+        /// Command that resumes the run.
         command: String,
     },
     /// Another process uses the run's folder.
@@ -80,9 +80,9 @@ pub enum EngineError {
     Checkpoint {
         /// The file.
         path: PathBuf,
-        /// How to go on.
+        /// Advice on how to resume.
         advice: String,
-        /// What is wrong with it.
+        /// Description of the damage.
         problem: Box<crate::weights::WeightsError>,
     },
     /// A run folder that does not fit the request.
@@ -90,7 +90,7 @@ pub enum EngineError {
     Run {
         /// The folder or file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// Description of the problem, with advice.
         reason: String,
     },
     /// The configuration.

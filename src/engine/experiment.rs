@@ -25,10 +25,10 @@ use crate::weights::WeightsFile;
 pub type MakeMethod<'a> =
     dyn Fn(&MethodSetting<'_>) -> std::result::Result<Box<dyn Distiller>, DistillError> + 'a;
 
-/// How to run an experiment.
+/// Settings of one execution of an experiment.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
-    /// Where to compute.
+    /// Device of all computations.
     pub device: &'a Device,
     /// Told of everything on the way. [`Observers::of_files`] write the log and the best weights.
     pub observers: &'a Observers<'a>,
@@ -36,13 +36,13 @@ pub struct Request<'a> {
     pub start: Start,
     /// Set when the user wants the run to stop.
     pub stop: &'a AtomicBool,
-    /// What goes on with the run once it was interrupted.
+    /// Command that resumes the run after an interruption.
     pub command: &'a str,
     /// Methods beside those of the configuration.
     pub methods: &'a [Box<MakeMethod<'a>>],
 }
 
-/// What an experiment gave.
+/// Result of an experiment.
 #[derive(Debug, Clone)]
 pub enum Finding<R> {
     /// A student, without anything to compare it with.
@@ -58,7 +58,7 @@ pub struct Finished<R> {
     pub finding: Finding<R>,
     /// The student's, whatever it was compared with.
     pub student: Outcome<R>,
-    /// Where everything is.
+    /// Folder of all results.
     pub folder: PathBuf,
 }
 

@@ -15,39 +15,39 @@ use crate::report::log::digest;
 use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
 
-/// One student to train.
+/// Training of one student.
 pub struct Job<'a, T: Task> {
     /// The experiment.
     pub config: &'a T::Config,
-    /// Where its files go.
+    /// Folder of its files.
     pub folder: RunFolder,
     /// The sole use of that folder, or of one above it.
     pub claim: &'a Claim,
-    /// What the progress calls it.
+    /// Label in the progress.
     pub label: String,
-    /// Its initial weights, if not random.
+    /// Initial weights of the student, if not random.
     pub init: Option<&'a WeightsFile>,
-    /// What it learns from a teacher.
+    /// Distillation methods, if there is a teacher.
     pub distillation: Option<&'a Distillation<T::Model>>,
     /// BLAKE3 of that teacher's weights.
     pub teacher_hash: Option<String>,
 }
 
-/// What all jobs of a run share.
+/// Context that all jobs of a run share.
 pub struct Surroundings<'a, T: Task> {
     /// The data.
     pub data: &'a T,
-    /// Where to compute.
+    /// Device of all computations.
     pub device: &'a Device,
     /// Told of everything on the way.
     pub observers: &'a Observers<'a>,
     /// Set when the user wants the run to stop.
     pub stop: &'a AtomicBool,
-    /// What goes on with the run, for the advice.
+    /// Command that resumes the run, for error messages.
     pub command: &'a str,
 }
 
-/// How a job begins.
+/// Start of a job: afresh or by resume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     /// At step 0.

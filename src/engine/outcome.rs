@@ -13,9 +13,9 @@ use crate::weights::file::check_whole;
 /// A trained and evaluated student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Outcome<R> {
-    /// Its line of a table: accuracy after the last step, and cost.
+    /// Line of a table: accuracy after the last step, and cost.
     pub row: R,
-    /// The same of the average of the weights, if the run kept one (`train.ema_decay`).
+    /// Line for the moving average of the weights, if the run kept one (`train.ema_decay`).
     #[serde(default = "none", skip_serializing_if = "Option::is_none")]
     pub ema: Option<R>,
     /// AP of each class after the last step; a classifier's are in `eval/`.
@@ -41,14 +41,14 @@ fn none<R>() -> Option<R> {
     None
 }
 
-/// One class's result.
+/// Result for a class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassResult {
     /// The class.
     pub name: String,
-    /// Its AP, a fraction; -1 where nothing was measured.
+    /// AP of the class, a fraction; -1 where nothing was measured.
     pub ap: f64,
-    /// Its AP50.
+    /// AP50 of the class.
     pub ap50: f64,
 }
 

@@ -9,16 +9,16 @@ use ckd_kernels::{Gradients, Precision, Value};
 use super::{EngineError, Result};
 use crate::config;
 
-/// One loss term as it enters the sum.
+/// Loss term as it enters the sum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LossTerm {
     /// torchvision's name of a detection loss, or `METHOD/TAP`.
     pub name: String,
-    /// Its value times its weight.
+    /// Value of the term times its weight.
     pub weighted: f64,
 }
 
-/// What one batch gave.
+/// Result of a training pass over a batch.
 #[derive(Debug)]
 pub struct Pass {
     /// Every term of the loss.
@@ -27,11 +27,11 @@ pub struct Pass {
     pub gradients: Gradients,
     /// The length of the gradient at the student's pyramid by what it comes from, if the step is measured.
     pub shares: BTreeMap<String, f64>,
-    /// How long it took.
+    /// Durations of the parts.
     pub times: PartTimes,
 }
 
-/// How long the parts of a pass took.
+/// Durations of the parts of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartTimes {
     /// The teacher: its pyramid, and its logits of the student's regions.

@@ -42,26 +42,26 @@ pub trait Settings: Document + Clone + PartialEq + Serialize {
         false
     }
 
-    /// The same experiment on the data of `other`: a teacher's is trained on its student's.
+    /// Returns this experiment on the data of `other`: a teacher trains on its student's data.
     fn on_data_of(&self, other: &Self) -> Self;
 
-    /// Its settings of speed and reporting, which may change when it is resumed: loader and loop.
+    /// Settings of speed and reporting, which may change on resume: loader and loop.
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train);
 
     /// The settings of evaluations.
     fn evaluation(&mut self) -> &mut Eval;
 
-    /// What the student learns from the teacher.
+    /// Distillation methods of the student.
     fn distill(&self) -> &[Distill] {
         &[]
     }
 
-    /// The same experiment for a student on its own.
+    /// Returns this experiment without a teacher, for the student alone.
     fn without_teacher(&self) -> Self {
         self.clone()
     }
 
-    /// The same with images as the teacher sees them.
+    /// Returns this experiment with images as the teacher sees them.
     fn seen_by_teacher(&self) -> Self {
         self.clone()
     }
@@ -73,12 +73,12 @@ pub trait Task: Sized {
     type Config: Settings<Task = Self>;
     /// The network.
     type Model;
-    /// Where its training batches come from.
+    /// Source of the training batches.
     type Source: Source;
-    /// What an evaluation finds.
+    /// Result of an evaluation.
     type Measured: Measured;
 
-    /// What the progress calls what is trained, without a teacher.
+    /// Name of the trained network in the progress, without a teacher.
     const LEARNER: &'static str = "student";
 
     /// The name of [`Measured::headline`] in a weights file.
@@ -108,10 +108,10 @@ pub trait Task: Sized {
     /// The teacher with random weights, nothing in it trainable; `None` without one.
     fn teacher(&self, config: &Self::Config, device: &Device) -> Result<Option<Self::Model>>;
 
-    /// What of it is written to files: the network, or each of several that train together.
+    /// Networks of the model that are written to files: one, or each of several that train together.
     fn networks(model: &Self::Model) -> Vec<Network<'_>>;
 
-    /// What is trained or remembered beside the networks, and belongs to the training state alone.
+    /// Parameters that belong to the training state alone: trained or remembered beside the networks.
     fn beside(_model: &Self::Model) -> Vec<&ParamStore> {
         Vec::new()
     }
@@ -134,7 +134,7 @@ pub trait Task: Sized {
     /// Weights that do not fit, or of other classes.
     fn load_teacher(&self, config: &Self::Config, model: &Self::Model, file: WeightsFile) -> Result<()>;
 
-    /// What methods must know of the networks and the data before the first step.
+    /// Facts about the networks and the data that methods need before the first step.
     fn method_setting<'d>(
         &self,
         config: &Self::Config,
@@ -193,7 +193,7 @@ pub trait Task: Sized {
         stop: &AtomicBool,
     ) -> Result<Self::Measured>;
 
-    /// What travels with the weights of a network, by its place in [`networks`](Self::networks).
+    /// Metadata of the weights of a network, by its place in [`networks`](Self::networks).
     fn card(
         &self,
         config: &Self::Config,
@@ -222,9 +222,9 @@ pub trait Task: Sized {
 pub struct Network<'m> {
     /// The folder of its files below the run's; empty for a run's only network.
     pub folder: String,
-    /// What the names of its parameters begin with in training, and not in its files.
+    /// Prefix of its parameter names in training, absent in its files.
     pub prefix: String,
-    /// Its parameters.
+    /// Parameters of the network.
     pub params: &'m ParamStore,
 }
 
@@ -257,7 +257,7 @@ pub fn parameters_of(networks: &[Network<'_>]) -> u64 {
 pub struct Further {
     /// The gradients of what it changes.
     pub gradients: Gradients,
-    /// Its learning rate.
+    /// Learning rate.
     pub lr: f64,
 }
 
@@ -270,19 +270,19 @@ pub struct Gathered<T> {
     pub init: Option<PathBuf>,
     /// The teacher's weights, unless an experiment trains it.
     pub teacher: Option<PathBuf>,
-    /// What the user should know of the data.
+    /// Remarks on the data for the user.
     pub notes: Vec<String>,
 }
 
-/// What a training pass works with.
+/// Context of a training pass.
 pub struct Setting<'a, T: Task> {
     /// The experiment.
     pub config: &'a T::Config,
     /// The network that trains.
     pub student: &'a T::Model,
-    /// What it learns from a teacher.
+    /// Distillation methods, if there is a teacher.
     pub lessons: Option<&'a Distillation<T::Model>>,
-    /// Where to compute.
+    /// Device of all computations.
     pub device: &'a Device,
     /// The number of the batch over the whole run: names its random numbers.
     pub batch: u64,
@@ -297,15 +297,15 @@ impl<T: Task> Setting<'_, T> {
     }
 }
 
-/// What an evaluation found.
+/// Result of an evaluation.
 pub trait Measured {
-    /// Its line of a table.
+    /// Type of a line of a table.
     type Row: Row + Clone + Serialize + DeserializeOwned;
 
     /// The one number that decides which weights are the best, from 0 to 1.
     fn headline(&self) -> f64;
 
-    /// The same number of each network and what `log.jsonl` says of it, where several train together.
+    /// Headline score and log record of each network; empty unless several train together.
     fn each(&self) -> Vec<(f64, serde_json::Value)> {
         Vec::new()
     }
@@ -313,10 +313,10 @@ pub trait Measured {
     /// The numbers in one short line.
     fn told(&self) -> String;
 
-    /// What `log.jsonl` says of it.
+    /// Record of the evaluation in `log.jsonl`.
     fn logged(&self) -> serde_json::Value;
 
-    /// All of it, for `eval/`.
+    /// Full record of the evaluation, for `eval/`.
     fn written(&self) -> serde_json::Value;
 
     /// The line of a table for what was measured, which is `networks`.

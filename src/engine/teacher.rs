@@ -13,7 +13,7 @@ use crate::weights::WeightsFile;
 
 /// A teacher, ready to teach.
 pub struct Teacher<T: Task> {
-    /// Its evaluation, if the experiment compares: its line of a table.
+    /// Line of a table for its evaluation, if the experiment compares.
     pub row: Option<Row<T>>,
     /// The network; nothing in it is trainable.
     pub model: T::Model,

@@ -456,7 +456,7 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(batch)
     }
 
-    /// One update of the weights.
+    /// Makes an update of the weights.
     fn update(&mut self) -> Result<()> {
         let started = Instant::now();
         let waited_before = self.loader.data_wait();
@@ -618,7 +618,7 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(())
     }
 
-    /// What travels with the weights of a network that an evaluation gave this `score`.
+    /// Metadata for the weights of a network whose evaluation gave this `score`.
     fn metadata(&self, network: usize, score: f64) -> BTreeMap<String, String> {
         let config = self.job.config;
         let mut provenance = BTreeMap::from([
@@ -761,7 +761,7 @@ fn resumed<T: Task>(
     Ok(state)
 }
 
-/// Which tensors initial weights leave random, in a line.
+/// Summary in a line of the tensors that initial weights leave random.
 fn of_random(names: &[String]) -> String {
     const SHOWN: usize = 4;
     let shown = names.iter().take(SHOWN).map(String::as_str).collect::<Vec<_>>().join(", ");

@@ -39,7 +39,7 @@ pub struct Guess {
     pub index: usize,
     /// The name of the class.
     pub class: String,
-    /// Its probability by the softmax of the logits.
+    /// Probability of the class by the softmax of the logits.
     pub probability: f64,
 }
 

@@ -27,18 +27,18 @@ const DRAWN: [(u32, u32); 3] = [(480, 640), (500, 375), (90, 130)];
 pub enum Pictures {
     /// Some of the validation images.
     Validation {
-        /// All of them.
+        /// Data set of all images.
         dataset: Arc<Dataset>,
-        /// Their boxes, to measure by.
+        /// Ground truth of the images, for the evaluator.
         truth: Arc<GroundTruth>,
-        /// Their files.
+        /// Files of the split.
         paths: SplitFiles,
         /// The chosen ones.
         range: Range<usize>,
     },
     /// Some of the training images.
     Training {
-        /// All of them.
+        /// Data set of all images.
         dataset: Arc<Dataset>,
         /// The chosen ones.
         range: Range<usize>,

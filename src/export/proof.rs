@@ -118,7 +118,7 @@ pub trait Proof {
 /// Description of the images that network and graph are compared on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImagesFound {
-    /// Their number and origin.
+    /// Number and origin of the images.
     pub description: String,
     /// Reason why these are made up, if they are.
     pub made_up: Option<MadeUp>,
@@ -244,7 +244,7 @@ pub enum Finding {
     },
     /// The file is written.
     Written {
-        /// Its path.
+        /// Path of the file.
         path: PathBuf,
         /// The network, where its name is known.
         network: Option<String>,

@@ -41,9 +41,9 @@ pub struct Student {
 /// An object on an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Object<'a> {
-    /// Its class.
+    /// Class of the object.
     pub category: &'a Category,
-    /// Its box: x1, y1, x2, y2 in pixels of the image.
+    /// Box of the object: x1, y1, x2, y2 in pixels of the image.
     pub xyxy: [f32; 4],
     /// Confidence of the detector, 0 to 1.
     pub score: f32,

@@ -12,7 +12,7 @@ use super::settings::Optim;
 #[derive(Debug)]
 pub struct AdamW {
     parameters: Vec<Parameter>,
-    /// One a parameter.
+    /// State of each parameter.
     states: Vec<State>,
     betas: [f64; 2],
     eps: f64,

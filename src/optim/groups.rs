@@ -11,13 +11,13 @@ use super::Optim;
 /// A parameter as an optimiser sees it.
 #[derive(Debug, Clone)]
 pub struct Parameter {
-    /// Its name.
+    /// Name of the parameter.
     pub name: Arc<str>,
-    /// Its values, which an update changes in place.
+    /// Values of the parameter, which an update changes in place.
     pub tensor: Tensor,
-    /// What the learning rate is multiplied with.
+    /// Factor on the learning rate.
     pub lr_factor: f64,
-    /// Its weight decay.
+    /// Weight decay of the parameter.
     pub weight_decay: f64,
 }
 

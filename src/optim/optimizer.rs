@@ -27,11 +27,11 @@ pub trait Optimizer: std::fmt::Debug {
 /// A tensor of an optimiser's state.
 #[derive(Debug, Clone, Copy)]
 pub struct Slot<'a> {
-    /// Its purpose: `velocity`, for example.
+    /// Purpose of the state: `velocity`, for example.
     pub slot: &'static str,
     /// The parameter that it belongs to.
     pub name: &'a Arc<str>,
-    /// Its values.
+    /// Values of the state.
     pub tensor: &'a Tensor,
 }
 

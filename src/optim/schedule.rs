@@ -33,14 +33,14 @@ section! {
         pub gamma: f64 = 0.1,
         /// The learning rate rises linearly over this many steps.
         pub warmup_steps: u64 = 1000,
-        /// It starts at lr * `warmup_factor`.
+        /// Initial learning rate of the warmup, as a factor on lr.
         pub warmup_factor: f64 = 0.001,
         /// cosine: it ends at lr * `final_lr_factor`.
         pub final_lr_factor: f64 = 0.0,
     }
 }
 
-/// How long a run is; also the unit of `milestones` and `eval_every`.
+/// Length of a run; also the unit of `milestones` and `eval_every`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Length {
     /// Optimiser steps.
@@ -82,7 +82,7 @@ impl Schedule {
         check.fraction("final_lr_factor", self.final_lr_factor);
     }
 
-    /// How long the run is.
+    /// Length of the run.
     pub fn length(&self) -> Length {
         match (self.steps, self.epochs) {
             (Some(steps), _) => Length::Steps(steps),

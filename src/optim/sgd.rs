@@ -12,7 +12,7 @@ use super::settings::Optim;
 #[derive(Debug)]
 pub struct Sgd {
     parameters: Vec<Parameter>,
-    /// One a parameter.
+    /// Velocity of each parameter.
     velocities: Vec<Tensor>,
     momentum: f64,
     nesterov: bool,

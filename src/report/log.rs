@@ -25,7 +25,7 @@ pub enum LogError {
     Read {
         /// The log.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A line before the last one is not a log line, so this is no log of an interrupted run.
@@ -35,7 +35,7 @@ pub enum LogError {
         path: PathBuf,
         /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: serde_json::Error,
     },
     /// A record has no JSON form (a map whose keys are not text).
@@ -43,7 +43,7 @@ pub enum LogError {
     Record {
         /// The log.
         path: PathBuf,
-        /// What serde said.
+        /// Error of the serialiser.
         source: serde_json::Error,
     },
 }
@@ -125,7 +125,7 @@ pub struct LogPoint {
     pub before_evaluation: bool,
 }
 
-/// What resuming needs of a line.
+/// Part of a log line that a resume needs.
 #[derive(Deserialize)]
 struct Line {
     step: Option<u64>,

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// Numbers are means over this many steps.
 const WINDOW: usize = 20;
 
-/// How a run reports its progress.
+/// Amount of progress output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verbosity {
     /// Not at all.
@@ -37,7 +37,7 @@ impl Verbosity {
     }
 }
 
-/// What one training step tells.
+/// Report of a training step.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport<'a> {
     /// Each loss term by name, weighted as it enters the sum.
@@ -46,7 +46,7 @@ pub struct StepReport<'a> {
     pub learning_rate: f64,
     /// Images in the step's batch.
     pub images: usize,
-    /// How long the step waited for its batch.
+    /// Time that the step waited for its batch.
     pub data_wait: Duration,
 }
 
@@ -82,7 +82,7 @@ impl Progress {
         }
     }
 
-    /// One more step is done.
+    /// Counts a finished step.
     pub fn step(&mut self, report: &StepReport<'_>) {
         let now = Instant::now();
         self.recent.push(report, now - self.last);

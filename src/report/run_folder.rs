@@ -47,7 +47,7 @@ pub enum RunFolderError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: io::Error,
     },
     /// A line of the log is none of [`Line`].
@@ -57,7 +57,7 @@ pub enum RunFolderError {
         path: PathBuf,
         /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// Error of the parser.
         source: serde_json::Error,
     },
 }
@@ -206,9 +206,9 @@ fn is_without_content(folder: &Path, is_of_no_account: &impl Fn(&Path) -> bool) 
 #[serde(untagged)]
 #[non_exhaustive]
 pub enum Line {
-    /// One update.
+    /// Record of an update.
     Step(StepLine),
-    /// One evaluation.
+    /// Record of an evaluation.
     Eval(EvalLine),
     /// The shares of the losses in the gradient.
     Shares(SharesLine),
@@ -216,8 +216,8 @@ pub enum Line {
     LeftOut(LeftOutLine),
 }
 
-/// One update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a function
-/// of the configuration and the data.
+/// Record of an update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a
+/// function of the configuration and the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
     /// Updates so far, this one included.
@@ -249,14 +249,14 @@ pub struct LeftOutLine {
     pub images: Vec<u64>,
 }
 
-/// One evaluation.
+/// Record of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EvalLine {
     /// Updates before it.
     pub step: u64,
     /// A detector's twelve COCO numbers; a classifier's accuracies by name.
     pub eval: serde_json::Value,
-    /// The same of the average of the weights, if the run keeps one.
+    /// Evaluation of the moving average of the weights, if the run keeps one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<serde_json::Value>,
 }

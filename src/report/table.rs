@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One model's accuracy and cost.
+/// Accuracy and cost of a detector.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(into = "WrittenRow")]
 pub struct ModelRow {
@@ -50,7 +50,7 @@ impl From<ModelRow> for WrittenRow {
     }
 }
 
-/// One image classifier's accuracy and cost.
+/// Accuracy and cost of an image classifier.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClassifierRow {
     /// Name in the first column.
@@ -72,7 +72,7 @@ pub struct ClassifierRow {
     pub ms_per_image: f64,
 }
 
-/// One model's line of a table.
+/// Line of a table for a model.
 pub trait Row: Sized {
     /// The headings of its cells.
     const HEADER: &'static [&'static str];
@@ -81,13 +81,13 @@ pub trait Row: Sized {
     #[must_use]
     fn called(self, name: &str) -> Self;
 
-    /// Its cells, as many as headings.
+    /// Cells of the line, as many as headings.
     fn cells(&self) -> Vec<String>;
 
     /// The cells of the row that says what `to` has more than `self`; the first is left to the table.
     fn difference(&self, to: &Self) -> Vec<String>;
 
-    /// Its accuracy in one line.
+    /// Accuracy in a sentence.
     fn told(&self) -> String;
 
     /// Columns of a table of several runs: names, and values in points (hundredths).

@@ -8,7 +8,7 @@ use super::recognise::{Kind, Recognised};
 use super::{ModelCard, WeightsError, WeightsFile};
 use crate::config::{Config, DetectorSettings, Network, Normalization, Resize};
 
-/// What a configuration wants weights for.
+/// Purpose of weights in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// The teacher: all must be as in the file.

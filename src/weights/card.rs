@@ -18,11 +18,11 @@ const INPUT: &str = "ckd_det.input";
 pub struct Category {
     /// The id in annotation and result files.
     pub id: u64,
-    /// What it is called.
+    /// Name of the class.
     pub name: String,
 }
 
-/// What a detector needs to be used again, and where it comes from.
+/// Description of a detector that its weights carry: all that is needed to use it again, and its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelCard {
     /// The experiment; the weights are those of its student.

@@ -24,7 +24,7 @@ const PUBLISHED_WITHOUT: [(&str, &str); 4] = [
 pub struct TrainedEpsilon {
     /// The epsilon.
     pub value: f64,
-    /// How that is known.
+    /// Evidence for the epsilon.
     pub because: String,
 }
 
@@ -38,7 +38,7 @@ impl std::fmt::Display for TrainedEpsilon {
     }
 }
 
-/// What the file at `path` with this content was trained with, if it is one of those published without an epsilon.
+/// Epsilon of the file at `path` with this content, if it is one of those published without an epsilon.
 pub(super) fn of_published(path: &Path, bytes: &[u8]) -> Option<TrainedEpsilon> {
     of_digest(path, &format!("{:x}", Sha256::digest(bytes)))
 }

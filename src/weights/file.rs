@@ -22,18 +22,18 @@ use crate::fsx;
 /// A file's tensors, as f32 on the host under torchvision's names, and what else it says.
 #[derive(Debug)]
 pub struct WeightsFile {
-    /// Where it was read from.
+    /// Path of the file.
     pub path: PathBuf,
-    /// How it is written.
+    /// Format of the file.
     pub format: Format,
     /// Every floating-point tensor by torchvision's name for it; what has none keeps its own. Integers (counters) are
     /// left out.
     pub tensors: BTreeMap<String, Tensor>,
-    /// What the file holds, under its own names.
+    /// Entries of the file, under its own names.
     pub entries: BTreeMap<String, Entry>,
-    /// Whose names those are, and what became of them.
+    /// Naming scheme of the file, and the result of renaming.
     pub names: Renaming,
-    /// What a checkpoint says about its tensors.
+    /// Remarks of a checkpoint on its tensors.
     pub remarks: Remarks,
     /// The epsilon that its batch norms were trained with, if not 1e-5; their weights make up for it.
     pub trained_epsilon: Option<TrainedEpsilon>,
@@ -47,7 +47,7 @@ pub struct WeightsFile {
     pub allows_non_finite: bool,
 }
 
-/// How a file is written.
+/// Format of a weights file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// safetensors.

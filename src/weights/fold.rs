@@ -6,7 +6,7 @@ use ckd_detectors::nn::EPSILON;
 use super::{TrainedEpsilon, WeightsError, WeightsFile};
 
 impl WeightsFile {
-    /// The same network for weights whose batch norms were trained with the epsilon `value`.
+    /// Rescales the norms of weights that were trained with the batch-norm epsilon `value`.
     ///
     /// # Errors
     /// If a norm would divide by nothing, which no network does that was trained so.

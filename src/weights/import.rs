@@ -41,7 +41,7 @@ impl WeightsFile {
         left_out
     }
 
-    /// Where the file came from, for the provenance of what is made of it.
+    /// Provenance of the file, for weights made of it.
     pub fn provenance(&self, recognised: &Recognised) -> BTreeMap<String, String> {
         let file_name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut facts = BTreeMap::from([

@@ -59,7 +59,7 @@ pub enum WeightsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
     /// Not a format that is read here, or a damaged file.
@@ -67,7 +67,7 @@ pub enum WeightsError {
     Format {
         /// The file.
         path: PathBuf,
-        /// What is wrong and what to do.
+        /// Description of the problem, with advice.
         reason: String,
     },
     /// Names or shapes that do not fit the network.
@@ -94,7 +94,7 @@ pub enum WeightsError {
     Card {
         /// The file.
         path: PathBuf,
-        /// What is missing and what to do.
+        /// Description of the gap, with advice.
         reason: String,
     },
     /// Weights that were trained by other conventions than the configuration has.

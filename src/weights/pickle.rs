@@ -21,7 +21,7 @@ pub(super) type Global<'a> = (&'a str, &'a str);
 pub(super) struct Pickled<'a> {
     nodes: Vec<Node<'a>>,
     pub(super) root: Value,
-    /// Its length in bytes.
+    /// Length in bytes.
     pub(super) length: usize,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Pickled<'a> {
         }
     }
 
-    /// What stands under `key` in a dictionary.
+    /// Value under `key` in a dictionary.
     pub(super) fn entry(&self, dict: Value, key: &str) -> Option<Value> {
         self.dict(dict)?.iter().find(|&&(name, _)| self.text(name) == Some(key)).map(|&(_, value)| value)
     }

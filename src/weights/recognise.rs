@@ -13,22 +13,22 @@ use super::{ModelCard, WeightsFile};
 /// The network that a file's tensors are of.
 #[derive(Debug, Clone)]
 pub struct Recognised {
-    /// Its name, as `weights import --arch` takes it: `faster_rcnn_resnet50_fpn`, `resnet18`, `wrn_40_2`.
+    /// Name for `weights import --arch`: `faster_rcnn_resnet50_fpn`, `resnet18`, `wrn_40_2`.
     pub name: String,
-    /// What it is for.
+    /// Task of the network.
     pub kind: Kind,
     /// Keys of a configuration whose student it is, with their values, where they are not the defaults.
     pub settings: Vec<(&'static str, Value)>,
-    /// What the file cannot say and was taken for granted.
+    /// Assumptions about what the file cannot say.
     pub assumed: Vec<String>,
     /// Why its detections here would not be those it was trained for, if they would not.
     pub differs: Option<&'static str>,
 }
 
-/// What a network is for.
+/// Task of a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It detects this many classes; torchvision's COCO detectors have slots for 90 or 91, most of them in use.
+    /// Detector of this many classes; torchvision's COCO detectors have slots for 90 or 91, most in use.
     Detector {
         /// Foreground classes.
         classes: usize,

@@ -30,7 +30,7 @@ pub(super) struct StateDict {
     pub(super) remarks: Remarks,
 }
 
-/// What a checkpoint says about its tensors.
+/// Remarks of a checkpoint on its tensors.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Remarks {
     /// Detectron2's `__author__`: who trained it, and so by which conventions.
@@ -41,7 +41,7 @@ pub struct Remarks {
     pub config: Option<String>,
     /// Detectron2's mean of pixels, from 0 to 255, in the order of its colours.
     pub pixel_mean: Option<[f32; 3]>,
-    /// What it divides by afterwards.
+    /// Detectron2's divisor of pixels after the mean is subtracted.
     pub pixel_std: Option<[f32; 3]>,
 }
 
@@ -65,7 +65,7 @@ pub(super) fn read(
 
 /// A dictionary with tensors in it.
 struct Candidate<'p> {
-    /// Its dotted key; empty for the file's own.
+    /// Dotted key of the dictionary; empty for the file's own.
     path: String,
     items: &'p [(Value, Value)],
     tensors: usize,

@@ -52,12 +52,12 @@ impl std::fmt::Display for NumberType {
     }
 }
 
-/// What a file says of one of its tensors.
+/// Description of a tensor in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// The type of its numbers in the file.
     pub number: NumberType,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
 }
 
@@ -66,7 +66,7 @@ pub struct Entry {
 pub(super) struct StoredTensor {
     pub(super) name: String,
     pub(super) entry: Entry,
-    /// As f32 on the host; `None` for integers.
+    /// Values as f32 on the host; `None` for integers.
     pub(super) values: Option<Tensor>,
 }
 

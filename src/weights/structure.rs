@@ -165,7 +165,7 @@ impl Tensors<'_> {
         self.by_name.get(name)?.dims().get(dimension).copied()
     }
 
-    /// How many of `name(0)`, `name(1)`, ... there are without a gap.
+    /// Number of consecutive names `name(0)`, `name(1)`, ... that exist.
     fn count(&self, name: impl Fn(usize) -> String) -> usize {
         (0..).take_while(|&at| self.has(&name(at))).count()
     }

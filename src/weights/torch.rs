@@ -33,7 +33,7 @@ pub(super) fn zip_file(bytes: &[u8], under: Option<&str>) -> Result<StateDict, S
     })
 }
 
-/// What `torch.save` begins a legacy file with: the pickle of 0x1950a86a20f9469cfc6c.
+/// Magic number of a legacy file of `torch.save`: the pickle of 0x1950a86a20f9469cfc6c.
 pub(super) const LEGACY_MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.";
 
 /// The state dict in the torch file `bytes` of the format before 2020: pickles of a magic number, a version, facts
@@ -106,7 +106,7 @@ struct Storage<'a> {
     /// Or why its numbers are not read.
     number: Result<NumberType, String>,
     key: &'a str,
-    /// Where it begins in the stored one, in numbers (views of storages in legacy files).
+    /// Offset of a view in its stored storage, in numbers (legacy files).
     offset: usize,
 }
 

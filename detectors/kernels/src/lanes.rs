@@ -2,7 +2,7 @@
 
 /// 16 floats that are worked on together.
 pub(crate) trait Lanes: Copy {
-    /// All of them 0.
+    /// Returns lanes of zeros.
     fn zero() -> Self;
     /// The first 16 of `values`.
     fn load(values: &[f32]) -> Self;

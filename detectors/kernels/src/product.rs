@@ -7,7 +7,7 @@ use gemm::Parallelism;
 pub enum Form {
     /// Stored in the orientation in which it is used.
     Plain,
-    /// Its transpose is stored.
+    /// Operand whose transpose is stored.
     Transposed,
 }
 

@@ -29,7 +29,7 @@ use crate::nn::{BatchNormRule, NormKind};
 use crate::{Error, Result};
 
 choices! {
-    /// Which convolution of a bottleneck halves the resolution.
+    /// Convolution of a bottleneck that halves the resolution.
     pub enum StrideIn {
         /// The 3x3 in the middle: torchvision's ResNets, and MMDetection's of style "pytorch".
         Middle = "3x3",
@@ -52,11 +52,11 @@ pub struct BackboneConfig {
     pub norm: NormKind,
     /// Epsilon and momentum of batch norms.
     pub batch_norm: BatchNormRule,
-    /// Which convolution of a bottleneck halves the resolution; other blocks do it in their 3x3.
+    /// Convolution of a bottleneck that halves the resolution; other blocks do it in their 3x3.
     pub stride_in: StrideIn,
     /// Stages that training leaves alone, from the stem up: 0 none, 1 the stem, 2 the stem and stage 1, ... 5 all.
     pub freeze_at: usize,
-    /// Which of stages 1 to 4 keep no activations: the walk back computes them again (Chen et al. 2016,
+    /// Stages 1 to 4 that keep no activations: the backward pass computes them again (Chen et al. 2016,
     /// arXiv 1604.06174).
     pub recompute: [bool; 4],
 }

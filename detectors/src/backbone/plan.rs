@@ -31,7 +31,7 @@ pub struct Stage {
     strides: Vec<usize>,
 }
 
-/// One layer and what it sees.
+/// Layer of a stage with its operands.
 #[derive(Debug, Clone)]
 pub struct Step {
     /// Operand.
@@ -209,7 +209,7 @@ impl Plan {
 }
 
 impl Stage {
-    /// What the stage sees.
+    /// Input of the stage.
     pub const INPUT: Node = Node(0);
 
     /// The latest result.

@@ -190,7 +190,7 @@ pub struct Recognised {
     pub backbone: Backbone,
     /// Channels of its first layer.
     pub stem_channels: usize,
-    /// What its tensors' names begin with.
+    /// Prefix of the names of its tensors.
     pub prefix: String,
     /// Name of its first norm.
     pub first_norm: String,
@@ -202,7 +202,7 @@ impl Backbone {
     /// ResNet-50.
     pub const RESNET50: Self = Self(&ROWS[2]);
 
-    /// All of them.
+    /// Iterates over all registered backbones.
     pub fn all() -> impl Iterator<Item = Self> + Clone {
         ROWS.iter().map(Self)
     }

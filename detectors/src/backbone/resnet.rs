@@ -20,7 +20,7 @@ pub(super) enum Blocks {
     Basic([usize; 4]),
     /// 1x1, 3x3, 1x1 each.
     Bottleneck([usize; 4]),
-    /// The same with a 3x3 in groups (ResNeXt).
+    /// Bottlenecks with a grouped 3x3 (ResNeXt).
     Grouped {
         /// Blocks of each stage.
         counts: [usize; 4],

@@ -30,7 +30,7 @@ pub struct Trunk {
 struct Built {
     steps: Vec<(Step, Operation)>,
     maps: Vec<Node>,
-    /// Of each result, the last step that reads it.
+    /// Last step that reads each result.
     last_use: Vec<usize>,
 }
 

@@ -61,7 +61,7 @@ const fn other(name: &'static str, kind: Kind) -> Architecture {
 }
 
 impl Architecture {
-    /// All of them: for 32x32 pixels first, then for ImageNet.
+    /// All architectures: for 32x32 pixels first, then for ImageNet.
     pub const ALL: &[Self] = &[
         cifar("resnet8", 8, CifarResNetConfig::WIDTHS),
         cifar("resnet14", 14, CifarResNetConfig::WIDTHS),
@@ -104,7 +104,7 @@ impl Architecture {
         other("mobilenet_v3_large", Kind::Trunk),
     ];
 
-    /// Its name.
+    /// Name of the architecture.
     pub fn name(self) -> &'static str {
         self.name
     }
@@ -165,7 +165,7 @@ impl Architecture {
         }
     }
 
-    /// How many stages it has: the taps `stage1`, `stage2`, ...
+    /// Number of stages: the taps `stage1`, `stage2`, ...
     pub fn stages(self) -> usize {
         match self.kind {
             Kind::CifarResNet { .. } | Kind::WideResNet { .. } | Kind::ShuffleNetV1 | Kind::ShuffleNetV2 => 3,

@@ -15,14 +15,14 @@ use crate::nn::{ConvNorm, Linear, Mode, NormKind};
 use crate::param::Builder;
 use crate::{Error, Result};
 
-/// Which CIFAR ResNet.
+/// Configuration of a CIFAR ResNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CifarResNetConfig {
     /// Layers with weights, 6n + 2: 8, 14, 20, 32, 44, 56, 110.
     pub depth: usize,
     /// Channels of the stem and of the three stages.
     pub widths: [usize; 4],
-    /// How a shortcut widens.
+    /// Kind of shortcut where the width changes.
     pub shortcut: ShortcutOption,
     /// Number of classes.
     pub classes: usize,
@@ -38,7 +38,7 @@ pub enum ShortcutOption {
 }
 
 impl ShortcutOption {
-    /// What the last layer is called in the weights that are published with it.
+    /// Name of the last layer in the published weights.
     pub(super) fn head(self) -> &'static str {
         match self {
             Self::A => "linear",
@@ -95,7 +95,7 @@ pub fn cifar_resnet(builder: Builder, config: CifarResNetConfig) -> Result<Stage
     Ok(Staged::new(builder, stem, tail))
 }
 
-/// Its stages behind a map.
+/// Builds the stages that follow a map.
 pub(super) fn tail(builder: &Builder, config: CifarResNetConfig, behind: Behind) -> Result<Stages> {
     let CifarResNetConfig { depth, widths, shortcut, classes } = config;
     let mut inputs = widths[behind.stage];

@@ -134,7 +134,7 @@ impl ConvBn {
         })
     }
 
-    /// The same with a bias in the convolution called `conv`.
+    /// Adds a bias to the convolution called `conv`.
     pub(super) fn with_bias(self, builder: &Builder, conv: &str) -> Result<Self> {
         Ok(Self { conv: self.conv.with_bias(&builder.within(conv))?, norm: self.norm })
     }

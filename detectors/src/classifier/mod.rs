@@ -83,7 +83,7 @@ pub trait Tail: Debug {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps>;
 }
 
-/// Where a [`Tail`] begins, and how deep it is.
+/// Start of a [`Tail`], and its depth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Behind {
     /// The stage whose map it sees; 0: the stem's.
@@ -101,14 +101,14 @@ impl Behind {
     }
 }
 
-/// Which classifier.
+/// Configuration of a classifier.
 #[derive(Debug, Clone, Copy)]
 pub struct ClassifierConfig {
     /// The network.
     pub architecture: Architecture,
     /// Number of classes.
     pub classes: usize,
-    /// What its images are normalised with.
+    /// Normalisation of its images.
     pub normalization: Normalization,
 }
 
@@ -143,7 +143,7 @@ impl Classifier {
         Ok(taps)
     }
 
-    /// What the names of the linear layer's parameters begin with: their shapes depend on the classes.
+    /// Prefix of the linear layer's parameter names: their shapes depend on the classes.
     pub fn head_prefix(&self) -> &str {
         self.network.head().prefix()
     }

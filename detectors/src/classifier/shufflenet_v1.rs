@@ -47,7 +47,7 @@ pub fn shufflenet_v1(builder: Builder, classes: usize) -> Result<Staged> {
     Ok(Staged::new(builder, stem, tail))
 }
 
-/// Its stages behind a map.
+/// Builds the stages that follow a map.
 pub(super) fn tail(builder: &Builder, classes: usize, behind: Behind) -> Result<Stages> {
     let mut inputs = match behind.stage {
         0 => STEM,

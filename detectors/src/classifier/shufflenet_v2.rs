@@ -52,7 +52,7 @@ pub fn shufflenet_v2(builder: Builder, classes: usize) -> Result<Staged> {
     Ok(Staged::new(builder, stem, tail))
 }
 
-/// Its stages behind a map, with the last convolution.
+/// Builds the stages that follow a map, with the last convolution.
 pub(super) fn tail(builder: &Builder, classes: usize, behind: Behind) -> Result<Stages> {
     let mut inputs = match behind.stage {
         0 => STEM,

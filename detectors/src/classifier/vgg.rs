@@ -17,10 +17,10 @@ use crate::param::{Builder, ParamStore};
 use crate::taps::Taps;
 use crate::{Error, Result};
 
-/// Which VGG: convolutions in each of the five blocks.
+/// Configuration of a VGG: convolutions in each of the five blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct VggConfig {
-    /// How many convolutions each block has.
+    /// Number of convolutions in each block.
     pub convolutions: [usize; 5],
     /// Number of classes.
     pub classes: usize,

@@ -14,7 +14,7 @@ use crate::nn::{Linear, Mode};
 use crate::param::Builder;
 use crate::{Error, Result};
 
-/// Which wide ResNet.
+/// Configuration of a wide ResNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WideResNetConfig {
     /// Layers with weights, 6n + 4: 16, 40.
@@ -30,7 +30,7 @@ struct WideBlock {
     norm1: BatchNorm,
     conv1: ConvBn,
     conv2: Conv,
-    /// Where the width changes; it sees the map after the first norm.
+    /// Shortcut where the width changes; its input is the map after the first norm.
     shortcut: Option<Conv>,
 }
 
@@ -51,7 +51,7 @@ pub fn wide_resnet(builder: Builder, config: WideResNetConfig) -> Result<Staged>
     Ok(Staged::new(builder, stem, tail))
 }
 
-/// Its stages behind a map, with the last norm.
+/// Builds the stages that follow a map, with the last norm.
 pub(super) fn tail(builder: &Builder, config: WideResNetConfig, behind: Behind) -> Result<Stages> {
     let WideResNetConfig { depth, widen, classes } = config;
     let mut inputs = match behind.stage {

@@ -40,7 +40,7 @@ section! {
         /// Detections that score lower are dropped; the score is the square root of class probability times
         /// centerness.
         pub score_threshold: f64 = 0.2,
-        /// Of two detections of one class that overlap by more than this IoU the lower-scoring goes.
+        /// IoU of two detections of one class above which NMS drops the lower-scoring.
         pub nms_threshold: f64 = 0.6,
         /// The most detections an image may have.
         pub detections_per_image: usize = 100,
@@ -52,7 +52,7 @@ section! {
         pub focal_gamma: f64 = 2.0,
         /// 3x3 convolutions before the outputs of each of the two heads, each followed by a group norm.
         pub head_convs: usize = 4,
-        /// What level p6 is made of.
+        /// Input of level p6.
         pub p6_from: P6From = P6From::P5,
     }
 }

@@ -22,7 +22,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::{Error, Result};
 
-/// Whose names a file uses.
+/// Naming scheme of a weights file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// torchvision's, of any version: also those of this program.
@@ -46,10 +46,10 @@ pub enum ChannelOrder {
     Bgr,
 }
 
-/// What became of the names of a file.
+/// Result of renaming the tensors of a file.
 #[derive(Debug, Clone)]
 pub struct Renaming {
-    /// Whose they were.
+    /// Naming scheme of the file.
     pub scheme: Scheme,
     /// The colours that the network was trained with; its weights are those for RGB now.
     pub order: ChannelOrder,
@@ -59,7 +59,7 @@ pub struct Renaming {
     pub unused: Vec<String>,
 }
 
-/// What a tensor is called here.
+/// Name of a tensor in this program.
 enum Ours {
     Is(String),
     /// A constant, a counter, a head for ImageNet: not needed.

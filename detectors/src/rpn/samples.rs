@@ -26,9 +26,9 @@ pub(super) struct Samples {
     pub(super) anchors: Vec<u32>,
     /// 1 for an object, 0 for background.
     labels: Vec<f32>,
-    /// Which of them are objects.
+    /// Indices of the objects among the samples.
     positives: Vec<u32>,
-    /// What their deltas should be.
+    /// Regression targets (deltas) of the objects.
     regression: Vec<[f32; 4]>,
 }
 
@@ -69,7 +69,7 @@ impl Samples {
 
 /// The cells of some anchors.
 pub(super) struct Cells {
-    /// Of each level, each cell once.
+    /// Distinct cells of each level.
     levels: Vec<Vec<Pixel>>,
     /// Row of each anchor, where a cell has a row for each of its anchors.
     rows: Vec<u32>,
@@ -120,7 +120,7 @@ impl Cells {
 }
 
 impl Rpn {
-    /// What the head says at `cells`, a row for each anchor: objectness (S, 1) and deltas (S, 4).
+    /// Returns the head's outputs at `cells`, a row for each anchor: objectness (S, 1) and deltas (S, 4).
     pub(super) fn at(&self, cells: &Cells, levels: &[Value]) -> Result<(Value, Value)> {
         let mut parts = Vec::with_capacity(levels.len());
         for (level, pixels) in levels.iter().zip(&cells.levels).filter(|(_, pixels)| !pixels.is_empty()) {

@@ -14,7 +14,7 @@ use crate::distill::{Distill, MapsAt, Offer, RowsAt};
 use ckd_detectors::images::Normalization;
 
 section! {
-    /// One experiment on image classification.
+    /// Experiment on image classification.
     pub struct ClassifyConfig with run: Run, labelled: Labelled {
         /// The network to learn from; without it the student trains alone.
         pub teacher: Option<ClassifierTeacher>,
@@ -60,7 +60,7 @@ section! {
     pub struct ClassifierTeacher {
         /// The network.
         pub network: Architecture,
-        /// Its weights: .safetensors, .pth, .th (RepDistiller's and mdistiller's checkpoints too).
+        /// Weights of the network: .safetensors, .pth, .th (RepDistiller's and mdistiller's checkpoints too).
         pub weights: Option<PathBuf>,
         /// The configuration that trains it first, on this experiment's data; the result is reused.
         pub train: Option<String>,

@@ -9,11 +9,11 @@ use crate::distill::mcl::{Cohort, CohortMethod};
 use crate::optim::OptimKind;
 
 section! {
-    /// One experiment on image classifiers that train together, from scratch and without a teacher.
+    /// Experiment on image classifiers that train together, from scratch and without a teacher.
     pub struct CohortConfig with run: Run, labelled: Labelled {
         /// The networks, two or more, equal or not.
         pub peer: Vec<Peer> = Vec::new(),
-        /// Their mutual learning.
+        /// Mutual learning of the networks.
         pub cohort: Cohort,
     }
 }

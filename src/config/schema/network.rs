@@ -39,7 +39,7 @@ section! {
 section! {
     /// The network to learn from: exactly one of `weights` and `train` says where it comes from.
     pub struct Teacher with network: Network {
-        /// Its weights: .safetensors, torchvision's or MMDetection's .pth, or Detectron2's .pkl.
+        /// Weights of the network: .safetensors, torchvision's or MMDetection's .pth, or Detectron2's .pkl.
         pub weights: Option<PathBuf>,
         /// The configuration that trains it first, on this experiment's data; the result is reused.
         pub train: Option<String>,

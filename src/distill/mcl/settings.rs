@@ -139,7 +139,7 @@ impl CohortMethod {
         "Yang et al., arXiv 2207.11518"
     }
 
-    /// Its summary.
+    /// Summary of the method.
     pub fn card(self) -> MethodCard {
         let mut keys = Vec::new();
         Cohort::document_fields("", &mut keys);

@@ -98,7 +98,7 @@ pub fn evaluation_batches(
     Loader::over(source, workforce, Position::default())
 }
 
-/// One image as a classifier of `config` is shown it when it is measured.
+/// Prepares an image as a classifier of `config` sees it at evaluation.
 ///
 /// # Errors
 /// If the device has no room.
@@ -122,7 +122,7 @@ pub fn logits(model: &Classifier, images: &Images) -> Result<Vec<f32>> {
     Ok(logits.tensor().flatten_all()?.to_vec1::<f32>()?)
 }
 
-/// As [`measure`] on the held-out images, with the teacher's guesses, which are made once.
+/// Measures on the held-out images as [`measure`], with the teacher's guesses, which are computed once.
 pub(super) fn measure_beside_teacher(
     sets: &LabelledSets,
     config: &ClassifyConfig,

@@ -16,11 +16,11 @@ use crate::weights::labelled_rows;
 /// Both splits of a data set of labelled images.
 #[derive(Debug)]
 pub struct LabelledSets {
-    /// What is learned from.
+    /// Training images.
     pub train: Arc<Labelled>,
-    /// What is measured on.
+    /// Held-out images.
     pub val: Arc<Labelled>,
-    /// What the teacher of this run guesses for each image of `val`, once it was asked.
+    /// The teacher's guess for each image of `val`, once computed.
     pub(super) teacher_guesses: OnceCell<Vec<u32>>,
 }
 
@@ -107,7 +107,7 @@ pub(super) fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<
     Ok(found)
 }
 
-/// One split of the data set of `config` in `root`, decoded if its images are small.
+/// Loads a split of the data set of `config` in `root`, decoded if its images are small.
 pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
     let set = read_split(config, root, split)?;
     Ok(match config.labelled.data.kind {
@@ -118,7 +118,7 @@ pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<
     })
 }
 
-/// The same, decoded only if it is stored so.
+/// Reads a split, decoded only if it is stored so.
 fn read_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
     let data = &config.labelled.data;
     let loaded = match data.kind {
@@ -173,7 +173,7 @@ fn root(loaded: &Loaded<ClassifyConfig>) -> PathBuf {
     loaded.resolve(&loaded.config.labelled.data.root)
 }
 
-/// What of a split is not there, and how to get it.
+/// Missing parts of a split, and how to get them.
 fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> Option<String> {
     let data = &loaded.config.labelled.data;
     let folder_name = |train: &str, test: &str| match split {

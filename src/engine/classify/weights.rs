@@ -17,10 +17,10 @@ const CONFIG: &str = "ckd_det.classify_config";
 const CLASSES: &str = "ckd_det.classes";
 const PROVENANCE: &str = "ckd_det.provenance";
 const INPUT: &str = "ckd_det.input";
-/// What `torch.nn.DataParallel` puts before every name.
+/// Prefix of `torch.nn.DataParallel` before every name.
 const DATA_PARALLEL: &str = "module.";
 
-/// What a classifier needs to be used again, and where it comes from.
+/// Description of a classifier that its weights carry: all that is needed to use it again, and its origin.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ClassifierCard {
     /// The experiment; the weights are those of its student.
@@ -85,7 +85,7 @@ impl ClassifierCard {
         Ok(network)
     }
 
-    /// How a message calls the network.
+    /// Description of the network for messages.
     pub fn described(&self) -> String {
         format!("a classifier, {} of {} classes", self.config.student.network, self.classes.len())
     }
@@ -112,7 +112,7 @@ impl ClassifierCard {
     }
 }
 
-/// As a decimal: 0.05, not the f64 that is the f32 nearest to it.
+/// Converts to the shortest decimal: 0.05, not the f64 that is the f32 nearest to it.
 fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(value.into())
 }

@@ -13,7 +13,7 @@ use crate::engine::outcome::ClassResult;
 use crate::engine::task::{Measured, Network};
 use crate::report::cohort_table::CohortRow;
 
-/// What an evaluation found of every network.
+/// Result of an evaluation, for every network.
 #[derive(Debug, Clone)]
 pub struct MeasuredCohort {
     peers: Vec<(String, MeasuredClassifier)>,

@@ -23,7 +23,7 @@ use crate::engine::{EngineError, Result};
 pub struct MetaBatch<'a> {
     /// The images.
     pub images: &'a Images,
-    /// Their classes.
+    /// Classes of the images.
     pub labels: &'a [u32],
     /// The rows of the memories that they are compared with; empty without memories.
     pub drawn: &'a [u32],

@@ -47,7 +47,7 @@ pub struct Cohort {
 pub struct Peer {
     classifier: Classifier,
     branches: Vec<Box<dyn Tail>>,
-    /// One a layer, the network's own the last.
+    /// Embedding heads, one for each layer, the network's own the last.
     embed: Vec<Mlp>,
     /// L-MCL's.
     stages: Option<Stages>,
@@ -58,7 +58,7 @@ pub struct Peer {
 #[derive(Debug)]
 struct Stages {
     aggregator: Mlp,
-    /// One a layer.
+    /// Layer matching, one for each layer.
     matching: Vec<Linear>,
 }
 
@@ -66,7 +66,7 @@ struct Stages {
 #[derive(Debug)]
 struct Mlp([Linear; 2]);
 
-/// What a layer of a network says of a batch.
+/// Outputs of a layer of a network for a batch.
 #[derive(Debug, Clone)]
 pub(super) struct Layer {
     /// Pooled features (B, D).
@@ -117,17 +117,17 @@ impl Cohort {
             .collect()
     }
 
-    /// What is trained and remembered beside them.
+    /// Parameters and memory banks that are kept beside the networks.
     pub(super) fn beside(&self) -> Vec<&ParamStore> {
         vec![&self.heads, &self.aggregators, &self.matching, &self.memories]
     }
 
-    /// What L-MCL's virtual updates move: networks, branches and heads.
+    /// Parameters that L-MCL's virtual updates move: networks, branches and heads.
     pub(super) fn theta(&self) -> Vec<&ParamStore> {
         self.peers.iter().map(|peer| peer.classifier.params()).chain([&self.heads]).collect()
     }
 
-    /// What weighs the pairs of stages.
+    /// Parameters of the layer matching, which weighs the pairs of stages.
     pub(super) fn phi(&self) -> &ParamStore {
         &self.matching
     }
@@ -142,7 +142,7 @@ impl Cohort {
         self.peers.iter().filter_map(|peer| peer.memory.as_ref())
     }
 
-    /// What every layer of every network says of `images`, each network run once.
+    /// Outputs of every layer of every network for `images`; each network runs once.
     pub(super) fn layers(&self, images: &Images, mode: Mode) -> Result<Vec<Vec<Layer>>> {
         self.peers.iter().map(|peer| peer.layers(images, mode)).collect()
     }

@@ -72,7 +72,7 @@ pub(super) fn drawn(setting: &Setting<'_, CohortSets>, batch: &LabelledBatch) ->
     }
 }
 
-/// How alike the images are to the networks' layers: to the rows `drawn` from the memories, or to each other.
+/// Similarities between the images and the memory-bank rows `drawn`, or between the images, by layer.
 pub(super) fn likenesses(
     config: &CohortConfig,
     cohort: &Cohort,
@@ -111,7 +111,7 @@ fn labelled(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: &[
     Ok(terms)
 }
 
-/// What MCL's networks learn from the mean of their logits.
+/// Loss of MCL's networks against the mean of their logits.
 fn from_the_mean(config: &CohortConfig, layers: &[Vec<Layer>]) -> Result<Vec<Part>> {
     let CohortLosses { logit_kd, temperature, .. } = config.cohort;
     let logits: Vec<&Value> = layers.iter().filter_map(|own| Some(&own.last()?.logits)).collect();
@@ -126,7 +126,7 @@ fn from_the_mean(config: &CohortConfig, layers: &[Vec<Layer>]) -> Result<Vec<Par
     logits.iter().enumerate().map(of).collect()
 }
 
-/// What L-MCL's aggregated teachers learn from the labels, and the networks from them.
+/// Losses of L-MCL's aggregated teachers against the labels, and of the networks against these teachers.
 fn aggregated(setting: &Setting<'_, CohortSets>, layers: &[Vec<Layer>], labels: &[u32]) -> Result<Vec<Part>> {
     let config = setting.config;
     let mut teachers = Vec::new();

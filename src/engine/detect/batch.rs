@@ -40,7 +40,7 @@ fn batches(config: &Config, purpose: Purpose, images_per_batch: usize) -> Loader
     }
 }
 
-/// How a teacher sees the images, if there is one that sees them otherwise than the student.
+/// Resize rule of the teacher, if there is one that resizes otherwise than the student.
 fn teacher_resize(config: &Config) -> Option<Resize> {
     let own = config.teacher_resize();
     (own != config.input.resize && !config.distill.is_empty()).then_some(own)

@@ -29,7 +29,7 @@ const BOXES_PER_IMAGE: usize = 8;
 /// No side of a box is shorter, in pixels.
 const SHORTEST_SIDE: f32 = 32.0;
 
-/// What is timed, and how often.
+/// Workload of a benchmark, and its number of steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Workload {
     /// Foreground classes.
@@ -53,7 +53,7 @@ pub enum Inference<'a> {
     Teacher(&'a config::Teacher),
 }
 
-/// How long the counted steps took, and their work.
+/// Durations of the counted steps, and their work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timings<T> {
     /// Step by step.
@@ -62,7 +62,7 @@ pub struct Timings<T> {
     pub multiply_adds_per_image: u64,
 }
 
-/// How long the parts of one training step took; there is nothing else in it.
+/// Durations of the parts of a training step, which add up to the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepTime {
     /// The teacher's pyramid, and its logits of the student's regions; zero without a teacher.

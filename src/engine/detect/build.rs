@@ -19,7 +19,7 @@ pub fn student(config: &Config, classes: usize, device: &Device) -> Result<Detec
     Ok(Detector::new(Builder::new(config.run.seed, device), &settings)?)
 }
 
-/// The same network as [`student`], for inference alone: nothing in it is trainable.
+/// Builds the network of [`student`] for inference alone: nothing in it is trainable.
 pub fn frozen_student(config: &Config, classes: usize, device: &Device) -> Result<Detector> {
     let settings = student_settings(config, classes);
     Ok(Detector::new(Builder::new(config.run.seed, device).frozen(), &settings)?)

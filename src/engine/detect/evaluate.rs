@@ -17,12 +17,12 @@ use crate::data::{Batch, CategoryMap, ClassIndex, Dataset, Loader, Position};
 use crate::engine::Result;
 use crate::eval::{self, BoxMetrics, Detection, GroundTruth, Options};
 
-/// What a detector made of a data set.
+/// Detections of a detector on a data set, with its speed.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     /// Every detection, in pixels of the original images.
     pub detections: Vec<Detection>,
-    /// Its images.
+    /// Ids of the images.
     pub image_ids: Vec<u64>,
     /// Median wall time of one image, from pixels in memory to boxes, in milliseconds.
     pub ms_per_image: f64,

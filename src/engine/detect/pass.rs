@@ -104,7 +104,7 @@ fn teacher_logits(
     }
 }
 
-/// What is compared: the pyramid or not, and which rows of the logits.
+/// Parts of the networks that the methods compare: the pyramid or not, and rows of the logits.
 struct Compared {
     pyramid: bool,
     tap: Tap,

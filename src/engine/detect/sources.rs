@@ -45,7 +45,7 @@ pub fn find_teacher(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
     Ok(found)
 }
 
-/// Where the data of an experiment is.
+/// Paths of the data of an experiment.
 #[derive(Debug, Clone)]
 pub struct DataPaths {
     /// Training images and annotations.
@@ -82,7 +82,7 @@ impl Inputs {
 }
 
 impl DataPaths {
-    /// Where the validation split of `loaded` is, for evaluation alone: the training split may be missing.
+    /// Finds the validation split of `loaded` for evaluation alone: the training split may be missing.
     ///
     /// # Errors
     /// As [`Inputs::find`].
@@ -94,7 +94,7 @@ impl DataPaths {
         Ok(data.val)
     }
 
-    /// Where `loaded` says its data is.
+    /// Paths of the data as `loaded` names them.
     pub(crate) fn of(loaded: &Loaded<Config>) -> Self {
         let data = &loaded.config.data;
         let root = match data.kind {
@@ -105,7 +105,7 @@ impl DataPaths {
         Self { train: data.files(&root, Split::Train), val: data.files(&root, Split::Val) }
     }
 
-    /// What of `wanted` is not there, and how to get it; `option` names another folder.
+    /// Missing files among `wanted`, and how to get them; `option` names another folder.
     fn missing(loaded: &Loaded<Config>, wanted: &[(String, PathBuf)], option: &str) -> Option<String> {
         let data = &loaded.config.data;
         let absent: Vec<String> = wanted
@@ -146,9 +146,9 @@ fn parts(files: &SplitFiles, name: &str) -> [(String, PathBuf); 2] {
 pub struct LoadedSplit {
     /// Images and boxes to learn from or to run over.
     pub dataset: Arc<Dataset>,
-    /// The same boxes to measure detections against.
+    /// Ground truth of the same images for the evaluator.
     pub truth: Arc<GroundTruth>,
-    /// Whatever was not taken as it stands.
+    /// Findings about data that was not taken as it stands.
     pub report: LoadReport,
 }
 
@@ -176,11 +176,11 @@ impl LoadedSplit {
 /// Both splits in memory (annotations; images stay on the disk).
 #[derive(Debug, Clone)]
 pub struct DataSets {
-    /// What is learned from.
+    /// Training images.
     pub train: Arc<Dataset>,
-    /// What is measured on.
+    /// Validation images.
     pub val: Arc<Dataset>,
-    /// What was odd in either.
+    /// Findings about the data of both splits.
     pub reports: [LoadReport; 2],
     /// The boxes of `val` as the evaluator takes them.
     pub truth: Arc<GroundTruth>,

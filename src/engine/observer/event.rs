@@ -115,7 +115,7 @@ pub struct Begin<'a> {
     pub log_every: u64,
 }
 
-/// One update.
+/// Event of a finished update.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Step<'a> {
@@ -137,15 +137,15 @@ pub struct Step<'a> {
     pub waited: Duration,
 }
 
-/// One evaluation.
+/// Event of a finished evaluation.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Eval<'a> {
     /// Updates before it.
     pub step: u64,
-    /// Of the weights.
+    /// Evaluation of the weights.
     pub weights: &'a Evaluated,
-    /// Of the average of the weights, if the run keeps one.
+    /// Evaluation of the moving average of the weights, if the run keeps one.
     pub average: Option<&'a Evaluated>,
     /// The networks whose best evaluation this is.
     pub best: &'a [Written<'a>],

@@ -21,7 +21,7 @@ const CODER: [f32; 4] = [10.0, 10.0, 5.0, 5.0];
 /// Sides in pixels that a detection must have.
 const MIN_SIZE: f32 = 1e-2;
 
-/// What the proposal network says of each level: objectness (N, A_l), deltas (N, A_l, 4), anchors (A_l, 4).
+/// Outputs of the RPN for each level: objectness (N, A_l), deltas (N, A_l, 4), anchors (A_l, 4).
 struct FirstStage {
     objectness: Vec<Edge>,
     deltas: Vec<Edge>,

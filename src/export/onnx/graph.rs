@@ -40,18 +40,18 @@ pub(super) struct GraphBuilder {
 }
 
 impl GraphBuilder {
-    /// One operation with one result and no settings.
+    /// Adds an operation with one result and no settings.
     pub(super) fn op(&mut self, kind: &str, inputs: &[&Edge]) -> Edge {
         self.op_with(kind, inputs, &[])
     }
 
-    /// One operation with one result.
+    /// Adds an operation with one result.
     pub(super) fn op_with(&mut self, kind: &str, inputs: &[&Edge], settings: &[(&str, Set<'_>)]) -> Edge {
         let [output] = self.op_of(kind, inputs, settings);
         output
     }
 
-    /// One operation with `N` results.
+    /// Adds an operation with `N` results.
     pub(super) fn op_of<const N: usize>(
         &mut self,
         kind: &str,

@@ -189,7 +189,7 @@ impl Layers {
         self.conv_norm_at(x, names, Place { stride: 1, groups: Some(groups) }, residual, then)
     }
 
-    /// As [`conv_norm`](Self::conv_norm), of any place.
+    /// Adds a convolution and its norm as [`conv_norm`](Self::conv_norm), at any place.
     pub(super) fn conv_norm_at(
         &mut self,
         x: &Edge,

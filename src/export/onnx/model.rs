@@ -80,7 +80,7 @@ impl InputRule {
 pub struct DetectorGraph<'a> {
     /// The network.
     pub config: &'a DetectorConfig,
-    /// Its images.
+    /// Input rule of the images.
     pub rule: InputRule,
     /// Category ids in the order of the logits.
     pub categories: &'a [u64],

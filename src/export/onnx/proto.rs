@@ -17,7 +17,7 @@ pub(crate) struct Model {
     pub(crate) metadata_props: Vec<Entry>,
 }
 
-/// Which version of which operators.
+/// Version of a set of operators.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct OperatorSet {
     #[prost(string, tag = "1")]
@@ -50,7 +50,7 @@ pub(crate) struct Graph {
     pub(crate) output: Vec<Port>,
 }
 
-/// One operation.
+/// Operation of the graph.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Node {
     #[prost(string, repeated, tag = "1")]
@@ -78,7 +78,7 @@ pub(crate) struct Attribute {
     pub(crate) s: Vec<u8>,
     #[prost(int64, repeated, tag = "8")]
     pub(crate) ints: Vec<i64>,
-    /// Which of the fields counts: 1 `f`, 2 `i`, 3 `s`, 7 `ints`.
+    /// Type of the attribute: 1 `f`, 2 `i`, 3 `s`, 7 `ints`.
     #[prost(int32, tag = "20")]
     pub(crate) kind: i32,
 }
@@ -137,7 +137,7 @@ pub(crate) struct Dim {
     pub(crate) extent: Option<Extent>,
 }
 
-/// Of a dimension.
+/// Extent of a dimension.
 #[derive(Clone, PartialEq, prost::Oneof)]
 pub(crate) enum Extent {
     #[prost(int64, tag = "1")]

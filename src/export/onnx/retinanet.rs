@@ -68,7 +68,7 @@ pub(super) fn write(
     Ok(())
 }
 
-/// What a head says of each level, (N, A_l, width).
+/// Outputs of a head for each level, (N, A_l, width).
 fn head(layers: &mut Layers, levels: &[Edge], head: &str, last: &str, width: usize) -> Result<Vec<Edge>> {
     let convs = layers.count(|i| format!("head.{head}.conv.{i}.0.weight"));
     let mut outputs = Vec::new();

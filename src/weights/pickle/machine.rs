@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::value::{Node, Value};
 
-/// What an opcode led to.
+/// Result of an opcode.
 pub(super) enum Step {
     On,
     End(Value),
@@ -27,7 +27,7 @@ impl<'a> Machine<'a> {
         Self { bytes, at: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), nodes: Vec::new() }
     }
 
-    /// One opcode; `None` where the pickle makes no sense.
+    /// Executes an opcode; `None` where the pickle makes no sense.
     pub(super) fn step(&mut self) -> Option<Step> {
         let [opcode] = self.take()?;
         match opcode {

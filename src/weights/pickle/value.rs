@@ -15,12 +15,12 @@ pub(in crate::weights) enum Value {
 #[derive(Debug)]
 pub(in crate::weights) enum Node<'a> {
     Text(&'a str),
-    /// Also the strings of Python 2, which have no encoding.
+    /// Bytes, also the strings of Python 2, which have no encoding.
     Bytes(&'a [u8]),
     Tuple(Vec<Value>),
-    /// Also a set.
+    /// List, also a set.
     List(Vec<Value>),
-    /// Also an `OrderedDict`.
+    /// Dictionary, also an `OrderedDict`.
     Dict(Vec<(Value, Value)>),
     /// The name of a class or function.
     Global {
@@ -29,7 +29,7 @@ pub(in crate::weights) enum Node<'a> {
     },
     /// A reference to something outside the pickle, by its id.
     Persistent(Value),
-    /// What a function or class would make of these arguments, and the state it would then be given.
+    /// Call of a function or class with these arguments, and the state set afterwards.
     Call {
         function: Value,
         arguments: Value,

@@ -115,7 +115,7 @@ impl Geometry {
     }
 }
 
-/// One kernel position: its index in R·S and its offset in the source map.
+/// Kernel position: its index in R·S and its offset in the source map.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tap {
     pub(super) index: usize,

@@ -30,9 +30,9 @@ pub enum RowTarget {
 /// Targets of [`sigmoid_focal_loss`].
 #[derive(Debug, Clone, Copy)]
 pub enum FocalTargets<'a> {
-    /// One per row.
+    /// Target for each row.
     Rows(&'a [RowTarget]),
-    /// One in [0, 1] per element, row-major.
+    /// Target in [0, 1] for each element, row-major.
     Dense(&'a [f32]),
 }
 

@@ -52,9 +52,9 @@ pub(crate) struct Finish<'a> {
 
 /// Memory that sums are written to.
 pub(crate) enum Memory<'a> {
-    /// That nothing was written to before.
+    /// Uninitialised target.
     Fresh(&'a mut [MaybeUninit<f32>]),
-    /// Of numbers, which are overwritten.
+    /// Target of numbers, which are overwritten.
     Written(&'a mut [f32]),
 }
 

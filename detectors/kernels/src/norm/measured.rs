@@ -163,7 +163,7 @@ struct NormGradients<'a> {
 }
 
 impl Host for NormGradients<'_> {
-    /// Of x, weight and bias; and the gradient behind the activation, if it came about on the way.
+    /// Gradients of x, weight and bias; and the one behind the activation, if it came about on the way.
     type Output = ([Option<Tensor>; 3], Option<Tensor>);
 
     fn on_host(self) -> Result<Self::Output> {

@@ -92,7 +92,7 @@ pub(super) struct RoiAlignGradient<'a> {
 }
 
 impl Host for RoiAlignGradient<'_> {
-    /// One for each level.
+    /// Gradient for each level.
     type Output = Vec<Option<Tensor>>;
 
     fn on_host(self) -> Result<Vec<Option<Tensor>>> {

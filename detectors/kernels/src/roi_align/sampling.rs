@@ -6,7 +6,7 @@ pub enum Sampling {
     /// One sample a pixel of the bin's length, rounded up, at most [`MAX_SAMPLES`]: torchvision's
     /// `sampling_ratio` 0 or -1.
     Adaptive,
-    /// This many, from 1 to [`MAX_SAMPLES`].
+    /// Fixed number of samples, from 1 to [`MAX_SAMPLES`].
     Fixed(usize),
 }
 

@@ -178,8 +178,8 @@ over_lanes! {
 }
 
 over_lanes! {
-    /// One output channel's gradient at the 36 points, `channels` numbers at every `stride`, to its weights
-    /// (9, channels).
+    /// Transforms an output channel's gradient at the 36 points, `channels` numbers at every `stride`, to its
+    /// weights' gradient (9, channels).
     pub(super) fn weight_gradient<V>(from: &[f32], stride: usize, channels: usize, to: &mut [f32]) {
         for first in (0..channels).step_by(LANES) {
             both_ways!(
