@@ -7,6 +7,7 @@ use crate::support::real;
 use crate::support::tiny::{
     Folder, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
 };
+use crate::support::torch_file::TorchFile;
 use candle_core::{Device, Tensor};
 use ckd_det::config::{ClassifyConfig, Config, Document, Experiment};
 use ckd_det::engine::EngineError;
@@ -289,6 +290,14 @@ fn the_program_trains_measures_and_compares() {
     let outcome: serde_json::Value = serde_json::from_str(&outcome).expect("JSON");
     assert_eq!(measured["top1"], outcome["row"]["top1"]);
     assert_eq!(measured["images"], 20);
+    // The same weights as somebody else would have saved them.
+    let file = WeightsFile::read(&small.path("runs/plain/last.safetensors")).expect("weights");
+    fs::write(small.path("theirs.pth"), TorchFile::of(&file.tensors).bytes()).expect("a file");
+    let imported = ["eval", "--weights", "theirs.pth", "--config", "plain.toml"];
+    assert_ended(&small.run_program(&imported), 0, &["told from its tensors", "top-1"]);
+    let theirs = small.run_program(&[imported.as_slice(), &["--json"]].concat());
+    let theirs: serde_json::Value = serde_json::from_slice(&theirs.stdout).expect("one JSON object");
+    assert_eq!(theirs, measured);
     assert_ended(&small.run_program(&["eval"]), 2, &["--coco-val", "--run DIR"]);
     assert_ended(
         &small.run_program(&["config", "show", "plain.toml"]),

@@ -49,16 +49,12 @@ pub fn trial(target: &Target, folder: &Path, input: &[u8]) -> Result<String, Fau
     }
 }
 
-/// A message without its numbers and paths.
+/// A message without what it quotes, its numbers and its paths.
 fn form(answer: &str) -> String {
-    answer
-        .split_whitespace()
-        .filter(|word| !word.contains(['/', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9']))
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(160)
-        .collect()
+    let is_fixed = |word: &&str| {
+        !word.contains(|c: char| c.is_ascii_digit() || matches!(c, '/' | '"' | '`' | '\'' | '='))
+    };
+    answer.split_whitespace().filter(is_fixed).take(12).collect::<Vec<_>>().join(" ")
 }
 
 /// The process's largest memory so far in MiB, after it was set back if asked; 0 where Linux does not tell.

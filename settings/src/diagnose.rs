@@ -111,8 +111,8 @@ impl Diagnostic {
     }
 }
 
-/// `text` with control characters but line breaks and tabs written as escapes (`\u{1b}`): a name in a file could otherwise
-/// move the cursor, change colours or set the title of the terminal that it is printed on.
+/// Text for a terminal: control characters but line breaks and tabs are written as escapes (`\u001b`, as in JSON). A name in a
+/// file could otherwise move the cursor, change colours or set the terminal's title.
 pub fn printable(text: &str) -> Cow<'_, str> {
     // Also the marks that turn the direction of writing (Unicode TR 36, section 3.2).
     let is_plain = |c: char| {
@@ -126,7 +126,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     for c in text.chars() {
         match is_plain(c) {
             true => written.push(c),
-            false => written.extend(c.escape_unicode()),
+            false => written += &format!("\\u{:04x}", u32::from(c)),
         }
     }
     Cow::Owned(written)
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn control_characters_are_printed_as_escapes() {
         assert_eq!(printable("plain, größer\n\t猫"), "plain, größer\n\t猫");
-        assert_eq!(printable("a\u{1b}[31mb\u{7}\r\u{202e}c"), "a\\u{1b}[31mb\\u{7}\\u{d}\\u{202e}c");
+        assert_eq!(printable("a\u{1b}[31mb\u{7}\r\u{202e}c"), "a\\u001b[31mb\\u0007\\u000d\\u202ec");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use candle_core::Device;
+use ckd_settings::printable;
 
 use super::Interrupt;
 use crate::config::ConfigError;
@@ -23,7 +24,7 @@ pub struct Context {
 /// # Errors
 /// When standard output cannot be written; a closed pipe ends the program quietly.
 pub fn say(line: impl AsRef<str>) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{}", line.as_ref())
+    writeln!(io::stdout().lock(), "{}", printable(line.as_ref()))
 }
 
 /// Writes an error to the terminal, with its causes.
@@ -31,7 +32,7 @@ pub(super) fn report(error: &anyhow::Error) {
     let message = match error.downcast_ref::<ConfigError>() {
         Some(error) if io::stderr().is_terminal() => error.styled(),
         Some(error @ ConfigError::Invalid(_)) => error.to_string(),
-        _ => format!("error: {}", told_once(error)),
+        _ => format!("error: {}", printable(&told_once(error))),
     };
     // Without a standard error there is nobody to tell.
     let _ = writeln!(io::stderr(), "{message}");

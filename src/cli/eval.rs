@@ -7,7 +7,7 @@ use clap::ArgGroup;
 
 use super::model::{ModelArgs, check_data_root};
 use super::{Context, UsageError, eval_classifier, eval_results, say};
-use crate::config::Loaded;
+use crate::config::{Experiment, Loaded};
 use crate::data::SplitFiles;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_all, score};
@@ -25,6 +25,7 @@ use crate::weights::card::categories_of;
 Examples:
   ckd-det eval --coco-val                                  the latest run on its validation images
   ckd-det eval --run runs/cifar10_r56_r20                  a classifier on its held-out images
+  ckd-det eval --weights resnet56.pth --config cifar10_r56_r20   somebody else's classifier on this data
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json
   ckd-det eval --gt instances_val2017.json --dt results.json --json"
@@ -85,13 +86,18 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
     let is_named = args.model.run.is_some() || args.model.weights.is_some();
     if is_named && !args.coco_val {
         let file = WeightsFile::read(&args.model.find()?)?;
+        let asked = eval_classifier::Asked {
+            data_root: args.data_root.as_deref(),
+            max_images: args.max_images.map(NonZeroUsize::get),
+            json: args.json,
+        };
         if let Some(card) = ClassifierCard::of(&file)? {
-            let asked = eval_classifier::Asked {
-                data_root: args.data_root.as_deref(),
-                max_images: args.max_images.map(NonZeroUsize::get),
-                json: args.json,
-            };
             return eval_classifier::run(&file, card, &asked, context);
+        }
+        if let Some(name) = &args.model.config
+            && let Experiment::Classify(loaded) = Experiment::load(name, &[])?
+        {
+            return eval_classifier::run_imported(&file, *loaded, &asked, context);
         }
     }
     if !args.coco_val {

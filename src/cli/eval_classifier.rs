@@ -1,15 +1,20 @@
 //! `ckd-det eval` of a classifier: accuracies of a run's weights on its held-out images.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use ckd_detectors::classifier::Architecture;
+
 use super::{Context, say};
-use crate::config::Loaded;
+use crate::config::{ClassifierTeacher, ClassifyConfig, Loaded};
+use crate::data::Labelled;
 use crate::data::cifar::Split;
 use crate::engine::EngineError;
 use crate::engine::classify::{ClassifierCard, load_split, measure};
-use crate::weights::WeightsFile;
+use crate::weights::recognise::Recognised;
+use crate::weights::{WeightsError, WeightsFile};
 
 /// Options of `eval` that apply to classifiers.
 pub(super) struct Asked<'a> {
@@ -31,26 +36,76 @@ pub(super) fn run(
     asked: &Asked<'_>,
     context: &Context,
 ) -> anyhow::Result<()> {
-    let mut config = card.config.clone();
+    let loaded = as_asked(Loaded::of_weights(card.config.clone()), asked);
+    let set = held_out(file, &loaded)?;
+    card.check_classes(&file.path, &set.classes)?;
+    measured(file, &ClassifierCard { config: loaded.config, ..card }, set, asked, context)
+}
+
+/// Measures the network that the tensors of `file` are of, on the data of an experiment: the network is the experiment's
+/// student, its teacher, or another one that sees images as the student does.
+///
+/// # Errors
+/// Tensors of no known classifier; data that is missing or has another number of classes.
+pub(super) fn run_imported(
+    file: &WeightsFile,
+    loaded: Loaded<ClassifyConfig>,
+    asked: &Asked<'_>,
+    context: &Context,
+) -> anyhow::Result<()> {
+    let refused = |reason: String| WeightsError::Card { path: file.path.clone(), reason };
+    let recognised = Recognised::of(file).map_err(refused)?;
+    let network: Architecture =
+        recognised.name.parse().map_err(|_| refused(format!("{} is no classifier", recognised.name)))?;
+    let mut loaded = as_asked(loaded, asked);
+    let config = &mut loaded.config;
+    let is_teacher =
+        |teacher: &ClassifierTeacher| teacher.network == network && config.student.network != network;
+    if config.teacher.as_ref().is_some_and(is_teacher) {
+        config.labelled.normalization = Some(config.teacher_normalization());
+    }
+    config.student.network = network;
+    let set = held_out(file, &loaded)?;
+    let classes = set.classes.clone();
+    let card = ClassifierCard { config: loaded.config, classes, provenance: BTreeMap::new() };
+    if !asked.json {
+        say(format!("{network}, told from its tensors"))?;
+    }
+    measured(file, &card, set, asked, context)
+}
+
+fn as_asked(mut loaded: Loaded<ClassifyConfig>, asked: &Asked<'_>) -> Loaded<ClassifyConfig> {
+    let config = &mut loaded.config;
     if let Some(root) = asked.data_root {
         config.labelled.data.root = root.to_owned();
     }
     config.run.eval.max_images = asked.max_images.or(config.run.eval.max_images);
-    let loaded = Loaded::of_weights(config);
+    loaded
+}
+
+fn held_out(file: &WeightsFile, loaded: &Loaded<ClassifyConfig>) -> anyhow::Result<Labelled> {
     let root = loaded.resolve(&loaded.config.labelled.data.root);
     if !root.exists() {
         return Err(EngineError::Missing(format!(
-            "the data that {} was trained on is not at {}: name its folder with --data-root",
+            "the data to measure {} on is not at {}: name its folder with --data-root",
             file.path.display(),
             root.display()
         ))
         .into());
     }
-    let set = load_split(&loaded.config, &root, Split::Test)?;
-    card.check_classes(&file.path, &set.classes)?;
+    Ok(load_split(&loaded.config, &root, Split::Test)?)
+}
+
+fn measured(
+    file: &WeightsFile,
+    card: &ClassifierCard,
+    set: Labelled,
+    asked: &Asked<'_>,
+    context: &Context,
+) -> anyhow::Result<()> {
     let model = card.network(file, &context.device)?;
     let measured =
-        measure(&model, &Arc::new(set), &loaded.config, None, (&context.device, &AtomicBool::new(false)))?;
+        measure(&model, &Arc::new(set), &card.config, None, (&context.device, &AtomicBool::new(false)))?;
     let accuracy = &measured.accuracy;
     if asked.json {
         return Ok(say(serde_json::to_string(accuracy)?)?);

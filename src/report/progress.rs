@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
+use ckd_settings::printable;
 #[cfg(feature = "cli")]
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -52,7 +53,7 @@ pub struct StepReport<'a> {
 
 /// Says something on stderr. Where nobody can hear it (a closed pipe, a full disk), work goes on all the same.
 pub fn tell(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", printable(text));
 }
 
 /// The progress of one run, drawn on stderr.
