@@ -280,6 +280,90 @@ fn an_unreadable_image_is_named_and_the_others_are_done() {
 }
 
 #[test]
+fn what_predict_writes_is_measured_as_eval_measures_the_same_images() {
+    let tiny = trained();
+    let (gt, weights) = ("data/annotations/instances_val.json", "runs/distilled/last.safetensors");
+    let wanted = stats(&tiny.run_program(&["eval", "--coco-val", "--weights", weights, "--json"]));
+    assert!(wanted[0].as_f64().unwrap() > 0.0, "an AP of 0 shows nothing: {wanted}");
+    // The order on the command line is not that of the annotations, and ids are numbered by place.
+    let backwards = ["4", "2", "3", "1"].map(|number| format!("data/val/00000{number}.png"));
+    let backwards: Vec<&str> = backwards.iter().map(String::as_str).collect();
+    let ways: [(&[&str], &[&str]); 4] = [
+        (&backwards, &[]),
+        (&backwards, &["--annotations", gt]),
+        (&["data/val"], &[]),
+        (&["data/v?l/*.png"], &["--annotations", gt]),
+    ];
+    for (images, more) in ways {
+        let predict = ["predict", "--weights", weights, "--json", "dt.json", "--no-pictures"];
+        assert_ended(
+            &tiny.run_program(&[predict.as_slice(), images, more].concat()),
+            0,
+            &["detections -> dt.json"],
+        );
+        let got = stats(&tiny.run_program(&["eval", "--gt", gt, "--dt", "dt.json", "--json"]));
+        assert_eq!(got, wanted, "{images:?} {more:?}");
+    }
+    let listed = tiny.json(gt)["images"].clone();
+    let mut rows = tiny.json("dt.json");
+    for row in rows.as_array_mut().unwrap() {
+        let image = listed.as_array().unwrap().iter().find(|image| image["id"] == row["image_id"]).unwrap();
+        assert!(row["file_name"].as_str().unwrap().ends_with(image["file_name"].as_str().unwrap()));
+        row["file_name"] = "elsewhere.png".into();
+    }
+    tiny.write("dt.json", &rows.to_string());
+    let output = tiny.run_program(&["eval", "--gt", gt, "--dt", "dt.json"]);
+    assert_ended(&output, 1, &["on the file \"elsewhere.png\"", "predict --annotations"]);
+    for row in rows.as_array_mut().unwrap() {
+        row.as_object_mut().unwrap().remove("file_name");
+        row["category_id"] = 77.into();
+    }
+    tiny.write("dt.json", &rows.to_string());
+    let output = tiny.run_program(&["eval", "--gt", gt, "--dt", "dt.json"]);
+    assert_ended(&output, 1, &["of a category that the ground truth lists", "category_id 77"]);
+    let train = ["predict", "--weights", weights, "--annotations", gt, "data/train/000009.png"];
+    assert_ended(&tiny.run_program(&train), 1, &["data/train/000009.png is the name of no one image"]);
+    assert_ended(&tiny.run_program(&["predict", "runs"]), 2, &["no image is in the folder runs"]);
+    assert_ended(&tiny.run_program(&["predict", "none/*.jpg"]), 2, &["no file fits the pattern none/*.jpg"]);
+}
+
+#[test]
+fn data_check_writes_a_corrected_copy_and_finds_training_images_in_the_evaluation() {
+    let tiny = Tiny::new();
+    let synth = ["data", "synth", "--out", "set", "--images-train", "4", "--images-val", "3", "--size", "64"];
+    assert_ended(&tiny.run_program(&synth), 0, &[]);
+    fs::copy(tiny.path("set/train/000002.png"), tiny.path("set/val/000001.png")).unwrap();
+    fs::write(tiny.path("set/val/000003.png"), b"no image").unwrap();
+    let (train, val) = ("set/annotations/instances_train.json", "set/annotations/instances_val.json");
+    let check = ["data", "check", "--annotations", val, "--images", "set/val"];
+    let output = tiny.run_program(&check);
+    assert_ended(
+        &output,
+        1,
+        &["1 images with broken files", "000003.png is none of", "1 of 3 images cannot be used"],
+    );
+    let against = ["--against", train, "--against-images", "set/train", "--fix", "fixed.json"];
+    let output = tiny.run_program(&[check.as_slice(), &against].concat());
+    assert_ended(
+        &output,
+        0,
+        &["1 images with the content of a training image: image 1", "fixed.json: 2 images"],
+    );
+    let output = tiny.run_program(&[
+        "data",
+        "check",
+        "--annotations",
+        "fixed.json",
+        "--images",
+        "set/val",
+        "--decode",
+    ]);
+    assert_ended(&output, 0, &["all 2 images decode"]);
+    let onto_itself = tiny.run_program(&[check.as_slice(), &["--fix", val]].concat());
+    assert_ended(&onto_itself, 2, &["name a new file"]);
+}
+
+#[test]
 fn an_export_is_the_student_with_all_that_another_program_needs() {
     let tiny = trained();
     let export = ["export", "--run", "runs/distilled", "--out", "out/student.safetensors"];

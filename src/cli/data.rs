@@ -1,5 +1,6 @@
 //! `ckd-det data`: make, check and convert data sets.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -8,7 +9,11 @@ use rayon::prelude::*;
 use super::{Context, UsageError, say};
 use crate::data::report::Findings;
 use crate::data::synth::{self, Outcome, Split, Synth};
-use crate::data::{Annotation, ClassIndex, DataKind, Dataset, Instances, MissingImages, SplitFiles, voc};
+use crate::data::{
+    Annotation, ClassIndex, DataKind, Dataset, FindingKind, ImagePolicy, Instances, LoadReport, OnBadImage,
+    SplitFiles, coco, leakage, voc,
+};
+use crate::fsx;
 
 /// Broken images named by `data check --decode`.
 const NAMED: usize = 20;
@@ -60,7 +65,7 @@ struct SynthArgs {
 }
 
 /// A split of a data set on the disk.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 struct SourceArgs {
     /// coco: the instances_*.json
     #[arg(long, value_name = "FILE")]
@@ -84,7 +89,9 @@ struct SourceArgs {
 Examples:
   ckd-det data check --annotations instances_val2017.json --images val2017
   ckd-det data check --format yolo --root coco8 --split val --decode
-  ckd-det data check --format voc --root VOCdevkit/VOC2007 --split trainval")]
+  ckd-det data check --format voc --root VOCdevkit/VOC2007 --split trainval
+  ckd-det data check --annotations instances_val.json --images val --against instances_train.json --against-images train
+  ckd-det data check --annotations export.json --images images --fix corrected.json")]
 struct CheckArgs {
     /// The format that is there
     #[arg(long, value_name = "FORMAT", default_value = "coco")]
@@ -94,6 +101,18 @@ struct CheckArgs {
     /// Decode every image as well
     #[arg(long)]
     decode: bool,
+    /// Find images that are in the training split too: coco: its annotations; yolo, voc: its name
+    #[arg(long, value_name = "SPLIT")]
+    against: Option<String>,
+    /// coco: the folder of the images of --against [default: --images]
+    #[arg(long, value_name = "DIR", requires = "against")]
+    against_images: Option<PathBuf>,
+    /// Write what is good as a COCO file: corrected sizes, ids and boxes, without images that cannot be used
+    #[arg(long, value_name = "OUT.json")]
+    fix: Option<PathBuf>,
+    /// Take images outside the folder of images too
+    #[arg(long)]
+    allow_outside: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -199,15 +218,56 @@ fn make(args: &SynthArgs, context: &Context) -> anyhow::Result<()> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let (instances, images) = args.source.files(args.format)?.open()?;
-    let (dataset, report) = Dataset::new(&instances, &images, MissingImages::Error)?;
+    let files = args.source.files(args.format)?;
+    if args.fix.as_ref().is_some_and(|out| *out == files.annotations) {
+        return Err(UsageError("--fix names the annotations themselves; name a new file".to_owned()).into());
+    }
+    let (dataset, mut report) = args.load(&files)?;
+    if let Some(train) = args.training_split()? {
+        let (train, _) = args.load(&train)?;
+        leakage::find(&train, &dataset, &mut report, u64::MAX);
+    }
     say(report.to_string())?;
     say_classes(&dataset)?;
     say_sizes(&dataset)?;
-    if args.decode {
-        decode_all(&dataset)?;
+    let unusable = report.count_of(FindingKind::BadImage) + report.count_of(FindingKind::MissingImage);
+    let undecodable = if args.decode { undecodable(&dataset)? } else { BTreeSet::new() };
+    let (bad, total) = (unusable + undecodable.len(), dataset.images.len() + unusable);
+    if let Some(out) = &args.fix {
+        let corrected = dataset.corrected(|image| !undecodable.contains(&image));
+        fsx::write_atomic(out, &coco::to_json(&corrected))?;
+        let (images, boxes) = (corrected.images.len(), corrected.annotations.len());
+        return Ok(say(format!("{}: {images} images, {boxes} boxes, {bad} images left out", out.display()))?);
     }
-    Ok(())
+    match bad {
+        0 => Ok(()),
+        _ => bail!("{bad} of {total} images cannot be used; --fix OUT.json writes a COCO file without them"),
+    }
+}
+
+impl CheckArgs {
+    /// The data set without images that cannot be used, which its report counts.
+    fn load(&self, files: &SplitFiles) -> anyhow::Result<(Dataset, LoadReport)> {
+        let (instances, images) = files.open()?;
+        let policy = ImagePolicy {
+            on_bad: OnBadImage::Skip,
+            max_bad: 1.0,
+            allow_outside: self.allow_outside,
+            ..files.policy.clone()
+        };
+        Ok(Dataset::new(&instances, &images, &policy)?)
+    }
+
+    /// The files of the split that `--against` names.
+    fn training_split(&self) -> anyhow::Result<Option<SplitFiles>> {
+        let Some(against) = &self.against else { return Ok(None) };
+        let images = self.against_images.clone().or_else(|| self.source.images.clone());
+        let source = match self.format {
+            Format::Coco => SourceArgs { annotations: Some(against.into()), images, ..self.source.clone() },
+            Format::Yolo | Format::Voc => SourceArgs { split: Some(against.clone()), ..self.source.clone() },
+        };
+        source.files(self.format).map(Some)
+    }
 }
 
 fn positives(dataset: &Dataset) -> impl Iterator<Item = (usize, &Annotation)> {
@@ -247,20 +307,19 @@ fn say_sizes(dataset: &Dataset) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn decode_all(dataset: &Dataset) -> anyhow::Result<()> {
-    let broken: Vec<String> = (0..dataset.images.len())
+/// Decodes every image; the indices of those that cannot be decoded, the first of which are named.
+fn undecodable(dataset: &Dataset) -> anyhow::Result<BTreeSet<usize>> {
+    let broken: Vec<(usize, String)> = (0..dataset.images.len())
         .into_par_iter()
-        .filter_map(|image| dataset.pixels(image).err())
-        .map(|error| error.to_string())
+        .filter_map(|image| Some((image, dataset.pixels(image).err()?.to_string())))
         .collect();
     if broken.is_empty() {
         say(format!("all {} images decode", dataset.images.len()))?;
-        return Ok(());
     }
-    for problem in broken.iter().take(NAMED) {
+    for (_, problem) in broken.iter().take(NAMED) {
         say(problem)?;
     }
-    bail!("{} of {} images cannot be used", broken.len(), dataset.images.len())
+    Ok(broken.into_iter().map(|(image, _)| image).collect())
 }
 
 fn convert(args: &ConvertArgs, context: &Context) -> anyhow::Result<()> {

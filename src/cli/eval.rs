@@ -60,12 +60,15 @@ pub struct Args {
     json: bool,
 }
 
-/// Three limits, ascending.
+/// Three limits, ascending; the last alone stands for 1, 10 and itself.
 fn limits(text: &str) -> Result<[usize; 3], String> {
     let numbers: Option<Vec<usize>> = text.split(',').map(|number| number.trim().parse().ok()).collect();
     match numbers.as_deref() {
         Some(&[few, more, most]) if 0 < few && few <= more && more <= most => Ok([few, more, most]),
-        _ => Err("give three numbers from 1 on, ascending, for example 1,10,300".to_owned()),
+        Some(&[most]) if most > 0 => Ok([1, most.min(10), most]),
+        _ => {
+            Err("give three numbers from 1 on, ascending, for example 1,10,300, or the last alone".to_owned())
+        }
     }
 }
 

@@ -4,8 +4,39 @@ use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
-use crate::data::decode;
+use super::UsageError;
+use crate::data::{decode, image_folder};
 use crate::report::progress::tell;
+
+/// The files that `arguments` name: files, all images in and below folders, and patterns (`*`, `?`, `[..]`) that the
+/// shell has left.
+///
+/// # Errors
+/// A folder or pattern without an image.
+pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for argument in arguments {
+        let text = argument.to_string_lossy();
+        if argument.is_dir() {
+            let found = image_folder::images_below(argument)?;
+            if found.is_empty() {
+                return Err(UsageError(format!("no image is in the folder {text}")).into());
+            }
+            files.extend(found);
+        } else if !argument.exists() && text.contains(['*', '?', '[']) {
+            let pattern =
+                glob::glob(&text).map_err(|error| UsageError(format!("the pattern {text}: {error}")))?;
+            let found: Vec<PathBuf> = pattern.filter_map(Result::ok).filter(|path| path.is_file()).collect();
+            if found.is_empty() {
+                return Err(UsageError(format!("no file fits the pattern {text}")).into());
+            }
+            files.extend(found);
+        } else {
+            files.push(argument.clone());
+        }
+    }
+    Ok(files)
+}
 
 /// Image files that could not be read.
 #[must_use]

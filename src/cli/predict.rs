@@ -7,13 +7,14 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::image_files::for_each_image;
+use super::image_files::{for_each_image, named};
 use super::machine::peak_memory_mib;
 use super::model::{Model, ModelArgs};
 use super::{Context, UsageError, predict_classifier, say};
-use crate::data::{ClassIndex, decode};
+use crate::data::{ClassIndex, coco, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
+use crate::eval::ImageNames;
 use crate::fsx;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 use crate::weights::WeightsFile;
@@ -28,9 +29,10 @@ With a classifier there are no pictures: the five likeliest classes of each imag
 Examples:
   ckd-det predict photo.jpg                               with the latest run
   ckd-det predict --weights student.safetensors *.jpg --json results.json --no-pictures
+  ckd-det predict --annotations instances_val.json val/   with its ids, for eval --gt and --dt
   ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
 pub struct Args {
-    /// JPEG or PNG files
+    /// Image files, folders of them, or patterns such as 'a/*.jpg'
     #[arg(value_name = "IMAGES", required = true)]
     images: Vec<PathBuf>,
     #[command(flatten)]
@@ -41,6 +43,9 @@ pub struct Args {
     /// Where the COCO results go [default: OUT/results.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Give the results the image ids of this COCO file, by file name [default: 0, 1, ... in order]
+    #[arg(long, value_name = "FILE", conflicts_with = "benchmark")]
+    annotations: Option<PathBuf>,
     /// Draw and report boxes from this score on [default: draw from 0.5 on, report all]
     #[arg(long, value_name = "S", value_parser = score)]
     score: Option<f32>,
@@ -86,11 +91,17 @@ struct FileResult {
 ///
 /// # Errors
 /// Missing weights. An image that cannot be read is named at once and again at the end; the others are done.
-pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
+pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let start = Instant::now();
+    args.images = named(&args.images)?;
+    let ids = image_ids(&args)?;
     let file = WeightsFile::read(&args.model.find()?)?;
     if let Some(card) = ClassifierCard::of(&file)? {
-        let detectors_only = [(args.score.is_some(), "--score"), (args.benchmark, "--benchmark")];
+        let detectors_only = [
+            (args.score.is_some(), "--score"),
+            (args.benchmark, "--benchmark"),
+            (args.annotations.is_some(), "--annotations"),
+        ];
         if let Some((_, option)) = detectors_only.into_iter().find(|(given, _)| *given) {
             let (path, card) = (file.path.display(), card.described());
             return Err(UsageError(format!("{option} is for detectors, and {path} is {card}")).into());
@@ -113,7 +124,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let unread = for_each_image(&args.images, |index, file_name, mut image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
         let mut drawn = Vec::new();
-        for (detection, &label) in to_coco(&found, index as u64, &map).zip(&found.labels) {
+        for (detection, &label) in to_coco(&found, ids[index], &map).zip(&found.labels) {
             let score = detection.score as f32;
             if score < reported {
                 continue;
@@ -151,6 +162,21 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
         Ok(say(format!("{} detections -> {}", results.len(), json.display()))?)
     })
+}
+
+/// The id of each image: of the annotations' image of that name, else its place.
+fn image_ids(args: &Args) -> anyhow::Result<Vec<u64>> {
+    let Some(annotations) = &args.annotations else { return Ok((0..args.images.len() as u64).collect()) };
+    let names = ImageNames::of(&coco::read(annotations)?);
+    let id = |image: &PathBuf| {
+        names.id(&image.to_string_lossy()).ok_or_else(|| {
+            let (image, annotations) = (image.display(), annotations.display());
+            anyhow::anyhow!(
+                "{image} is the name of no one image of {annotations}; leave it out, or add it there"
+            )
+        })
+    };
+    args.images.iter().map(id).collect()
 }
 
 /// Times the first boxes from the start of the verb (cold start), then the median image.

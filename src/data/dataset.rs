@@ -14,7 +14,9 @@
 //! | repeated image or category id             | error                                               |
 //! | one name for two categories               | two classes                                         |
 //! | image without a size                      | the size of its file                                |
-//! | image file missing                        | error, or skipped ([`MissingImages`])               |
+//! | image file missing or broken              | error, or left out ([`ImagePolicy`])                |
+//! | image file outside the folder of images   | error, unless [`ImagePolicy`] allows it             |
+//! | image turned by EXIF                      | as its size says, or, where some boxes fit one way alone, as they do |
 //! | gaps in the category ids                  | mapped to 0..K ([`CategoryMap`])                    |
 //!
 //! `docs/DATA.md` adds the policies of each format's reader. Boxes stay as they are in the file;
@@ -27,13 +29,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::RgbImage;
-use rayon::prelude::*;
 
 use super::coco;
 use super::decode::{self, DecodeError};
+use super::image_policy::{ImagePolicy, Tolerance};
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, InstancesError};
 use super::pixels::Pixels;
 use super::report::{FindingKind, LoadReport};
+use super::usable::usable;
 
 /// A box side below this, in pixels, is no side: it would vanish in f32 arithmetic.
 pub const MIN_SIDE_PX: f32 = 0.01;
@@ -154,16 +157,6 @@ impl CategoryMap {
     }
 }
 
-/// Policy for image files that are not there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MissingImages {
-    /// Refuse to load, naming the first of them.
-    #[default]
-    Error,
-    /// Leave these images and their annotations out, and report them.
-    Skip,
-}
-
 /// A loaded data set: images, classes, and the annotations of each image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
@@ -173,6 +166,7 @@ pub struct Dataset {
     pub categories: CategoryMap,
     annotations: Vec<Vec<Annotation>>,
     pixels: Store,
+    tolerance: Tolerance,
 }
 
 /// Where the pixels of a data set come from.
@@ -193,42 +187,36 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 impl Dataset {
     /// Reads `annotations` (COCO `instances_*.json`) of the images in the folder `images`.
     ///
-    /// The image files are looked up, not opened, unless the annotations do not say their size.
+    /// The header of every image is read.
     ///
     /// # Errors
     /// Errors of [`coco::read`] and [`Dataset::new`].
     pub fn load(
         annotations: &Path,
         images: &Path,
-        missing: MissingImages,
+        policy: &ImagePolicy,
     ) -> Result<(Self, LoadReport), InstancesError> {
-        Self::new(&coco::read(annotations)?, images, missing)
+        Self::new(&coco::read(annotations)?, images, policy)
     }
 
     /// The data set of `instances`, whose images are files in `folder`.
     ///
     /// # Errors
-    /// If the instances contradict themselves, or image files are missing.
+    /// If the instances contradict themselves, or more image files are missing or broken than `policy` allows.
     pub fn new(
         instances: &Instances,
         folder: &Path,
-        missing: MissingImages,
+        policy: &ImagePolicy,
     ) -> Result<(Self, LoadReport), InstancesError> {
         let mut report = report_on(instances);
         let categories = categories(instances, &mut report)?;
-        let (entries, skipped) = present(instances, folder, missing, &mut report)?;
-        let sizes = instances.sizes_of_files(&entries, folder)?;
-        let mut images = Vec::with_capacity(entries.len());
-        for (entry, size) in entries.into_iter().zip(sizes) {
-            let mut image = image_of(entry, folder.join(&entry.file_name));
-            if let Some(size) = size {
-                report.findings.found(FindingKind::SizeFromFile, entry.id);
-                (image.width, image.height) = size;
-            }
-            images.push(image);
-        }
-        let set = Self::of(images, categories, Store::Files);
-        set.with_boxes(instances, &skipped, report)
+        let found = usable(instances, folder, policy, &mut report)?;
+        let images = found.images.into_iter().map(|image| {
+            let (width, height) = image.size;
+            Image { width, height, ..image_of(image.entry, image.path) }
+        });
+        let set = Self { tolerance: found.tolerance, ..Self::of(images.collect(), categories, Store::Files) };
+        set.with_boxes(instances, &found.left_out, report)
     }
 
     /// The data set of `instances`, whose images are made by a function: image `i` of
@@ -280,12 +268,46 @@ impl Dataset {
         annotations: Vec<Vec<Annotation>>,
     ) -> Self {
         assert_eq!(images.len(), annotations.len(), "one list of annotations per image");
-        Self { images, categories, annotations, pixels: Store::Files }
+        Self { images, categories, annotations, pixels: Store::Files, tolerance: Tolerance::default() }
+    }
+
+    /// Images that may still turn out to be broken.
+    pub(super) fn tolerance(&self) -> Tolerance {
+        self.tolerance
     }
 
     /// The annotations of the image at index `image`, crowd and ignored ones included.
     pub fn annotations(&self, image: usize) -> &[Annotation] {
         &self.annotations[image]
+    }
+
+    /// The images that `keep` names by index, and their boxes as they are trained on: sizes from the files, boxes clipped.
+    pub fn corrected(&self, keep: impl Fn(usize) -> bool) -> Instances {
+        let categories =
+            self.categories.iter().map(|(id, name)| CategoryEntry { id: id.0, name: name.to_owned() });
+        let mut set = Instances::new(Vec::new(), Vec::new(), categories.collect());
+        for (index, image) in self.images.iter().enumerate().filter(|(index, _)| keep(*index)) {
+            let Image { id, file_name, width, height, .. } = image;
+            let (id, file_name) = (id.0, file_name.clone());
+            set.images.push(ImageEntry { id, file_name, width: *width, height: *height });
+            for annotation in &self.annotations[index] {
+                let bbox = within(annotation.bbox, *width, *height);
+                let area = match bbox == annotation.bbox {
+                    true => annotation.area,
+                    false => annotation.area.min(bbox[2] * bbox[3]),
+                };
+                set.annotations.push(AnnotationEntry {
+                    id: annotation.id,
+                    image_id: id,
+                    category_id: self.categories.id(annotation.category).map_or(0, |id| id.0),
+                    bbox,
+                    area: Some(area),
+                    iscrowd: annotation.crowd,
+                    ignore: annotation.ignore,
+                });
+            }
+        }
+        set
     }
 
     /// The image at index `image`, as it was annotated: decoded, or made by the caller's function.
@@ -309,7 +331,8 @@ impl Dataset {
     }
 
     fn of(images: Vec<Image>, categories: CategoryMap, pixels: Store) -> Self {
-        Self { annotations: vec![Vec::new(); images.len()], images, categories, pixels }
+        let annotations = vec![Vec::new(); images.len()];
+        Self { annotations, images, categories, pixels, tolerance: Tolerance::default() }
     }
 
     /// Sorts the boxes to their images, dropping those that the policies name, and counts.
@@ -377,6 +400,7 @@ fn report_on(instances: &Instances) -> LoadReport {
         positives: 0,
         images_without_positives: 0,
         findings: instances.findings().clone(),
+        bad_images: Vec::new(),
     }
 }
 
@@ -405,48 +429,19 @@ fn categories(instances: &Instances, report: &mut LoadReport) -> Result<Category
     Ok(map)
 }
 
-/// The images whose files are there, and the ids of those left out.
-fn present<'a>(
-    instances: &'a Instances,
-    folder: &Path,
-    missing: MissingImages,
-    report: &mut LoadReport,
-) -> Result<(Vec<&'a ImageEntry>, BTreeSet<u64>), InstancesError> {
-    let listed = &instances.images;
-    if listed.is_empty() {
-        return Err(instances.content("`images` is empty".to_owned()));
-    }
-    if let Some(image) = listed.iter().find(|image| image.file_name.is_empty()) {
-        return Err(instances.content(format!("image {} has no file_name; name its file", image.id)));
-    }
-    let there: Vec<bool> = listed.par_iter().map(|image| folder.join(&image.file_name).is_file()).collect();
-    let absent: Vec<&ImageEntry> =
-        listed.iter().zip(&there).filter(|&(_, &there)| !there).map(|(image, _)| image).collect();
-    if !absent.is_empty() && (missing == MissingImages::Error || absent.len() == listed.len()) {
-        return Err(InstancesError::MissingImages {
-            path: instances.origin().to_owned(),
-            folder: folder.to_owned(),
-            count: absent.len(),
-            total: listed.len(),
-            first: absent.iter().take(3).map(|image| image.file_name.clone()).collect(),
-        });
-    }
-    let skipped = absent.iter().map(|image| image.id).collect();
-    absent.iter().for_each(|image| report.findings.found(FindingKind::MissingImage, image.id));
-    let mut files = HashSet::new();
-    let mut kept = Vec::with_capacity(listed.len());
-    for (image, _) in listed.iter().zip(there).filter(|&(_, there)| there) {
-        if !files.insert(image.file_name.as_str()) {
-            report.findings.found(FindingKind::SharedFile, image.id);
-        }
-        kept.push(image);
-    }
-    Ok((kept, skipped))
-}
-
 fn image_of(entry: &ImageEntry, path: impl AsRef<Path>) -> Image {
     let ImageEntry { id, file_name, width, height } = entry.clone();
     Image { id: ImageId(id), file_name, width, height, path: path.as_ref().to_owned() }
+}
+
+/// A box cut to its image if it reaches out of it.
+fn within([x, y, w, h]: [f64; 4], width: u32, height: u32) -> [f64; 4] {
+    let (right, bottom) = (f64::from(width), f64::from(height));
+    if x >= 0.0 && y >= 0.0 && x + w <= right && y + h <= bottom {
+        return [x, y, w, h];
+    }
+    let [x1, y1] = [x.clamp(0.0, right), y.clamp(0.0, bottom)];
+    [x1, y1, (x + w).clamp(0.0, right) - x1, (y + h).clamp(0.0, bottom) - y1]
 }
 
 /// Boxes in fractions of the image would be taken for specks in its corner.

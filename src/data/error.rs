@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::decode::DecodeError;
+use super::image_policy::BadImages;
 use super::instances::InstancesError;
 use super::report::LoadReport;
 use super::voc::VocError;
@@ -33,6 +34,18 @@ pub enum DataError {
     /// Labelled images could not be used.
     #[error(transparent)]
     Labelled(#[from] LabelledError),
+    /// More images broke in mid-training than may.
+    #[error(
+        "{count} of {total} images turned out to be broken, more than data.max_bad_images allows; the last: {last}"
+    )]
+    TooManyBad {
+        /// Images that broke.
+        count: usize,
+        /// Images there are.
+        total: usize,
+        /// The last one's error.
+        last: String,
+    },
     /// A setting of the loader makes no sense.
     #[error("the data loader cannot start: {0}")]
     Setting(String),
@@ -57,6 +70,9 @@ fn list(paths: &[PathBuf]) -> String {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LabelledError {
+    /// Image files that cannot be used.
+    #[error(transparent)]
+    Bad(#[from] BadImages),
     /// A file or folder could not be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

@@ -132,7 +132,10 @@ fn images_in(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
 
 /// The images in `folder` and in all folders below it: sorted by folder, then by name. A folder that links lead to
 /// again is entered once.
-fn images_below(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn images_below(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
     let (mut open, mut entered) = (vec![folder.to_owned()], BTreeSet::new());
     let mut images = BTreeMap::new();
     while let Some(folder) = open.pop() {

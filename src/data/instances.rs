@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use super::decode;
+use super::image_policy::BadImages;
 use super::report::{FindingKind, Findings};
 
 /// Images, annotated boxes and categories of one split, with the numbers that its files have.
@@ -93,6 +94,9 @@ pub enum InstancesError {
         /// The problem and its remedy.
         problem: String,
     },
+    /// Image files cannot be used.
+    #[error(transparent)]
+    Bad(#[from] BadImages),
     /// Image files are missing.
     #[error(
         "{count} of the {total} images of {} are not in {} (first: {}); unpack them there, or correct the folder",
@@ -205,23 +209,7 @@ impl Instances {
     /// # Errors
     /// If such a file cannot be opened.
     pub fn with_sizes(mut self, folder: &Path) -> Result<Self, InstancesError> {
-        let sizes = self.sizes_of_files(&self.images.iter().collect::<Vec<_>>(), folder)?;
-        for (image, size) in self.images.iter_mut().zip(sizes) {
-            if let Some(size) = size {
-                self.findings.found(FindingKind::SizeFromFile, image.id);
-                (image.width, image.height) = size;
-            }
-        }
-        Ok(self)
-    }
-
-    /// The (width, height) of each file whose entry does not say them.
-    pub(super) fn sizes_of_files(
-        &self,
-        images: &[&ImageEntry],
-        folder: &Path,
-    ) -> Result<Vec<Option<(u32, u32)>>, InstancesError> {
-        let of_file = |image: &&ImageEntry| {
+        let of_file = |image: &ImageEntry| {
             let ImageEntry { id, file_name, width, height } = image;
             if *width > 0 && *height > 0 {
                 return Ok(None);
@@ -232,7 +220,14 @@ impl Instances {
                 ))
             })
         };
-        images.par_iter().map(of_file).collect()
+        let sizes: Vec<_> = self.images.par_iter().map(of_file).collect::<Result<_, _>>()?;
+        for (image, size) in self.images.iter_mut().zip(sizes) {
+            if let Some(size) = size {
+                self.findings.found(FindingKind::SizeFromFile, image.id);
+                (image.width, image.height) = size;
+            }
+        }
+        Ok(self)
     }
 
     /// An error about its content.

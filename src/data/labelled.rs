@@ -2,18 +2,21 @@
 //!
 //! Small images are decoded once and stay in memory; photographs are decoded whenever they are asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ckd_kernels::resample::bytes_to_unit;
 use image::RgbImage;
+use rayon::prelude::*;
 
 use super::augment::Augmentation;
 use super::decode::{self, DecodeError};
 use super::draws::Draws;
 use super::error::{DataError, LabelledError};
+use super::image_policy::{BadImages, ImagePolicy, Tolerance};
 use super::label_order::BatchOrder;
 use super::loader::{Passes, Source};
+use super::substitutes::{Place, Substitutes};
 
 /// A data set of labelled images.
 #[derive(Debug, Clone)]
@@ -22,7 +25,10 @@ pub struct Labelled {
     pub classes: Vec<String>,
     /// The class of each image, below `classes.len()`.
     pub labels: Vec<u32>,
+    /// Problems of the images that were left out.
+    pub left_out: Vec<String>,
     pixels: Pixels,
+    tolerance: Tolerance,
 }
 
 #[derive(Debug, Clone)]
@@ -55,7 +61,7 @@ impl Labelled {
             return Err(LabelledError::Counts { path: from, images, labels: labels.len() });
         }
         check_labels(&classes, &labels, &from)?;
-        Ok(Self { classes, labels, pixels: Pixels::Decoded { height, width, bytes, from } })
+        Ok(Self::of(classes, labels, Pixels::Decoded { height, width, bytes, from }))
     }
 
     /// Image files with the class of each; `from` is the folder they were found in.
@@ -69,7 +75,40 @@ impl Labelled {
     ) -> Result<Self, LabelledError> {
         let (paths, labels): (Vec<PathBuf>, Vec<u32>) = files.into_iter().unzip();
         check_labels(&classes, &labels, &from)?;
-        Ok(Self { classes, labels, pixels: Pixels::Files(paths) })
+        Ok(Self::of(classes, labels, Pixels::Files(paths)))
+    }
+
+    fn of(classes: Vec<String>, labels: Vec<u32>, pixels: Pixels) -> Self {
+        Self { classes, labels, left_out: Vec::new(), pixels, tolerance: Tolerance::default() }
+    }
+
+    /// The images of the set whose headers are good; `from` is what messages call it.
+    ///
+    /// # Errors
+    /// If more are bad than `policy` allows, or a class has no other.
+    pub fn with_good_headers(mut self, from: &Path, policy: &ImagePolicy) -> Result<Self, LabelledError> {
+        let Pixels::Files(paths) = &self.pixels else { return Ok(self) };
+        let problems: Vec<Option<String>> =
+            paths.par_iter().map(|path| decode::header(path).err().map(|error| error.to_string())).collect();
+        let total = paths.len();
+        let is_good: Vec<bool> = problems.iter().map(Option::is_none).collect();
+        self.left_out = problems.into_iter().flatten().collect();
+        self.tolerance = policy.after(self.left_out.len(), total);
+        if self.tolerance.is_exceeded || (self.left_out.len() == total && total > 0) {
+            return Err(BadImages::new(from, &self.left_out, total, policy).into());
+        }
+        let all = std::mem::take(&mut self.labels).into_iter().zip(paths).zip(is_good);
+        let (labels, kept): (Vec<u32>, Vec<PathBuf>) =
+            all.filter(|(_, is_good)| *is_good).map(|((label, path), _)| (label, path.clone())).unzip();
+        Ok(Self { labels, pixels: Pixels::Files(kept), ..self })
+    }
+
+    /// The files of the images, if they are files.
+    pub fn paths(&self) -> &[PathBuf] {
+        match &self.pixels {
+            Pixels::Files(paths) => paths,
+            Pixels::Decoded { .. } => &[],
+        }
     }
 
     /// Decodes all images into memory, `side_px` high and wide.
@@ -77,7 +116,6 @@ impl Labelled {
     /// # Errors
     /// If an image cannot be decoded.
     pub fn in_memory(self, side_px: u32) -> Result<Self, DecodeError> {
-        use rayon::prelude::*;
         let Pixels::Files(paths) = &self.pixels else { return Ok(self) };
         let decoded: Vec<Vec<u8>> = paths
             .par_iter()
@@ -103,7 +141,8 @@ impl Labelled {
             }
         };
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
-        Self { classes: self.classes.clone(), labels, pixels }
+        let classes = self.classes.clone();
+        Self { classes, labels, left_out: Vec::new(), pixels, tolerance: self.tolerance }
     }
 
     /// BLAKE3 of the set, hexadecimal: the classes, the label of each image, and its pixels, or of
@@ -164,7 +203,7 @@ impl Labelled {
     }
 }
 
-fn check_labels(classes: &[String], labels: &[u32], from: &std::path::Path) -> Result<(), LabelledError> {
+fn check_labels(classes: &[String], labels: &[u32], from: &Path) -> Result<(), LabelledError> {
     match labels.iter().enumerate().find(|(_, label)| **label as usize >= classes.len()) {
         None => Ok(()),
         Some((row, &label)) => {
@@ -193,6 +232,7 @@ pub struct LabelledImages {
     order: BatchOrder,
     augmentation: Augmentation,
     seed: u64,
+    substitutes: Substitutes,
 }
 
 impl LabelledImages {
@@ -209,7 +249,28 @@ impl LabelledImages {
         if set.is_empty() {
             return Err(DataError::Setting("the data set has no image".to_owned()));
         }
-        Ok(Self { set, order, augmentation, seed })
+        let substitutes = match order {
+            BatchOrder::Sequential { .. } => Substitutes::of(set.len(), Tolerance::default()),
+            _ => Substitutes::of(set.len(), set.tolerance),
+        };
+        Ok(Self { set, order, augmentation, seed, substitutes })
+    }
+
+    fn batch(&self, epoch: u64, first: u64, images: &[usize]) -> Result<LabelledBatch, DataError> {
+        let side = self.augmentation.side_px as usize;
+        let row = side * side * 3;
+        let mut pixels = vec![0f32; images.len() * row];
+        for ((position, &image), out) in (first..).zip(images).zip(pixels.chunks_exact_mut(row)) {
+            let mut draws = Draws::new(self.seed, "augment", &[epoch, position]);
+            let image = self.augmentation.apply(self.set.image(image)?, &mut draws);
+            bytes_to_unit(image.as_raw(), out);
+        }
+        Ok(LabelledBatch {
+            pixels,
+            side,
+            labels: images.iter().map(|&image| self.set.labels[image]).collect(),
+            indices: images.iter().map(|&image| image as u32).collect(),
+        })
     }
 }
 
@@ -232,20 +293,13 @@ impl Source for LabelledImages {
     }
 
     fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<LabelledBatch, DataError> {
-        let side = self.augmentation.side_px as usize;
-        let row = side * side * 3;
-        let mut pixels = vec![0f32; images.len() * row];
-        for ((position, &image), out) in (first..).zip(images).zip(pixels.chunks_exact_mut(row)) {
-            let mut draws = Draws::new(self.seed, "augment", &[epoch, position]);
-            let image = self.augmentation.apply(self.set.image(image)?, &mut draws);
-            bytes_to_unit(image.as_raw(), out);
-        }
-        Ok(LabelledBatch {
-            pixels,
-            side,
-            labels: images.iter().map(|&image| self.set.labels[image]).collect(),
-            indices: images.iter().map(|&image| image as u32).collect(),
-        })
+        let decode = |image| self.set.image(image).map(drop);
+        let place = Place { seed: self.seed, epoch, first };
+        self.substitutes.batch(images, place, decode, |images| self.batch(epoch, first, images))
+    }
+
+    fn take_notes(&self) -> Vec<String> {
+        self.substitutes.take_notes()
     }
 
     fn path(&self, image: usize) -> PathBuf {

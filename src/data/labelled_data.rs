@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use ckd_detectors::images::Normalization;
 use ckd_settings::{Check, choices, section};
 
+use super::image_policy::{ImagePolicy, OnBadImage};
 use super::label_order::LabelOrder;
 
 choices! {
@@ -53,6 +54,11 @@ section! {
         pub class_index: Option<PathBuf>,
         /// The order of training images.
         pub order: LabelOrder = LabelOrder::Shuffled,
+        /// What an image file that is missing or broken does: ends the program before the first step, or is left
+        /// out. One that breaks in mid-training is replaced by another image.
+        pub on_bad_image: OnBadImage = OnBadImage::Stop,
+        /// The largest part of all images that on_bad_image = "skip" may leave out, in [0, 1].
+        pub max_bad_images: f64 = 0.01,
         /// Threads that decode and transform images.
         pub workers: usize = 2,
         /// Batches made ahead of training.
@@ -61,8 +67,14 @@ section! {
 }
 
 impl LabelledData {
+    /// Policy for the files of the images.
+    pub fn image_policy(&self) -> ImagePolicy {
+        ImagePolicy { on_bad: self.on_bad_image, max_bad: self.max_bad_images, ..ImagePolicy::default() }
+    }
+
     fn check(&self, check: &mut Check<'_>) {
         check.at_least_one("workers", self.workers);
         check.at_least_one("queue", self.queue);
+        check.fraction("max_bad_images", self.max_bad_images);
     }
 }

@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, Item};
 use super::dataset::Dataset;
 use super::error::DataError;
+use super::image_policy::Tolerance;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
+use super::substitutes::{Place, Substitutes};
 use super::transform::{Flip, Resize, ResizeRule};
 
 /// Purpose of the batches: training or evaluation.
@@ -95,6 +97,11 @@ pub trait Source: Debug + Send + Sync + 'static {
 
     /// Name of an image in messages: its file.
     fn path(&self, image: usize) -> PathBuf;
+
+    /// Takes what there is to say about the batches built so far: images that broke, and were replaced.
+    fn take_notes(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// How often a source's images are passed over.
@@ -195,6 +202,11 @@ impl<S: Source> Loader<S> {
         self.next
     }
 
+    /// Takes what there is to say about the batches built so far: images that broke, and were replaced.
+    pub fn take_notes(&self) -> Vec<String> {
+        self.shared.source.take_notes()
+    }
+
     /// How long the trainer has waited for data so far.
     pub fn data_wait(&self) -> Duration {
         self.data_wait
@@ -282,6 +294,7 @@ pub struct BoxedImages {
     dataset: Arc<Dataset>,
     config: LoaderConfig,
     sampler: Sampler,
+    substitutes: Substitutes,
 }
 
 impl Source for BoxedImages {
@@ -303,9 +316,20 @@ impl Source for BoxedImages {
     }
 
     fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<Batch, DataError> {
-        let items: Vec<Item> =
-            (first..).zip(images).map(|(position, &image)| self.item(epoch, position, image)).collect();
-        Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
+        let decode = |image| self.dataset.pixels(image).map(drop);
+        let seed = match self.config.purpose {
+            Purpose::Training { seed, .. } => seed,
+            Purpose::Evaluation { .. } => 0,
+        };
+        self.substitutes.batch(images, Place { seed, epoch, first }, decode, |images| {
+            let items: Vec<Item> =
+                (first..).zip(images).map(|(position, &image)| self.item(epoch, position, image)).collect();
+            Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
+        })
+    }
+
+    fn take_notes(&self) -> Vec<String> {
+        self.substitutes.take_notes()
     }
 
     fn path(&self, image: usize) -> PathBuf {
@@ -320,7 +344,13 @@ impl BoxedImages {
     /// Without images, or if a setting makes no sense.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
         let sampler = check(&dataset, &config)?;
-        Ok(Self { dataset, config, sampler })
+        let tolerance = match config.purpose {
+            Purpose::Training { .. } => dataset.tolerance(),
+            // What is measured is measured whole.
+            Purpose::Evaluation { .. } => Tolerance::default(),
+        };
+        let substitutes = Substitutes::of(dataset.images.len(), tolerance);
+        Ok(Self { dataset, config, sampler, substitutes })
     }
 
     fn item(&self, epoch: u64, position: u64, image: usize) -> Item {

@@ -4,6 +4,7 @@
 //! |---------------|-------------------------------------------------------------------------|
 //! | [`instances`] | [`Instances`]: the neutral form of annotated boxes                      |
 //! | [`coco`], [`yolo`], [`voc`] | readers and writers of the formats                        |
+//! | [`image_policy`] | policy for image files that are missing, broken or elsewhere         |
 //! | [`open`]      | the section `[data]`, and the files it names                            |
 //! | [`dataset`]   | [`Dataset`]: images, classes and boxes to train on; its policies        |
 //! | [`report`]    | the load report: everything not taken as it stands                      |
@@ -17,6 +18,7 @@
 //! | [`augment`], `auto_augment`, `colour` | crops, flips, jitter and policies of labelled images |
 //! | [`label_order`] | the order of labelled images; two images of a class in a batch       |
 //! | [`batch`]     | [`Batch`] and [`Target`]: the input of the detectors                    |
+//! | [`leakage`]   | images of the evaluation that are training images too                   |
 //! | [`loader`]    | worker threads that build batches ahead, in order                       |
 //! | [`draws`]     | the seeded streams all randomness here comes from                       |
 //! | [`convert`]   | common rules of writing a data set in another format                    |
@@ -45,25 +47,30 @@ pub mod draws;
 mod entries;
 mod error;
 pub mod image_folder;
+pub mod image_policy;
 pub mod input;
 pub mod instances;
 pub mod label_order;
 pub mod labelled;
 pub mod labelled_data;
+pub mod leakage;
 pub mod loader;
 pub mod open;
 pub mod pixels;
 pub mod report;
 pub mod sampler;
 pub mod stl10;
+mod substitutes;
 pub mod synth;
 pub mod transform;
+mod usable;
 pub mod voc;
 pub mod yolo;
 
 pub use batch::{Batch, Target};
-pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId, MissingImages};
+pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId};
 pub use error::{DataError, LabelledError};
+pub use image_policy::{BadImages, ImagePolicy, OnBadImage};
 pub use instances::{Instances, InstancesError};
 pub use labelled::{Labelled, LabelledBatch, LabelledImages};
 pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};

@@ -9,6 +9,7 @@ use ckd_settings::{Check, choices, section};
 
 use super::convert::ConvertError;
 use super::error::DataError;
+use super::image_policy::{ImagePolicy, OnBadImage};
 use super::instances::Instances;
 use super::synth::{Split, Synth};
 use super::{coco, voc, yolo};
@@ -52,6 +53,13 @@ section! {
         pub val_split: String = "val".to_owned(),
         /// voc: the classes in their order. Default: those of labelmap.txt, else all that occur, sorted.
         pub classes: Vec<String> = Vec::new(),
+        /// What an image file that is missing or broken does: ends the program before the first step, or is left
+        /// out. One that breaks in mid-training is replaced by another image.
+        pub on_bad_image: OnBadImage = OnBadImage::Stop,
+        /// The largest part of all images that on_bad_image = "skip" may leave out, in [0, 1].
+        pub max_bad_images: f64 = 0.01,
+        /// Whether images may lie outside `root`: by absolute names, `..`, or links.
+        pub allow_outside: bool = false,
         /// Threads that decode and transform images.
         pub workers: usize = 2,
         /// Batches made ahead of training.
@@ -68,6 +76,7 @@ impl Data {
     pub fn check(&self, check: &mut Check<'_>) {
         check.at_least_one("workers", self.workers);
         check.at_least_one("queue", self.queue);
+        check.fraction("max_bad_images", self.max_bad_images);
         match (self.kind, &self.synth) {
             (DataKind::Synth, None) => check.that(
                 false,
@@ -101,12 +110,19 @@ impl Data {
             true => voc::Classes::Found,
             false => voc::Classes::Listed(self.classes.clone()),
         };
-        match self.kind {
+        let files = match self.kind {
             DataKind::Coco => SplitFiles::coco(&root.join(annotations), &root.join(images)),
             DataKind::Synth => SplitFiles::coco(&split.annotations(root), &split.images(root)),
             DataKind::Yolo => SplitFiles::yolo(root, name),
             DataKind::Voc => SplitFiles::voc(root, name, classes),
-        }
+        };
+        let policy = ImagePolicy {
+            on_bad: self.on_bad_image,
+            max_bad: self.max_bad_images,
+            allow_outside: self.allow_outside,
+            root: Some(root.to_owned()),
+        };
+        SplitFiles { policy, ..files }
     }
 }
 
@@ -136,13 +152,15 @@ impl DataKind {
 }
 
 /// Files of one split of a boxed data set, to be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SplitFiles {
     /// The file that says which images there are: COCO's JSON, YOLO's `data.yaml`, VOC's list. Messages name
     /// it.
     pub annotations: PathBuf,
     /// The folder of the images.
     pub images: PathBuf,
+    /// Policy for the files of the images.
+    pub policy: ImagePolicy,
     format: Format,
 }
 
@@ -156,13 +174,23 @@ enum Format {
 impl SplitFiles {
     /// A COCO file, and the folder of its images.
     pub fn coco(annotations: &Path, images: &Path) -> Self {
-        Self { annotations: annotations.to_owned(), images: images.to_owned(), format: Format::Coco }
+        Self {
+            annotations: annotations.to_owned(),
+            images: images.to_owned(),
+            policy: ImagePolicy::default(),
+            format: Format::Coco,
+        }
     }
 
     /// The split that a YOLO set's `data.yaml` has under a key.
     pub fn yolo(root: &Path, split: &str) -> Self {
         let format = Format::Yolo { root: root.to_owned(), split: split.to_owned() };
-        Self { annotations: yolo::file(root), images: root.to_owned(), format }
+        Self {
+            annotations: yolo::file(root),
+            images: root.to_owned(),
+            policy: ImagePolicy { root: Some(root.to_owned()), ..ImagePolicy::default() },
+            format,
+        }
     }
 
     /// The split of a VOC folder that a list names.
@@ -171,6 +199,7 @@ impl SplitFiles {
         Self {
             annotations,
             images,
+            policy: ImagePolicy { root: Some(root.to_owned()), ..ImagePolicy::default() },
             format: Format::Voc { root: root.to_owned(), split: split.to_owned(), classes },
         }
     }

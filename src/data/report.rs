@@ -32,10 +32,24 @@ pub enum FindingKind {
     BoxFromSegmentation,
     /// A negative area: replaced by the box's.
     NegativeArea,
+    /// An area beyond any image's: replaced by the box's.
+    HugeArea,
     /// An annotation of an image that is not listed: dropped.
     UnknownImage,
     /// An image whose file is missing: skipped.
     MissingImage,
+    /// An image whose file is broken, or of another size: skipped.
+    BadImage,
+    /// An image whose file is an image of the training split too.
+    Leaked,
+    /// An image that EXIF turns, and whose size is the stored one: taken as stored.
+    StoredPixels,
+    /// An image with the stored size and boxes that fit the upright one alone: taken upright.
+    BoxesUpright,
+    /// An image with the upright size and boxes that fit the stored one alone: taken as stored.
+    BoxesStored,
+    /// An image that EXIF turns without changing its size: taken upright.
+    TurnUnseen,
     /// An image whose size the annotations do not say: taken from its file.
     SizeFromFile,
     /// An image without a label file: taken as empty.
@@ -112,6 +126,8 @@ pub struct LoadReport {
     pub images_without_positives: usize,
     /// Everything not taken as it stands.
     pub findings: Findings,
+    /// Problems of the first images that were skipped as bad.
+    pub bad_images: Vec<String>,
 }
 
 impl LoadReport {
@@ -126,7 +142,8 @@ impl fmt::Display for LoadReport {
         let Self { images, categories, positives, images_without_positives: bare, .. } = self;
         write!(f, "{}: {images} images ({bare} without a box), ", self.path.display())?;
         write!(f, "{positives} boxes, {categories} classes")?;
-        self.findings.fmt(f)
+        self.findings.fmt(f)?;
+        self.bad_images.iter().try_for_each(|problem| write!(f, "\n    {problem}"))
     }
 }
 
@@ -151,8 +168,23 @@ impl fmt::Display for Finding {
             FindingKind::NoId => "annotations without an id numbered: annotation",
             FindingKind::BoxFromSegmentation => "boxes taken from their segmentation: annotation",
             FindingKind::NegativeArea => "negative areas replaced by width x height: annotation",
+            FindingKind::HugeArea => "areas beyond 1e10 pixels replaced by width x height: annotation",
             FindingKind::UnknownImage => "annotations of images that are not listed dropped: annotation",
             FindingKind::MissingImage => "images without a file skipped: image",
+            FindingKind::BadImage => "images with broken files, or files of another size, skipped: image",
+            FindingKind::Leaked => "images with the content of a training image: image",
+            FindingKind::StoredPixels => {
+                "images that EXIF turns taken as they are stored, as their sizes say: image"
+            }
+            FindingKind::BoxesUpright => {
+                "images with the size of their stored pixels taken upright, since boxes fit only so: image"
+            }
+            FindingKind::BoxesStored => {
+                "images with the size of their upright pixels taken as they are stored, since boxes fit only so: image"
+            }
+            FindingKind::TurnUnseen => {
+                "images that EXIF turns without changing their size taken upright: image"
+            }
             FindingKind::SizeFromFile => "sizes of images taken from their files: image",
             FindingKind::NoLabelFile => "images without a label file taken as empty: image",
             FindingKind::SharedFile => "images with the file of another image kept: image",

@@ -452,6 +452,7 @@ impl<'a, T: Task> Training<'a, T> {
         let batch = self.loader.next().transpose()?.ok_or_else(|| {
             DataError::Setting("the training batches ended, which they never should".to_owned())
         })?;
+        self.loader.take_notes().iter().for_each(|note| self.around.observers.note(note));
         self.drawn.push(T::image_ids(&batch));
         Ok(batch)
     }

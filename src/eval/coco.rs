@@ -302,6 +302,9 @@ impl fmt::Display for BoxMetrics {
             let title = if row < 6 { "Average Precision  (AP)" } else { "Average Recall     (AR)" };
             writeln!(f, " {title} @[ IoU={iou:<9} | area={size:>6} | maxDets={limit:>3} ] = {value:0.3}")?;
         }
+        if self.stats[0] < 0.0 {
+            writeln!(f, " nothing to measure: there is no box to find (-1 stands for that)")?;
+        }
         let LeftOut {
             detections_of_unlisted_category,
             annotations_of_unlisted_category,

@@ -1,14 +1,18 @@
 //! COCO results: what a detector found, one row a box.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::path::Path;
 
 use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::EvalError;
+use super::image_names::ImageNames;
+use crate::data::Instances;
 use crate::data::coco::json;
 
 /// One detected box, as COCO's results format has it (it serialises to a row of that format).
@@ -33,16 +37,81 @@ pub struct Detection {
 /// [`EvalError::Read`], [`EvalError::Results`] when it is not a list, [`EvalError::ResultRow`] with the
 /// position of the first row that lacks a key or holds the wrong type.
 pub fn read_detections(path: &Path) -> Result<Vec<Detection>, EvalError> {
-    let text = fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
-    // serde says what is wrong and on which line; the row number has to be kept beside it.
-    let row = Cell::new(None);
-    let mut reader = serde_json::Deserializer::from_slice(&text);
-    let read =
-        Rows { row: &row }.deserialize(&mut reader).and_then(|detections| reader.end().map(|()| detections));
-    read.map_err(|source| match row.get() {
-        Some(index) => EvalError::ResultRow { path: path.to_owned(), index, source },
-        None => EvalError::Results { path: path.to_owned(), source },
-    })
+    Ok(Results::read(path)?.rows.into_iter().map(Row::detection).collect())
+}
+
+/// A results file, whose rows may name the image's file beside its id.
+#[derive(Debug)]
+pub struct Results {
+    rows: Vec<Row>,
+}
+
+impl Results {
+    /// Reads a COCO results file.
+    ///
+    /// # Errors
+    /// Errors of [`read_detections`].
+    pub fn read(path: &Path) -> Result<Self, EvalError> {
+        let text = fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
+        // serde says what is wrong and on which line; the row number has to be kept beside it.
+        let row = Cell::new(None);
+        let mut reader = serde_json::Deserializer::from_slice(&text);
+        let read = Rows { row: &row }.deserialize(&mut reader).and_then(|rows| reader.end().map(|()| rows));
+        let rows = read.map_err(|source| match row.get() {
+            Some(index) => EvalError::ResultRow { path: path.to_owned(), index, source },
+            None => EvalError::Results { path: path.to_owned(), source },
+        })?;
+        Ok(Self { rows })
+    }
+
+    /// The detections with the image ids of `truth`: by the name of the file where a row has one, else by its id.
+    ///
+    /// # Errors
+    /// [`EvalError::UnknownFile`]; [`EvalError::UnknownCategories`] if no row's category is one of `truth`.
+    pub fn on(self, truth: &Instances) -> Result<Vec<Detection>, EvalError> {
+        let names = ImageNames::of(truth);
+        let mut detections = Vec::with_capacity(self.rows.len());
+        for (index, row) in self.rows.into_iter().enumerate() {
+            let by_name = row.file_name.as_ref().and_then(Value::as_str).map(|name| (name, names.id(name)));
+            let image_id = match by_name {
+                Some((_, Some(id))) => id,
+                Some((name, None)) => {
+                    return Err(EvalError::UnknownFile { index, file_name: name.to_owned() });
+                }
+                None => row.image_id,
+            };
+            detections.push(Detection { image_id, ..row.detection() });
+        }
+        let listed: HashSet<u64> = truth.categories.iter().map(|category| category.id).collect();
+        match detections.first() {
+            Some(first) if !detections.iter().any(|detection| listed.contains(&detection.category_id)) => {
+                Err(EvalError::UnknownCategories { count: detections.len(), first: first.category_id })
+            }
+            _ => Ok(detections),
+        }
+    }
+}
+
+/// A row of a results file.
+#[derive(Debug, Deserialize)]
+struct Row {
+    #[serde(deserialize_with = "json::id")]
+    image_id: u64,
+    #[serde(deserialize_with = "json::id")]
+    category_id: u64,
+    #[serde(deserialize_with = "json::xywh")]
+    bbox: [f64; 4],
+    score: f64,
+    /// Other programs may have anything there.
+    #[serde(default)]
+    file_name: Option<Value>,
+}
+
+impl Row {
+    fn detection(self) -> Detection {
+        let Self { image_id, category_id, bbox, score, .. } = self;
+        Detection { image_id, category_id, bbox, score }
+    }
 }
 
 /// Deserialises the list; `row` is the position of the row being read, `None` outside of rows.
@@ -51,27 +120,27 @@ struct Rows<'a> {
 }
 
 impl<'de> DeserializeSeed<'de> for Rows<'_> {
-    type Value = Vec<Detection>;
+    type Value = Vec<Row>;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
 impl<'de> Visitor<'de> for Rows<'_> {
-    type Value = Vec<Detection>;
+    type Value = Vec<Row>;
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str("a list of detections")
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut rows: A) -> Result<Self::Value, A::Error> {
-        let mut detections = Vec::new();
+        let mut read = Vec::new();
         loop {
-            self.row.set(Some(detections.len()));
+            self.row.set(Some(read.len()));
             match rows.next_element()? {
-                Some(detection) => detections.push(detection),
+                Some(row) => read.push(row),
                 None => break,
             }
         }
         self.row.set(None);
-        Ok(detections)
+        Ok(read)
     }
 }

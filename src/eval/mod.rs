@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ground_truth`](GroundTruth) | a COCO `instances_*.json` as the metric sees it |
 //! | [`detections`](read_detections) | a COCO results file, read with errors that name the row |
+//! | [`image_names`](ImageNames) | ids of images by the names of their files |
 //! | [`accuracy`](AccuracyMeter) | top-1, top-5, calibration and agreement of a classifier |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
@@ -14,11 +15,13 @@ mod accuracy;
 mod coco;
 mod detections;
 mod ground_truth;
+mod image_names;
 
 pub use accuracy::{Accuracy, AccuracyMeter};
 pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, evaluate};
-pub use detections::{Detection, read_detections};
+pub use detections::{Detection, Results, read_detections};
 pub use ground_truth::GroundTruth;
+pub use image_names::ImageNames;
 
 use std::path::PathBuf;
 
@@ -77,13 +80,35 @@ pub enum EvalError {
     /// A detection is on an image that the ground truth does not have.
     #[error(
         "detection {index} (counted from 0) is on image {image_id}, which the ground truth does not list; \
-         do the results belong to another split?"
+         do the results belong to another split? (`ckd-det predict --annotations GT` takes its ids)"
     )]
     UnknownImage {
         /// Position among the detections, from 0.
         index: usize,
         /// The image it names.
         image_id: u64,
+    },
+    /// A detection is on a file that the ground truth does not have.
+    #[error(
+        "detection {index} (counted from 0) is on the file {file_name:?}, which no one image of the ground truth is \
+         named; do the results belong to another split? (`ckd-det predict --annotations GT` takes its ids)"
+    )]
+    UnknownFile {
+        /// Position among the detections, from 0.
+        index: usize,
+        /// The file it names.
+        file_name: String,
+    },
+    /// No detection is of a category that the ground truth has.
+    #[error(
+        "none of the {count} detections is of a category that the ground truth lists (the first has category_id \
+         {first}); are these the results of a network with other classes?"
+    )]
+    UnknownCategories {
+        /// How many detections there are.
+        count: usize,
+        /// The first one's category.
+        first: u64,
     },
     /// A subset was asked for with an image that the ground truth does not have.
     #[error("asked to score image {image_id}, which the ground truth does not list")]

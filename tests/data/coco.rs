@@ -5,16 +5,17 @@ use std::path::{Path, PathBuf};
 
 use ckd_det::data::report::Finding;
 use ckd_det::data::{
-    CategoryId, ClassIndex, Dataset, FindingKind, InstancesError, LoadReport, MissingImages, coco,
+    CategoryId, ClassIndex, Dataset, FindingKind, ImagePolicy, InstancesError, LoadReport, coco,
 };
+use image::RgbImage;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A folder with `instances.json` and empty files `a.jpg`, `b.jpg`.
+/// A folder with `instances.json` and the images `a.jpg`, `b.jpg`.
 fn folder(annotations: &Value) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["a.jpg", "b.jpg"] {
-        fs::write(folder.path().join(name), b"").unwrap();
+    for (name, width, height) in [("a.jpg", 100, 50), ("b.jpg", 50, 100)] {
+        RgbImage::new(width, height).save(folder.path().join(name)).unwrap();
     }
     let file = folder.path().join("instances.json");
     fs::write(&file, annotations.to_string()).unwrap();
@@ -49,7 +50,7 @@ fn with(mut annotation: Value, key: &str, value: Value) -> Value {
 
 fn load(annotations: &Value) -> Result<(Dataset, LoadReport), InstancesError> {
     let (folder, file) = folder(&instances(annotations));
-    Dataset::load(&file, folder.path(), MissingImages::Error)
+    Dataset::load(&file, folder.path(), &ImagePolicy::default())
 }
 
 fn finding(report: &LoadReport, kind: FindingKind) -> Option<Finding> {
@@ -58,7 +59,7 @@ fn finding(report: &LoadReport, kind: FindingKind) -> Option<Finding> {
 
 fn error_of(file: &Value) -> String {
     let (folder, path) = folder(file);
-    Dataset::load(&path, folder.path(), MissingImages::Error).unwrap_err().to_string()
+    Dataset::load(&path, folder.path(), &ImagePolicy::default()).unwrap_err().to_string()
 }
 
 #[test]
@@ -176,11 +177,11 @@ fn what_is_no_coco_file_is_refused_with_the_place() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("instances.json");
         fs::write(&file, text).unwrap();
-        let error = Dataset::load(&file, folder.path(), MissingImages::Error).unwrap_err().to_string();
+        let error = Dataset::load(&file, folder.path(), &ImagePolicy::default()).unwrap_err().to_string();
         assert!(error.contains(expected) && error.contains("instances.json"), "{text}: {error}");
     }
     let absent = Path::new("absent/instances.json");
-    let error = Dataset::load(absent, Path::new("."), MissingImages::Error).unwrap_err().to_string();
+    let error = Dataset::load(absent, Path::new("."), &ImagePolicy::default()).unwrap_err().to_string();
     assert!(error.contains("absent/instances.json"), "{error}");
 }
 
@@ -192,17 +193,17 @@ fn missing_images_are_an_error_or_skipped_as_chosen() {
     ]);
     let (folder, file) = folder(&instances(&boxes));
     fs::remove_file(folder.path().join("a.jpg")).unwrap();
-    let error = Dataset::load(&file, folder.path(), MissingImages::Error).unwrap_err().to_string();
+    let error = Dataset::load(&file, folder.path(), &ImagePolicy::default()).unwrap_err().to_string();
     assert!(error.contains("1 of the 2 images") && error.contains("a.jpg"), "{error}");
 
-    let (dataset, report) = Dataset::load(&file, folder.path(), MissingImages::Skip).unwrap();
+    let (dataset, report) = Dataset::load(&file, folder.path(), &ImagePolicy::skip(0.5)).unwrap();
     assert_eq!(dataset.images.len(), 1);
     assert_eq!(dataset.annotations(0)[0].id, 2);
     assert_eq!(finding(&report, FindingKind::MissingImage).unwrap().first, [7]);
     assert_eq!(report.count_of(FindingKind::UnknownImage), 0, "its annotations are no orphans");
 
     fs::remove_file(folder.path().join("b.jpg")).unwrap();
-    let nothing_left = Dataset::load(&file, folder.path(), MissingImages::Skip);
+    let nothing_left = Dataset::load(&file, folder.path(), &ImagePolicy::skip(0.5));
     assert!(matches!(nothing_left, Err(InstancesError::MissingImages { count: 2, .. })));
 }
 

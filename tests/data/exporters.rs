@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use ckd_det::data::{Dataset, FindingKind, Instances, InstancesError, LoadReport, MissingImages, coco};
+use ckd_det::data::{Dataset, FindingKind, ImagePolicy, Instances, InstancesError, LoadReport, coco};
 use ckd_det::eval::{Detection, GroundTruth, Options, evaluate};
 use image::RgbImage;
 use proptest::prelude::*;
@@ -43,7 +43,7 @@ fn load(text: &[u8]) -> Result<(Instances, Dataset, LoadReport), InstancesError>
     let file = folder.path().join("instances.json");
     fs::write(&file, text).unwrap();
     let instances = coco::read(&file)?;
-    let (dataset, report) = Dataset::new(&instances, folder.path(), MissingImages::Error)?;
+    let (dataset, report) = Dataset::new(&instances, folder.path(), &ImagePolicy::default())?;
     Ok((instances, dataset, report))
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use ckd_det::data::synth::Split;
 use ckd_det::data::voc::Classes;
 use ckd_det::data::{
-    DataKind, Dataset, FindingKind, Instances, LoadReport, MissingImages, SplitFiles, coco, voc, yolo,
+    DataKind, Dataset, FindingKind, ImagePolicy, Instances, LoadReport, SplitFiles, coco, voc, yolo,
 };
 use image::RgbImage;
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ use crate::support::tiny::{Tiny, assert_ended, assert_same_tensors, log};
 
 fn opened(files: &SplitFiles) -> (Instances, Dataset, LoadReport) {
     let (instances, folder) = files.open().unwrap();
-    let (dataset, report) = Dataset::new(&instances, &folder, MissingImages::Error).unwrap();
+    let (dataset, report) = Dataset::new(&instances, &folder, &ImagePolicy::default()).unwrap();
     (instances, dataset, report)
 }
 

@@ -4,6 +4,7 @@ mod coco;
 mod decode;
 mod exporters;
 mod formats;
+mod images;
 mod loader;
 mod real;
 mod synth;

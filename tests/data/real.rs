@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ckd_det::config::Resize;
 use ckd_det::data::voc::{self, Classes};
 use ckd_det::data::{
-    Dataset, FindingKind, Loader, LoaderConfig, MissingImages, Position, Purpose, coco, decode,
+    Dataset, FindingKind, ImagePolicy, Loader, LoaderConfig, Position, Purpose, coco, decode,
 };
 
 use crate::support::real;
@@ -20,7 +20,7 @@ fn coco_mini_is_what_its_description_says() {
     for (split, [images, annotations, crowd, small, medium, large]) in expected {
         let file = root.join(format!("annotations/instances_{split}.json"));
         let (dataset, report) =
-            Dataset::load(&file, &root.join(format!("{split}2017")), MissingImages::Error).unwrap();
+            Dataset::load(&file, &root.join(format!("{split}2017")), &ImagePolicy::default()).unwrap();
         assert_eq!((dataset.images.len(), dataset.categories.len()), (images, 80));
         assert_eq!((report.count_of(FindingKind::Crowd), report.positives), (crowd, annotations - crowd));
         let mut sizes = [0; 3];
@@ -47,7 +47,7 @@ fn coco_images_come_at_full_size() {
     let (dataset, _) = Dataset::load(
         &root.join("annotations/instances_val.json"),
         &root.join("val2017"),
-        MissingImages::Error,
+        &ImagePolicy::default(),
     )
     .unwrap();
     let config = LoaderConfig {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use ckd_det::data::synth::{Outcome, Split, Synth, SynthError, generate};
-use ckd_det::data::{Dataset, MissingImages};
+use ckd_det::data::{Dataset, ImagePolicy};
 
 fn config() -> Synth {
     Synth {
@@ -50,7 +50,7 @@ fn the_set_loads_without_a_finding() {
         let (dataset, report) = Dataset::load(
             &split.annotations(folder.path()),
             &split.images(folder.path()),
-            MissingImages::Error,
+            &ImagePolicy::default(),
         )
         .unwrap();
         assert!(report.findings.is_empty(), "{report}");

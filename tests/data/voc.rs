@@ -94,6 +94,10 @@ fn bad_input_is_refused_with_the_file() {
         ("<annotation><object><name>a</name></object></annotation>", "no complete <bndbox>"),
         ("<annotation><object></object></annotation>", "no <name>"),
         ("<annotation><object><bndbox><xmin>nan</xmin></bndbox></object></annotation>", "not a number"),
+        (
+            "<annotation><object><name>a</name><bndbox><xmin>0</xmin><ymin>0</ymin><xmax>1e300</xmax><ymax>9</ymax></bndbox></object></annotation>",
+            "the coordinate 1000",
+        ),
         ("<annotation>", "cut short"),
         ("", "no VOC <annotation>"),
         ("<annotation>&unknown;</annotation>", "unknown XML entity"),

@@ -167,7 +167,11 @@ fn annotations(
         if entry.area.is_some_and(|area| area < 0.0) {
             findings.found(FindingKind::NegativeArea, called);
         }
-        kept.push(AnnotationEntry { area: entry.area.filter(|area| *area >= 0.0), ..entry });
+        if entry.area.is_some_and(|area| area > LARGEST_AREA) {
+            findings.found(FindingKind::HugeArea, called);
+        }
+        let area = entry.area.filter(|area| (0.0..=LARGEST_AREA).contains(area));
+        kept.push(AnnotationEntry { area, ..entry });
     }
     let free = (1..).filter(|id| !first.contains_key(id));
     for (place, id) in to_number.into_iter().zip(free) {
@@ -175,6 +179,9 @@ fn annotations(
     }
     Ok(kept)
 }
+
+/// The largest area that pycocotools measures: 1e5 x 1e5 pixels.
+const LARGEST_AREA: f64 = 1e10;
 
 /// Two annotations of one id are one if these agree: image, category, box and flags.
 type Sameness = (u64, u64, u64, [u64; 4], [bool; 2]);

@@ -98,6 +98,13 @@ pub fn read(root: &Path, split: &str, classes: &Classes) -> Result<Instances, Vo
                 VocError::Annotation { path: path.clone(), problem }
             })?;
             let [xmin, ymin, xmax, ymax] = object.corners;
+            if let Some(beyond) =
+                object.corners.iter().find(|corner| !(-LARGEST_PX..=LARGEST_PX).contains(*corner))
+            {
+                let problem =
+                    format!("a box of \"{}\" has the coordinate {beyond}, beyond any image", object.name);
+                return Err(VocError::Annotation { path: path.clone(), problem });
+            }
             let bbox = [xmin, ymin, snapped(xmax - xmin), snapped(ymax - ymin)];
             if !(bbox[2] > 0.0 && bbox[3] > 0.0) {
                 findings.found(FindingKind::NoSizeIn, id);
@@ -118,6 +125,9 @@ pub fn read(root: &Path, split: &str, classes: &Classes) -> Result<Instances, Vo
     let categories = (1..).zip(classes).map(|(id, name)| CategoryEntry { id, name }).collect();
     Ok(Instances::new(images, annotations, categories).read_from(&layout.list, findings))
 }
+
+/// No image is as wide or high, in pixels.
+const LARGEST_PX: f64 = 1e6;
 
 impl Layout {
     fn of(root: &Path, split: &str) -> Self {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{ClassifyConfig, LabelledKind, Loaded};
 use crate::data::cifar::{Cifar, Split};
-use crate::data::{DataError, Labelled, image_folder, stl10};
+use crate::data::{DataError, Labelled, image_folder, leakage, stl10};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::task::Gathered;
 use crate::engine::{EngineError, Result};
@@ -80,15 +80,33 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
     refuse(missing)?;
     let train = load_split(config, &root, Split::Train)?;
     let val = load_split(config, &root, Split::Test)?;
-    let notes = vec![format!(
+    let mut notes = vec![format!(
         "{}: {} images to train on, {} held out, {} classes",
         root.display(),
         train.len(),
         val.len(),
         train.classes.len()
     )];
+    if let Some(shared) = leakage::shared(train.paths(), val.paths(), leakage::CHEAP_BYTES)
+        && let Some(&first) = shared.first()
+    {
+        let first = val.path(first);
+        notes.push(format!(
+            "{} held-out images have the content of a training image, first: {}",
+            shared.len(),
+            first.display()
+        ));
+    }
+    notes.extend(left_out("training", &train));
+    notes.extend(left_out("held-out", &val));
     let task = LabelledSets::new(train, val, &root)?;
     Ok(Gathered { task, init, teacher, notes })
+}
+
+/// Tells of images that were left out, if any were.
+fn left_out(split: &str, set: &Labelled) -> Option<String> {
+    let first = set.left_out.first()?;
+    Some(format!("{} {split} images left out since they cannot be used, first: {first}", set.left_out.len()))
 }
 
 /// The student's initial weights.
@@ -138,7 +156,8 @@ fn read_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labe
             image_folder::load(&root.join(below), index.as_deref())
         }
     };
-    Ok(loaded.map_err(DataError::from)?)
+    let checked = loaded.and_then(|set| set.with_good_headers(root, &data.image_policy()));
+    Ok(checked.map_err(DataError::from)?)
 }
 
 /// The held-out images of an experiment.

@@ -240,8 +240,12 @@ impl Measured for MeasuredDetector {
     }
 
     fn told(&self) -> String {
-        let [ap, ap50, ap75] = [0, 1, 2].map(|index| 100.0 * self.metrics.stats[index]);
-        format!("AP {ap:.1}  AP50 {ap50:.1}  AP75 {ap75:.1}")
+        let [ap, ap50, ap75] = [0, 1, 2].map(|index| match self.metrics.stats[index] {
+            stat if stat < 0.0 => "-".to_owned(),
+            stat => format!("{:.1}", 100.0 * stat),
+        });
+        let nothing = if self.metrics.stats[0] < 0.0 { "  (no box to measure by)" } else { "" };
+        format!("AP {ap}  AP50 {ap50}  AP75 {ap75}{nothing}")
     }
 
     fn logged(&self) -> serde_json::Value {

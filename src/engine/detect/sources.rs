@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{Config, DataKind, Loaded};
 use crate::data::synth::{self, Split};
-use crate::data::{DataError, Dataset, Instances, LoadReport, MissingImages, SplitFiles};
+use crate::data::{DataError, Dataset, Instances, LoadReport, SplitFiles, leakage};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::{Result, classes};
 use crate::eval::GroundTruth;
@@ -159,7 +159,7 @@ impl LoadedSplit {
     /// If a file is missing, or not what it should be.
     pub fn open(files: &SplitFiles) -> Result<Self> {
         let (instances, folder) = files.open()?;
-        Self::of(&instances, Dataset::new(&instances, &folder, MissingImages::Error)?)
+        Self::of(&instances, Dataset::new(&instances, &folder, &files.policy)?)
     }
 
     /// A split of `instances` and the data set that was made of them, by [`Dataset::new`] or
@@ -191,13 +191,14 @@ impl DataSets {
     ///
     /// # Errors
     /// If their classes differ, or the training split has no box to learn from.
-    pub fn new(train: LoadedSplit, val: LoadedSplit) -> Result<Self> {
+    pub fn new(train: LoadedSplit, mut val: LoadedSplit) -> Result<Self> {
         let [ours, theirs] = [&train, &val].map(|split| split.report.path.display().to_string());
         let classes = categories_of(&train.dataset.categories);
         classes::check_same((&ours, &classes), (&theirs, &val.dataset.categories))?;
         if train.report.positives == 0 {
             return Err(DataError::NoBoxes { report: Box::new(train.report) }.into());
         }
+        leakage::find(&train.dataset, &val.dataset, &mut val.report, leakage::CHEAP_BYTES);
         Ok(Self {
             train: train.dataset,
             val: val.dataset,

@@ -1,0 +1,100 @@
+//! Images that take the place of those that turn out broken in mid-training.
+//!
+//! Which image takes a place is a function of (seed, epoch, position): a resumed run trains on the same batches as
+//! long as the same files are broken.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::decode::DecodeError;
+use super::draws::Draws;
+use super::error::DataError;
+use super::image_policy::Tolerance;
+
+/// Broken images of a running loader.
+#[derive(Debug)]
+pub(super) struct Substitutes {
+    tolerance: Tolerance,
+    images: usize,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    broken: BTreeSet<usize>,
+    /// What has not been told yet.
+    notes: Vec<String>,
+}
+
+/// Place of a batch, for random draws.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) seed: u64,
+    pub(super) epoch: u64,
+    /// The position of the batch's first image in the epoch.
+    pub(super) first: u64,
+}
+
+impl Substitutes {
+    /// Substitutes in a set of so many images, of which `tolerance` may still break.
+    pub(super) fn of(images: usize, tolerance: Tolerance) -> Self {
+        Self { tolerance, images, found: Mutex::default() }
+    }
+
+    /// The batch that `make` makes of `images`, with others in place of those that `decode` fails on.
+    ///
+    /// # Errors
+    /// Errors of `make`; [`DataError::TooManyBad`].
+    pub(super) fn batch<B>(
+        &self,
+        images: &[usize],
+        Place { seed, epoch, first }: Place,
+        decode: impl Fn(usize) -> Result<(), DecodeError>,
+        make: impl Fn(&[usize]) -> Result<B, DataError>,
+    ) -> Result<B, DataError> {
+        let error = match make(images) {
+            Err(DataError::Decode(error)) if self.tolerance.left > 0 => error,
+            made => return made,
+        };
+        let (mut images, mut is_replaced) = (images.to_vec(), false);
+        for (position, image) in (first..).zip(&mut images) {
+            for attempt in 0.. {
+                let Err(reason) = decode(*image) else { break };
+                self.note(*image, &reason)?;
+                is_replaced = true;
+                *image = Draws::new(seed, "substitute", &[epoch, position, attempt]).below(self.images);
+            }
+        }
+        match is_replaced {
+            true => make(&images),
+            false => Err(error.into()),
+        }
+    }
+
+    fn note(&self, image: usize, reason: &DecodeError) -> Result<(), DataError> {
+        let mut found = self.lock();
+        if found.broken.insert(image) {
+            let count = found.broken.len();
+            if count > self.tolerance.left || count == self.images {
+                let last = reason.to_string();
+                return Err(DataError::TooManyBad { count, total: self.images, last });
+            }
+            let note = format!(
+                "{reason}; other images take its place ({count} of {} images broke so far)",
+                self.images
+            );
+            found.notes.push(note);
+        }
+        Ok(())
+    }
+
+    /// Takes what has not been told yet.
+    pub(super) fn take_notes(&self) -> Vec<String> {
+        std::mem::take(&mut self.lock().notes)
+    }
+
+    /// No code that holds the lock can panic half-way.
+    fn lock(&self) -> MutexGuard<'_, Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
