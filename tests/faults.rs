@@ -117,7 +117,10 @@ fn an_evaluation_that_fails_costs_no_step() {
     whole.train("plain.toml", &[]).unwrap();
     let picture = tiny.path("data/val/000003.png");
     let good = fs::read(&picture).unwrap();
-    fs::write(&picture, &good[..good.len() / 2]).unwrap();
+    // Damage that no header shows: a cut file would be found before the first step.
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 0xff;
+    fs::write(&picture, bad).unwrap();
     let error = tiny.train("plain.toml", &[]).unwrap_err().to_string();
     assert!(error.contains("000003.png"), "{error}");
     assert_eq!(names(&tiny.path("runs/plain/checkpoints")), ["step-00000006.safetensors"]);

@@ -8,8 +8,8 @@ use super::UsageError;
 use crate::data::{decode, image_folder};
 use crate::report::progress::tell;
 
-/// The files that `arguments` name: files, all images in and below folders, and patterns (`*`, `?`, `[..]`) that the
-/// shell has left.
+/// The files that `arguments` name: files, all images in and below folders, and patterns (`*`, `?`, `[..]`)
+/// that the shell has left.
 ///
 /// # Errors
 /// A folder or pattern without an image.
@@ -69,8 +69,9 @@ pub(super) fn for_each_image(
 }
 
 impl Unread {
-    /// Has results written to `results` by `write`, and fails if there are unread images: the results are without them. Those
-    /// of an earlier command are then left as they are, and where no image was read nothing is written.
+    /// Has results written to `results` by `write`, and fails if there are unread images: the results are
+    /// without them. Those of an earlier command are then left as they are, and where no image was read
+    /// nothing is written.
     ///
     /// # Errors
     /// Lists the images.

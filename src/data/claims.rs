@@ -3,9 +3,9 @@
 //!
 //! | format | most pixels of a file | why |
 //! |---|---|---|
-//! | PNG | 1,032 bytes of rows for each byte | deflate's longest match, 258 bytes, costs two bits (RFC 1951) |
-//! | JPEG | 1,024 for each byte | each block of 8x8 of a component costs a bit or more; a component that fills the image may be sampled at half in one direction |
-//! | BMP, GIF, TIFF, WebP | 2^24, and 4,096 for each byte | run lengths, LZW and WebP's codes of one symbol have no bound as near |
+//! | PNG | 1,032 bytes of rows a byte | deflate's longest match, 258 bytes, costs two bits (RFC 1951) |
+//! | JPEG | 1,024 a byte | a block of 8x8 costs a bit or more; components may be sampled at half |
+//! | others | 2^24, and 4,096 a byte | run lengths, LZW and WebP's codes of one symbol have no near bound |
 //!
 //! A real image has far fewer; what has more was made to take memory.
 

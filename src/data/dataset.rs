@@ -16,7 +16,7 @@
 //! | image without a size                      | the size of its file                                |
 //! | image file missing or broken              | error, or left out ([`ImagePolicy`])                |
 //! | image file outside the folder of images   | error, unless [`ImagePolicy`] allows it             |
-//! | image turned by EXIF                      | as its size says, or, where some boxes fit one way alone, as they do |
+//! | image turned by EXIF                      | as its size says, or as its boxes alone fit         |
 //! | gaps in the category ids                  | mapped to 0..K ([`CategoryMap`])                    |
 //!
 //! `docs/DATA.md` adds the policies of each format's reader. Boxes stay as they are in the file;
@@ -166,7 +166,18 @@ pub struct Dataset {
     pub categories: CategoryMap,
     annotations: Vec<Vec<Annotation>>,
     pixels: Store,
+    listed: Listed,
     tolerance: Tolerance,
+}
+
+/// Images as the annotations list them, with those that were left out: the order of training images is
+/// theirs, so that an image that breaks changes no other batch.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Listed {
+    /// The index of each image among the usable ones; empty if all are usable.
+    pub(super) usable: Vec<Option<usize>>,
+    /// The annotated (width, height) of each.
+    pub(super) sizes: Vec<(u32, u32)>,
 }
 
 /// Where the pixels of a data set come from.
@@ -202,7 +213,8 @@ impl Dataset {
     /// The data set of `instances`, whose images are files in `folder`.
     ///
     /// # Errors
-    /// If the instances contradict themselves, or more image files are missing or broken than `policy` allows.
+    /// If the instances contradict themselves, or more image files are missing or broken than `policy`
+    /// allows.
     pub fn new(
         instances: &Instances,
         folder: &Path,
@@ -211,11 +223,23 @@ impl Dataset {
         let mut report = report_on(instances);
         let categories = categories(instances, &mut report)?;
         let found = usable(instances, folder, policy, &mut report)?;
+        let mut listed = Listed::default();
+        if !found.left_out.is_empty() {
+            let mut index = 0..;
+            let place =
+                |image: &ImageEntry| (!found.left_out.contains(&image.id)).then(|| index.next()).flatten();
+            listed.usable = instances.images.iter().map(place).collect();
+            listed.sizes = instances.images.iter().map(|image| (image.width, image.height)).collect();
+        }
         let images = found.images.into_iter().map(|image| {
             let (width, height) = image.size;
             Image { width, height, ..image_of(image.entry, image.path) }
         });
-        let set = Self { tolerance: found.tolerance, ..Self::of(images.collect(), categories, Store::Files) };
+        let set = Self {
+            listed,
+            tolerance: found.tolerance,
+            ..Self::of(images.collect(), categories, Store::Files)
+        };
         set.with_boxes(instances, &found.left_out, report)
     }
 
@@ -268,7 +292,13 @@ impl Dataset {
         annotations: Vec<Vec<Annotation>>,
     ) -> Self {
         assert_eq!(images.len(), annotations.len(), "one list of annotations per image");
-        Self { images, categories, annotations, pixels: Store::Files, tolerance: Tolerance::default() }
+        let (listed, tolerance) = (Listed::default(), Tolerance::default());
+        Self { images, categories, annotations, pixels: Store::Files, listed, tolerance }
+    }
+
+    /// The images as they are listed; empty if all of them are usable.
+    pub(super) fn listed(&self) -> &Listed {
+        &self.listed
     }
 
     /// Images that may still turn out to be broken.
@@ -281,7 +311,8 @@ impl Dataset {
         &self.annotations[image]
     }
 
-    /// The images that `keep` names by index, and their boxes as they are trained on: sizes from the files, boxes clipped.
+    /// The images that `keep` names by index, and their boxes as they are trained on: sizes from the files,
+    /// boxes clipped.
     pub fn corrected(&self, keep: impl Fn(usize) -> bool) -> Instances {
         let categories =
             self.categories.iter().map(|(id, name)| CategoryEntry { id: id.0, name: name.to_owned() });
@@ -332,7 +363,8 @@ impl Dataset {
 
     fn of(images: Vec<Image>, categories: CategoryMap, pixels: Store) -> Self {
         let annotations = vec![Vec::new(); images.len()];
-        Self { annotations, images, categories, pixels, tolerance: Tolerance::default() }
+        let (listed, tolerance) = (Listed::default(), Tolerance::default());
+        Self { annotations, images, categories, pixels, listed, tolerance }
     }
 
     /// Sorts the boxes to their images, dropping those that the policies name, and counts.

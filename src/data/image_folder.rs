@@ -1,11 +1,10 @@
 //! Folders of images, one a class (ImageNet's `train/WNID/*.JPEG`), and Tiny-ImageNet-200's own layout.
 //!
-//! Classes are the folders in alphabetical order, and a class's images are all in its folder and in folders below
-//! it, as in torchvision's `ImageFolder`; hidden folders and files are none. A class without an image is an error.
-//! A class index (JSON,
-//! torchvision's and Keras' `imagenet_class_index.json`: `{"0": ["n01440764", "tench"], ...}`) gives the
-//! order and the names instead; a folder that it does not list is an error, a class without a folder is not:
-//! a sample of ImageNet keeps ImageNet's labels.
+//! Classes are the folders in alphabetical order, and a class's images are all in its folder and in folders
+//! below it, as in torchvision's `ImageFolder`; hidden folders and files are none. A class without an image
+//! is an error. A class index (JSON, torchvision's and Keras' `imagenet_class_index.json`: `{"0":
+//! ["n01440764", "tench"], ...}`) gives the order and the names instead; a folder that it does not list is an
+//! error, a class without a folder is not: a sample of ImageNet keeps ImageNet's labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -130,8 +129,8 @@ fn images_in(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
     Ok(entries(folder)?.into_iter().filter(|path| is_image(path)).collect())
 }
 
-/// The images in `folder` and in all folders below it: sorted by folder, then by name. A folder that links lead to
-/// again is entered once.
+/// The images in `folder` and in all folders below it: sorted by folder, then by name. A folder that links
+/// lead to again is entered once.
 ///
 /// # Errors
 /// A folder that cannot be read.

@@ -2,6 +2,7 @@
 //!
 //! Small images are decoded once and stay in memory; photographs are decoded whenever they are asked for.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub struct Labelled {
     /// Problems of the images that were left out.
     pub left_out: Vec<String>,
     pixels: Pixels,
+    /// Images that cannot be used.
+    bad: BTreeSet<usize>,
     tolerance: Tolerance,
 }
 
@@ -79,28 +82,27 @@ impl Labelled {
     }
 
     fn of(classes: Vec<String>, labels: Vec<u32>, pixels: Pixels) -> Self {
-        Self { classes, labels, left_out: Vec::new(), pixels, tolerance: Tolerance::default() }
+        let (left_out, bad, tolerance) = (Vec::new(), BTreeSet::new(), Tolerance::default());
+        Self { classes, labels, left_out, pixels, bad, tolerance }
     }
 
-    /// The images of the set whose headers are good; `from` is what messages call it.
+    /// The set after a look at the headers of its images; `from` is what messages call it. Bad ones are left
+    /// out of evaluations, and replaced in training batches, whose order does not change.
     ///
     /// # Errors
-    /// If more are bad than `policy` allows, or a class has no other.
+    /// If more are bad than `policy` allows.
     pub fn with_good_headers(mut self, from: &Path, policy: &ImagePolicy) -> Result<Self, LabelledError> {
         let Pixels::Files(paths) = &self.pixels else { return Ok(self) };
         let problems: Vec<Option<String>> =
             paths.par_iter().map(|path| decode::header(path).err().map(|error| error.to_string())).collect();
         let total = paths.len();
-        let is_good: Vec<bool> = problems.iter().map(Option::is_none).collect();
+        self.bad = (0..total).filter(|&image| problems[image].is_some()).collect();
         self.left_out = problems.into_iter().flatten().collect();
-        self.tolerance = policy.after(self.left_out.len(), total);
-        if self.tolerance.is_exceeded || (self.left_out.len() == total && total > 0) {
+        self.tolerance = policy.after(self.bad.len(), total);
+        if self.tolerance.is_exceeded || (self.bad.len() == total && total > 0) {
             return Err(BadImages::new(from, &self.left_out, total, policy).into());
         }
-        let all = std::mem::take(&mut self.labels).into_iter().zip(paths).zip(is_good);
-        let (labels, kept): (Vec<u32>, Vec<PathBuf>) =
-            all.filter(|(_, is_good)| *is_good).map(|((label, path), _)| (label, path.clone())).unzip();
-        Ok(Self { labels, pixels: Pixels::Files(kept), ..self })
+        Ok(self)
     }
 
     /// The files of the images, if they are files.
@@ -142,7 +144,8 @@ impl Labelled {
         };
         let labels = indices.iter().map(|&index| self.labels[index]).collect();
         let classes = self.classes.clone();
-        Self { classes, labels, left_out: Vec::new(), pixels, tolerance: self.tolerance }
+        let bad = (0..indices.len()).filter(|&place| self.bad.contains(&indices[place])).collect();
+        Self { classes, labels, left_out: self.left_out.clone(), pixels, bad, tolerance: self.tolerance }
     }
 
     /// BLAKE3 of the set, hexadecimal: the classes, the label of each image, and its pixels, or of
@@ -250,8 +253,10 @@ impl LabelledImages {
             return Err(DataError::Setting("the data set has no image".to_owned()));
         }
         let substitutes = match order {
-            BatchOrder::Sequential { .. } => Substitutes::of(set.len(), Tolerance::default()),
-            _ => Substitutes::of(set.len(), set.tolerance),
+            BatchOrder::Sequential { .. } => {
+                Substitutes::of(set.len(), BTreeSet::new(), Tolerance::default())
+            }
+            _ => Substitutes::of(set.len(), set.bad.clone(), set.tolerance),
         };
         Ok(Self { set, order, augmentation, seed, substitutes })
     }
@@ -278,11 +283,22 @@ impl Source for LabelledImages {
     type Batch = LabelledBatch;
 
     fn batches_per_epoch(&self) -> usize {
-        self.order.batches_per_epoch(&self.set.labels)
+        match self.order {
+            BatchOrder::Sequential { .. } => self.batches(0).len(),
+            _ => self.order.batches_per_epoch(&self.set.labels),
+        }
     }
 
     fn batches(&self, epoch: u64) -> Vec<Vec<usize>> {
-        self.order.batches(&self.set.labels, epoch)
+        let batches = self.order.batches(&self.set.labels, epoch);
+        match self.order {
+            BatchOrder::Sequential { batch } if !self.set.bad.is_empty() => {
+                let good: Vec<usize> =
+                    batches.into_iter().flatten().filter(|image| !self.set.bad.contains(image)).collect();
+                good.chunks(batch.get()).map(<[usize]>::to_vec).collect()
+            }
+            _ => batches,
+        }
     }
 
     fn passes(&self) -> Passes {

@@ -13,7 +13,8 @@ pub const CHEAP_BYTES: u64 = 64 << 20;
 
 /// Notes in `report` the images of `val` whose files have the content of a file of `train`.
 ///
-/// Files are compared by length, then by BLAKE3. Nothing is noted if more than `most` bytes would have to be read.
+/// Files are compared by length, then by BLAKE3. Nothing is noted if more than `most` bytes would have to be
+/// read.
 pub fn find(train: &Dataset, val: &Dataset, report: &mut LoadReport, most: u64) {
     let paths = |set: &Dataset| set.images.iter().map(|image| image.path.clone()).collect::<Vec<_>>();
     for image in shared(&paths(train), &paths(val), most).unwrap_or_default() {
@@ -21,8 +22,8 @@ pub fn find(train: &Dataset, val: &Dataset, report: &mut LoadReport, most: u64) 
     }
 }
 
-/// The indices of the files of `val` that have the content of a file of `train`; `None` if more than `most` bytes
-/// would have to be read.
+/// The indices of the files of `val` that have the content of a file of `train`; `None` if more than `most`
+/// bytes would have to be read.
 pub fn shared<P: AsRef<Path> + Sync>(train: &[P], val: &[P], most: u64) -> Option<Vec<usize>> {
     let lengths = |paths: &[P]| -> Vec<Option<u64>> {
         let length =

@@ -7,7 +7,7 @@
 //! A [`Source`] says which images form which batch and builds it: [`BoxedImages`] here for detectors,
 //! [`LabelledImages`](super::labelled::LabelledImages) for classifiers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,7 +17,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Item};
-use super::dataset::Dataset;
+use super::dataset::{Dataset, Listed};
 use super::error::DataError;
 use super::image_policy::Tolerance;
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
@@ -284,7 +284,14 @@ fn check(dataset: &Dataset, config: &LoaderConfig) -> Result<Sampler, DataError>
     if short_sides.is_empty() || short_sides.contains(&0) {
         return refuse("the short side must be given and be at least 1 pixel");
     }
-    let aspects = dataset.images.iter().map(|image| Aspect::of(image.width, image.height)).collect();
+    let usable = |image: usize| Aspect::of(dataset.images[image].width, dataset.images[image].height);
+    let aspects = match (&config.purpose, dataset.listed()) {
+        (Purpose::Training { .. }, Listed { usable: places, sizes }) if !places.is_empty() => {
+            let annotated = sizes.iter().map(|&(width, height)| Aspect::of(width, height));
+            places.iter().zip(annotated).map(|(place, annotated)| place.map_or(annotated, usable)).collect()
+        }
+        _ => (0..dataset.images.len()).map(usable).collect(),
+    };
     Ok(Sampler::new(aspects, images_per_batch, order))
 }
 
@@ -316,14 +323,16 @@ impl Source for BoxedImages {
     }
 
     fn build(&self, epoch: u64, first: u64, images: &[usize]) -> Result<Batch, DataError> {
-        let decode = |image| self.dataset.pixels(image).map(drop);
+        let decode = |image| self.dataset.pixels(self.usable(image)).map(drop);
         let seed = match self.config.purpose {
             Purpose::Training { seed, .. } => seed,
             Purpose::Evaluation { .. } => 0,
         };
         self.substitutes.batch(images, Place { seed, epoch, first }, decode, |images| {
-            let items: Vec<Item> =
-                (first..).zip(images).map(|(position, &image)| self.item(epoch, position, image)).collect();
+            let items: Vec<Item> = (first..)
+                .zip(images)
+                .map(|(position, &image)| self.item(epoch, position, self.usable(image)))
+                .collect();
             Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
         })
     }
@@ -333,7 +342,8 @@ impl Source for BoxedImages {
     }
 
     fn path(&self, image: usize) -> PathBuf {
-        self.dataset.images[image].path.clone()
+        // One that was left out has no place among the images.
+        self.dataset.images.get(self.usable(image)).map_or_else(PathBuf::new, |image| image.path.clone())
     }
 }
 
@@ -344,13 +354,31 @@ impl BoxedImages {
     /// Without images, or if a setting makes no sense.
     pub fn new(dataset: Arc<Dataset>, config: LoaderConfig) -> Result<Self, DataError> {
         let sampler = check(&dataset, &config)?;
-        let tolerance = match config.purpose {
-            Purpose::Training { .. } => dataset.tolerance(),
+        let substitutes = match config.purpose {
+            Purpose::Training { .. } => {
+                let listed = dataset.listed().usable.iter().enumerate();
+                let left_out =
+                    listed.filter(|(_, usable)| usable.is_none()).map(|(image, _)| image).collect();
+                let images = dataset.listed().usable.len().max(dataset.images.len());
+                Substitutes::of(images, left_out, dataset.tolerance())
+            }
             // What is measured is measured whole.
-            Purpose::Evaluation { .. } => Tolerance::default(),
+            Purpose::Evaluation { .. } => {
+                Substitutes::of(dataset.images.len(), BTreeSet::new(), Tolerance::default())
+            }
         };
-        let substitutes = Substitutes::of(dataset.images.len(), tolerance);
         Ok(Self { dataset, config, sampler, substitutes })
+    }
+
+    /// The data set's index of a training image, which is its place in the annotations.
+    fn usable(&self, image: usize) -> usize {
+        match self.config.purpose {
+            // One that was left out is replaced before it is looked up.
+            Purpose::Training { .. } => {
+                self.dataset.listed().usable.get(image).copied().flatten().unwrap_or(image)
+            }
+            Purpose::Evaluation { .. } => image,
+        }
     }
 
     fn item(&self, epoch: u64, position: u64, image: usize) -> Item {

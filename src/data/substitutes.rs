@@ -1,7 +1,7 @@
 //! Images that take the place of those that turn out broken in mid-training.
 //!
-//! Which image takes a place is a function of (seed, epoch, position): a resumed run trains on the same batches as
-//! long as the same files are broken.
+//! Which image takes a place is a function of (seed, epoch, position): a resumed run trains on the same
+//! batches as long as the same files are broken.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,6 +16,8 @@ use super::image_policy::Tolerance;
 pub(super) struct Substitutes {
     tolerance: Tolerance,
     images: usize,
+    /// Images that were known to be bad before.
+    known: BTreeSet<usize>,
     found: Mutex<Found>,
 }
 
@@ -36,9 +38,9 @@ pub(super) struct Place {
 }
 
 impl Substitutes {
-    /// Substitutes in a set of so many images, of which `tolerance` may still break.
-    pub(super) fn of(images: usize, tolerance: Tolerance) -> Self {
-        Self { tolerance, images, found: Mutex::default() }
+    /// Substitutes in a set of so many images, of which `known` are bad and `tolerance` may still break.
+    pub(super) fn of(images: usize, known: BTreeSet<usize>, tolerance: Tolerance) -> Self {
+        Self { tolerance, images, known, found: Mutex::default() }
     }
 
     /// The batch that `make` makes of `images`, with others in place of those that `decode` fails on.
@@ -52,30 +54,38 @@ impl Substitutes {
         decode: impl Fn(usize) -> Result<(), DecodeError>,
         make: impl Fn(&[usize]) -> Result<B, DataError>,
     ) -> Result<B, DataError> {
-        let error = match make(images) {
-            Err(DataError::Decode(error)) if self.tolerance.left > 0 => error,
-            made => return made,
+        let error = match images.iter().any(|image| self.known.contains(image)) {
+            true => None,
+            false => match make(images) {
+                Err(DataError::Decode(error)) if self.tolerance.left > 0 => Some(error),
+                made => return made,
+            },
         };
-        let (mut images, mut is_replaced) = (images.to_vec(), false);
+        let (mut images, mut is_replaced) = (images.to_vec(), error.is_none());
         for (position, image) in (first..).zip(&mut images) {
             for attempt in 0.. {
-                let Err(reason) = decode(*image) else { break };
-                self.note(*image, &reason)?;
+                if !self.known.contains(image) {
+                    let Err(reason) = decode(*image) else { break };
+                    self.note(*image, reason)?;
+                }
                 is_replaced = true;
                 *image = Draws::new(seed, "substitute", &[epoch, position, attempt]).below(self.images);
             }
         }
-        match is_replaced {
-            true => make(&images),
-            false => Err(error.into()),
+        match error {
+            Some(error) if !is_replaced => Err(error.into()),
+            _ => make(&images),
         }
     }
 
-    fn note(&self, image: usize, reason: &DecodeError) -> Result<(), DataError> {
+    fn note(&self, image: usize, reason: DecodeError) -> Result<(), DataError> {
+        if self.tolerance.left == 0 {
+            return Err(reason.into());
+        }
         let mut found = self.lock();
         if found.broken.insert(image) {
             let count = found.broken.len();
-            if count > self.tolerance.left || count == self.images {
+            if count > self.tolerance.left || count + self.known.len() == self.images {
                 let last = reason.to_string();
                 return Err(DataError::TooManyBad { count, total: self.images, last });
             }

@@ -153,13 +153,15 @@ fn size_of(
     }
 }
 
-/// Evidence of the boxes of images that EXIF turns by a quarter: some exporters write one size beside boxes that were
-/// drawn on the other.
+/// Evidence of the boxes of images that EXIF turns by a quarter: some exporters write one size beside boxes
+/// that were drawn on the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Turns {
-    /// Of the images with the stored size, some boxes fit the upright image alone, and none the stored one alone.
+    /// Of the images with the stored size, some boxes fit the upright image alone, and none the stored one
+    /// alone.
     stored_are_upright: bool,
-    /// Of the images with the upright size, some boxes fit the stored image alone, and none the upright one alone.
+    /// Of the images with the upright size, some boxes fit the stored image alone, and none the upright one
+    /// alone.
     upright_are_stored: bool,
 }
 
@@ -199,7 +201,8 @@ impl Turns {
     }
 }
 
-/// Refuses names of files that lead out of the folder of images, or through a link out of it and the data set's root.
+/// Refuses names of files that lead out of the folder of images, or through a link out of it and the data
+/// set's root.
 fn refuse_outside(instances: &Instances, folder: &Path, policy: &ImagePolicy) -> Result<(), InstancesError> {
     if policy.allow_outside {
         return Ok(());

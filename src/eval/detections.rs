@@ -64,7 +64,8 @@ impl Results {
         Ok(Self { rows })
     }
 
-    /// The detections with the image ids of `truth`: by the name of the file where a row has one, else by its id.
+    /// The detections with the image ids of `truth`: by the name of the file where a row has one, else by its
+    /// id.
     ///
     /// # Errors
     /// [`EvalError::UnknownFile`]; [`EvalError::UnknownCategories`] if no row's category is one of `truth`.

@@ -1,13 +1,17 @@
 //! Image files of a data set that are missing, broken, elsewhere or turned: found before training, or in it.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
 use ckd_det::config::Resize;
+use ckd_det::data::augment::LabelledInput;
+use ckd_det::data::label_order::BatchOrder;
+use ckd_det::data::loader::Workforce;
 use ckd_det::data::{
-    Dataset, FindingKind, Grouping, ImagePolicy, Instances, Labelled, LoadReport, Loader, LoaderConfig,
-    Position, Purpose, coco, leakage,
+    Dataset, FindingKind, Grouping, ImagePolicy, Instances, Labelled, LabelledImages, LoadReport, Loader,
+    LoaderConfig, Position, Purpose, coco, leakage,
 };
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
@@ -216,6 +220,12 @@ fn an_image_that_breaks_in_mid_training_is_replaced_by_the_same_image_in_every_r
     }
     let resumed = Loader::new(dataset.clone(), training(), Position { epoch: 1, batch: 2 }).unwrap();
     assert_eq!(resumed.take(3).map(Result::unwrap).collect::<Vec<_>>(), broken[7..]);
+    // A run that is resumed later finds the image broken from the start.
+    let (later, report) = load(&set, folder.path(), &policy).unwrap();
+    assert_eq!((later.images.len(), report.count_of(FindingKind::BadImage)), (9, 1));
+    let mut resumed = Loader::new(Arc::new(later), training(), Position { epoch: 0, batch: 3 }).unwrap();
+    assert_eq!(resumed.by_ref().take(7).map(Result::unwrap).collect::<Vec<_>>(), broken[3..]);
+    assert!(resumed.take_notes().is_empty(), "it was told at load");
 
     // One is tolerated of ten; a second is not.
     cut(&folder.path().join("2.png"));
@@ -247,6 +257,16 @@ fn labelled_images_with_bad_headers_are_named_or_left_out() {
         set.clone().with_good_headers(folder.path(), &ImagePolicy::default()).unwrap_err().to_string();
     assert!(error.contains("1 of the 10 images") && error.contains("3.png is cut short"), "{error}");
     let kept = set.with_good_headers(folder.path(), &ImagePolicy::skip(0.1)).unwrap();
-    assert_eq!(kept.labels, [0, 1, 0, 0, 1, 0, 1, 0, 1]);
-    assert_eq!((kept.left_out.len(), kept.image(3).unwrap().get_pixel(0, 0).0), (1, [80; 3]));
+    assert_eq!((kept.left_out.len(), kept.len()), (1, 10));
+    let (kept, batch) = (Arc::new(kept), NonZeroUsize::new(4).unwrap());
+    let input = LabelledInput { side_px: 16, ..LabelledInput::default() };
+    let workforce = Workforce { workers: 1, batches_ahead: 1 };
+    let seen = |order| -> Vec<u32> {
+        let source = LabelledImages::new(kept.clone(), order, input.evaluation(), 3).unwrap();
+        let batches = Loader::over(source, workforce, Position::default()).unwrap();
+        batches.take(3).flat_map(|batch| batch.unwrap().indices).collect()
+    };
+    assert_eq!(seen(BatchOrder::Sequential { batch }), [0, 1, 2, 4, 5, 6, 7, 8, 9], "not measured");
+    let trained = seen(BatchOrder::Shuffled { seed: 3, batch });
+    assert!(trained.len() == 10 && !trained.contains(&3), "replaced: {trained:?}");
 }
