@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use ckd_det::data::Instances;
 use ckd_det::eval::{
-    BoxMetrics, Categories, Detection, EvalError, GroundTruth, Options, STAT_NAMES, evaluate, read_detections,
+    BoxMetrics, Categories, Detection, EvalError, GroundTruth, Options, Results, STAT_NAMES, evaluate,
+    read_detections,
 };
 use serde_json::{Value, json};
 
@@ -394,4 +396,34 @@ fn crowded_images_are_measured_with_more_than_100_detections() {
     assert_eq!(eval(&["--max-dets", "300"]), 1.0);
     let output = tiny.run_program(&["eval", "--gt", "gt.json", "--dt", "dt.json", "--max-dets", "10,300"]);
     crate::support::tiny::assert_ended(&output, 2, &["three numbers"]);
+}
+
+#[test]
+fn rows_that_name_a_file_are_on_the_image_of_that_name() {
+    let mut truth = Instances::of_classes(["cell"]);
+    let boxes = [[10.0, 10.0, 20.0, 20.0], [40.0, 30.0, 25.0, 15.0]];
+    for (name, bbox) in ["val/b.png", "val/a.png"].into_iter().zip(boxes) {
+        truth.push_image(name, (96, 64), [(0, bbox)]);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dt.json");
+    // Numbered by place on a command line, where a.png came first.
+    let row = |id: u64, name: Value, bbox: [f64; 4]| json!({"image_id": id, "file_name": name, "category_id": 1, "bbox": bbox, "score": 0.9});
+    let ap = |rows: Value| -> Result<f64, EvalError> {
+        fs::write(&path, rows.to_string()).unwrap();
+        let detections = Results::read(&path)?.on(&truth)?;
+        Ok(evaluate(&GroundTruth::of(&truth)?, &detections, &Options::default())?.stats[0])
+    };
+    let named = json!([row(0, json!("/data/val/a.png"), boxes[1]), row(1, json!("b.png"), boxes[0])]);
+    assert_eq!(ap(named).unwrap(), 1.0);
+    // Without a name, or with something else in its place, the id counts.
+    assert_eq!(ap(json!([row(2, Value::Null, boxes[1]), row(1, json!(7), boxes[0])])).unwrap(), 1.0);
+    let unknown =
+        ap(json!([row(1, json!("a.png"), boxes[0]), row(1, json!("c.png"), boxes[0])])).unwrap_err();
+    assert!(matches!(unknown, EvalError::UnknownFile { index: 1, .. }), "{unknown}");
+    let mut other = row(1, Value::Null, boxes[0]);
+    other["category_id"] = json!(5);
+    let unknown = ap(json!([other])).unwrap_err();
+    assert!(matches!(unknown, EvalError::UnknownCategories { count: 1, first: 5 }), "{unknown}");
+    assert_eq!(ap(json!([])).unwrap(), 0.0);
 }

@@ -146,13 +146,13 @@ fn an_unknown_category_is_an_error_that_names_it() {
 #[test]
 fn a_file_that_contradicts_itself_is_refused() {
     let change = |key: &str, value: Value| with(instances(&json!([])), key, value);
-    let image = |id: u64, width: u64| json!({"id": id, "file_name": "a.jpg", "width": width, "height": 9});
+    let image = |id: u64, width: u64| json!({"id": id, "file_name": "a.jpg", "width": width, "height": 50});
     let cases = [
         (change("categories", json!([])), "`categories` is empty"),
         (change("categories", json!([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}])), "lists id 1 twice"),
         (change("images", json!([])), "`images` is empty"),
-        (change("images", json!([image(1, 9), image(1, 9)])), "lists id 1 twice"),
-        (change("images", json!([image(1, 0)])), "image 1 (a.jpg) is 0x9"),
+        (change("images", json!([image(1, 100), image(1, 100)])), "lists id 1 twice"),
+        (change("images", json!([image(1, 9)])), "a.jpg is 100x50 pixels but the annotations say 9x50"),
     ];
     for (file, expected) in cases {
         let error = error_of(&file);
