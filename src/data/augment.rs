@@ -13,7 +13,7 @@ use super::colour;
 use super::draws::Draws;
 
 choices! {
-    /// How a training image is brought to its size.
+    /// Crop of a training image to its size.
     pub enum Crop {
         /// Resized, surrounded by `pad_px` black pixels, cropped at random: CIFAR's.
         Pad = "pad",
@@ -35,15 +35,15 @@ choices! {
 }
 
 section! {
-    /// How images are cropped, flipped and coloured.
+    /// Input of a classifier: size, crop, flip and colours of images.
     pub struct LabelledInput {
         /// Height and width of what the networks see, in pixels.
         pub side_px: u32 = 32,
-        /// How a training image is brought to that size.
+        /// Crop of a training image to that size.
         pub crop: Crop = Crop::Pad,
         /// crop = "pad": black pixels on each side.
         pub pad_px: u32 = 4,
-        /// How often an image is mirrored in training.
+        /// Probability that a training image is mirrored.
         pub flip_probability: f64 = 0.5,
         /// A policy that is applied to training images after crop and flip.
         pub auto_augment: Policy = Policy::None,
@@ -81,7 +81,7 @@ pub struct Augmentation {
     /// Height and width of the result, in pixels.
     pub side_px: u32,
     frame: Frame,
-    /// How often an image is mirrored, in [0, 1].
+    /// Probability that an image is mirrored, in [0, 1].
     flip_probability: f64,
     policy: Policy,
     /// Brightness, contrast and saturation change by up to these factors; 0 leaves them.

@@ -28,7 +28,7 @@ pub struct Batch {
     pub sizes: Vec<(usize, usize)>,
     /// (height, width) of each image before resizing.
     pub original_sizes: Vec<(u32, u32)>,
-    /// Which images they are.
+    /// Ids of the images.
     pub image_ids: Vec<ImageId>,
     /// Ground truth, image by image.
     pub targets: Vec<Target>,
@@ -45,7 +45,7 @@ pub struct Target {
     pub ignored: Vec<[f32; 4]>,
 }
 
-/// One image of a batch to be made.
+/// Image of a batch to be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Item {
     pub(super) image: usize,

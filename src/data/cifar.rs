@@ -14,7 +14,7 @@ use super::labelled::Labelled;
 const SIDE: usize = 32;
 const PLANE: usize = SIDE * SIDE;
 
-/// Which of the two.
+/// CIFAR-10 or CIFAR-100.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cifar {
     /// 10 classes.
@@ -23,7 +23,7 @@ pub enum Cifar {
     Hundred,
 }
 
-/// Which images of it.
+/// Training or test images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
     /// For training.
@@ -41,7 +41,7 @@ impl Cifar {
         }
     }
 
-    /// Where the images are if `root` is one of these folders or the one around them; `root` if nowhere.
+    /// Folder of the images if `root` is one of these folders or the one around them; else `root`.
     pub fn find(self, root: &Path) -> PathBuf {
         let below = self.folders().map(|folder| root.join(folder));
         below.into_iter().find(|folder| folder.is_dir()).unwrap_or_else(|| root.to_owned())

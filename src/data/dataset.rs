@@ -62,7 +62,7 @@ impl fmt::Display for ImageId {
 /// An image of the data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Image {
-    /// Its id.
+    /// Id of the image.
     pub id: ImageId,
     /// The file's name as the annotations give it.
     pub file_name: String,
@@ -70,18 +70,18 @@ pub struct Image {
     pub width: u32,
     /// Pixels down.
     pub height: u32,
-    /// Where the file is.
+    /// Path of the file.
     pub path: PathBuf,
 }
 
-/// One annotated object.
+/// Annotated object.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Annotation {
-    /// Its id.
+    /// Id of the annotation.
     pub id: u64,
     /// `[x, y, width, height]` in pixels of the original image, as in the file.
     pub bbox: [f64; 4],
-    /// Its class.
+    /// Class of the object.
     pub category: ClassIndex,
     /// Pixels covered: the file's `area`, or the box's where the file has none.
     pub area: f64,
@@ -180,7 +180,7 @@ pub(super) struct Listed {
     pub(super) sizes: Vec<(u32, u32)>,
 }
 
-/// Where the pixels of a data set come from.
+/// Storage of the pixels of a data set.
 #[derive(Clone)]
 enum Store {
     /// The images' files.

@@ -8,7 +8,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// One stream of random numbers.
+/// Stream of random numbers.
 #[derive(Debug, Clone)]
 pub struct Draws(ChaCha8Rng);
 

@@ -106,7 +106,7 @@ pub enum LabelledError {
         path: PathBuf,
         /// The image, counted from 0.
         row: usize,
-        /// Its label.
+        /// Label of the image.
         label: u32,
         /// Classes there are.
         classes: usize,

@@ -12,19 +12,19 @@ const LARGEST_SIDE: u64 = 8192;
 const LARGEST_DIVISOR: u64 = 1024;
 
 section! {
-    /// How images are resized, flipped and padded.
+    /// Input of a detector: resizing, flipping and padding of images.
     pub struct Input {
         /// The shorter side in pixels after resizing; training draws one for each image.
         pub short_side_px: Vec<u32> = vec![800],
         /// The longer side stays within this many pixels.
         pub long_side_px: u32 = 1333,
-        /// How pixels are resampled.
+        /// Resampling of pixels.
         pub resize: Resize = Resize::Bilinear,
         /// The shorter side at evaluation. Default: the last of `short_side_px`.
         pub eval_short_side_px: Option<u32>,
         /// Batches are padded to a multiple of this many pixels.
         pub size_divisor: u32 = 32,
-        /// How often an image is mirrored in training.
+        /// Probability that an image is mirrored in training.
         pub flip_probability: f64 = 0.5,
     }
 }

@@ -54,7 +54,7 @@ pub struct AnnotationEntry {
     pub id: u64,
     /// The image it lies in.
     pub image_id: u64,
-    /// Its category.
+    /// Category of the object.
     pub category_id: u64,
     /// `[x, y, width, height]` in pixels.
     pub bbox: [f64; 4],
@@ -107,9 +107,9 @@ pub enum InstancesError {
         path: PathBuf,
         /// The folder that was searched.
         folder: PathBuf,
-        /// How many are missing.
+        /// Number of missing images.
         count: usize,
-        /// How many the file lists.
+        /// Number of images that the file lists.
         total: usize,
         /// The first few missing file names.
         first: Vec<String>,
@@ -199,7 +199,7 @@ impl Instances {
         &self.findings
     }
 
-    /// How many annotations were dropped because they are listed twice.
+    /// Number of annotations dropped because they are listed twice.
     pub fn dropped(&self) -> usize {
         self.findings.count_of(FindingKind::RepeatedAnnotation)
     }

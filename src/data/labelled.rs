@@ -171,7 +171,7 @@ impl Labelled {
         hash.finalize().to_hex().to_string()
     }
 
-    /// How many images there are.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.labels.len()
     }
@@ -224,7 +224,7 @@ pub struct LabelledBatch {
     pub side: usize,
     /// The class of each image.
     pub labels: Vec<u32>,
-    /// Which image of the data set each is.
+    /// Index in the data set of each image.
     pub indices: Vec<u32>,
 }
 

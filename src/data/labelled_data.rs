@@ -43,7 +43,7 @@ section! {
     pub struct LabelledData {
         /// The data set, or its layout.
         pub kind: LabelledKind,
-        /// Its folder; relative to the current directory, else to the configuration's folder.
+        /// Folder of the data set; relative to the current directory, else to the configuration's folder.
         pub root: PathBuf,
         /// folder: training images, relative to `root`.
         pub train: PathBuf = PathBuf::from("train"),

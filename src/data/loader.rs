@@ -31,9 +31,9 @@ pub enum Purpose {
     Training {
         /// The seed of the run.
         seed: u64,
-        /// Which images may share a batch.
+        /// Grouping of images that may share a batch.
         grouping: Grouping,
-        /// How often an image is mirrored, in [0, 1].
+        /// Probability that an image is mirrored, in [0, 1].
         flip_probability: f64,
         /// Each image's short side is one of these, drawn evenly (multi-scale).
         short_sides_px: Vec<u32>,
@@ -45,16 +45,16 @@ pub enum Purpose {
     },
 }
 
-/// How batches are made.
+/// Configuration of the loader.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoaderConfig {
     /// For training or for evaluation.
     pub purpose: Purpose,
     /// Most pixels along an image's longer side.
     pub long_side_max_px: u32,
-    /// How images are resampled, and their sizes rounded.
+    /// Resampling of images, and rounding of their sizes.
     pub resize: Resize,
-    /// How a teacher that resizes otherwise sees them, at the same sizes; twice the memory.
+    /// Resampling for a teacher that resizes otherwise, at the same sizes; takes twice the memory.
     pub teacher_resize: Option<Resize>,
     /// Images in a batch.
     pub images_per_batch: usize,
@@ -75,7 +75,7 @@ pub struct Position {
     pub batch: usize,
 }
 
-/// Where batches come from. Everything is a pure function of its arguments.
+/// Source of batches. Everything is a pure function of its arguments.
 pub trait Source: Debug + Send + Sync + 'static {
     /// Type of a batch.
     type Batch: Debug + Send;
@@ -86,7 +86,7 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// The batches of `epoch`: indices of images.
     fn batches(&self, epoch: u64) -> Vec<Vec<usize>>;
 
-    /// How often the images are passed over.
+    /// Number of passes over the images.
     fn passes(&self) -> Passes;
 
     /// Builds the batch of `images`, of which the first is at position `first` of `epoch`.
@@ -104,7 +104,7 @@ pub trait Source: Debug + Send + Sync + 'static {
     }
 }
 
-/// How often a source's images are passed over.
+/// Number of passes over a source's images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passes {
     /// Epoch after epoch without end.
@@ -207,7 +207,7 @@ impl<S: Source> Loader<S> {
         self.shared.source.take_notes()
     }
 
-    /// How long the trainer has waited for data so far.
+    /// Time that the trainer has waited for data so far.
     pub fn data_wait(&self) -> Duration {
         self.data_wait
     }
@@ -423,7 +423,7 @@ struct Schedule {
     handed_out: u64,
 }
 
-/// One batch to be built.
+/// Batch to be built.
 struct Job {
     ticket: u64,
     epoch: u64,

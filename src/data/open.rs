@@ -16,7 +16,7 @@ use super::{coco, voc, yolo};
 use crate::fsx;
 
 choices! {
-    /// Where the images come from.
+    /// Kind of data set: its file format, or synthetic.
     pub enum DataKind {
         /// Folders of images and COCO `instances` files.
         Coco = "coco",
@@ -32,7 +32,7 @@ choices! {
 section! {
     /// The images and boxes. Paths below `root` follow COCO 2017 unless given.
     pub struct Data {
-        /// Where the images come from.
+        /// Kind of data set: its file format, or synthetic.
         pub kind: DataKind,
         /// The folder of the data set (synth: the folder to make it in; yolo: also its data.yaml); relative
         /// to the current directory, else to the configuration's folder.
@@ -66,7 +66,7 @@ section! {
         pub queue: usize = 4,
         /// Batch wide images with wide ones and tall with tall, to pad less.
         pub group_by_aspect: bool = true,
-        /// What to draw, for kind = "synth".
+        /// Settings of the synthetic images, for kind = "synth".
         pub synth: Option<Synth>,
     }
 }

@@ -20,9 +20,9 @@ pub enum PixelsError {
     /// Height or width is 0.
     #[error("the image has no pixels: it is {width} x {height}")]
     Empty {
-        /// Its width.
+        /// Width of the image.
         width: u32,
-        /// Its height.
+        /// Height of the image.
         height: u32,
     },
     /// An array of another shape.

@@ -64,12 +64,12 @@ pub enum FindingKind {
     Fractions,
 }
 
-/// One kind of finding.
+/// Findings of one kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The kind of finding.
     pub kind: FindingKind,
-    /// How often.
+    /// Number of findings.
     pub count: usize,
     /// The first few ids: of annotations, images or categories, by kind.
     pub first: Vec<u64>,
@@ -80,7 +80,7 @@ pub struct Finding {
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// How often `kind` was found.
+    /// Number of findings of `kind`.
     pub fn count_of(&self, kind: FindingKind) -> usize {
         self.0.iter().find(|finding| finding.kind == kind).map_or(0, |finding| finding.count)
     }
@@ -131,7 +131,7 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// How often `kind` was found.
+    /// Number of findings of `kind`.
     pub fn count_of(&self, kind: FindingKind) -> usize {
         self.findings.count_of(kind)
     }

@@ -24,7 +24,7 @@ pub enum Order {
     Sequential,
 }
 
-/// Which images may share a training batch.
+/// Grouping of images that may share a training batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Grouping {
     /// Wide ones with wide ones, tall ones with tall ones.

@@ -15,7 +15,7 @@ use ckd_settings::choices;
 use image::RgbImage;
 
 choices! {
-    /// How an image's pixels are resampled, and how its new size is rounded.
+    /// Resampling of an image's pixels, and rounding of its new size.
     pub enum Resize {
         /// torchvision's: bilinear of two neighbours in f32, no antialiasing; sizes are rounded down.
         Bilinear = "bilinear",
@@ -25,15 +25,15 @@ choices! {
     }
 }
 
-/// How large an image becomes: its short side is brought to `short_side_px`, unless its long side
-/// would then exceed `long_side_max_px`.
+/// Size of a resized image: its short side becomes `short_side_px`, unless its long side would then
+/// exceed `long_side_max_px`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResizeRule {
     /// Wanted length of the shorter side.
     pub short_side_px: u32,
     /// Most that the longer side may have.
     pub long_side_max_px: u32,
-    /// How sizes are rounded, and pixels resampled.
+    /// Rounding of sizes, and resampling of pixels.
     pub resize: Resize,
 }
 

@@ -12,15 +12,15 @@ const BINS: usize = 15;
 pub struct Accuracy {
     /// Images.
     pub images: u64,
-    /// How often the class with the largest logit is the label; of equal logits the first counts.
+    /// Fraction of images whose largest logit is the label's; of equal logits the first counts.
     pub top1: f64,
-    /// How often the label is among the five largest logits.
+    /// Fraction of images whose label is among the five largest logits.
     pub top5: f64,
     /// Expected calibration error over 15 bins of equal width: the mean gap between confidence and accuracy.
     pub ece: f64,
     /// Mean negative log-likelihood of the labels, in nats.
     pub nll: f64,
-    /// How often the first guess is the teacher's, if there is one.
+    /// Fraction of images whose first guess is the teacher's, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agreement: Option<f64>,
     /// Top-1 accuracy of each class; `None` where no image has it.

@@ -38,7 +38,7 @@ impl Default for Options {
     }
 }
 
-/// How classes enter the score.
+/// Treatment of classes in the score.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Categories {
     /// Each class is measured alone, then the mean is taken.
@@ -63,7 +63,7 @@ pub struct BoxMetrics {
     pub left_out: LeftOut,
 }
 
-/// One class's part of [`BoxMetrics`], over all box sizes.
+/// AP of a class in [`BoxMetrics`], over all box sizes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClassAp {
     /// The category's id in the annotation file.

@@ -15,7 +15,7 @@ use super::image_names::ImageNames;
 use crate::data::Instances;
 use crate::data::coco::json;
 
-/// One detected box, as COCO's results format has it (it serialises to a row of that format).
+/// Detected box, as COCO's results format has it (it serialises to a row of that format).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Detection {
     /// The image's id in the annotation file.

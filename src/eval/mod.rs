@@ -59,7 +59,7 @@ pub enum EvalError {
         /// The problem, with line and column.
         source: serde_json::Error,
     },
-    /// One row of the results is not a detection.
+    /// Row of the results that is not a detection.
     #[error("{}: detection {index} (counted from 0): {source}", path.display())]
     ResultRow {
         /// The file.

@@ -9,7 +9,7 @@ use crate::data::draws::Draws;
 
 /// An object is annotated when at least this share of it can be seen.
 const VISIBLE_SHARE: f64 = 0.25;
-/// And at least this many pixels.
+/// Least number of visible pixels of an annotated object.
 const VISIBLE_PIXELS: usize = 12;
 /// Diameter of the smallest objects, in pixels.
 const SMALLEST_PX: f64 = 7.0;
@@ -53,7 +53,7 @@ pub(super) struct Visible {
     pub(super) area: f64,
 }
 
-/// How large a picture is and how many objects it gets.
+/// Size of a picture and number of its objects.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SceneSize {
     /// Width and height in pixels.
@@ -188,7 +188,7 @@ fn lightness([red, green, blue]: Colour) -> f64 {
     0.3 * red + 0.6 * green + 0.1 * blue
 }
 
-/// Which object each pixel belongs to.
+/// Object that each pixel belongs to.
 struct Objects {
     size: usize,
     /// 0 for none, else the object's number from 1.

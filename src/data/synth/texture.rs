@@ -7,7 +7,7 @@ pub(super) enum Texture {
     Checker,
     Dots,
     Gradient,
-    /// One colour: clutter only.
+    /// A single colour: clutter only.
     Flat,
 }
 

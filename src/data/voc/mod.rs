@@ -42,7 +42,7 @@ pub enum Classes {
     /// The names of `labelmap.txt` (CVAT's) in its order, or else every name in the annotations of
     /// all splits, sorted.
     Found,
-    /// These; any other name is an error.
+    /// Listed classes; any other name is an error.
     Listed(Vec<String>),
 }
 

@@ -139,7 +139,7 @@ fn file_name(image: &Path, base: &Path) -> String {
     image.strip_prefix(base).unwrap_or(image).to_string_lossy().replace('\\', "/")
 }
 
-/// Where a split's folder or list is: relative to `base`, else, as Ultralytics reads what Roboflow writes,
+/// Path of a split's folder or list: relative to `base`, else, as Ultralytics reads what Roboflow writes,
 /// with a leading `../` left out, else relative to the folder of `data.yaml`.
 fn resolved(base: &Path, yaml: &Path, source: &str) -> PathBuf {
     let beside = yaml.parent().unwrap_or(Path::new(""));
