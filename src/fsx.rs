@@ -61,6 +61,20 @@ pub fn remove_temporary(folder: &Path) -> Result<usize, WriteError> {
     Ok(removed)
 }
 
+/// Removes all that is in `folder`, but for locks that are held.
+pub fn empty_folder(folder: &Path) -> Result<(), WriteError> {
+    let held = under_way().clone();
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let path = entry.map_err(at(folder))?.path();
+        match path.is_dir() {
+            true => fs::remove_dir_all(&path).map_err(at(&path))?,
+            false if held.contains(&path) => {}
+            false => remove(&path)?,
+        }
+    }
+    Ok(())
+}
+
 /// Removes `folder` if nothing is in it.
 pub fn remove_if_empty(folder: &Path) {
     // Not empty, or gone: both are fine.

@@ -145,6 +145,40 @@ fn what_every_evaluation_needs_is_tried_before_the_first_step() {
 }
 
 #[test]
+fn a_dry_run_forecasts_every_part_and_leaves_nothing() {
+    let tiny = Tiny::new();
+    let dry = [
+        "train",
+        "distilled.toml",
+        "--dry-run",
+        "--set",
+        "train.compare_alone=true",
+        "--set",
+        "train.eval_every=4",
+    ];
+    let parts = [
+        "teacher: 2 steps of ",
+        "student alone: 6 steps of ",
+        "student distilled: 6 steps of ",
+        "2 evaluations of 4 images",
+        "the whole run: about 0:",
+        "peak memory ",
+        "nothing was kept",
+    ];
+    assert_ended(&tiny.run_program(&dry), 0, &parts);
+    assert!(!tiny.path("runs").exists());
+    assert_ended(&tiny.run_program(&["train", "distilled.toml"]), 0, &[]);
+    let before = files(&tiny.path("runs"));
+    let output = tiny.run_program(&dry);
+    assert_ended(&output, 0, &parts[1..]);
+    assert!(!String::from_utf8_lossy(&output.stdout).contains("teacher:"), "it is trained");
+    assert_eq!(files(&tiny.path("runs")), before);
+    coco(&tiny);
+    fs::write(tiny.path("data/val/000001.png"), b"no image").unwrap();
+    assert_ended(&tiny.run_program(&["train", "plain.toml", "--dry-run"]), 1, &["000001.png"]);
+}
+
+#[test]
 fn a_run_says_what_a_checkpoint_takes_and_what_the_disk_has() {
     let tiny = Tiny::new();
     let told =

@@ -4,12 +4,15 @@ use std::thread::available_parallelism;
 
 use candle_core::DeviceLocation;
 
+use super::machine::peak_memory_mib;
 use super::{Context, UsageError, say};
 use crate::config::{Experiment, Loaded};
+use crate::engine::estimate::{Estimate, dry_run};
 use crate::engine::experiment::{self, Finding, Finished, Request};
 use crate::engine::job::{self, Start};
 use crate::engine::observer::{Observers, ShowProgress};
 use crate::engine::task::Settings;
+use crate::report::progress::duration;
 use crate::report::table::Row;
 
 /// Arguments of `train`.
@@ -24,6 +27,7 @@ first; a second one leaves at once.
 Examples:
   ckd-det train quickstart.toml
   ckd-det train coco_r101_r18.toml --set data.root=/data/coco --set train.batch_size=4
+  ckd-det train coco_r101_r18.toml --dry-run
   ckd-det train coco_r101_r18.toml --resume
   ckd-det train quickstart.toml --set seed=1 --set name=quickstart_seed1")]
 pub struct Args {
@@ -36,6 +40,9 @@ pub struct Args {
     /// Go on from the last checkpoint of this run
     #[arg(long)]
     resume: bool,
+    /// Make every check and two steps, print time and memory of the whole run, and leave nothing behind
+    #[arg(long, conflicts_with = "resume")]
+    dry_run: bool,
 }
 
 /// Runs the verb.
@@ -52,6 +59,14 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         command: &(command_line(&args, context) + " --resume"),
         methods: &[],
     };
+    if args.dry_run {
+        let estimates = match &experiment {
+            Experiment::Detect(loaded) => dry_run(loaded.as_ref(), &request)?,
+            Experiment::Classify(loaded) => dry_run(loaded.as_ref(), &request)?,
+            Experiment::Cohort(loaded) => dry_run(loaded.as_ref(), &request)?,
+        };
+        return forecast(&estimates);
+    }
     match &experiment {
         Experiment::Detect(loaded) => tell(&train(loaded.as_ref(), &request)?),
         Experiment::Classify(loaded) => tell(&train(loaded.as_ref(), &request)?),
@@ -63,6 +78,24 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             tell(&finished)
         }
     }
+}
+
+/// Prints what a run takes.
+fn forecast(estimates: &[Estimate]) -> anyhow::Result<()> {
+    for estimate in estimates {
+        let Estimate { label, steps, step, evaluations, images, checkpoint, .. } = estimate;
+        say(format!(
+            "{label}: {steps} steps of {:.2} s, {evaluations} evaluations of {images} images: about {}; a checkpoint takes \
+             {:.1} MiB",
+            step.as_secs_f64(),
+            duration(estimate.whole().as_secs_f64()),
+            *checkpoint as f64 / f64::from(1 << 20),
+        ))?;
+    }
+    let whole: f64 = estimates.iter().map(|estimate| estimate.whole().as_secs_f64()).sum();
+    let memory = peak_memory_mib().map(|peak| format!("; peak memory {peak:.0} MiB")).unwrap_or_default();
+    say(format!("the whole run: about {} on this machine{memory}; nothing was kept", duration(whole)))?;
+    Ok(())
 }
 
 /// Trains, if there is something to go on with where that is asked for.

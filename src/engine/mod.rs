@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`experiment`] | teacher, student alone, student distilled, and their comparison |
 //! | [`claim`] | one run's folder, one process |
+//! | [`estimate`] | a dry run |
 //! | [`teacher`], `missing`, `room` | the teacher, loaded or trained first; what a run needs and does not find; the disk |
 //! | [`job`], `trainer` | one student to train, and the loop: batches, updates, log, evaluation, checkpoints |
 //! | [`task`] | what the loop trains: the seam between it and its tasks |
@@ -27,6 +28,7 @@ pub mod comparison;
 pub mod detect;
 pub mod distillation;
 mod error;
+pub mod estimate;
 pub mod experiment;
 pub mod job;
 mod missing;

@@ -145,6 +145,9 @@ pub trait Task: Sized {
     /// The training batches.
     fn source(&self, config: &Self::Config) -> Result<Self::Source>;
 
+    /// Held-out images.
+    fn held_out(&self) -> usize;
+
     /// Images in a batch.
     fn images(batch: &<Self::Source as Source>::Batch) -> usize;
 

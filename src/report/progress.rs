@@ -197,7 +197,7 @@ fn mean(values: &VecDeque<f64>) -> f64 {
 }
 
 /// `2d 03:04:05`, `3:04:05`, `4:05`.
-fn duration(seconds: f64) -> String {
+pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     let (days, hours, minutes, seconds) = (whole / 86_400, whole / 3_600 % 24, whole / 60 % 60, whole % 60);
     match (days, hours) {

@@ -172,6 +172,10 @@ impl Task for LabelledSets {
         Ok(LabelledImages::new(self.train.clone(), order, augmentation, seed)?)
     }
 
+    fn held_out(&self) -> usize {
+        self.val.len()
+    }
+
     fn images(batch: &LabelledBatch) -> usize {
         batch.labels.len()
     }

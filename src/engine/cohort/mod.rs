@@ -147,6 +147,10 @@ impl Task for CohortSets {
         Ok(source)
     }
 
+    fn held_out(&self) -> usize {
+        self.0.val.len()
+    }
+
     fn images(batch: &LabelledBatch) -> usize {
         batch.labels.len()
     }

@@ -171,6 +171,10 @@ impl Task for DataSets {
         Ok(BoxedImages::new(self.train.clone(), training_batches(config))?)
     }
 
+    fn held_out(&self) -> usize {
+        self.val.images.len()
+    }
+
     fn images(batch: &Batch) -> usize {
         batch.batch
     }
