@@ -173,9 +173,10 @@ fn a_dry_run_forecasts_every_part_and_leaves_nothing() {
     assert_ended(&output, 0, &parts[1..]);
     assert!(!String::from_utf8_lossy(&output.stdout).contains("teacher:"), "it is trained");
     assert_eq!(files(&tiny.path("runs")), before);
-    coco(&tiny);
-    fs::write(tiny.path("data/val/000001.png"), b"no image").unwrap();
-    assert_ended(&tiny.run_program(&["train", "plain.toml", "--dry-run"]), 1, &["000001.png"]);
+    let broken = Tiny::new();
+    coco(&broken);
+    fs::write(broken.path("data/val/000001.png"), b"no image").unwrap();
+    assert_ended(&broken.run_program(&["train", "plain.toml", "--dry-run"]), 1, &["000001.png"]);
 }
 
 #[test]
