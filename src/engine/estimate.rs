@@ -77,20 +77,11 @@ fn parts<C: Settings>(
     request: &Request<'_>,
 ) -> Result<Vec<Estimate>> {
     let mut estimates = Vec::new();
-    let job = |config, init, distillation, label: &str| Job::<C::Task> {
-        config,
-        folder: claim.folder().clone(),
-        claim,
-        label: label.to_owned(),
-        init,
-        distillation,
-        teacher_hash: None,
-    };
     if let Some(experiment) = &loaded.teacher_experiment {
         let own = experiment.resolved().on_data_of(config);
         if finished::<C::Task>(&folder_of(&own), &own, None, around.observers).is_none() {
             let init = C::Task::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
-            estimates.push(job(&own, init.as_ref(), None, "teacher").estimate(around)?);
+            estimates.push(job::<C::Task>(claim, &own, init.as_ref(), None, "teacher").estimate(around)?);
         }
     }
     let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
@@ -103,18 +94,31 @@ fn parts<C: Settings>(
     }
     let alone = config.without_teacher();
     if config.run().train.compare_alone && teacher.is_some() {
-        estimates.push(job(&alone, init.as_ref(), None, "student alone").estimate(around)?);
+        estimates.push(job::<C::Task>(claim, &alone, init.as_ref(), None, "student alone").estimate(around)?);
     }
     let distillation = match teacher {
         Some(teacher) => {
             let setting = around.data.method_setting(config, &teacher, around.device)?;
             let own = request.methods.iter().map(|make| make(&setting));
             let own = own.collect::<std::result::Result<_, _>>().map_err(EngineError::from)?;
-            Some(Distillation::new(config.distill(), own, teacher, &setting)?)
+            Distillation::new(config.distill(), own, teacher, &setting)?
         }
         None => None,
     };
     let label = if distillation.is_some() { "student distilled" } else { C::Task::LEARNER };
-    estimates.push(job(config, init.as_ref(), distillation.as_ref(), label).estimate(around)?);
+    estimates
+        .push(job::<C::Task>(claim, config, init.as_ref(), distillation.as_ref(), label).estimate(around)?);
     Ok(estimates)
+}
+
+/// A job whose files go into the claimed folder.
+fn job<'a, T: Task>(
+    claim: &'a Claim,
+    config: &'a T::Config,
+    init: Option<&'a WeightsFile>,
+    distillation: Option<&'a Distillation<T::Model>>,
+    label: &str,
+) -> Job<'a, T> {
+    let (folder, label) = (claim.folder().clone(), label.to_owned());
+    Job { config, folder, claim, label, init, distillation, teacher_hash: None }
 }
