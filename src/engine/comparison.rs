@@ -156,6 +156,8 @@ pub fn markdown(entries: &[Entry]) -> String {
         let _ = write!(text, "| {}{of} | {} |", entry.name, entry.runs.len());
         for name in &names {
             let cell = match entry.metrics.iter().find(|metric| metric.name == *name) {
+                // Less than nothing stands for nothing to measure by.
+                Some(Metric { mean, .. }) if *mean < 0.0 => "-".to_owned(),
                 Some(Metric { mean, deviation: Some(deviation), .. }) => {
                     format!("{mean:.2} ± {deviation:.2}")
                 }
