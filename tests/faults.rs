@@ -90,7 +90,7 @@ fn coco(tiny: &Tiny) {
     fs::remove_file(tiny.path("set/synth.json")).unwrap();
     let base = tiny.text("base.toml");
     let (data, student) = (base.find("[data]").unwrap(), base.find("[student]").unwrap());
-    let coco = "[data]\nkind = \"coco\"\nroot = \"set\"\ntrain_images = \"train\"\nval_images = \"val\"\n\
+    let coco = "[data]\nkind = \"coco\"\nroot = \"data\"\ntrain_images = \"train\"\nval_images = \"val\"\n\
                 train_annotations = \"annotations/instances_train.json\"\n\
                 val_annotations = \"annotations/instances_val.json\"\n\n";
     tiny.write("base.toml", &[&base[..data], coco, &base[student..]].concat());

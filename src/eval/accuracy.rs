@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::EvalError;
+use super::error::EvalError;
 
 /// Bins of confidence for the calibration error (Guo et al. 2017, arXiv 1706.04599, section 2).
 const BINS: usize = 15;

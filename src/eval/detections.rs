@@ -10,7 +10,7 @@ use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::EvalError;
+use super::error::EvalError;
 use super::image_names::ImageNames;
 use crate::data::Instances;
 use crate::data::coco::json;

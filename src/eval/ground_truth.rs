@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hotcoco::{Annotation, COCO, Category, Dataset, Image};
 use serde_json::Value;
 
-use super::EvalError;
+use super::error::EvalError;
 use crate::data::{Instances, coco};
 
 /// The annotated boxes that detections are scored against.
