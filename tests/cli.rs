@@ -511,8 +511,9 @@ fn manual_pages_have_the_program_and_each_verb() {
 fn doctor_tells_what_is_missing_and_leaves_nothing_behind() {
     let here = Tiny::empty();
     fs::create_dir_all(here.path("data/coco/val2017")).expect("a new folder");
-    let report = here.run_program(&["doctor", "--threads", "1"]);
+    let report = here.run_program(&["doctor", "coco_r101_r18", "cifar10_r56_r20", "--threads", "1"]);
     assert_ended(&report, 0, &[]);
+    assert!(!text(&report).contains("problem"), "{}", text(&report));
     assert_mentions(
         &text(&report),
         &[
@@ -522,8 +523,12 @@ fn doctor_tells_what_is_missing_and_leaves_nothing_behind() {
             "found        data/coco/val2017",
             "missing      data/coco/train2017",
             "missing      weights/resnet18.pth",
+            "missing      weights/resnet56-4bfd9763.th",
             "writable     .",
         ],
     );
     assert_eq!(names(&here.path("")), ["data"]);
+    let alone = text(&here.run_program(&["doctor"]));
+    assert!(alone.lines().count() < 20 && !alone.contains("missing"), "{alone}");
+    assert_ended(&here.run_program(&["doctor", "nosuch"]), 2, &["nosuch"]);
 }

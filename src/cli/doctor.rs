@@ -8,22 +8,33 @@ use ckd_kernels::Simd;
 
 use super::machine::{field, mebibytes};
 use super::{Context, say};
-use crate::config::{Config, DataKind, Document, Loaded, list};
+use crate::config::{ClassifyConfig, Config, DataKind, Experiment, Loaded, list};
 use crate::data::synth::Split;
 use crate::fsx;
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Lines marked `missing` name what some configurations need and how to get it;
-lines marked `problem` stop every run.")]
-pub struct Args {}
+Lines marked `missing` name what a configuration needs and how to get it; lines marked `problem` stop a run.
+
+Examples:
+  ckd-det doctor                    this machine and this program
+  ckd-det doctor coco_r101_r18      and the data and weights of an experiment")]
+pub struct Args {
+    /// Experiments whose data and weights are looked for
+    #[arg(value_name = "CONFIG")]
+    configs: Vec<String>,
+}
 
 /// Prints the report.
-pub(super) fn run(_: Args, context: &Context) -> anyhow::Result<()> {
+///
+/// # Errors
+/// A configuration that is named and cannot be read; no folder to write to.
+pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     program()?;
     machine(context)?;
-    inputs()?;
+    configurations()?;
+    args.configs.iter().try_for_each(|name| inputs(name))?;
     writable_folder()
 }
 
@@ -87,57 +98,80 @@ fn vector_instructions() -> String {
     }
 }
 
-/// The data and weights that the configurations name.
-fn inputs() -> anyhow::Result<()> {
-    let mut told: Vec<PathBuf> = Vec::new();
-    for listed in list() {
-        let Ok(loaded) = Config::load(&listed.name, &[]) else {
-            say(format!("problem      {} does not load: see `ckd-det config check {0}`", listed.name))?;
-            continue;
-        };
-        for (path, advice) in needed(&loaded) {
-            if told.contains(&path) {
-                continue;
-            }
-            let resolved = loaded.resolve(&path);
-            if resolved.exists() {
-                say(format!("found        {}", resolved.display()))?;
-            } else {
-                let places: Vec<_> =
-                    loaded.places(&path).iter().map(|place| place.display().to_string()).collect();
-                say(format!("missing      {} (for {}): {advice}", path.display(), listed.name))?;
-                say(format!("             looked for {}", places.join(", ")))?;
-            }
-            told.push(path);
+/// Whether all configurations that are found here can be read.
+fn configurations() -> anyhow::Result<()> {
+    let all = list();
+    let broken: Vec<&str> = all
+        .iter()
+        .filter(|listed| Experiment::load(&listed.name, &[]).is_err())
+        .map(|listed| listed.name.as_str())
+        .collect();
+    for name in &broken {
+        say(format!("problem      {name} does not load: see `ckd-det config check {name}`"))?;
+    }
+    say(format!("experiments  {} are known, {} load", all.len(), all.len() - broken.len()))?;
+    Ok(())
+}
+
+/// Looks for the data and weights that the configuration `name` needs.
+fn inputs(name: &str) -> anyhow::Result<()> {
+    match Experiment::load(name, &[])? {
+        Experiment::Detect(loaded) => look_for(&loaded, of_detector(&loaded)),
+        Experiment::Classify(loaded) => look_for(&loaded, of_classifier(&loaded.config)),
+        Experiment::Cohort(loaded) => look_for(&loaded, vec![data(&loaded.config.labelled.data.root)]),
+    }
+}
+
+/// A file or folder that must exist before a run, and how to get it.
+type Needed = (PathBuf, &'static str);
+
+fn look_for<C>(loaded: &Loaded<C>, needed: Vec<Needed>) -> anyhow::Result<()> {
+    for (path, advice) in needed {
+        let resolved = loaded.resolve(&path);
+        if resolved.exists() {
+            say(format!("found        {}", resolved.display()))?;
+        } else {
+            let places: Vec<_> =
+                loaded.places(&path).iter().map(|place| place.display().to_string()).collect();
+            say(format!("missing      {}: {advice}", path.display()))?;
+            say(format!("             looked for {}", places.join(", ")))?;
         }
     }
     Ok(())
 }
 
-/// Files and folders that must exist before a run, and how to get them.
-fn needed(loaded: &Loaded<Config>) -> Vec<(PathBuf, &'static str)> {
-    let Config { data, teacher, student, .. } = &loaded.config;
+fn data(root: &Path) -> Needed {
+    (root.to_owned(), "unpack the data set there, or give another folder with --set data.root=FOLDER")
+}
+
+fn weights(path: &Path) -> Needed {
+    (path.to_owned(), "a file of weights, as torch.save(model.state_dict(), FILE) or safetensors write it")
+}
+
+fn of_detector(loaded: &Loaded<Config>) -> Vec<Needed> {
+    let Config { data: own, teacher, student, .. } = &loaded.config;
     let mut needed = Vec::new();
-    if data.kind != DataKind::Synth {
-        let advice = "unpack the data set there, or give another folder with --set data.root=FOLDER";
-        needed.push((data.root.clone(), advice));
-        let root = loaded.resolve(&data.root);
+    if own.kind != DataKind::Synth {
+        needed.push(data(&own.root));
+        let root = loaded.resolve(&own.root);
         if root.exists() {
-            let files = [Split::Train, Split::Val].map(|split| data.files(&root, split));
+            let files = [Split::Train, Split::Val].map(|split| own.files(&root, split));
             let parts = files.into_iter().flat_map(|files| [files.images, files.annotations]);
             needed.extend(parts.map(|part| (part, "the data set is not complete")));
         }
     }
     let teacher = teacher.as_ref().map(|teacher| (&teacher.network, &teacher.weights));
-    for (network, weights) in teacher.into_iter().chain([(&student.network, &student.init)]) {
-        if let (Some(path), false) = (weights, network.allow_random_weights) {
-            needed.push((
-                path.clone(),
-                "torchvision's weights, saved with torch.save(model.state_dict(), FILE)",
-            ));
-        }
+    for (network, file) in teacher.into_iter().chain([(&student.network, &student.init)]) {
+        needed.extend(file.as_deref().filter(|_| !network.allow_random_weights).map(weights));
     }
     needed
+}
+
+fn of_classifier(config: &ClassifyConfig) -> Vec<Needed> {
+    let teacher = config.teacher.as_ref().filter(|teacher| !teacher.allow_random_weights);
+    let files = [teacher.and_then(|teacher| teacher.weights.as_deref()), config.student.init.as_deref()];
+    let files = files.into_iter().flatten().map(weights);
+    std::iter::once(data(&config.labelled.data.root)).chain(files).collect()
 }
 
 /// Runs are written below the current directory unless the configuration says otherwise.

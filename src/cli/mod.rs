@@ -91,7 +91,7 @@ Examples:
   ckd-det config show coco_r101_r18     one of them, with every default written out
   ckd-det config check my_experiment.toml
   ckd-det bench step coco_r101_r18      how long a training step takes here
-  ckd-det doctor                        what this machine has, and what is missing
+  ckd-det doctor coco_r101_r18          what this machine has, and what an experiment lacks
 
 Exit codes:
     0  done

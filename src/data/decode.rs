@@ -4,7 +4,7 @@
 //! become `RgbImage`; alpha is dropped and 16 bits are rounded to 8, as PIL's `convert("RGB")` does for those
 //! modes. The EXIF orientation is applied. The file's format is told by its first bytes, not by its name.
 //!
-//! Memory is bounded by what a file can hold: [`claims`](super::claims) refuses a header that promises more
+//! Memory is bounded by what a file can hold: `claims` refuses a header that promises more
 //! pixels than the file's bytes can describe, and the decoder gets as much memory as the header needs.
 //!
 //! A file that is cut short is an error: JPEG decoders fill the missing part with grey, which would
