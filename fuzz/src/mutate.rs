@@ -8,7 +8,7 @@ use rand_chacha::ChaCha8Rng;
 const NUMBERS: [u64; 12] =
     [0, 1, 7, 127, 128, 255, 65_535, 1 << 20, 0x7fff_ffff, 0xffff_ffff, 0x7fff_ffff_ffff_ffff, u64::MAX];
 
-/// The same in text.
+/// Words and numbers of texts at which readers go wrong.
 const WORDS: [&str; 12] = [
     "-1",
     "1e308",

@@ -15,7 +15,7 @@ use image::{DynamicImage, ImageFormat, Rgb, RgbImage};
 
 /// A reader of files from outside.
 pub struct Target {
-    /// Its name on the command line, and its folder in `corpus`.
+    /// Name on the command line, and folder in `corpus`.
     pub name: &'static str,
     /// Has the input read, in a folder for what must stand around it, and tells how that went.
     pub(crate) read: fn(&Path, &[u8]) -> String,

@@ -237,7 +237,7 @@ fn sorted_ms(times: impl Iterator<Item = Duration>) -> Vec<f64> {
     ms
 }
 
-/// Of ascending numbers, at least one; of an even number of them, the mean of the middle two.
+/// Median of ascending numbers, at least one; of an even number of them, the mean of the middle two.
 fn median(ascending: &[f64]) -> f64 {
     let middle = ascending.len() / 2;
     match ascending.len() % 2 {

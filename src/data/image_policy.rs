@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ckd_settings::choices;
 
 choices! {
-    /// What an image file that is missing or broken does.
+    /// Policy for an image file that is missing or broken.
     pub enum OnBadImage {
         /// Ends the program, naming the first of them.
         Stop = "stop",
@@ -17,7 +17,7 @@ choices! {
 /// Policy for the image files of a data set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ImagePolicy {
-    /// What a bad one does.
+    /// Treatment of a bad image.
     pub on_bad: OnBadImage,
     /// The largest part of all images that may be left out, in [0, 1]; a part of an image counts as one.
     pub max_bad: f64,
@@ -39,7 +39,7 @@ impl ImagePolicy {
         Self { on_bad: OnBadImage::Skip, max_bad, ..Self::default() }
     }
 
-    /// What is still tolerated of a set of `of` images after `bad` of them were left out.
+    /// Tolerance that is left in a set of `of` images after `bad` of them were left out.
     pub(super) fn after(&self, bad: usize, of: usize) -> Tolerance {
         let most = match self.on_bad {
             OnBadImage::Stop => 0,

@@ -54,8 +54,8 @@ section! {
         pub class_index: Option<PathBuf>,
         /// The order of training images.
         pub order: LabelOrder = LabelOrder::Shuffled,
-        /// What an image file that is missing or broken does: ends the program before the first step, or is
-        /// left out. One that breaks in mid-training is replaced by another image.
+        /// Policy for missing or broken image files: the program ends before the first step, or they are
+        /// left out. An image that breaks in mid-training is replaced by another image.
         pub on_bad_image: OnBadImage = OnBadImage::Stop,
         /// The largest part of all images that on_bad_image = "skip" may leave out, in [0, 1].
         pub max_bad_images: f64 = 0.01,

@@ -53,8 +53,8 @@ section! {
         pub val_split: String = "val".to_owned(),
         /// voc: the classes in their order. Default: those of labelmap.txt, else all that occur, sorted.
         pub classes: Vec<String> = Vec::new(),
-        /// What an image file that is missing or broken does: ends the program before the first step, or is
-        /// left out. One that breaks in mid-training is replaced by another image.
+        /// Policy for missing or broken image files: the program ends before the first step, or they are
+        /// left out. An image that breaks in mid-training is replaced by another image.
         pub on_bad_image: OnBadImage = OnBadImage::Stop,
         /// The largest part of all images that on_bad_image = "skip" may leave out, in [0, 1].
         pub max_bad_images: f64 = 0.01,

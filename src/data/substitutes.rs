@@ -24,7 +24,7 @@ pub(super) struct Substitutes {
 #[derive(Debug, Default)]
 struct Found {
     broken: BTreeSet<usize>,
-    /// What has not been told yet.
+    /// Notes that have not been told yet.
     notes: Vec<String>,
 }
 

@@ -56,9 +56,9 @@ pub struct TrainState {
 pub struct Restored {
     /// The file.
     pub path: PathBuf,
-    /// Its state.
+    /// State of the checkpoint.
     pub state: TrainState,
-    /// What a user should know: damaged checkpoints that were passed over, a missing hash.
+    /// Notes for the user: damaged checkpoints that were passed over, a missing hash.
     pub notes: Vec<String>,
 }
 

@@ -22,7 +22,7 @@ pub enum EngineError {
         value: f64,
         /// All terms.
         losses: String,
-        /// What is to blame, as far as that can be told, and what helps.
+        /// Probable cause, and the remedy.
         advice: String,
     },
     /// The run was asked to stop; its state is saved.
@@ -44,7 +44,7 @@ pub enum EngineError {
         path: PathBuf,
         /// The other process.
         holder: String,
-        /// What to do where that process may be gone.
+        /// Advice where that process may be gone.
         doubt: String,
     },
     /// The run's folder was taken away under it.
@@ -52,7 +52,7 @@ pub enum EngineError {
     Lost {
         /// The folder.
         path: PathBuf,
-        /// Where the state is now, and how to go on.
+        /// Place of the saved state, and the way to resume.
         state: String,
     },
     /// The disk has no room for what the run must write.

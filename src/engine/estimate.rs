@@ -15,7 +15,7 @@ use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
 
-/// What a part of an experiment takes.
+/// Forecast of the time and disk of a part of an experiment.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
     /// The part's name for people.
@@ -47,7 +47,7 @@ impl Estimate {
 /// A teacher that is still to be trained teaches with random weights.
 ///
 /// # Errors
-/// Those of the run that can be known by then.
+/// Errors of the run that can be known by then.
 pub fn dry_run<C: Settings>(loaded: &Loaded<C>, request: &Request<'_>) -> Result<Vec<Estimate>> {
     let gathered = C::Task::gather(loaded)?;
     let config = loaded.resolved();

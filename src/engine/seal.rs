@@ -1,9 +1,9 @@
 //! The hash that a text file of a run carries over all its content: the last line of a TOML file, the last entry of a
 //! JSON object.
 
-/// What the last line of a TOML file begins with.
+/// Start of the last line of a TOML file.
 const TOML: &str = "# blake3 ";
-/// What stands before the hash in a JSON object.
+/// Text before and behind the hash in a JSON object.
 const JSON: (&str, &str) = (",\n  \"blake3\": \"", "\"\n}");
 
 /// A text as it was read.

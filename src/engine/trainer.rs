@@ -46,7 +46,7 @@ pub(super) struct Training<'a, T: Task> {
     drawn: Vec<Vec<u64>>,
     /// The losses of the last update.
     terms: Vec<LossTerm>,
-    /// When the state was written last.
+    /// Time of the latest checkpoint.
     saved: Instant,
 }
 
@@ -65,7 +65,7 @@ impl<T: Task> Job<'_, T> {
     /// Makes two updates and evaluates an image; the second update is the one that is timed.
     ///
     /// # Errors
-    /// Those of a run.
+    /// Errors of a run.
     pub(super) fn estimate(&self, around: &Surroundings<'_, T>) -> Result<Estimate> {
         let mut training = Training::begin(self, Start::Anew, around)?;
         let run = self.config.run();
@@ -368,7 +368,7 @@ impl<'a, T: Task> Training<'a, T> {
         Err(EngineError::NonFinite { step, what, value, losses, advice })
     }
 
-    /// What is to blame for numbers that are not finite after `step` updates, and what helps.
+    /// Probable cause of numbers that are not finite after `step` updates, and the remedy.
     fn blamed(&self, step: u64) -> Result<String> {
         const HELP: &str =
             "a lower optim.lr, a longer schedule.warmup_steps or optim.clip_grad_norm usually helps";
@@ -691,7 +691,7 @@ fn rehearse<T: Task>(job: &Job<'_, T>, around: &Surroundings<'_, T>, student: &T
     }
 }
 
-/// Where the loader is after so many batches.
+/// Position of the loader after so many batches.
 fn position(batches_per_epoch: u64, seen: u64) -> Position {
     Position { epoch: seen / batches_per_epoch, batch: (seen % batches_per_epoch) as usize }
 }

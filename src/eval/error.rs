@@ -82,7 +82,7 @@ pub enum EvalError {
          {first}); are these the results of a network with other classes?"
     )]
     UnknownCategories {
-        /// How many detections there are.
+        /// Number of detections.
         count: usize,
         /// The first one's category.
         first: u64,

@@ -113,7 +113,7 @@ pub fn digest(path: &Path) -> Result<Option<String>, LogError> {
     Ok(Some(hasher.finalize().to_hex().to_string()))
 }
 
-/// What the wall times of a line begin with.
+/// Start of the wall times in a line.
 const WALL_TIMES: &str = ",\"ms\":";
 
 /// A point of a run at which its log is taken up again.
@@ -139,7 +139,7 @@ impl Line {
     }
 }
 
-/// How many bytes of the log at `path` belong to the run up to `point`.
+/// Bytes of the log at `path` that belong to the run up to `point`.
 fn kept_bytes(path: &Path, point: LogPoint) -> Result<u64, LogError> {
     let text = match fs::read(path) {
         Ok(text) => text,

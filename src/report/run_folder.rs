@@ -243,7 +243,7 @@ pub struct StepLine {
 pub struct LeftOutLine {
     /// Steps so far, this one included.
     pub step: u64,
-    /// What was not finite.
+    /// Quantity that was not finite.
     pub left_out: String,
     /// Ids of the images of the step; a classifier's are numbers from 0.
     pub images: Vec<u64>,

@@ -10,7 +10,7 @@ const SHOWN: usize = 4;
 /// A magnitude whose square is beyond f32: a weight like that gives infinities in the next product.
 const HUGE: f32 = 1.8e19;
 
-/// What is wrong with the numbers of a tensor.
+/// Faults of the numbers of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Unusable {
     /// Numbers that are infinite or not numbers.

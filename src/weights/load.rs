@@ -14,7 +14,7 @@ const BODY: &str = "backbone.body.";
 /// Loads every tensor of the network, and nothing else.
 ///
 /// # Errors
-/// As of [`check`].
+/// Errors of [`check`].
 pub fn strict(params: &ParamStore, file: &WeightsFile) -> Result<(), WeightsError> {
     check(params, file)?;
     for (name, _) in params.iter() {

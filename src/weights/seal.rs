@@ -34,7 +34,7 @@ pub(super) fn check(bytes: &[u8]) -> Seal {
     }
 }
 
-/// Where the hash stands in the file that begins with `bytes`.
+/// Place of the hash in the file that begins with `bytes`.
 pub(super) fn place(bytes: &[u8]) -> Option<usize> {
     let length: [u8; 8] = bytes.get(..8)?.try_into().ok()?;
     let end = usize::try_from(u64::from_le_bytes(length)).ok()?.checked_add(8)?;

@@ -3,7 +3,7 @@
 use ckd_settings::{Check, choices, section};
 
 choices! {
-    /// What a loss or gradient that is infinite or not a number does.
+    /// Treatment of a loss or gradient that is infinite or not a number.
     pub enum OnNonFinite {
         /// The run stops with an error.
         Stop = "stop",
@@ -37,7 +37,7 @@ section! {
         /// each method that compares logits, and its sums round differently. Of a classifier it is measured at all
         /// its weights: a measured step runs the student once more for each method, and is the same otherwise.
         pub share_steps: u64 = 0,
-        /// What a loss or gradient that is infinite or not a number does.
+        /// Treatment of a loss or gradient that is infinite or not a number.
         pub on_non_finite: OnNonFinite = OnNonFinite::Stop,
         /// Steps that may be left out for that reason before the run stops.
         pub non_finite_limit: u64 = 10,
