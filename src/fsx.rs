@@ -4,9 +4,12 @@
 //! disk, then renamed over it, and the folder is flushed too. A reader, or a run that resumes after
 //! a power cut, sees the old file or the new one. On Windows the rename replaces the target too, and fails while
 //! another program has it open.
+//!
+//! A symbolic link stays, and the file that it leads to is replaced. Devices, pipes and standard output are written to,
+//! once all that goes there is at hand.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -86,11 +89,113 @@ pub fn create_folder(folder: &Path) -> Result<(), WriteError> {
     fs::create_dir_all(folder).map_err(at(folder))
 }
 
-/// Checks that files can be written in `folder`, which is made where it is not there.
-pub fn check_writable(folder: &Path) -> Result<(), WriteError> {
-    create_folder(folder)?;
+/// Standard output as a path, on every platform.
+pub const STDOUT: &str = "/dev/stdout";
+
+/// Symbolic links that are followed one after the other, as many as Linux follows.
+const MOST_LINKS: usize = 40;
+
+/// Destination of what is written to a path.
+enum Target {
+    /// A regular file or a new one, with symbolic links followed.
+    File(PathBuf),
+    /// The process's own standard output, after what was printed before.
+    Stdout,
+    /// The process's own standard error.
+    Stderr,
+    /// A pipe, a terminal or another device.
+    Stream(PathBuf),
+}
+
+impl Target {
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut place = path.to_owned();
+        for _ in 0..MOST_LINKS {
+            if let Some(open) = Self::open_already(&place) {
+                return Ok(open);
+            }
+            let kind = match fs::symlink_metadata(&place) {
+                Ok(found) => found.file_type(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::File(place)),
+                Err(error) => return Err(error),
+            };
+            if kind.is_symlink() {
+                place = folder_of(&place).join(fs::read_link(&place)?);
+            } else if kind.is_file() {
+                return Ok(Self::File(place));
+            } else if kind.is_dir() {
+                return Err(io::Error::new(
+                    io::ErrorKind::IsADirectory,
+                    "it is a folder, and a file is wanted",
+                ));
+            } else if is_block_device(kind) {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it is a disk, and a file is wanted",
+                ));
+            } else {
+                return Ok(Self::Stream(place));
+            }
+        }
+        Err(io::Error::other("too many symbolic links, one after the other"))
+    }
+
+    /// The target of a path that names an open descriptor of this process (`/dev/stdout`, `/dev/fd/3`). Where the descriptor
+    /// is of a regular file, the file is still no path to replace: others write to the same descriptor.
+    fn open_already(path: &Path) -> Option<Self> {
+        let name = match path.to_str()? {
+            STDOUT => "1",
+            "/dev/stderr" => "2",
+            _ => {
+                let descriptors = Path::new("/dev/fd").canonicalize().ok()?;
+                let is_descriptor = path.parent()?.canonicalize().is_ok_and(|folder| folder == descriptors);
+                path.file_name()?.to_str().filter(|_| is_descriptor)?
+            }
+        };
+        Some(match name {
+            "1" => Self::Stdout,
+            "2" => Self::Stderr,
+            _ => Self::Stream(path.to_owned()),
+        })
+    }
+}
+
+#[cfg(unix)]
+fn is_block_device(kind: fs::FileType) -> bool {
+    std::os::unix::fs::FileTypeExt::is_block_device(&kind)
+}
+
+#[cfg(not(unix))]
+fn is_block_device(_: fs::FileType) -> bool {
+    false
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether `path` leads to standard output.
+pub fn is_stdout(path: &Path) -> bool {
+    matches!(Target::of(path), Ok(Target::Stdout))
+}
+
+/// Whether `path` names a regular file that a write would replace.
+pub fn is_replaced(path: &Path) -> bool {
+    matches!(Target::of(path), Ok(Target::File(place)) if place.exists())
+}
+
+/// Checks that `path` can be written, and leaves nothing there. Folders on the way may be missing.
+///
+/// # Errors
+/// A folder, a disk, a folder without permission.
+pub fn check_output(path: &Path) -> Result<(), WriteError> {
+    let Target::File(place) = Target::of(path).map_err(at(path))? else { return Ok(()) };
+    let above = folder_of(&place).ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
     let mut probe = tempfile::Builder::new();
-    probe.prefix(TEMPORARY.0).suffix(TEMPORARY.1).tempfile_in(folder).map(drop).map_err(at(folder))
+    probe.prefix(TEMPORARY.0).suffix(TEMPORARY.1).tempfile_in(above).map(drop).map_err(at(path))
 }
 
 /// Writes `bytes` to `path` atomically, creating the folders on the way.
@@ -103,10 +208,15 @@ pub fn write_atomic_with(
     path: &Path,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), WriteError> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    match Target::of(path).map_err(at(path))? {
+        Target::File(place) => replace(&place, fill),
+        stream => pour(&stream, fill).map_err(at(path)),
+    }
+}
+
+/// Writes a file beside `path`, and renames it over whatever is there, whose permissions it takes.
+fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), WriteError> {
+    let folder = folder_of(path);
     create_folder(folder)?;
     let mut paths = under_way();
     // Permissions as any new file's (less the user's umask), not tempfile's private ones.
@@ -122,9 +232,43 @@ pub fn write_atomic_with(
     let mut paths = under_way();
     paths.retain(|other| *other != own);
     filled.map_err(at(path))?;
+    if let Ok(before) = fs::metadata(path) {
+        // A file of another user's keeps no permissions, but is written all the same.
+        let _ = temporary.as_file().set_permissions(before.permissions());
+    }
     temporary.persist(path).map_err(|failure| at(path)(failure.error))?;
     drop(paths);
     flush_folder(folder).map_err(at(path))
+}
+
+/// Sends what `fill` produces to a stream. It is produced in a file first: archives are not written from front to back, and a
+/// failure half-way sends nothing.
+fn pour(target: &Target, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut whole = tempfile::tempfile()?;
+    fill(&mut whole)?;
+    whole.rewind()?;
+    let (mut stream, is_terminal): (Box<dyn Write>, bool) = match target {
+        Target::Stdout => (Box::new(io::stdout().lock()), io::stdout().is_terminal()),
+        Target::Stderr => (Box::new(io::stderr().lock()), io::stderr().is_terminal()),
+        Target::Stream(path) | Target::File(path) => {
+            let file = OpenOptions::new().append(true).open(path)?;
+            let is_terminal = file.is_terminal();
+            (Box::new(file), is_terminal)
+        }
+    };
+    if is_terminal && !is_text(&mut whole)? {
+        return Err(io::Error::other("it is a terminal, and this is no text: lead it to a file or a pipe"));
+    }
+    io::copy(&mut whole, &mut stream)?;
+    stream.flush()
+}
+
+/// Whether the beginning of `file` is text; leaves the file at its beginning.
+fn is_text(file: &mut File) -> io::Result<bool> {
+    let mut start = Vec::new();
+    file.take(4096).read_to_end(&mut start)?;
+    file.rewind()?;
+    Ok(start.iter().all(|byte| !byte.is_ascii_control() || byte.is_ascii_whitespace()))
 }
 
 /// Flushes a folder, and so the name of a file renamed in it. Windows opens no folder for that; NTFS has names in its

@@ -6,6 +6,7 @@ use std::process::Output;
 
 use crate::support::real;
 use crate::support::tiny::{Tiny, assert_ended, assert_mentions, metadata, names, tensors};
+use clap::CommandFactory;
 use serde_json::Value;
 
 /// The twelve numbers that `eval ... --json` prints.
@@ -196,7 +197,7 @@ fn eval_on_data_of_other_classes_is_refused() {
 #[test]
 fn without_a_finished_run_eval_says_what_to_name() {
     let tiny = Tiny::new();
-    assert_ended(&tiny.run_program(&["eval", "--coco-val"]), 2, &["no finished run", "--run", "--weights"]);
+    assert_ended(&tiny.run_program(&["eval", "--coco-val"]), 3, &["no finished run", "--run", "--weights"]);
     fs::create_dir_all(tiny.path("runs/half")).unwrap();
     let output = tiny.run_program(&["eval", "--coco-val", "--run", "runs/half"]);
     assert_ended(&output, 3, &["runs/half/last.safetensors", "no finished run", "--resume"]);
@@ -324,10 +325,52 @@ fn what_predict_writes_is_measured_as_eval_measures_the_same_images() {
     assert_ended(&tiny.run_program(&train), 1, &["data/train/000009.png is the name of no one image"]);
     assert_ended(
         &tiny.run_program(&["predict", "data/annotations"]),
-        2,
+        3,
         &["no image is in the folder data/annotations"],
     );
-    assert_ended(&tiny.run_program(&["predict", "none/*.jpg"]), 2, &["no file fits the pattern none/*.jpg"]);
+    assert_ended(&tiny.run_program(&["predict", "none/*.jpg"]), 3, &["no file fits the pattern none/*.jpg"]);
+}
+
+#[test]
+fn a_turned_photograph_is_predicted_on_the_pixels_that_were_annotated() {
+    let tiny = trained();
+    let photograph = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/images/orientation_6.jpg");
+    fs::copy(photograph, tiny.path("a.jpg")).unwrap();
+    // Stored as 16 x 8 pixels, to be shown as 8 x 16; the box lies on the stored ones.
+    tiny.write(
+        "gt.json",
+        r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 16, "height": 8}], "categories": [{"id": 1, "name": "a"}],
+            "annotations": [{"id": 1, "image_id": 7, "category_id": 1, "bbox": [9, 1, 6, 6], "area": 36, "iscrowd": 0}]}"#,
+    );
+    let drawn = |args: &[&str]| {
+        assert_ended(
+            &tiny.run_program(&[["predict", "a.jpg"].as_slice(), args].concat()),
+            0,
+            &["0001-a.png"],
+        );
+        image::image_dimensions(tiny.path("predictions/0001-a.png")).unwrap()
+    };
+    assert_eq!(drawn(&[]), (8, 16), "as a person sees it");
+    assert_eq!(drawn(&["--annotations", "gt.json"]), (16, 8));
+    // A box that fits the upright picture alone: a phone's export.
+    tiny.write("gt.json", &tiny.text("gt.json").replace("[9, 1, 6, 6]", "[1, 9, 6, 6]"));
+    assert_eq!(drawn(&["--annotations", "gt.json"]), (8, 16), "as training and evaluation take it");
+    // Who looked at the other side up, and says so nowhere, is told.
+    tiny.write("dt.json", r#"[{"image_id": 7, "category_id": 1, "bbox": [1, 9, 6, 6], "score": 0.5}]"#);
+    let eval = ["eval", "--gt", "gt.json", "--dt", "dt.json"];
+    assert_ended(
+        &tiny.run_program(&eval),
+        0,
+        &["1 of the 1 detections reach outside their images", "EXIF turns", "predict --annotations"],
+    );
+    // What other programs write: a byte order mark, numbers that are none.
+    tiny.write(
+        "dt.json",
+        "\u{feff}[{\"image_id\": 7, \"category_id\": 1, \"bbox\": [9, 1, 6, 6], \"score\": 0.5}]",
+    );
+    assert!(errors(&tiny.run_program(&eval)).is_empty());
+    tiny.write("dt.json", "[{\"image_id\": 7, \"category_id\": 1, \"bbox\": [9, 1, 6, 6], \"score\": NaN}]");
+    assert_ended(&tiny.run_program(&eval), 1, &["detection 0", "NaN stands at \"score\""]);
 }
 
 #[test]
@@ -485,6 +528,227 @@ fn wrong_usage_exits_with_2_and_says_what_is_valid() {
         assert_ended(&output, 2, &[]);
         assert_mentions(&errors(&output), &["built without CUDA", "--features cuda"]);
     }
+}
+
+/// Names of a verb and those below it, with their commands.
+fn verbs(command: &clap::Command, path: &[String]) -> Vec<(Vec<String>, clap::Command)> {
+    let below = command.get_subcommands().flat_map(|verb| {
+        let path = [path, &[verb.get_name().to_owned()]].concat();
+        verbs(verb, &path)
+    });
+    std::iter::once((path.to_vec(), command.clone())).chain(below).collect()
+}
+
+#[test]
+fn help_fits_into_a_hundred_columns_and_its_examples_into_eighty() {
+    let here = Tiny::empty();
+    let mut program = ckd_det::cli::Cli::command();
+    program.build();
+    let all = verbs(&program, &[]);
+    assert!(all.len() > 20, "{}", all.len());
+    for (path, command) in all {
+        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        // What is indented is not to be wrapped; the rest is wrapped by the width of the terminal.
+        for line in after.lines().filter(|line| line.starts_with(' ')) {
+            assert!(line.chars().count() <= 80, "{path:?}: {line}");
+        }
+        if path.first().is_none_or(|verb| verb != "help") && !path.contains(&"help".to_owned()) {
+            let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
+            let help = here.run_program(&args);
+            assert_ended(&help, 0, &[]);
+            for line in text(&help).lines() {
+                assert!(line.chars().count() <= 100, "{path:?}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn configurations_and_keys_are_found_by_a_word() {
+    let here = Tiny::empty();
+    let lines = |args: &[&str]| -> Vec<String> {
+        let output = here.run_program(args);
+        assert_ended(&output, 0, &[]);
+        text(&output).lines().map(str::to_owned).collect()
+    };
+    let (all, some) = (lines(&["config", "list"]), lines(&["config", "list", "MobileNet"]));
+    assert!(!some.is_empty() && some.len() < all.len() / 4, "{} of {}", some.len(), all.len());
+    assert!(some.iter().all(|line| line.to_lowercase().contains("mobilenet")), "{some:?}");
+    let (all, some) =
+        (lines(&["config", "show", "--keys"]), lines(&["config", "show", "--keys", "milestones"]));
+    assert!(!some.is_empty() && some.len() < all.len() / 20, "{} of {}", some.len(), all.len());
+    assert!(some.iter().any(|line| line.starts_with("schedule.milestones: ")), "{some:?}");
+    assert_ended(
+        &here.run_program(&["config", "list", "nosuchword"]),
+        2,
+        &["no configuration has \"nosuchword\""],
+    );
+    assert_ended(&here.run_program(&["config", "show", "--keys", "nosuchword"]), 2, &["no key has"]);
+}
+
+#[test]
+fn missing_data_and_weights_end_with_3_whatever_the_verb() {
+    let tiny = Tiny::new();
+    let synth = ["data", "synth", "--out", "set", "--images-train", "2", "--images-val", "2", "--size", "64"];
+    assert_ended(&tiny.run_program(&synth), 0, &[]);
+    let val = "set/annotations/instances_val.json";
+    fs::create_dir(tiny.path("some")).unwrap();
+    fs::copy(tiny.path("set/val/000001.png"), tiny.path("some/000001.png")).unwrap();
+    let base = tiny.text("base.toml");
+    let (data, student) = (base.find("[data]").unwrap(), base.find("[student]").unwrap());
+    let coco = "[data]\nkind = \"coco\"\nroot = \".\"\ntrain_images = \"some\"\nval_images = \"set/val\"\n\
+                train_annotations = \"set/annotations/instances_val.json\"\n\
+                val_annotations = \"set/annotations/instances_val.json\"\n\n";
+    tiny.write("coco.toml", &[&base[..data], coco, &base[student..]].concat());
+    tiny.write("folder.toml", "task = \"classify\"\n[data]\nkind = \"folder\"\nroot = \"nosuch\"\n[student]\n\
+                               network = \"resnet8\"\n[optim]\nlr = 0.1\n[schedule]\nsteps = 1\nkind = \"cosine\"\n");
+    let cases: [&[&str]; 38] = [
+        &["train", "coco.toml", "--set", "data.root=nosuch"],
+        &["train", "coco.toml"],
+        &["train", "coco.toml", "--dry-run"],
+        &["train", "folder.toml"],
+        &["train", "folder.toml", "--set", "data.kind=cifar10"],
+        &["train", "plain.toml", "--set", "student.init=nosuch.pth"],
+        &["compare", "coco.toml", "--seeds", "0", "--set", "data.root=nosuch"],
+        &["compare", "folder.toml", "--seeds", "0"],
+        &["eval", "--coco-val"],
+        &["eval", "--coco-val", "--run", "nosuch"],
+        &["eval", "--coco-val", "--weights", "nosuch.safetensors"],
+        &["eval", "--coco-val", "--data-root", "nosuch"],
+        &["eval", "--run", "nosuch"],
+        &["eval", "--weights", "nosuch.safetensors", "--config", "folder.toml"],
+        &["eval", "--gt", "nosuch.json", "--dt", "nosuch.json"],
+        &["eval", "--gt", val, "--dt", "nosuch.json"],
+        &["predict", "nosuch.jpg"],
+        &["predict", "set/val"],
+        &["predict", "--weights", "nosuch.safetensors", "set/val"],
+        &["predict", "nosuch/*.jpg"],
+        &["predict", "--annotations", "nosuch.json", "set/val"],
+        &["export"],
+        &["export", "--run", "nosuch"],
+        &["export", "--weights", "nosuch.safetensors"],
+        &["weights", "import", "nosuch.pth", "--out", "x.safetensors"],
+        &["weights", "inspect", "nosuch.pth"],
+        &["weights", "diff", "nosuch.pth", "nosuch.pth"],
+        &["data", "check", "--annotations", "nosuch.json", "--images", "set/val"],
+        &["data", "check", "--annotations", val, "--images", "nosuch"],
+        &["data", "check", "--annotations", val, "--images", "some"],
+        &["data", "check", "--annotations", val, "--images", "set/val", "--against", "nosuch.json"],
+        &["data", "check", "--format", "yolo", "--root", "nosuch", "--split", "val"],
+        &["data", "check", "--format", "voc", "--root", "nosuch", "--split", "val"],
+        &["data", "check", "--format", "folder", "--root", "nosuch"],
+        &["data", "check", "--format", "cifar10", "--root", "nosuch"],
+        &["data", "convert", "--from", "voc", "--root", "nosuch", "--split", "val", "--out", "x.json"],
+        &[
+            "data",
+            "convert",
+            "--from",
+            "coco",
+            "--annotations",
+            "nosuch.json",
+            "--images",
+            ".",
+            "--out",
+            "x.json",
+        ],
+        &[
+            "data",
+            "convert",
+            "--from",
+            "coco",
+            "--annotations",
+            val,
+            "--images",
+            "some",
+            "--to",
+            "voc",
+            "--split",
+            "val",
+            "--out",
+            "x",
+        ],
+    ];
+    for args in cases {
+        let output = tiny.run_program(args);
+        assert_eq!(output.status.code(), Some(3), "{args:?}\n{}{}", text(&output), errors(&output));
+        assert!(errors(&output).contains("error: "), "{args:?}");
+    }
+    assert!(
+        !tiny.path("x.safetensors").exists()
+            && !tiny.path("x.json").exists()
+            && !tiny.path("predictions").exists()
+    );
+    // Weights that are there, and an image that is not.
+    assert_ended(&tiny.run_program(&["train", "plain.toml", "--set", "schedule.steps=1"]), 0, &[]);
+    assert_ended(
+        &tiny.run_program(&["predict", "nosuch.jpg", "--no-pictures"]),
+        3,
+        &["1 of the 1 images", "nosuch.jpg"],
+    );
+    assert_ended(&tiny.run_program(&["predict", "nosuch.jpg", "--benchmark"]), 3, &["nosuch.jpg"]);
+    // A configuration is none of these.
+    for verb in
+        [["compare", "nosuch.toml"].as_slice(), &["train", "nosuch.toml"], &["bench", "step", "nosuch.toml"]]
+    {
+        assert_ended(&tiny.run_program(verb), 2, &["there is no configuration \"nosuch.toml\""]);
+    }
+}
+
+#[test]
+fn data_check_counts_labelled_images_and_names_those_that_cannot_be_used() {
+    let tiny = Tiny::empty();
+    let pixels =
+        |seed: u8| image::RgbImage::from_fn(8, 8, |x, y| image::Rgb([x as u8 * 9, y as u8 * 9, seed]));
+    for (number, file) in
+        ["train/ant/a.png", "train/ant/b.png", "train/bee/c.png", "val/ant/d.png", "val/bee/e.png"]
+            .into_iter()
+            .enumerate()
+    {
+        let path = tiny.path("set").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        pixels(number as u8).save(&path).unwrap();
+    }
+    let check = |more: &[&str]| {
+        tiny.run_program(
+            &[["data", "check", "--format", "folder", "--root", "set"].as_slice(), more].concat(),
+        )
+    };
+    let good = check(&["--decode"]);
+    assert_ended(&good, 0, &["set train: 3 images, 2 classes, 0 cannot be used", "set val: 2 images"]);
+    assert_mentions(&text(&good), &["    0       2  ant", "    1       1  bee"]);
+    assert_ended(&check(&["--split", "val"]), 0, &["set val: 2 images"]);
+    fs::copy(tiny.path("set/train/ant/a.png"), tiny.path("set/val/bee/e.png")).unwrap();
+    assert_ended(
+        &check(&[]),
+        0,
+        &["1 held-out images have the content of a training image, first: set/val/bee/e.png"],
+    );
+    fs::write(tiny.path("set/train/ant/b.png"), "no image").unwrap();
+    assert_ended(
+        &check(&[]),
+        1,
+        &["3 images, 2 classes, 1 cannot be used", "b.png", "1 of 5 images cannot be used"],
+    );
+    fs::remove_dir_all(tiny.path("set/val/bee")).unwrap();
+    assert_ended(&check(&[]), 2, &["\"bee\" is among the training images only"]);
+    assert_ended(&check(&["--fix", "x.json"]), 2, &["--fix is for data sets with boxes"]);
+
+    fs::create_dir(tiny.path("cifar")).unwrap();
+    let rows: Vec<u8> = [3u8, 3, 9].iter().flat_map(|&label| [label].into_iter().chain([7; 3072])).collect();
+    fs::write(tiny.path("cifar/data_batch_1.bin"), &rows).unwrap();
+    fs::write(tiny.path("cifar/test_batch.bin"), &rows[..3073]).unwrap();
+    let cifar = ["data", "check", "--format", "cifar10", "--root", "cifar", "--decode"];
+    assert_ended(
+        &tiny.run_program(&cifar),
+        0,
+        &["cifar train: 3 images, 10 classes", "    3       2  class 3", "cifar val: 1 images"],
+    );
+    fs::write(tiny.path("cifar/test_batch.bin"), &rows[..3000]).unwrap();
+    assert_ended(
+        &tiny.run_program(&cifar),
+        1,
+        &["test_batch.bin: it has 3000 bytes, which are no rows of 3073"],
+    );
 }
 
 #[test]

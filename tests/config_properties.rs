@@ -117,6 +117,79 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_key_that_is_set_is_the_key_written_into_the_file(
+        given in proptest::collection::btree_map(0usize..KEYS.len(), 1u32..1000, 1..KEYS.len()),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("base.toml"), built(0.5, 7).to_toml()).unwrap();
+        let assigned = |layer: &BTreeMap<usize, u32>, glue: &str| -> Vec<String> {
+            layer.iter().map(|(&key, value)| format!("{}{glue}{value}", KEYS[key])).collect()
+        };
+        let above = format!("extends = \"base.toml\"\n{}\n", assigned(&given, " = ").join("\n"));
+        fs::write(folder.path().join("file.toml"), above).unwrap();
+        // Sections of the file that stands above: the base with its own lines replaced.
+        let mut edited: toml::Table = built(0.5, 7).to_toml().parse().unwrap();
+        for (&key, &value) in &given {
+            let (tables, name) = KEYS[key].rsplit_once('.').map_or((None, KEYS[key]), |(t, n)| (Some(t), n));
+            let mut table = &mut edited;
+            for part in tables.into_iter().flat_map(|tables| tables.split('.')) {
+                table = table.entry(part).or_insert_with(|| toml::Table::new().into()).as_table_mut().unwrap();
+            }
+            table.insert(name.to_owned(), i64::from(value).into());
+        }
+        fs::write(folder.path().join("edited.toml"), edited.to_string()).unwrap();
+        let load = |name: &str, sets: &[String]| Config::load(folder.path().join(name), sets).unwrap().config;
+        let set = load("base.toml", &assigned(&given, "="));
+        prop_assert_eq!(&load("file.toml", &[]), &set);
+        prop_assert_eq!(&load("edited.toml", &[]), &set);
+    }
+
+    #[test]
+    fn layers_give_the_same_however_they_are_grouped_and_the_last_of_two_values_counts(
+        layers in proptest::collection::vec(
+            proptest::collection::btree_map(0usize..KEYS.len(), 1u32..1000, 0..KEYS.len()), 3),
+    ) {
+        let folder = tempfile::tempdir().unwrap();
+        let lines = |layer: &BTreeMap<usize, u32>| -> String {
+            layer.iter().map(|(&key, value)| format!("{} = {value}\n", KEYS[key])).collect()
+        };
+        let write = |name: &str, base: &str, layer: &BTreeMap<usize, u32>| {
+            let text = format!("extends = \"{base}.toml\"\n{}", lines(layer));
+            fs::write(folder.path().join(format!("{name}.toml")), text).unwrap();
+        };
+        let merged = |below: &BTreeMap<usize, u32>, above: &BTreeMap<usize, u32>| {
+            let mut both = below.clone();
+            both.extend(above.iter().map(|(&key, &value)| (key, value)));
+            both
+        };
+        let [a, b, c] = <[_; 3]>::try_from(layers).unwrap();
+        fs::write(folder.path().join("base.toml"), built(0.5, 7).to_toml()).unwrap();
+        write("a", "base", &a);
+        write("ab", "a", &b);
+        write("abc", "ab", &c);
+        write("left", "base", &merged(&a, &b));
+        write("left_c", "left", &c);
+        write("a_right", "a", &merged(&b, &c));
+        let load = |name: &str, sets: &[String]| {
+            let mut config = Config::load(folder.path().join(name), sets).unwrap().config;
+            config.run.name = "any".to_owned();
+            config
+        };
+        let whole = load("abc.toml", &[]);
+        prop_assert_eq!(&load("left_c.toml", &[]), &whole);
+        prop_assert_eq!(&load("a_right.toml", &[]), &whole);
+        let sets: Vec<String> = [&a, &b, &c]
+            .into_iter()
+            .flat_map(|layer| layer.iter().map(|(&key, value)| format!("{}={value}", KEYS[key])))
+            .collect();
+        prop_assert_eq!(&load("base.toml", &sets), &whole);
+    }
+}
+
 /// Keys of several tables and depths that take any positive integer.
 const KEYS: [&str; 6] = [
     "seed",

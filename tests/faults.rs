@@ -1,7 +1,9 @@
 //! Faults of disks, of processes and of people: what was trained is kept, and what is wrong is said.
 //! docs/RELIABILITY.md lists them.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -9,9 +11,14 @@ use std::time::{Duration, Instant};
 use crate::support::tiny::{
     Tiny, assert_ended, assert_same_run, assert_same_tensors, copy_folder, log, names,
 };
+use candle_core::Device;
 use ckd_det::data::synth::{Synth, generate};
 use ckd_det::engine::job::Start;
+use ckd_det::report::run_folder::{BadImageLine, Line, RunFolder};
 use ckd_det::weights::WeightsFile;
+use ckd_det::weights::file::write_safetensors;
+use ckd_detectors::classifier::Architecture;
+use ckd_detectors::param::Builder;
 
 /// All files below a folder, sorted.
 fn files(folder: &Path) -> Vec<PathBuf> {
@@ -142,6 +149,71 @@ fn what_every_evaluation_needs_is_tried_before_the_first_step() {
     let error = tiny.train("plain.toml", &[]).unwrap_err().to_string();
     assert!(error.contains("000001.png"), "{error}");
     assert!(!tiny.path("runs/plain/log.jsonl").exists() && !tiny.path("runs/plain/checkpoints").exists());
+}
+
+/// Damages a PNG in a way that its header does not show.
+fn spoil(picture: &Path) {
+    let mut bytes = fs::read(picture).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(picture, bytes).unwrap();
+}
+
+#[test]
+fn images_that_are_left_out_or_replaced_are_in_the_log_once_with_file_and_reason() {
+    let sets =
+        ["data.on_bad_image=skip", "data.max_bad_images=0.5", "schedule.steps=12", "schedule.milestones=[8]"];
+    let damaged = || {
+        let tiny = Tiny::new();
+        coco(&tiny);
+        fs::remove_file(tiny.path("data/train/000002.png")).unwrap();
+        spoil(&tiny.path("data/train/000004.png"));
+        tiny
+    };
+    let found = |tiny: &Tiny| -> Vec<(String, String)> {
+        let lines = RunFolder::at(tiny.path("runs/plain")).lines().unwrap();
+        let found = lines.into_iter().filter_map(|line| match line {
+            Line::BadImage(BadImageLine { step, bad_image, reason }) => Some((step, bad_image, reason)),
+            _ => None,
+        });
+        found
+            .map(|(step, file, reason)| {
+                let name = file.file_name().unwrap().to_string_lossy().into_owned();
+                assert_eq!(step == 0, name == "000002.png", "{name} is found at step {step}");
+                (name, reason)
+            })
+            .collect()
+    };
+    let (whole, resumed) = (damaged(), damaged());
+    let told = whole.told("plain.toml", &sets, Start::Anew).unwrap();
+    assert!(told.contains("000004.png") && told.contains("other images take its place"), "{told}");
+    resumed.train_step_by_step("plain.toml", &sets);
+    for tiny in [&whole, &resumed] {
+        let found = found(tiny);
+        let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["000002.png", "000004.png"]);
+        assert!(found[0].1.contains("is not in") && found[1].1.contains("cannot decode"), "{found:?}");
+    }
+    let last = "runs/plain/last.safetensors";
+    assert_same_tensors(&whole.path(last), &resumed.path(last));
+}
+
+#[test]
+fn activations_are_calibrated_without_broken_images_where_those_are_left_out() {
+    let tiny = Tiny::new();
+    coco(&tiny);
+    let sets = ["data.on_bad_image=skip", "data.max_bad_images=0.5"];
+    tiny.train("plain.toml", &[sets.as_slice(), &["schedule.steps=1"]].concat()).unwrap();
+    fs::remove_file(tiny.path("data/train/000001.png")).unwrap();
+    spoil(&tiny.path("data/train/000002.png"));
+    let export =
+        ["export", "--out", "s.onnx", "--int8", "activations", "--max-ap-loss", "100", "--images", "3"];
+    assert_ended(
+        &tiny.run_program(&export),
+        0,
+        &["ranges of activations from 3 images of ", "instances_train.json"],
+    );
+    tiny.train("plain.toml", &["schedule.steps=1", "name=stops"]).unwrap_err();
 }
 
 #[test]
@@ -442,6 +514,50 @@ fn a_signal_ends_the_making_of_data_and_leaves_no_half_file() {
             "{left:?}"
         );
     }
+}
+
+/// A classifier's weights of 100 MB, as torchvision names them.
+#[cfg(unix)]
+fn write_large_weights(path: &Path) {
+    let network =
+        "resnet50".parse::<Architecture>().unwrap().build(Builder::new(0, &Device::Cpu), 1000).unwrap();
+    let tensors = network.params().snapshot().unwrap();
+    write_safetensors(path, &tensors, &BTreeMap::new()).unwrap();
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_ends_an_import_and_an_export_and_leaves_no_half_file() {
+    let tiny = Tiny::new();
+    let many =
+        ["data.synth.images_val=1500", "schedule.steps=1", "schedule.milestones=[1]", "eval.max_images=2"];
+    tiny.train("plain.toml", &many).unwrap();
+    write_large_weights(&tiny.path("large.safetensors"));
+    fs::create_dir(tiny.path("out")).unwrap();
+    let export = ["export", "--run", "runs/plain", "--out", "out/s.onnx", "--images", "1500"];
+    for name in ["INT", "TERM"] {
+        let child =
+            started(&tiny, &["weights", "import", "large.safetensors", "--out", "out/r50.safetensors"], &[]);
+        // The file is being written.
+        let start = Instant::now();
+        while names(&tiny.path("out")).iter().all(|name| !name.ends_with(".partial")) {
+            assert!(start.elapsed() < Duration::from_secs(60) && !tiny.path("out/r50.safetensors").exists());
+        }
+        signal(&child, name);
+        assert_ends_soon(child, &["interrupted"]);
+        assert!(names(&tiny.path("out")).is_empty(), "{:?}", names(&tiny.path("out")));
+
+        let mut child = started(&tiny, &export, &[]);
+        let mut line = String::new();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        said.read_line(&mut line).unwrap();
+        assert!(line.contains("compared on 1500 images"), "{line}");
+        signal(&child, name);
+        assert_ends_soon(child, &["interrupted"]);
+        assert!(names(&tiny.path("out")).is_empty(), "{:?}", names(&tiny.path("out")));
+    }
+    let whole = ["weights", "import", "large.safetensors", "--out", "out/r50.safetensors"];
+    assert_ended(&tiny.run_program(&whole), 0, &["resnet50"]);
 }
 
 #[cfg(unix)]

@@ -22,6 +22,8 @@ mod fuzz;
 mod numbers;
 mod observer;
 mod optim;
+mod outputs;
+mod properties;
 mod recipes;
 mod resume;
 mod soak;

@@ -82,6 +82,40 @@ fn a_loss_that_is_not_finite_before_any_update_is_not_blamed_on_the_learning_rat
     assert!(!error.contains("optim.lr"), "{error}");
 }
 
+/// `distilled.toml` with LCKA alone.
+fn with_lcka(tiny: &Tiny, weights: &str) {
+    let whole = tiny.text("distilled.toml");
+    let head = &whole[..whole.find("[[distill]]").unwrap()];
+    tiny.write(
+        "distilled.toml",
+        &format!("{head}[[distill]]\nmethod = \"lcka\"\nat = \"roi_logits\"\n{weights}"),
+    );
+}
+
+#[test]
+fn an_alignment_of_regions_logits_trains_at_its_default_weights() {
+    let tiny = Tiny::new();
+    with_lcka(&tiny, "");
+    tiny.train("distilled.toml", &["schedule.steps=60", "schedule.milestones=[50]"]).unwrap();
+    let lines = RunFolder::at(tiny.path("runs/distilled")).lines().unwrap();
+    let Some(Line::Step(last)) = lines.iter().rev().find(|line| matches!(line, Line::Step(_))) else {
+        panic!("no step")
+    };
+    assert!(last.loss < 5.0, "{}", last.loss);
+}
+
+#[test]
+fn a_run_that_distillation_throws_out_of_its_course_names_the_weights_of_distillation() {
+    let tiny = Tiny::new();
+    with_lcka(&tiny, "weight = 15.0\nweight_inter = 15.0\n");
+    let error = tiny.train("distilled.toml", &["schedule.steps=60", "schedule.milestones=[50]"]).unwrap_err();
+    assert!(matches!(error, EngineError::NonFinite { .. }), "{error}");
+    assert_mentions(
+        &error.to_string(),
+        &["optim.lr", "distill.0.weight = 15 of lcka", "distill.0.weight_inter"],
+    );
+}
+
 /// A guard so strict that some steps of a run are left out.
 const STRICT: [&str; 7] = [
     "optim.lr=1e-6",

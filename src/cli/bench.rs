@@ -22,17 +22,17 @@ pub struct Args {
 enum Work {
     /// Time whole training steps: teacher, student, losses, gradients, update
     #[command(after_help = "\
-Images, boxes and weights are random: neither data nor weight files are needed. A step is one
+Images, boxes and weights are random: neither data nor weight files are needed. A step is one \
 batch of train.batch_size images; without a teacher it is the student's step alone.
 
 Examples:
   ckd-det bench step coco_r101_r18 --set train.batch_size=1
-  ckd-det bench step coco_retinanet_r101_r50 --set train.batch_size=1 --size 640x640 --json
+  ckd-det bench step coco_retinanet_r101_r50 --size 640x640 --json
   ckd-det bench step quickstart_teacher --threads 1")]
     Step(Setting),
     /// Time inference: the student from images to detections, or the teacher's pyramid
     #[command(after_help = "\
-Images and weights are random: neither data nor weight files are needed. A step is one batch
+Images and weights are random: neither data nor weight files are needed. A step is one batch \
 of train.batch_size images.
 
 Examples:

@@ -1,6 +1,6 @@
 //! `ckd-det compare`: experiments and seeds in one table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::train::{observers, quoted};
 use super::{Context, UsageError, say};
@@ -12,14 +12,14 @@ use crate::fsx;
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Each configuration is trained with each seed, one run after the other, in runs/NAME_seedN. The table has mean and
-standard deviation of the last evaluations, and is written to compare.json and compare.md after every run. Typed
-again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and
+Each configuration is trained with each seed, one run after the other, in runs/NAME_seedN. The table has mean and \
+standard deviation of the last evaluations, and is written to compare.json and compare.md after every run. Typed \
+again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
 program are those it was made with.
 
 Examples:
   ckd-det compare cifar10_r56_r20.toml --seeds 0,1,2 --set data.root=/data
-  ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1,2 --out results/cifar10")]
+  ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1 --out results/cifar10")]
 pub struct Args {
     /// Files, or names of configurations
     #[arg(value_name = "CONFIG", required = true)]
@@ -30,7 +30,7 @@ pub struct Args {
     /// Change a key in all of them: a.b=VALUE
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// The folder of compare.json and compare.md
+    /// The folder of compare.json and compare.md; - prints compare.json alone
     #[arg(long, value_name = "DIR", default_value = "runs/compare")]
     out: PathBuf,
 }
@@ -48,8 +48,12 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         command: &command_line(&args),
         methods: &[],
     };
+    if args.out == Path::new("-") {
+        let entries = compare(&args.configs, &args.seeds, &args.sets, &request, |_| Ok(()))?;
+        return Ok(say(serde_json::to_string_pretty(&entries)?)?);
+    }
     // Before hours of training, not after them.
-    fsx::check_writable(&args.out).map_err(|error| {
+    fsx::check_output(&args.out.join("compare.json")).map_err(|error| {
         UsageError(format!("the table cannot be written to --out, which names a folder: {error}"))
     })?;
     let entries =

@@ -19,7 +19,8 @@ enum Action {
 Examples:
   ckd-det config show coco_r101_r18
   ckd-det config show coco_r101_r18 --set student.backbone=resnet34 > mine.toml
-  ckd-det config show --keys")]
+  ckd-det config show --keys
+  ckd-det config show --keys milestones  those that have the word")]
     Show(Show),
     /// Check configurations without running them
     #[command(after_help = "\
@@ -28,7 +29,15 @@ Examples:
   ckd-det config check --all")]
     Check(Check),
     /// List the configurations that can be named
-    List,
+    #[command(after_help = "\
+Examples:
+  ckd-det config list
+  ckd-det config list mobilenet          those that have the word")]
+    List {
+        /// Only those with this word in their name or summary
+        #[arg(value_name = "WORD")]
+        word: Option<String>,
+    },
 }
 
 #[derive(Debug, clap::Args)]
@@ -39,9 +48,9 @@ struct Show {
     /// Change a key: a.b=VALUE, or distill.0.weight=VALUE inside an array
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "name")]
     sets: Vec<String>,
-    /// Explain every key there is, with its default
-    #[arg(long, conflicts_with = "name")]
-    keys: bool,
+    /// Explain every key there is, with its default, or those with this word in their name or explanation
+    #[arg(long, value_name = "WORD", num_args = 0..=1, default_missing_value = "", conflicts_with = "name")]
+    keys: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -64,19 +73,37 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             say(Experiment::load(&name, &sets)?.resolved_toml().trim_end())?;
             Ok(())
         }
-        Action::Show(_) => explain_keys(),
+        Action::Show(Show { keys, .. }) => explain_keys(&keys.unwrap_or_default()),
         Action::Check(args) => check(args, context),
-        Action::List => list(),
+        Action::List { word } => list(&word.unwrap_or_default()),
     }
 }
 
-fn explain_keys() -> anyhow::Result<()> {
-    say("# task = \"detect\"")?;
-    explain(Config::keys())?;
-    say("# task = \"classify\" and \"probe\"")?;
-    explain(ClassifyConfig::keys())?;
-    say("# task = \"cohort\"")?;
-    explain(CohortConfig::keys())
+/// Whether a text has the word, in capitals or not.
+fn has(text: &str, word: &str) -> bool {
+    text.to_lowercase().contains(&word.to_lowercase())
+}
+
+fn explain_keys(word: &str) -> anyhow::Result<()> {
+    let tasks = [
+        ("# task = \"detect\"", Config::keys()),
+        ("# task = \"classify\" and \"probe\"", ClassifyConfig::keys()),
+        ("# task = \"cohort\"", CohortConfig::keys()),
+    ];
+    let mut are_some = false;
+    for (task, keys) in tasks {
+        let keys: Vec<Key> =
+            keys.into_iter().filter(|key| has(&key.path, word) || has(&key.documentation, word)).collect();
+        if !keys.is_empty() {
+            are_some = true;
+            say(task)?;
+            explain(keys)?;
+        }
+    }
+    match are_some {
+        true => Ok(()),
+        false => Err(UsageError(format!("no key has {word:?} in its name or explanation")).into()),
+    }
 }
 
 fn explain(keys: Vec<Key>) -> anyhow::Result<()> {
@@ -113,8 +140,12 @@ fn check(args: Check, context: &Context) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn list() -> anyhow::Result<()> {
-    let all = config::list();
+fn list(word: &str) -> anyhow::Result<()> {
+    let mut all = config::list();
+    all.retain(|listed| has(&listed.name, word) || has(&listed.summary, word));
+    if all.is_empty() {
+        return Err(UsageError(format!("no configuration has {word:?} in its name or summary")).into());
+    }
     let width = all.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
     for listed in all {
         let place = match listed.source {

@@ -1,12 +1,14 @@
 //! Surroundings of a verb: its device, and where its words go.
 
-use std::io::{self, IsTerminal, Write};
+use std::ffi::OsString;
+use std::io::{self, Write};
 
 use candle_core::Device;
 use ckd_settings::printable;
 
 use super::Interrupt;
 use crate::config::ConfigError;
+use crate::report::progress::is_drawn_on;
 
 /// Context of every verb.
 #[derive(Debug, Clone)]
@@ -30,12 +32,17 @@ pub fn say(line: impl AsRef<str>) -> io::Result<()> {
 /// Writes an error to the terminal, with its causes.
 pub(super) fn report(error: &anyhow::Error) {
     let message = match error.downcast_ref::<ConfigError>() {
-        Some(error) if io::stderr().is_terminal() => error.styled(),
+        Some(error) if is_drawn_on() && allows_colours(std::env::var_os("NO_COLOR")) => error.styled(),
         Some(error @ ConfigError::Invalid(_)) => error.to_string(),
         _ => format!("error: {}", printable(&told_once(error))),
     };
     // Without a standard error there is nobody to tell.
     let _ = writeln!(io::stderr(), "{message}");
+}
+
+/// Whether `NO_COLOR` lets a terminal have colours: it is not set, or empty (no-color.org).
+fn allows_colours(no_color: Option<OsString>) -> bool {
+    no_color.is_none_or(|value| value.is_empty())
 }
 
 /// The error and its causes; a cause that is part of what was said before is not said again.
@@ -47,4 +54,15 @@ fn told_once(error: &anyhow::Error) -> String {
         }
     }
     message
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_color_counts_where_it_is_set_and_not_empty() {
+        assert!(allows_colours(None) && allows_colours(Some(OsString::new())));
+        assert!(!allows_colours(Some("1".into())) && !allows_colours(Some("0".into())));
+    }
 }

@@ -1,18 +1,22 @@
 //! `ckd-det data`: make, check and convert data sets.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 
-use super::{Context, UsageError, say};
+use super::output::{Output, folder};
+use super::{Context, UsageError, check_labelled, say};
+use crate::data::labelled_data::LabelledKind;
 use crate::data::report::Findings;
 use crate::data::synth::{self, Outcome, Split, Synth};
 use crate::data::{
     Annotation, ClassIndex, DataKind, Dataset, FindingKind, ImagePolicy, Instances, LoadReport, OnBadImage,
     SplitFiles, coco, leakage, voc,
 };
+use crate::engine::EngineError;
 use crate::fsx;
 
 /// Broken images named by `data check --decode`.
@@ -39,7 +43,7 @@ enum Action {
 #[derive(Debug, clap::Args)]
 struct SynthArgs {
     /// The folder to make it in
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = folder)]
     out: PathBuf,
     /// Training images
     #[arg(long, value_name = "N")]
@@ -73,10 +77,11 @@ struct SourceArgs {
     /// coco: the folder of the images
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// yolo, voc: the folder of the data set (yolo: or its data.yaml)
+    /// yolo, voc, labelled images: the folder of the data set (yolo: or its data.yaml)
     #[arg(long, value_name = "DIR", conflicts_with_all = ["annotations", "images"])]
     root: Option<PathBuf>,
-    /// yolo: a key of data.yaml; voc: a list ImageSets/Main/SPLIT.txt, or a folder
+    /// yolo: a key of data.yaml; voc: a list ImageSets/Main/SPLIT.txt, or a folder; labelled images: train or
+    /// val [default: both]
     #[arg(long, value_name = "SPLIT")]
     split: Option<String>,
     /// voc: class names in the order of their ids [default: labelmap.txt's, else all there are, sorted]
@@ -90,12 +95,15 @@ Examples:
   ckd-det data check --annotations instances_val2017.json --images val2017
   ckd-det data check --format yolo --root coco8 --split val --decode
   ckd-det data check --format voc --root VOCdevkit/VOC2007 --split trainval
-  ckd-det data check --annotations instances_val.json --images val --against instances_train.json --against-images train
-  ckd-det data check --annotations export.json --images images --fix corrected.json")]
+  ckd-det data check --annotations val.json --images val \\
+    --against train.json --against-images train
+  ckd-det data check --annotations export.json --images images --fix good.json
+  ckd-det data check --format folder --root imagenet
+  ckd-det data check --format cifar10 --root data/cifar10")]
 struct CheckArgs {
     /// The format that is there
     #[arg(long, value_name = "FORMAT", default_value = "coco")]
-    format: Format,
+    format: CheckFormat,
     #[command(flatten)]
     source: SourceArgs,
     /// Decode every image as well
@@ -107,9 +115,10 @@ struct CheckArgs {
     /// coco: the folder of the images of --against [default: --images]
     #[arg(long, value_name = "DIR", requires = "against")]
     against_images: Option<PathBuf>,
-    /// Write what is good as a COCO file: corrected sizes, ids and boxes, without images that cannot be used
+    /// Write what is good as a COCO file: corrected sizes, ids and boxes, without images that cannot be used;
+    /// - is standard output
     #[arg(long, value_name = "OUT.json")]
-    fix: Option<PathBuf>,
+    fix: Option<Output>,
     /// Take images outside the folder of images too
     #[arg(long)]
     allow_outside: bool,
@@ -118,8 +127,9 @@ struct CheckArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  ckd-det data convert --from voc --root VOC2007 --split train --out instances_train.json
-  ckd-det data convert --from coco --annotations instances_val.json --images val --to yolo --split val --out yolo
+  ckd-det data convert --from voc --root VOC2007 --split train --out train.json
+  ckd-det data convert --from coco --annotations val.json --images val \\
+    --to yolo --split val --out yolo
   ckd-det data convert --from yolo --root coco8 --split train --to voc --out voc")]
 struct ConvertArgs {
     /// The format that is there
@@ -130,9 +140,10 @@ struct ConvertArgs {
     to: Format,
     #[command(flatten)]
     source: SourceArgs,
-    /// The COCO file to write, or the folder of the YOLO or VOC data set to add the split to
+    /// The COCO file to write (- is standard output), or the folder of the YOLO or VOC data set to add the
+    /// split to
     #[arg(long, value_name = "PATH")]
-    out: PathBuf,
+    out: Output,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -143,6 +154,43 @@ enum Format {
     Yolo,
     /// Pascal VOC: Annotations, ImageSets/Main, JPEGImages; or XML files beside the images
     Voc,
+}
+
+/// A format of boxes, or of labelled images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum CheckFormat {
+    /// COCO: an instances_*.json and a folder of images
+    Coco,
+    /// YOLO: data.yaml, images, labels
+    Yolo,
+    /// Pascal VOC: Annotations, ImageSets/Main, JPEGImages; or XML files beside the images
+    Voc,
+    /// For classifiers: a folder for each class, in train and in val
+    Folder,
+    /// CIFAR-10, binary or python version
+    Cifar10,
+    /// CIFAR-100, binary or python version
+    Cifar100,
+    /// STL-10, binary version
+    Stl10,
+    /// Tiny-ImageNet-200
+    TinyImagenet,
+}
+
+impl CheckFormat {
+    fn parts(self) -> Result<Format, LabelledKind> {
+        match self {
+            Self::Coco => Ok(Format::Coco),
+            Self::Yolo => Ok(Format::Yolo),
+            Self::Voc => Ok(Format::Voc),
+            Self::Folder => Err(LabelledKind::Folder),
+            Self::Cifar10 => Err(LabelledKind::Cifar10),
+            Self::Cifar100 => Err(LabelledKind::Cifar100),
+            Self::Stl10 => Err(LabelledKind::Stl10),
+            Self::TinyImagenet => Err(LabelledKind::TinyImagenet),
+        }
+    }
 }
 
 impl Format {
@@ -218,34 +266,71 @@ fn make(args: &SynthArgs, context: &Context) -> anyhow::Result<()> {
 }
 
 fn check(args: &CheckArgs) -> anyhow::Result<()> {
-    let files = args.source.files(args.format)?;
-    if args.fix.as_ref().is_some_and(|out| *out == files.annotations) {
-        return Err(UsageError("--fix names the annotations themselves; name a new file".to_owned()).into());
+    let format = match args.format.parts() {
+        Ok(format) => format,
+        Err(kind) => return check_labelled::run(&args.labelled(kind)?),
+    };
+    let files = args.source.files(format)?;
+    if let Some(out) = &args.fix {
+        out.check()?;
+        if is_same_file(out.path(), &files.annotations) {
+            return Err(
+                UsageError("--fix names the annotations themselves; name a new file".to_owned()).into()
+            );
+        }
     }
+    let say = |line: &str| match &args.fix {
+        Some(out) => out.say(line),
+        None => say(line),
+    };
     let (dataset, mut report) = args.load(&files)?;
-    if let Some(train) = args.training_split()? {
+    if let Some(train) = args.training_split(format)? {
         let (train, _) = args.load(&train)?;
         leakage::find(&train, &dataset, &mut report, u64::MAX);
     }
-    say(report.to_string())?;
-    say_classes(&dataset)?;
-    say_sizes(&dataset)?;
+    say(&report.to_string())?;
+    say(&classes_in_words(&dataset))?;
+    say(&sizes_in_words(&dataset))?;
     let unusable = report.count_of(FindingKind::BadImage) + report.count_of(FindingKind::MissingImage);
-    let undecodable = if args.decode { undecodable(&dataset)? } else { BTreeSet::new() };
+    let undecodable = if args.decode { undecodable(&dataset, say)? } else { BTreeSet::new() };
     let (bad, total) = (unusable + undecodable.len(), dataset.images.len() + unusable);
     if let Some(out) = &args.fix {
         let corrected = dataset.corrected(|image| !undecodable.contains(&image));
-        fsx::write_atomic(out, &coco::to_json(&corrected))?;
+        fsx::write_atomic(out.path(), &coco::to_json(&corrected))?;
         let (images, boxes) = (corrected.images.len(), corrected.annotations.len());
-        return Ok(say(format!("{}: {images} images, {boxes} boxes, {bad} images left out", out.display()))?);
+        return Ok(say(&format!("{}: {images} images, {boxes} boxes, {bad} images left out", out.told()))?);
     }
-    match bad {
-        0 => Ok(()),
-        _ => bail!("{bad} of {total} images cannot be used; --fix OUT.json writes a COCO file without them"),
+    let unusable =
+        format!("{bad} of {total} images cannot be used; --fix OUT.json writes a COCO file without them");
+    match (bad, report.count_of(FindingKind::MissingImage)) {
+        (0, _) => Ok(()),
+        (_, 0) => bail!(unusable),
+        (_, _) => Err(EngineError::Missing(unusable).into()),
     }
 }
 
 impl CheckArgs {
+    /// The data set of labelled images; the error says which options are missing or do not apply.
+    fn labelled(&self, kind: LabelledKind) -> Result<check_labelled::Asked<'_>, UsageError> {
+        let boxes_only = [
+            (self.source.annotations.is_some(), "--annotations"),
+            (self.source.images.is_some(), "--images"),
+            (self.source.classes.is_some(), "--classes"),
+            (self.against.is_some(), "--against"),
+            (self.fix.is_some(), "--fix"),
+            (self.allow_outside, "--allow-outside"),
+        ];
+        if let Some((_, option)) = boxes_only.into_iter().find(|(given, _)| *given) {
+            return Err(UsageError(format!(
+                "{option} is for data sets with boxes, and {kind} has labels alone"
+            )));
+        }
+        let Some(root) = &self.source.root else {
+            return Err(UsageError(format!("a data set of format {kind} is named by --root DIR")));
+        };
+        Ok(check_labelled::Asked { kind, root, split: self.source.split.as_deref(), decode: self.decode })
+    }
+
     /// The data set without images that cannot be used, which its report counts.
     fn load(&self, files: &SplitFiles) -> anyhow::Result<(Dataset, LoadReport)> {
         let (instances, images) = files.open()?;
@@ -259,14 +344,14 @@ impl CheckArgs {
     }
 
     /// The files of the split that `--against` names.
-    fn training_split(&self) -> anyhow::Result<Option<SplitFiles>> {
+    fn training_split(&self, format: Format) -> anyhow::Result<Option<SplitFiles>> {
         let Some(against) = &self.against else { return Ok(None) };
         let images = self.against_images.clone().or_else(|| self.source.images.clone());
-        let source = match self.format {
+        let source = match format {
             Format::Coco => SourceArgs { annotations: Some(against.into()), images, ..self.source.clone() },
             Format::Yolo | Format::Voc => SourceArgs { split: Some(against.clone()), ..self.source.clone() },
         };
-        source.files(self.format).map(Some)
+        source.files(format).map(Some)
     }
 }
 
@@ -276,7 +361,12 @@ fn positives(dataset: &Dataset) -> impl Iterator<Item = (usize, &Annotation)> {
         .filter(|(_, annotation)| annotation.is_positive())
 }
 
-fn say_classes(dataset: &Dataset) -> anyhow::Result<()> {
+/// Whether both paths lead to one file.
+fn is_same_file(a: &Path, b: &Path) -> bool {
+    a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+fn classes_in_words(dataset: &Dataset) -> String {
     let classes = dataset.categories.len();
     let (mut boxes, mut images, mut last) = (vec![0; classes], vec![0; classes], vec![None; classes]);
     for (image, annotation) in positives(dataset) {
@@ -285,14 +375,14 @@ fn say_classes(dataset: &Dataset) -> anyhow::Result<()> {
         boxes[class] += 1;
         images[class] += usize::from(last[class].replace(image) != Some(image));
     }
-    say("\nclass   id   boxes  images  name")?;
+    let mut text = "\nclass   id   boxes  images  name".to_owned();
     for (class, (id, name)) in dataset.categories.iter().enumerate() {
-        say(format!("{class:>5} {:>4} {:>7} {:>7}  {name}", id.0, boxes[class], images[class]))?;
+        text += &format!("\n{class:>5} {:>4} {:>7} {:>7}  {name}", id.0, boxes[class], images[class]);
     }
-    Ok(())
+    text
 }
 
-fn say_sizes(dataset: &Dataset) -> anyhow::Result<()> {
+fn sizes_in_words(dataset: &Dataset) -> String {
     let mut counts = [0usize; 3];
     for (_, annotation) in positives(dataset) {
         let size = match annotation.area {
@@ -303,18 +393,17 @@ fn say_sizes(dataset: &Dataset) -> anyhow::Result<()> {
         counts[size] += 1;
     }
     let [small, medium, large] = counts;
-    say(format!("\nboxes by area: {small} small (< 32x32), {medium} medium, {large} large (>= 96x96)"))?;
-    Ok(())
+    format!("\nboxes by area: {small} small (< 32x32), {medium} medium, {large} large (>= 96x96)")
 }
 
 /// Decodes every image; the indices of those that cannot be decoded, the first of which are named.
-fn undecodable(dataset: &Dataset) -> anyhow::Result<BTreeSet<usize>> {
+fn undecodable(dataset: &Dataset, say: impl Fn(&str) -> io::Result<()>) -> anyhow::Result<BTreeSet<usize>> {
     let broken: Vec<(usize, String)> = (0..dataset.images.len())
         .into_par_iter()
         .filter_map(|image| Some((image, dataset.pixels(image).err()?.to_string())))
         .collect();
     if broken.is_empty() {
-        say(format!("all {} images decode", dataset.images.len()))?;
+        say(&format!("all {} images decode", dataset.images.len()))?;
     }
     for (_, problem) in broken.iter().take(NAMED) {
         say(problem)?;
@@ -324,6 +413,16 @@ fn undecodable(dataset: &Dataset) -> anyhow::Result<BTreeSet<usize>> {
 
 fn convert(args: &ConvertArgs, context: &Context) -> anyhow::Result<()> {
     let ConvertArgs { source, to, out, .. } = args;
+    match to {
+        Format::Coco => out.check()?,
+        Format::Yolo | Format::Voc if fsx::is_stdout(out.path()) => {
+            let word = to.kind().word();
+            return Err(
+                UsageError(format!("a data set of format {word} is a folder: name it with --out")).into()
+            );
+        }
+        Format::Yolo | Format::Voc => {}
+    }
     let split = match (to, &source.split) {
         (Format::Coco, _) => "",
         (_, Some(split)) => split,
@@ -335,18 +434,20 @@ fn convert(args: &ConvertArgs, context: &Context) -> anyhow::Result<()> {
         Format::Coco => instances,
         Format::Yolo | Format::Voc => instances.with_sizes(&images)?,
     };
-    let left_out =
-        to.kind().write(&instances, &images, out, split).context("the data set is read but not converted")?;
+    let left_out = to
+        .kind()
+        .write(&instances, &images, out.path(), split)
+        .context("the data set is read but not converted")?;
     if !context.quiet {
-        say(told(&instances, left_out, out))?;
+        out.say(told(&instances, left_out, out))?;
     }
     Ok(())
 }
 
-fn told(instances: &Instances, left_out: usize, out: &Path) -> String {
+fn told(instances: &Instances, left_out: usize, out: &Output) -> String {
     let (images, boxes) = (instances.images.len(), instances.annotations.len());
     let ignored = instances.annotations.iter().filter(|row| row.ignore).count();
-    let mut text = format!("{}: {images} images, {boxes} boxes", out.display());
+    let mut text = format!("{}: {images} images, {boxes} boxes", out.told());
     if ignored > 0 {
         text.push_str(&format!(", of which {ignored} to be ignored (VOC's difficult)"));
     }

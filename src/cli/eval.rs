@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::ArgGroup;
 
 use super::model::{ModelArgs, check_data_root};
+use super::output::Output;
 use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::{Experiment, Loaded};
 use crate::data::SplitFiles;
@@ -14,6 +15,7 @@ use crate::engine::detect::evaluate::{detect_all, score};
 use crate::engine::detect::sources::{DataPaths, LoadedSplit};
 use crate::engine::{EngineError, classes};
 use crate::fsx;
+use crate::report::progress::is_drawn_on;
 use crate::weights::WeightsFile;
 use crate::weights::card::categories_of;
 
@@ -23,9 +25,9 @@ use crate::weights::card::categories_of;
     group(ArgGroup::new("what").args(["coco_val", "gt"])),
     after_help = "\
 Examples:
-  ckd-det eval --coco-val                                  the latest run on its validation images
-  ckd-det eval --run runs/cifar10_r56_r20                  a classifier on its held-out images
-  ckd-det eval --weights resnet56.pth --config cifar10_r56_r20   somebody else's classifier on this data
+  ckd-det eval --coco-val                      the latest run
+  ckd-det eval --run runs/cifar10_r56_r20      a classifier, on held-out images
+  ckd-det eval --weights resnet56.pth --config cifar10_r56_r20
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json
   ckd-det eval --gt instances_val2017.json --dt results.json --json"
@@ -42,9 +44,9 @@ pub struct Args {
     /// Only the first so many images
     #[arg(long, value_name = "N", conflicts_with = "gt")]
     max_images: Option<NonZeroUsize>,
-    /// Write the detections as a COCO results file
+    /// Write the detections as a COCO results file; - is standard output
     #[arg(long, value_name = "FILE", requires = "coco_val")]
-    save: Option<PathBuf>,
+    save: Option<Output>,
     /// Ground truth: a COCO annotations file
     #[arg(long, value_name = "FILE", requires = "dt")]
     gt: Option<PathBuf>,
@@ -112,6 +114,13 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
+    let say = |line: &str| match &args.save {
+        Some(save) => save.say(line),
+        None => say(line),
+    };
+    if let Some(save) = &args.save {
+        save.check()?;
+    }
     let mut found: Option<(LoadedSplit, SplitFiles)> = None;
     let paths_of = |config: &crate::config::Config| -> anyhow::Result<(LoadedSplit, SplitFiles)> {
         let mut config = config.clone();
@@ -136,7 +145,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         .map_err(EngineError::Classes)?;
     let mut config = model.config.clone();
     config.run.eval.max_images = args.max_images.map(NonZeroUsize::get).or(config.run.eval.max_images);
-    let bar = match context.quiet {
+    let bar = match context.quiet || !is_drawn_on() {
         true => indicatif::ProgressBar::hidden(),
         false => indicatif::ProgressBar::new(0).with_prefix("images"),
     };
@@ -146,22 +155,22 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         Ok(())
     })?;
     bar.finish_and_clear();
-    if let Some(path) = &args.save {
-        fsx::write_atomic(path, &serde_json::to_vec(&evaluation.detections)?)?;
+    if let Some(save) = &args.save {
+        fsx::write_atomic(save.path(), &serde_json::to_vec(&evaluation.detections)?)?;
     }
     let metrics = score(&evaluation, &truth)?;
     if args.json {
-        return Ok(say(serde_json::to_string(&metrics)?)?);
+        return Ok(say(&serde_json::to_string(&metrics)?)?);
     }
-    say(format!("{} on {} images", model.file.path.display(), evaluation.image_ids.len()))?;
+    say(&format!("{} on {} images", model.file.path.display(), evaluation.image_ids.len()))?;
     say(metrics.to_string().trim_end())?;
     say("AP by class:")?;
     for class in &metrics.per_class {
         // -1 stands for a class that the images do not show.
         match class.ap < 0.0 {
-            true => say(format!("  {:<24}     -", class.name))?,
-            false => say(format!("  {:<24} {:5.1}", class.name, 100.0 * class.ap))?,
+            true => say(&format!("  {:<24}     -", class.name))?,
+            false => say(&format!("  {:<24} {:5.1}", class.name, 100.0 * class.ap))?,
         }
     }
-    Ok(say(format!("{:.1} ms an image, {:.2} GFLOPs", evaluation.ms_per_image, evaluation.gflops))?)
+    Ok(say(&format!("{:.1} ms an image, {:.2} GFLOPs", evaluation.ms_per_image, evaluation.gflops))?)
 }

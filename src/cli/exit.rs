@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::device::DeviceError;
 use crate::config::ConfigError;
+use crate::data::{DataError, InstancesError};
 use crate::engine::EngineError;
 use crate::export::ExportError;
 
@@ -17,7 +18,7 @@ pub enum ExitStatus {
     Failed = 1,
     /// Bad usage or configuration; nothing was begun.
     Usage = 2,
-    /// Data or weights that the configuration names are missing.
+    /// Data or weights that the configuration or the command line names are missing.
     MissingInput = 3,
     /// The loss became infinite or not a number.
     NonFiniteLoss = 4,
@@ -55,14 +56,32 @@ impl ExitStatus {
             Some(EngineError::Missing(_)) => return Some(Self::MissingInput),
             Some(EngineError::NonFinite { .. }) => return Some(Self::NonFiniteLoss),
             Some(EngineError::Interrupted { .. } | EngineError::Stopped) => return Some(Self::Interrupted),
-            Some(EngineError::Classes { .. } | EngineError::Run { .. } | EngineError::Busy { .. }) => {
-                return Some(Self::Usage);
-            }
+            Some(
+                EngineError::Classes { .. }
+                | EngineError::Run { .. }
+                | EngineError::Busy { .. }
+                | EngineError::Config(_),
+            ) => return Some(Self::Usage),
             _ => {}
         }
-        // Whoever read the output has closed it (`ckd-det ... | head`): that is no failure.
-        let closed = |error: &io::Error| error.kind() == io::ErrorKind::BrokenPipe;
-        cause.downcast_ref::<io::Error>().is_some_and(closed).then_some(Self::Done)
+        let data = match engine {
+            Some(EngineError::Data(error)) => Some(error),
+            _ => cause.downcast_ref::<DataError>(),
+        };
+        let instances = match (engine, data) {
+            (Some(EngineError::Instances(error)), _) | (_, Some(DataError::Instances(error))) => Some(error),
+            _ => cause.downcast_ref::<InstancesError>(),
+        };
+        if let Some(InstancesError::MissingImages { .. }) = instances {
+            return Some(Self::MissingInput);
+        }
+        match cause.downcast_ref::<io::Error>()?.kind() {
+            // Whoever read the output has closed it (`ckd-det ... | head`): that is no failure.
+            io::ErrorKind::BrokenPipe => Some(Self::Done),
+            // A file to be read: for those that are written, folders are made.
+            io::ErrorKind::NotFound => Some(Self::MissingInput),
+            _ => None,
+        }
     }
 }
 
@@ -86,5 +105,26 @@ mod tests {
         assert_eq!(ExitStatus::of(&closed), ExitStatus::Done);
         let full = anyhow::Error::from(io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!(ExitStatus::of(&full), ExitStatus::Failed);
+    }
+
+    #[test]
+    fn a_missing_image_is_missing_data_however_deep_its_error_is_wrapped() {
+        let missing = || InstancesError::MissingImages {
+            path: "ann.json".into(),
+            folder: "images".into(),
+            count: 1,
+            total: 2,
+            first: Vec::new(),
+        };
+        let errors = [
+            anyhow::Error::from(missing()),
+            anyhow::Error::from(DataError::from(missing())),
+            anyhow::Error::from(EngineError::from(missing())),
+            anyhow::Error::from(EngineError::from(DataError::from(missing()))),
+            anyhow::Error::from(ExportError::from(EngineError::from(missing()))),
+        ];
+        for error in errors {
+            assert_eq!(ExitStatus::of(&error), ExitStatus::MissingInput, "{error:?}");
+        }
     }
 }

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::model::{Model, ModelArgs, check_data_root};
-use super::{Context, UsageError, say};
+use super::output::Output;
+use super::{Context, UsageError};
+use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
 use crate::export::onnx::{Outputs, Preprocessing};
 use crate::export::proof::{ImagesFound, MadeUp};
@@ -21,45 +23,53 @@ use crate::weights::WeightsFile;
 #[command(after_help = "\
 Every file holds the student alone.
 
-safetensors   tensors under torchvision's names; in the header the classes and their ids, normalisation, resizing,
-              thresholds, where it comes from, and the whole configuration
-torchvision   a state dict (.pth) that torchvision's FasterRCNN or RetinaNet loads with strict=True; labels are the
-              classes in the order of the header above, counted from 1 (FasterRCNN) or 0 (RetinaNet)
-onnx          a graph of operator set 17 with everything from pixels to boxes in it; the same texts as metadata
+safetensors: tensors under torchvision's names; in the header the classes and their ids, normalisation, resizing, \
+thresholds, where it comes from, and the whole configuration.
+
+torchvision: a state dict (.pth) that torchvision's FasterRCNN or RetinaNet loads with strict=True; labels are the \
+classes in the order of the header above, counted from 1 (FasterRCNN) or 0 (RetinaNet).
+
+onnx: a graph of operator set 17 with everything from pixels to boxes in it; the same texts as metadata.
 
 The ONNX graph takes N images of any size in one go:
-  images  float32 (N, 3, H, W), RGB in 0..1, resized; normalisation and padding are in the graph
-  sizes   int64 (N, 2), height and width of each image within the batch (smaller ones lie top left)
+  images  float32 (N, 3, H, W), RGB in 0..1, resized; it normalises and pads
+  sizes   int64 (N, 2), height and width of each image in the batch, top left
+
 or, with --with-preprocess, photographs of one size as they are decoded, which are resized in the graph:
   images  uint8 (N, H, W, 3)
-and gives, for all images together and possibly none:
-  boxes (D, 4) x1 y1 x2 y2 in pixels of `images`; labels (D) category ids; scores (D); image (D), which of the N
 
-Before it is written, the graph is run operator by operator on validation images beside the student itself; if
-boxes differ by more than 0.1 pixels or scores by 0.001, nothing is written. That run uses this program's own
+and gives, for all images together and possibly none:
+  boxes   (D, 4), x1 y1 x2 y2 in pixels of `images`
+  labels  (D), category ids
+  scores  (D)
+  image   (D), which of the N
+
+Before it is written, the graph is run operator by operator on validation images beside the student itself; if \
+boxes differ by more than 0.1 pixels or scores by 0.001, nothing is written. That run uses this program's own \
 kernels: `tools/verify_export` asks onnxruntime, and torchvision, the same.
 
---int8 activations takes the ranges of activations from training images, so that the AP that is printed, of validation
+--int8 activations takes the ranges of activations from training images, so that the AP that is printed, of validation \
 images, is of images that the quantised graph has not seen.
 
-A classifier's ONNX graph takes `images`, float32 (N, 3, H, W), RGB in 0..1, resized and not normalised, or, with
---with-preprocess, uint8 (N, H, W, 3), resized too, and gives `logits` (N, K) before the softmax and `embedding` (N, D);
-it is compared on held-out images, or on noise where there are none. H and W are free, but for VGG's H, whose poolings
+A classifier's ONNX graph takes `images`, float32 (N, 3, H, W), RGB in 0..1, resized and not normalised, or, with \
+--with-preprocess, uint8 (N, H, W, 3), resized too, and gives `logits` (N, K) before the softmax and `embedding` (N, D); \
+it is compared on held-out images, or on noise where there are none. H and W are free, but for VGG's H, whose poolings \
 depend on it. Its .pth is a state dict under the names of RepDistiller or torchvision. --raw is for detectors.
 
 Examples:
-  ckd-det export --out student.safetensors                 the latest run
+  ckd-det export --out student.safetensors     the latest run
   ckd-det export --run runs/coco_r101_r18 --out student.onnx
   ckd-det export --out student.onnx --with-preprocess --half
   ckd-det export --out student.onnx --int8 activations --images 100
   ckd-det export --out student.pth
-  ckd-det export --run runs/cifar10_r56_r20 --out classifier.onnx")]
+  ckd-det export --run runs/cifar10_r56_r20 --out classifier.onnx
+  ckd-det export --format onnx --out - | gzip > student.onnx.gz")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The file to write
+    /// The file to write; - is standard output, with --format
     #[arg(long, value_name = "FILE", default_value = "student.safetensors")]
-    out: PathBuf,
+    out: Output,
     /// The file's format [default: what its name ends in: .safetensors, .pth, .onnx]
     #[arg(long, value_name = "FORMAT")]
     format: Option<FileFormat>,
@@ -111,13 +121,13 @@ impl Args {
         if let Some(format) = self.format {
             return Ok(format);
         }
-        match self.out.extension().and_then(|extension| extension.to_str()) {
+        match self.out.path().extension().and_then(|extension| extension.to_str()) {
             Some("safetensors") => Ok(FileFormat::Safetensors),
             Some("pth" | "pt") => Ok(FileFormat::Torchvision),
             Some("onnx") => Ok(FileFormat::Onnx),
             _ => Err(UsageError(format!(
                 "the name {} does not tell the format: end it in .safetensors, .pth or .onnx, or say --format",
-                self.out.display()
+                self.out.told()
             ))),
         }
     }
@@ -181,14 +191,15 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if let (true, Some(option)) = (format != FileFormat::Onnx, args.is_about_onnx_only()) {
         return Err(UsageError(format!("{option} is for ONNX: end --out in .onnx")).into());
     }
+    args.out.check()?;
     let (format, data_root) = (args.in_full(format), args.data_root.as_deref());
     let file = WeightsFile::read(&args.model.find()?)?;
     let mut failed = None;
-    let mut report = |finding: &Finding| failed = failed.take().or(tell(finding).err());
+    let mut report = |finding: &Finding| failed = failed.take().or(tell(&args.out, finding).err());
     let written = match ClassifierCard::of(&file)? {
         Some(card) => {
             args.refuse_detectors_options(&file, &card)?;
-            ClassifierExport::new(&file, card, data_root)?.write(&args.out, &format, &mut report)
+            ClassifierExport::new(&file, card, data_root)?.write(args.out.path(), &format, &mut report)
         }
         None => {
             let no_classes = || {
@@ -198,7 +209,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             let Model { detector, config, card, file, .. } = model;
             let export =
                 DetectorExport::new(detector, config, card.ok_or_else(no_classes)?, &file.hash, data_root);
-            export.write(&args.out, &format, &mut report)
+            export.write(args.out.path(), &format, &mut report)
         }
     };
     written.map_err(in_words)?;
@@ -206,14 +217,14 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
 }
 
 /// Prints a finding, with the option that it depends on.
-fn tell(finding: &Finding) -> io::Result<()> {
+fn tell(out: &Output, finding: &Finding) -> io::Result<()> {
     match finding {
-        Finding::NotCompared { .. } => say(format!("{finding}: --images 0")),
+        Finding::NotCompared { .. } => out.say(format!("{finding}: --images 0")),
         Finding::ComparedOn(ImagesFound { made_up: Some(MadeUp { instead_of, reason }), .. }) => {
             progress::tell(&format!("note: {reason}"));
-            say(format!("{finding}; --data-root FOLDER names {instead_of}"))
+            out.say(format!("{finding}; --data-root FOLDER names {instead_of}"))
         }
-        _ => say(finding.to_string()),
+        _ => out.say(finding.to_string()),
     }
 }
 
@@ -229,7 +240,8 @@ fn in_words(error: ExportError) -> anyhow::Error {
              images with --data-root, or compare on fewer with --images",
         ),
         ExportError::Calibration(CalibrationGap::NoData) => {
-            usage("takes its ranges from training images: name their folder with --data-root")
+            let missing = "--int8 activations takes its ranges from training images: name their folder with --data-root";
+            EngineError::Missing(missing.to_owned()).into()
         }
         ExportError::Loss { name, measure, points, limit } => anyhow::anyhow!(
             "nothing was written, since the export is not the student: {name} loses {points:.1} points of {measure}, more \

@@ -1,18 +1,23 @@
 //! Image files named on the command line.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 
 use super::UsageError;
-use crate::data::{decode, image_folder};
+use super::output::Output;
+use crate::data::decode::DecodeError;
+use crate::data::image_folder;
+use crate::engine::EngineError;
+use crate::fsx;
 use crate::report::progress::tell;
 
 /// The files that `arguments` name: files, all images in and below folders, and patterns (`*`, `?`, `[..]`)
 /// that the shell has left.
 ///
 /// # Errors
-/// A folder or pattern without an image.
+/// Missing data: a folder or pattern without an image.
 pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for argument in arguments {
@@ -20,7 +25,7 @@ pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
         if argument.is_dir() {
             let found = image_folder::images_below(argument)?;
             if found.is_empty() {
-                return Err(UsageError(format!("no image is in the folder {text}")).into());
+                return Err(EngineError::Missing(format!("no image is in the folder {text}")).into());
             }
             files.extend(found);
         } else if !argument.exists() && text.contains(['*', '?', '[']) {
@@ -28,7 +33,7 @@ pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
                 glob::glob(&text).map_err(|error| UsageError(format!("the pattern {text}: {error}")))?;
             let found: Vec<PathBuf> = pattern.filter_map(Result::ok).filter(|path| path.is_file()).collect();
             if found.is_empty() {
-                return Err(UsageError(format!("no file fits the pattern {text}")).into());
+                return Err(EngineError::Missing(format!("no file fits the pattern {text}")).into());
             }
             files.extend(found);
         } else {
@@ -43,29 +48,36 @@ pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
 pub(super) struct Unread {
     names: Vec<String>,
     of: usize,
+    /// Whether none of them is there.
+    are_missing: bool,
 }
 
-/// Passes each image to `show`, with its index and the name of its file. A file that cannot be read is
+/// Passes each image that `read` reads to `show`, with its index and the name of its file. A file that cannot be read is
 /// reported and left out.
 ///
 /// # Errors
 /// Those of `show`.
 pub(super) fn for_each_image(
     paths: &[PathBuf],
+    read: impl Fn(usize, &Path) -> Result<RgbImage, DecodeError>,
     mut show: impl FnMut(usize, String, RgbImage) -> anyhow::Result<()>,
 ) -> anyhow::Result<Unread> {
-    let mut names = Vec::new();
+    let (mut names, mut are_missing) = (Vec::new(), true);
     for (index, path) in paths.iter().enumerate() {
         let name = path.display().to_string();
-        match decode::read(path) {
+        match read(index, path) {
             Ok(image) => show(index, name, image)?,
             Err(error) => {
                 tell(&format!("error: {error}"));
+                are_missing &= matches!(
+                    &error,
+                    DecodeError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound
+                );
                 names.push(name);
             }
         }
     }
-    Ok(Unread { names, of: paths.len() })
+    Ok(Unread { names, of: paths.len(), are_missing })
 }
 
 impl Unread {
@@ -77,22 +89,22 @@ impl Unread {
     /// Lists the images.
     pub(super) fn settle(
         self,
-        results: &Path,
+        results: &Output,
         write: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        let Self { names, of } = self;
-        let is_kept = !names.is_empty() && (names.len() == of || results.exists());
+        let Self { names, of, are_missing } = self;
+        let is_kept = !names.is_empty() && (names.len() == of || fsx::is_replaced(results.path()));
         if !is_kept {
             write()?;
         }
         let what = if is_kept { "so nothing was written to" } else { "and are not in" };
-        match names.len() {
-            0 => Ok(()),
-            count => anyhow::bail!(
-                "{count} of the {of} images could not be read {what} {}: {}",
-                results.display(),
-                names.join(", ")
-            ),
+        let (count, results) = (names.len(), results.told());
+        let unread =
+            format!("{count} of the {of} images could not be read {what} {results}: {}", names.join(", "));
+        match (count, are_missing) {
+            (0, _) => Ok(()),
+            (_, true) => Err(EngineError::Missing(unread).into()),
+            (_, false) => anyhow::bail!(unread),
         }
     }
 }

@@ -7,7 +7,9 @@
 //! 0 done; 1 a failure while running; 2 bad usage or configuration; 3 missing data or weights; 4 a
 //! non-finite loss; 130 interrupted. [`ExitStatus`] is their list.
 
+mod annotated;
 mod bench;
+mod check_labelled;
 mod compare;
 mod completions;
 mod config;
@@ -26,6 +28,7 @@ mod machine;
 mod man;
 mod methods;
 mod model;
+mod output;
 mod predict;
 mod predict_classifier;
 mod train;
@@ -88,10 +91,10 @@ Examples:
   ckd-det export --out student.safetensors
   ckd-det weights import model.pth --out teacher.safetensors
   ckd-det config list                   the experiments there are
-  ckd-det config show coco_r101_r18     one of them, with every default written out
+  ckd-det config show coco_r101_r18     one of them, with every default
   ckd-det config check my_experiment.toml
   ckd-det bench step coco_r101_r18      how long a training step takes here
-  ckd-det doctor coco_r101_r18          what this machine has, and what an experiment lacks
+  ckd-det doctor coco_r101_r18          what this machine and an experiment lack
 
 Exit codes:
     0  done
@@ -99,7 +102,8 @@ Exit codes:
     2  bad usage or configuration
     3  data or weights are missing
     4  the loss became infinite or not a number
-  130  interrupted (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1): the state is saved first, a second signal leaves at once";
+  130  interrupted (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1): the state is saved
+       first, a second signal leaves at once";
 
 /// The verbs.
 #[derive(Debug, Subcommand)]

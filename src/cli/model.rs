@@ -76,7 +76,7 @@ impl ModelArgs {
                 Err(UsageError("--ema is of a run: name it with --run DIR".to_owned()).into())
             }
             (None, None) => latest_run().ok_or_else(|| {
-                UsageError(
+                EngineError::Missing(
                     "no finished run below ./runs: name one with --run DIR or a file with --weights FILE, or make one \
                      with `ckd-det train quickstart.toml`"
                         .to_owned(),

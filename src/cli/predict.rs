@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::annotated::Annotated;
 use super::image_files::{for_each_image, named};
 use super::machine::peak_memory_mib;
 use super::model::{Model, ModelArgs};
+use super::output::{Output, folder};
 use super::{Context, UsageError, predict_classifier, say};
-use crate::data::{ClassIndex, coco, decode};
+use crate::data::{ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
-use crate::eval::ImageNames;
 use crate::fsx;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 use crate::weights::WeightsFile;
@@ -22,14 +23,15 @@ use crate::weights::WeightsFile;
 /// Arguments of `predict`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Without --score, the results hold all that the detector gives (what scores above its own threshold), and
-pictures show boxes from 0.5 on. With it, both have boxes from that score on.
+Without --score, the results hold all that the detector gives (what scores above its own threshold), and \
+pictures show boxes from 0.5 on. With it, both have boxes from that score on. \
 With a classifier there are no pictures: the five likeliest classes of each image are printed and written.
 
 Examples:
-  ckd-det predict photo.jpg                               with the latest run
-  ckd-det predict --weights student.safetensors *.jpg --json results.json --no-pictures
-  ckd-det predict --annotations instances_val.json val/   with its ids, for eval --gt and --dt
+  ckd-det predict photo.jpg                         with the latest run
+  ckd-det predict --weights student.safetensors *.jpg --json results.json
+  ckd-det predict --no-pictures --json - photo.jpg | jq
+  ckd-det predict --annotations instances_val.json val/   ids for eval --gt --dt
   ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
 pub struct Args {
     /// Image files, folders of them, or patterns such as 'a/*.jpg'
@@ -38,12 +40,13 @@ pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
     /// Where pictures go
-    #[arg(long, value_name = "DIR", default_value = "predictions")]
+    #[arg(long, value_name = "DIR", default_value = "predictions", value_parser = folder)]
     out: PathBuf,
-    /// Where the COCO results go [default: OUT/results.json]
+    /// Where the COCO results go; - is standard output [default: OUT/results.json]
     #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Give the results the image ids of this COCO file, by file name [default: 0, 1, ... in order]
+    json: Option<Output>,
+    /// Give the results the image ids of this COCO file, by file name, and look at the pixels that it is about
+    /// [default: 0, 1, ... in order, and upright pixels]
     #[arg(long, value_name = "FILE", conflicts_with = "benchmark")]
     annotations: Option<PathBuf>,
     /// Draw and report boxes from this score on [default: draw from 0.5 on, report all]
@@ -58,8 +61,8 @@ pub struct Args {
 }
 
 impl Args {
-    fn json_path(&self) -> PathBuf {
-        self.json.clone().unwrap_or_else(|| self.out.join("results.json"))
+    fn results(&self) -> Output {
+        self.json.clone().unwrap_or_else(|| self.out.join("results.json").into())
     }
 }
 
@@ -93,8 +96,15 @@ struct FileResult {
 /// Missing weights. An image that cannot be read is named at once and again at the end; the others are done.
 pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let start = Instant::now();
+    let json = args.results();
+    if !args.benchmark {
+        json.check()?;
+    }
     args.images = named(&args.images)?;
-    let ids = image_ids(&args)?;
+    let images = match &args.annotations {
+        Some(annotations) => Annotated::of(&args.images, annotations)?,
+        None => Annotated::numbered(&args.images),
+    };
     let file = WeightsFile::read(&args.model.find()?)?;
     if let Some(card) = ClassifierCard::of(&file)? {
         let detectors_only = [
@@ -106,7 +116,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             let (path, card) = (file.path.display(), card.described());
             return Err(UsageError(format!("{option} is for detectors, and {path} is {card}")).into());
         }
-        return predict_classifier::run(&args.images, &args.json_path(), (&file, card), context);
+        return predict_classifier::run(&args.images, &json, (&file, card), context);
     }
     let model = args.model.load(file, &context.device, |_| {
         Err(UsageError(
@@ -121,10 +131,11 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let reported = args.score.unwrap_or(0.0);
     let shown = args.score.unwrap_or(DRAWN_SCORE);
     let mut results = Vec::new();
-    let unread = for_each_image(&args.images, |index, file_name, mut image| {
+    let read = |index: usize, path: &Path| images.read(index, path);
+    let unread = for_each_image(&args.images, read, |index, file_name, mut image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
         let mut drawn = Vec::new();
-        for (detection, &label) in to_coco(&found, ids[index], &map).zip(&found.labels) {
+        for (detection, &label) in to_coco(&found, images.id(index), &map).zip(&found.labels) {
             let score = detection.score as f32;
             if score < reported {
                 continue;
@@ -155,28 +166,12 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             save_png(&picture, &image)?;
             line += &format!(" -> {}", picture.display());
         }
-        Ok(say(line)?)
+        Ok(json.say(line)?)
     })?;
-    let json = args.json_path();
     unread.settle(&json, || {
-        fsx::write_atomic(&json, &serde_json::to_vec_pretty(&results)?)?;
-        Ok(say(format!("{} detections -> {}", results.len(), json.display()))?)
+        fsx::write_atomic(json.path(), &serde_json::to_vec_pretty(&results)?)?;
+        Ok(json.say(format!("{} detections -> {}", results.len(), json.told()))?)
     })
-}
-
-/// The id of each image: of the annotations' image of that name, else its place.
-fn image_ids(args: &Args) -> anyhow::Result<Vec<u64>> {
-    let Some(annotations) = &args.annotations else { return Ok((0..args.images.len() as u64).collect()) };
-    let names = ImageNames::of(&coco::read(annotations)?);
-    let id = |image: &PathBuf| {
-        names.id(&image.to_string_lossy()).ok_or_else(|| {
-            let (image, annotations) = (image.display(), annotations.display());
-            anyhow::anyhow!(
-                "{image} is the name of no one image of {annotations}; leave it out, or add it there"
-            )
-        })
-    };
-    args.images.iter().map(id).collect()
 }
 
 /// Times the first boxes from the start of the verb (cold start), then the median image.

@@ -1,11 +1,13 @@
 //! `ckd-det predict` with a classifier: the likeliest classes of each image.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::Context;
 use super::image_files::for_each_image;
-use super::{Context, say};
+use super::output::Output;
+use crate::data::decode;
 use crate::engine::classify::ClassifierCard;
 use crate::export::labeller::{Guess, Labeller};
 use crate::fsx;
@@ -27,22 +29,26 @@ struct FileGuesses {
 /// are done.
 pub(super) fn run(
     images: &[PathBuf],
-    json: &Path,
+    json: &Output,
     (file, card): (&WeightsFile, ClassifierCard),
     context: &Context,
 ) -> anyhow::Result<()> {
     let labeller = Labeller::of(file, card, &context.device)?;
     let mut results = Vec::new();
-    let unread = for_each_image(images, |_, file_name, image| {
-        let guesses = labeller.likeliest(&image, NAMED)?;
-        let told: Vec<String> =
-            guesses.iter().map(|guess| format!("{} {:.3}", guess.class, guess.probability)).collect();
-        say(format!("{file_name}: {}", told.join(", ")))?;
-        results.push(FileGuesses { file_name, guesses });
-        Ok(())
-    })?;
+    let unread = for_each_image(
+        images,
+        |_, path| decode::read(path),
+        |_, file_name, image| {
+            let guesses = labeller.likeliest(&image, NAMED)?;
+            let told: Vec<String> =
+                guesses.iter().map(|guess| format!("{} {:.3}", guess.class, guess.probability)).collect();
+            json.say(format!("{file_name}: {}", told.join(", ")))?;
+            results.push(FileGuesses { file_name, guesses });
+            Ok(())
+        },
+    )?;
     unread.settle(json, || {
-        fsx::write_atomic(json, &serde_json::to_vec_pretty(&results)?)?;
-        Ok(say(format!("{} images -> {}", results.len(), json.display()))?)
+        fsx::write_atomic(json.path(), &serde_json::to_vec_pretty(&results)?)?;
+        Ok(json.say(format!("{} images -> {}", results.len(), json.told()))?)
     })
 }

@@ -18,15 +18,15 @@ use crate::report::table::Row;
 /// Arguments of `train`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A configuration with a teacher distils; with `train.compare_alone` it also trains the same student without
-the teacher, on the same data order, and prints one table. Everything is written to runs/NAME: config.toml,
-log.jsonl, checkpoints/, best.safetensors, last.safetensors, eval/, summary.json, detections.png.
-An earlier run of the same name is kept beside the new one. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the state
+A configuration with a teacher distils; with `train.compare_alone` it also trains the same student without \
+the teacher, on the same data order, and prints one table. Everything is written to runs/NAME: config.toml, \
+log.jsonl, checkpoints/, best.safetensors, last.safetensors, eval/, summary.json, detections.png. \
+An earlier run of the same name is kept beside the new one. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the state \
 first; a second one leaves at once.
 
 Examples:
   ckd-det train quickstart.toml
-  ckd-det train coco_r101_r18.toml --set data.root=/data/coco --set train.batch_size=4
+  ckd-det train coco_r101_r18.toml --set data.root=/coco --set optim.lr=0.01
   ckd-det train coco_r101_r18.toml --dry-run
   ckd-det train coco_r101_r18.toml --resume
   ckd-det train quickstart.toml --set seed=1 --set name=quickstart_seed1")]

@@ -8,6 +8,7 @@ use ckd_detectors::param::Builder;
 use clap::Subcommand;
 use serde_json::json;
 
+use super::output::Output;
 use super::{Context, UsageError, say};
 use crate::config::Document;
 use crate::engine::EngineError;
@@ -41,31 +42,38 @@ enum Verb {
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Reads torch files (.pth, .pt, .th, zip or legacy), pickles of arrays (Detectron2's .pkl) and safetensors, with the names of
-torchvision, Detectron2, Caffe2, MMDetection or RepDistiller; which of them is told from the file. Nothing in it is
+Reads torch files (.pth, .pt, .th, zip or legacy), pickles of arrays (Detectron2's .pkl) and safetensors, with the names of \
+torchvision, Detectron2, Caffe2, MMDetection or RepDistiller; which of them is told from the file. Nothing in it is \
 executed.
-Colours, the place of the background, normalisation, anchors and resizing are taken along, so `predict` sees an
+Colours, the place of the background, normalisation, anchors and resizing are taken along, so `predict` sees an \
 image as the network was trained to see it.
 
 Examples:
-  ckd-det weights import fasterrcnn_resnet50_fpn_coco.pth --out teacher.safetensors
-  ckd-det weights import model_final_280758.pkl --out teacher.safetensors --arch faster_rcnn_resnet50_fpn
-  ckd-det weights import faster_rcnn_r50_fpn_1x_coco.pth --out teacher.safetensors
-  ckd-det weights import model_final.pkl --out teacher.safetensors --set student.stride_in=3x3
-  ckd-det weights import maskrcnn_resnet50_fpn_coco.pth --out teacher.safetensors --partial detector
-  ckd-det weights import my_copy_of_torchvisions.pth --out teacher.safetensors --batch-norm-eps 0
-  ckd-det weights import distilled.pth --out student.safetensors --under student --strip backbone
-  ckd-det weights import my_resnet20.pth --out r20.safetensors --rename conv=conv1,bn=bn1,linear=fc
+  ckd-det weights import fasterrcnn_resnet50_fpn_coco.pth --out t.safetensors
+  ckd-det weights import model_final_280758.pkl --out t.safetensors \\
+    --arch faster_rcnn_resnet50_fpn
+  ckd-det weights import faster_rcnn_r50_fpn_1x_coco.pth --out t.safetensors
+  ckd-det weights import model_final.pkl --out t.safetensors \\
+    --set student.stride_in=3x3
+  ckd-det weights import maskrcnn_resnet50_fpn_coco.pth --out t.safetensors \\
+    --partial detector
+  ckd-det weights import my_copy_of_torchvisions.pth --out t.safetensors \\
+    --batch-norm-eps 0
+  ckd-det weights import distilled.pth --out s.safetensors --under student \\
+    --strip backbone
+  ckd-det weights import my_resnet20.pth --out r20.safetensors \\
+    --rename conv=conv1,bn=bn1,linear=fc
   ckd-det weights import mobilenet_v2.pth --out mobilenet_v2.safetensors
-  ckd-det weights import mine.pth --out mine.safetensors --arch fasterrcnn_mobilenet_v3_large_320_fpn
-  ckd-det weights import wrn_40_2_vanilla/ckpt_epoch_240.pth --out wrn_40_2.safetensors")]
+  ckd-det weights import mine.pth --out mine.safetensors \\
+    --arch fasterrcnn_mobilenet_v3_large_320_fpn
+  ckd-det weights import wrn_40_2_vanilla/ckpt_epoch_240.pth --out w.safetensors")]
 struct Import {
     /// The weights to read
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
-    /// The safetensors file to write
+    /// The safetensors file to write; - is standard output
     #[arg(long, value_name = "FILE")]
-    out: PathBuf,
+    out: Output,
     /// Refuse a file that is another network than this, such as faster_rcnn_resnet50_fpn or resnet18
     #[arg(long, value_name = "NAME")]
     arch: Option<String>,
@@ -190,6 +198,7 @@ fn read(path: &Path, selected: &Selected) -> anyhow::Result<WeightsFile> {
 }
 
 fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
+    args.out.check()?;
     let mut file = read(&args.source, &args.selected)?;
     file.allows_non_finite = args.allow_non_finite;
     file.check_finite()?;
@@ -268,19 +277,23 @@ fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
             }
         }
     };
-    write_safetensors(&args.out, &tensors, &metadata)?;
+    write_safetensors(args.out.path(), &tensors, &metadata)?;
     if !context.quiet {
         for note in notes {
             tell(&note);
         }
     }
     if !left_out.is_empty() {
-        say(format!("left out {}:\n  {}", counted(left_out.len(), "tensor"), left_out.join("\n  ")))?;
+        args.out.say(format!(
+            "left out {}:\n  {}",
+            counted(left_out.len(), "tensor"),
+            left_out.join("\n  ")
+        ))?;
     }
     let numbers: usize = tensors.values().map(Tensor::elem_count).sum();
-    Ok(say(format!(
+    Ok(args.out.say(format!(
         "{}: {}, {} ({:.2} M numbers){}",
-        args.out.display(),
+        args.out.told(),
         recognised.name,
         counted(tensors.len(), "tensor"),
         numbers as f64 / 1e6,

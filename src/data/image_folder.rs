@@ -62,7 +62,8 @@ pub fn load(root: &Path, class_index: Option<&Path>) -> Result<Labelled, Labelle
 pub fn load_tiny_imagenet(root: &Path, split: Split) -> Result<Labelled, LabelledError> {
     let text = |file: &str| {
         let path = root.join(file);
-        fs::read_to_string(&path).map_err(|source| LabelledError::Read { path, source })
+        let text = fs::read_to_string(&path).map_err(|source| LabelledError::Read { path, source })?;
+        Ok::<String, LabelledError>(text.trim_start_matches('\u{feff}').to_owned())
     };
     let mut wnids: Vec<String> = text("wnids.txt")?.split_whitespace().map(str::to_owned).collect();
     wnids.sort();
@@ -165,7 +166,8 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>, LabelledError> {
 fn read_class_index(path: &Path) -> Result<(Vec<String>, BTreeMap<String, u32>), LabelledError> {
     let format = |reason: String| LabelledError::Format { path: path.to_owned(), reason };
     let bytes = fs::read(path).map_err(|source| LabelledError::Read { path: path.to_owned(), source })?;
-    let index: BTreeMap<String, [String; 2]> = serde_json::from_slice(&bytes)
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    let index: BTreeMap<String, [String; 2]> = serde_json::from_slice(bytes)
         .map_err(|error| format(format!("it is no class index ({{\"0\": [FOLDER, NAME], ...}}): {error}")))?;
     let mut classes = vec![None; index.len()];
     let mut label_of = BTreeMap::new();

@@ -56,6 +56,15 @@ pub(super) struct Tolerance {
     pub(super) is_exceeded: bool,
 }
 
+/// An image file that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadImage {
+    /// The file.
+    pub path: PathBuf,
+    /// The problem.
+    pub reason: String,
+}
+
 /// Images that cannot be used, and are more than may be left out.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -74,20 +83,20 @@ pub struct BadImages {
 const NAMED: usize = 5;
 
 impl BadImages {
-    pub(super) fn new(path: &Path, reasons: &[String], total: usize, policy: &ImagePolicy) -> Self {
+    pub(super) fn new(path: &Path, bad: &[BadImage], total: usize, policy: &ImagePolicy) -> Self {
         Self {
             path: path.to_owned(),
-            count: reasons.len(),
+            count: bad.len(),
             total,
-            first: first_of(reasons),
+            first: first_of(bad).map(str::to_owned).collect(),
             max_bad: policy.max_bad,
         }
     }
 }
 
-/// The first few of many reasons.
-pub(super) fn first_of(reasons: &[String]) -> Vec<String> {
-    reasons.iter().take(NAMED).cloned().collect()
+/// The problems of the first few of many images.
+pub(super) fn first_of(bad: &[BadImage]) -> impl Iterator<Item = &str> {
+    bad.iter().take(NAMED).map(|bad| bad.reason.as_str())
 }
 
 #[cfg(test)]

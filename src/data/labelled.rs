@@ -14,7 +14,7 @@ use super::augment::Augmentation;
 use super::decode::{self, DecodeError};
 use super::draws::Draws;
 use super::error::{DataError, LabelledError};
-use super::image_policy::{BadImages, ImagePolicy, Tolerance};
+use super::image_policy::{BadImage, BadImages, ImagePolicy, Tolerance};
 use super::label_order::BatchOrder;
 use super::loader::{Passes, Source};
 use super::substitutes::{Place, Substitutes};
@@ -26,8 +26,8 @@ pub struct Labelled {
     pub classes: Vec<String>,
     /// The class of each image, below `classes.len()`.
     pub labels: Vec<u32>,
-    /// Problems of the images that were left out.
-    pub left_out: Vec<String>,
+    /// Images that were left out.
+    pub left_out: Vec<BadImage>,
     pixels: Pixels,
     /// Images that cannot be used.
     bad: BTreeSet<usize>,
@@ -93,8 +93,11 @@ impl Labelled {
     /// If more are bad than `policy` allows.
     pub fn with_good_headers(mut self, from: &Path, policy: &ImagePolicy) -> Result<Self, LabelledError> {
         let Pixels::Files(paths) = &self.pixels else { return Ok(self) };
-        let problems: Vec<Option<String>> =
-            paths.par_iter().map(|path| decode::header(path).err().map(|error| error.to_string())).collect();
+        let problem = |path: &PathBuf| {
+            let error = decode::header(path).err()?;
+            Some(BadImage { path: path.clone(), reason: error.to_string() })
+        };
+        let problems: Vec<Option<BadImage>> = paths.par_iter().map(problem).collect();
         let total = paths.len();
         self.bad = (0..total).filter(|&image| problems[image].is_some()).collect();
         self.left_out = problems.into_iter().flatten().collect();
@@ -195,6 +198,15 @@ impl Labelled {
             }
             Pixels::Files(paths) => decode::read(&paths[index]),
         }
+    }
+
+    /// Those of `indices` whose images can be used; where bad images may be left out, each is decoded.
+    pub fn usable(&self, indices: Vec<usize>) -> Vec<usize> {
+        let is_usable = |&index: &usize| {
+            let may_break = self.tolerance.left > 0;
+            !self.bad.contains(&index) && (!may_break || self.image(index).is_ok())
+        };
+        indices.into_par_iter().filter(is_usable).collect()
     }
 
     /// The file of the image at `index`.
@@ -314,8 +326,8 @@ impl Source for LabelledImages {
         self.substitutes.batch(images, place, decode, |images| self.batch(epoch, first, images))
     }
 
-    fn take_notes(&self) -> Vec<String> {
-        self.substitutes.take_notes()
+    fn take_broken(&self) -> Vec<BadImage> {
+        self.substitutes.take_broken(|image| self.path(image))
     }
 
     fn path(&self, image: usize) -> PathBuf {

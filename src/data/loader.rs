@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use super::batch::{Batch, Item};
 use super::dataset::{Dataset, Listed};
 use super::error::DataError;
-use super::image_policy::Tolerance;
+use super::image_policy::{BadImage, Tolerance};
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
 use super::substitutes::{Place, Substitutes};
 use super::transform::{Flip, Resize, ResizeRule};
@@ -98,8 +98,8 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// Name of an image in messages: its file.
     fn path(&self, image: usize) -> PathBuf;
 
-    /// Takes what there is to say about the batches built so far: images that broke, and were replaced.
-    fn take_notes(&self) -> Vec<String> {
+    /// Takes the images that broke since it was asked last, and were replaced in their batches.
+    fn take_broken(&self) -> Vec<BadImage> {
         Vec::new()
     }
 }
@@ -202,9 +202,9 @@ impl<S: Source> Loader<S> {
         self.next
     }
 
-    /// Takes what there is to say about the batches built so far: images that broke, and were replaced.
-    pub fn take_notes(&self) -> Vec<String> {
-        self.shared.source.take_notes()
+    /// Takes the images that broke since it was asked last, and were replaced in their batches.
+    pub fn take_broken(&self) -> Vec<BadImage> {
+        self.shared.source.take_broken()
     }
 
     /// Time that the trainer has waited for data so far.
@@ -337,8 +337,8 @@ impl Source for BoxedImages {
         })
     }
 
-    fn take_notes(&self) -> Vec<String> {
-        self.substitutes.take_notes()
+    fn take_broken(&self) -> Vec<BadImage> {
+        self.substitutes.take_broken(|image| self.path(image))
     }
 
     fn path(&self, image: usize) -> PathBuf {

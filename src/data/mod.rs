@@ -70,7 +70,7 @@ pub mod yolo;
 pub use batch::{Batch, Target};
 pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId};
 pub use error::{DataError, LabelledError};
-pub use image_policy::{BadImages, ImagePolicy, OnBadImage};
+pub use image_policy::{BadImage, BadImages, ImagePolicy, OnBadImage};
 pub use instances::{Instances, InstancesError};
 pub use labelled::{Labelled, LabelledBatch, LabelledImages};
 pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};

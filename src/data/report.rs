@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::image_policy::{BadImage, first_of};
+
 /// Ids named per finding.
 const NAMED: usize = 5;
 
@@ -126,8 +128,8 @@ pub struct LoadReport {
     pub images_without_positives: usize,
     /// Everything not taken as it stands.
     pub findings: Findings,
-    /// Problems of the first images that were skipped as bad.
-    pub bad_images: Vec<String>,
+    /// Images that were skipped as bad.
+    pub bad_images: Vec<BadImage>,
 }
 
 impl LoadReport {
@@ -143,7 +145,7 @@ impl fmt::Display for LoadReport {
         write!(f, "{}: {images} images ({bare} without a box), ", self.path.display())?;
         write!(f, "{positives} boxes, {categories} classes")?;
         self.findings.fmt(f)?;
-        self.bad_images.iter().try_for_each(|problem| write!(f, "\n    {problem}"))
+        first_of(&self.bad_images).try_for_each(|problem| write!(f, "\n    {problem}"))
     }
 }
 

@@ -4,12 +4,13 @@
 //! batches as long as the same files are broken.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::decode::DecodeError;
 use super::draws::Draws;
 use super::error::DataError;
-use super::image_policy::Tolerance;
+use super::image_policy::{BadImage, Tolerance};
 
 /// Broken images of a running loader.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub(super) struct Substitutes {
 #[derive(Debug, Default)]
 struct Found {
     broken: BTreeSet<usize>,
-    /// Notes that have not been told yet.
-    notes: Vec<String>,
+    /// Those that have not been told of yet, with the problem.
+    untold: Vec<(usize, String)>,
 }
 
 /// Place of a batch, for random draws.
@@ -89,18 +90,15 @@ impl Substitutes {
                 let last = reason.to_string();
                 return Err(DataError::TooManyBad { count, total: self.images, last });
             }
-            let note = format!(
-                "{reason}; other images take its place ({count} of {} images broke so far)",
-                self.images
-            );
-            found.notes.push(note);
+            found.untold.push((image, reason.to_string()));
         }
         Ok(())
     }
 
-    /// Takes what has not been told yet.
-    pub(super) fn take_notes(&self) -> Vec<String> {
-        std::mem::take(&mut self.lock().notes)
+    /// Takes the broken images that have not been told of yet; `path` names their files.
+    pub(super) fn take_broken(&self, path: impl Fn(usize) -> PathBuf) -> Vec<BadImage> {
+        let untold = std::mem::take(&mut self.lock().untold);
+        untold.into_iter().map(|(image, reason)| BadImage { path: path(image), reason }).collect()
     }
 
     /// No code that holds the lock can panic half-way.

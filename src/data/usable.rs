@@ -7,7 +7,7 @@ use std::path::{Component, Path, PathBuf};
 use rayon::prelude::*;
 
 use super::decode::{self, DecodeError, Header};
-use super::image_policy::{BadImages, ImagePolicy, OnBadImage, Tolerance, first_of};
+use super::image_policy::{BadImage, BadImages, ImagePolicy, OnBadImage, Tolerance};
 use super::instances::{ImageEntry, Instances, InstancesError};
 use super::report::{FindingKind, LoadReport};
 
@@ -78,7 +78,7 @@ pub(super) fn usable<'a>(
 
     let turns = Turns::of(instances, &looked);
     let mut left_out: BTreeSet<u64> = missing.iter().map(|image| image.id).collect();
-    let (mut images, mut reasons) = (Vec::with_capacity(listed.len()), Vec::new());
+    let (mut images, mut bad) = (Vec::with_capacity(listed.len()), Vec::new());
     let mut files = HashSet::new();
     for (entry, (path, header)) in listed.iter().zip(looked) {
         if is_missing(&header) {
@@ -92,21 +92,24 @@ pub(super) fn usable<'a>(
                 images.push(UsableImage { entry, path, size });
             }
             Err(error) => {
-                reasons.push(error.to_string());
+                bad.push(BadImage { path, reason: error.to_string() });
                 left_out.insert(entry.id);
                 report.findings.found(FindingKind::BadImage, entry.id);
             }
         }
     }
-    let tolerance = policy.after(missing.len() + reasons.len(), listed.len());
+    let tolerance = policy.after(missing.len() + bad.len(), listed.len());
     if tolerance.is_exceeded || images.is_empty() {
-        return Err(match reasons.is_empty() {
+        return Err(match bad.is_empty() {
             true => missing_error(),
-            false => BadImages::new(instances.origin(), &reasons, listed.len(), policy).into(),
+            false => BadImages::new(instances.origin(), &bad, listed.len(), policy).into(),
         });
     }
-    let absent = missing.iter().map(|image| format!("{} is not in {}", image.file_name, folder.display()));
-    report.bad_images = first_of(&absent.chain(reasons).collect::<Vec<_>>());
+    let absent = missing.iter().map(|image| BadImage {
+        path: folder.join(&image.file_name),
+        reason: format!("{} is not in {}", image.file_name, folder.display()),
+    });
+    report.bad_images = absent.chain(bad).collect();
     Ok(Usable { images, left_out, tolerance })
 }
 

@@ -59,6 +59,7 @@ pub fn dry_run<C: Settings>(loaded: &Loaded<C>, request: &Request<'_>) -> Result
     let claim = Claim::of(&folder, &silent)?;
     let around = Surroundings {
         data: &gathered.task,
+        bad_images: &gathered.bad_images,
         device: request.device,
         observers: &silent,
         stop: request.stop,

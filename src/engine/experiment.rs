@@ -81,7 +81,7 @@ pub fn run_on<C: Settings>(
     request: &Request,
 ) -> Result<Finished<Row<C::Task>>> {
     let (init, teacher) = (C::Task::initial_weights(loaded)?, C::Task::teacher_weights(loaded)?);
-    run_gathered(Gathered { task, init, teacher, notes: Vec::new() }, loaded, request)
+    run_gathered(Gathered { task, init, teacher, notes: Vec::new(), bad_images: Vec::new() }, loaded, request)
 }
 
 fn run_gathered<C: Settings>(
@@ -92,6 +92,7 @@ fn run_gathered<C: Settings>(
     let config = &loaded.resolved();
     let around = Surroundings {
         data: &gathered.task,
+        bad_images: &gathered.bad_images,
         device: request.device,
         observers: request.observers,
         stop: request.stop,

@@ -11,6 +11,7 @@ use super::observer::Observers;
 use super::outcome::Outcome;
 use super::recorded;
 use super::task::{Measured, Task};
+use crate::data::BadImage;
 use crate::report::log::digest;
 use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
@@ -37,6 +38,8 @@ pub struct Job<'a, T: Task> {
 pub struct Surroundings<'a, T: Task> {
     /// The data.
     pub data: &'a T,
+    /// Images that were left out of it.
+    pub bad_images: &'a [BadImage],
     /// Device of all computations.
     pub device: &'a Device,
     /// Told of everything on the way.

@@ -20,7 +20,7 @@ use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
 use crate::config::{Document, Eval, Loaded, Run, Train};
-use crate::data::{Source, Workforce};
+use crate::data::{BadImage, Source, Workforce};
 use crate::distill::{Distill, MethodSetting};
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row;
@@ -275,6 +275,8 @@ pub struct Gathered<T> {
     pub teacher: Option<PathBuf>,
     /// Remarks on the data for the user.
     pub notes: Vec<String>,
+    /// Images that were left out.
+    pub bad_images: Vec<BadImage>,
 }
 
 /// Context of a training pass.

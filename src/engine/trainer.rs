@@ -1,12 +1,13 @@
 //! The training loop of one student.
 
-use std::collections::BTreeMap;
+mod non_finite;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-use ckd_detectors::param::{ParamStore, Role, write_in_place};
+use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
@@ -21,14 +22,13 @@ use super::task::{Further, Measured, Setting, Settings, Task};
 use super::update::Update;
 use super::{EngineError, Result, room, spikes};
 use crate::config::{Document, OnNonFinite, Run};
-use crate::data::{DataError, Loader, Position, Source};
+use crate::data::{BadImage, DataError, Loader, Position, Source};
 use crate::optim::groups::grouped;
 use crate::optim::{Ema, LearningRate, Optimizer, Slot};
 use crate::report::log::digest;
-use crate::report::run_folder::{LeftOutLine, RunFolder, SharesLine};
+use crate::report::run_folder::{BadImageLine, Line, RunFolder, SharesLine};
 use crate::report::shares::Shares;
 use crate::weights::file::write_safetensors;
-use crate::weights::finite;
 
 /// A job under way.
 pub(super) struct Training<'a, T: Task> {
@@ -44,6 +44,8 @@ pub(super) struct Training<'a, T: Task> {
     batches_per_epoch: u64,
     /// Images of the batches that the step under way has drawn.
     drawn: Vec<Vec<u64>>,
+    /// Bad images that the log names.
+    bad_images: BTreeSet<PathBuf>,
     /// The losses of the last update.
     terms: Vec<LossTerm>,
     /// Time of the latest checkpoint.
@@ -114,9 +116,6 @@ struct Evaluation<M> {
     average: Option<M>,
 }
 
-/// Copies of statistics and memories, store by store.
-type Kept = Vec<Vec<Tensor>>;
-
 type BatchOf<T> = <<T as Task>::Source as Source>::Batch;
 
 impl<'a, T: Task> Training<'a, T> {
@@ -176,7 +175,7 @@ impl<'a, T: Task> Training<'a, T> {
         }
         notes.iter().for_each(|note| around.observers.note(note));
         let (shares, drawn, terms, saved) = (Shares::default(), Vec::new(), Vec::new(), Instant::now());
-        Ok(Self {
+        let mut training = Self {
             job,
             around,
             student,
@@ -188,9 +187,12 @@ impl<'a, T: Task> Training<'a, T> {
             shares,
             batches_per_epoch,
             drawn,
+            bad_images: bad_images_in(folder),
             terms,
             saved,
-        })
+        };
+        training.log_bad_images(around.bad_images, training.state.step)?;
+        Ok(training)
     }
 
     /// Trains to the end, evaluates, writes weights and outcome.
@@ -321,178 +323,29 @@ impl<'a, T: Task> Training<'a, T> {
         EngineError::Interrupted { step: self.state.step, command: self.around.command.to_owned() }
     }
 
-    /// One step: an update of the weights, or what takes its place where numbers are not finite.
-    fn step(&mut self) -> Result<()> {
-        self.drawn.clear();
-        if self.state.left_out.contains(&(self.state.step + 1)) {
-            return self.leave_out(
-                "numbers were not finite here before the run went back to a checkpoint".to_owned(),
-            );
-        }
-        let skips = self.run().train.on_non_finite == OnNonFinite::Skip;
-        let before = skips.then(|| self.moved_by_passes()).transpose()?;
-        match self.update() {
-            Err(error @ EngineError::NonFinite { .. }) => self.after_non_finite(error, before),
-            other => other,
-        }
-    }
-
-    /// Does what the settings say of numbers that are not finite; `before` is what the passes of the step have moved.
-    ///
-    /// # Errors
-    /// `error`, if the run must stop.
-    fn after_non_finite(&mut self, error: EngineError, before: Option<Kept>) -> Result<()> {
-        let EngineError::NonFinite { step, what, value, losses, .. } = error else { return Err(error) };
-        let train = &self.run().train;
-        let too_many = self.state.left_out.len() as u64 >= train.non_finite_limit;
-        let said = format!("{what} is {value}; the losses were {losses}");
-        match (train.on_non_finite, before) {
-            (OnNonFinite::Skip, Some(before)) if !too_many && self.state.step == step => {
-                self.put_back(&before)?;
-                return self.leave_out(said);
-            }
-            (OnNonFinite::Rewind, _) if !too_many => {
-                // Weights that are found unusable after a step were made by it.
-                let culprit = if self.state.step == step { step + 1 } else { self.state.step };
-                return self.rewind(culprit, &said);
-            }
-            _ => {}
-        }
-        let mut advice = self.blamed(step)?;
-        if too_many && train.on_non_finite != OnNonFinite::Stop {
-            advice = format!(
-                "{} steps were left out before, which is train.non_finite_limit. {advice}",
-                train.non_finite_limit
-            );
-        }
-        Err(EngineError::NonFinite { step, what, value, losses, advice })
-    }
-
-    /// Probable cause of numbers that are not finite after `step` updates, and the remedy.
-    fn blamed(&self, step: u64) -> Result<String> {
-        const HELP: &str =
-            "a lower optim.lr, a longer schedule.warmup_steps or optim.clip_grad_norm usually helps";
-        let images = self.drawn.concat();
-        Ok(match (self.unusable_weights()?, step) {
-            (report, 0) => format!(
-                "No update was made yet, so the learning rate is not to blame: look at the images {images:?} and at the \
-                 initial weights{}",
-                report.map(|report| format!(" ({report})")).unwrap_or_default()
-            ),
-            (Some(report), _) => format!(
-                "The last update left weights that cannot be used ({report}): {HELP}; the last checkpoint is unharmed"
-            ),
-            (None, _) => format!(
-                "The weights are finite: {HELP}, if the images {images:?} are in order; the last checkpoint is unharmed"
-            ),
-        })
-    }
-
-    /// Makes no update of this step, and says so.
-    fn leave_out(&mut self, why: String) -> Result<()> {
-        // The order of the data stays what it is.
-        while (self.drawn.len() as u64) < self.run().train.accumulate as u64 {
-            self.draw()?;
-        }
-        self.state.step += 1;
-        if !self.state.left_out.contains(&self.state.step) {
-            self.state.left_out.push(self.state.step);
-        }
-        let line = LeftOutLine { step: self.state.step, left_out: why, images: self.drawn.concat() };
-        self.around.observers.left_out(&line)
-    }
-
-    /// Goes back to the newest checkpoint; `culprit` will be left out.
-    fn rewind(&mut self, culprit: u64, why: &str) -> Result<()> {
-        let mut left_out = self.state.left_out.clone();
-        left_out.push(culprit);
-        let slots = slots(&*self.optimizer, self.ema.as_ref());
-        let Job { config, folder, .. } = self.job;
-        let restored = checkpoint::restore(&folder.checkpoints(), &self.job.trained(&self.student), &slots)?;
-        drop(slots);
-        let Some(Restored { path, state, mut notes }) = restored else {
-            let reason = format!("there is no checkpoint to go back to, and {why}");
-            return Err(EngineError::Run { path: folder.checkpoints(), reason });
-        };
-        self.state = TrainState { left_out, ..state };
-        let seen = self.state.step * self.run().train.accumulate as u64;
-        let source = self.around.data.source(config)?;
-        self.loader = Loader::over(source, config.workforce(), position(self.batches_per_epoch, seen))?;
-        self.around.observers.begin(&Begin {
-            label: &self.job.label,
-            folder,
-            step: self.state.step,
-            total: self.rate.total_steps(),
-            resumed: true,
-            evaluation_due: self.state.evaluation_due,
-            log_every: self.run().train.log_every,
-        })?;
-        notes.push(format!("back to {}: {why}; step {culprit} will be left out", path.display()));
-        notes.iter().for_each(|note| self.around.observers.note(note));
-        self.saved = Instant::now();
-        Ok(())
-    }
-
-    /// Checks the weights that are about to be saved; after the last update, whether they give finite losses, too.
-    fn check_weights(&mut self) -> Result<()> {
-        let step = self.state.step;
-        if let Some(report) = self.unusable_weights()? {
-            return Err(non_finite(
-                step,
-                &format!("the magnitude of the weights ({report})"),
-                f64::INFINITY,
-                &self.terms,
-            ));
-        }
-        if step < self.rate.total_steps() {
-            return Ok(());
-        }
-        // Any other update is checked by the step after it. A batch that cannot be read checks nothing.
-        let Some(Ok(batch)) = self.loader.next() else { return Ok(()) };
-        let before = self.moved_by_passes()?;
-        let run = self.run();
-        let setting = self.setting(step * run.train.accumulate as u64);
-        let pass = precision(&run.engine).scope(|| self.around.data.pass(&setting, batch, step));
-        self.put_back(&before)?;
-        pass.map(drop)
-    }
-
-    /// The weights that are infinite, not numbers, or so large that products are.
-    fn unusable_weights(&self) -> Result<Option<String>> {
-        let stores = self.job.trained(&self.student);
-        let all = stores.iter().flat_map(|store| store.iter());
-        Ok(finite::report(all.map(|(name, param)| (&**name, param.value.tensor())), |_| true)?)
-    }
-
-    /// Copies of what a pass may change: statistics and memories.
-    fn moved_by_passes(&self) -> Result<Kept> {
-        let mut kept = Vec::new();
-        for store in self.job.trained(&self.student) {
-            let moved = store.iter().filter(|(_, param)| param.role != Role::Trainable);
-            let copies = moved.map(|(_, param)| param.value.tensor().copy());
-            kept.push(copies.collect::<candle_core::Result<Vec<Tensor>>>()?);
-        }
-        Ok(kept)
-    }
-
-    fn put_back(&self, kept: &Kept) -> Result<()> {
-        for (store, kept) in self.job.trained(&self.student).into_iter().zip(kept) {
-            let moved = store.iter().filter(|(_, param)| param.role != Role::Trainable);
-            for ((_, param), before) in moved.zip(kept) {
-                write_in_place(param.value.tensor(), before)?;
-            }
-        }
-        Ok(())
-    }
-
     /// The next training batch.
     fn draw(&mut self) -> Result<BatchOf<T>> {
         let batch = self.loader.next().transpose()?.ok_or_else(|| {
             DataError::Setting("the training batches ended, which they never should".to_owned())
         })?;
-        self.loader.take_notes().iter().for_each(|note| self.around.observers.note(note));
+        let broken = self.loader.take_broken();
+        for BadImage { reason, .. } in &broken {
+            self.around.observers.note(&format!("{reason}; other images take its place"));
+        }
+        self.log_bad_images(&broken, self.state.step + 1)?;
         self.drawn.push(T::image_ids(&batch));
         Ok(batch)
+    }
+
+    /// Logs images that cannot be used and that the log does not name yet.
+    fn log_bad_images(&mut self, images: &[BadImage], step: u64) -> Result<()> {
+        for BadImage { path, reason } in images {
+            if self.bad_images.insert(path.clone()) {
+                let line = BadImageLine { step, bad_image: path.clone(), reason: reason.clone() };
+                self.around.observers.bad_image(&line)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes an update of the weights.
@@ -689,6 +542,17 @@ fn rehearse<T: Task>(job: &Job<'_, T>, around: &Surroundings<'_, T>, student: &T
         Err(EngineError::Stopped) => Ok(()),
         measured => measured.map(drop),
     }
+}
+
+/// The bad images that the log of a run names.
+fn bad_images_in(folder: &RunFolder) -> BTreeSet<PathBuf> {
+    let lines = folder.lines().unwrap_or_default().into_iter();
+    lines
+        .filter_map(|line| match line {
+            Line::BadImage(line) => Some(line.bad_image),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Position of the loader after so many batches.

@@ -6,14 +6,14 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::error::EvalError;
 use super::image_names::ImageNames;
 use crate::data::Instances;
-use crate::data::coco::json;
+use crate::data::coco::{json, not_a_number};
 
 /// Detected box, as COCO's results format has it (it serialises to a row of that format).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -53,11 +53,14 @@ impl Results {
     /// Errors of [`read_detections`].
     pub fn read(path: &Path) -> Result<Self, EvalError> {
         let text = fs::read(path).map_err(|source| EvalError::Read { path: path.to_owned(), source })?;
+        // Windows editors put a byte order mark in front.
+        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&text);
         // serde says what is wrong and on which line; the row number has to be kept beside it.
         let row = Cell::new(None);
-        let mut reader = serde_json::Deserializer::from_slice(&text);
+        let mut reader = serde_json::Deserializer::from_slice(text);
         let read = Rows { row: &row }.deserialize(&mut reader).and_then(|rows| reader.end().map(|()| rows));
-        let rows = read.map_err(|source| match row.get() {
+        let named = |source| not_a_number(text, &source).map_or(source, serde_json::Error::custom);
+        let rows = read.map_err(named).map_err(|source| match row.get() {
             Some(index) => EvalError::ResultRow { path: path.to_owned(), index, source },
             None => EvalError::Results { path: path.to_owned(), source },
         })?;

@@ -12,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use super::error::{CalibrationGap, ExportError, Result};
 use super::proof::{ImagesFound, MadeUp};
 use crate::config::{Config, Loaded};
-use crate::data::{CategoryMap, DataError, Dataset, SplitFiles};
+use crate::data::{CategoryMap, DataError, Dataset, ImagePolicy, OnBadImage, SplitFiles};
 use crate::engine::EngineError;
 use crate::engine::detect::evaluate::{Evaluation, score, to_coco};
 use crate::engine::detect::sources::{DataPaths, LoadedSplit};
@@ -41,7 +41,7 @@ pub enum Pictures {
         /// Data set of all images.
         dataset: Arc<Dataset>,
         /// The chosen ones.
-        range: Range<usize>,
+        images: Vec<usize>,
     },
     /// Drawn rectangles, since there is no data.
     Drawn {
@@ -81,8 +81,9 @@ impl Pictures {
         data_root: Option<&Path>,
         count: usize,
     ) -> Result<(Self, String)> {
-        let (dataset, compared) = match self {
-            Self::Validation { dataset, range, .. } | Self::Training { dataset, range } => (dataset, range),
+        let (dataset, compared, policy) = match self {
+            Self::Validation { dataset, range, paths, .. } => (dataset, range.end, &paths.policy),
+            Self::Training { .. } => return Err(ExportError::Calibration(CalibrationGap::NoOtherImages)),
             Self::Drawn { reason, .. } => {
                 let others = Self::Drawn { reason: reason.clone(), first: DRAWN.len() as u64 };
                 return Ok((others, "other drawn pictures".to_owned()));
@@ -91,18 +92,18 @@ impl Pictures {
         let train = DataPaths::of(&loaded(config, data_root)).train;
         if train.exist() {
             let dataset = LoadedSplit::open(&train)?.dataset;
-            let range = 0..count.min(dataset.images.len());
-            if !range.is_empty() {
-                let description = format!("{} images of {}", range.len(), train.annotations.display());
-                return Ok((Self::Training { dataset, range }, description));
+            let images = usable(&dataset, 0, count, &train.policy);
+            if !images.is_empty() {
+                let description = format!("{} images of {}", images.len(), train.annotations.display());
+                return Ok((Self::Training { dataset, images }, description));
             }
         }
-        let range = compared.end..(compared.end + count).min(dataset.images.len());
-        if range.is_empty() {
+        let images = usable(dataset, compared, count, policy);
+        if images.is_empty() {
             return Err(ExportError::Calibration(CalibrationGap::NoOtherImages));
         }
-        let description = format!("the next {} images there", range.len());
-        Ok((Self::Training { dataset: dataset.clone(), range }, description))
+        let description = format!("the next {} images there", images.len());
+        Ok((Self::Training { dataset: dataset.clone(), images }, description))
     }
 
     /// Number and origin of the images.
@@ -112,8 +113,8 @@ impl Pictures {
                 description: format!("{} images of {}", range.len(), paths.annotations.display()),
                 made_up: None,
             },
-            Self::Training { range, .. } => {
-                ImagesFound { description: format!("{} training images", range.len()), made_up: None }
+            Self::Training { images, .. } => {
+                ImagesFound { description: format!("{} training images", images.len()), made_up: None }
             }
             Self::Drawn { reason, .. } => ImagesFound {
                 description: "drawn pictures, so without AP".to_owned(),
@@ -124,12 +125,16 @@ impl Pictures {
 
     /// Image ids and pixels.
     pub fn iter(&self) -> Box<dyn Iterator<Item = Result<(u64, RgbImage)>> + '_> {
+        let read = |dataset: &Dataset, index: usize| {
+            let pixels = dataset.pixels(index).map_err(DataError::from).map_err(EngineError::from)?;
+            Ok((dataset.images[index].id.0, pixels))
+        };
         match self {
-            Self::Validation { dataset, range, .. } | Self::Training { dataset, range } => {
-                Box::new(range.clone().map(|index| {
-                    let pixels = dataset.pixels(index).map_err(DataError::from).map_err(EngineError::from)?;
-                    Ok((dataset.images[index].id.0, pixels))
-                }))
+            Self::Validation { dataset, range, .. } => {
+                Box::new(range.clone().map(move |index| read(dataset, index)))
+            }
+            Self::Training { dataset, images } => {
+                Box::new(images.iter().map(move |&index| read(dataset, index)))
             }
             Self::Drawn { first, .. } => {
                 Box::new((*first..).zip(DRAWN).map(|(id, size)| Ok((id, drawn(id, size)))))
@@ -144,6 +149,13 @@ impl Pictures {
         let evaluation = Evaluation { detections, image_ids, ms_per_image: 0.0, gflops: 0.0 };
         Ok(Some(100.0 * score(&evaluation, truth)?.stats[0]))
     }
+}
+
+/// Indices of the first `count` images from `first` on that can be used. Where bad images are left out, those that do not
+/// decode are none.
+fn usable(dataset: &Dataset, first: usize, count: usize, policy: &ImagePolicy) -> Vec<usize> {
+    let is_usable = |&index: &usize| policy.on_bad == OnBadImage::Stop || dataset.pixels(index).is_ok();
+    (first..dataset.images.len()).filter(is_usable).take(count).collect()
 }
 
 /// Detections by image.

@@ -85,7 +85,10 @@ impl Samples {
             }
             _ => return Err(ExportError::Calibration(CalibrationGap::NoData)),
         };
-        let set = set.chosen(&spread(count, set.len()));
+        let set = set.chosen(&set.usable(spread(count, set.len())));
+        if set.is_empty() {
+            return Err(ExportError::Calibration(CalibrationGap::NoOtherImages));
+        }
         let description = format!("{} {what}", set.len());
         Ok((Self::Training(Arc::new(set)), description))
     }

@@ -28,10 +28,10 @@ pub enum Verbosity {
 }
 
 impl Verbosity {
-    /// A bar on a terminal (feature `cli`), otherwise a line `every` so many steps.
+    /// A bar on a terminal that can draw one (feature `cli`), otherwise a line `every` so many steps.
     pub fn for_stderr(every: u64) -> Self {
         #[cfg(feature = "cli")]
-        if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
+        if is_drawn_on() {
             return Self::Bar;
         }
         Self::Lines { every }
@@ -49,6 +49,13 @@ pub struct StepReport<'a> {
     pub images: usize,
     /// Time that the step waited for its batch.
     pub data_wait: Duration,
+}
+
+/// Whether stderr is a terminal that takes more than lines of text: `TERM` is not `dumb`.
+#[cfg(feature = "cli")]
+pub fn is_drawn_on() -> bool {
+    let is_terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    is_terminal && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// Says something on stderr. Where nobody can hear it (a closed pipe, a full disk), work goes on all the same.

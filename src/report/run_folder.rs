@@ -214,6 +214,8 @@ pub enum Line {
     Shares(SharesLine),
     /// A step that was left out.
     LeftOut(LeftOutLine),
+    /// An image that was left out or replaced.
+    BadImage(BadImageLine),
 }
 
 /// Record of an update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a
@@ -247,6 +249,17 @@ pub struct LeftOutLine {
     pub left_out: String,
     /// Ids of the images of the step; a classifier's are numbers from 0.
     pub images: Vec<u64>,
+}
+
+/// An image that cannot be used (`data.on_bad_image = "skip"`): other images take its place in training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BadImageLine {
+    /// The step that was under way when it was found; 0 before the first.
+    pub step: u64,
+    /// The file.
+    pub bad_image: PathBuf,
+    /// The problem.
+    pub reason: String,
 }
 
 /// Record of an evaluation.

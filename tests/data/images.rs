@@ -203,12 +203,10 @@ fn an_image_that_breaks_in_mid_training_is_replaced_by_the_same_image_in_every_r
     cut(&folder.path().join("6.png"));
     let mut loader = Loader::new(dataset.clone(), training(), start).unwrap();
     let broken: Vec<_> = loader.by_ref().take(10).map(Result::unwrap).collect();
-    let notes = loader.take_notes();
-    assert!(
-        notes.len() == 1 && notes[0].contains("6.png") && notes[0].contains("1 of 10 images"),
-        "{notes:?}"
-    );
-    assert!(loader.take_notes().is_empty(), "told once");
+    let found = loader.take_broken();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].path.ends_with("6.png") && found[0].reason.contains("6.png is cut short"), "{found:?}");
+    assert!(loader.take_broken().is_empty(), "told once");
     for (whole, broken) in whole.iter().zip(&broken) {
         assert!(broken.image_ids.iter().all(|id| id.0 != 7));
         // Whatever else is in the batch is as it was.
@@ -223,7 +221,7 @@ fn an_image_that_breaks_in_mid_training_is_replaced_by_the_same_image_in_every_r
     assert_eq!((later.images.len(), report.count_of(FindingKind::BadImage)), (9, 1));
     let mut resumed = Loader::new(Arc::new(later), training(), Position { epoch: 0, batch: 3 }).unwrap();
     assert_eq!(resumed.by_ref().take(7).map(Result::unwrap).collect::<Vec<_>>(), broken[3..]);
-    assert!(resumed.take_notes().is_empty(), "it was told at load");
+    assert!(resumed.take_broken().is_empty(), "it was told at load");
 
     // One is tolerated of ten; a second is not.
     cut(&folder.path().join("2.png"));

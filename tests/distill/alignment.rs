@@ -58,7 +58,11 @@ fn lcka_equals_pytorch() {
     golden::each_case("lcka", |case| {
         let at = Tap::RoiLogits;
         let (weight, weight_inter) = (case.attr_f64("w_intra") as f32, case.attr_f64("w_inter") as f32);
-        let lcka = plain(&Lcka { weight, weight_inter, ..Lcka::new(rows(RowsAt::RoiLogits)) });
+        let lcka = plain(&Lcka {
+            weight: Some(weight),
+            weight_inter: Some(weight_inter),
+            ..Lcka::new(rows(RowsAt::RoiLogits))
+        });
         let teacher = taps(at, Value::constant(input(case, "teacher")));
         let (loss, gradient) = evaluate(&input(case, "student"), |student| {
             let terms = terms_of(&*lcka, &teacher, &taps(at, student.clone()))?;

@@ -209,36 +209,33 @@ impl<C: Settings> Folder<C> {
         start: Start,
         stop: bool,
     ) -> Result<Finished<Row<C::Task>>, EngineError> {
-        let loaded = self.load(config, sets)?;
         let (ends, stop) = (stop, AtomicBool::new(false));
         let observers = match ends {
             true => Observers::of_files().with(StopsSoon(&stop)),
             false => Observers::of_files(),
         };
-        let request = Request {
-            device: &Device::Cpu,
-            observers: &observers,
-            start,
-            stop: &stop,
-            command: &format!("ckd-det train {config}"),
-            methods: &[],
-        };
-        experiment::run(&loaded, &request)
+        self.observed(config, sets, start, &observers, &stop)
+    }
+
+    fn observed(
+        &self,
+        config: &str,
+        sets: &[&str],
+        start: Start,
+        observers: &Observers<'_>,
+        stop: &AtomicBool,
+    ) -> Result<Finished<Row<C::Task>>, EngineError> {
+        let command = format!("ckd-det train {config}");
+        let request =
+            Request { device: &Device::Cpu, observers, start, stop, command: &command, methods: &[] };
+        experiment::run(&self.load(config, sets)?, &request)
     }
 
     /// Trains `config`, anew or not, and hands over what the run told in words.
     pub(crate) fn told(&self, config: &str, sets: &[&str], start: Start) -> Result<String, EngineError> {
-        let (loaded, notes, stop) = (self.load(config, sets)?, Notes::default(), AtomicBool::new(false));
+        let notes = Notes::default();
         let observers = Observers::of_files().with(&notes);
-        let request = Request {
-            device: &Device::Cpu,
-            observers: &observers,
-            start,
-            stop: &stop,
-            command: &format!("ckd-det train {config}"),
-            methods: &[],
-        };
-        experiment::run(&loaded, &request)?;
+        self.observed(config, sets, start, &observers, &AtomicBool::new(false))?;
         Ok(notes.0.borrow().join("\n"))
     }
 

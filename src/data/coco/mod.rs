@@ -216,7 +216,7 @@ fn no_object(text: &[u8]) -> serde_json::Error {
 }
 
 /// Names the NaN or infinity that stopped the parser, and what to write instead.
-fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
+pub(crate) fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
     let line = text.split(|&byte| byte == b'\n').nth(error.line().checked_sub(1)?)?;
     // The parser stops at the word's first letter, or within it.
     let near = error.column().min(line.len());
@@ -232,7 +232,7 @@ fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
     let key = before.rsplit('"').nth(1).unwrap_or_default();
     Some(format!(
         "{word} stands at \"{key}\" (line {}, column {}), and JSON has no such number (Python's json.dump writes it); \
-         write null where the value is not known, or remove the annotation",
+         write null where the value is not known, or remove the entry",
         error.line(),
         place + 1
     ))

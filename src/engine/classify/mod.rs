@@ -20,7 +20,7 @@ mod weights;
 pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
 pub(super) use network::backbone_has;
 pub use network::{student, to_device};
-pub use sources::{LabelledSets, held_out, learned_from, load_split};
+pub use sources::{LabelledSets, held_out, learned_from, load_split, read_split};
 pub use weights::{ClassifierCard, load_weights};
 
 use std::collections::BTreeMap;

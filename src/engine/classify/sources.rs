@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{ClassifyConfig, LabelledKind, Loaded};
 use crate::data::cifar::{Cifar, Split};
+use crate::data::labelled_data::LabelledData;
 use crate::data::{DataError, Labelled, image_folder, leakage, stl10};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::task::Gathered;
@@ -99,13 +100,14 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
     }
     notes.extend(left_out("training", &train));
     notes.extend(left_out("held-out", &val));
+    let bad_images = [&train, &val].into_iter().flat_map(|set| set.left_out.clone()).collect();
     let task = LabelledSets::new(train, val, &root)?;
-    Ok(Gathered { task, init, teacher, notes })
+    Ok(Gathered { task, init, teacher, notes, bad_images })
 }
 
 /// Tells of images that were left out, if any were.
 fn left_out(split: &str, set: &Labelled) -> Option<String> {
-    let first = set.left_out.first()?;
+    let first = &set.left_out.first()?.reason;
     Some(format!("{} {split} images left out since they cannot be used, first: {first}", set.left_out.len()))
 }
 
@@ -127,7 +129,7 @@ pub(super) fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<
 
 /// Loads a split of the data set of `config` in `root`, decoded if its images are small.
 pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
-    let set = read_split(config, root, split)?;
+    let set = read_split(&config.labelled.data, root, split)?;
     Ok(match config.labelled.data.kind {
         LabelledKind::TinyImagenet => {
             set.in_memory(config.labelled.input.side_px).map_err(DataError::from)?
@@ -136,9 +138,11 @@ pub fn load_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<
     })
 }
 
-/// Reads a split, decoded only if it is stored so.
-fn read_split(config: &ClassifyConfig, root: &Path, split: Split) -> Result<Labelled> {
-    let data = &config.labelled.data;
+/// Reads a split of the data set in `root`, decoded only if it is stored so.
+///
+/// # Errors
+/// Files that are missing or damaged; more bad images than the policy of `data` allows.
+pub fn read_split(data: &LabelledData, root: &Path, split: Split) -> Result<Labelled> {
     let loaded = match data.kind {
         LabelledKind::Cifar10 => Cifar::Ten.load(&Cifar::Ten.find(root), split, unpickled),
         LabelledKind::Cifar100 => Cifar::Hundred.load(&Cifar::Hundred.find(root), split, unpickled),
@@ -178,7 +182,7 @@ pub fn learned_from(loaded: &Loaded<ClassifyConfig>) -> Result<Option<Labelled>>
     let root = root(loaded);
     match missing_data(loaded, &root, Split::Train) {
         Some(_) => Ok(None),
-        None => read_split(&loaded.config, &root, Split::Train).map(Some),
+        None => read_split(&loaded.config.labelled.data, &root, Split::Train).map(Some),
     }
 }
 

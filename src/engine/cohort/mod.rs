@@ -90,8 +90,8 @@ impl Task for CohortSets {
     fn gather(loaded: &Loaded<CohortConfig>) -> Result<Gathered<Self>> {
         let config = alone(&loaded.config)?;
         let of_one = Loaded { config, source: loaded.source.clone(), teacher_experiment: None };
-        let Gathered { task, notes, .. } = LabelledSets::gather(&of_one)?;
-        Ok(Gathered { task: Self(task), init: None, teacher: None, notes })
+        let Gathered { task, notes, bad_images, .. } = LabelledSets::gather(&of_one)?;
+        Ok(Gathered { task: Self(task), init: None, teacher: None, notes, bad_images })
     }
 
     fn initial_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {

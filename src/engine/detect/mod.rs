@@ -113,7 +113,8 @@ impl Task for DataSets {
         let Inputs { data, init, teacher } = Inputs::find(loaded)?;
         let task = data.load()?;
         let notes = task.reports.iter().map(ToString::to_string).collect();
-        Ok(Gathered { task, init, teacher, notes })
+        let bad_images = task.reports.iter().flat_map(|report| report.bad_images.clone()).collect();
+        Ok(Gathered { task, init, teacher, notes, bad_images })
     }
 
     fn initial_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::engine::error::Result;
 use crate::engine::pass::LossTerm;
 use crate::engine::task::Network;
-use crate::report::run_folder::{LeftOutLine, RunFolder, SharesLine};
+use crate::report::run_folder::{BadImageLine, LeftOutLine, RunFolder, SharesLine};
 
 /// A listener to a training run. Each method does nothing by default; an error ends the run. An observer that remembers
 /// does so in a cell: it is told through a shared reference.
@@ -34,6 +34,14 @@ pub trait Observer {
     /// # Errors
     /// Whatever must stop the run.
     fn left_out(&self, _line: &LeftOutLine) -> Result<()> {
+        Ok(())
+    }
+
+    /// An image was left out, or replaced by others.
+    ///
+    /// # Errors
+    /// Whatever must stop the run.
+    fn bad_image(&self, _line: &BadImageLine) -> Result<()> {
         Ok(())
     }
 
@@ -76,6 +84,10 @@ impl<O: Observer + ?Sized> Observer for &O {
 
     fn left_out(&self, line: &LeftOutLine) -> Result<()> {
         (**self).left_out(line)
+    }
+
+    fn bad_image(&self, line: &BadImageLine) -> Result<()> {
+        (**self).bad_image(line)
     }
 
     fn eval(&self, eval: &Eval<'_>) -> Result<()> {

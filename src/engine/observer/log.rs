@@ -7,7 +7,7 @@ use super::event::{Begin, Eval, Evaluated, Observer, Step};
 use crate::engine::error::Result;
 use crate::fsx;
 use crate::report::log::{LogPoint, MetricsLog};
-use crate::report::run_folder::{EvalLine, LeftOutLine, RunFolder, SharesLine, StepLine};
+use crate::report::run_folder::{BadImageLine, EvalLine, LeftOutLine, RunFolder, SharesLine, StepLine};
 
 /// Writes `log.jsonl` and `eval/`.
 #[derive(Default)]
@@ -43,6 +43,12 @@ impl Observer for Log {
     }
 
     fn left_out(&self, line: &LeftOutLine) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some((log, ..)) = &mut *open else { return Ok(()) };
+        Ok(log.write(line)?)
+    }
+
+    fn bad_image(&self, line: &BadImageLine) -> Result<()> {
         let mut open = self.open.borrow_mut();
         let Some((log, ..)) = &mut *open else { return Ok(()) };
         Ok(log.write(line)?)

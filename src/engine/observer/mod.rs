@@ -20,7 +20,7 @@ pub use log::Log;
 pub use progress::ShowProgress;
 
 use super::error::Result;
-use crate::report::run_folder::{LeftOutLine, SharesLine};
+use crate::report::run_folder::{BadImageLine, LeftOutLine, SharesLine};
 
 /// The observers of a run, told one after the other.
 ///
@@ -79,6 +79,10 @@ impl<'a> Observers<'a> {
 
     pub(super) fn left_out(&self, line: &LeftOutLine) -> Result<()> {
         self.0.iter().try_for_each(|observer| observer.left_out(line))
+    }
+
+    pub(super) fn bad_image(&self, line: &BadImageLine) -> Result<()> {
+        self.0.iter().try_for_each(|observer| observer.bad_image(line))
     }
 
     pub(super) fn eval(&self, eval: &Eval<'_>) -> Result<()> {
