@@ -363,7 +363,14 @@ fn a_turned_photograph_is_predicted_on_the_pixels_that_were_annotated() {
         0,
         &["1 of the 1 detections reach outside their images", "EXIF turns", "predict --annotations"],
     );
-    // What other programs write: a byte order mark, numbers that are none.
+    // What other programs write: a file's name alone, a byte order mark, numbers that are none.
+    tiny.write(
+        "dt.json",
+        r#"[{"file_name": "a.jpg", "category_id": 1, "bbox": [1, 9, 6, 6], "score": 0.5}]"#,
+    );
+    assert_ended(&tiny.run_program(&eval), 0, &["Average Precision"]);
+    tiny.write("dt.json", r#"[{"category_id": 1, "bbox": [1, 9, 6, 6], "score": 0.5}]"#);
+    assert_ended(&tiny.run_program(&eval), 1, &["detection 0", "missing field `image_id`"]);
     tiny.write(
         "dt.json",
         "\u{feff}[{\"image_id\": 7, \"category_id\": 1, \"bbox\": [9, 1, 6, 6], \"score\": 0.5}]",

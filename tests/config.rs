@@ -185,6 +185,21 @@ fn hostile_texts_are_refused_in_little_time_and_space() {
 }
 
 #[test]
+fn a_path_of_windows_in_double_quotes_is_told_how_it_is_written() {
+    for path in ["C:\\data", "C:\\users\\me"] {
+        let message = error(&format!("output = \"{path}\"\n{SMALL}"), &[]);
+        assert_mentions(
+            &message,
+            &["x.toml:1:", "a backslash in double quotes begins an escape", "single quotes"],
+        );
+    }
+    assert_mentions(
+        &error(SMALL, &["output=\"C:\\data\""]),
+        &["a backslash in double quotes begins an escape"],
+    );
+}
+
+#[test]
 fn control_characters_in_a_text_are_not_sent_to_the_terminal() {
     let message = error(&format!("\"\\u001b[31mred\\u0007\" = 1\n{SMALL}"), &[]);
     assert_mentions(&message, &["unknown key \"\\u001b[31mred\\u0007\""]);

@@ -292,7 +292,11 @@ fn a_results_file_that_is_not_one_is_refused_with_the_row_and_the_reason() {
         (format!("[{good}] x"), vec!["not a COCO results file", "trailing"]),
         (row("3"), vec!["detection 1", "line 2"]),
         (row("null"), vec!["detection 1", "null"]),
-        (row("{}"), vec!["detection 1", "missing field `image_id`"]),
+        (row("{}"), vec!["detection 1", "missing field `category_id`"]),
+        (
+            row(r#"{"category_id": 3, "bbox": [0,0,4,4], "score": 1}"#),
+            vec!["detection 1", "missing field `image_id`"],
+        ),
         (
             row(r#"{"image_id": 1, "bbox": [0,0,4,4], "score": 1}"#),
             vec!["detection 1", "missing field `category_id`"],
@@ -319,7 +323,7 @@ fn a_results_file_that_is_not_one_is_refused_with_the_row_and_the_reason() {
             row(&good.replace("\"image_id\": 1", "\"image_id\": 1.5")),
             vec!["detection 1", "1.5", "whole number"],
         ),
-        (row(&good.replace("\"image_id\": 1", "\"image_id\": \"1\"")), vec!["detection 1", "whole number"]),
+        (row(&good.replace("\"image_id\": 1", "\"image_id\": \"one\"")), vec!["detection 1", "whole number"]),
         (format!("[{good}"), vec!["results.json", "EOF"]),
         ("[".repeat(100_000), vec!["results.json"]),
     ] {

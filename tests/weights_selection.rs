@@ -109,6 +109,33 @@ fn a_classifier_with_other_names_is_imported_once_its_layers_are_named() {
 }
 
 #[test]
+fn a_known_network_behind_a_prefix_is_named_with_the_option_that_takes_it() {
+    let tiny: Tiny = Tiny::empty();
+    let network = "resnet8".parse::<Architecture>().unwrap();
+    let ours = network.build(Builder::new(3, &Device::Cpu), 10).unwrap().params().snapshot().unwrap();
+    let behind = |prefixes: &[&str]| {
+        let all = prefixes.iter().flat_map(|prefix| {
+            ours.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor.clone()))
+        });
+        let tensors = all.chain([("criterion.weight".to_owned(), ours["bn1.weight"].clone())]).collect();
+        std::fs::write(tiny.path("mine.pth"), TorchFile::of(&tensors).bytes()).unwrap();
+    };
+    let import = |more: &[&str]| {
+        let import = ["weights", "import", "mine.pth", "--out", "r8.safetensors"];
+        tiny.run_program(&[import.as_slice(), more].concat())
+    };
+    behind(&["student.", "teacher.net."]);
+    let both = [
+        "a resnet8 behind student., and a resnet8 behind teacher.net.",
+        "--strip student or --strip teacher.net",
+    ];
+    assert_ended(&import(&[]), 1, &both);
+    assert_ended(&import(&["--strip", "teacher.net"]), 0, &["resnet8"]);
+    behind(&["encoder."]);
+    assert_ended(&import(&[]), 1, &["there is a resnet8 behind encoder.: say --strip encoder"]);
+}
+
+#[test]
 fn tensors_of_no_known_network_are_near_to_none() {
     let tiny: Tiny = Tiny::empty();
     let tensor = Tensor::zeros((4, 4), DType::F32, &Device::Cpu).unwrap();

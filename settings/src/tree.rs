@@ -65,7 +65,7 @@ impl Node {
     pub fn parse(text: &Arc<Text>) -> Result<Self, Diagnostic> {
         let origin = Origin { text, offset: 0 };
         let document = DeTable::parse(&text.text)
-            .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
+            .map_err(|error| origin.refused(error.span().unwrap_or(0..0), error.message()))?;
         Ok(Self { value: Value::Table(origin.table(document.get_ref())?), place: origin.place(0..0) })
     }
 
@@ -76,7 +76,7 @@ impl Node {
     pub fn parse_value(text: &Arc<Text>, written: Range<usize>) -> Result<Self, Diagnostic> {
         let origin = Origin { text, offset: written.start };
         let value = DeValue::parse(&text.text[written])
-            .map_err(|error| Diagnostic::at(origin.place(error.span().unwrap_or(0..0)), error.message()))?;
+            .map_err(|error| origin.refused(error.span().unwrap_or(0..0), error.message()))?;
         origin.node(&value)
     }
 
@@ -162,6 +162,24 @@ struct Origin<'a> {
 }
 
 impl Origin<'_> {
+    /// The parser's finding, with advice where a backslash led to it.
+    fn refused(&self, span: Range<usize>, message: &str) -> Diagnostic {
+        /// Bytes before the parser's place in which the escape began.
+        const NEAR: usize = 10;
+        let place = self.place(span);
+        let text = place.text.text.as_bytes();
+        let near = &text[place.span.start.saturating_sub(NEAR)..place.span.end.min(text.len())];
+        let is_escape = near.contains(&b'\\');
+        let diagnostic = Diagnostic::at(place, message);
+        match is_escape {
+            true => diagnostic.help(
+                "a backslash in double quotes begins an escape, as in a path of Windows: write / instead, or put the text \
+                 into single quotes: 'C:\\data'",
+            ),
+            false => diagnostic,
+        }
+    }
+
     fn place(&self, span: Range<usize>) -> Place {
         Place { text: Arc::clone(self.text), span: span.start + self.offset..span.end + self.offset }
     }

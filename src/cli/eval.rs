@@ -14,7 +14,6 @@ use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_all, score};
 use crate::engine::detect::sources::{DataPaths, LoadedSplit};
 use crate::engine::{EngineError, classes};
-use crate::fsx;
 use crate::report::progress::is_drawn_on;
 use crate::weights::WeightsFile;
 use crate::weights::card::categories_of;
@@ -156,7 +155,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
     })?;
     bar.finish_and_clear();
     if let Some(save) = &args.save {
-        fsx::write_atomic(save.path(), &serde_json::to_vec(&evaluation.detections)?)?;
+        save.write_json(&evaluation.detections)?;
     }
     let metrics = score(&evaluation, &truth)?;
     if args.json {

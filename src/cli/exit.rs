@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::device::DeviceError;
 use crate::config::ConfigError;
+use crate::data::voc::VocError;
 use crate::data::{DataError, InstancesError};
 use crate::engine::EngineError;
 use crate::export::ExportError;
@@ -73,6 +74,13 @@ impl ExitStatus {
             _ => cause.downcast_ref::<InstancesError>(),
         };
         if let Some(InstancesError::MissingImages { .. }) = instances {
+            return Some(Self::MissingInput);
+        }
+        let voc = match data {
+            Some(DataError::Voc(error)) => Some(error),
+            _ => cause.downcast_ref::<VocError>(),
+        };
+        if let Some(VocError::MissingImage { .. }) = voc {
             return Some(Self::MissingInput);
         }
         match cause.downcast_ref::<io::Error>()?.kind() {

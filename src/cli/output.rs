@@ -5,6 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::Serialize;
+
 use super::{UsageError, say};
 use crate::fsx;
 use crate::report::progress::tell;
@@ -47,6 +49,16 @@ impl Output {
     /// Bad usage: a folder, a disk, a folder without permission.
     pub(super) fn check(&self) -> Result<(), UsageError> {
         fsx::check_output(&self.0).map_err(|error| UsageError(error.to_string()))
+    }
+
+    /// Writes `content` as JSON, and the end of a line.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn write_json(&self, content: &impl Serialize) -> anyhow::Result<()> {
+        let mut text = serde_json::to_vec_pretty(content)?;
+        text.push(b'\n');
+        Ok(fsx::write_atomic(&self.0, &text)?)
     }
 
     /// Prints a line of a verb's words; where standard output has the content, words go to standard error.

@@ -16,7 +16,6 @@ use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
-use crate::fsx;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 use crate::weights::WeightsFile;
 
@@ -169,7 +168,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         Ok(json.say(line)?)
     })?;
     unread.settle(&json, || {
-        fsx::write_atomic(json.path(), &serde_json::to_vec_pretty(&results)?)?;
+        json.write_json(&results)?;
         Ok(json.say(format!("{} detections -> {}", results.len(), json.told()))?)
     })
 }

@@ -10,7 +10,6 @@ use super::output::Output;
 use crate::data::decode;
 use crate::engine::classify::ClassifierCard;
 use crate::export::labeller::{Guess, Labeller};
-use crate::fsx;
 use crate::weights::WeightsFile;
 
 /// Classes that are named for each image.
@@ -48,7 +47,7 @@ pub(super) fn run(
         },
     )?;
     unread.settle(json, || {
-        fsx::write_atomic(json.path(), &serde_json::to_vec_pretty(&results)?)?;
+        json.write_json(&results)?;
         Ok(json.say(format!("{} images -> {}", results.len(), json.told()))?)
     })
 }

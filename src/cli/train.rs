@@ -40,7 +40,7 @@ pub struct Args {
     /// Go on from the last checkpoint of this run
     #[arg(long)]
     resume: bool,
-    /// Make every check and two steps, print time and memory of the whole run, and leave nothing behind
+    /// Make every check and a few steps, print time and memory of the whole run, and leave nothing behind
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
 }

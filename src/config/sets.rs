@@ -81,7 +81,8 @@ fn parse_set(set: &str) -> Result<Set, Diagnostic> {
         Ok(value) => value,
         // What opens like TOML was meant as TOML; anything else is text, so that a word needs no quotes.
         Err(error) if set[written.clone()].starts_with(['[', '{', '"', '\'']) => {
-            return Err(error.help("strings inside arrays need quotes: --set 'distill.1.levels=[\"p3\"]'"));
+            let quotes = "strings inside arrays need quotes: --set 'distill.1.levels=[\"p3\"]'";
+            return Err(if error.advice().is_some() { error } else { error.help(quotes) });
         }
         Err(_) => Node { value: Value::String(set[written.clone()].to_owned()), place: place(written) },
     };

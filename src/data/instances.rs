@@ -99,8 +99,9 @@ pub enum InstancesError {
     Bad(#[from] BadImages),
     /// Image files are missing.
     #[error(
-        "{count} of the {total} images of {} are not in {} (first: {}); unpack them there, or correct the folder",
-        path.display(), folder.display(), first.join(", ")
+        "{count} of the {total} images of {} are not in {} (first: {}); unpack them there, or correct the folder{}",
+        path.display(), folder.display(), first.join(", "),
+        if first.iter().any(|name| name.contains('\\')) { ": a path is written with /, not with backslashes" } else { "" }
     )]
     MissingImages {
         /// The annotations file.

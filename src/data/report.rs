@@ -38,6 +38,8 @@ pub enum FindingKind {
     HugeArea,
     /// An annotation of an image that is not listed: dropped.
     UnknownImage,
+    /// An image listed twice: the second dropped.
+    RepeatedImage,
     /// An image whose file is missing: skipped.
     MissingImage,
     /// An image whose file is broken, or of another size: skipped.
@@ -172,6 +174,7 @@ impl fmt::Display for Finding {
             FindingKind::NegativeArea => "negative areas replaced by width x height: annotation",
             FindingKind::HugeArea => "areas beyond 1e10 pixels replaced by width x height: annotation",
             FindingKind::UnknownImage => "annotations of images that are not listed dropped: annotation",
+            FindingKind::RepeatedImage => "images listed twice taken once: image",
             FindingKind::MissingImage => "images without a file skipped: image",
             FindingKind::BadImage => "images with broken files, or files of another size, skipped: image",
             FindingKind::Leaked => "images with the content of a training image: image",

@@ -1,4 +1,4 @@
-//! A dry run: what an experiment would take, found by two updates of each of its parts.
+//! A dry run: what an experiment would take, found by a few updates of each of its parts.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Estimate {
     }
 }
 
-/// Makes every check of a run, two updates and the evaluation of an image for each part of it, and leaves nothing behind.
+/// Makes every check of a run, a few updates and evaluations of images for each part of it, and leaves nothing behind.
 /// A teacher that is still to be trained teaches with random weights.
 ///
 /// # Errors

@@ -1,5 +1,6 @@
 //! The training loop of one student.
 
+mod dry_run;
 mod non_finite;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,6 @@ use ckd_kernels::Gradients;
 use ckd_kernels::graph::add_into;
 
 use super::checkpoint::{self, Best, NetworkBest, Restored, TrainState};
-use super::estimate::Estimate;
 use super::job::{Job, Row, Start, Surroundings, another_log};
 use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
@@ -60,43 +60,6 @@ impl<T: Task> Job<'_, T> {
     /// to stop; a non-finite loss; data that cannot be read; a checkpoint that does not fit or is damaged.
     pub fn run(&self, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
         Training::begin(self, start, around)?.finish()
-    }
-}
-
-impl<T: Task> Job<'_, T> {
-    /// Makes two updates and evaluates an image; the second update is the one that is timed.
-    ///
-    /// # Errors
-    /// Errors of a run.
-    pub(super) fn estimate(&self, around: &Surroundings<'_, T>) -> Result<Estimate> {
-        let mut training = Training::begin(self, Start::Anew, around)?;
-        let run = self.config.run();
-        let mut step = Duration::ZERO;
-        for _ in 0..2 {
-            let started = Instant::now();
-            training.drawn.clear();
-            training.update()?;
-            training.refuse_if_stopped()?;
-            step = started.elapsed();
-        }
-        training.check_weights()?;
-        let started = Instant::now();
-        rehearse(self, around, &training.student)?;
-        let (image, steps) = (started.elapsed(), training.rate.total_steps());
-        let between = run.train.eval_every.map(|every| (every * training.rate.unit_steps()).max(1));
-        let limit = run.eval.max_images.unwrap_or(usize::MAX);
-        Ok(Estimate {
-            label: self.label.clone(),
-            steps,
-            step,
-            evaluations: between.map_or(1, |between| steps.div_ceil(between)),
-            images: around.data.held_out().min(limit) as u64,
-            image,
-            checkpoint: checkpoint::size(
-                &self.trained(&training.student),
-                &slots(&*training.optimizer, training.ema.as_ref()),
-            ),
-        })
     }
 }
 
@@ -157,7 +120,7 @@ impl<'a, T: Task> Training<'a, T> {
         let steps_per_epoch = (batches_per_epoch / accumulate).max(1);
         let rate = LearningRate::new(run.optim.lr, &run.schedule, steps_per_epoch);
         if state.step < rate.total_steps() {
-            rehearse(job, around, &student)?;
+            rehearse(job, around, &student, 1)?;
         }
         let loader =
             Loader::over(source, config.workforce(), position(batches_per_epoch, state.step * accumulate))?;
@@ -533,10 +496,15 @@ impl<'a, T: Task> Training<'a, T> {
     }
 }
 
-/// Evaluates the first held-out image: what the last evaluation needs is found to be wrong now, not then.
-fn rehearse<T: Task>(job: &Job<'_, T>, around: &Surroundings<'_, T>, student: &T::Model) -> Result<()> {
+/// Evaluates the first `images` held-out images: what the last evaluation needs is found to be wrong now, not then.
+fn rehearse<T: Task>(
+    job: &Job<'_, T>,
+    around: &Surroundings<'_, T>,
+    student: &T::Model,
+    images: usize,
+) -> Result<()> {
     let mut config = job.config.clone();
-    config.evaluation().max_images = Some(1);
+    config.evaluation().max_images = Some(images);
     match around.data.measure(&config, student, None, around.device, around.stop) {
         // Nothing was begun; the loop says so.
         Err(EngineError::Stopped) => Ok(()),

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::{DeserializeSeed, Deserializer, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::error::EvalError;
 use super::image_names::ImageNames;
 use crate::data::Instances;
-use crate::data::coco::{json, not_a_number};
+use crate::data::coco::{explained, json};
 
 /// Detected box, as COCO's results format has it (it serialises to a row of that format).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,13 +37,22 @@ pub struct Detection {
 /// [`EvalError::Read`], [`EvalError::Results`] when it is not a list, [`EvalError::ResultRow`] with the
 /// position of the first row that lacks a key or holds the wrong type.
 pub fn read_detections(path: &Path) -> Result<Vec<Detection>, EvalError> {
-    Ok(Results::read(path)?.rows.into_iter().map(Row::detection).collect())
+    let results = Results::read(path)?;
+    let rows = results.rows.into_iter().enumerate();
+    rows.map(|(index, row)| row.detection(None).ok_or_else(|| without_image(path, index))).collect()
 }
 
 /// A results file, whose rows may name the image's file beside its id.
 #[derive(Debug)]
 pub struct Results {
+    path: PathBuf,
     rows: Vec<Row>,
+}
+
+/// The error of a row that names no image.
+fn without_image(path: &Path, index: usize) -> EvalError {
+    let source = serde_json::Error::custom("missing field `image_id`");
+    EvalError::ResultRow { path: path.to_owned(), index, source }
 }
 
 impl Results {
@@ -59,12 +68,12 @@ impl Results {
         let row = Cell::new(None);
         let mut reader = serde_json::Deserializer::from_slice(text);
         let read = Rows { row: &row }.deserialize(&mut reader).and_then(|rows| reader.end().map(|()| rows));
-        let named = |source| not_a_number(text, &source).map_or(source, serde_json::Error::custom);
+        let named = |source| explained(text, &source).map_or(source, serde_json::Error::custom);
         let rows = read.map_err(named).map_err(|source| match row.get() {
             Some(index) => EvalError::ResultRow { path: path.to_owned(), index, source },
             None => EvalError::Results { path: path.to_owned(), source },
         })?;
-        Ok(Self { rows })
+        Ok(Self { path: path.to_owned(), rows })
     }
 
     /// The detections with the image ids of `truth`: by the name of the file where a row has one, else by its
@@ -77,14 +86,14 @@ impl Results {
         let mut detections = Vec::with_capacity(self.rows.len());
         for (index, row) in self.rows.into_iter().enumerate() {
             let by_name = row.file_name.as_ref().and_then(Value::as_str).map(|name| (name, names.id(name)));
-            let image_id = match by_name {
-                Some((_, Some(id))) => id,
+            let named = match by_name {
                 Some((name, None)) => {
                     return Err(EvalError::UnknownFile { index, file_name: name.to_owned() });
                 }
-                None => row.image_id,
+                Some((_, id)) => id,
+                None => None,
             };
-            detections.push(Detection { image_id, ..row.detection() });
+            detections.push(row.detection(named).ok_or_else(|| without_image(&self.path, index))?);
         }
         let listed: HashSet<u64> = truth.categories.iter().map(|category| category.id).collect();
         match detections.first() {
@@ -99,8 +108,9 @@ impl Results {
 /// A row of a results file.
 #[derive(Debug, Deserialize)]
 struct Row {
-    #[serde(deserialize_with = "json::id")]
-    image_id: u64,
+    /// May be missing where the file is named.
+    #[serde(default, deserialize_with = "json::some_id")]
+    image_id: Option<u64>,
     #[serde(deserialize_with = "json::id")]
     category_id: u64,
     #[serde(deserialize_with = "json::xywh")]
@@ -112,9 +122,10 @@ struct Row {
 }
 
 impl Row {
-    fn detection(self) -> Detection {
+    /// The detection on the image `named` by its file, else on that of the row's id; `None` without either.
+    fn detection(self, named: Option<u64>) -> Option<Detection> {
         let Self { image_id, category_id, bbox, score, .. } = self;
-        Detection { image_id, category_id, bbox, score }
+        Some(Detection { image_id: named.or(image_id)?, category_id, bbox, score })
     }
 }
 

@@ -1,8 +1,9 @@
-//! The known network that unrecognised tensors are nearest to, and the layers in which they differ.
+//! The known networks behind prefixes of unrecognised tensors, and the one that they are nearest to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
+use ckd_detectors::backbone::Backbone;
 use ckd_detectors::classifier::Architecture;
 use ckd_detectors::param::Builder;
 
@@ -36,6 +37,55 @@ pub(super) fn nearest(tensors: &BTreeMap<String, Tensor>) -> Option<String> {
         described += &format!("; if these are the same layers, say --rename {renames}");
     }
     Some(described)
+}
+
+/// Most prefixes that are tried.
+const MOST_PREFIXES: usize = 64;
+
+/// Names the prefixes, of one or two parts, behind which the names of a known network begin: a wrapper's, or those of
+/// several networks in one file.
+pub(super) fn below_prefixes(tensors: &BTreeMap<String, Tensor>) -> Option<String> {
+    let parts = |name: &String| -> Vec<String> {
+        let mut dots = name.match_indices('.').map(|(at, _)| name[..at].to_owned());
+        [dots.next(), dots.next()].into_iter().flatten().collect()
+    };
+    let prefixes: BTreeSet<String> = tensors.keys().flat_map(parts).collect();
+    if prefixes.len() > MOST_PREFIXES {
+        return None;
+    }
+    let mut known: Vec<(String, String)> = Vec::new();
+    for prefix in prefixes {
+        // What a network has in it is no network of its own.
+        if known.iter().any(|(outer, _)| prefix.starts_with(&format!("{outer}."))) {
+            continue;
+        }
+        let within = |(name, tensor): (&String, &Tensor)| {
+            let rest = name.strip_prefix(&prefix)?.strip_prefix('.')?;
+            Some((rest.to_owned(), tensor.dims().to_vec()))
+        };
+        let shapes: Shapes = tensors.iter().filter_map(within).collect();
+        known.extend(network(&shapes).map(|network| (prefix, network)));
+    }
+    let named: Vec<String> =
+        known.iter().map(|(prefix, network)| format!("{network} behind {prefix}.")).collect();
+    let options: Vec<String> = known.iter().map(|(prefix, _)| format!("--strip {prefix}")).collect();
+    (!known.is_empty()).then(|| format!("there is {}: say {}", named.join(", and "), options.join(" or ")))
+}
+
+/// The network of these shapes, if it is known: a classifier or the trunk of a detector.
+fn network(shapes: &Shapes) -> Option<String> {
+    let body = |shapes: &Shapes| -> Shapes {
+        let within = |(name, shape): (&String, &Vec<usize>)| {
+            Some((name.strip_prefix("backbone.body.")?.to_owned(), shape.clone()))
+        };
+        shapes.iter().filter_map(within).collect()
+    };
+    if let Ok(Some((architecture, _))) = Architecture::of_small_images(|name| shapes.get(name).cloned()) {
+        return Some(format!("a {architecture}"));
+    }
+    let trunk = |shapes: &Shapes| Some(Backbone::recognise(shapes).ok()??.backbone.name());
+    let alone = trunk(shapes).map(|name| format!("a {name}"));
+    alone.or_else(|| Some(format!("a detector on a {}", trunk(&body(shapes))?)))
 }
 
 /// Shapes of `architecture` for ten classes.

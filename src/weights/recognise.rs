@@ -4,7 +4,7 @@ use ckd_detectors::classifier::Architecture;
 use ckd_detectors::names::{ChannelOrder, Scheme};
 use toml::Value;
 
-use super::nearest::nearest;
+use super::nearest::{below_prefixes, nearest};
 use super::python_config::{MEAN, PythonConfig, STD};
 use super::state_dict::Remarks;
 use super::structure::{Family, Structure, Trunk};
@@ -59,9 +59,9 @@ impl Recognised {
     /// # Errors
     /// Says what is not known about them.
     pub fn of(file: &WeightsFile) -> Result<Self, String> {
-        let structure = Structure::of(file).map_err(|reason| match nearest(&file.tensors) {
-            Some(nearest) => format!("{reason}; {nearest}"),
-            None => reason,
+        let structure = Structure::of(file).map_err(|reason| {
+            let found = below_prefixes(&file.tensors).or_else(|| nearest(&file.tensors));
+            found.map_or(reason.clone(), |found| format!("{reason}; {found}"))
         })?;
         let kind = match (&structure.family, structure.trunk) {
             (_, Trunk::Classifier { architecture, classes }) => Kind::Classifier { architecture, classes },

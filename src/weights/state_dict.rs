@@ -71,10 +71,11 @@ struct Candidate<'p> {
     tensors: usize,
 }
 
-/// The dictionary that names tensors: the file's own, or one or two levels down.
+/// The dictionary that names tensors: the file's own, or one up to three levels down.
 ///
 /// A checkpoint may keep a number as a tensor beside the state dict, so a dictionary further down counts where it has
-/// more tensors: one under a known key, else the one that has by far the most.
+/// more tensors: one under a known key, else the one that has by far the most. Numbers may even be more than those under a
+/// known key (logged losses), though not many times more.
 fn find<'p>(pickled: &'p Pickled, under: Option<&str>) -> Result<&'p [(Value, Value)], String> {
     let top = pickled.dict(pickled.root).ok_or_else(|| {
         "it holds no state dict; a whole model is saved again with torch.save(model.state_dict(), FILE)"
@@ -82,18 +83,19 @@ fn find<'p>(pickled: &'p Pickled, under: Option<&str>) -> Result<&'p [(Value, Va
     })?;
     let own = count(pickled, top);
     let mut candidates = Vec::new();
-    below(pickled, top, "", 2, &mut candidates);
+    below(pickled, top, "", 3, &mut candidates);
     if let Some(under) = under {
         let meant = candidates.iter().find(|candidate| candidate.path == under);
         return meant
             .map(|meant| meant.items)
             .ok_or_else(|| format!("it has no state dict under {under}; there {}", listed(&candidates)));
     }
-    candidates.retain(|candidate| candidate.tensors > own);
-    let known = |key: &&str| candidates.iter().find(|candidate| candidate.path == **key);
+    let is_large = |candidate: &&Candidate<'_>| candidate.tensors > 1 && 10 * candidate.tensors > own;
+    let known = |key: &&str| candidates.iter().filter(is_large).find(|candidate| candidate.path == **key);
     if let Some(known) = KEYS.iter().find_map(known) {
         return Ok(known.items);
     }
+    candidates.retain(|candidate| candidate.tensors > own);
     candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.tensors));
     match candidates.as_slice() {
         [] if own > 0 => Ok(top),

@@ -21,7 +21,11 @@ pub(super) fn files(bytes: &[u8]) -> Result<BTreeMap<String, &[u8]>, String> {
         let file = archive.by_index_raw(index).map_err(|_| cut_short())?;
         let name = file.name().map_err(|_| cut_short())?.into_owned();
         if file.compression() != CompressionMethod::Stored {
-            return Err(format!("{name} in it is compressed, which torch never does"));
+            return Err(match name.contains("/code/") {
+                true => "it is a TorchScript program (torch.jit.save); save its weights with torch.save(model.state_dict(), FILE)"
+                    .to_owned(),
+                false => format!("{name} in it is compressed, which torch never does"),
+            });
         }
         let content = || {
             let start = usize::try_from(file.data_start()?).ok()?;

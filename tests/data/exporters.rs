@@ -91,7 +91,7 @@ fn ids_and_sizes_may_be_floats() {
     file["images"][1]["id"] = json!(2.0);
     file["categories"][0]["id"] = json!(1.0);
     is_the_plain_set(file.to_string().as_bytes(), &[]);
-    for bad in [json!(1.5), json!(-1), json!("1"), json!(""), json!([1])] {
+    for bad in [json!(1.5), json!(-1), json!("one"), json!(""), json!([1])] {
         let file = with_annotations(|_, row| row["image_id"] = bad.clone());
         assert!(error_of(file.to_string().as_bytes()).contains("an id (a whole number, 0 or more)"), "{bad}");
     }
@@ -158,6 +158,28 @@ fn flags_may_be_floats_null_or_booleans() {
     }
     let file = with_annotations(|_, row| row["iscrowd"] = json!(0.5));
     assert!(error_of(file.to_string().as_bytes()).contains("0, 1, true or false"));
+}
+
+#[test]
+fn numbers_that_are_written_as_texts_are_read() {
+    let text = plain().to_string().replace("\"image_id\":1", "\"image_id\":\"1\"");
+    let text = text.replace("\"width\":96", "\"width\":\"96\"").replace("\"iscrowd\":0", "\"iscrowd\":\"0\"");
+    assert!(text.contains("\"1\"") && text.contains("\"96\"") && text.contains("\"0\""), "{text}");
+    is_the_plain_set(text.as_bytes(), &[]);
+    let word = plain().to_string().replace("\"image_id\":1", "\"image_id\":\"one\"");
+    assert!(error_of(word.as_bytes()).contains("an id (a whole number"));
+}
+
+#[test]
+fn a_path_with_backslashes_is_named_with_what_to_write_instead() {
+    let single = plain().to_string().replace("1.png", "a\\1.png");
+    let error = error_of(single.as_bytes());
+    assert!(
+        error.contains("a single backslash stands in a text (line 1, column ") && error.contains("write /"),
+        "{error}"
+    );
+    let double = plain().to_string().replace("1.png", "a\\\\1.png");
+    assert!(error_of(double.as_bytes()).contains("a path is written with /, not with backslashes"));
 }
 
 #[test]

@@ -75,6 +75,29 @@ fn boxes_classes_and_ids_are_converted() {
 }
 
 #[test]
+fn lists_with_paths_and_repeated_lines_and_folders_without_lists_are_read() {
+    let folder = folder();
+    let list = folder.path().join("ImageSets/Main/train.txt");
+    let plain = read(folder.path(), "train", &Classes::Found).unwrap();
+    let other = "./JPEGImages/2007_000002.png\r\nJPEGImages\\2007_000001.png -1\r\n2007_000002\r\n";
+    fs::write(&list, other).unwrap();
+    let again = read(folder.path(), "train", &Classes::Found).unwrap();
+    assert_eq!((&again.images, &again.annotations), (&plain.images, &plain.annotations));
+    assert_eq!(again.findings().count_of(FindingKind::RepeatedImage), 1);
+    assert!(again.findings().to_string().contains("1 images listed twice taken once: image 2007000002"));
+    fs::remove_dir_all(folder.path().join("ImageSets")).unwrap();
+    assert!(error(folder.path(), &Classes::Found).contains("without lists, the split . is all there is"));
+    let all = read(folder.path(), ".", &Classes::Found).unwrap();
+    let names = |set: &ckd_det::data::Instances| {
+        set.images
+            .iter()
+            .map(|image| (image.id, image.file_name.clone()))
+            .collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(names(&all), names(&plain));
+}
+
+#[test]
 fn the_classes_can_be_given() {
     let folder = folder();
     let listed = |names: &[&str]| Classes::Listed(names.iter().map(|&name| name.to_owned()).collect());

@@ -1,4 +1,4 @@
-//! Numbers as they stand in COCO files of all kinds of writers: ids as floats, flags as 0, 0.0,
+//! Numbers as they stand in COCO files of all kinds of writers: ids as floats or texts, flags as 0, 0.0,
 //! `null` or a bool, sizes of -1, boxes of exactly four numbers.
 
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::de::{Deserializer, Error, IgnoredAny, SeqAccess, Unexpected, Visitor}
 /// 2^53: above it neighbouring whole numbers are one float.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// Reads an id: a whole number that is not negative, also when written as `42.0`.
+/// Reads an id: a whole number that is not negative, also when written as `42.0` or `"42"`.
 pub(crate) fn id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     some_id(deserializer)?.ok_or_else(|| D::Error::invalid_type(Unexpected::Unit, &"an id"))
 }
@@ -30,6 +30,9 @@ pub(crate) fn some_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Opti
             } else {
                 Err(E::invalid_value(Unexpected::Float(id), &self))
             }
+        }
+        fn visit_str<E: Error>(self, id: &str) -> Result<Self::Value, E> {
+            id.trim().parse().map(Some).map_err(|_| E::invalid_value(Unexpected::Str(id), &self))
         }
         fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
             Ok(None)
@@ -60,6 +63,9 @@ pub(super) fn side<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D:
                 side => Err(E::invalid_value(Unexpected::Float(side), &self)),
             }
         }
+        fn visit_str<E: Error>(self, side: &str) -> Result<u32, E> {
+            side.trim().parse().map_err(|_| E::invalid_value(Unexpected::Str(side), &self))
+        }
         fn visit_unit<E: Error>(self) -> Result<u32, E> {
             Ok(0)
         }
@@ -89,6 +95,13 @@ pub(super) fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D
                 0.0 => Ok(false),
                 1.0 => Ok(true),
                 _ => Err(E::invalid_value(Unexpected::Float(flag), &self)),
+            }
+        }
+        fn visit_str<E: Error>(self, flag: &str) -> Result<bool, E> {
+            match flag.trim() {
+                "0" | "false" => Ok(false),
+                "1" | "true" => Ok(true),
+                _ => Err(E::invalid_value(Unexpected::Str(flag), &self)),
             }
         }
         fn visit_unit<E: Error>(self) -> Result<bool, E> {

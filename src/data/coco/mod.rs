@@ -101,7 +101,7 @@ pub fn parse(text: &[u8], origin: &Path) -> Result<Instances, InstancesError> {
         // serde would read a list as the fields in order, and say odd things about a results file.
         _ => Err(no_object(text)),
     }
-    .map_err(|source| match not_a_number(text, &source) {
+    .map_err(|source| match explained(text, &source) {
         Some(problem) => content(problem),
         None => InstancesError::Format { path: origin.to_owned(), source },
     })?;
@@ -215,8 +215,22 @@ fn no_object(text: &[u8]) -> serde_json::Error {
     }
 }
 
+/// What stopped the parser and what to write instead, where the parser's own words do not say so.
+pub(crate) fn explained(text: &[u8], error: &serde_json::Error) -> Option<String> {
+    let is_escape = error.is_syntax() && error.to_string().starts_with("invalid escape");
+    match is_escape {
+        true => Some(format!(
+            "a single backslash stands in a text (line {}, column {}), as in a path of Windows: JSON wants it doubled; \
+             better write / instead",
+            error.line(),
+            error.column()
+        )),
+        false => not_a_number(text, error),
+    }
+}
+
 /// Names the NaN or infinity that stopped the parser, and what to write instead.
-pub(crate) fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
+fn not_a_number(text: &[u8], error: &serde_json::Error) -> Option<String> {
     let line = text.split(|&byte| byte == b'\n').nth(error.line().checked_sub(1)?)?;
     // The parser stops at the word's first letter, or within it.
     let near = error.column().min(line.len());

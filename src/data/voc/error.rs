@@ -9,7 +9,7 @@ use crate::data::decode::DecodeError;
 #[non_exhaustive]
 pub enum VocError {
     /// A file could not be read.
-    #[error("cannot read {}: {source}; a VOC folder has Annotations, ImageSets/Main and JPEGImages", path.display())]
+    #[error("cannot read {}: {source}; a VOC folder has Annotations, ImageSets/Main and JPEGImages; without lists, the split . is all there is", path.display())]
     Read {
         /// The file or folder.
         path: PathBuf,

@@ -3,7 +3,8 @@
 //! Source: the VOC development kit's layout. `ImageSets/Main/SPLIT.txt` lists the images,
 //! `Annotations/ID.xml` has the boxes, `JPEGImages/ID.jpg` (or another extension) is the image; the XML's
 //! own `filename` is often wrong and not used. A folder without `Annotations` is taken for labelImg's flat
-//! layout: `SPLIT/ID.xml` beside `SPLIT/ID.jpg`, where the split `.` is the folder itself.
+//! layout: `SPLIT/ID.xml` beside `SPLIT/ID.jpg`, where the split `.` is the folder itself. With `Annotations`, the
+//! split `.` is all that there is, for folders without lists.
 //!
 //! - Boxes become `[xmin, ymin, xmax - xmin, ymax - ymin]`, the usual conversion. VOC counts pixels
 //!   from 1 and includes the last one, so these boxes lie half a pixel right and down of the object
@@ -70,7 +71,10 @@ pub(super) fn files(root: &Path, split: &str) -> (PathBuf, PathBuf) {
 /// If a file is missing or not what VOC's are, or a class is not among those listed.
 pub fn read(root: &Path, split: &str, classes: &Classes) -> Result<Instances, VocError> {
     let layout = Layout::of(root, split);
-    let names = layout.names()?;
+    let listed = layout.names()?;
+    let mut seen = BTreeSet::new();
+    let (names, repeated): (Vec<String>, Vec<String>) =
+        listed.into_iter().partition(|name| seen.insert(name.clone()));
     if names.is_empty() {
         return Err(VocError::EmptySplit { path: layout.list });
     }
@@ -89,6 +93,12 @@ pub fn read(root: &Path, split: &str, classes: &Classes) -> Result<Instances, Vo
         })
         .collect::<Result<_, VocError>>()?;
     let mut findings = Findings::default();
+    for (name, id) in names.iter().zip(ids_of(&names)) {
+        repeated
+            .iter()
+            .filter(|other| *other == name)
+            .for_each(|_| findings.found(FindingKind::RepeatedImage, id));
+    }
     let (mut images, mut annotations) = (Vec::with_capacity(names.len()), Vec::new());
     for ((path, document, image), id) in documents.into_iter().zip(ids_of(&names)) {
         for object in document.objects {
@@ -133,6 +143,16 @@ impl Layout {
     fn of(root: &Path, split: &str) -> Self {
         let annotations = root.join("Annotations");
         if annotations.is_dir() || !root.join(split).is_dir() {
+            if split == "." {
+                let list = annotations.clone();
+                return Self {
+                    root: root.to_owned(),
+                    list,
+                    annotations,
+                    images: root.join("JPEGImages"),
+                    is_flat: true,
+                };
+            }
             let list = root.join("ImageSets/Main").join(format!("{split}.txt"));
             let images = root.join("JPEGImages");
             return Self { root: root.to_owned(), list, annotations, images, is_flat: false };
@@ -166,8 +186,11 @@ impl Layout {
         let readings = readings.flat_map(|name| [name, without_extension(name)]);
         let mut readings: Vec<&str> = readings.collect();
         readings.dedup();
-        let known = readings.iter().find(|name| self.annotation(name).is_file());
-        known.or(readings.last()).copied().unwrap_or(line).to_owned()
+        let last = readings.last().copied().unwrap_or(line);
+        // Some lists have paths from the root.
+        let ends = readings.clone().into_iter().filter_map(|name| Some(name.rsplit_once(['/', '\\'])?.1));
+        let known = readings.into_iter().chain(ends).find(|name| self.annotation(name).is_file());
+        known.unwrap_or(last).to_owned()
     }
 
     fn classes(&self) -> Result<Vec<String>, VocError> {
