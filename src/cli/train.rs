@@ -10,7 +10,7 @@ use crate::config::{Experiment, Loaded};
 use crate::engine::estimate::{Estimate, dry_run};
 use crate::engine::experiment::{self, Finding, Finished, Request};
 use crate::engine::job::{self, Start};
-use crate::engine::observer::{Observers, ShowProgress};
+use crate::engine::observer::{BestWeights, Log, Observers, ShowProgress};
 use crate::engine::task::Settings;
 use crate::report::progress::duration;
 use crate::report::table::Row;
@@ -113,7 +113,9 @@ fn train<C: Settings>(loaded: &Loaded<C>, request: &Request) -> anyhow::Result<F
 
 /// The observers of a run: its files, the handler of signals, and progress unless that is not wanted.
 pub(super) fn observers(context: &Context) -> Observers<'static> {
-    let files = Observers::of_files().with(context.interrupt.clone());
+    // The handler first: once there is a log, a signal saves the state.
+    let handled = Observers::none().with(context.interrupt.clone());
+    let files = handled.with(Log::default()).with(BestWeights::default());
     if context.quiet { files } else { files.with(ShowProgress::default()) }
 }
 
