@@ -1,5 +1,8 @@
 //! AdamW, in place (Loshchilov and Hutter 2019, arXiv 1711.05101; PyTorch's `torch.optim.AdamW`).
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 

@@ -1,7 +1,8 @@
 //! The device seam: runs a computation where its tensors lie.
 //!
 //! An operation checks its operands, records its gradient, and leaves the numbers to a struct of operands
-//! (tensors and sizes) that implements [`Host`]. [`run`] is the only place that looks at the device.
+//! (tensors and sizes) that implements [`Host`] and, in a program with CUDA, [`Gpu`]. [`run`] is the only
+//! place that looks at the device. A computation without a GPU form does not compile there.
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
@@ -16,13 +17,33 @@ pub(crate) trait Host: Sized {
     fn on_host(self) -> Result<Self::Output>;
 }
 
+/// A computation on an NVIDIA GPU too.
+#[cfg(feature = "cuda")]
+pub(crate) trait Gpu: Host {
+    /// Computes the result from operands that lie on `device`.
+    fn on_gpu(self, device: &candle_core::CudaDevice) -> Result<Self::Output>;
+}
+
+/// Computations for every device that the program knows.
+#[cfg(feature = "cuda")]
+pub(crate) trait Anywhere: Gpu {}
+#[cfg(feature = "cuda")]
+impl<W: Gpu> Anywhere for W {}
+/// Computations for every device that the program knows.
+#[cfg(not(feature = "cuda"))]
+pub(crate) trait Anywhere: Host {}
+#[cfg(not(feature = "cuda"))]
+impl<W: Host> Anywhere for W {}
+
 /// Runs `work` on the device of its operand `like`.
 ///
 /// # Errors
 /// If there is no such computation on that device; those of the computation.
-pub(crate) fn run<W: Host>(like: &Tensor, work: W) -> Result<W::Output> {
+pub(crate) fn run<W: Anywhere>(like: &Tensor, work: W) -> Result<W::Output> {
     match like.device() {
         Device::Cpu => work.on_host(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => work.on_gpu(device),
         device => Err(Error::Device { kernel: name_of::<W>(), device: device_name(&device.location()) }),
     }
 }
@@ -47,6 +68,13 @@ mod tests {
     use super::*;
 
     struct Twice<'a>(&'a [f32]);
+
+    #[cfg(feature = "cuda")]
+    impl Gpu for Twice<'_> {
+        fn on_gpu(self, _: &candle_core::CudaDevice) -> Result<Vec<f32>> {
+            self.on_host()
+        }
+    }
 
     impl Host for Twice<'_> {
         type Output = Vec<f32>;

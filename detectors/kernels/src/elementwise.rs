@@ -1,5 +1,8 @@
 //! Differentiable sums, scalings, views and gathers.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::{DType, Device, Tensor};
 
 use crate::activation::Activation;

@@ -1,5 +1,8 @@
 //! Exponential moving average of weights, in place (Polyak and Juditsky 1992; Tarvainen and Valpola 2017).
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 

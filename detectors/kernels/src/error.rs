@@ -22,6 +22,24 @@ pub enum Error {
         /// The device of the tensors, as the command line names it.
         device: String,
     },
+    /// A GPU has too little memory left.
+    #[error(
+        "out of GPU memory: {asked} MiB were asked for, {free} of {total} MiB are free; smaller or fewer images \
+         (data.min_size, train.batch_size with train.accumulate), engine.recompute = true or another precision \
+         need less"
+    )]
+    OutOfMemory {
+        /// MiB asked for.
+        asked: usize,
+        /// MiB left on the device.
+        free: usize,
+        /// MiB of the device.
+        total: usize,
+    },
+    /// A file of kernels does not compile.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Compile(#[from] crate::cuda::CompileError),
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),

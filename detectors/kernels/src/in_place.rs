@@ -1,5 +1,8 @@
 //! Operations that write where their operand lies: everything that shares its memory sees the result.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::cell::Cell;
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Tensor};
@@ -61,11 +64,7 @@ pub(crate) fn lend<const W: usize, const R: usize>(
     read: [&Tensor; R],
     f: impl FnOnce([&mut [f32]; W], [&[f32]; R]),
 ) -> Result<()> {
-    for (index, tensor) in written.iter().enumerate() {
-        if written[index + 1..].iter().chain(&read).any(|other| share_memory(tensor, other)) {
-            return Err(Error::invalid(operation, "a tensor that is written shares its memory with another"));
-        }
-    }
+    refuse_shared(operation, &written, &read)?;
     let mut sources = Vec::with_capacity(R);
     for tensor in read {
         sources.push(elements(tensor)?);
@@ -79,6 +78,16 @@ pub(crate) fn lend<const W: usize, const R: usize>(
         None => with_lent(Vec::new()),
         Some((first, rest)) => {
             first.inplace_op1(&Lend::new(operation, rest, Vec::new(), with_lent))?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails if a tensor of `written` shares its memory with another one.
+pub(crate) fn refuse_shared(operation: &'static str, written: &[&Tensor], read: &[&Tensor]) -> Result<()> {
+    for (index, tensor) in written.iter().enumerate() {
+        if written[index + 1..].iter().chain(read).any(|other| share_memory(tensor, other)) {
+            return Err(Error::invalid(operation, "a tensor that is written shares its memory with another"));
         }
     }
     Ok(())

@@ -41,6 +41,8 @@ pub mod allocator;
 pub mod antialias;
 pub mod channels;
 pub mod conv;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod dispatch;
 pub mod elementwise;
 pub mod ema;

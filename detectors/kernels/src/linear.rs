@@ -1,5 +1,8 @@
 //! Fully connected layers.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 pub use crate::activation::Activation;
@@ -29,7 +32,7 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         ));
     }
     crate::flops::count(m * i * o);
-    let size = Sizes { m, i, o, precision: Precision::current() };
+    let size = Sizes { m, i, o, precision: Precision::asked() };
     let (saved_x, saved_w) = (x.tensor().clone(), weight.tensor().clone());
     let layer = Linear { size, x: &saved_x, weight: &saved_w, bias: bias.map(Value::tensor), activation };
     let out = dispatch::run(&saved_x, layer)?;

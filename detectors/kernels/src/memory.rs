@@ -72,6 +72,10 @@ pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     if tensor.dtype() != DType::F32 {
         return Err(Error::invalid("on_host", format!("f32 expected, got {:?}", tensor.dtype())));
     }
+    #[cfg(feature = "cuda")]
+    if !tensor.device().is_cpu() {
+        crate::cuda::count(4 * tensor.elem_count());
+    }
     Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
 }
 

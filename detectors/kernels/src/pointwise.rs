@@ -1,5 +1,8 @@
 //! Functions of one or two tensors, element by element, in the memory order of the first.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 

@@ -12,12 +12,14 @@ pub enum Precision {
     /// Not rounded: 24 bits.
     #[default]
     F32,
-    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16); else as
-    /// [`F32`](Self::F32).
+    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16, or a GPU's tensor cores);
+    /// else as [`F32`](Self::F32).
     ///
     /// Forward passes and gradients of inputs; gradients of weights stay f32. So do 3x3 convolutions of
     /// stride 1: Winograd's form has fewer multiplications than bfloat16 saves, and keeps its accuracy.
     Bf16,
+    /// TF32, 11 bits, on GPUs that have such products (NVIDIA's from Ampere on); else as [`F32`](Self::F32).
+    Tf32,
 }
 
 thread_local! {
@@ -42,6 +44,7 @@ impl Precision {
         match self {
             Self::F32 => true,
             Self::Bf16 => has_bf16(),
+            Self::Tf32 => false,
         }
     }
 
@@ -50,13 +53,6 @@ impl Precision {
         CURRENT.get()
     }
 
-    /// Precision of the innermost [`scope`](Self::scope), if this processor computes in it.
-    pub(crate) fn current() -> Self {
-        match Self::asked() {
-            precision if precision.is_native() => precision,
-            _ => Self::F32,
-        }
-    }
 }
 
 impl fmt::Display for Precision {
@@ -64,6 +60,7 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
+            Self::Tf32 => "tf32",
         })
     }
 }

@@ -1,5 +1,8 @@
 //! Stochastic gradient descent with momentum, in place (PyTorch's `torch.optim.SGD`).
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 

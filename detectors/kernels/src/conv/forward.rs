@@ -15,18 +15,18 @@ use crate::{Error, Result, Value};
 
 /// The operands of a convolution, checked.
 pub(super) struct Forward<'a> {
-    geometry: &'a Geometry,
+    pub(super) geometry: &'a Geometry,
     /// (N, C, H, W).
-    x: &'a Tensor,
+    pub(super) x: &'a Tensor,
     /// (K, C/groups, R, S).
-    weight: &'a Tensor,
+    pub(super) weight: &'a Tensor,
     /// (K).
-    scale: Option<&'a Tensor>,
+    pub(super) scale: Option<&'a Tensor>,
     /// (K).
-    shift: Option<&'a Tensor>,
+    pub(super) shift: Option<&'a Tensor>,
     /// (N, K, OH, OW).
-    residual: Option<&'a Tensor>,
-    activation: Activation,
+    pub(super) residual: Option<&'a Tensor>,
+    pub(super) activation: Activation,
 }
 
 impl<'a> Forward<'a> {

@@ -43,7 +43,7 @@ impl Geometry {
         let (Some(oh), Some(ow)) = (config.output_size(0, h, r), config.output_size(1, w, s)) else {
             return Err(invalid("the kernel is larger than the padded input"));
         };
-        Ok(Self { config, n, h, w, c, oh, ow, k, r, s, precision: Precision::current() })
+        Ok(Self { config, n, h, w, c, oh, ow, k, r, s, precision: Precision::asked() })
     }
 
     /// Channels of one group, on the input and on the output side.

@@ -19,6 +19,8 @@ mod depthwise;
 mod epilogue;
 mod forward;
 mod geometry;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod input_gradient;
 mod map;
 pub(crate) mod pixels;
@@ -29,6 +31,8 @@ mod winograd;
 
 pub use config::Conv2dConfig;
 pub use epilogue::Epilogue;
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::{code, scaled_rows_of};
 
 use crate::{Result, Value};
 use dense::convolve;
@@ -46,7 +50,7 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     let Geometry { n, oh, ow, k, r, s, .. } = geometry;
     crate::flops::count(n * oh * ow * k * r * s * geometry.group_channels().0);
     match widened::outputs(&geometry) {
-        Some(outputs) if epilogue.fits(k) => widened::convolve_widened(x, weight, config, epilogue, outputs),
+        Some(outputs) if epilogue.fits(k) && x.tensor().device().is_cpu() => widened::convolve_widened(x, weight, config, epilogue, outputs),
         _ => convolve(x, weight, config, epilogue),
     }
 }

@@ -37,14 +37,15 @@ pub(super) struct Sweep<'a> {
     pub(super) finish: Finish<'a>,
 }
 
-/// The panels in `precision`, or in f32 if the `channels` of a group have no pairs.
+/// The panels in `precision`, or in f32 if this processor has no such products or the `channels` of a group have
+/// no pairs.
 pub(super) fn in_precision(
     precision: Precision,
     channels: usize,
     panels: Vec<Panels>,
 ) -> (Precision, Vec<Panels>) {
     match precision {
-        Precision::Bf16 if channels.is_multiple_of(2) => {
+        Precision::Bf16 if precision.is_native() && channels.is_multiple_of(2) => {
             (precision, panels.iter().map(Panels::in_pairs).collect())
         }
         _ => (Precision::F32, panels),

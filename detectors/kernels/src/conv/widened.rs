@@ -10,7 +10,7 @@ use super::dense::convolve;
 use super::epilogue::Epilogue;
 use super::geometry::Geometry;
 use super::winograd;
-use crate::dispatch::{self, Host};
+use crate::dispatch::Host;
 use crate::memory::{channels_last, elements, from_channels_last, from_elements, on_host, written_in_chunks};
 use crate::{Result, Value};
 
@@ -33,7 +33,7 @@ pub(super) fn convolve_widened(
     outputs: usize,
 ) -> Result<Value> {
     let (k, _, _, _) = weight.tensor().dims4()?;
-    let rows = |of: &Tensor, rows: usize| dispatch::run(of, WithRows { of, rows });
+    let rows = |of: &Tensor, rows: usize| WithRows { of, rows }.on_host();
     let wide = rows(weight.tensor(), outputs)?;
     let wide = Value::operation(&[weight], wide, move |g| Ok(vec![Some(rows(g, k)?)]));
     let shift = match epilogue.shift {
@@ -46,7 +46,7 @@ pub(super) fn convolve_widened(
     let scale = epilogue.scale.map(|scale| rows(scale, outputs)).transpose()?;
     let epilogue = Epilogue { scale: scale.as_ref(), shift: shift.as_ref(), ..epilogue };
     let out = convolve(x, &wide, config, epilogue)?;
-    let channels = |map: &Tensor, channels: usize| dispatch::run(map, WithChannels { map, channels });
+    let channels = |map: &Tensor, channels: usize| WithChannels { map, channels }.on_host();
     let narrow = channels(out.tensor(), k)?;
     Ok(Value::operation(&[&out], narrow, move |g| Ok(vec![Some(channels(g, outputs)?)])))
 }

@@ -59,10 +59,10 @@ pub fn update_running(running: &Tensor, batch: &Tensor, momentum: f64) -> Result
 }
 
 /// The running table to be moved, and the table of the batch.
-struct MoveTowards<'a> {
-    running: &'a Tensor,
-    batch: &'a Tensor,
-    momentum: f64,
+pub(super) struct MoveTowards<'a> {
+    pub(super) running: &'a Tensor,
+    pub(super) batch: &'a Tensor,
+    pub(super) momentum: f64,
 }
 
 impl Host for MoveTowards<'_> {
@@ -112,9 +112,9 @@ pub fn batch_norm_train(
 }
 
 /// The moments of each channel of a batch with `values` values a channel.
-struct Statistics<'a> {
-    moments: &'a Tensor,
-    values: usize,
+pub(super) struct Statistics<'a> {
+    pub(super) moments: &'a Tensor,
+    pub(super) values: usize,
 }
 
 impl Host for Statistics<'_> {

@@ -48,11 +48,11 @@ pub fn frozen_batch_norm(
 }
 
 /// A map (N, H, W, C) to be normalised; `tables` are weight, mean and variance.
-struct Frozen<'a> {
-    x: &'a Tensor,
-    tables: &'a [Tensor; 3],
-    bias: &'a Tensor,
-    eps: f64,
+pub(super) struct Frozen<'a> {
+    pub(super) x: &'a Tensor,
+    pub(super) tables: &'a [Tensor; 3],
+    pub(super) bias: &'a Tensor,
+    pub(super) eps: f64,
 }
 
 impl Host for Frozen<'_> {
@@ -70,12 +70,12 @@ impl Host for Frozen<'_> {
 
 /// The gradient (N, H, W, C) of the result; `x` is there if the weight's is wanted. `wanted` are those of x,
 /// weight, bias.
-struct FrozenGradients<'a> {
-    g: &'a Tensor,
-    x: Option<&'a Tensor>,
-    tables: &'a [Tensor; 3],
-    eps: f64,
-    wanted: [bool; 3],
+pub(super) struct FrozenGradients<'a> {
+    pub(super) g: &'a Tensor,
+    pub(super) x: Option<&'a Tensor>,
+    pub(super) tables: &'a [Tensor; 3],
+    pub(super) eps: f64,
+    pub(super) wanted: [bool; 3],
 }
 
 impl Host for FrozenGradients<'_> {

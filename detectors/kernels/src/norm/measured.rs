@@ -120,14 +120,14 @@ pub(super) fn normalize(
 }
 
 /// Maps (N, H, W, C) to be normalised, and tables (C).
-struct Norm<'a> {
-    x: &'a Tensor,
-    weight: &'a Tensor,
-    bias: &'a Tensor,
-    residual: Option<&'a Tensor>,
-    eps: f64,
-    grouping: Grouping,
-    activation: Activation,
+pub(super) struct Norm<'a> {
+    pub(super) x: &'a Tensor,
+    pub(super) weight: &'a Tensor,
+    pub(super) bias: &'a Tensor,
+    pub(super) residual: Option<&'a Tensor>,
+    pub(super) eps: f64,
+    pub(super) grouping: Grouping,
+    pub(super) activation: Activation,
 }
 
 impl Host for Norm<'_> {
@@ -149,17 +149,17 @@ impl Host for Norm<'_> {
 
 /// The gradient of the result, and what the forward pass had; maps are (N, H, W, C). `wanted` are the
 /// gradients of x, weight and bias; `keep_masked` asks for the gradient behind the activation too.
-struct NormGradients<'a> {
-    g: &'a Tensor,
-    x: &'a Tensor,
-    y: Option<&'a Tensor>,
-    weight: &'a Tensor,
-    moments: &'a Tensor,
-    eps: f64,
-    grouping: Grouping,
-    activation: Activation,
-    wanted: [bool; 3],
-    keep_masked: bool,
+pub(super) struct NormGradients<'a> {
+    pub(super) g: &'a Tensor,
+    pub(super) x: &'a Tensor,
+    pub(super) y: Option<&'a Tensor>,
+    pub(super) weight: &'a Tensor,
+    pub(super) moments: &'a Tensor,
+    pub(super) eps: f64,
+    pub(super) grouping: Grouping,
+    pub(super) activation: Activation,
+    pub(super) wanted: [bool; 3],
+    pub(super) keep_masked: bool,
 }
 
 impl Host for NormGradients<'_> {

@@ -17,6 +17,8 @@
 
 mod batch;
 mod frozen;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod group;
 mod measured;
 mod rows;

@@ -1,5 +1,8 @@
 //! Adaptive average pooling.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::ops::Range;
 
 use candle_core::Tensor;

@@ -3,6 +3,9 @@
 //! The gradient is written by rows of the input: a task owns a row, and adds what the windows over it
 //! give, in the windows' order. No two tasks write the same place, so the result does not depend on threads.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::{Device, Tensor};
 
 use crate::dispatch::{self, Host};

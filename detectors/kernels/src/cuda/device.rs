@@ -1,0 +1,39 @@
+//! Opening a GPU.
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::result;
+use candle_core::cuda_backend::cudarc::driver::sys::CUmemPool_attribute;
+use candle_core::{CudaDevice, Device};
+
+use crate::Result;
+
+/// Opens GPU `ordinal` with one stream for all threads.
+///
+/// A process opens a GPU once: candle takes two openings for two devices, whose tensors do not mix.
+///
+/// # Errors
+/// If there is no such GPU, or its driver does not answer.
+pub fn open(ordinal: usize) -> Result<Device> {
+    // `Device::new_cuda` gives every thread a stream of its own, and nothing orders these.
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    let Device::Cuda(cuda) = &device else { unreachable!("a CUDA device was opened") };
+    // SAFETY: all work on this device is put into its one stream, in the order in which it is asked for.
+    unsafe { cuda.disable_event_tracking() };
+    keep_freed_memory(cuda)?;
+    Ok(device)
+}
+
+/// Lets the driver's pool keep what is freed. By default it gives it back at every synchronisation, and asks
+/// the system again.
+fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
+    let mut threshold = u64::MAX;
+    let gpu = device.cuda_stream().context().cu_device();
+    // SAFETY: the attribute is a u64, which is read during the call.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(gpu).w()?;
+        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut threshold).cast()).w()?;
+    }
+    Ok(())
+}
+

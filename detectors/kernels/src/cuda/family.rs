@@ -1,0 +1,234 @@
+//! Kernels as text, compiled by NVRTC for the GPU that is there.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use candle_core::CudaDevice;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::CudaFunction;
+use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+
+use crate::{Error, Result};
+
+/// A file of kernels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Family {
+    Channels,
+    Conv,
+    Elementwise,
+    Losses,
+    Norm,
+    Optimisers,
+    Pool,
+    RoiAlign,
+    Rows,
+    Sampling,
+}
+
+/// The C++ compiler of CUDA refused a file of kernels.
+#[derive(Debug, thiserror::Error)]
+#[error("NVRTC cannot compile the kernels {family} for {architecture}: {reason}")]
+pub struct CompileError {
+    /// File of the kernels.
+    pub family: &'static str,
+    /// Architecture compiled for, such as compute_90.
+    pub architecture: String,
+    /// Message of the compiler.
+    pub reason: String,
+}
+
+macro_rules! text {
+    ($file:literal) => {
+        concat!(include_str!("kernels/prelude.cuh"), include_str!(concat!("kernels/", $file)))
+    };
+}
+
+impl Family {
+    const ALL: [Self; 10] = [
+        Self::Channels,
+        Self::Conv,
+        Self::Elementwise,
+        Self::Losses,
+        Self::Norm,
+        Self::Optimisers,
+        Self::Pool,
+        Self::RoiAlign,
+        Self::Rows,
+        Self::Sampling,
+    ];
+
+    /// Name of its module, and its text.
+    fn name_and_text(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Channels => ("ckd_channels", text!("channels.cu")),
+            Self::Conv => ("ckd_conv", text!("conv.cu")),
+            Self::Elementwise => ("ckd_elementwise", text!("elementwise.cu")),
+            Self::Losses => ("ckd_losses", text!("losses.cu")),
+            Self::Norm => ("ckd_norm", text!("norm.cu")),
+            Self::Optimisers => ("ckd_optimisers", text!("optimisers.cu")),
+            Self::Pool => ("ckd_pool", text!("pool.cu")),
+            Self::RoiAlign => ("ckd_roi_align", text!("roi_align.cu")),
+            Self::Rows => ("ckd_rows", text!("rows.cu")),
+            Self::Sampling => ("ckd_sampling", text!("sampling.cu")),
+        }
+    }
+
+    /// Its PTX for GPUs of `architecture` and newer ones.
+    fn ptx(self, architecture: &str) -> std::result::Result<String, CompileError> {
+        let (family, text) = self.name_and_text();
+        let options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
+        let options = CompileOptions { options, name: Some(family.into()), ..Default::default() };
+        match compile_ptx_with_opts(text, options) {
+            Ok(ptx) => Ok(ptx.to_src()),
+            Err(error) => {
+                Err(CompileError { family, architecture: architecture.into(), reason: format!("{error:?}") })
+            }
+        }
+    }
+
+    /// Its PTX from the user's cache folder, or compiled and put there.
+    fn cached_ptx(self, architecture: &str) -> std::result::Result<String, CompileError> {
+        let path = cache_folder().map(|folder| folder.join(self.cache_name(architecture)));
+        if let Some(ptx) = path.as_deref().and_then(|path| std::fs::read_to_string(path).ok()) {
+            return Ok(ptx);
+        }
+        let ptx = self.ptx(architecture)?;
+        // A cache that cannot be written costs the compilation again, nothing else.
+        if let Some(path) = path {
+            let _ = store(&path, &ptx);
+        }
+        Ok(ptx)
+    }
+
+    fn cache_name(self, architecture: &str) -> String {
+        let (name, text) = self.name_and_text();
+        let mut hasher = DefaultHasher::new();
+        (text, architecture, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
+        format!("{name}-{architecture}-{:016x}.ptx", hasher.finish())
+    }
+}
+
+/// `$CKD_DET_CACHE`, else ckd-det in the user's cache folder.
+fn cache_folder() -> Option<PathBuf> {
+    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    of("CKD_DET_CACHE")
+        .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("ckd-det")))
+        .or_else(|| of("HOME").map(|home| home.join(".cache/ckd-det")))
+}
+
+/// Writes a file whole or not at all: other processes may read it meanwhile.
+fn store(path: &Path, text: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let partial = path.with_extension(format!("{}.partial", std::process::id()));
+    std::fs::write(&partial, text)?;
+    std::fs::rename(partial, path)
+}
+
+/// Compiles all kernels for `architecture` (compute_80, say), without a GPU and without the cache.
+///
+/// # Errors
+/// Message of the compiler.
+pub fn compile_all(architecture: &str) -> std::result::Result<Vec<(&'static str, String)>, CompileError> {
+    Family::ALL.into_iter().map(|family| Ok((family.name_and_text().0, family.ptx(architecture)?))).collect()
+}
+
+/// A kernel of a GPU, and what its text wants.
+#[derive(Clone)]
+pub(crate) struct Kernel {
+    pub(crate) function: CudaFunction,
+    pub(crate) parameters: std::sync::Arc<[Parameter]>,
+}
+
+/// Kind of a kernel's parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parameter {
+    F32s,
+    F64s,
+    Bytes,
+    I32s,
+    I64s,
+    Structs,
+    F32,
+    F64,
+    I32,
+    I64,
+}
+
+/// Kernels by device, family and name. Looking one up costs no call of the driver.
+static LOADED: LazyLock<Mutex<HashMap<(usize, Family, &'static str), Kernel>>> = LazyLock::new(Mutex::default);
+
+/// The kernel `name` of `family`; the family is compiled when the first one of it is asked for.
+pub(crate) fn kernel(device: &CudaDevice, family: Family, name: &'static str) -> Result<Kernel> {
+    let context = device.cuda_stream().context().clone();
+    let key = (context.ordinal(), family, name);
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kernel) = loaded.get(&key) {
+        return Ok(kernel.clone());
+    }
+    let (module, text) = family.name_and_text();
+    let parameters = parameters(text, name)
+        .ok_or_else(|| Error::invalid("kernel", format!("{module} has no kernel {name} that can be read")))?;
+    let (major, minor) = context.compute_capability().w()?;
+    // candle loads a module once for its name, whatever text comes with it.
+    let ptx = family.cached_ptx(&format!("compute_{major}{minor}"))?;
+    let function = device.get_or_load_custom_func(name, module, &ptx)?.into_cuda_function();
+    let kernel = Kernel { function, parameters: parameters.into() };
+    loaded.insert(key, kernel.clone());
+    Ok(kernel)
+}
+
+/// Kinds of the parameters that the text of kernel `name` declares.
+fn parameters(text: &str, name: &str) -> Option<Vec<Parameter>> {
+    let start = text.match_indices(name).find_map(|(at, _)| {
+        let before = text[..at].trim_end();
+        let declares = before.ends_with("void") || before.ends_with(')');
+        (declares && text[at + name.len()..].starts_with('(')).then_some(at + name.len() + 1)
+    })?;
+    let declared = &text[start..start + text[start..].find(')')?];
+    declared.split(',').map(|parameter| kind(parameter.trim())).collect()
+}
+
+fn kind(parameter: &str) -> Option<Parameter> {
+    let (of, _) = parameter.rsplit_once([' ', '*'])?;
+    let of = of.trim().trim_start_matches("const ").trim();
+    let pointer = parameter.contains('*');
+    Some(match (of.trim_end_matches('*').trim(), pointer) {
+        ("float", true) => Parameter::F32s,
+        ("double", true) => Parameter::F64s,
+        ("u8", true) => Parameter::Bytes,
+        ("int", true) => Parameter::I32s,
+        ("long long", true) => Parameter::I64s,
+        (_, true) => Parameter::Structs,
+        ("float", false) => Parameter::F32,
+        ("double", false) => Parameter::F64,
+        ("int", false) => Parameter::I32,
+        ("long long", false) => Parameter::I64,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parameters_of_a_kernel_are_those_of_its_text() {
+        let text = "extern \"C\" __global__ void __launch_bounds__(256)\nf(const float *x, u8 *y, int n, float s,\n\
+                    \x20 long long m, const Part *parts, double *z) { f2(x); }";
+        let wanted = [
+            Parameter::F32s,
+            Parameter::Bytes,
+            Parameter::I32,
+            Parameter::F32,
+            Parameter::I64,
+            Parameter::Structs,
+            Parameter::F64s,
+        ];
+        assert_eq!(parameters(text, "f").unwrap(), wanted);
+        assert_eq!(parameters(text, "g"), None);
+    }
+}

@@ -1,0 +1,90 @@
+// Functions of elements, copies of rows, fills.
+
+__device__ __forceinline__ float hard_sigmoid_of(float x) {
+    float y = x + 3.0f;
+    y = y < 0.0f ? 0.0f : y;
+    y = y > 6.0f ? 6.0f : y;
+    return y / 6.0f;
+}
+
+__device__ __forceinline__ float hard_swish_of(float x) {
+    if (x <= -3.0f) return 0.0f;
+    float y = x + 3.0f;
+    return x * (y > 6.0f ? 6.0f : y) / 6.0f;
+}
+
+// y = f(x): 0 times the factor, 1 ReLU, 2 ReLU6, 3 hard sigmoid, 4 hard swish.
+extern "C" __global__ void map(const float *x, float *y, long long count, int code, float factor) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float value = x[i];
+    switch (code) {
+    case 0: value = value * factor; break;
+    case 1: value = activate(value, 1); break;
+    case 2: value = activate(value, 2); break;
+    case 3: value = hard_sigmoid_of(value); break;
+    default: value = hard_swish_of(value);
+    }
+    y[i] = value;
+}
+
+// f(a, b): 0 the sum; the gradient a through 1 ReLU, 2 ReLU6 with the result b, 3 hard sigmoid, 4 hard swish of b.
+extern "C" __global__ void zip(const float *a, const float *b, float *y, long long count, int code) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float g = a[i], x = b[i], value;
+    switch (code) {
+    case 0: value = g + x; break;
+    case 1: value = passes(x, 1) ? g : 0.0f; break;
+    case 2: value = passes(x, 2) ? g : 0.0f; break;
+    case 3: value = (x <= -3.0f || x >= 3.0f) ? 0.0f : g / 6.0f; break;
+    default: value = x <= -3.0f ? 0.0f : x >= 3.0f ? g : g * (x / 3.0f + 0.5f);
+    }
+    y[i] = value;
+}
+
+extern "C" __global__ void add_in_place(float *to, const float *from, long long count) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) to[i] += from[i];
+}
+
+extern "C" __global__ void copy(float *to, const float *from, long long count) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) to[i] = from[i];
+}
+
+// x times the only number of factor, in place.
+extern "C" __global__ void times_scalar(float *x, const float *factor, long long count) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) x[i] *= factor[0];
+}
+
+// Row `indices[r]` of a (m, d) as row r.
+extern "C" __global__ void gather_rows(const float *a, const int *indices, float *out, int rows, int d) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= (long long)rows * d) return;
+    out[i] = a[(long long)indices[i / d] * d + i % d];
+}
+
+// To row m of out (m, d), the rows of g that `order` names from starts[m] on: in their order.
+extern "C" __global__ void scatter_rows(const float *g, const int *starts, const int *order, float *out, int m, int d) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= (long long)m * d) return;
+    int row = int(i / d), column = int(i % d);
+    float sum = 0.0f;
+    for (int at = starts[row]; at < starts[row + 1]; at++) sum += g[(long long)order[at] * d + column];
+    out[i] = sum;
+}
+
+// A part of a concatenation: `outer` runs of `run` numbers, to rows of `row` numbers from `offset` on.
+extern "C" __global__ void put_runs(const float *part, float *out, long long outer, long long run, long long row, long long offset) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= outer * run) return;
+    out[i / run * row + offset + i % run] = part[i];
+}
+
+// running = (1 - momentum) running + momentum batch, in double.
+extern "C" __global__ void move_towards(float *running, const float *batch, double momentum, int count) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < count) running[i] = float((1.0 - momentum) * running[i] + momentum * batch[i]);
+}

@@ -1,0 +1,189 @@
+//! Tensors as addresses on the device, fresh tensors, small tables from the host.
+
+use candle_core::cuda_backend::CudaDType;
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
+use candle_core::op::BackpropOp;
+use candle_core::{CudaDevice, CudaStorage, Shape, Storage, Tensor, WithDType};
+
+use super::family::Parameter;
+use super::launch::Argument;
+use crate::{Error, Result};
+
+/// Numbers that lie on a device.
+pub(crate) trait Number: CudaDType + WithDType + DeviceRepr {
+    const KIND: Parameter;
+}
+
+impl Number for f32 {
+    const KIND: Parameter = Parameter::F32s;
+}
+
+impl Number for f64 {
+    const KIND: Parameter = Parameter::F64s;
+}
+
+impl Number for u8 {
+    const KIND: Parameter = Parameter::Bytes;
+}
+
+impl Number for i64 {
+    const KIND: Parameter = Parameter::I64s;
+}
+
+/// The address of a contiguous tensor of type `T`.
+///
+/// What is freed later is freed in the order of the stream, so an address may outlive its tensor up to a launch.
+///
+/// # Errors
+/// If the tensor is not contiguous, of another type, or not on a GPU.
+pub(crate) fn address<T: Number>(tensor: &Tensor) -> Result<Argument> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let (Storage::Cuda(storage), Some((start, _)), true) =
+        (&*storage, layout.contiguous_offsets(), tensor.dtype() == T::DTYPE)
+    else {
+        let reason = format!(
+            "a contiguous {} tensor on the GPU expected, got {:?} {:?} with strides {:?} on {:?}",
+            T::DTYPE.as_str(),
+            tensor.dtype(),
+            tensor.dims(),
+            tensor.stride(),
+            tensor.device().location()
+        );
+        return Err(Error::invalid("address", reason));
+    };
+    let slice = storage.as_cuda_slice::<T>()?;
+    let (start_of_slice, _sync) = slice.device_ptr(slice.stream());
+    Ok(Argument::Address(start_of_slice + (start * size_of::<T>()) as u64, T::KIND))
+}
+
+/// The address of an f32 tensor.
+pub(crate) fn floats(tensor: &Tensor) -> Result<Argument> {
+    address::<f32>(tensor)
+}
+
+/// No address, where a kernel's text allows that.
+pub(crate) fn null<T: Number>() -> Argument {
+    Argument::Address(0, T::KIND)
+}
+
+/// The address of an f32 tensor, or none.
+pub(crate) fn floats_or_null(tensor: Option<&Tensor>) -> Result<Argument> {
+    tensor.map_or(Ok(null::<f32>()), floats)
+}
+
+/// Memory that a kernel is about to write.
+pub(crate) struct Fresh<T>(CudaSlice<T>);
+
+impl<T: Number> Fresh<T> {
+    /// Room for `len` numbers, not written yet.
+    ///
+    /// # Errors
+    /// If the device has too little memory left.
+    pub(crate) fn new(device: &CudaDevice, len: usize) -> Result<Self> {
+        // SAFETY: kernels write all of it before it is read; a device reads no memory that is not its own.
+        match unsafe { device.alloc::<T>(len.max(1)) } {
+            Ok(slice) => Ok(Self(slice)),
+            Err(source) => Err(out_of_memory(len * size_of::<T>(), source)),
+        }
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> Argument {
+        let (address, _sync) = self.0.device_ptr(self.0.stream());
+        Argument::Address(address, T::KIND)
+    }
+
+    /// It, filled with zeros.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn zeroed(mut self, device: &CudaDevice) -> Result<Self>
+    where
+        T: candle_core::cuda_backend::cudarc::driver::ValidAsZeroBits,
+    {
+        device.cuda_stream().memset_zeros(&mut self.0).map_err(candle_core::Error::wrap)?;
+        Ok(self)
+    }
+
+    /// A row-major tensor of it.
+    pub(crate) fn tensor(self, shape: impl Into<Shape>, device: &CudaDevice) -> Tensor {
+        let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(self.0, device.clone()));
+        Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+
+    /// An NCHW-shaped tensor of it, channels last.
+    ///
+    /// # Errors
+    /// None: four dimensions are permuted.
+    pub(crate) fn map(self, nhwc: (usize, usize, usize, usize), device: &CudaDevice) -> Result<Tensor> {
+        Ok(self.tensor(nhwc, device).permute((0, 3, 1, 2))?)
+    }
+}
+
+impl<T> Fresh<T> {
+    /// The slice, for NVIDIA's libraries.
+    pub(crate) fn slice(&mut self) -> &mut CudaSlice<T> {
+        &mut self.0
+    }
+}
+
+/// Numbers or plain structs of the host, on the device.
+pub(crate) struct Table<T>(CudaSlice<T>, Parameter);
+
+impl<T: DeviceRepr + Copy> Table<T> {
+    fn with_kind(device: &CudaDevice, values: &[T], kind: Parameter, filler: T) -> Result<Self> {
+        // A device has no memory of no bytes.
+        let slice = if values.is_empty() { device.clone_htod(&[filler]) } else { device.clone_htod(values) };
+        Ok(Self(slice?, kind))
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> Argument {
+        let (address, _sync) = self.0.device_ptr(self.0.stream());
+        Argument::Address(address, self.1)
+    }
+}
+
+impl Table<i32> {
+    /// Copies numbers to the device.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn of_ints(device: &CudaDevice, values: &[i32]) -> Result<Self> {
+        Self::with_kind(device, values, Parameter::I32s, 0)
+    }
+}
+
+impl Table<f32> {
+    /// Copies numbers to the device.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn of_floats(device: &CudaDevice, values: &[f32]) -> Result<Self> {
+        Self::with_kind(device, values, Parameter::F32s, 0.0)
+    }
+}
+
+impl<T: DeviceRepr + Copy + Default> Table<T> {
+    /// Copies plain structs, laid out as in C, to the device.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn of_structs(device: &CudaDevice, values: &[T]) -> Result<Self> {
+        Self::with_kind(device, values, Parameter::Structs, T::default())
+    }
+}
+
+/// An allocation that failed, with what the driver says is left.
+fn out_of_memory(bytes: usize, source: candle_core::Error) -> Error {
+    const MIB: usize = 1 << 20;
+    let left = candle_core::cuda_backend::cudarc::driver::result::mem_get_info();
+    match left {
+        Ok((free, total)) if bytes > free => Error::OutOfMemory {
+            asked: bytes.div_ceil(MIB),
+            free: free / MIB,
+            total: total / MIB,
+        },
+        _ => source.into(),
+    }
+}

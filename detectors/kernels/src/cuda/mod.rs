@@ -1,0 +1,30 @@
+//! NVIDIA GPUs: how the computations behind `dispatch` run there.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | `cudnn` | convolutions by cuDNN |
+//! | `device` | opening a GPU; the stream that all work is put into |
+//! | `family` | kernels as CUDA C++ text, compiled by NVRTC for the GPU that is there |
+//! | `launch` | putting a kernel with its arguments into the stream |
+//! | `memory` | tensors as addresses on the device, fresh tensors, small tables from the host |
+//! | `transfer` | counted copies to the host |
+//!
+//! The GPU form of an operation lies beside its host form, in a module `gpu`. Maps are NCHW in shape and
+//! channels last in memory, as on the host, so graph and networks see no difference. No kernel adds with
+//! atomics: sums have a fixed order, and bits repeat on one model of GPU.
+
+pub(crate) mod cudnn;
+mod device;
+mod family;
+mod launch;
+mod memory;
+mod transfer;
+
+pub use device::open;
+pub use family::{CompileError, compile_all};
+pub use transfer::{Counts, counts};
+
+pub(crate) use family::Family;
+pub(crate) use launch::{Argument, arguments, blocks, int, launch};
+pub(crate) use memory::{Fresh, Table, address, floats, floats_or_null, null};
+pub(crate) use transfer::count;

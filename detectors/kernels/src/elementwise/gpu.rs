@@ -1,0 +1,87 @@
+//! Copies of parts and rows on a GPU.
+
+use candle_core::{CudaDevice, Tensor};
+
+use super::{Concatenate, Gather, Scatter};
+use crate::Result;
+use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::dispatch::Gpu;
+
+impl Gpu for Concatenate<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let Self { parts, dim, shape } = self;
+        let count: usize = shape.iter().product();
+        let out = Fresh::<f32>::new(device, count)?;
+        let within: usize = shape[dim + 1..].iter().product();
+        let outer: usize = shape[..dim].iter().product();
+        let row = shape[dim] * within;
+        let mut offset = 0;
+        for part in parts {
+            let run = part.dims()[dim] * within;
+            if outer * run > 0 {
+                let part = part.contiguous()?;
+                let sizes = [outer, run, row, offset].map(|size| size as i64);
+                let arguments =
+                    arguments![floats(&part)?, out.address(), sizes[0], sizes[1], sizes[2], sizes[3]];
+                launch(device, Family::Elementwise, "put_runs", blocks(outer * run)?, [256, 1], arguments)?;
+            }
+            offset += run;
+        }
+        Ok(out.tensor(shape, device))
+    }
+}
+
+impl Gpu for Gather<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let (_, d) = self.a.dims2()?;
+        let (a, rows) = (self.a.contiguous()?, self.indices.len());
+        let out = Fresh::<f32>::new(device, rows * d)?;
+        if rows * d > 0 {
+            let indices: Vec<i32> = self.indices.iter().map(|&index| index as i32).collect();
+            let indices = Table::of_ints(device, &indices)?;
+            let arguments =
+                arguments![floats(&a)?, indices.address(), out.address(), int(rows)?, int(d)?];
+            launch(device, Family::Elementwise, "gather_rows", blocks(rows * d)?, [256, 1], arguments)?;
+        }
+        Ok(out.tensor((rows, d), device))
+    }
+}
+
+impl Gpu for Scatter<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let (m, d) = self.shape;
+        let g = self.g.contiguous()?;
+        let out = Fresh::<f32>::new(device, m * d)?;
+        if m * d > 0 {
+            let (starts, order) = by_target(self.indices, m);
+            let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
+            let arguments = arguments![
+                floats(&g)?,
+                starts.address(),
+                order.address(),
+                out.address(),
+                int(m)?,
+                int(d)?
+            ];
+            launch(device, Family::Elementwise, "scatter_rows", blocks(m * d)?, [256, 1], arguments)?;
+        }
+        Ok(out.tensor((m, d), device))
+    }
+}
+
+/// For each of `m` targets, which `indices` name it, in their order: (starts, places).
+fn by_target(indices: &[u32], m: usize) -> (Vec<i32>, Vec<i32>) {
+    let mut starts = vec![0; m + 1];
+    for &target in indices {
+        starts[target as usize + 1] += 1;
+    }
+    for target in 0..m {
+        starts[target + 1] += starts[target];
+    }
+    let (mut next, mut order) = (starts.clone(), vec![0; indices.len()]);
+    for (place, &target) in indices.iter().enumerate() {
+        order[next[target as usize] as usize] = place as i32;
+        next[target as usize] += 1;
+    }
+    (starts, order)
+}

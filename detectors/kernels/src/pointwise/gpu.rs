@@ -1,0 +1,73 @@
+//! Functions of elements on a GPU.
+
+use candle_core::{CudaDevice, Tensor};
+
+use super::{AddInPlace, Function, Map, Pair, Zip};
+use crate::Result;
+use crate::cuda::{Family, Fresh, arguments, blocks, floats, launch};
+use crate::dispatch::Gpu;
+use crate::in_place::refuse_shared;
+use crate::memory::{is_channels_last, nhwc};
+
+impl Gpu for Map<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let (code, factor) = match self.function {
+            Function::Times(factor) => (0, factor),
+            Function::Relu => (1, 0.0),
+            Function::Relu6 => (2, 0.0),
+            Function::HardSigmoid => (3, 0.0),
+            Function::HardSwish => (4, 0.0),
+        };
+        in_order_of(self.a, &[self.a], device, |count, inputs, out| {
+            let arguments = arguments![inputs[0], out.address(), count as i64, code, factor];
+            launch(device, Family::Elementwise, "map", blocks(count)?, [256, 1], arguments)
+        })
+    }
+}
+
+impl Gpu for Zip<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let code = match self.function {
+            Pair::Sum => 0,
+            Pair::ThroughRelu => 1,
+            Pair::ThroughRelu6 => 2,
+            Pair::ThroughHardSigmoid => 3,
+            Pair::ThroughHardSwish => 4,
+        };
+        in_order_of(self.a, &[self.a, self.b], device, |count, inputs, out| {
+            let arguments = arguments![inputs[0], inputs[1], out.address(), count as i64, code];
+            launch(device, Family::Elementwise, "zip", blocks(count)?, [256, 1], arguments)
+        })
+    }
+}
+
+impl Gpu for AddInPlace<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
+        refuse_shared("add_in_place", &[self.to], &[self.from])?;
+        let count = self.to.elem_count();
+        let arguments = arguments![floats(self.to)?, floats(self.from)?, count as i64];
+        launch(device, Family::Elementwise, "add_in_place", blocks(count)?, [256, 1], arguments)
+    }
+}
+
+/// A tensor in shape and memory order of `like`, written by `write` from the addresses of `inputs`, which are
+/// brought to that order.
+fn in_order_of(
+    like: &Tensor,
+    inputs: &[&Tensor],
+    device: &CudaDevice,
+    write: impl FnOnce(usize, &[crate::cuda::Argument], &Fresh<f32>) -> Result<()>,
+) -> Result<Tensor> {
+    let count = like.elem_count();
+    let out = Fresh::new(device, count)?;
+    let last = is_channels_last(like);
+    let ordered = inputs.iter().map(|input| if last { nhwc(input) } else { Ok(input.contiguous()?) });
+    let ordered = ordered.collect::<Result<Vec<_>>>()?;
+    let addresses = ordered.iter().map(floats).collect::<Result<Vec<_>>>()?;
+    write(count, &addresses, &out)?;
+    if last {
+        let (n, c, h, w) = like.dims4()?;
+        return out.map((n, h, w, c), device);
+    }
+    Ok(out.tensor(like.shape(), device))
+}
