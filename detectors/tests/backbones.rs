@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{Backbone, BackboneConfig, Trunk};
 use ckd_detectors::nn::{Mode, NormKind};
@@ -16,7 +16,7 @@ use crate::golden;
 fn narrow(backbone: Backbone) -> Result<(Trunk, ParamStore)> {
     let config =
         BackboneConfig { width_multiplier: 0.25, norm: NormKind::Bn, ..BackboneConfig::new(backbone) };
-    let builder = Builder::new(3, &Device::Cpu);
+    let builder = Builder::new(3, crate::support::device());
     let trunk = Trunk::new(&builder, &config)?;
     Ok((trunk, builder.finish()))
 }
@@ -39,7 +39,7 @@ fn maps_have_the_channels_and_strides_of_their_levels() -> Result<()> {
             let x = Value::constant(Tensor::from_vec(
                 golden::tensor(5, 2 * 3 * h * w, 1.0, 0.0),
                 (2, 3, h, w),
-                &Device::Cpu,
+                crate::support::device(),
             )?);
             let maps = trunk.forward(&x, Mode::Inference)?;
             assert_eq!(maps.len(), backbone.levels().len(), "{backbone}");
@@ -56,7 +56,11 @@ fn maps_have_the_channels_and_strides_of_their_levels() -> Result<()> {
 fn a_gradient_reaches_every_weight_of_every_backbone() -> Result<()> {
     for backbone in Backbone::all() {
         let (trunk, params) = narrow(backbone)?;
-        let x = Tensor::from_vec(golden::tensor(6, 2 * 3 * 64 * 64, 1.0, 0.0), (2, 3, 64, 64), &Device::Cpu)?;
+        let x = Tensor::from_vec(
+            golden::tensor(6, 2 * 3 * 64 * 64, 1.0, 0.0),
+            (2, 3, 64, 64),
+            crate::support::device(),
+        )?;
         let maps = trunk.forward(&Value::constant(x), Mode::Train)?;
         let sums = maps
             .iter()
@@ -64,7 +68,7 @@ fn a_gradient_reaches_every_weight_of_every_backbone() -> Result<()> {
             .map(|(map, stream)| {
                 let count = map.dims().iter().product::<usize>();
                 let weights = golden::tensor(stream, count, 1.0 / (count as f64).sqrt(), 0.0);
-                let weights = Tensor::from_vec(weights, map.dims(), &Device::Cpu)?;
+                let weights = Tensor::from_vec(weights, map.dims(), crate::support::device())?;
                 Ok(Value::from_candle(&[map], |map| (&map[0] * weights)?.sum_all())?)
             })
             .collect::<Result<Vec<Value>>>()?;
@@ -136,7 +140,11 @@ fn the_pyramid_of_faster_rcnn_is_over_the_maps_that_torchvision_takes() -> Resul
         }
         let (trunk, _) = narrow(backbone)?;
         for (h, w) in [(64, 96), (33, 47)] {
-            let x = Value::constant(Tensor::zeros((1, 3, h, w), candle_core::DType::F32, &Device::Cpu)?);
+            let x = Value::constant(Tensor::zeros(
+                (1, 3, h, w),
+                candle_core::DType::F32,
+                crate::support::device(),
+            )?);
             let inputs = trunk.pyramid_inputs(&x, Mode::Inference)?;
             assert_eq!(inputs.len(), plan.pyramid_strides().len(), "{backbone}");
             for ((map, &channels), stride) in

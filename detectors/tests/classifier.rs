@@ -2,7 +2,7 @@
 
 use crate::golden::{self, Case};
 use crate::support::{self, Weights, fill, values};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::Result;
 use ckd_detectors::backbone::BackboneConfig;
 use ckd_detectors::classifier::{
@@ -434,7 +434,7 @@ fn the_gradient_is_the_slope_on_odd_sizes() -> Result<()> {
 // ---- networks and inputs ----
 
 fn builder() -> Builder {
-    Builder::new(1, &Device::Cpu)
+    Builder::new(1, crate::support::device())
 }
 
 fn cifar(depth: usize, classes: usize) -> Result<Staged> {
@@ -470,7 +470,7 @@ fn fill_by_rule(params: &ParamStore) -> Result<()> {
             _ => v / (fan_in as f64).sqrt(),
         };
         let values: Vec<f32> = (0..count as u64).map(|i| rule(golden::value(stream, i)) as f32).collect();
-        params.set(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)?;
+        params.set(name, &Tensor::from_vec(values, shape, crate::support::device())?)?;
     }
     Ok(())
 }
@@ -482,12 +482,16 @@ fn cifar_images() -> Value {
 
 fn random_images(stream: u64, (n, c, h, w): (usize, usize, usize, usize)) -> Value {
     let pixels = golden::tensor(stream, n * c * h * w, 1.0, 0.0);
-    Value::constant(Tensor::from_vec(pixels, (n, c, h, w), &Device::Cpu).expect("as many as the shape says"))
+    Value::constant(
+        Tensor::from_vec(pixels, (n, c, h, w), crate::support::device()).expect("as many as the shape says"),
+    )
 }
 
 fn input(case: &Case) -> Value {
     let (x, shape) = case.f32("x");
-    Value::constant(Tensor::from_vec(x, shape, &Device::Cpu).expect("as many values as the shape says"))
+    Value::constant(
+        Tensor::from_vec(x, shape, crate::support::device()).expect("as many values as the shape says"),
+    )
 }
 
 /// Runs `test` on the case called `name` of the repository's golden values.
@@ -515,12 +519,12 @@ fn a_branch_with_the_networks_weights_is_the_networks_end() -> Result<()> {
         if ["resnet110", "resnet110_a", "resnet101"].contains(&architecture.name()) {
             continue;
         }
-        let network = architecture.build(Builder::new(1, &Device::Cpu), 7)?;
-        let x = Tensor::arange(0f32, 3.0 * 32.0 * 32.0, &Device::Cpu)?.affine(1e-3, -1.0)?;
+        let network = architecture.build(Builder::new(1, crate::support::device()), 7)?;
+        let x = Tensor::arange(0f32, 3.0 * 32.0 * 32.0, crate::support::device())?.affine(1e-3, -1.0)?;
         let x = Value::constant(x.reshape((1, 3, 32, 32))?.sin()?);
         let whole = network.forward(&x, Mode::Inference)?;
         for stage in 1..architecture.stages() {
-            let builder = Builder::new(2, &Device::Cpu);
+            let builder = Builder::new(2, crate::support::device());
             let branch = architecture.branch(&builder, 7, Behind { stage, blocks: None })?;
             let params = builder.finish();
             for (name, _) in params.iter() {
@@ -542,7 +546,7 @@ fn a_branch_with_the_networks_weights_is_the_networks_end() -> Result<()> {
 #[test]
 fn branches_are_as_deep_as_asked_and_only_where_there_are_stages_behind() -> Result<()> {
     let of = |name: &str, stage: usize, blocks: Option<usize>| -> Result<usize> {
-        let builder = Builder::new(1, &Device::Cpu);
+        let builder = Builder::new(1, crate::support::device());
         name.parse::<Architecture>()?.branch(&builder, 10, Behind { stage, blocks })?;
         Ok(builder.finish().iter().filter(|(name, _)| name.ends_with("conv1.weight")).count())
     };

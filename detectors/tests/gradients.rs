@@ -11,7 +11,7 @@
 use crate::golden;
 use crate::support;
 use crate::support::{padded, values};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::backbone::{BackboneConfig, Trunk};
 use ckd_detectors::faster_rcnn::FasterRcnn;
 use ckd_detectors::fcos::Fcos;
@@ -286,7 +286,7 @@ fn check_slopes_of_map(config: &BackboneConfig, map: usize, names: &[&str]) -> R
         let map = trunk.forward(&input, Mode::Train)?.swap_remove(map);
         let count: usize = map.dims().iter().product();
         let weights = golden::tensor(9, count, 1.0 / (count as f64).sqrt(), 0.0);
-        let weights = Tensor::from_vec(weights, map.dims(), &Device::Cpu)?;
+        let weights = Tensor::from_vec(weights, map.dims(), crate::support::device())?;
         Ok(vec![("sum", Value::from_candle(&[&map], |map| (&map[0] * weights)?.sum_all())?)])
     };
     check_slopes(&params, losses, names)
@@ -368,7 +368,7 @@ fn check_slopes(params: &ParamStore, losses: impl Fn() -> Result<Losses>, names:
             let loss_at = |step: f64| -> Result<f64> {
                 let moved: Vec<f32> =
                     start.iter().zip(&direction).map(|(&p, d)| (f64::from(p) + step * d) as f32).collect();
-                params.set(name, &Tensor::from_vec(moved, tensor.dims(), &Device::Cpu)?)?;
+                params.set(name, &Tensor::from_vec(moved, tensor.dims(), crate::support::device())?)?;
                 sum(losses()?)
             };
             let expected: f64 = gradient.iter().zip(&direction).map(|(&g, d)| f64::from(g) * d).sum();
@@ -382,14 +382,14 @@ fn check_slopes(params: &ParamStore, losses: impl Fn() -> Result<Losses>, names:
                 wrong.push(format!("{name} {what}: norm {norm:.2e}, off by {errors:.5?} of it"));
             }
         }
-        params.set(name, &Tensor::from_vec(start, tensor.dims(), &Device::Cpu)?)?;
+        params.set(name, &Tensor::from_vec(start, tensor.dims(), crate::support::device())?)?;
     }
     assert!(wrong.is_empty(), "\n  {}", wrong.join("\n  "));
     Ok(())
 }
 
 fn builder() -> Builder {
-    Builder::new(4, &Device::Cpu)
+    Builder::new(4, crate::support::device())
 }
 
 fn random() -> ChaCha8Rng {

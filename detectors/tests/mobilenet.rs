@@ -5,7 +5,7 @@ use crate::support;
 use std::collections::BTreeMap;
 
 use crate::support::{padded, values};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use ckd_detectors::backbone::{BackboneConfig, Trunk};
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::nn::{Mode, NormKind};
@@ -27,7 +27,7 @@ const MOBILENET_V3: [(f64, [usize; 4], [usize; 2], usize); 4] = [
 ];
 
 fn trunk(width_multiplier: f64) -> Result<(Trunk, ParamStore)> {
-    let builder = Builder::new(0, &Device::Cpu);
+    let builder = Builder::new(0, crate::support::device());
     let config = BackboneConfig { width_multiplier, ..support::backbone("mobilenet_v2") };
     Ok((Trunk::new(&builder.within("features"), &config)?, builder.finish()))
 }
@@ -53,7 +53,7 @@ fn widths_have_torchvisions_channels_and_numbers_of_weights() -> Result<()> {
 #[test]
 fn mobilenet_v3_has_torchvisions_channels_and_numbers_of_weights() -> Result<()> {
     for (width_multiplier, channels, pyramid, count) in MOBILENET_V3 {
-        let builder = Builder::new(1, &Device::Cpu);
+        let builder = Builder::new(1, crate::support::device());
         let config = BackboneConfig { width_multiplier, ..support::backbone("mobilenet_v3_large") };
         let trunk = Trunk::new(&builder.within("features"), &config)?;
         assert_eq!(trunk.channels(), channels, "{width_multiplier}");
@@ -72,14 +72,14 @@ fn mobilenet_v1_has_the_papers_channels_and_numbers_of_weights() -> Result<()> {
         (0.5, [64, 128, 256, 512], 1_331_592),
         (0.25, [32, 64, 128, 256], 470_072),
     ] {
-        let builder = Builder::new(1, &Device::Cpu);
+        let builder = Builder::new(1, crate::support::device());
         let config = BackboneConfig { width_multiplier, ..support::backbone("mobilenet_v1") };
         let trunk = Trunk::new(&builder.within("model"), &config)?;
         assert_eq!(trunk.channels(), channels, "{width_multiplier}");
         let classifier = (channels[3] + 1) * 1000;
         assert_eq!(builder.finish().weight_count() + classifier, with_classifier, "{width_multiplier}");
         for (h, w) in [(64, 96), (33, 47), (1, 5)] {
-            let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, &Device::Cpu)?);
+            let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, crate::support::device())?);
             let maps = trunk.forward(&x, Mode::Inference)?;
             for ((map, channels), stride) in maps.iter().zip(channels).zip([4, 8, 16, 32]) {
                 let sides = [h, w].map(|side| usize::div_ceil(side, stride));
@@ -102,7 +102,9 @@ fn a_width_of_nothing_is_refused() {
     assert!(error.is_some_and(|error| error.contains("freeze_at is 6")));
     for (width_multiplier, freeze_at, said) in [(0.0, 0, "width multiplier"), (1.0, 6, "freeze_at is 6")] {
         let config = BackboneConfig { width_multiplier, freeze_at, ..support::backbone("mobilenet_v1") };
-        let error = Trunk::new(&Builder::new(1, &Device::Cpu), &config).err().map(|error| error.to_string());
+        let error = Trunk::new(&Builder::new(1, crate::support::device()), &config)
+            .err()
+            .map(|error| error.to_string());
         assert!(error.is_some_and(|error| error.contains(said)), "{said}");
     }
 }
@@ -111,7 +113,7 @@ fn a_width_of_nothing_is_refused() {
 fn the_maps_have_strides_4_to_32_at_every_parity() -> Result<()> {
     let (trunk, _) = trunk(0.25)?;
     for (h, w) in [(64, 96), (33, 47), (1, 5)] {
-        let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, &Device::Cpu)?);
+        let x = Value::constant(Tensor::zeros((2, 3, h, w), DType::F32, crate::support::device())?);
         let maps = trunk.forward(&x, Mode::Inference)?;
         assert_eq!(maps.len(), 4);
         for ((map, &channels), stride) in maps.iter().zip(trunk.channels()).zip([4, 8, 16, 32]) {
@@ -201,7 +203,7 @@ fn both_detectors_train_with_every_norm_and_repeat_bit_for_bit() -> Result<()> {
 fn a_frozen_teacher_records_nothing() -> Result<()> {
     let mut config = support::tiny_faster_rcnn(CLASSES);
     config.backbone = support::tiny_mobilenet(NormKind::Bn, 0);
-    let builder = Builder::new(1, &Device::Cpu).frozen();
+    let builder = Builder::new(1, crate::support::device()).frozen();
     let teacher = Detector::new(builder, &config)?;
     assert_eq!(teacher.params().trainable().count(), 0);
     for mode in [Mode::Inference, Mode::Train] {
@@ -214,7 +216,7 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
 type Tiny = fn(NormKind, usize) -> BackboneConfig;
 
 fn build(config: DetectorConfig) -> Result<Detector> {
-    Detector::new(Builder::new(1, &Device::Cpu), &config)
+    Detector::new(Builder::new(1, crate::support::device()), &config)
 }
 
 fn gradients(detector: &Detector) -> Result<Gradients> {

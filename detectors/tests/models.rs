@@ -8,7 +8,7 @@ use crate::support;
 use crate::support::report::Report;
 use crate::support::scene::{self, Scene};
 use crate::support::{Weights, fill, part, values};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::Result;
 use ckd_detectors::backbone::{BackboneConfig, Trunk};
 use ckd_detectors::faster_rcnn::FasterRcnn;
@@ -49,7 +49,7 @@ fn trunks_are_torchvisions() {
 #[test]
 fn mobilenet_v2_is_torchvisions() {
     golden_model("trunk/mobilenet_v2", |case, weights| {
-        let builder = Builder::new(0, &Device::Cpu);
+        let builder = Builder::new(0, crate::support::device());
         let config = BackboneConfig { norm: NormKind::Bn, ..support::backbone("mobilenet_v2") };
         let trunk = Trunk::new(&builder.within("features"), &config)?;
         Linear::new(&builder.within("classifier").within(1), trunk.channels()[3], 1000)?;
@@ -93,7 +93,7 @@ fn faster_rcnn_is_torchvisions() {
     for depth in ["resnet18", "resnet50"] {
         golden_model(&format!("detector/fasterrcnn_{depth}_fpn"), |case, weights| {
             let config = scene::faster_rcnn(case, support::faster_rcnn(depth, 4));
-            let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &config)?;
+            let detector = FasterRcnn::new(Builder::new(0, crate::support::device()), &config)?;
             fill(detector.params(), weights);
             let scene = Scene::of(case, 1);
             let mut report = Report::of(case);
@@ -121,7 +121,7 @@ fn retinanet_is_torchvisions() {
     for depth in ["resnet18", "resnet50"] {
         golden_model(&format!("detector/retinanet_{depth}_fpn"), |case, weights| {
             let detector = RetinaNet::new(
-                Builder::new(0, &Device::Cpu),
+                Builder::new(0, crate::support::device()),
                 &scene::retinanet(case, support::retinanet(depth, 5)),
             )?;
             fill(detector.params(), weights);
@@ -169,14 +169,14 @@ struct Classifier {
 
 impl Classifier {
     fn new(depth: &str, norm: NormKind, weights: &Weights) -> Result<Self> {
-        let builder = Builder::new(0, &Device::Cpu);
+        let builder = Builder::new(0, crate::support::device());
         let config = BackboneConfig { norm, ..support::backbone(depth) };
         let body = Trunk::new(&builder, &config)?;
         let fc = Linear::new(&builder.within("fc"), body.channels()[3], 1000)?;
         let params = builder.finish();
         fill(&params, weights);
 
-        let builder = Builder::new(0, &Device::Cpu);
+        let builder = Builder::new(0, crate::support::device());
         let stem = ConvNorm::new(&builder, ("conv1", "bn1"), (3, 64, 7, 2), norm)?;
         fill(
             &builder.finish(),
@@ -206,5 +206,7 @@ fn golden_model(name: &str, test: impl Fn(&Case, &Weights) -> Result<()>) {
 
 fn input(case: &Case) -> Value {
     let (x, shape) = case.f32("x");
-    Value::constant(Tensor::from_vec(x, shape, &Device::Cpu).expect("as many values as the shape says"))
+    Value::constant(
+        Tensor::from_vec(x, shape, crate::support::device()).expect("as many values as the shape says"),
+    )
 }

@@ -5,7 +5,7 @@ use crate::support;
 use std::collections::BTreeMap;
 
 use crate::support::{CLASSES, bits, bits_of, build, each_detector, padded, padded_to, values};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::backbone::BackboneConfig;
 use ckd_detectors::detector::{Detector, DetectorConfig};
 use ckd_detectors::faster_rcnn::FasterRcnn;
@@ -81,7 +81,7 @@ fn an_image_that_is_all_crowd_teaches_nothing() {
 fn without_a_proposal_the_true_boxes_are_learned_and_nothing_is_detected() -> Result<()> {
     let mut config = support::tiny_faster_rcnn(CLASSES);
     config.settings.rpn.score_threshold = 1.0;
-    let detector = FasterRcnn::new(Builder::new(1, &Device::Cpu), &config)?;
+    let detector = FasterRcnn::new(Builder::new(1, crate::support::device()), &config)?;
     let images = scene(2);
     let pyramid = detector.pyramid(&images, Mode::Train)?;
     assert!(detector.proposals(&images, &pyramid)?.iter().all(Vec::is_empty));
@@ -258,7 +258,7 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
         let mut config = support::tiny_retinanet(CLASSES);
         config.backbone.norm = NormKind::Bn;
         config.backbone.freeze_at = freeze_at;
-        let detector = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?;
+        let detector = RetinaNet::new(Builder::new(1, crate::support::device()), &config)?;
         let before = detector.params().snapshot()?;
         let pyramid = detector.pyramid(&scene(2), Mode::Train)?;
         let losses = detector.train(&scene(2), &pyramid, &[objects(), objects()])?.losses;
@@ -288,7 +288,7 @@ fn frozen_stages_keep_their_weights_and_statistics() -> Result<()> {
 fn inference_moves_no_statistic() -> Result<()> {
     let mut config = support::tiny_retinanet(CLASSES);
     config.backbone.norm = NormKind::Bn;
-    let detector = RetinaNet::new(Builder::new(1, &Device::Cpu), &config)?;
+    let detector = RetinaNet::new(Builder::new(1, crate::support::device()), &config)?;
     let before = bits(detector.params());
     detector.detect(&scene(2))?;
     assert_eq!(bits(detector.params()), before);
@@ -302,7 +302,7 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
         for mode in [Mode::Inference, Mode::Train] {
             let mut config = support::tiny_faster_rcnn(CLASSES);
             config.backbone.norm = norm;
-            let teacher = FasterRcnn::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
+            let teacher = FasterRcnn::new(Builder::new(1, crate::support::device()).frozen(), &config)?;
             let before = bits(teacher.params());
             assert_eq!(teacher.params().trainable().count(), 0);
             let pyramid = teacher.pyramid(&images, mode)?;
@@ -313,14 +313,14 @@ fn a_frozen_teacher_records_nothing() -> Result<()> {
 
             let mut config = support::tiny_retinanet(CLASSES);
             config.backbone.norm = norm;
-            let teacher = RetinaNet::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
+            let teacher = RetinaNet::new(Builder::new(1, crate::support::device()).frozen(), &config)?;
             let pyramid = teacher.pyramid(&images, mode)?;
             assert!(pyramid.iter().all(|level| !level.is_tracked()), "{norm:?} {mode:?}: pyramid");
             assert!(!teacher.anchor_logits(&pyramid)?.is_tracked(), "{norm:?} {mode:?}: logits");
 
             let mut config = support::tiny_fcos(CLASSES);
             config.backbone.norm = norm;
-            let teacher = Fcos::new(Builder::new(1, &Device::Cpu).frozen(), &config)?;
+            let teacher = Fcos::new(Builder::new(1, crate::support::device()).frozen(), &config)?;
             assert_eq!(teacher.params().trainable().count(), 0);
             let pyramid = teacher.pyramid(&images, mode)?;
             assert!(pyramid.iter().all(|level| !level.is_tracked()), "{norm:?} {mode:?}: pyramid");

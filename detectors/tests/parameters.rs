@@ -6,7 +6,6 @@ use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::{CLASSES, bits, build, each_detector, values};
-use candle_core::Device;
 use ckd_detectors::Result;
 use ckd_detectors::backbone::Trunk;
 use ckd_detectors::nn::NormKind;
@@ -21,7 +20,7 @@ fn parameters_and_statistics_are_called_as_in_torchvision() -> Result<()> {
             Some("fasterrcnn") => names(build(0, support::faster_rcnn(depth, 4))?.params()),
             Some("retinanet") => names(build(0, support::retinanet(depth, 5))?.params()),
             _ => {
-                let builder = Builder::new(0, &Device::Cpu);
+                let builder = Builder::new(0, crate::support::device());
                 Trunk::new(&builder, &support::backbone(depth))?;
                 names(&builder.finish())
             }

@@ -9,7 +9,7 @@ use crate::golden::{Case, Golden};
 use crate::support::report::Report;
 use crate::support::scene::{self, Scene};
 use crate::support::{Weights, fill, values};
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::anchors::AnchorCorners;
 use ckd_detectors::backbone::{BackboneConfig, StrideIn, Trunk};
 use ckd_detectors::faster_rcnn::FasterRcnn;
@@ -47,7 +47,7 @@ fn retinanet_v2_is_torchvisions() {
 fn fcos_is_torchvisions() {
     with_case("detector/fcos", |case, weights| {
         let config = scene::fcos(case, support::fcos("resnet50", 5));
-        let detector = Fcos::new(Builder::new(0, &Device::Cpu), &config)?;
+        let detector = Fcos::new(Builder::new(0, crate::support::device()), &config)?;
         fill(detector.params(), weights);
         let scene = Scene::of(case, 0);
         let mut report = Report::of(case);
@@ -117,7 +117,7 @@ fn faster_rcnn_on_mobilenet_v3_is_torchvisions() {
 /// A trunk with so many weights, and the gradients of a sum over its finest `maps`.
 fn trunk(name: &str, weight_count: usize, maps: usize) {
     with_case(&format!("trunk/{name}"), |case, weights| {
-        let builder = Builder::new(0, &Device::Cpu);
+        let builder = Builder::new(0, crate::support::device());
         let config = BackboneConfig { norm: NormKind::Bn, ..support::backbone(name) };
         let trunk = Trunk::new(&builder.within("backbone"), &config)?;
         let params = builder.finish();
@@ -129,7 +129,7 @@ fn trunk(name: &str, weight_count: usize, maps: usize) {
         fill(&params, &prefixed);
 
         let (x, shape) = case.f32("x");
-        let x = Value::constant(Tensor::from_vec(x, shape, &Device::Cpu)?);
+        let x = Value::constant(Tensor::from_vec(x, shape, crate::support::device())?);
         let mut report = Report::of(case);
         for (map, stage) in trunk.forward(&x, Mode::Inference)?.iter().zip(2..) {
             report.summary(&format!("c{stage}_summary"), map.tensor());
@@ -139,7 +139,7 @@ fn trunk(name: &str, weight_count: usize, maps: usize) {
         for (map, stream) in trained[..maps].iter().zip(case.attr_usize("map_streams")..) {
             let count: usize = map.dims().iter().product();
             let factors = golden::tensor(stream as u64, count, 1.0, 0.0);
-            let factors = Tensor::from_vec(factors, map.dims(), &Device::Cpu)?;
+            let factors = Tensor::from_vec(factors, map.dims(), crate::support::device())?;
             let scale = 1.0 / (count as f64).sqrt();
             sums.push((Value::from_candle(&[map], |map| (&map[0] * factors)?.sum_all())?, scale));
         }
@@ -157,7 +157,8 @@ fn trunk(name: &str, weight_count: usize, maps: usize) {
 
 fn faster_rcnn(name: &str, config: DetectorConfig) {
     with_case(name, |case, weights| {
-        let detector = FasterRcnn::new(Builder::new(0, &Device::Cpu), &scene::faster_rcnn(case, config))?;
+        let detector =
+            FasterRcnn::new(Builder::new(0, crate::support::device()), &scene::faster_rcnn(case, config))?;
         fill(detector.params(), weights);
         let scene = Scene::of(case, 1);
         let mut report = Report::of(case);
@@ -185,7 +186,8 @@ fn faster_rcnn(name: &str, config: DetectorConfig) {
 
 fn retinanet(name: &str, config: DetectorConfig) {
     with_case(name, |case, weights| {
-        let detector = RetinaNet::new(Builder::new(0, &Device::Cpu), &scene::retinanet(case, config))?;
+        let detector =
+            RetinaNet::new(Builder::new(0, crate::support::device()), &scene::retinanet(case, config))?;
         fill(detector.params(), weights);
         let scene = Scene::of(case, 0);
         let mut report = Report::of(case);

@@ -18,7 +18,7 @@ pub enum DeviceChoice {
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
     /// Not the name of a device.
-    #[error("{0:?} is no device; give cpu, or cuda:N with N the number of the GPU (cuda:0 is the first)")]
+    #[error("{0:?} is no device; give cpu, cuda for the first GPU, or cuda:N with N the number of the GPU")]
     Unknown(String),
     /// This program was built without CUDA.
     #[error(
@@ -32,7 +32,7 @@ pub enum DeviceError {
         /// The device asked for.
         choice: DeviceChoice,
         /// Error of CUDA.
-        source: candle_core::Error,
+        source: ckd_kernels::Error,
     },
 }
 
@@ -44,10 +44,11 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device, DeviceError> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(DeviceError::NotCompiled(self)),
-            Self::Cuda(number) => {
-                Device::new_cuda(number).map_err(|source| DeviceError::Unavailable { choice: self, source })
-            }
+            #[cfg(not(feature = "cuda"))]
+            Self::Cuda(_) => Err(DeviceError::NotCompiled(self)),
+            #[cfg(feature = "cuda")]
+            Self::Cuda(number) => ckd_kernels::cuda::open(number)
+                .map_err(|source| DeviceError::Unavailable { choice: self, source }),
         }
     }
 }
@@ -58,6 +59,7 @@ impl FromStr for DeviceChoice {
     fn from_str(name: &str) -> Result<Self, DeviceError> {
         match name.split_once(':') {
             None if name == "cpu" => Ok(Self::Cpu),
+            None if name == "cuda" => Ok(Self::Cuda(0)),
             Some(("cuda", number)) => {
                 number.parse().map(Self::Cuda).map_err(|_| DeviceError::Unknown(name.to_owned()))
             }
@@ -84,11 +86,12 @@ mod tests {
         for choice in [DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(7)] {
             assert_eq!(choice.to_string().parse::<DeviceChoice>().expect("its own name"), choice);
         }
+        assert_eq!("cuda".parse::<DeviceChoice>().expect("the first GPU"), DeviceChoice::Cuda(0));
     }
 
     #[test]
     fn a_name_that_is_no_device_is_refused_with_the_valid_ones() {
-        for name in ["", "gpu", "CPU", "cpu:0", "cuda", "cuda:", "cuda:-1", "cuda:x", "cuda:0:0"] {
+        for name in ["", "gpu", "CPU", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "cuda:0:0"] {
             let message = name.parse::<DeviceChoice>().expect_err(name).to_string();
             assert!(message.contains("cpu") && message.contains("cuda:N"), "{message}");
         }

@@ -43,12 +43,11 @@ fn program() -> anyhow::Result<()> {
     for name in ["candle-core", "hotcoco"] {
         say(format!("{name:<12} {}", locked_version(name).unwrap_or("unknown")))?;
     }
-    let features: Vec<_> = [("cuda", cfg!(feature = "cuda")), ("cudnn", cfg!(feature = "cudnn"))]
-        .into_iter()
-        .map(|(name, compiled)| format!("{name}: {}", if compiled { "yes" } else { "no" }))
-        .collect();
-    say(format!("features     {}", features.join(", ")))?;
-    Ok(())
+    let cuda = match cfg!(feature = "cuda") {
+        true => "cuda: yes, --device cuda computes on the first NVIDIA GPU",
+        false => "cuda: no, this program computes on the CPU (docs/GPU.md says how to build for GPUs)",
+    };
+    Ok(say(format!("features     {cuda}"))?)
 }
 
 /// The version of a dependency that this program was built with.
@@ -76,6 +75,49 @@ fn machine(context: &Context) -> anyhow::Result<()> {
     match context.device.location() {
         DeviceLocation::Cuda { gpu_id } => say(format!("device       cuda:{gpu_id}"))?,
         _ => say("device       cpu")?,
+    }
+    #[cfg(feature = "cuda")]
+    gpus()?;
+    Ok(())
+}
+
+/// The GPUs that the driver shows, and the libraries that were loaded with this program.
+#[cfg(feature = "cuda")]
+fn gpus() -> anyhow::Result<()> {
+    let machine = match ckd_kernels::cuda::machine() {
+        Ok(machine) => machine,
+        Err(error) => {
+            return Ok(say(format!(
+                "problem      no GPU answers: {error}; `nvidia-smi` shows whether the driver runs"
+            ))?);
+        }
+    };
+    let version = |number: i32| format!("{}.{}", number / 1000, number % 1000 / 10);
+    say(format!(
+        "cuda         driver for CUDA {}, built for {}, NVRTC {}, cuDNN {}",
+        version(machine.driver),
+        version(machine.built_for),
+        machine.nvrtc.map_or("unknown".to_owned(), |(major, minor)| format!("{major}.{minor}")),
+        machine.cudnn
+    ))?;
+    if machine.driver / 1000 < machine.built_for / 1000 {
+        say(format!(
+            "problem      the driver knows CUDA {} only; install one for CUDA {} or newer",
+            version(machine.driver),
+            version(machine.built_for)
+        ))?;
+    }
+    for gpu in machine.gpus {
+        let (major, minor) = gpu.compute_capability;
+        say(format!(
+            "gpu          cuda:{}: {}, {:.1} GiB, compute capability {major}.{minor}",
+            gpu.ordinal,
+            gpu.name,
+            gpu.memory as f64 / (1u64 << 30) as f64
+        ))?;
+        if (major, minor) < (7, 5) {
+            say(format!("problem      cuda:{} is older than compute capability 7.5", gpu.ordinal))?;
+        }
     }
     Ok(())
 }

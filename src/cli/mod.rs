@@ -56,11 +56,11 @@ use context::report;
     max_term_width = 100
 )]
 pub struct Cli {
-    /// Where to compute: cpu, or cuda:N for the N-th NVIDIA GPU
+    /// Where to compute: cpu, cuda for the first NVIDIA GPU, or cuda:N for number N
     #[arg(
         long,
         global = true,
-        value_name = "cpu|cuda:N",
+        value_name = "cpu|cuda[:N]",
         default_value = "cpu",
         help_heading = "Global options"
     )]

@@ -95,5 +95,6 @@ pub fn precision(engine: &config::Engine) -> Precision {
     match engine.precision {
         config::Precision::F32 => Precision::F32,
         config::Precision::Bf16 => Precision::Bf16,
+        config::Precision::Tf32 => Precision::Tf32,
     }
 }

@@ -1,5 +1,8 @@
 //! Channels in another order, channels times a factor, and maps with fewer pixels and more channels.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::sync::Arc;
 
 use candle_core::Tensor;

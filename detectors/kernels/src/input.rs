@@ -1,5 +1,8 @@
 //! Input normalisation: pixels to what a network is given.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::mem::MaybeUninit;
 
 use candle_core::Tensor;

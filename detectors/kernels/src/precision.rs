@@ -52,7 +52,6 @@ impl Precision {
     pub(crate) fn asked() -> Self {
         CURRENT.get()
     }
-
 }
 
 impl fmt::Display for Precision {

@@ -4,6 +4,9 @@
 //! pixels around. The axes are independent. Gradients go by rows of the input, each adding what the outputs
 //! around it give, in their order: no two tasks write the same place.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use crate::dispatch::{self, Host};

@@ -5,6 +5,9 @@
 //! by one run of outputs, and its gradient is the sum over that run: tasks own rows of the input, no two
 //! write the same place.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::ops::Range;
 
 use candle_core::Tensor;

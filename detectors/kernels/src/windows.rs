@@ -4,6 +4,9 @@
 //! network): what the head computes there, it computes from these windows, and nothing of the rest is kept
 //! for the gradient.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use crate::dispatch::{self, Host};

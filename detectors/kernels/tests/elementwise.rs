@@ -301,7 +301,7 @@ fn a_formula_in_candles_terms_agrees_with_differences() {
 
 #[test]
 fn looking_at_a_network_in_training_records_nothing_and_leaves_it_trainable() {
-    let leaf = Value::leaf("w", Tensor::new(2f32, &candle_core::Device::Cpu).unwrap());
+    let leaf = Value::leaf("w", Tensor::new(2f32, device()).unwrap());
     assert!(!ckd_kernels::graph::untracked(|| scale(&leaf, 3.0).unwrap()).is_tracked());
     let gradients = scale(&leaf, 3.0).unwrap().backward().unwrap();
     assert_eq!(gradients["w"].to_scalar::<f32>().unwrap(), 3.0);

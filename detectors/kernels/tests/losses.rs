@@ -1,7 +1,7 @@
 //! Losses against golden values, central differences, ties, zeros and hostile input.
 
-use crate::support::golden;
-use candle_core::{Device, Tensor};
+use crate::support::{device, golden};
+use candle_core::Tensor;
 use ckd_kernels::losses::{
     FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss, smooth_l1, softmax_cross_entropy,
 };
@@ -9,7 +9,7 @@ use ckd_kernels::normalize::{l2_normalize_rows, log_softmax};
 use ckd_kernels::{Result, Value};
 
 fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_slice(values, shape, device()).unwrap()
 }
 
 fn leaf(values: &[f32], shape: &[usize]) -> Value {

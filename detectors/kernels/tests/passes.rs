@@ -2,7 +2,7 @@
 //! threads.
 
 use crate::support::*;
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_kernels::elementwise::{add, add_in_place, concatenate, relu, relu6, scale};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::losses::{
@@ -191,7 +191,7 @@ fn adding_in_place_is_adding_in_any_memory_order() {
     assert!(add_in_place(&a, &a).is_err(), "a buffer is not added to itself");
     assert!(add_in_place(&a, &noise(22, &[2, 5, 4, 2])).is_err());
     assert!(add_in_place(&a.t().unwrap(), &b.t().unwrap()).is_err(), "no order that is known");
-    let empty = Tensor::zeros((0, 3), candle_core::DType::F32, &Device::Cpu).unwrap();
+    let empty = Tensor::zeros((0, 3), candle_core::DType::F32, device()).unwrap();
     add_in_place(&empty, &empty.copy().unwrap()).unwrap();
 }
 

@@ -6,6 +6,8 @@ pub mod scene;
 
 use std::collections::BTreeMap;
 
+use std::sync::LazyLock;
+
 use candle_core::{Device, Tensor};
 use ckd_detectors::Result;
 use ckd_detectors::anchors::AnchorCorners;
@@ -20,6 +22,18 @@ use ckd_detectors::retinanet::BoxLoss;
 use ckd_detectors::roi_heads::{RoiAlign, RoiHead};
 use ckd_detectors::settings::{Architecture, DetectorSettings};
 use ckd_kernels::Value;
+
+/// The device that the tests run on: the CPU, or with `CKD_DET_TEST_DEVICE=cuda` the first GPU.
+pub(crate) fn device() -> &'static Device {
+    static DEVICE: LazyLock<Device> =
+        LazyLock::new(|| match std::env::var("CKD_DET_TEST_DEVICE").as_deref() {
+            Err(_) | Ok("cpu") => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Ok("cuda") => ckd_kernels::cuda::open(0).expect("a GPU, or its stand-in"),
+            Ok(other) => panic!("CKD_DET_TEST_DEVICE={other}: cpu, or cuda in a build with the feature cuda"),
+        });
+    &DEVICE
+}
 
 /// Names, shapes and values of a network's parameters, in the order of the names.
 pub type Weights = Vec<(String, Vec<usize>, Vec<f32>)>;
@@ -169,7 +183,7 @@ pub fn padded_to(images: &[(Vec<f32>, usize, usize)], (height, width): (usize, u
             slot[(y * width + x) * 3 + channel] = *value;
         }
     }
-    let pixels = Tensor::from_vec(pixels, (images.len(), height, width, 3), &Device::Cpu)
+    let pixels = Tensor::from_vec(pixels, (images.len(), height, width, 3), crate::support::device())
         .and_then(|pixels| pixels.permute((0, 3, 1, 2)))
         .expect("as many pixels as the shape says");
     Images { pixels, sizes: images.iter().map(|&(_, h, w)| (h, w)).collect() }
@@ -181,8 +195,8 @@ pub fn fill(params: &ParamStore, weights: &Weights) {
     let given: Vec<&str> = weights.iter().map(|(name, ..)| name.as_str()).collect();
     assert_eq!(own, given, "names of the parameters");
     for (name, shape, values) in weights {
-        let tensor =
-            Tensor::from_slice(values, shape.as_slice(), &Device::Cpu).expect("shape and values fit");
+        let tensor = Tensor::from_slice(values, shape.as_slice(), crate::support::device())
+            .expect("shape and values fit");
         params.set(name, &tensor).expect("the network has this parameter");
     }
 }
@@ -202,7 +216,7 @@ pub const CLASSES: usize = 3;
 
 /// A detector with random weights.
 pub fn build(seed: u64, config: DetectorConfig) -> Result<Detector> {
-    Detector::new(Builder::new(seed, &Device::Cpu), &config)
+    Detector::new(Builder::new(seed, crate::support::device()), &config)
 }
 
 /// Runs `test` with the settings of a tiny network of each kind.

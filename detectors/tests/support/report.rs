@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::DetectorConfig;
 use ckd_detectors::images::Images;
 use ckd_detectors::param::Builder;
@@ -114,7 +114,7 @@ impl<'a> Report<'a> {
         pyramid: &[Value],
         weights: &Weights,
     ) -> Result<()> {
-        let builder = Builder::new(0, &Device::Cpu);
+        let builder = Builder::new(0, crate::support::device());
         let settings = &config.settings;
         let anchors = settings.anchors(&config.pyramid()?)?;
         let rpn = Rpn::new(&builder.within("rpn"), settings.fpn_channels, anchors, &settings.rpn)?;

@@ -1,7 +1,7 @@
 //! What a golden case of a detector shows: images, ground truth, and the numbers of its settings.
 #![allow(missing_docs, unreachable_pub)]
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use ckd_detectors::DetectorConfig;
 use ckd_detectors::images::{Images, Target};
 use ckd_kernels::Value;
@@ -30,7 +30,7 @@ impl Scene {
             let (short, long) = (h.min(w) as f32, h.max(w) as f32);
             let scale = f64::from((side("min_size") / short).min(side("max_size") / long));
             let size = ((h as f64 * scale) as usize, (w as f64 * scale) as usize);
-            let x = Tensor::from_vec(pixels, (1, 3, h, w), &Device::Cpu).expect("an image");
+            let x = Tensor::from_vec(pixels, (1, 3, h, w), crate::support::device()).expect("an image");
             let resized = resize_bilinear(&Value::constant(x), size).expect("a size");
             images.push((values(resized.tensor()), size.0, size.1));
 

@@ -91,8 +91,10 @@ choices! {
         /// Nothing.
         F32 = "f32",
         /// bfloat16 where the processor multiplies such numbers, in teacher and student; weights, sums and the
-        /// gradients of weights stay f32, and so do 3x3 convolutions of stride 1 (Winograd's form).
+        /// gradients of weights stay f32, and so do 3x3 convolutions of stride 1 on the CPU (Winograd's form).
         Bf16 = "bf16",
+        /// TF32 (11 bits) on the tensor cores of a GPU; on the CPU as f32.
+        Tf32 = "tf32",
     }
 }
 

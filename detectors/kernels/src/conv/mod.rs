@@ -50,7 +50,9 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     let Geometry { n, oh, ow, k, r, s, .. } = geometry;
     crate::flops::count(n * oh * ow * k * r * s * geometry.group_channels().0);
     match widened::outputs(&geometry) {
-        Some(outputs) if epilogue.fits(k) && x.tensor().device().is_cpu() => widened::convolve_widened(x, weight, config, epilogue, outputs),
+        Some(outputs) if epilogue.fits(k) && x.tensor().device().is_cpu() => {
+            widened::convolve_widened(x, weight, config, epilogue, outputs)
+        }
         _ => convolve(x, weight, config, epilogue),
     }
 }

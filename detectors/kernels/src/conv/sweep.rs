@@ -265,8 +265,8 @@ impl<'a> Window<'a> {
     /// Numbers of a pixel, where the window is read.
     fn channels(&self) -> usize {
         match self.precision {
-            Precision::F32 => self.source.c,
             Precision::Bf16 => self.source.c / 2,
+            _ => self.source.c,
         }
     }
 
@@ -334,8 +334,8 @@ impl<'a> Window<'a> {
             right.fill(0.0);
             let channels = self.channels();
             let place = |from: &[f32], to: &mut [f32]| match self.precision {
-                Precision::F32 => to.copy_from_slice(from),
                 Precision::Bf16 => pack(from, to),
+                _ => to.copy_from_slice(from),
             };
             if pixel_size == channels {
                 place(from, middle);

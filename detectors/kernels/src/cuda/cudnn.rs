@@ -159,7 +159,8 @@ fn with_slices<R>(
     let (Storage::Cuda(a), Storage::Cuda(b)) = (&*a, &*b) else {
         return Err(Error::invalid("conv2d", "both tensors must lie on the GPU"));
     };
-    let (Some(a_range), Some(b_range)) = (a_layout.contiguous_offsets(), b_layout.contiguous_offsets()) else {
+    let (Some(a_range), Some(b_range)) = (a_layout.contiguous_offsets(), b_layout.contiguous_offsets())
+    else {
         return Err(Error::invalid("conv2d", "both tensors must be contiguous"));
     };
     let (a, b): (&CudaSlice<f32>, &CudaSlice<f32>) = (a.as_cuda_slice()?, b.as_cuda_slice()?);

@@ -36,4 +36,3 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     }
     Ok(())
 }
-

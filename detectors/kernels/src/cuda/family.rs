@@ -159,7 +159,8 @@ pub(crate) enum Parameter {
 }
 
 /// Kernels by device, family and name. Looking one up costs no call of the driver.
-static LOADED: LazyLock<Mutex<HashMap<(usize, Family, &'static str), Kernel>>> = LazyLock::new(Mutex::default);
+static LOADED: LazyLock<Mutex<HashMap<(usize, Family, &'static str), Kernel>>> =
+    LazyLock::new(Mutex::default);
 
 /// The kernel `name` of `family`; the family is compiled when the first one of it is asked for.
 pub(crate) fn kernel(device: &CudaDevice, family: Family, name: &'static str) -> Result<Kernel> {

@@ -6,7 +6,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, Shape, Storage, Tensor, WithDType};
 
 use super::family::Parameter;
-use super::launch::Argument;
+use super::launch::{Argument, int};
 use crate::{Error, Result};
 
 /// Numbers that lie on a device.
@@ -130,7 +130,7 @@ impl<T> Fresh<T> {
 /// Numbers or plain structs of the host, on the device.
 pub(crate) struct Table<T>(CudaSlice<T>, Parameter);
 
-impl<T: DeviceRepr + Copy> Table<T> {
+impl<T: DeviceRepr + Copy + Unpin + 'static> Table<T> {
     fn with_kind(device: &CudaDevice, values: &[T], kind: Parameter, filler: T) -> Result<Self> {
         // A device has no memory of no bytes.
         let slice = if values.is_empty() { device.clone_htod(&[filler]) } else { device.clone_htod(values) };
@@ -154,6 +154,16 @@ impl Table<i32> {
     }
 }
 
+impl Table<i64> {
+    /// Copies numbers to the device.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn of_longs(device: &CudaDevice, values: &[i64]) -> Result<Self> {
+        Self::with_kind(device, values, Parameter::I64s, 0)
+    }
+}
+
 impl Table<f32> {
     /// Copies numbers to the device.
     ///
@@ -164,7 +174,7 @@ impl Table<f32> {
     }
 }
 
-impl<T: DeviceRepr + Copy + Default> Table<T> {
+impl<T: DeviceRepr + Copy + Default + Unpin + 'static> Table<T> {
     /// Copies plain structs, laid out as in C, to the device.
     ///
     /// # Errors
@@ -174,16 +184,35 @@ impl<T: DeviceRepr + Copy + Default> Table<T> {
     }
 }
 
+/// For each of `targets` places, which of `named` name it, in their order: where a place's run starts (with the end of
+/// all), and the runs. A sum over such a run needs no atomics.
+///
+/// # Errors
+/// If there are more than kernels can count.
+pub(crate) fn by_target(named: &[usize], targets: usize) -> Result<(Vec<i32>, Vec<i32>)> {
+    let mut starts = vec![0usize; targets + 1];
+    for &target in named {
+        starts[target + 1] += 1;
+    }
+    for target in 0..targets {
+        starts[target + 1] += starts[target];
+    }
+    let (mut next, mut order) = (starts.clone(), vec![0; named.len()]);
+    for (place, &target) in named.iter().enumerate() {
+        order[next[target]] = int(place)?;
+        next[target] += 1;
+    }
+    Ok((starts.into_iter().map(int).collect::<Result<_>>()?, order))
+}
+
 /// An allocation that failed, with what the driver says is left.
 fn out_of_memory(bytes: usize, source: candle_core::Error) -> Error {
     const MIB: usize = 1 << 20;
     let left = candle_core::cuda_backend::cudarc::driver::result::mem_get_info();
     match left {
-        Ok((free, total)) if bytes > free => Error::OutOfMemory {
-            asked: bytes.div_ceil(MIB),
-            free: free / MIB,
-            total: total / MIB,
-        },
+        Ok((free, total)) if bytes > free => {
+            Error::OutOfMemory { asked: bytes.div_ceil(MIB), free: free / MIB, total: total / MIB }
+        }
         _ => source.into(),
     }
 }

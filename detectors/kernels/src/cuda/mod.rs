@@ -17,14 +17,16 @@ pub(crate) mod cudnn;
 mod device;
 mod family;
 mod launch;
+mod machine;
 mod memory;
 mod transfer;
 
 pub use device::open;
 pub use family::{CompileError, compile_all};
+pub use machine::{GpuInfo, Machine, machine};
 pub use transfer::{Counts, counts};
 
 pub(crate) use family::Family;
 pub(crate) use launch::{Argument, arguments, blocks, int, launch};
-pub(crate) use memory::{Fresh, Table, address, floats, floats_or_null, null};
+pub(crate) use memory::{Fresh, Table, address, by_target, floats, floats_or_null, null};
 pub(crate) use transfer::count;

@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{Concatenate, Gather, Scatter};
 use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::cuda::{Family, Fresh, Table, arguments, blocks, by_target, floats, int, launch};
 use crate::dispatch::Gpu;
 
 impl Gpu for Concatenate<'_> {
@@ -39,8 +39,7 @@ impl Gpu for Gather<'_> {
         if rows * d > 0 {
             let indices: Vec<i32> = self.indices.iter().map(|&index| index as i32).collect();
             let indices = Table::of_ints(device, &indices)?;
-            let arguments =
-                arguments![floats(&a)?, indices.address(), out.address(), int(rows)?, int(d)?];
+            let arguments = arguments![floats(&a)?, indices.address(), out.address(), int(rows)?, int(d)?];
             launch(device, Family::Elementwise, "gather_rows", blocks(rows * d)?, [256, 1], arguments)?;
         }
         Ok(out.tensor((rows, d), device))
@@ -53,35 +52,13 @@ impl Gpu for Scatter<'_> {
         let g = self.g.contiguous()?;
         let out = Fresh::<f32>::new(device, m * d)?;
         if m * d > 0 {
-            let (starts, order) = by_target(self.indices, m);
+            let targets: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
+            let (starts, order) = by_target(&targets, m)?;
             let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
-            let arguments = arguments![
-                floats(&g)?,
-                starts.address(),
-                order.address(),
-                out.address(),
-                int(m)?,
-                int(d)?
-            ];
+            let arguments =
+                arguments![floats(&g)?, starts.address(), order.address(), out.address(), int(m)?, int(d)?];
             launch(device, Family::Elementwise, "scatter_rows", blocks(m * d)?, [256, 1], arguments)?;
         }
         Ok(out.tensor((m, d), device))
     }
-}
-
-/// For each of `m` targets, which `indices` name it, in their order: (starts, places).
-fn by_target(indices: &[u32], m: usize) -> (Vec<i32>, Vec<i32>) {
-    let mut starts = vec![0; m + 1];
-    for &target in indices {
-        starts[target as usize + 1] += 1;
-    }
-    for target in 0..m {
-        starts[target + 1] += starts[target];
-    }
-    let (mut next, mut order) = (starts.clone(), vec![0; indices.len()]);
-    for (place, &target) in indices.iter().enumerate() {
-        order[next[target as usize] as usize] = place as i32;
-        next[target as usize] += 1;
-    }
-    (starts, order)
 }

@@ -6,13 +6,11 @@ use super::batch::{BatchStatistics, MoveTowards, Statistics};
 use super::frozen::{Frozen, FrozenGradients};
 use super::measured::{Norm, NormGradients};
 use super::rows::Rows;
+use crate::Result;
 use crate::activation::Activation;
 use crate::conv::code;
-use crate::cuda::{
-    Argument, Family, Fresh, address, arguments, blocks, floats, floats_or_null, int, launch,
-};
+use crate::cuda::{Argument, Family, Fresh, address, arguments, blocks, floats, floats_or_null, int, launch};
 use crate::dispatch::Gpu;
-use crate::Result;
 
 /// Rows that a block adds.
 const CHUNK: usize = 512;
@@ -384,7 +382,8 @@ impl Gpu for FrozenGradients<'_> {
             gradients[0] = Some(back.run(device, rows)?.map((n, h, w, c), device)?);
         }
         if self.wanted[1] || self.wanted[2] {
-            let sums = rows.sums_of_gradients(device, self.g, self.x, None, &line.mean, Activation::Identity)?;
+            let sums =
+                rows.sums_of_gradients(device, self.g, self.x, None, &line.mean, Activation::Identity)?;
             let tables =
                 rows.table_gradients(device, &sums, &line.inverse_std, [self.wanted[1], self.wanted[2]])?;
             let [of_weight, of_bias] = tables;

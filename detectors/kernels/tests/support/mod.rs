@@ -2,13 +2,27 @@
 
 pub(crate) use ckd_golden as golden;
 
+use std::sync::LazyLock;
+
 use candle_core::{Device, Tensor};
 use ckd_golden::Case;
 use ckd_kernels::{Gradients, Value};
 
-/// A row-major tensor on the host.
+/// The device that the tests run on: the CPU, or with `CKD_DET_TEST_DEVICE=cuda` the first GPU.
+pub(crate) fn device() -> &'static Device {
+    static DEVICE: LazyLock<Device> =
+        LazyLock::new(|| match std::env::var("CKD_DET_TEST_DEVICE").as_deref() {
+            Err(_) | Ok("cpu") => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Ok("cuda") => ckd_kernels::cuda::open(0).expect("a GPU, or its stand-in"),
+            Ok(other) => panic!("CKD_DET_TEST_DEVICE={other}: cpu, or cuda in a build with the feature cuda"),
+        });
+    &DEVICE
+}
+
+/// A row-major tensor on the device of the tests.
 pub(crate) fn tensor(values: Vec<f32>, shape: &[usize]) -> Tensor {
-    Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape has")
+    Tensor::from_vec(values, shape, device()).expect("as many values as the shape has")
 }
 
 /// Numbers in [-1, 1) from stream `stream` of the golden generator.
@@ -48,8 +62,7 @@ pub(crate) fn leaf(case: &Case<'_>, key: &str) -> Value {
 
 /// The gradients of Σ out · g.
 pub(crate) fn gradients_of(out: &Value, g: &Tensor) -> Gradients {
-    let loss = Value::from_candle(&[out], |t| (&t[0] * g)?.sum_all()).expect("g has the shape of the result");
-    loss.backward().expect("a fresh graph")
+    out.backward_from(g).expect("a fresh graph, and g of the shape of the result")
 }
 
 /// Compares a result with `out` and the gradients of Σ out · g with `grad_*`, for all of those that the case

@@ -1,1 +1,91 @@
-// sampling
+// Maps (N, H, W, C) at another size, windows of maps, pixels of images.
+
+// Row and column `rows[oy]`, `columns[ox]` of the source for each result, plus `side` if there is one.
+extern "C" __global__ void nearest(const float *x, const float *side, const int *rows, const int *columns, float *y,
+                                   long long count, int h, int w, int c, int oh, int ow) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), ox = int(i / c % ow), oy = int(i / c / ow % oh), image = int(i / c / ow / oh);
+    float top = x[(((long long)image * h + rows[oy]) * w + columns[ox]) * c + channel];
+    y[i] = side ? side[i] + top : top;
+}
+
+// The gradient, gathered: results from row_readers[y] to row_readers[y + 1] read row y, and columns alike.
+extern "C" __global__ void nearest_gradient(const float *g, const int *row_readers, const int *column_readers, float *dx,
+                                            long long count, int h, int w, int c, int oh, int ow) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), x = int(i / c % w), y = int(i / c / w % h), image = int(i / c / w / h);
+    float sum = 0.0f;
+    for (int oy = row_readers[y]; oy < row_readers[y + 1]; oy++)
+        for (int ox = column_readers[x]; ox < column_readers[x + 1]; ox++)
+            sum += g[(((long long)image * oh + oy) * ow + ox) * c + channel];
+    dx[i] = sum;
+}
+
+// What a result reads along an axis: two places and their weights.
+struct Mix { int low, high; float weights[2]; };
+
+__device__ __forceinline__ float weight_of(const Mix &mix, int at) {
+    return (mix.low == at ? mix.weights[0] : 0.0f) + (mix.high == at ? mix.weights[1] : 0.0f);
+}
+
+extern "C" __global__ void bilinear(const float *x, const Mix *rows, const Mix *columns, float *y,
+                                    long long count, int h, int w, int c, int oh, int ow) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), ox = int(i / c % ow), oy = int(i / c / ow % oh), image = int(i / c / ow / oh);
+    Mix row = rows[oy], column = columns[ox];
+    const float *top = x + ((long long)image * h + row.low) * w * c + channel;
+    const float *bottom = x + ((long long)image * h + row.high) * w * c + channel;
+    long long low = (long long)column.low * c, high = (long long)column.high * c;
+    y[i] = row.weights[0] * (column.weights[0] * top[low] + column.weights[1] * top[high])
+        + row.weights[1] * (column.weights[0] * bottom[low] + column.weights[1] * bottom[high]);
+}
+
+// The gradient, gathered: results from row_readers[2 y] to row_readers[2 y + 1] read row y, and columns alike.
+extern "C" __global__ void bilinear_gradient(const float *g, const Mix *rows, const Mix *columns, const int *row_readers,
+                                             const int *column_readers, float *dx, long long count, int h, int w, int c, int oh, int ow) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), x = int(i / c % w), y = int(i / c / w % h), image = int(i / c / w / h);
+    float sum = 0.0f;
+    for (int oy = row_readers[2 * y]; oy < row_readers[2 * y + 1]; oy++) {
+        float wy = weight_of(rows[oy], y);
+        for (int ox = column_readers[2 * x]; ox < column_readers[2 * x + 1]; ox++) {
+            float weight = wy * weight_of(columns[ox], x);
+            if (weight != 0.0f) sum += weight * g[(((long long)image * oh + oy) * ow + ox) * c + channel];
+        }
+    }
+    dx[i] = sum;
+}
+
+// Windows (P, side, side, C) around centres (image, y, x), 0 outside the map.
+extern "C" __global__ void cut_windows(const float *map, const int *centres, float *out, long long count, int h, int w, int c, int side) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), column = int(i / c % side), row = int(i / c / side % side), window = int(i / c / side / side);
+    int image = centres[3 * window], y = centres[3 * window + 1] + row - side / 2, x = centres[3 * window + 2] + column - side / 2;
+    out[i] = y >= 0 && y < h && x >= 0 && x < w ? map[(((long long)image * h + y) * w + x) * c + channel] : 0.0f;
+}
+
+// To pixel `pixels[p]` of a map of zeros, the window pixels `order[starts[p]..starts[p + 1]]`, in their order.
+extern "C" __global__ void put_windows_back(const float *g, const long long *pixels, const int *starts, const int *order, float *map,
+                                            long long count, int c) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int pixel = int(i / c), channel = int(i % c);
+    float sum = 0.0f;
+    for (int at = starts[pixel]; at < starts[pixel + 1]; at++) sum += g[(long long)order[at] * c + channel];
+    map[pixels[pixel] * c + channel] = sum;
+}
+
+// (x - mean) / std within each image's size (height, width), 0 in its padding.
+extern "C" __global__ void normalize_pixels(const float *x, const int *sizes, const float *mean, const float *std, float *y,
+                                            long long count, int h, int w, int c) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), column = int(i / c % w), row = int(i / c / w % h), image = int(i / c / w / h);
+    bool inside = row < sizes[2 * image] && column < sizes[2 * image + 1];
+    y[i] = inside ? (x[i] - mean[channel]) / std[channel] : 0.0f;
+}
