@@ -1,5 +1,8 @@
 //! Rows turned into unit vectors or into log-probabilities.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use crate::dispatch::{self, Host};

@@ -1,6 +1,9 @@
 //! Reductions of rows: sums in f64, in an order that depends on their length alone, and the parts of a
 //! softmax.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 

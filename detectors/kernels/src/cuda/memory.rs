@@ -26,6 +26,10 @@ impl Number for u8 {
     const KIND: Parameter = Parameter::Bytes;
 }
 
+impl Number for i32 {
+    const KIND: Parameter = Parameter::I32s;
+}
+
 impl Number for i64 {
     const KIND: Parameter = Parameter::I64s;
 }
@@ -161,6 +165,16 @@ impl Table<i64> {
     /// Errors of the driver.
     pub(crate) fn of_longs(device: &CudaDevice, values: &[i64]) -> Result<Self> {
         Self::with_kind(device, values, Parameter::I64s, 0)
+    }
+}
+
+impl Table<u8> {
+    /// Copies bytes to the device.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn of_bytes(device: &CudaDevice, values: &[u8]) -> Result<Self> {
+        Self::with_kind(device, values, Parameter::Bytes, 0)
     }
 }
 

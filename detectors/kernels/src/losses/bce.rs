@@ -1,5 +1,8 @@
 //! Binary cross-entropy of logits.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use super::sums::{Divisor, Sum, expect_count, recorded, sum_over_rows, zero_if_finite};

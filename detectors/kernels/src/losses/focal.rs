@@ -5,6 +5,9 @@
 //! rows, many lanes at a time and without branches; the one element of a row that is a class is
 //! corrected afterwards. No one-hot targets are made.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use super::sums::{Divisor, Sum, expect_count, recorded, sum_over_rows};

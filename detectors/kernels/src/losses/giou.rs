@@ -1,5 +1,8 @@
 //! Generalised IoU as a loss (Rezatofighi et al., 2019), in torchvision's form.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use super::sums::{Divisor, Sum, expect_count, recorded, rows_of, sum_over_rows, zero_if_finite};

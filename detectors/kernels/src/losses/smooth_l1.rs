@@ -1,5 +1,8 @@
 //! Smooth L1, the loss of box deltas (Girshick, Fast R-CNN, 2015; with Detectron's beta).
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 
 use super::sums::{Divisor, Sum, expect_count, recorded, rows_of, sum_over_rows, zero_if_finite};

@@ -1,9 +1,12 @@
 //! Sums over rows, which every loss is.
 
+#[cfg(feature = "cuda")]
+pub(super) mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-use crate::dispatch::{self, Host};
+use crate::dispatch::{self, Anywhere, Host};
 use crate::in_place::lend;
 use crate::memory::{CHUNK, both_written, elements, from_elements, on_host};
 use crate::reduce::multiply;
@@ -57,7 +60,7 @@ pub(super) struct Sum {
 }
 
 /// Records the sum that `work` computes of `input`.
-pub(super) fn recorded(input: &Value, work: impl Host<Output = Sum>) -> Result<Value> {
+pub(super) fn recorded(input: &Value, work: impl Anywhere<Output = Sum>) -> Result<Value> {
     let Sum { loss, gradient } = dispatch::run(input.tensor(), work)?;
     Ok(Value::operation(&[input], loss, move |incoming| {
         dispatch::run(&gradient, TimesScalar { gradient: &gradient, factor: incoming })?;

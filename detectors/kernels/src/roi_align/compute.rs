@@ -1,5 +1,8 @@
 //! The passes over maps and regions, forward and backward.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use candle_core::Tensor;
 use rayon::prelude::*;
 

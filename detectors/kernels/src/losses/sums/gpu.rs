@@ -1,0 +1,111 @@
+//! Sums over rows on a GPU.
+
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::{CudaDevice, Tensor};
+
+use super::{Sum, TimesScalar};
+use crate::Result;
+use crate::cuda::{Argument, Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::dispatch::Gpu;
+
+/// Losses that one block adds.
+const CHUNK: usize = 4096;
+
+/// Threads that compute the loss of a row.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::losses) enum Threads {
+    One,
+    Warp,
+}
+
+impl Threads {
+    /// Blocks of the grid, and threads of a block.
+    fn shape(self, rows: usize) -> Result<([u32; 3], [u32; 2])> {
+        match self {
+            Self::One => Ok((blocks(rows)?, [256, 1])),
+            Self::Warp => Ok(([int(rows.div_ceil(8))? as u32, 1, 1], [32, 8])),
+        }
+    }
+}
+
+/// Rows before `end`, behind those of the part before.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Part {
+    end: i64,
+    divisor: f64,
+}
+
+// SAFETY: two plain numbers, laid out as in C.
+unsafe impl DeviceRepr for Part {}
+
+/// The loss that kernel `name` computes of `input`, whose rows have `width` elements; `parts` are the
+/// divisor's, `own` the arguments behind those that every loss has.
+pub(in crate::losses) fn sum_over_rows(
+    device: &CudaDevice,
+    input: &Tensor,
+    width: usize,
+    parts: &[(usize, f64)],
+    (name, threads): (&'static str, Threads),
+    own: &[Argument],
+) -> Result<Sum> {
+    let rows = input.elem_count().checked_div(width).unwrap_or(0);
+    let gradient = Fresh::<f32>::new(device, rows * width)?;
+    let losses = Fresh::<f64>::new(device, rows)?;
+    if rows > 0 {
+        let x = input.contiguous()?;
+        let table = Table::of_structs(device, &ends(parts))?;
+        let shared = *arguments![
+            floats(&x)?,
+            table.address(),
+            int(parts.len())?,
+            gradient.address(),
+            losses.address(),
+            rows as i64
+        ];
+        let arguments: Vec<Argument> = shared.iter().chain(own).copied().collect();
+        let (grid, block) = threads.shape(rows)?;
+        launch(device, Family::Losses, name, grid, block, &arguments)?;
+    }
+    Ok(Sum {
+        loss: sum(device, losses, rows)?.tensor((), device),
+        gradient: gradient.tensor(input.shape(), device),
+    })
+}
+
+/// Parts by their ends.
+fn ends(parts: &[(usize, f64)]) -> Vec<Part> {
+    let mut end = 0;
+    let part = |&(rows, divisor): &(usize, f64)| {
+        end += rows as i64;
+        Part { end, divisor }
+    };
+    parts.iter().map(part).collect()
+}
+
+/// The sum of `count` numbers, chunk by chunk.
+fn sum(device: &CudaDevice, values: Fresh<f64>, count: usize) -> Result<Fresh<f32>> {
+    let (mut values, mut count) = (values, count);
+    if count > CHUNK {
+        let chunks = count.div_ceil(CHUNK);
+        let partial = Fresh::<f64>::new(device, chunks)?;
+        let arguments = arguments![values.address(), partial.address(), count as i64, CHUNK as i32];
+        launch(device, Family::Losses, "sum_of_chunks", [int(chunks)? as u32, 1, 1], [256, 1], arguments)?;
+        (values, count) = (partial, chunks);
+    }
+    let total = Fresh::<f32>::new(device, 1)?;
+    let arguments = arguments![values.address(), total.address(), count as i64];
+    launch(device, Family::Losses, "sum_of_all", [1, 1, 1], [256, 1], arguments)?;
+    Ok(total)
+}
+
+impl Gpu for TimesScalar<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
+        let (count, factor) = (self.gradient.elem_count(), self.factor.contiguous()?);
+        if count == 0 {
+            return Ok(());
+        }
+        let arguments = arguments![floats(self.gradient)?, floats(&factor)?, count as i64];
+        launch(device, Family::Elementwise, "times_scalar", blocks(count)?, [256, 1], arguments)
+    }
+}
