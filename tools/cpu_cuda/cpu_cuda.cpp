@@ -257,6 +257,22 @@ static void fast_sum(const unsigned *grid, const unsigned *, unsigned, void **a)
         to[block] = float(sum);
     }
 }
+static void fast_sum_small(const unsigned *, const unsigned *, unsigned, void **a) {
+    auto count = *static_cast<size_t *>(a[0]), part = *static_cast<size_t *>(a[1]), dims = *static_cast<size_t *>(a[2]);
+    auto *info = *static_cast<size_t **>(a[3]);
+    auto *from = *static_cast<float **>(a[4]), *to = *static_cast<float **>(a[5]);
+    for (size_t block = 0; block < count; block++) {
+        double sum = 0;
+        for (size_t i = block * part; i < (block + 1) * part; i++) sum += from[place(i, dims, info)];
+        to[block] = float(sum);
+    }
+}
+template <class T> static void copy2d(const unsigned *, const unsigned *, unsigned, void **a) {
+    auto *from = *static_cast<T **>(a[0]), *to = *static_cast<T **>(a[1]);
+    uint32_t rows = *static_cast<uint32_t *>(a[2]), columns = *static_cast<uint32_t *>(a[3]);
+    uint32_t from_row = *static_cast<uint32_t *>(a[4]), to_row = *static_cast<uint32_t *>(a[5]);
+    for (uint32_t row = 0; row < rows; row++) std::memmove(to + size_t(row) * to_row, from + size_t(row) * from_row, columns * sizeof(T));
+}
 static float plus_of(float a, float b) { return a + b; }
 static float minus_of(float a, float b) { return a - b; }
 static float times_of(float a, float b) { return a * b; }
@@ -269,7 +285,7 @@ static float log_of(float a) { return std::log(a); }
 static const std::map<std::string, Entry> CANDLE = {
     {"affine_f32", affine}, {"badd_f32", binary<plus_of>}, {"bsub_f32", binary<minus_of>}, {"bmul_f32", binary<times_of>}, {"bdiv_f32", binary<over_of>},
     {"uexp_f32", unary<exp_of>}, {"usqr_f32", unary<square_of>}, {"uneg_f32", unary<negative_of>}, {"usqrt_f32", unary<root_of>}, {"ulog_f32", unary<log_of>},
-    {"fast_sum_f32", fast_sum},
+    {"fast_sum_f32", fast_sum}, {"fast_sum_small_f32", fast_sum_small}, {"copy2d_f32", copy2d<float>}, {"copy2d_u8", copy2d<uint8_t>},
     {"ucopy_f32", ucopy<float>}, {"ucopy_f64", ucopy<double>}, {"ucopy_u8", ucopy<uint8_t>}, {"ucopy_u32", ucopy<uint32_t>},
     {"const_set_f32", const_set<float>}, {"const_set_f64", const_set<double>}, {"const_set_u8", const_set<uint8_t>},
 };

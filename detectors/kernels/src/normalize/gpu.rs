@@ -23,7 +23,8 @@ fn by_rows(
     let out = Fresh::<f32>::new(device, count)?;
     if count > 0 {
         let rows = count / width;
-        let inputs = inputs.iter().map(|input| input.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+        let inputs =
+            inputs.iter().map(|input| input.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
         let mut arguments = inputs.iter().map(floats).collect::<Result<Vec<_>>>()?;
         arguments.extend(arguments![out.address(), rows as i64, int(width)?]);
         arguments.extend(own);

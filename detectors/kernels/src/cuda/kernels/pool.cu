@@ -41,7 +41,19 @@ extern "C" __global__ void max_pool_gradient(const float *g, const u8 *winners, 
 __device__ __forceinline__ int bin_start(int i, int input, int bins) { return int((long long)i * input / bins); }
 __device__ __forceinline__ int bin_end(int i, int input, int bins) { return int(((long long)(i + 1) * input + bins - 1) / bins); }
 
-// Means of bins, 32 channels a block; 8 warps share the pixels of a bin. Grid: (bins of all images, channels / 32).
+// Means of small bins, a thread each.
+extern "C" __global__ void average_pool_small(const float *x, float *y, long long count, int h, int w, int c, int oh, int ow) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), ox = int(i / c % ow), oy = int(i / c / ow % oh), image = int(i / c / ow / oh);
+    int top = bin_start(oy, h, oh), bottom = bin_end(oy, h, oh), left = bin_start(ox, w, ow), right = bin_end(ox, w, ow);
+    double sum = 0.0;
+    for (int py = top; py < bottom; py++)
+        for (int px = left; px < right; px++) sum += x[(((long long)image * h + py) * w + px) * c + channel];
+    y[i] = float(sum * (1.0 / ((bottom - top) * (right - left))));
+}
+
+// Means of large bins, 32 channels a block; 8 warps share the pixels of a bin. Grid: (bins of all images, channels / 32).
 extern "C" __global__ void __launch_bounds__(256)
 average_pool(const float *x, float *y, int h, int w, int c, int oh, int ow) {
     __shared__ double sums[8][33];

@@ -28,9 +28,7 @@ impl Gpu for Focal<'_> {
             sum_over_rows(device, self.logits, k, self.parts, (name, Threads::Warp), own)
         };
         match self.targets {
-            FocalTargets::Dense(targets) => {
-                sum("focal_dense", Table::of_floats(device, targets)?.address())
-            }
+            FocalTargets::Dense(targets) => sum("focal_dense", Table::of_floats(device, targets)?.address()),
             // The low byte of a negative number is 256 more.
             FocalTargets::Rows(targets) if k <= CLASSES_IN_A_BYTE => {
                 let bytes: Vec<u8> = targets.iter().map(|target| number(*target) as u8).collect();

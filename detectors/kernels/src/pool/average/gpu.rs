@@ -7,12 +7,29 @@ use crate::Result;
 use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
 use crate::dispatch::Gpu;
 
+/// Pixels of a bin that one thread adds.
+const SMALL: usize = 64;
+
 impl Gpu for AveragePool<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let Bins { h, w, oh, ow } = self.bins;
         let (n, _, _, c) = self.x.dims4()?;
         let out = Fresh::<f32>::new(device, n * oh * ow * c)?;
-        if n * c > 0 {
+        let count = n * oh * ow * c;
+        // Bins of few pixels are no work for a block.
+        if count > 0 && (h.div_ceil(oh) + 1) * (w.div_ceil(ow) + 1) <= SMALL {
+            let arguments = arguments![
+                floats(self.x)?,
+                out.address(),
+                count as i64,
+                int(h)?,
+                int(w)?,
+                int(c)?,
+                int(oh)?,
+                int(ow)?
+            ];
+            launch(device, Family::Pool, "average_pool_small", blocks(count)?, [256, 1], arguments)?;
+        } else if count > 0 {
             let grid = [int(n * oh * ow)? as u32, int(c.div_ceil(32))? as u32, 1];
             let arguments =
                 arguments![floats(self.x)?, out.address(), int(h)?, int(w)?, int(c)?, int(oh)?, int(ow)?];
