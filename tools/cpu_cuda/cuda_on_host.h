@@ -202,6 +202,7 @@ template <class T> T atomicAdd(T *at, T value) { T old = *at; *at = old + value;
 template <class T> T atomicMax(T *at, T value) { T old = *at; *at = std::max(old, value); return old; }
 inline unsigned __float_as_uint(float x) { unsigned u; std::memcpy(&u, &x, 4); return u; }
 inline float __uint_as_float(unsigned u) { float x; std::memcpy(&x, &u, 4); return x; }
+inline double __dmul_rn(double a, double b) { volatile double product = a * b; return product; }  // never fused
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }

@@ -31,7 +31,8 @@ extern "C" __global__ void roi_shares(const Roi *rois, const Level *levels, int 
     if (!vertical) index -= oh;
     double low = vertical ? roi.y1 : roi.x1, high = vertical ? roi.y2 : roi.x2;
     int bins = vertical ? oh : ow, pixels = vertical ? level.h : level.w;
-    double start = low * level.scale, length = (high - low) * level.scale;
+    // Products are rounded before they are added, as on the host: a sample may lie exactly on a map's border.
+    double start = __dmul_rn(low, level.scale), length = __dmul_rn(high - low, level.scale);
     if (half_pixel) start -= 0.5;
     else length = fmax(length, 1.0);
     double bin = length / bins;
@@ -41,7 +42,7 @@ extern "C" __global__ void roi_shares(const Roi *rois, const Level *levels, int 
     int *to = sources + at * cap;
     float *to_weights = weights + at * cap;
     for (int sample = 0; sample < samples; sample++) {
-        double place = start + (index + (sample + 0.5) / samples) * bin;
+        double place = start + __dmul_rn(index + (sample + 0.5) / samples, bin);
         if (!(place >= -1.0 && place <= pixels)) continue;
         place = fmin(fmax(place, 0.0), double(pixels - 1));
         int source = int(place);
