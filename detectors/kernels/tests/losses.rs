@@ -113,8 +113,11 @@ fn projected<'a>(
     f: impl Fn(&Value) -> Result<Value> + 'a,
 ) -> impl Fn(&Value) -> Result<Value> {
     move |x| {
-        let y = f(x)?;
-        Value::from_candle(&[&y, &Value::constant(g.clone())], |t| (&t[0] * &t[1])?.sum_all())
+        let (y, g) = (f(x)?, g.clone());
+        let products = flat(y.tensor()).into_iter().zip(flat(&g)).map(|(y, g)| f64::from(y) * f64::from(g));
+        let sum = tensor(&[products.sum::<f64>() as f32], &[]);
+        // The gradient of the sum is asked for, no multiple of it.
+        Ok(Value::operation(&[&y], sum, move |_| Ok(vec![Some(g)])))
     }
 }
 
@@ -253,6 +256,69 @@ fn a_logit_that_is_not_finite_makes_the_loss_not_finite() {
             not_finite(&[1, 4], &|x| {
                 sigmoid_focal_loss(x, FocalTargets::Dense(&[0.0, 1.0, 0.5, 0.5]), 0.25, 2.0, 1.0)
             });
+        }
+    }
+}
+
+/// More rows than one block adds up, and more classes than a byte holds.
+#[test]
+fn many_rows_and_many_classes_add_up() {
+    let m = 9001;
+    let (x, t) = (golden::tensor(11, m, 4.0, 0.0), golden::tensor(12, m, 0.5, 0.5));
+    let (loss, gradient) = evaluate(&x, &[m], |x| bce_with_logits(x, &t, 10.0));
+    let entropy = |(x, t): (&f32, &f32)| {
+        let (x, t) = (f64::from(*x), f64::from(*t));
+        x.max(0.0) - x * t + (-x.abs()).exp().ln_1p()
+    };
+    let expected = x.iter().zip(&t).map(entropy).sum::<f64>() / 10.0;
+    assert!((f64::from(loss) / expected - 1.0).abs() < 1e-6, "{loss}, expected {expected}");
+    for ((x, t), gradient) in x.iter().zip(&t).zip(gradient) {
+        let expected = ((1.0 / (1.0 + (-f64::from(*x)).exp())) - f64::from(*t)) / 10.0;
+        assert!((f64::from(gradient) - expected).abs() < 1e-7);
+    }
+    let k = 300;
+    let logits = golden::tensor(13, 3 * k, 4.0, 0.0);
+    let rows = [RowTarget::Class(299), RowTarget::Ignored, RowTarget::Background];
+    let mut dense = vec![0f32; 2 * k];
+    dense[299] = 1.0;
+    let of_rows = |x: &Value| sigmoid_focal_loss(x, FocalTargets::Rows(&rows), 0.25, 2.0, 1.0);
+    let (loss, gradient) = evaluate(&logits, &[3, k], of_rows);
+    let counted = [&logits[..k], &logits[2 * k..]].concat();
+    let of_all = |x: &Value| sigmoid_focal_loss(x, FocalTargets::Dense(&dense), 0.25, 2.0, 1.0);
+    let (expected, by_all) = evaluate(&counted, &[2, k], of_all);
+    assert!((loss / expected - 1.0).abs() < 1e-6, "{loss}, expected {expected}");
+    assert_eq!([&by_all[..k], &vec![0.0; k], &by_all[k..]].concat(), gradient);
+}
+
+/// Rows of embeddings, and rows as long as a map.
+#[test]
+fn rows_of_any_length_are_normalised_with_their_gradients() {
+    for (m, d) in [(3, 31), (9, 33), (2, 2047), (2, 2048), (1, 5003)] {
+        let (x, g) = (golden::tensor(14, m * d, 3.0, 0.0), golden::tensor(15, m * d, 1.0, 0.0));
+        let of = |f: &dyn Fn(&Value) -> Result<Value>| {
+            let value = f(&leaf(&x, &[m, d])).unwrap();
+            (flat(value.tensor()), flat(&value.backward_from(&tensor(&g, &[m, d])).unwrap()["x"]))
+        };
+        let (unit, by_unit) = of(&|x| l2_normalize_rows(x, 1e-12));
+        let (logs, by_logs) = of(&log_softmax);
+        for row in 0..m {
+            let row = row * d..(row + 1) * d;
+            let wide = |values: &[f32]| values[row.clone()].iter().map(|v| f64::from(*v)).collect::<Vec<_>>();
+            let (x, g) = (wide(&x), wide(&g));
+            let norm = x.iter().map(|x| x * x).sum::<f64>().sqrt();
+            let along = x.iter().zip(&g).map(|(x, g)| x * g).sum::<f64>() / (norm * norm);
+            let highest = x.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let total = highest + x.iter().map(|x| (x - highest).exp()).sum::<f64>().ln();
+            let sum = g.iter().sum::<f64>();
+            let close = |got: f64, expected: f64| {
+                assert!((got - expected).abs() <= 2e-6 * expected.abs().max(1.0), "{got}, expected {expected}");
+            };
+            for (i, at) in row.clone().enumerate() {
+                close(f64::from(unit[at]), x[i] / norm);
+                close(f64::from(by_unit[at]), (g[i] - along * x[i]) / norm);
+                close(f64::from(logs[at]), x[i] - total);
+                close(f64::from(by_logs[at]), g[i] - (x[i] - total).exp() * sum);
+            }
         }
     }
 }

@@ -172,6 +172,32 @@ fn a_pyramid_equals_its_levels_one_by_one() {
     assert!(values(&got["level 1"]).iter().all(|g| *g == 0.0));
 }
 
+/// Hundreds of RoIs over each other, more bins than pixels; a linear map and its gradient are each other's
+/// transpose.
+#[test]
+fn many_rois_and_many_bins_have_the_gradient_of_a_linear_map() {
+    for (count, output) in [(600, (3, 4)), (40, (35, 3)), (40, (2, 41))] {
+        let x = noise(16, &[2, 5, 19, 23]);
+        let corner = |i: u64| (golden::value(17, i) as f32 + 1.0) * 20.0;
+        let roi = |i: u64| {
+            let (x, y) = (corner(4 * i), corner(4 * i + 1));
+            [(i % 2) as f32, x, y, x + corner(4 * i + 2), y + corner(4 * i + 3)]
+        };
+        let rois: Vec<[f32; 5]> = (0..count).map(roi).collect();
+        let leaf = Value::leaf("x", x.clone());
+        let out = roi_align(&leaf, &rois, output, 0.5, Sampling::Fixed(2), Alignment::HalfPixel).unwrap();
+        let expected = reference(&x, &rois, output, 0.5, Sampling::Fixed(2), Alignment::HalfPixel);
+        assert_close(out.tensor(), &expected, 3e-6);
+        let g = noise(18, out.dims());
+        let dot = |a: &Tensor, b: &Tensor| -> f64 {
+            values(a).iter().zip(values(b)).map(|(a, b)| f64::from(*a) * f64::from(b)).sum()
+        };
+        let (forward, back) = (dot(out.tensor(), &g), dot(&x, &gradients_of(&out, &g)["x"]));
+        let size = dot(&g, &g).sqrt() * dot(out.tensor(), out.tensor()).sqrt();
+        assert!((forward - back).abs() < 1e-6 * size, "{forward} and {back} of {size}");
+    }
+}
+
 #[test]
 fn only_tracked_levels_get_a_gradient() {
     let (levels, scales, level_of) = pyramid();
