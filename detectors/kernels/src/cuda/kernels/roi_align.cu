@@ -134,7 +134,7 @@ __device__ __forceinline__ float share_of(const int *sources, const float *weigh
 
 // The gradient of one level's map: a block owns 8 x 8 pixels of an image and 32 channels, and adds the RoIs that touch
 // them in their order. Lanes are channels, warps columns of pixels. g is (R, bins, C).
-extern "C" __global__ void __launch_bounds__(256)
+extern "C" __global__ void __launch_bounds__(256, 3)
 roi_align_gradient(const float *g, const Roi *rois, const int *reach, const int *sources, const float *weights, const int *counts,
                    float *out, int count, int level, int h, int w, int c, int oh, int ow, int cap) {
     __shared__ int touching[256];
