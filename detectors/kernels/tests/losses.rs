@@ -311,7 +311,10 @@ fn rows_of_any_length_are_normalised_with_their_gradients() {
             let total = highest + x.iter().map(|x| (x - highest).exp()).sum::<f64>().ln();
             let sum = g.iter().sum::<f64>();
             let close = |got: f64, expected: f64| {
-                assert!((got - expected).abs() <= 2e-6 * expected.abs().max(1.0), "{got}, expected {expected}");
+                assert!(
+                    (got - expected).abs() <= 2e-6 * expected.abs().max(1.0),
+                    "{got}, expected {expected}"
+                );
             };
             for (i, at) in row.clone().enumerate() {
                 close(f64::from(unit[at]), x[i] / norm);
