@@ -281,10 +281,11 @@ static float exp_of(float a) { return std::exp(a); }
 static float square_of(float a) { return a * a; }
 static float negative_of(float a) { return -a; }
 static float root_of(float a) { return std::sqrt(a); }
+static float sine_of(float a) { return std::sin(a); }
 static float log_of(float a) { return std::log(a); }
 static const std::map<std::string, Entry> CANDLE = {
     {"affine_f32", affine}, {"badd_f32", binary<plus_of>}, {"bsub_f32", binary<minus_of>}, {"bmul_f32", binary<times_of>}, {"bdiv_f32", binary<over_of>},
-    {"uexp_f32", unary<exp_of>}, {"usqr_f32", unary<square_of>}, {"uneg_f32", unary<negative_of>}, {"usqrt_f32", unary<root_of>}, {"ulog_f32", unary<log_of>},
+    {"uexp_f32", unary<exp_of>}, {"usqr_f32", unary<square_of>}, {"uneg_f32", unary<negative_of>}, {"usqrt_f32", unary<root_of>}, {"usin_f32", unary<sine_of>}, {"ulog_f32", unary<log_of>},
     {"fast_sum_f32", fast_sum}, {"fast_sum_small_f32", fast_sum_small}, {"copy2d_f32", copy2d<float>}, {"copy2d_u8", copy2d<uint8_t>},
     {"ucopy_f32", ucopy<float>}, {"ucopy_f64", ucopy<double>}, {"ucopy_u8", ucopy<uint8_t>}, {"ucopy_u32", ucopy<uint32_t>},
     {"const_set_f32", const_set<float>}, {"const_set_f64", const_set<double>}, {"const_set_u8", const_set<uint8_t>},
