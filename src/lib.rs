@@ -26,7 +26,7 @@
 //! | `cli` | yes | the program, and what it alone needs: clap, anyhow, indicatif, signal-hook, mimalloc |
 //! | `ndarray` | yes | images and boxes as `ndarray` arrays |
 //! | `candle-nn` | no | networks load from a `candle_nn::VarBuilder` and are `candle_nn::Module`s |
-//! | `cuda`, `cudnn` | no | NVIDIA GPUs |
+//! | `cuda` | no | NVIDIA GPUs (docs/GPU.md) |
 //!
 //! # Memory
 //! Training allocates the same large blocks at every step. The program keeps them in the process, which saves

@@ -158,9 +158,11 @@ pub(crate) enum Parameter {
     I64,
 }
 
-/// Kernels by device, family and name. Looking one up costs no call of the driver.
-static LOADED: LazyLock<Mutex<HashMap<(usize, Family, &'static str), Kernel>>> =
-    LazyLock::new(Mutex::default);
+/// Kernels by device, family and name.
+type Loaded = HashMap<(usize, Family, &'static str), Kernel>;
+
+/// Kernels that were used before. Looking one up costs no call of the driver.
+static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 
 /// The kernel `name` of `family`; the family is compiled when the first one of it is asked for.
 pub(crate) fn kernel(device: &CudaDevice, family: Family, name: &'static str) -> Result<Kernel> {
@@ -215,6 +217,16 @@ fn kind(parameter: &str) -> Option<Parameter> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// By NVIDIA's compiler, which needs no GPU, or by the stand-in's.
+    #[test]
+    fn every_family_compiles_for_every_architecture() {
+        for architecture in ["compute_75", "compute_80", "compute_90", "compute_100", "compute_120"] {
+            for (family, ptx) in compile_all(architecture).unwrap() {
+                assert!(ptx.contains(".entry") || ptx.starts_with("//CPU_CUDA"), "{family} {architecture}");
+            }
+        }
+    }
 
     #[test]
     fn the_parameters_of_a_kernel_are_those_of_its_text() {
