@@ -37,12 +37,23 @@ pub enum Error {
         total: usize,
     },
     /// A file of kernels does not compile.
-    #[cfg(feature = "cuda")]
     #[error(transparent)]
-    Compile(#[from] crate::cuda::CompileError),
+    Compile(#[from] CompileError),
     /// candle reported an error.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+/// The C++ compiler of CUDA refused a file of kernels.
+#[derive(Debug, thiserror::Error)]
+#[error("NVRTC cannot compile the kernels {family} for {architecture}: {reason}")]
+pub struct CompileError {
+    /// File of the kernels.
+    pub family: &'static str,
+    /// Architecture compiled for, such as compute_90.
+    pub architecture: String,
+    /// Message of the compiler.
+    pub reason: String,
 }
 
 /// The result of an operation.

@@ -78,7 +78,7 @@ pub mod windows;
 
 pub use activation::Activation;
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
-pub use error::{Error, Result};
+pub use error::{CompileError, Error, Result};
 pub use graph::{Gradients, Value};
 pub use linear::linear;
 pub use precision::Precision;

@@ -10,7 +10,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
-use crate::{Error, Result};
+use crate::{CompileError, Error, Result};
 
 /// A file of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,18 +25,6 @@ pub(crate) enum Family {
     RoiAlign,
     Rows,
     Sampling,
-}
-
-/// The C++ compiler of CUDA refused a file of kernels.
-#[derive(Debug, thiserror::Error)]
-#[error("NVRTC cannot compile the kernels {family} for {architecture}: {reason}")]
-pub struct CompileError {
-    /// File of the kernels.
-    pub family: &'static str,
-    /// Architecture compiled for, such as compute_90.
-    pub architecture: String,
-    /// Message of the compiler.
-    pub reason: String,
 }
 
 macro_rules! text {

@@ -22,7 +22,7 @@ mod memory;
 mod transfer;
 
 pub use device::open;
-pub use family::{CompileError, compile_all};
+pub use family::compile_all;
 pub use machine::{GpuInfo, Machine, machine};
 pub use transfer::{Counts, counts};
 
