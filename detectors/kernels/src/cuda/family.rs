@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use candle_core::CudaDevice;
@@ -10,6 +9,7 @@ use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
 use candle_core::cuda_backend::cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
 
+use super::cache;
 use crate::{CompileError, Error, Result};
 
 /// A file of kernels.
@@ -78,42 +78,17 @@ impl Family {
 
     /// Its PTX from the user's cache folder, or compiled and put there.
     fn cached_ptx(self, architecture: &str) -> std::result::Result<String, CompileError> {
-        let path = cache_folder().map(|folder| folder.join(self.cache_name(architecture)));
-        if let Some(ptx) = path.as_deref().and_then(|path| std::fs::read_to_string(path).ok()) {
-            return Ok(ptx);
-        }
-        let ptx = self.ptx(architecture)?;
-        // A cache that cannot be written costs the compilation again, nothing else.
-        if let Some(path) = path {
-            let _ = store(&path, &ptx);
-        }
-        Ok(ptx)
-    }
-
-    fn cache_name(self, architecture: &str) -> String {
         let (name, text) = self.name_and_text();
         let mut hasher = DefaultHasher::new();
         (text, architecture, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
-        format!("{name}-{architecture}-{:016x}.ptx", hasher.finish())
+        let file = format!("{name}-{architecture}-{:016x}.ptx", hasher.finish());
+        if let Some(ptx) = cache::read(&file) {
+            return Ok(ptx);
+        }
+        let ptx = self.ptx(architecture)?;
+        cache::keep(&file, &ptx);
+        Ok(ptx)
     }
-}
-
-/// `$CKD_DET_CACHE`, else ckd-det in the user's cache folder.
-fn cache_folder() -> Option<PathBuf> {
-    let of = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    of("CKD_DET_CACHE")
-        .or_else(|| of("XDG_CACHE_HOME").map(|folder| folder.join("ckd-det")))
-        .or_else(|| of("HOME").map(|home| home.join(".cache/ckd-det")))
-}
-
-/// Writes a file whole or not at all: other processes may read it meanwhile.
-fn store(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let partial = path.with_extension(format!("{}.partial", std::process::id()));
-    std::fs::write(&partial, text)?;
-    std::fs::rename(partial, path)
 }
 
 /// Compiles all kernels for `architecture` (compute_80, say), without a GPU and without the cache.

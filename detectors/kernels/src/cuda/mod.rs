@@ -2,6 +2,7 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | `cache` | compiled kernels in the user's cache folder |
 //! | `cudnn` | convolutions by cuDNN |
 //! | `device` | opening a GPU; the stream that all work is put into |
 //! | `family` | kernels as CUDA C++ text, compiled by NVRTC for the GPU that is there |
@@ -13,6 +14,7 @@
 //! channels last in memory, as on the host, so graph and networks see no difference. No kernel adds with
 //! atomics: sums have a fixed order, and bits repeat on one model of GPU.
 
+mod cache;
 pub(crate) mod cudnn;
 mod device;
 mod family;
