@@ -67,15 +67,69 @@ enum Fault {
     Kill,
     /// SIGINT, SIGTERM, SIGHUP or SIGUSR1 at any time.
     Signal,
+    /// SIGKILL at some rename, write, flush or removal of a file (by strace).
+    Call,
     /// Files cannot grow beyond some size, and writing fails in the middle.
     Limit,
+    /// The disk is full: a small file system, or else every write from one on fails (by strace).
+    Full,
     /// SIGKILL, and a file of the run is cut.
     Torn,
     /// SIGKILL, and a bit of a file of the run is another.
     Flipped,
 }
 
-const FAULTS: [Fault; 5] = [Fault::Kill, Fault::Signal, Fault::Limit, Fault::Torn, Fault::Flipped];
+const FAULTS: [Fault; 7] =
+    [Fault::Kill, Fault::Call, Fault::Full, Fault::Signal, Fault::Limit, Fault::Torn, Fault::Flipped];
+
+/// Calls of the system at which a run is killed, and about how often a run makes them.
+const CALLS: [(&str, u64); 4] = [("rename", 14), ("write", 60), ("fsync", 30), ("unlink", 6)];
+
+/// A small file system at a folder, for as long as this lives.
+struct Disk(PathBuf);
+
+impl Disk {
+    /// A file system of `kib` KiB in memory; `None` where the user may not mount one.
+    fn mount(at: &Path, kib: u64) -> Option<Self> {
+        fs::create_dir_all(at).unwrap();
+        let disk = Self(at.to_owned());
+        disk.run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={kib}k"), "tmpfs"]))
+            .then_some(disk)
+    }
+
+    /// Makes room, as a user does who deletes files.
+    fn grow(&self) {
+        assert!(self.run(Command::new("mount").args(["-o", "remount,size=64m"])));
+    }
+
+    fn run(&self, command: &mut Command) -> bool {
+        command.arg(&self.0).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It may never have been mounted.
+        let _ = self.run(Command::new("umount").arg("-l"));
+    }
+}
+
+/// `program` under strace, which has `fault` happen at its calls of `calls`.
+fn injected(program: &Command, calls: &str, fault: &str) -> Command {
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={calls}")]);
+    command.args(["-e", &format!("inject={calls}:{fault}")]);
+    command.arg(program.get_program()).args(program.get_args());
+    command.current_dir(program.get_current_dir().unwrap());
+    command
+}
+
+/// Whether strace is here and may be used.
+fn can_inject() -> bool {
+    let mut command = Command::new("strace");
+    command.args(["-qq", "-o", "/dev/null", "true"]).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
 
 /// The numbers that a trial draws.
 struct Draws(blake3::OutputReader);
@@ -111,8 +165,46 @@ fn read_back(run: &Path) -> Vec<PathBuf> {
     files.filter(is_read).collect()
 }
 
-/// Lets `fault` happen to a run of `job` that takes `took` undisturbed.
-fn disturb(tiny: &Tiny, job: &Job, fault: Fault, took: Duration, draws: &mut Draws) {
+/// Lets `fault` happen to a run of `job` that takes `took` undisturbed. Returns whether this machine can.
+fn disturb(tiny: &Tiny, job: &Job, fault: Fault, took: Duration, draws: &mut Draws) -> Happened {
+    let program = tiny.program(&job.args());
+    if fault == Fault::Full {
+        // A checkpoint takes some hundred KiB, and two must fit for a run to begin.
+        let disk = Disk::mount(&tiny.path("runs"), 300 + draws.below(2500));
+        let mut command = match disk {
+            Some(_) => program,
+            None if can_inject() => {
+                injected(&program, "write", &format!("error=ENOSPC:when={}+", 1 + draws.below(60)))
+            }
+            None => return Happened::No,
+        };
+        command.stdin(Stdio::null());
+        started(command).wait_with_output().unwrap();
+        return Happened::Yes(disk.inspect(Disk::grow));
+    }
+    if fault == Fault::Call {
+        if !can_inject() {
+            return Happened::No;
+        }
+        let (call, count) = CALLS[draws.below(CALLS.len() as u64) as usize];
+        let when = 1 + draws.below(count);
+        started(injected(&program, call, &format!("signal=KILL:when={when}"))).wait_with_output().unwrap();
+        return Happened::Yes(None);
+    }
+    disturb_everywhere(tiny, job, fault, took, draws);
+    Happened::Yes(None)
+}
+
+/// Result of [`disturb`].
+enum Happened {
+    /// The fault, on this disk if it has one of its own.
+    Yes(Option<Disk>),
+    /// Nothing: this machine has neither the rights nor strace.
+    No,
+}
+
+/// Lets a fault happen that every Unix can have.
+fn disturb_everywhere(tiny: &Tiny, job: &Job, fault: Fault, took: Duration, draws: &mut Draws) {
     let program = tiny.program(&job.args());
     if fault == Fault::Limit {
         // Blocks of half a KiB; a checkpoint has some hundreds.
@@ -197,7 +289,10 @@ fn whatever_happens_to_a_run_it_ends_in_the_same_bits() {
         let (job, (expected, took)) = (&JOBS[which], &undisturbed[which]);
         let _ = fs::remove_dir_all(tiny.path("runs"));
         let mut draws = Draws::of(trial);
-        disturb(&tiny, job, fault, *took, &mut draws);
+        let Happened::Yes(_disk) = disturb(&tiny, job, fault, *took, &mut draws) else {
+            eprintln!("trial {trial}: {fault:?} cannot be made here (no strace, no mount)");
+            continue;
+        };
         let [count, lost, different] = table.entry(fault).or_default();
         *count += 1;
         match finish(&tiny, job) {

@@ -4,16 +4,19 @@
 //! |---|---|
 //! | `targets` | [`Target`]: a reader, and the inputs that mutation begins with |
 //! | `mutate` | [`Mutator`]: changes of bytes, numbers, blocks and words |
+//! | `clock` | [`Clock`]: processor time, which other work on the machine does not lengthen |
 //! | `trial` | [`trial`]: one input read, and whatever is wrong with how that went |
 //!
 //! The driver (`cargo run --release -p ckd-fuzz -- all --minutes 5`) runs on stable Rust. `fuzz_targets` are the same for
 //! `cargo +nightly fuzz run TARGET --features libfuzzer`. What either finds goes to `corpus/TARGET`, which ordinary tests
 //! replay (`tests/fuzz.rs` of the program).
 
+mod clock;
 mod mutate;
 mod targets;
 mod trial;
 
+pub use clock::Clock;
 pub use mutate::Mutator;
 pub use targets::{Target, corpus, targets};
 pub use trial::{Fault, trial};

@@ -3,11 +3,16 @@
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use ckd_det::config::{ClassifyConfig, CohortConfig, Config, Document};
 use ckd_det::data::{coco, decode, voc, yolo};
+use ckd_det::engine::checkpoint::{self as state, TrainState};
+use ckd_det::engine::outcome::Outcome;
 use ckd_det::export::student::Student;
+use ckd_det::optim::Slot;
+use ckd_det::report::run_folder::RunFolder;
 use ckd_det::weights::file::write_safetensors;
 use ckd_det::weights::recognise::Recognised;
 use ckd_det::weights::{ModelCard, WeightsFile, labelled_rows};
@@ -57,6 +62,7 @@ pub fn targets() -> &'static [Target] {
         },
         Target { name: "detectron2_pickle", read: weights, seeds: || vec![checkpoint!("detectron2.pkl")] },
         Target { name: "cifar_pickle", read: cifar_pickle, seeds: || vec![cifar()] },
+        Target { name: "checkpoint", read: run_state, seeds: run_states },
     ]
 }
 
@@ -208,4 +214,44 @@ K\x00tq\x12b\x89h\x05X\x06\x00\x00\x00\x00\x01\x02\x03\x04\x05q\x13h\x07\x86q\x1
 
 fn cifar_pickle(_: &Path, input: &[u8]) -> String {
     told(labelled_rows(input, "labels"))
+}
+
+/// The tensors of a small checkpoint, by names of an optimiser's.
+fn small_state() -> [(Arc<str>, Tensor); 2] {
+    let tensor = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).expect("a small tensor");
+    [("a.weight".into(), tensor(&[2, 3])), ("a.bias".into(), tensor(&[3]))]
+}
+
+fn slots(tensors: &[(Arc<str>, Tensor)]) -> Vec<Slot<'_>> {
+    tensors.iter().map(|(name, tensor)| Slot { slot: "velocity", name, tensor }).collect()
+}
+
+/// A checkpoint with its hash, the same of a version without hashes, and the outcome of a run.
+fn run_states() -> Vec<Vec<u8>> {
+    const STATE: &str = r#"{"step": 2, "threads": 1, "best": {"step": 1, "score": 0.5}, "teacher": null}"#;
+    let folder = tempfile::tempdir().expect("a folder for trials");
+    let tensors = small_state();
+    let plain: TrainState = serde_json::from_str(STATE).expect("a good state");
+    let path = state::save(folder.path(), &[], &slots(&tensors), &plain, 1).expect("a file for trials");
+    let header = format!(
+        r#"{{"__metadata__":{{"ckd_det.train_state":{}}},"velocity/a.bias":{{"dtype":"F32","shape":[3],"data_offsets":[0,12]}},"velocity/a.weight":{{"dtype":"F32","shape":[2,3],"data_offsets":[12,36]}}}}"#,
+        serde_json::Value::from(STATE)
+    );
+    let header = format!("{header:<width$}", width = header.len().next_multiple_of(8));
+    let values = [1_f32; 9].map(f32::to_le_bytes).concat();
+    let old = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), &values].concat();
+    let outcome = r#"{"row": {"ap": 0.5}, "best": {"step": 1, "score": 0.5}, "steps": 2, "teacher": null,
+"networks": [{"folder": "peer0", "step": 1, "score": 0.5, "eval": {}}]}"#;
+    vec![fs::read(path).expect("a file for trials"), old, outcome.as_bytes().to_vec()]
+}
+
+/// Resumes from the input as a checkpoint, and has it read as the outcome of a run.
+fn run_state(folder: &Path, input: &[u8]) -> String {
+    let run = RunFolder::at(folder.join("run"));
+    put(&run.outcome(), input);
+    let folder = folder.join("checkpoints");
+    put(&folder.join("step-00000002.safetensors"), input);
+    let tensors = small_state();
+    let outcome = Outcome::<serde_json::Value>::read(&run);
+    format!("{} {}", told(state::restore(&folder, &[], &slots(&tensors))), told(outcome))
 }

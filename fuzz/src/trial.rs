@@ -3,11 +3,11 @@
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::Target;
+use crate::{Clock, Target};
 
-/// Time that an input of up to a megabyte may take; a hundred times an honest one's.
+/// Processor time that an input of up to a megabyte may take; a hundred times an honest one's.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Memory in MiB that it may take on top.
@@ -31,9 +31,9 @@ pub enum Fault {
 /// The reader's fault.
 pub fn trial(target: &Target, folder: &Path, input: &[u8]) -> Result<String, Fault> {
     let before = peak(true);
-    let start = Instant::now();
+    let clock = Clock::start();
     let answer = catch_unwind(AssertUnwindSafe(|| (target.read)(folder, input)));
-    let took = start.elapsed();
+    let took = clock.elapsed();
     let memory = peak(false).saturating_sub(before);
     match answer {
         Err(panic) => {
