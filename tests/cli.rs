@@ -763,7 +763,10 @@ fn help_shows_examples_and_exit_codes() {
     let here = Tiny::empty();
     let help = here.run_program(&["--help"]);
     assert_ended(&help, 0, &[]);
-    assert_mentions(&text(&help), &["Examples:", "Exit codes:", "130  interrupted", "--device <cpu|cuda:N>"]);
+    assert_mentions(
+        &text(&help),
+        &["Examples:", "Exit codes:", "130  interrupted", "--device <cpu|cuda[:N]>"],
+    );
     let script = here.run_program(&["completions", "bash"]);
     assert_mentions(&text(&script), &["complete -F", "doctor"]);
 }
