@@ -200,7 +200,7 @@ impl Labelled {
         }
     }
 
-    /// Those of `indices` whose images can be used; where bad images may be left out, each is decoded.
+    /// Usable images among `indices`; where bad images may be left out, each is decoded.
     pub fn usable(&self, indices: Vec<usize>) -> Vec<usize> {
         let is_usable = |&index: &usize| {
             let may_break = self.tolerance.left > 0;

@@ -215,7 +215,7 @@ fn no_object(text: &[u8]) -> serde_json::Error {
     }
 }
 
-/// What stopped the parser and what to write instead, where the parser's own words do not say so.
+/// Explanation of a parser's error, with what to write instead, where its own words do not say so.
 pub(crate) fn explained(text: &[u8], error: &serde_json::Error) -> Option<String> {
     let is_escape = error.is_syntax() && error.to_string().starts_with("invalid escape");
     match is_escape {

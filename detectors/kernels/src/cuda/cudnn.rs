@@ -27,7 +27,7 @@ pub(crate) struct Sizes {
     pub(crate) precision: Precision,
 }
 
-/// What cuDNN is told of a convolution.
+/// Descriptors of a convolution for cuDNN.
 struct Described {
     conv: ConvDescriptor<f32>,
     x: TensorDescriptor<f32>,

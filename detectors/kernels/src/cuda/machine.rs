@@ -1,4 +1,4 @@
-//! What a machine has: GPUs, the driver, NVIDIA's libraries.
+//! GPUs, driver and NVIDIA libraries of a machine.
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::{result, sys};

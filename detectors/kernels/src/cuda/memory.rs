@@ -36,7 +36,7 @@ impl Number for i64 {
 
 /// The address of a contiguous tensor of type `T`.
 ///
-/// What is freed later is freed in the order of the stream, so an address may outlive its tensor up to a launch.
+/// Memory is freed in the order of the stream, so an address may outlive its tensor up to a launch.
 ///
 /// # Errors
 /// If the tensor is not contiguous, of another type, or not on a GPU.

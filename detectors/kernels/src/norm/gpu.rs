@@ -198,7 +198,7 @@ impl Rows {
     }
 }
 
-/// What the gradient of a map is made of, and where the gradient behind the activation goes.
+/// Operands of the gradient of a map, and the place of the gradient behind the activation.
 struct BackOnLine<'a> {
     g: &'a Tensor,
     x: Option<&'a Tensor>,
