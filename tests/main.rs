@@ -24,6 +24,7 @@ mod observer;
 mod optim;
 mod outputs;
 mod properties;
+mod ranks;
 mod recipes;
 mod resume;
 mod soak;

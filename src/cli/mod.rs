@@ -31,6 +31,7 @@ mod model;
 mod output;
 mod predict;
 mod predict_classifier;
+mod ranks;
 mod train;
 mod weights;
 
@@ -138,6 +139,23 @@ pub enum Command {
 }
 
 impl Command {
+    /// Whether it only tells something: any number of processes may do that at once.
+    fn only_tells(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Methods(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => {
+                true
+            }
+            Self::Train(_)
+            | Self::Compare(_)
+            | Self::Eval(_)
+            | Self::Predict(_)
+            | Self::Export(_)
+            | Self::Weights(_)
+            | Self::Data(_)
+            | Self::Bench(_) => false,
+        }
+    }
+
     fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::Train(args) => train::run(args, context),
@@ -164,7 +182,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitStatus::Done.into(),
         Err(error) => {
             let status = ExitStatus::of(&error);
-            if status != ExitStatus::Done {
+            if status != ExitStatus::Done && ranks::speaks() {
                 report(&error);
             }
             status.into()
@@ -173,6 +191,9 @@ pub fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<()> {
+    if !cli.command.only_tells() {
+        ranks::refuse_several()?;
+    }
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }

@@ -1,0 +1,128 @@
+//! A rank that checks its job: `mpirun -n 4 target/release/examples/ranks [check|time|hang|exit CODE|panic]`.
+
+#![allow(clippy::print_stdout)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use ckd_collective::{Collective, Error, Launcher, Mpi, Tree};
+
+fn main() -> ExitCode {
+    let Some(launcher) = Launcher::of_this_process() else {
+        println!("no launcher: nothing is loaded");
+        return ExitCode::SUCCESS;
+    };
+    let ranks = match Mpi::join(&launcher) {
+        Ok(ranks) => ranks,
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::from(3);
+        }
+    };
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let done = match words.first().map_or("check", String::as_str) {
+        "check" => check(&ranks),
+        "time" => time(&ranks),
+        "hang" => hang(&ranks),
+        "abort" => ranks.abort(words.get(1).and_then(|code| code.parse().ok()).unwrap_or(1)),
+        "kill" => die(&ranks),
+        other => panic!("{other} is none of check, time, hang, abort, kill"),
+    };
+    if let Err(error) = done {
+        eprintln!("{error}");
+        ranks.abort(75);
+    }
+    ExitCode::SUCCESS
+}
+
+/// Numbers of a rank, of all signs and magnitudes: any other order of addition shows.
+fn numbers(rank: usize, length: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64.wrapping_mul(rank as u64 + 1);
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        ((state >> 40) as f32 / 8_388_608.0 - 1.0) * f32::exp2(-((state & 15) as f32))
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+fn bits(numbers: &[f32]) -> Vec<u32> {
+    numbers.iter().map(|number| number.to_bits()).collect()
+}
+
+/// Every operation, against what one process computes.
+fn check(ranks: &Mpi) -> Result<(), Error> {
+    let size = ranks.size();
+    let lengths = [0, 1, 2, 7, 1000, 100_003, 300_000];
+    let started: Vec<_> = lengths
+        .iter()
+        .map(|&length| ranks.start_sum(numbers(ranks.rank(), length)))
+        .collect::<Result<_, _>>()?;
+    // Other operations come between.
+    let all = ranks.all_gather(vec![ranks.rank() as u8; 3 * ranks.rank()])?;
+    assert_eq!(all, (0..size).map(|rank| vec![rank as u8; 3 * rank]).collect::<Vec<_>>());
+    ranks.poll()?;
+    for (sum, length) in started.into_iter().zip(lengths).rev() {
+        let mut tree = Tree::new(|a: Vec<f32>, b: Vec<f32>| {
+            Ok::<_, ()>(a.iter().zip(&b).map(|(a, b)| a + b).collect::<Vec<f32>>())
+        });
+        (0..size).for_each(|rank| tree.add(numbers(rank, length)).unwrap());
+        let expected = tree.sum().unwrap().unwrap();
+        assert_eq!(bits(&ranks.finish_sum(sum)?), bits(&expected), "{length} numbers");
+    }
+    let said = ranks.broadcast(if ranks.is_first() { b"all the same".to_vec() } else { vec![9] })?;
+    assert_eq!(said, b"all the same");
+    assert!(ranks.any(ranks.rank() == size - 1)?);
+    assert!(!ranks.any(false)?);
+    let local = ranks.local();
+    if ranks.is_first() {
+        println!(
+            "{size} ranks, {} on {}: all operations are right; {}",
+            local.size,
+            ranks.host(),
+            ranks.version()
+        );
+    }
+    Ok(())
+}
+
+/// Time of a sum of 60 MB in buckets of 4 MB.
+fn time(ranks: &Mpi) -> Result<(), Error> {
+    let bucket = numbers(ranks.rank(), 1 << 20);
+    let mut times = Vec::new();
+    for _ in 0..7 {
+        ranks.any(false)?;
+        let began = Instant::now();
+        let started: Vec<_> = (0..15).map(|_| ranks.start_sum(bucket.clone())).collect::<Result<_, _>>()?;
+        for sum in started {
+            ranks.finish_sum(sum)?;
+        }
+        times.push(began.elapsed().as_secs_f64() * 1e3);
+    }
+    times.sort_by(f64::total_cmp);
+    if ranks.is_first() {
+        println!("{} ranks: 15 sums of 4 MiB, median {:.0} ms; {}", ranks.size(), times[3], ranks.version());
+    }
+    Ok(())
+}
+
+/// The last rank never comes.
+fn hang(ranks: &Mpi) -> Result<(), Error> {
+    ranks.set_patience(Duration::from_secs(3));
+    ranks.any(false)?;
+    if ranks.rank() + 1 == ranks.size() {
+        std::thread::sleep(Duration::from_secs(60));
+    }
+    ranks.any(false).map(drop)
+}
+
+/// The last rank is killed.
+fn die(ranks: &Mpi) -> Result<(), Error> {
+    ranks.any(false)?;
+    if ranks.rank() + 1 == ranks.size() {
+        let me = std::process::id().to_string();
+        let _ = std::process::Command::new("kill").args(["-9", &me]).status();
+    }
+    ranks.any(false).map(drop)
+}
