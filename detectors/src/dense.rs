@@ -1,9 +1,13 @@
 //! Maps of a head that looks at every cell of a pyramid, as rows of one matrix.
 
+use std::ops::Range;
+
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, permute, reshape};
+use ckd_kernels::ranking::Best;
 
 use crate::anchors::AnchorGenerator;
+use crate::boxes::Xyxy;
 use crate::{Error, Result};
 
 /// Anchors at each cell: one number for all levels, since they share a head.
@@ -36,4 +40,25 @@ pub(crate) fn flat(levels: &[Value]) -> Result<Value> {
     let all = concatenate(levels, 1)?;
     let (count, width) = (all.dims()[0] * all.dims()[1], all.dims()[2]);
     Ok(reshape(&all, &[count, width])?)
+}
+
+/// Rows of each level of each image in a matrix by [`flat`], for images of `per_level` anchors.
+pub(crate) fn segments(per_level: &[usize], images: usize) -> Vec<Range<usize>> {
+    let mut end = 0;
+    let levels = (0..images).flat_map(|_| per_level);
+    let segment = |&count: &usize| {
+        end += count;
+        end - count..end
+    };
+    levels.map(segment).collect()
+}
+
+/// The best rows of each level of an image with the level's anchors.
+pub(crate) fn by_level<'a>(
+    best: &'a [Best],
+    anchors: &'a [Xyxy],
+    per_level: &'a [usize],
+) -> impl Iterator<Item = (&'a Best, &'a [Xyxy])> {
+    let levels = segments(per_level, 1).into_iter().map(|level| &anchors[level]);
+    best.iter().zip(levels)
 }

@@ -45,7 +45,6 @@ pub mod param;
 pub mod postprocess;
 pub mod proposals;
 pub mod pyramid;
-mod ranking;
 pub mod regions;
 pub mod retinanet;
 pub mod roi_heads;

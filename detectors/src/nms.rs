@@ -5,7 +5,7 @@
 //! Classes are kept apart exactly, not by shifting coordinates, which costs precision.
 
 use crate::boxes::{BoxLanes, GeometryError, Xyxy};
-use crate::ranking::by_descending;
+use ckd_kernels::ranking::by_descending;
 
 /// The indices of the boxes that stay, by descending score.
 ///

@@ -3,14 +3,15 @@
 //! torchvision's `RoIHeads.postprocess_detections` (Faster R-CNN: softmax with background in column 0, a box
 //! for each class) and `RetinaNet.postprocess_detections` (sigmoid, a box for each anchor).
 
+use ckd_kernels::ranking::Best;
+use ckd_settings::choices;
+
 use crate::box_coder::BoxCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
 use crate::nms::batched_nms_first;
 use crate::proposals::sigmoid;
-use crate::ranking::top_k;
 use crate::retinanet::RetinaSettings;
 use crate::roi_heads::RoiConfig;
-use ckd_settings::choices;
 
 /// The side in pixels that a clipped detection of Faster R-CNN must reach.
 const MIN_SIZE: f32 = 1e-2;
@@ -158,22 +159,44 @@ impl RetinaSettings {
         levels: &[RetinaLevel<'_>],
         image_hw: (usize, usize),
     ) -> Result<Detections, GeometryError> {
-        let mut candidates = Detections::default();
+        let (mut classes, mut best) = (0, Vec::with_capacity(levels.len()));
         for level in levels {
             let columns =
                 columns("class logits of the RetinaNet head", level.class_logits, level.anchors.len())?;
             let what = "box regression of the RetinaNet head";
             GeometryError::check_length(what, 4 * level.anchors.len(), level.box_regression.len())?;
-            let (deltas, _) = level.box_regression.as_chunks::<4>();
-            let (places, scores) = above_threshold(level.class_logits, self.score_threshold);
-            for k in top_k(&scores, self.topk_candidates) {
-                let (anchor, label) = (places[k] / columns, places[k] % columns);
-                let decoded = BoxCoder::ANCHORS.decode(&deltas[anchor], &level.anchors[anchor]);
-                let seen = match self.clip {
-                    Clip::BeforeNms => boxes::clip(&decoded, image_hw),
-                    Clip::AfterNms => decoded,
-                };
-                candidates.push(seen, scores[k], label as u32);
+            let floor = logit_floor(self.score_threshold);
+            let RetinaLevel { class_logits, box_regression, .. } = *level;
+            best.push(Best::of(class_logits, columns, box_regression, self.topk_candidates, floor));
+            classes = classes.max(columns);
+        }
+        self.among(best.iter().zip(levels.iter().map(|level| level.anchors)), classes, image_hw)
+    }
+
+    /// Detections of one image among the best logits of each level, whose companion are the deltas.
+    ///
+    /// # Errors
+    /// None for boxes and scores of one length.
+    pub(crate) fn among<'a>(
+        &self,
+        best: impl Iterator<Item = (&'a Best, &'a [Xyxy])>,
+        classes: usize,
+        image_hw: (usize, usize),
+    ) -> Result<Detections, GeometryError> {
+        let mut candidates = Detections::default();
+        for (best, anchors) in best {
+            let (deltas, _) = best.rows.as_chunks::<4>();
+            for ((&place, &logit), deltas) in best.places.iter().zip(&best.values).zip(deltas) {
+                let score = sigmoid(logit);
+                if score > self.score_threshold as f32 {
+                    let (anchor, label) = (place as usize / classes, place as usize % classes);
+                    let decoded = BoxCoder::ANCHORS.decode(deltas, &anchors[anchor]);
+                    let seen = match self.clip {
+                        Clip::BeforeNms => boxes::clip(&decoded, image_hw),
+                        Clip::AfterNms => decoded,
+                    };
+                    candidates.push(seen, score, label as u32);
+                }
             }
         }
         let kept = candidates.suppressed(self.nms_threshold, self.detections_per_image)?;
@@ -184,18 +207,7 @@ impl RetinaSettings {
     }
 }
 
-/// Places (anchor * K + class) and probabilities above `threshold`.
-fn above_threshold(logits: &[f32], threshold: f64) -> (Vec<usize>, Vec<f32>) {
-    // Most of the up to 16 million logits are far below: no exponential for those.
-    let logit_floor = logit_floor(threshold);
-    let candidates = logits.iter().enumerate().filter(|&(_, &logit)| logit >= logit_floor);
-    candidates
-        .map(|(place, &logit)| (place, sigmoid(logit)))
-        .filter(|&(_, score)| score > threshold as f32)
-        .unzip()
-}
-
-/// A logit a little below that of `probability`.
+/// A logit a little below that of `probability`: most of the up to 16 million logits are below, and need no exponential.
 pub(crate) fn logit_floor(probability: f64) -> f32 {
     match (probability / (1.0 - probability)).ln() {
         logit if logit.is_finite() => logit as f32 - 0.01,

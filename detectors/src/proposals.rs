@@ -3,10 +3,12 @@
 //! Ren et al., "Faster R-CNN", section 3.3; torchvision's `RegionProposalNetwork.filter_proposals`. Boxes are
 //! decoded only for the anchors that survive the selection by objectness, a few thousand of 270,000.
 
+use ckd_kernels::ranking::Best;
+
 use crate::box_coder::BoxCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
+use crate::dense::{by_level, segments};
 use crate::nms::batched_nms_first;
-use crate::ranking::top_k;
 
 /// Filter of proposals: numbers kept before and after NMS, thresholds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,37 +53,39 @@ impl ProposalFilter {
     ) -> Result<Proposals, GeometryError> {
         GeometryError::check_length("RPN box deltas", 4 * anchors.len(), deltas.len())?;
         GeometryError::check_length("RPN objectness", anchors.len(), objectness.len())?;
-        let (deltas, _) = deltas.as_chunks::<4>();
-        let box_of = |anchor: usize| BoxCoder::ANCHORS.decode(&deltas[anchor], &anchors[anchor]);
-        self.filter(objectness, box_of, anchors_per_level, image_hw)
+        GeometryError::check_length("RPN objectness", anchors_per_level.iter().sum(), objectness.len())?;
+        let best: Vec<Best> = segments(anchors_per_level, 1)
+            .into_iter()
+            .map(|level| {
+                let deltas = &deltas[4 * level.start..4 * level.end];
+                Best::of(&objectness[level], 1, deltas, self.pre_nms_top_n, f32::NEG_INFINITY)
+            })
+            .collect();
+        self.among(by_level(&best, anchors, anchors_per_level), image_hw)
     }
 
-    /// Filters proposals as [`ProposalFilter::propose`], where `box_of(k)` gives the decoded box of anchor k.
+    /// Proposals of one image among the best anchors of each level, whose companion are the deltas.
     ///
     /// # Errors
-    /// When `anchors_per_level` doesn't sum to the number of logits.
-    pub fn filter(
+    /// None for boxes and scores of one length.
+    pub(crate) fn among<'a>(
         &self,
-        objectness: &[f32],
-        box_of: impl Fn(usize) -> Xyxy,
-        anchors_per_level: &[usize],
+        best: impl Iterator<Item = (&'a Best, &'a [Xyxy])>,
         image_hw: (usize, usize),
     ) -> Result<Proposals, GeometryError> {
-        GeometryError::check_length("RPN objectness", anchors_per_level.iter().sum(), objectness.len())?;
         let (score_threshold, min_size) = (self.score_threshold as f32, self.min_size as f32);
         let (mut boxes, mut scores, mut levels) = (Vec::new(), Vec::new(), Vec::new());
-        let mut first = 0;
-        for (level, &count) in (0_u32..).zip(anchors_per_level) {
-            for k in top_k(&objectness[first..first + count], self.pre_nms_top_n) {
-                let clipped = boxes::clip(&box_of(first + k), image_hw);
-                let score = sigmoid(objectness[first + k]);
+        for (level, (best, anchors)) in (0_u32..).zip(best) {
+            let (deltas, _) = best.rows.as_chunks::<4>();
+            for ((&anchor, &logit), deltas) in best.places.iter().zip(&best.values).zip(deltas) {
+                let decoded = BoxCoder::ANCHORS.decode(deltas, &anchors[anchor as usize]);
+                let (clipped, score) = (boxes::clip(&decoded, image_hw), sigmoid(logit));
                 if boxes::is_large_enough(&clipped, min_size) && score >= score_threshold {
                     boxes.push(clipped);
                     scores.push(score);
                     levels.push(level);
                 }
             }
-            first += count;
         }
         let kept = batched_nms_first(&boxes, &scores, &levels, self.nms_threshold, self.post_nms_top_n)?;
         Ok(Proposals {
@@ -115,18 +119,19 @@ mod tests {
 
     #[test]
     fn levels_do_not_suppress_each_other() {
-        let same = [square(0.0); 4];
-        let proposals =
-            FILTER.filter(&[4.0, 3.0, 2.0, 1.0], |k| same[k], &[2, 2], (20, 20)).expect("lengths fit");
+        let proposals = FILTER
+            .propose(&[4.0, 3.0, 2.0, 1.0], &[0.0; 16], &[square(0.0); 4], &[2, 2], (20, 20))
+            .expect("lengths fit");
         assert_eq!(proposals.scores, [sigmoid(4.0), sigmoid(2.0)]);
     }
 
     #[test]
-    fn only_the_best_of_each_level_are_decoded() {
+    fn only_the_best_of_each_level_become_proposals() {
         let filter = ProposalFilter { pre_nms_top_n: 1, ..FILTER };
-        let box_of =
-            |k: usize| if k == 1 || k == 2 { square(k as f32) } else { panic!("anchor {k} was decoded") };
-        let proposals = filter.filter(&[0.0, 1.0, 5.0, 4.0], box_of, &[2, 2], (20, 20)).expect("lengths fit");
+        let anchors: Vec<Xyxy> = (0..4).map(|k| square(k as f32)).collect();
+        let proposals = filter
+            .propose(&[0.0, 1.0, 5.0, 4.0], &[0.0; 16], &anchors, &[2, 2], (20, 20))
+            .expect("lengths fit");
         assert_eq!(proposals.boxes, [square(2.0), square(1.0)]);
     }
 

@@ -4,6 +4,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
+use ckd_kernels::ranking::best;
 use ckd_settings::{Check, choices, section};
 use rand::RngCore;
 
@@ -11,7 +12,7 @@ use crate::anchors::AnchorGenerator;
 use crate::backbone::Trunk;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
-use crate::dense::{anchors_per_cell, flat, per_anchor};
+use crate::dense::{anchors_per_cell, by_level, flat, per_anchor, segments};
 use crate::detector::{Detect, DetectorConfig, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
@@ -19,7 +20,7 @@ use crate::init::Init;
 use crate::matcher::{self, Match, Matcher};
 use crate::nn::{Conv2d, ConvBlock, HeadNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
-use crate::postprocess::{Clip, Detections, RetinaLevel};
+use crate::postprocess::{Clip, Detections, logit_floor};
 use crate::regions::Regions;
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
@@ -255,31 +256,16 @@ impl RetinaNet {
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let mode = Mode::Inference;
         let output = self.forward(images, &self.pyramid(images, mode)?, mode)?;
-        let count = output.anchors.len();
-        let classes = self.config.classes;
-        let logits = output.logits.tensor().flatten_all()?.to_vec1::<f32>()?;
-        let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
-        images
-            .sizes
-            .iter()
-            .enumerate()
-            .map(|(image, &size)| {
-                let mut first = 0;
-                let levels: Vec<RetinaLevel> = output
-                    .per_level
-                    .iter()
-                    .map(|&anchors| {
-                        let start = image * count + first;
-                        let anchors_from = first;
-                        first += anchors;
-                        RetinaLevel {
-                            class_logits: &logits[start * classes..][..anchors * classes],
-                            box_regression: &deltas[4 * start..][..4 * anchors],
-                            anchors: &output.anchors[anchors_from..first],
-                        }
-                    })
-                    .collect();
-                Ok(self.config.settings.retina.detect(&levels, size)?)
+        let settings = &self.config.settings.retina;
+        let segments = segments(&output.per_level, images.sizes.len());
+        let floor = logit_floor(settings.score_threshold);
+        let (logits, deltas) = (output.logits.tensor(), output.deltas.tensor());
+        let best = best(logits, deltas, &segments, settings.topk_candidates, floor)?;
+        best.chunks_exact(output.per_level.len().max(1))
+            .zip(&images.sizes)
+            .map(|(best, &size)| {
+                let best = by_level(best, &output.anchors, &output.per_level);
+                Ok(settings.among(best, self.config.classes, size)?)
             })
             .collect()
     }

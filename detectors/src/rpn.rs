@@ -6,6 +6,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_kernels::ranking::best;
 use ckd_settings::{Check, section};
 use rand::Rng;
 
@@ -15,7 +16,7 @@ use crate::Result;
 use crate::anchors::AnchorGenerator;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
-use crate::dense::{anchors_per_cell, flat, per_anchor};
+use crate::dense::{anchors_per_cell, by_level, flat, per_anchor, segments};
 use crate::images::{Images, Target};
 use crate::init::Init;
 use crate::matcher::{self, Matcher};
@@ -204,17 +205,14 @@ impl Rpn {
         images: &Images,
         selection: &ProposalFilter,
     ) -> Result<Vec<Vec<Xyxy>>> {
-        let count = output.anchors.len();
-        let objectness = output.objectness.tensor().flatten_all()?.to_vec1::<f32>()?;
-        let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
-        images
-            .sizes
-            .iter()
-            .enumerate()
-            .map(|(image, &size)| {
-                let logits = &objectness[image * count..][..count];
-                let deltas = &deltas[4 * image * count..][..4 * count];
-                Ok(selection.propose(logits, deltas, &output.anchors, &output.per_level, size)?.boxes)
+        let segments = segments(&output.per_level, images.sizes.len());
+        let (objectness, deltas) = (output.objectness.tensor(), output.deltas.tensor());
+        let best = best(objectness, deltas, &segments, selection.pre_nms_top_n, f32::NEG_INFINITY)?;
+        best.chunks_exact(output.per_level.len().max(1))
+            .zip(&images.sizes)
+            .map(|(best, &size)| {
+                let best = by_level(best, &output.anchors, &output.per_level);
+                Ok(selection.among(best, size)?.boxes)
             })
             .collect()
     }

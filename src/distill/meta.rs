@@ -173,9 +173,5 @@ fn combined(x: &Parameters, a: f64, y: &Parameters, b: f64) -> Result<Parameters
 }
 
 fn norm(x: &Parameters) -> Result<f64, DistillError> {
-    let mut sum = 0.0;
-    for tensor in x.values() {
-        sum += squared_norm(tensor)?;
-    }
-    Ok(sum.sqrt())
+    Ok(squared_norm(&x.values().collect::<Vec<_>>())?.sqrt())
 }

@@ -1,7 +1,7 @@
 //! Adam with decoupled weight decay (Loshchilov and Hutter, ICLR 2019, arXiv 1711.05101), as PyTorch's `AdamW`.
 
 use candle_core::{Device, Tensor};
-use ckd_kernels::adamw::AdamWStep;
+use ckd_kernels::adamw::{self, AdamWStep};
 use ckd_kernels::{Gradients, Result};
 
 use super::groups::Parameter;
@@ -56,6 +56,7 @@ impl Optimizer for AdamW {
     }
 
     fn step(&mut self, gradients: &Gradients, lr: f64, scale: f64) -> Result<()> {
+        let mut moves = Vec::with_capacity(self.parameters.len());
         for (parameter, state) in self.parameters.iter().zip(&self.states) {
             let Some(gradient) = gradients.get(&parameter.name) else { continue };
             let updates = state.updates.to_vec1::<f32>()?[0] + 1.0;
@@ -68,10 +69,10 @@ impl Optimizer for AdamW {
                 gradient_scale: scale,
                 step: updates as u64,
             };
-            step.apply(&parameter.tensor, &state.mean, &state.square, gradient)?;
+            moves.push(step.of(&parameter.tensor, &state.mean, &state.square, gradient)?);
             state.updates.slice_set(&Tensor::new(&[updates], &Device::Cpu)?, 0, 0)?;
         }
-        Ok(())
+        adamw::apply(&moves)
     }
 
     fn slots(&self) -> Vec<Slot<'_>> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use ckd_detectors::param::{ParamStore, write_in_place};
-use ckd_kernels::ema::update_average;
+use ckd_kernels::ema::update_averages;
 
 use super::optimizer::{Slot, zeros_in_memory_order};
 
@@ -49,13 +49,11 @@ impl Ema {
     /// # Errors
     /// If the device cannot be written.
     pub fn update(&mut self, updates: u64) -> ckd_detectors::Result<()> {
-        for Averaged { weights, average, .. } in &self.averaged {
-            match updates {
-                ..=1 => write_in_place(average, weights)?,
-                _ => update_average(average, weights, self.decay)?,
-            }
+        if updates <= 1 {
+            return self.averaged.iter().try_for_each(|own| write_in_place(&own.average, &own.weights));
         }
-        Ok(())
+        let pairs: Vec<_> = self.averaged.iter().map(|own| (&own.average, &own.weights)).collect();
+        Ok(update_averages(&pairs, self.decay)?)
     }
 
     /// Runs `work` while the networks have the averages as their weights; afterwards they have their own again, bit for

@@ -40,11 +40,9 @@ pub struct Slot<'a> {
 /// # Errors
 /// If a gradient cannot be read.
 pub fn gradient_norm(parameters: &[Parameter], gradients: &Gradients, scale: f64) -> Result<f64> {
-    let mut sum = 0.0;
-    for gradient in parameters.iter().filter_map(|parameter| gradients.get(&parameter.name)) {
-        sum += squared_norm(gradient)?;
-    }
-    Ok(sum.sqrt() * scale)
+    let own: Vec<&Tensor> =
+        parameters.iter().filter_map(|parameter| gradients.get(&parameter.name)).collect();
+    Ok(squared_norm(&own)?.sqrt() * scale)
 }
 
 /// Zeros of `param`'s shape, with convolution weights channels-last as `param` has them.

@@ -1,7 +1,7 @@
 //! Stochastic gradient descent with momentum, as PyTorch's `SGD`.
 
 use candle_core::Tensor;
-use ckd_kernels::sgd::SgdStep;
+use ckd_kernels::sgd::{self, SgdStep};
 use ckd_kernels::{Gradients, Result};
 
 use super::groups::Parameter;
@@ -38,6 +38,7 @@ impl Optimizer for Sgd {
     }
 
     fn step(&mut self, gradients: &Gradients, lr: f64, scale: f64) -> Result<()> {
+        let mut updates = Vec::with_capacity(self.parameters.len());
         for (parameter, velocity) in self.parameters.iter().zip(&self.velocities) {
             let Some(gradient) = gradients.get(&parameter.name) else { continue };
             let step = SgdStep {
@@ -47,9 +48,9 @@ impl Optimizer for Sgd {
                 weight_decay: parameter.weight_decay,
                 gradient_scale: scale,
             };
-            step.apply(&parameter.tensor, velocity, gradient)?;
+            updates.push(step.of(&parameter.tensor, velocity, gradient)?);
         }
-        Ok(())
+        sgd::apply(&updates)
     }
 
     fn slots(&self) -> Vec<Slot<'_>> {

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Host};
-use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::in_place::{in_memory_order, lend, refuse_shared, same_shape};
 use crate::memory::CHUNK;
 use crate::simd::for_each_level;
 use crate::{Error, Result};
@@ -32,7 +32,7 @@ pub struct AdamWStep {
 }
 
 impl AdamWStep {
-    /// Moves a parameter and its moments by one gradient.
+    /// The update of a parameter and its moments by one gradient, not applied yet.
     ///
     /// m = β₁ m + (1 − β₁) g; v = β₂ v + (1 − β₂) g²;
     /// p = (1 − lr · decay) p − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + eps).
@@ -41,23 +41,26 @@ impl AdamWStep {
     /// Four tensors of one shape; `param` and both moments are written in place and share one memory order.
     ///
     /// # Errors
-    /// If `step` is 0, shapes differ, a tensor is not f32 or lies in no known order, or one that is written
-    /// shares its memory.
-    pub fn apply(
+    /// If `step` is 0, shapes differ, a tensor lies in no known order, or one that is written shares its
+    /// memory.
+    pub fn of(
         &self,
         param: &Tensor,
         first_moment: &Tensor,
         second_moment: &Tensor,
         gradient: &Tensor,
-    ) -> Result<()> {
+    ) -> Result<AdamWUpdate> {
         same_shape("adamw", &[param, first_moment, second_moment, gradient])?;
+        refuse_shared("adamw", &[param, first_moment, second_moment], &[gradient])?;
         if self.step == 0 {
             return Err(Error::invalid("adamw", "updates are counted from 1 on"));
         }
-        let gradient = in_memory_order(gradient)?.to_device(param.device())?.contiguous()?;
-        let param = in_memory_order(param)?;
-        let moments = [&in_memory_order(first_moment)?, &in_memory_order(second_moment)?];
-        dispatch::run(&param, Update { step: *self, param: &param, moments, gradient: &gradient })
+        Ok(AdamWUpdate {
+            factors: self.factors(),
+            param: in_memory_order(param)?,
+            moments: [in_memory_order(first_moment)?, in_memory_order(second_moment)?],
+            gradient: in_memory_order(gradient)?.to_device(param.device())?.contiguous()?,
+        })
     }
 
     fn factors(&self) -> Factors {
@@ -75,30 +78,46 @@ impl AdamWStep {
     }
 }
 
-struct Update<'a> {
-    step: AdamWStep,
-    param: &'a Tensor,
-    moments: [&'a Tensor; 2],
-    gradient: &'a Tensor,
+/// Update of a parameter by [`AdamWStep::of`], tensors in the order of their memory.
+#[derive(Debug)]
+pub struct AdamWUpdate {
+    factors: Factors,
+    param: Tensor,
+    moments: [Tensor; 2],
+    gradient: Tensor,
 }
 
-impl Host for Update<'_> {
+/// Applies updates of different parameters, in one launch on a GPU.
+///
+/// # Errors
+/// If a tensor is not f32, lies in no known order, or parameters lie on several devices.
+pub fn apply(updates: &[AdamWUpdate]) -> Result<()> {
+    match updates.first() {
+        Some(first) => dispatch::run(&first.param, Updates(updates)),
+        None => Ok(()),
+    }
+}
+
+struct Updates<'a>(&'a [AdamWUpdate]);
+
+impl Host for Updates<'_> {
     type Output = ();
 
     fn on_host(self) -> Result<()> {
-        let factors = self.step.factors();
-        let [first, second] = self.moments;
-        lend("adamw", [self.param, first, second], [self.gradient], |[param, first, second], [gradient]| {
-            let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
-            let chunks = param.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
-            chunks.for_each(|((param, (first, second)), gradient)| {
-                update(&factors, param, first, second, gradient);
-            });
+        self.0.iter().try_for_each(|AdamWUpdate { factors, param, moments: [first, second], gradient }| {
+            lend("adamw", [param, first, second], [gradient], |[param, first, second], [gradient]| {
+                let moments = first.par_chunks_mut(CHUNK).zip(second.par_chunks_mut(CHUNK));
+                let chunks = param.par_chunks_mut(CHUNK).zip(moments).zip(gradient.par_chunks(CHUNK));
+                chunks.for_each(|((param, (first, second)), gradient)| {
+                    update(factors, param, first, second, gradient);
+                });
+            })
         })
     }
 }
 
 /// The numbers of an update that all elements share: computed in f64, rounded once.
+#[derive(Debug, Clone, Copy)]
 struct Factors {
     scale: f32,
     kept: f32,

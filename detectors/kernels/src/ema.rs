@@ -7,44 +7,53 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Host};
-use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::in_place::{in_memory_order, lend, refuse_shared, same_shape};
 use crate::memory::CHUNK;
 use crate::simd::for_each_level;
 use crate::{Error, Result};
 
-/// Moves `average` towards `weights`: average = `decay` · average + (1 − `decay`) · weights.
+/// Moves averages towards weights, pairs of (average, weights): average = `decay` · average + (1 − `decay`) · weights.
 ///
-/// Each element is computed in f64 and rounded once, so an average of equal weights stays what it is.
+/// Each element is computed in f64 and rounded once, so an average of equal weights stays what it is. One launch on a GPU.
 ///
 /// # Shapes
-/// Two tensors of one shape; `average` is written in place, in the memory order of `weights`.
+/// Two tensors of one shape each; an average is written in place, in the memory order of its weights.
 ///
 /// # Errors
-/// If `decay` is not in 0..=1, shapes differ, a tensor is not f32 or lies in no known order, or both share
-/// their memory.
-pub fn update_average(average: &Tensor, weights: &Tensor, decay: f64) -> Result<()> {
-    same_shape("ema", &[average, weights])?;
+/// If `decay` is not in 0..=1, shapes differ, a tensor is not f32 or lies in no known order, both share
+/// their memory, or averages lie on several devices.
+pub fn update_averages(pairs: &[(&Tensor, &Tensor)], decay: f64) -> Result<()> {
     if !(0.0..=1.0).contains(&decay) {
         return Err(Error::invalid("ema", format!("the decay must lie in 0..=1, got {decay}")));
     }
-    let weights = in_memory_order(weights)?.to_device(average.device())?.contiguous()?;
-    dispatch::run(average, Update { average: &in_memory_order(average)?, weights: &weights, decay })
+    let in_order = pairs.iter().map(|&(average, weights)| {
+        same_shape("ema", &[average, weights])?;
+        refuse_shared("ema", &[average], &[weights])?;
+        let weights = in_memory_order(weights)?.to_device(average.device())?.contiguous()?;
+        Ok((in_memory_order(average)?, weights))
+    });
+    let in_order = in_order.collect::<Result<Vec<_>>>()?;
+    match in_order.first() {
+        Some((first, _)) => dispatch::run(first, Updates { pairs: &in_order, decay }),
+        None => Ok(()),
+    }
 }
 
-struct Update<'a> {
-    average: &'a Tensor,
-    weights: &'a Tensor,
+struct Updates<'a> {
+    pairs: &'a [(Tensor, Tensor)],
     decay: f64,
 }
 
-impl Host for Update<'_> {
+impl Host for Updates<'_> {
     type Output = ();
 
     fn on_host(self) -> Result<()> {
         let decay = self.decay;
-        lend("ema", [self.average], [self.weights], |[average], [weights]| {
-            let chunks = average.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK));
-            chunks.for_each(|(average, weights)| update(average, weights, decay));
+        self.pairs.iter().try_for_each(|(average, weights)| {
+            lend("ema", [average], [weights], |[average], [weights]| {
+                let chunks = average.par_chunks_mut(CHUNK).zip(weights.par_chunks(CHUNK));
+                chunks.for_each(|(average, weights)| update(average, weights, decay));
+            })
         })
     }
 }

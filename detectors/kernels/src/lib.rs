@@ -21,6 +21,7 @@
 //! | [`input`] | input normalisation |
 //! | [`resample`], [`antialias`] | images in a batch: torchvision's resizing, Pillow's |
 //! | [`patches`], [`gram`] | maps cut into patches; Gram matrices |
+//! | [`ranking`] | the highest values of segments of rows |
 //! | [`reduce`] | sums, maxima and exponentials of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`precision`] | f32 or bf16 products |
@@ -66,6 +67,7 @@ mod pointwise;
 pub mod pool;
 pub mod precision;
 pub mod product;
+pub mod ranking;
 pub mod reduce;
 pub mod resample;
 pub mod resize;

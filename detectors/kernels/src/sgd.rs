@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::Result;
 use crate::dispatch::{self, Host};
-use crate::in_place::{in_memory_order, lend, same_shape};
+use crate::in_place::{in_memory_order, lend, refuse_shared, same_shape};
 use crate::memory::CHUNK;
 use crate::memory::{elements, on_host};
 use crate::reduce::dot;
@@ -30,7 +30,7 @@ pub struct SgdStep {
 }
 
 impl SgdStep {
-    /// Moves a parameter and its velocity by one gradient.
+    /// The update of a parameter and its velocity by one gradient, not applied yet.
     ///
     /// v = momentum v + g + weight_decay p; p = p − lr v (nesterov: p − lr (g + weight_decay p + momentum
     /// v)).
@@ -41,56 +41,84 @@ impl SgdStep {
     /// # Errors
     /// If shapes differ, a tensor is not f32 or lies in no known order, or one that is written shares its
     /// memory.
-    pub fn apply(&self, param: &Tensor, velocity: &Tensor, gradient: &Tensor) -> Result<()> {
+    pub fn of(&self, param: &Tensor, velocity: &Tensor, gradient: &Tensor) -> Result<SgdUpdate> {
         same_shape("sgd", &[param, velocity, gradient])?;
+        refuse_shared("sgd", &[param, velocity], &[gradient])?;
         let gradient = in_memory_order(gradient)?.to_device(param.device())?.contiguous()?;
-        let (param, velocity) = (in_memory_order(param)?, in_memory_order(velocity)?);
-        dispatch::run(&param, Update { step: *self, param: &param, velocity: &velocity, gradient: &gradient })
+        Ok(SgdUpdate {
+            step: *self,
+            param: in_memory_order(param)?,
+            velocity: in_memory_order(velocity)?,
+            gradient,
+        })
     }
 }
 
-/// Squared L2 norm, summed in f64 in a fixed order.
+/// Update of a parameter by [`SgdStep::of`], tensors in the order of their memory.
+#[derive(Debug)]
+pub struct SgdUpdate {
+    step: SgdStep,
+    param: Tensor,
+    velocity: Tensor,
+    gradient: Tensor,
+}
+
+/// Applies updates of different parameters, in one launch on a GPU.
+///
+/// # Errors
+/// If a tensor is not f32, lies in no known order, or parameters lie on several devices.
+pub fn apply(updates: &[SgdUpdate]) -> Result<()> {
+    match updates.first() {
+        Some(first) => dispatch::run(&first.param, Updates(updates)),
+        None => Ok(()),
+    }
+}
+
+struct Updates<'a>(&'a [SgdUpdate]);
+
+impl Host for Updates<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        self.0.iter().try_for_each(|SgdUpdate { step, param, velocity, gradient }| {
+            lend("sgd", [param, velocity], [gradient], |[param, velocity], [gradient]| {
+                let chunks = param.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
+                chunks.zip(gradient.par_chunks(CHUNK)).for_each(|((param, velocity), gradient)| {
+                    update(step, param, velocity, gradient);
+                });
+            })
+        })
+    }
+}
+
+/// Squared L2 norm of all `tensors` together, summed in f64 in a fixed order.
 ///
 /// # Shapes
 /// Any.
 ///
 /// # Errors
-/// If `tensor` is not f32.
-pub fn squared_norm(tensor: &Tensor) -> Result<f64> {
-    dispatch::run(tensor, SquaredNorm(&in_memory_order(tensor)?))
+/// If a tensor is not f32, or they lie on several devices.
+pub fn squared_norm(tensors: &[&Tensor]) -> Result<f64> {
+    let Some(&first) = tensors.first() else { return Ok(0.0) };
+    let in_order: Vec<Tensor> =
+        tensors.iter().map(|tensor| in_memory_order(tensor)).collect::<Result<_>>()?;
+    dispatch::run(first, SquaredNorm(&in_order))
 }
 
-struct SquaredNorm<'a>(&'a Tensor);
+struct SquaredNorm<'a>(&'a [Tensor]);
 
 impl Host for SquaredNorm<'_> {
     type Output = f64;
 
     fn on_host(self) -> Result<f64> {
-        let host = on_host(self.0)?;
-        let values = elements(&host)?;
-        let sums: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| dot(chunk, chunk)).collect();
-        Ok(sums.into_iter().sum())
-    }
-}
-
-struct Update<'a> {
-    step: SgdStep,
-    param: &'a Tensor,
-    velocity: &'a Tensor,
-    gradient: &'a Tensor,
-}
-
-impl Host for Update<'_> {
-    type Output = ();
-
-    fn on_host(self) -> Result<()> {
-        let Self { step, param, velocity, gradient } = self;
-        lend("sgd", [param, velocity], [gradient], |[param, velocity], [gradient]| {
-            let chunks = param.par_chunks_mut(CHUNK).zip(velocity.par_chunks_mut(CHUNK));
-            chunks.zip(gradient.par_chunks(CHUNK)).for_each(|((param, velocity), gradient)| {
-                update(&step, param, velocity, gradient);
-            });
-        })
+        let mut sum = 0.0;
+        for tensor in self.0 {
+            let host = on_host(tensor)?;
+            let values = elements(&host)?;
+            let sums: Vec<f64> = values.par_chunks(CHUNK).map(|chunk| dot(chunk, chunk)).collect();
+            sum += sums.into_iter().sum::<f64>();
+        }
+        Ok(sum)
     }
 }
 

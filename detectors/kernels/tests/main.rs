@@ -12,6 +12,7 @@ mod norm;
 mod optimisers;
 mod passes;
 mod pool;
+mod ranking;
 mod roi_align;
 mod upsample;
 mod windows;

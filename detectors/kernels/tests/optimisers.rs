@@ -6,9 +6,10 @@ use crate::support::*;
 use candle_core::Tensor;
 use ckd_golden::{Case, Golden};
 use ckd_kernels::Error;
-use ckd_kernels::adamw::AdamWStep;
-use ckd_kernels::ema::update_average;
+use ckd_kernels::adamw::{self, AdamWStep};
+use ckd_kernels::ema::update_averages;
 use ckd_kernels::in_place::overwrite;
+use ckd_kernels::sgd::{self, SgdStep, squared_norm};
 use proptest::prelude::*;
 
 fn each_case(prefix: &str, test: impl FnMut(&Case<'_>)) {
@@ -53,13 +54,21 @@ fn step_of(case: &Case<'_>, step: usize) -> AdamWStep {
     }
 }
 
+fn update(step: AdamWStep, param: &Tensor, moments: [&Tensor; 2], gradient: &Tensor) -> Result<(), Error> {
+    adamw::apply(&[step.of(param, moments[0], moments[1], gradient)?])
+}
+
+fn update_average(average: &Tensor, weights: &Tensor, decay: f64) -> Result<(), Error> {
+    update_averages(&[(average, weights)], decay)
+}
+
 #[test]
 fn twenty_steps_of_adamw_are_pytorchs() {
     each_case("adamw/", |case| {
         let param = start(case);
         let (first, second) = (zeros_like(&param), zeros_like(&param));
         for step in 1..=case.attr_usize("steps") {
-            step_of(case, step).apply(&param, &first, &second, &gradient(case, step)).unwrap();
+            update(step_of(case, step), &param, [&first, &second], &gradient(case, step)).unwrap();
             if step == 1 {
                 case.check_close("param_1", &values(&param));
             }
@@ -89,11 +98,58 @@ fn a_scaled_gradient_is_the_gradient_scaled_before() {
             let (param, first, second) = (start(case), start(case), zeros_like(&start(case)));
             let quarter = (gradient(case, 1) * 0.25).unwrap();
             let gradient = if step.gradient_scale == 1.0 { quarter } else { gradient(case, 1) };
-            step.apply(&param, &first, &second, &gradient).unwrap();
+            update(step, &param, [&first, &second], &gradient).unwrap();
             (values(&param), values(&first), values(&second))
         });
         assert_eq!(a, b);
     });
+}
+
+#[test]
+fn many_parameters_in_one_call_are_updated_as_one_by_one() {
+    let shapes: [&[usize]; 5] = [&[3, 5000, 3], &[1], &[0], &[2, 3, 4, 5], &[16_385]];
+    let noises = |first: u64| -> Vec<Tensor> {
+        (first..).zip(shapes).map(|(stream, shape)| in_order(&noise(stream, shape))).collect()
+    };
+    let step = AdamWStep {
+        lr: 0.01,
+        beta1: 0.9,
+        beta2: 0.999,
+        eps: 1e-8,
+        weight_decay: 0.05,
+        gradient_scale: 0.5,
+        step: 3,
+    };
+    let rule = SgdStep { lr: 0.1, momentum: 0.9, nesterov: true, weight_decay: 0.01, gradient_scale: 0.5 };
+    let run = |together: bool| {
+        let (adams, sgds, averages) = (noises(10), noises(20), noises(30));
+        let (first, gradients) = (noises(40), noises(60));
+        let second: Vec<Tensor> = noises(50).iter().map(|x| x.sqr().unwrap()).map(|x| in_order(&x)).collect();
+        let all: Vec<usize> = (0..shapes.len()).collect();
+        for group in if together { vec![all.clone()] } else { all.iter().map(|&i| vec![i]).collect() } {
+            let moved =
+                group.iter().map(|&i| step.of(&adams[i], &first[i], &second[i], &gradients[i]).unwrap());
+            adamw::apply(&moved.collect::<Vec<_>>()).unwrap();
+        }
+        let velocities = noises(70);
+        for group in if together { vec![all.clone()] } else { all.iter().map(|&i| vec![i]).collect() } {
+            let moved = group.iter().map(|&i| rule.of(&sgds[i], &velocities[i], &gradients[i]).unwrap());
+            sgd::apply(&moved.collect::<Vec<_>>()).unwrap();
+            let pairs: Vec<_> = group.iter().map(|&i| (&averages[i], &adams[i])).collect();
+            update_averages(&pairs, 0.9).unwrap();
+        }
+        let gradients: Vec<&Tensor> = gradients.iter().collect();
+        let norm = match together {
+            true => squared_norm(&gradients).unwrap(),
+            false => gradients.iter().map(|gradient| squared_norm(&[gradient]).unwrap()).sum(),
+        };
+        let numbers: Vec<Vec<f32>> =
+            [adams, first, second, sgds, velocities, averages].concat().iter().map(values).collect();
+        (numbers, norm)
+    };
+    let (together, alone) = (run(true), run(false));
+    assert!(together.0 == alone.0);
+    assert!((together.1 - alone.1).abs() <= 1e-12 * alone.1, "{} {}", together.1, alone.1);
 }
 
 #[test]
@@ -104,7 +160,7 @@ fn updates_do_not_depend_on_threads() {
             let (param, average) = (noise(1, &shape), noise(2, &shape));
             let (first, second) = (zeros_like(&param), zeros_like(&param));
             for step in 1..=3 {
-                let update = AdamWStep {
+                let step = AdamWStep {
                     lr: 0.01,
                     beta1: 0.9,
                     beta2: 0.999,
@@ -113,7 +169,7 @@ fn updates_do_not_depend_on_threads() {
                     gradient_scale: 1.0,
                     step,
                 };
-                update.apply(&param, &first, &second, &noise(10 + step, &shape)).unwrap();
+                update(step, &param, [&first, &second], &noise(10 + step.step, &shape)).unwrap();
                 update_average(&average, &param, 0.99).unwrap();
             }
             (values(&param), values(&average))
@@ -139,11 +195,11 @@ fn updates_of_unequal_or_shared_tensors_are_refused() {
     let refused = |result: Result<(), Error>, what: &str| {
         assert!(matches!(result, Err(Error::Invalid { .. } | Error::Candle(_))), "{what}");
     };
-    refused(step.apply(&a, &b, &c, &short), "a gradient of another shape");
-    refused(step.apply(&a, &b, &b, &d), "one tensor for both moments");
-    refused(step.apply(&a, &a, &c, &d), "the parameter as its moment");
-    refused(step.apply(&a, &b, &c, &c), "a moment as the gradient");
-    refused(AdamWStep { step: 0, ..step }.apply(&a, &b, &c, &d), "no first update");
+    refused(update(step, &a, [&b, &c], &short), "a gradient of another shape");
+    refused(update(step, &a, [&b, &b], &d), "one tensor for both moments");
+    refused(update(step, &a, [&a, &c], &d), "the parameter as its moment");
+    refused(update(step, &a, [&b, &c], &c), "a moment as the gradient");
+    refused(update(AdamWStep { step: 0, ..step }, &a, [&b, &c], &d), "no first update");
     refused(update_average(&a, &a, 0.5), "an average of itself");
     refused(update_average(&a, &short, 0.5), "an average of other weights");
     refused(update_average(&a, &b, f64::NAN), "no decay");

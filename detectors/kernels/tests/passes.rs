@@ -12,7 +12,7 @@ use ckd_kernels::norm::{NormEpilogue, batch_norm_train, group_norm};
 use ckd_kernels::normalize::{l2_normalize_rows, log_softmax};
 use ckd_kernels::pool::{adaptive_avg_pool2d, max_pool2d};
 use ckd_kernels::resize::resize_bilinear;
-use ckd_kernels::sgd::{SgdStep, squared_norm};
+use ckd_kernels::sgd::{self, SgdStep, squared_norm};
 use ckd_kernels::upsample::{upsample_nearest, upsample_nearest_add};
 use ckd_kernels::{Result, Value};
 use proptest::prelude::*;
@@ -151,7 +151,7 @@ proptest! {
         let step = SgdStep { lr: 0.1, momentum, nesterov, weight_decay: decay, gradient_scale: 0.5 };
         let (p, v, g) = (noise(12, &[len]), noise(13, &[len]), noise(14, &[len]));
         let before = [values(&p), values(&v), values(&g)];
-        step.apply(&p, &v, &g).expect("equal shapes");
+        sgd::apply(&[step.of(&p, &v, &g).expect("equal shapes")]).expect("on one device");
         let (p, v) = (values(&p), values(&v));
         for i in 0..len {
             let [p0, v0, g0] = [0, 1, 2].map(|k: usize| f64::from(before[k][i]));
@@ -162,7 +162,7 @@ proptest! {
             prop_assert!((f64::from(p[i]) - (p0 - 0.1 * direction)).abs() < 1e-6);
         }
         let norm: f64 = before[2].iter().map(|&g| f64::from(g).powi(2)).sum();
-        prop_assert!((squared_norm(&g).expect("f32") - norm).abs() <= 1e-12 * norm);
+        prop_assert!((squared_norm(&[&g]).expect("f32") - norm).abs() <= 1e-12 * norm);
     }
 }
 
@@ -170,10 +170,10 @@ proptest! {
 fn a_velocity_in_the_memory_of_its_parameter_is_an_error() {
     let (p, g) = (noise(1, &[8]), noise(2, &[8]));
     let step = SgdStep { lr: 0.1, momentum: 0.9, nesterov: false, weight_decay: 0.0, gradient_scale: 1.0 };
-    assert!(step.apply(&p, &p, &g).is_err());
-    assert!(step.apply(&p, &g, &g).is_err());
-    assert!(step.apply(&p, &noise(3, &[8]), &p).is_err());
-    assert!(step.apply(&p, &noise(3, &[7]), &g).is_err());
+    assert!(step.of(&p, &p, &g).is_err());
+    assert!(step.of(&p, &g, &g).is_err());
+    assert!(step.of(&p, &noise(3, &[8]), &p).is_err());
+    assert!(step.of(&p, &noise(3, &[7]), &g).is_err());
 }
 
 #[test]

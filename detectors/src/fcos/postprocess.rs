@@ -1,10 +1,11 @@
 //! From the outputs of FCOS to the detections of an image: torchvision's `FCOS.postprocess_detections`.
 
+use ckd_kernels::ranking::top_k;
+
 use crate::box_coder::PointCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
 use crate::postprocess::{Detections, columns, logit_floor};
 use crate::proposals::sigmoid;
-use crate::ranking::top_k;
 
 use super::FcosSettings;
 
@@ -44,7 +45,7 @@ impl FcosSettings {
             GeometryError::check_length("distances of the FCOS head", 4 * count, level.distances.len())?;
             let (distances, _) = level.distances.as_chunks::<4>();
             let (places, scores) = above_threshold(level, columns, self.score_threshold);
-            for k in top_k(&scores, self.topk_candidates) {
+            for k in top_k(&scores, self.topk_candidates, f32::NEG_INFINITY) {
                 let (point, label) = (places[k] / columns, places[k] % columns);
                 let decoded = PointCoder.decode(&distances[point], &level.anchors[point]);
                 candidates.push(boxes::clip(&decoded, image_hw), scores[k], label as u32);

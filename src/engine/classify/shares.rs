@@ -42,13 +42,8 @@ pub(super) fn gradient_norms(
     let mut norms = BTreeMap::new();
     for (name, part) in parts {
         let gradients = pass(part)?.gradients;
-        let mut square = 0.0;
-        for (weight, _) in student.trainable() {
-            if let Some(gradient) = gradients.get(weight) {
-                square += squared_norm(gradient)?;
-            }
-        }
-        norms.insert(name.to_owned(), square.sqrt());
+        let own: Vec<_> = student.trainable().filter_map(|(weight, _)| gradients.get(weight)).collect();
+        norms.insert(name.to_owned(), squared_norm(&own)?.sqrt());
         for (name, value) in &before {
             student.set(name, value)?;
         }

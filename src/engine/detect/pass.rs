@@ -1,7 +1,9 @@
 //! One batch of a detector: the teacher looks, the student learns.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use ckd_detectors::Detector;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::images::{Images, Target};
@@ -10,6 +12,7 @@ use ckd_detectors::regions::Regions;
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
+use ckd_kernels::ranking::{best, row_maxima};
 use rand::RngCore;
 
 use super::shares::{DETECTION, Ledger};
@@ -150,29 +153,27 @@ impl Compared {
 /// # Shapes
 /// `logits` (N·A, K); `positives` are rows of it, per image.
 fn telling_anchors(logits: &Value, positives: &[Vec<u32>], per_image: usize) -> Result<Vec<u32>> {
-    let (count, classes) = logits.tensor().dims2()?;
-    let values = logits.tensor().flatten_all()?.to_vec1::<f32>()?;
-    let anchors = count / positives.len().max(1);
-    let scores: Vec<f32> = values
-        .chunks_exact(classes.max(1))
-        .map(|row| row.iter().copied().fold(f32::NEG_INFINITY, f32::max))
-        .collect();
-    let by_score = |a: &u32, b: &u32| scores[*b as usize].total_cmp(&scores[*a as usize]).then(a.cmp(b));
+    let best_of = |scores: &Tensor, segments: &[Range<usize>], most| {
+        best(scores, scores, segments, most, f32::NEG_INFINITY)
+    };
+    let scores = row_maxima(logits.tensor())?;
+    let anchors = scores.elem_count() / positives.len().max(1);
+    let images: Vec<_> = (0..positives.len()).map(|image| image * anchors..(image + 1) * anchors).collect();
+    // Enough of them where all positives are among the best.
+    let most =
+        per_image + positives.iter().map(Vec::len).filter(|&count| count <= per_image).max().unwrap_or(0);
+    let ranked = best_of(&scores, &images, most)?;
     let mut chosen = Vec::with_capacity(per_image * positives.len());
-    for (image, positives) in positives.iter().enumerate() {
-        let first = (image * anchors) as u32;
-        let mut kept: Vec<u32> = positives.clone();
+    for ((positives, ranked), image) in positives.iter().zip(ranked).zip(images) {
+        let mut kept = positives.clone();
         if kept.len() > per_image {
-            kept.sort_by(by_score);
-            kept.truncate(per_image);
+            let own = rows(&Value::constant(scores.clone()), positives)?;
+            let places = best_of(own.tensor(), &[0..positives.len()], per_image)?.swap_remove(0).places;
+            kept = places.into_iter().map(|place| positives[place as usize]).collect();
         } else {
-            let mut others: Vec<u32> =
-                (first..first + anchors as u32).filter(|row| positives.binary_search(row).is_err()).collect();
-            let wanted = (per_image - kept.len()).min(others.len());
-            if wanted > 0 && wanted < others.len() {
-                others.select_nth_unstable_by(wanted - 1, by_score);
-            }
-            kept.extend(&others[..wanted]);
+            let others = ranked.places.iter().map(|place| image.start as u32 + place);
+            let others = others.filter(|row| positives.binary_search(row).is_err());
+            kept.extend(others.take(per_image - positives.len()));
         }
         kept.sort_unstable();
         chosen.extend(kept);

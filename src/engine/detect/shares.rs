@@ -23,7 +23,7 @@ impl Ledger {
     pub(super) fn watch(&self, value: &Value, name: &str) -> Value {
         let (ledger, name) = (self.clone(), name.to_owned());
         Value::operation(&[value], value.tensor().clone(), move |g| {
-            let square = squared_norm(g)?;
+            let square = squared_norm(&[g])?;
             if let Ok(mut sums) = ledger.0.lock() {
                 *sums.entry(name).or_default() += square;
             }

@@ -22,6 +22,7 @@ pub(crate) enum Family {
     Norm,
     Optimisers,
     Pool,
+    Ranking,
     RoiAlign,
     Rows,
     Sampling,
@@ -34,7 +35,7 @@ macro_rules! text {
 }
 
 impl Family {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Channels,
         Self::Conv,
         Self::Elementwise,
@@ -42,6 +43,7 @@ impl Family {
         Self::Norm,
         Self::Optimisers,
         Self::Pool,
+        Self::Ranking,
         Self::RoiAlign,
         Self::Rows,
         Self::Sampling,
@@ -57,6 +59,7 @@ impl Family {
             Self::Norm => ("ckd_norm", text!("norm.cu")),
             Self::Optimisers => ("ckd_optimisers", text!("optimisers.cu")),
             Self::Pool => ("ckd_pool", text!("pool.cu")),
+            Self::Ranking => ("ckd_ranking", text!("ranking.cu")),
             Self::RoiAlign => ("ckd_roi_align", text!("roi_align.cu")),
             Self::Rows => ("ckd_rows", text!("rows.cu")),
             Self::Sampling => ("ckd_sampling", text!("sampling.cu")),

@@ -41,6 +41,14 @@ impl Number for i64 {
 /// # Errors
 /// If the tensor is not contiguous, of another type, or not on a GPU.
 pub(crate) fn address<T: Number>(tensor: &Tensor) -> Result<Argument> {
+    Ok(Argument::Address(pointer::<T>(tensor)?, T::KIND))
+}
+
+/// The address of a contiguous tensor of type `T`, for a table that a kernel reads.
+///
+/// # Errors
+/// As [`address`].
+pub(crate) fn pointer<T: Number>(tensor: &Tensor) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let (Storage::Cuda(storage), Some((start, _)), true) =
         (&*storage, layout.contiguous_offsets(), tensor.dtype() == T::DTYPE)
@@ -57,7 +65,7 @@ pub(crate) fn address<T: Number>(tensor: &Tensor) -> Result<Argument> {
     };
     let slice = storage.as_cuda_slice::<T>()?;
     let (start_of_slice, _sync) = slice.device_ptr(slice.stream());
-    Ok(Argument::Address(start_of_slice + (start * size_of::<T>()) as u64, T::KIND))
+    Ok(start_of_slice + (start * size_of::<T>()) as u64)
 }
 
 /// The address of an f32 tensor.

@@ -8,6 +8,7 @@
 //! | `family` | kernels as CUDA C++ text, compiled by NVRTC for the GPU that is there |
 //! | `launch` | putting a kernel with its arguments into the stream |
 //! | `memory` | tensors as addresses on the device, fresh tensors, small tables from the host |
+//! | `pieces` | one launch over many tensors |
 //! | `transfer` | counted copies to the host |
 //!
 //! The GPU form of an operation lies beside its host form, in a module `gpu`. Maps are NCHW in shape and
@@ -21,6 +22,7 @@ mod family;
 mod launch;
 mod machine;
 mod memory;
+mod pieces;
 mod transfer;
 
 pub use device::open;
@@ -30,5 +32,6 @@ pub use transfer::{Counts, counts};
 
 pub(crate) use family::Family;
 pub(crate) use launch::{Argument, arguments, blocks, int, launch};
-pub(crate) use memory::{Fresh, Table, address, by_target, floats, floats_or_null, null};
+pub(crate) use memory::{Fresh, Table, address, by_target, floats, floats_or_null, null, pointer};
+pub(crate) use pieces::{in_pieces, pieces};
 pub(crate) use transfer::count;

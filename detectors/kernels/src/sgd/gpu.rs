@@ -1,54 +1,81 @@
 //! SGD and norms of gradients on a GPU.
 
 use candle_core::CudaDevice;
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 
-use super::{SgdStep, SquaredNorm, Update};
+use super::{SgdStep, SgdUpdate, SquaredNorm, Updates};
 use crate::Result;
-use crate::cuda::{Family, Fresh, arguments, blocks, count, floats, int, launch};
+use crate::cuda::{Family, Fresh, Table, arguments, count, in_pieces, int, launch, pieces, pointer};
 use crate::dispatch::Gpu;
-use crate::in_place::refuse_shared;
 
-/// Numbers whose squares one block adds.
-const CHUNK: usize = 1 << 14;
+/// A parameter's update, as the kernel reads it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Sgd {
+    param: u64,
+    velocity: u64,
+    gradient: u64,
+    count: i64,
+    lr: f32,
+    momentum: f32,
+    decay: f32,
+    scale: f32,
+    nesterov: i64,
+}
 
-impl Gpu for SquaredNorm<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<f64> {
-        let x = self.0.contiguous()?;
-        let len = x.elem_count();
-        let sums = len.div_ceil(CHUNK);
-        if sums == 0 {
-            return Ok(0.0);
-        }
-        let (partial, total) = (Fresh::<f64>::new(device, sums)?, Fresh::<f64>::new(device, 1)?);
-        let of_chunks = arguments![floats(&x)?, partial.address(), len as i64, CHUNK as i64];
-        launch(device, Family::Optimisers, "squares", [int(sums)? as u32, 1, 1], [256, 1], of_chunks)?;
-        let of_all = arguments![partial.address(), total.address(), int(sums)?];
-        launch(device, Family::Optimisers, "add_up", [1, 1, 1], [1, 1], of_all)?;
-        count(size_of::<f64>());
-        Ok(total.tensor((), device).to_scalar()?)
+/// Numbers whose squares are added, as the kernel reads it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Numbers {
+    first: u64,
+    count: i64,
+}
+
+// SAFETY: plain numbers, laid out as in C.
+unsafe impl DeviceRepr for Sgd {}
+// SAFETY: plain numbers, laid out as in C.
+unsafe impl DeviceRepr for Numbers {}
+
+impl Gpu for Updates<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
+        let table = self.0.iter().map(|SgdUpdate { step, param, velocity, gradient }| {
+            let SgdStep { lr, momentum, nesterov, weight_decay, gradient_scale } = *step;
+            Ok(Sgd {
+                param: pointer::<f32>(param)?,
+                velocity: pointer::<f32>(velocity)?,
+                gradient: pointer::<f32>(gradient)?,
+                count: param.elem_count() as i64,
+                lr: lr as f32,
+                momentum: momentum as f32,
+                decay: weight_decay as f32,
+                scale: gradient_scale as f32,
+                nesterov: i64::from(nesterov),
+            })
+        });
+        let table = table.collect::<Result<Vec<_>>>()?;
+        in_pieces(device, "sgd", &table, self.0.iter().map(|update| update.param.elem_count()))
     }
 }
 
-impl Gpu for Update<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
-        let Self { step, param, velocity, gradient } = self;
-        refuse_shared("sgd", &[param, velocity], &[gradient])?;
-        let len = param.elem_count();
-        if len == 0 {
-            return Ok(());
+impl Gpu for SquaredNorm<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<f64> {
+        let tensors =
+            self.0.iter().map(|tensor| tensor.contiguous()).collect::<candle_core::Result<Vec<_>>>()?;
+        let table = tensors
+            .iter()
+            .map(|tensor| Ok(Numbers { first: pointer::<f32>(tensor)?, count: tensor.elem_count() as i64 }));
+        let table = Table::of_structs(device, &table.collect::<Result<Vec<_>>>()?)?;
+        let pieces = pieces(tensors.iter().map(|tensor| tensor.elem_count()));
+        let (partial, total) = (Fresh::<f64>::new(device, pieces.len())?, Fresh::<f64>::new(device, 1)?);
+        if !pieces.is_empty() {
+            let of_pieces = Table::of_structs(device, &pieces)?;
+            let arguments = arguments![table.address(), of_pieces.address(), partial.address()];
+            let grid = [int(pieces.len())? as u32, 1, 1];
+            launch(device, Family::Optimisers, "squares", grid, [256, 1], arguments)?;
         }
-        let SgdStep { lr, momentum, nesterov, weight_decay, gradient_scale } = step;
-        let arguments = arguments![
-            floats(param)?,
-            floats(velocity)?,
-            floats(gradient)?,
-            len as i64,
-            lr as f32,
-            momentum as f32,
-            weight_decay as f32,
-            gradient_scale as f32,
-            i32::from(nesterov)
-        ];
-        launch(device, Family::Optimisers, "sgd", blocks(len)?, [256, 1], arguments)
+        let of_all = arguments![partial.address(), total.address(), int(pieces.len())?];
+        launch(device, Family::Optimisers, "add_up", [1, 1, 1], [256, 1], of_all)?;
+        count(size_of::<f64>());
+        Ok(total.tensor((), device).to_scalar()?)
     }
 }

@@ -1,51 +1,99 @@
-// Updates of parameters, in place, in the order of their memory.
+// Updates of many parameters in one launch, in place, in the order of their memory: a block (256) takes a piece of one.
+const int PIECE = 16384;
 
-extern "C" __global__ void sgd(float *param, float *velocity, const float *gradient, long long count,
-                               float lr, float momentum, float decay, float scale, int nesterov) {
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    float g = gradient[i] * scale + decay * param[i];
-    float v = momentum * velocity[i] + g;
-    velocity[i] = v;
-    param[i] -= lr * (nesterov ? g + momentum * v : v);
+struct Piece {
+    long long start;
+    long long entry;
+};
+
+struct Sgd {
+    float *param, *velocity;
+    const float *gradient;
+    long long count;
+    float lr, momentum, decay, scale;
+    long long nesterov;
+};
+
+extern "C" __global__ void sgd(const Sgd *updates, const Piece *pieces) {
+    Piece piece = pieces[blockIdx.x];
+    Sgd u = updates[piece.entry];
+    long long last = min(u.count, piece.start + PIECE);
+    for (long long i = piece.start + threadIdx.x; i < last; i += blockDim.x) {
+        float g = u.gradient[i] * u.scale + u.decay * u.param[i];
+        float v = u.momentum * u.velocity[i] + g;
+        u.velocity[i] = v;
+        u.param[i] -= u.lr * (u.nesterov ? g + u.momentum * v : v);
+    }
 }
 
-extern "C" __global__ void adamw(float *param, float *first, float *second, const float *gradient, long long count,
-                                 float scale, float kept, float share, float second_kept, float second_share, float rate, float root, float eps) {
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    float g = gradient[i] * scale;
-    float m = first[i] + share * (g - first[i]);
-    float v = second_kept * second[i] + second_share * g * g;
-    first[i] = m;
-    second[i] = v;
-    param[i] = kept * param[i] - rate * (m / (sqrtf(v) / root + eps));
+struct AdamW {
+    float *param, *first, *second;
+    const float *gradient;
+    long long count;
+    float scale, kept, share, second_kept, second_share, rate, root, eps;
+};
+
+extern "C" __global__ void adamw(const AdamW *updates, const Piece *pieces) {
+    Piece piece = pieces[blockIdx.x];
+    AdamW u = updates[piece.entry];
+    long long last = min(u.count, piece.start + PIECE);
+    for (long long i = piece.start + threadIdx.x; i < last; i += blockDim.x) {
+        float g = u.gradient[i] * u.scale;
+        float m = u.first[i] + u.share * (g - u.first[i]);
+        float v = u.second_kept * u.second[i] + u.second_share * g * g;
+        u.first[i] = m;
+        u.second[i] = v;
+        u.param[i] = u.kept * u.param[i] - u.rate * (m / (sqrtf(v) / u.root + u.eps));
+    }
 }
 
-extern "C" __global__ void ema(float *average, const float *weights, double decay, long long count) {
-    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i < count) average[i] = float(decay * average[i] + (1.0 - decay) * weights[i]);
+struct Ema {
+    float *average;
+    const float *weights;
+    long long count;
+    double decay;
+};
+
+extern "C" __global__ void ema(const Ema *updates, const Piece *pieces) {
+    Piece piece = pieces[blockIdx.x];
+    Ema u = updates[piece.entry];
+    long long last = min(u.count, piece.start + PIECE);
+    for (long long i = piece.start + threadIdx.x; i < last; i += blockDim.x)
+        u.average[i] = float(u.decay * u.average[i] + (1.0 - u.decay) * u.weights[i]);
 }
 
-// Σ x² of a chunk of numbers, in a fixed order: a sum for each block.
-extern "C" __global__ void __launch_bounds__(256)
-squares(const float *x, double *sums, long long count, long long chunk) {
+// The sum of a number of each thread of a block (256), in a fixed order.
+__device__ __forceinline__ double block_sum(double value) {
     __shared__ double shared[256];
-    long long first = blockIdx.x * chunk, last = min(count, first + chunk);
-    double sum = 0.0;
-    for (long long i = first + threadIdx.x; i < last; i += 256) sum += double(x[i]) * x[i];
-    shared[threadIdx.x] = sum;
+    shared[threadIdx.x] = value;
     __syncthreads();
     for (int half = 128; half > 0; half /= 2) {
         if (int(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
         __syncthreads();
     }
-    if (threadIdx.x == 0) sums[blockIdx.x] = shared[0];
+    return shared[0];
 }
 
-// The sum of `count` numbers, in order.
-extern "C" __global__ void add_up(const double *sums, double *total, int count) {
+struct Numbers {
+    const float *first;
+    long long count;
+};
+
+// Σ x² of each piece.
+extern "C" __global__ void __launch_bounds__(256) squares(const Numbers *tensors, const Piece *pieces, double *sums) {
+    Piece piece = pieces[blockIdx.x];
+    Numbers x = tensors[piece.entry];
+    long long last = min(x.count, piece.start + PIECE);
     double sum = 0.0;
-    for (int i = 0; i < count; i++) sum += sums[i];
-    total[0] = sum;
+    for (long long i = piece.start + threadIdx.x; i < last; i += 256) sum += double(x.first[i]) * x.first[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) sums[blockIdx.x] = sum;
+}
+
+// The sum of `count` numbers.
+extern "C" __global__ void __launch_bounds__(256) add_up(const double *sums, double *total, int count) {
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < count; i += 256) sum += sums[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) total[0] = sum;
 }

@@ -1,0 +1,141 @@
+// The highest numbers of segments: by descending value, equal ones by lower place, never NaN, as on the host to the bit. A
+// number and its place are one key of 64 bits, so keys differ. A block finds the last key that is chosen by its digits, and
+// sorts what it leaves in shared memory. Long segments are selected chunk by chunk first, and then from what the chunks left.
+typedef unsigned long long Key;
+const int MOST = 2048;
+const Key NO_KEY = ~Key(0);
+
+// Ascends as `value` descends; 0 and -0 give the same.
+__device__ __forceinline__ unsigned descending(float value) {
+    unsigned bits = __float_as_uint(value + 0.0f);
+    return bits >> 31 ? bits : ~(bits | 0x80000000u);
+}
+
+struct OfValues {
+    const float *values;
+    float floor;
+    unsigned first;
+    __device__ __forceinline__ Key operator()(int i) const {
+        float value = values[i];
+        return value >= floor ? Key(descending(value)) << 32 | (first + unsigned(i)) : NO_KEY;
+    }
+};
+
+struct OfKeys {
+    const long long *keys;
+    __device__ __forceinline__ Key operator()(int i) const { return Key(keys[i]); }
+};
+
+// Writes the `most` lowest keys of `count` to `out`, in order; NO_KEY where there are fewer.
+template <class Keys> __device__ void select(Keys key_of, int count, int most, long long *out) {
+    __shared__ int histogram[256];
+    __shared__ Key kept[MOST];
+    __shared__ Key prefix;
+    __shared__ int wanted, filled, decided;
+    int thread = threadIdx.x, threads = blockDim.x;
+    if (thread == 0) prefix = 0, wanted = most, filled = 0, decided = 0;
+    int shift = 64;
+    while (shift > 0) {
+        shift -= 8;
+        for (int i = thread; i < 256; i += threads) histogram[i] = 0;
+        __syncthreads();
+        Key so_far = prefix;
+        for (int i = thread; i < count; i += threads) {
+            Key key = key_of(i);
+            if (key == NO_KEY) continue;
+            if (shift == 56 || key >> (shift + 8) == so_far) atomicAdd(&histogram[int(key >> shift & 255)], 1);
+        }
+        __syncthreads();
+        if (thread == 0) {
+            int digit = 0;
+            while (digit < 255 && histogram[digit] < wanted) wanted -= histogram[digit++];
+            prefix = so_far << 8 | Key(digit);
+            decided = histogram[digit] <= wanted;  // all that begin so are chosen
+        }
+        __syncthreads();
+        if (decided) break;
+    }
+    Key last = prefix;
+    for (int i = thread; i < MOST; i += threads) kept[i] = NO_KEY;
+    __syncthreads();
+    for (int i = thread; i < count; i += threads) {
+        Key key = key_of(i);
+        if (key != NO_KEY && key >> shift <= last) kept[atomicAdd(&filled, 1)] = key;
+    }
+    __syncthreads();
+    int size = 1;
+    while (size < filled) size *= 2;
+    for (int width = 2; width <= size; width *= 2)
+        for (int step = width / 2; step > 0; step /= 2) {
+            for (int i = thread; i < size; i += threads) {
+                int other = i ^ step;
+                if (other <= i) continue;
+                Key a = kept[i], b = kept[other];
+                if ((a > b) == ((i & width) == 0)) kept[i] = b, kept[other] = a;
+            }
+            __syncthreads();
+        }
+    for (int i = thread; i < most; i += threads) out[i] = (long long)kept[i];
+}
+
+// Numbers [start, start + count) of all; the first has place `place` in its segment.
+struct Chunk {
+    long long start;
+    int place, count;
+};
+
+// A block (1024) selects from a chunk of numbers: `most` keys each.
+extern "C" __global__ void __launch_bounds__(1024)
+best_of_chunks(const float *values, const Chunk *chunks, int most, float floor, long long *keys) {
+    Chunk chunk = chunks[blockIdx.x];
+    OfValues of = {values + chunk.start, floor, unsigned(chunk.place)};
+    select(of, chunk.count, most, keys + blockIdx.x * (long long)most);
+}
+
+// Chunks [first, first + count) of a segment, whose first row is `row`.
+struct Segment {
+    long long row;
+    int first, count;
+};
+
+// A block (1024) selects from the keys of a segment's chunks, `most` again.
+extern "C" __global__ void __launch_bounds__(1024)
+best_of_segments(const long long *keys, const Segment *segments, int most, long long *out) {
+    Segment segment = segments[blockIdx.x];
+    OfKeys of = {keys + segment.first * (long long)most};
+    select(of, segment.count * most, most, out + blockIdx.x * (long long)most);
+}
+
+// For each chosen number: its place (as bits; -1 where none was left), itself, and its row's numbers of the companion.
+// A block row (32) of grid (slots / 8, segments).
+extern "C" __global__ void chosen(const long long *keys, const Segment *segments, const float *values, const float *companion,
+                                  int columns, int width, int most, float *out) {
+    int slot = blockIdx.x * blockDim.y + threadIdx.y;
+    if (slot >= most) return;
+    long long at = blockIdx.y * (long long)most + slot, row = segments[blockIdx.y].row;
+    Key key = Key(keys[at]);
+    unsigned place = key == NO_KEY ? ~0u : unsigned(key);
+    float *to = out + at * (2 + width);
+    if (threadIdx.x == 0) {
+        to[0] = __uint_as_float(place);
+        to[1] = place == ~0u ? 0.0f : values[row * columns + place];
+    }
+    const float *from = companion + (row + place / unsigned(columns)) * width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) to[2 + i] = place == ~0u ? 0.0f : from[i];
+}
+
+// The largest number of each row; minus infinity of NaN alone.
+extern "C" __global__ void row_maxima(const float *x, float *out, long long rows, int columns) {
+    long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    float largest = __uint_as_float(0xff800000u);
+    for (int i = threadIdx.x; i < columns; i += 32) {
+        float value = x[row * columns + i];
+        largest = value > largest ? value : largest;
+    }
+    for (int bits = 16; bits > 0; bits /= 2) {
+        float other = __shfl_xor_sync(0xffffffffu, largest, bits);
+        largest = other > largest ? other : largest;
+    }
+    if (threadIdx.x == 0) out[row] = largest;
+}

@@ -1,0 +1,119 @@
+//! Selection of the highest values on a GPU.
+
+use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
+use candle_core::{CudaDevice, Tensor};
+
+use super::{Best, RowMaxima, Selection};
+use crate::Result;
+use crate::cuda::{Family, Fresh, Table, arguments, floats, int, launch};
+use crate::dispatch::{Gpu, Host};
+use crate::memory::{elements, on_host};
+
+/// Values that the kernels can keep of a segment.
+const MOST: usize = 2048;
+
+/// Values that one block reads at first.
+const CHUNK: usize = 1 << 16;
+
+/// Values that a block selects from, as the kernels read it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Chunk {
+    start: i64,
+    place: u32,
+    count: i32,
+}
+
+/// Chunks of a segment, as the kernels read it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+struct Segment {
+    row: i64,
+    first: i32,
+    count: i32,
+}
+
+// SAFETY: plain numbers, laid out as in C.
+unsafe impl DeviceRepr for Chunk {}
+// SAFETY: plain numbers, laid out as in C.
+unsafe impl DeviceRepr for Segment {}
+
+impl Gpu for Selection<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Vec<Best>> {
+        let longest = self.segments.iter().map(|rows| rows.len() * self.columns).max().unwrap_or(0);
+        let most = self.most.min(longest);
+        if most == 0 {
+            return Ok(vec![Best::default(); self.segments.len()]);
+        }
+        if most > MOST {
+            return self.on_host();
+        }
+        let Self { columns, width, floor, .. } = self;
+        let (mut chunks, mut segments) = (Vec::new(), Vec::new());
+        for rows in self.segments {
+            let (start, len, first) = (rows.start * columns, rows.len() * columns, chunks.len());
+            chunks.extend((0..len).step_by(CHUNK).map(|place| Chunk {
+                start: (start + place) as i64,
+                place: place as u32,
+                count: CHUNK.min(len - place) as i32,
+            }));
+            let count = int(chunks.len() - first)?;
+            segments.push(Segment { row: rows.start as i64, first: int(first)?, count });
+        }
+        let (values, companion) = (self.values.contiguous()?, self.companion.contiguous()?);
+        let (blocks, slots) = (chunks.len(), segments.len() * most);
+        let (of_chunks, keys) =
+            (Fresh::<i64>::new(device, blocks * most)?, Fresh::<i64>::new(device, slots)?);
+        let table = Table::of_structs(device, &chunks)?;
+        let arguments = arguments![floats(&values)?, table.address(), int(most)?, floor, of_chunks.address()];
+        launch(device, Family::Ranking, "best_of_chunks", [int(blocks)? as u32, 1, 1], [1024, 1], arguments)?;
+        let table = Table::of_structs(device, &segments)?;
+        let count = int(segments.len())? as u32;
+        let arguments = arguments![of_chunks.address(), table.address(), int(most)?, keys.address()];
+        launch(device, Family::Ranking, "best_of_segments", [count, 1, 1], [1024, 1], arguments)?;
+        let out = Fresh::<f32>::new(device, slots * (2 + width))?;
+        let arguments = arguments![
+            keys.address(),
+            table.address(),
+            floats(&values)?,
+            floats(&companion)?,
+            int(columns)?,
+            int(width)?,
+            int(most)?,
+            out.address()
+        ];
+        let grid = [most.div_ceil(8) as u32, count, 1];
+        launch(device, Family::Ranking, "chosen", grid, [32, 8], arguments)?;
+        let out = on_host(&out.tensor(slots * (2 + width), device))?;
+        Ok(elements(&out)?.chunks_exact(most * (2 + width)).map(|slots| best_of(slots, width)).collect())
+    }
+}
+
+/// What the kernels chose of a segment; slots behind the last one are empty.
+fn best_of(slots: &[f32], width: usize) -> Best {
+    let mut best = Best::default();
+    for slot in slots.chunks_exact(2 + width) {
+        let place = slot[0].to_bits();
+        if place == u32::MAX {
+            break;
+        }
+        best.places.push(place);
+        best.values.push(slot[1]);
+        best.rows.extend_from_slice(&slot[2..]);
+    }
+    best
+}
+
+impl Gpu for RowMaxima<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let Self { x, rows, columns } = self;
+        let out = Fresh::<f32>::new(device, rows)?;
+        if rows > 0 {
+            let x = x.contiguous()?;
+            let arguments = arguments![floats(&x)?, out.address(), rows as i64, int(columns)?];
+            let grid = [int(rows.div_ceil(8))? as u32, 1, 1];
+            launch(device, Family::Ranking, "row_maxima", grid, [32, 8], arguments)?;
+        }
+        Ok(out.tensor((rows, 1), device))
+    }
+}
