@@ -15,6 +15,7 @@ use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::reduce::{dot, exponentials, largest, multiply, sum};
+use ckd_kernels::unit_rows::UnitRows;
 use ckd_settings::{Check, choices, section};
 use rayon::prelude::*;
 
@@ -23,7 +24,6 @@ use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::Rows;
 use super::scalar::{expect_positive, nothing, scalar_of};
-use super::unit_rows::UnitRows;
 
 choices! {
     /// Rows that a row is contrasted with.

@@ -34,9 +34,9 @@ mod on_rows;
 mod place;
 mod rows;
 mod scalar;
-mod unit_rows;
 
 pub use bank::{ByClass, contrast_columns, likeness, remember};
+pub use ckd_kernels::alignment::PatchRows;
 pub use distiller::{DistillError, Distiller, Lesson, Term, Width, Widths};
 pub use ka::{Kernel, RowNorm, ka};
 pub use maps::mean_squared_difference;

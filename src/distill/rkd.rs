@@ -13,6 +13,7 @@ use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::linear::{Accumulate, Form, product_on_this_thread};
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::unit_rows::UnitRows;
 use ckd_settings::section;
 use rayon::prelude::*;
 
@@ -21,7 +22,6 @@ use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
 use super::scalar::{nothing, scalar_of};
-use super::unit_rows::UnitRows;
 
 const NAME: &str = "rkd";
 

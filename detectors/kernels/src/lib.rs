@@ -22,6 +22,7 @@
 //! | [`resample`], [`antialias`] | images in a batch: torchvision's resizing, Pillow's |
 //! | [`patches`], [`gram`] | maps cut into patches; Gram matrices |
 //! | [`ranking`] | the highest values of segments of rows |
+//! | [`alignment`], [`unit_rows`] | kernel alignment of matrices and of maps; rows as unit vectors |
 //! | [`reduce`] | sums, maxima and exponentials of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`precision`] | f32 or bf16 products |
@@ -38,6 +39,7 @@
 
 pub mod activation;
 pub mod adamw;
+pub mod alignment;
 pub mod allocator;
 pub mod antialias;
 pub mod channels;
@@ -75,6 +77,7 @@ pub mod roi_align;
 pub mod sgd;
 pub mod simd;
 mod transpose;
+pub mod unit_rows;
 pub mod upsample;
 pub mod windows;
 

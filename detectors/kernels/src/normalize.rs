@@ -36,6 +36,18 @@ pub fn l2_normalize_rows(x: &Value, eps: f64) -> Result<Value> {
     }))
 }
 
+/// Rows of the last dimension as unit vectors, on any device.
+#[cfg(feature = "cuda")]
+pub(crate) fn unit_rows(x: &Tensor, eps: f64) -> Result<Tensor> {
+    dispatch::run(x, UnitRows { x, d: x.dim(candle_core::D::Minus1)?, eps })
+}
+
+/// The gradient by `x` of [`unit_rows`], of the result's `g`.
+#[cfg(feature = "cuda")]
+pub(crate) fn unit_rows_gradient(g: &Tensor, x: &Tensor, eps: f64) -> Result<Tensor> {
+    dispatch::run(g, UnitRowsGradient { g, x, d: x.dim(candle_core::D::Minus1)?, eps })
+}
+
 /// Rows of `d` numbers.
 struct UnitRows<'a> {
     x: &'a Tensor,

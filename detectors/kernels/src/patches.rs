@@ -5,6 +5,9 @@
 //! and gives each its own matrix, with patches along one side and the pixels of a patch (of all images) along
 //! the other.
 
+#[cfg(feature = "cuda")]
+mod gpu;
+
 use std::ops::Range;
 
 use crate::memory::written_in_chunks;

@@ -5,7 +5,7 @@
 //! around it give, in their order: no two tasks write the same place.
 
 #[cfg(feature = "cuda")]
-mod gpu;
+pub(crate) mod gpu;
 
 use candle_core::Tensor;
 

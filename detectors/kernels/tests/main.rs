@@ -2,6 +2,7 @@
 
 mod support;
 
+mod alignment;
 mod antialias;
 mod channels;
 mod conv;

@@ -8,7 +8,7 @@ use ckd_kernels::reduce::dot;
 use super::pair::NAME;
 use crate::distill::distiller::DistillError;
 use crate::distill::rows::{paired, softmax};
-use crate::distill::unit_rows::UnitRows;
+use ckd_kernels::unit_rows::UnitRows;
 
 /// L-MCL's weight of a pair of layers for each sample: the sigmoid of the cosine of its two (mapped)
 /// features, always between 0.2689 and 0.7311.

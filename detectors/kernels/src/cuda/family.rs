@@ -15,6 +15,7 @@ use crate::{CompileError, Error, Result};
 /// A file of kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Family {
+    Alignment,
     Channels,
     Conv,
     Elementwise,
@@ -35,7 +36,8 @@ macro_rules! text {
 }
 
 impl Family {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
+        Self::Alignment,
         Self::Channels,
         Self::Conv,
         Self::Elementwise,
@@ -52,6 +54,7 @@ impl Family {
     /// Name of its module, and its text.
     fn name_and_text(self) -> (&'static str, &'static str) {
         match self {
+            Self::Alignment => ("ckd_alignment", text!("alignment.cu")),
             Self::Channels => ("ckd_channels", text!("channels.cu")),
             Self::Conv => ("ckd_conv", text!("conv.cu")),
             Self::Elementwise => ("ckd_elementwise", text!("elementwise.cu")),

@@ -52,20 +52,30 @@ impl Divisor<'_> {
 }
 
 /// A loss and its gradient, to be divided and recorded.
-pub(super) struct Sum {
+pub(crate) struct Sum {
     /// The loss, a scalar.
-    pub(super) loss: Tensor,
-    /// The derivatives, of the input's shape and in memory of their own.
-    pub(super) gradient: Tensor,
+    pub(crate) loss: Tensor,
+    /// The derivatives, of the input's shape and in memory of their own; none where the input is not tracked.
+    pub(crate) gradient: Option<Tensor>,
 }
 
 /// Records the sum that `work` computes of `input`.
 pub(super) fn recorded(input: &Value, work: impl Anywhere<Output = Sum>) -> Result<Value> {
-    let Sum { loss, gradient } = dispatch::run(input.tensor(), work)?;
-    Ok(Value::operation(&[input], loss, move |incoming| {
-        dispatch::run(&gradient, TimesScalar { gradient: &gradient, factor: incoming })?;
+    Ok(recorded_sum(input, dispatch::run(input.tensor(), work)?))
+}
+
+/// Records a sum that was computed of `input`.
+pub(crate) fn recorded_sum(input: &Value, Sum { loss, gradient }: Sum) -> Value {
+    Value::operation(&[input], loss, move |incoming| {
+        let Some(gradient) = gradient else { return Ok(vec![None]) };
+        times_scalar(&gradient, incoming)?;
         Ok(vec![Some(gradient)])
-    }))
+    })
+}
+
+/// Multiplies a gradient, which is in memory of its own, by the only element of `factor`.
+pub(crate) fn times_scalar(gradient: &Tensor, factor: &Tensor) -> Result<()> {
+    dispatch::run(gradient, TimesScalar { gradient, factor })
 }
 
 /// A gradient that is multiplied by the only element of `factor`, in place.
@@ -123,7 +133,7 @@ pub(super) fn sum_over_rows(
     let loss = losses.iter().sum::<f64>();
     Ok(Sum {
         loss: from_elements(vec![loss as f32], (), input)?,
-        gradient: from_elements(gradient, input.shape(), input)?,
+        gradient: Some(from_elements(gradient, input.shape(), input)?),
     })
 }
 

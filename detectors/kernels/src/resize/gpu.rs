@@ -11,7 +11,7 @@ use crate::dispatch::Gpu;
 /// A [`Mix`] as the kernels' text declares it.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct Packed {
+pub(crate) struct Packed {
     low: i32,
     high: i32,
     weights: [f32; 2],
@@ -20,11 +20,10 @@ struct Packed {
 // SAFETY: plain numbers, laid out as in C.
 unsafe impl DeviceRepr for Packed {}
 
-fn packed(mixes: &[Mix]) -> Result<Vec<Packed>> {
-    mixes
-        .iter()
-        .map(|mix| Ok(Packed { low: int(mix.low)?, high: int(mix.high)?, weights: mix.weights }))
-        .collect()
+/// Mixes on the device.
+pub(crate) fn table(device: &CudaDevice, mixes: &[Mix]) -> Result<Table<Packed>> {
+    let packed = |mix: &Mix| Ok(Packed { low: int(mix.low)?, high: int(mix.high)?, weights: mix.weights });
+    Table::of_structs(device, &mixes.iter().map(packed).collect::<Result<Vec<_>>>()?)
 }
 
 impl Gpu for Bilinear<'_> {
@@ -33,8 +32,8 @@ impl Gpu for Bilinear<'_> {
         let count = n * oh * ow * c;
         let out = Fresh::<f32>::new(device, count)?;
         if count > 0 {
-            let rows = Table::of_structs(device, &packed(&mixes(h, oh))?)?;
-            let columns = Table::of_structs(device, &packed(&mixes(w, ow))?)?;
+            let rows = table(device, &mixes(h, oh))?;
+            let columns = table(device, &mixes(w, ow))?;
             let arguments = arguments![
                 floats(self.x)?,
                 rows.address(),
@@ -62,8 +61,8 @@ impl Gpu for BilinearGradient<'_> {
             let (rows, columns) = (mixes(h, oh), mixes(w, ow));
             let row_readers = Table::of_ints(device, &readers(&rows, h)?)?;
             let column_readers = Table::of_ints(device, &readers(&columns, w)?)?;
-            let rows = Table::of_structs(device, &packed(&rows)?)?;
-            let columns = Table::of_structs(device, &packed(&columns)?)?;
+            let rows = table(device, &rows)?;
+            let columns = table(device, &columns)?;
             let arguments = arguments![
                 floats(self.g)?,
                 rows.address(),
@@ -85,7 +84,7 @@ impl Gpu for BilinearGradient<'_> {
 }
 
 /// First and end of the results that read each of `size` places: two numbers a place.
-fn readers(mixes: &[Mix], size: usize) -> Result<Vec<i32>> {
+pub(crate) fn readers(mixes: &[Mix], size: usize) -> Result<Vec<i32>> {
     let mut readers = Vec::with_capacity(2 * size);
     for at in 0..size {
         readers.push(int(mixes.partition_point(|mix| mix.high < at))?);

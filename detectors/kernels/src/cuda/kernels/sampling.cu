@@ -89,3 +89,81 @@ extern "C" __global__ void normalize_pixels(const float *x, const int *sizes, co
     bool inside = row < sizes[2 * image] && column < sizes[2 * image + 1];
     y[i] = inside ? (x[i] - mean[channel]) / std[channel] : 0.0f;
 }
+
+// Matrices of the channels of maps (N, H, W, C), which are resized to `side`-multiples and cut into patches. A row is a patch
+// and a column an image and a pixel of the patch, or the other way round where `by_pixel`.
+struct Patches {
+    int h, w, c, side, across, count, pixels, by_pixel;
+};
+
+// Row and column of the resized map, and the image, of place `at` of a matrix.
+__device__ __forceinline__ void cell_of(const Patches &p, int at, int &image, int &y, int &x) {
+    int patch = p.by_pixel ? at % p.count : at / p.pixels, pixel = p.by_pixel ? at / p.count : at % p.pixels;
+    image = pixel / (p.side * p.side);
+    y = patch / p.across * p.side + pixel / p.side % p.side;
+    x = patch % p.across * p.side + pixel % p.side;
+}
+
+__device__ __forceinline__ int place_of(const Patches &p, int image, int y, int x) {
+    int patch = y / p.side * p.across + x / p.side, pixel = (image * p.side + y % p.side) * p.side + x % p.side;
+    return p.by_pixel ? pixel * p.count + patch : patch * p.pixels + pixel;
+}
+
+// Two numbers mixed; one without a share does not count: it may be infinite.
+__device__ __forceinline__ float mixed(float a, float b, const Mix &mix) {
+    return mix.weights[1] == 0.0f ? a : mix.weights[0] * a + mix.weights[1] * b;
+}
+
+// A block (32, 8) takes 32 places of the matrices of 32 channels: it reads channel after channel and writes place after place.
+extern "C" __global__ void __launch_bounds__(256)
+cut_patches(const float *map, const Patches *patches, const Mix *rows, const Mix *columns, float *out) {
+    __shared__ float tile[32][33];
+    Patches p = *patches;
+    int places = p.count * p.pixels, first = blockIdx.x * 32, channels = blockIdx.y * 32;
+    for (int k = threadIdx.y; k < 32; k += 8) {
+        int at = first + k, channel = channels + threadIdx.x;
+        if (at >= places || channel >= p.c) continue;
+        int image, y, x;
+        cell_of(p, at, image, y, x);
+        Mix row = rows[y], column = columns[x];
+        const float *low = map + ((long long)image * p.h + row.low) * p.w * p.c + channel;
+        const float *high = map + ((long long)image * p.h + row.high) * p.w * p.c + channel;
+        long long near = (long long)column.low * p.c, far = (long long)column.high * p.c;
+        float above = mixed(low[near], low[far], column);
+        tile[k][threadIdx.x] = row.weights[1] == 0.0f ? above : mixed(above, mixed(high[near], high[far], column), row);
+    }
+    __syncthreads();
+    for (int k = threadIdx.y; k < 32; k += 8) {
+        int at = first + threadIdx.x, channel = channels + k;
+        if (at < places && channel < p.c) out[(long long)channel * places + at] = tile[threadIdx.x][k];
+    }
+}
+
+// The transpose of cut_patches, gathered: a block (32, 8) takes 32 pixels of the maps and 32 channels.
+extern "C" __global__ void __launch_bounds__(256)
+paste_patches(const float *g, const Patches *patches, const Mix *rows, const Mix *columns, const int *row_readers,
+              const int *column_readers, float *map, int pixels) {
+    __shared__ float tile[32][33];
+    Patches p = *patches;
+    int places = p.count * p.pixels, first = blockIdx.x * 32, channels = blockIdx.y * 32;
+    for (int k = threadIdx.y; k < 32; k += 8) {
+        int at = first + threadIdx.x, channel = channels + k;
+        if (at >= pixels || channel >= p.c) continue;
+        int x = at % p.w, y = at / p.w % p.h, image = at / p.w / p.h;
+        const float *own = g + (long long)channel * places;
+        float sum = 0.0f;
+        for (int oy = row_readers[2 * y]; oy < row_readers[2 * y + 1]; oy++) {
+            float wy = weight_of(rows[oy], y);
+            for (int ox = column_readers[2 * x]; ox < column_readers[2 * x + 1]; ox++) {
+                float weight = wy * weight_of(columns[ox], x);
+                if (weight != 0.0f) sum += weight * own[place_of(p, image, oy, ox)];
+            }
+        }
+        tile[k][threadIdx.x] = sum;
+    }
+    __syncthreads();
+    for (int k = threadIdx.y; k < 32; k += 8) {
+        int at = first + k, channel = channels + threadIdx.x;
+        if (at < pixels && channel < p.c) map[(long long)at * p.c + channel] = tile[threadIdx.x][k];
+    }
+}

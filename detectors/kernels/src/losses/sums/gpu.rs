@@ -69,7 +69,7 @@ pub(in crate::losses) fn sum_over_rows(
     }
     Ok(Sum {
         loss: sum(device, losses, rows)?.tensor((), device),
-        gradient: gradient.tensor(input.shape(), device),
+        gradient: Some(gradient.tensor(input.shape(), device)),
     })
 }
 

@@ -1,12 +1,13 @@
 //! The rows of a matrix as unit vectors, and the way back for gradients.
 
-use ckd_kernels::reduce::dot;
 use rayon::prelude::*;
 
+use crate::reduce::dot;
+
 /// Rows divided by their lengths; a row of zeros stays one.
-pub(super) struct UnitRows {
+pub struct UnitRows {
     /// The unit rows, row-major.
-    pub(super) values: Vec<f32>,
+    pub values: Vec<f32>,
     norms: Vec<f64>,
 }
 
@@ -15,7 +16,7 @@ impl UnitRows {
     ///
     /// # Shapes
     /// `rows` (B, `width`), row-major.
-    pub(super) fn of(rows: &[f32], width: usize) -> Self {
+    pub fn of(rows: &[f32], width: usize) -> Self {
         let width = width.max(1);
         let mut values = rows.to_vec();
         let norms = values
@@ -33,7 +34,7 @@ impl UnitRows {
 
     /// Turns the gradient of the unit rows into that of the rows: projected off each row, over its
     /// length. At a row of zeros, which has no direction, it is 0.
-    pub(super) fn pull_back(&self, gradient: &mut [f32]) {
+    pub fn pull_back(&self, gradient: &mut [f32]) {
         let Some(width) = gradient.len().checked_div(self.norms.len()).filter(|&width| width > 0) else {
             return;
         };
