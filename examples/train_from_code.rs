@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ckd_det::Training;
 use ckd_det::config::{
     Architecture, Backbone, Config, Data, DataKind, DetectorSettings, Input, Network, NormKind, Optim, Run,
-    Schedule, ScheduleKind, Student, Synth, Teacher, Train,
+    Schedule, ScheduleKind, Student, Synth, Teacher, Train, TrainedBy,
 };
 use ckd_det::distill::{Ckd, Rows, RowsAt};
 
@@ -60,8 +60,10 @@ pub fn distilled(folder: &Path, sizes: &Sizes) -> (Config, Config) {
     let teacher = plain("teacher", sizes.width, folder, sizes);
     let mut student = plain("student", sizes.width / 2, folder, sizes);
     student.detector = teacher.detector.clone();
-    student.teacher =
-        Some(Teacher { train: Some("teacher".to_owned()), ..Teacher::new(network(sizes.width)) });
+    student.teacher = Some(Teacher {
+        train: Some(TrainedBy::Named("teacher".to_owned())),
+        ..Teacher::new(network(sizes.width))
+    });
     student.distill = vec![Ckd { weight: 0.5, ..Ckd::new(Rows::new(RowsAt::RoiLogits)) }.into()];
     (student, teacher)
 }

@@ -581,16 +581,58 @@ fn configurations_and_keys_are_found_by_a_word() {
     let (all, some) = (lines(&["config", "list"]), lines(&["config", "list", "MobileNet"]));
     assert!(!some.is_empty() && some.len() < all.len() / 4, "{} of {}", some.len(), all.len());
     assert!(some.iter().all(|line| line.to_lowercase().contains("mobilenet")), "{some:?}");
-    let (all, some) =
-        (lines(&["config", "show", "--keys"]), lines(&["config", "show", "--keys", "milestones"]));
+    let (all, some) = (lines(&["config", "keys"]), lines(&["config", "keys", "milestones"]));
     assert!(!some.is_empty() && some.len() < all.len() / 20, "{} of {}", some.len(), all.len());
-    assert!(some.iter().any(|line| line.starts_with("schedule.milestones: ")), "{some:?}");
+    assert!(some.iter().any(|line| line.starts_with("  milestones = []")), "{some:?}");
+    let section = lines(&["config", "keys", "detector.rpn"]);
+    assert_eq!(section[0], "[detector.rpn]   # task = \"detect\"");
+    assert!(section[1..].iter().all(|line| line.starts_with("  ")), "{section:?}");
+    assert!(lines(&["config", "keys", "distill"]).contains(&"[[distill]] method = \"review_kd\"".to_owned()));
     assert_ended(
         &here.run_program(&["config", "list", "nosuchword"]),
         2,
         &["no configuration has \"nosuchword\""],
     );
-    assert_ended(&here.run_program(&["config", "show", "--keys", "nosuchword"]), 2, &["no key has"]);
+    assert_ended(&here.run_program(&["config", "keys", "nosuchword"]), 2, &["no key has"]);
+}
+
+#[test]
+fn a_key_is_explained_by_its_path_its_last_part_or_a_place_in_an_array() {
+    let here = Tiny::empty();
+    let explain = |key: &str| here.run_program(&["config", "explain", key]);
+    assert_ended(
+        &explain("optim.lr"),
+        0,
+        &[
+            "optim.lr: a finite number",
+            "default: required",
+            "\"detect\", \"classify\", \"cohort\"",
+            "below [optim]",
+        ],
+    );
+    assert_ended(&explain("warmup_factor"), 0, &["schedule.warmup_factor: ", "default: 0.001"]);
+    assert_ended(
+        &explain("distill.0.negatives"),
+        0,
+        &["of method = \"ckd\"", "--set distill.0.negatives=VALUE", "below [[distill]]"],
+    );
+    assert_ended(&explain("detector"), 0, &["detector: a table", "its keys: ckd-det config keys detector"]);
+    assert_ended(&explain("optim.lrr"), 2, &["there is no key \"optim.lrr\"", "did you mean \"optim.lr\"?"]);
+}
+
+#[test]
+fn two_configurations_differ_in_the_keys_that_are_shown() {
+    let here = Tiny::new();
+    let diff = |args: &[&str]| here.run_program(&[&["config", "diff"], args].concat());
+    assert_ended(&diff(&["plain.toml", "plain.toml"]), 0, &["no key differs"]);
+    let set = diff(&["plain.toml", "plain.toml", "--set", "optim.lr=0.5", "--set", "train.spike_factor=4"]);
+    assert_ended(&set, 0, &["optim.lr", "0.02", "0.5", "train.spike_factor  not given", "4.0"]);
+    assert_eq!(text(&set).lines().count(), 3, "{}", text(&set));
+    // The teacher's own training counts too.
+    here.write("long.toml", &here.text("teacher.toml").replace("steps = 2", "steps = 9"));
+    let other = diff(&["distilled.toml", "distilled.toml", "--set", "teacher.train=long.toml"]);
+    assert_ended(&other, 0, &["teacher.train.schedule.steps", "teacher.train.name"]);
+    assert_ended(&diff(&["plain.toml", "nowhere.toml"]), 2, &["there is no configuration \"nowhere.toml\""]);
 }
 
 #[test]

@@ -492,6 +492,51 @@ fn the_teacher_must_be_what_its_own_config_trains() {
 }
 
 #[test]
+fn a_teacher_is_trained_by_its_students_file_under_the_keys_of_a_table() {
+    let train = "train = { schedule = { epochs = 3, kind = \"cosine\" }, input = { flip_probability = 0.0 }, student = { init = \"trunk.pth\" } }";
+    let text = format!("seed = 4\n{SMALL}{TEACHER}[train]\ncompare_alone = true\n")
+        .replace("weights = \"teacher.pth\"", &format!("width = 32\nresize = \"pil_bilinear\"\n{train}"));
+    let files = folder(&[("x.toml", &text), ("trunk.pth", "weights")]);
+    let loaded =
+        load_in(&files, "x.toml", &["optim.lr=0.5", "name=other", "data.root=there"]).expect("valid");
+    let teacher = loaded.teacher_experiment.as_deref().expect("teacher.train gives it");
+    let own = &teacher.config;
+    // Its network is [teacher]'s, its settings are the student's but for the table's.
+    assert_eq!((own.student.network.backbone.name(), own.student.network.width), ("resnet50", Some(32)));
+    assert_eq!((own.run.schedule.length(), own.input.flip_probability), (Length::Epochs(3), 0.0));
+    assert_eq!((own.run.optim.lr, own.data.root.as_path()), (0.5, Path::new("there")));
+    assert_eq!(own.input.resize, Resize::PilBilinear);
+    assert!(own.teacher.is_none() && own.distill.is_empty() && !own.run.train.compare_alone);
+    // Runs of other names and seeds have the same teacher.
+    assert_eq!((own.run.name.as_str(), own.run.seed), ("x_teacher", 0));
+    // Its resolved form, wherever it is read, is the same experiment.
+    let elsewhere = folder(&[("config.toml", &loaded.resolved_toml())]);
+    let again = load_in(&elsewhere, "config.toml", &[]).expect("a resolved configuration loads");
+    assert_eq!(again.resolved(), loaded.resolved());
+    let again = again.teacher_experiment.expect("it is trained from there too");
+    assert_eq!(again.resolved(), teacher.resolved());
+    assert!(again.config.student.init.as_ref().is_some_and(|init| init.is_absolute()));
+}
+
+#[test]
+fn a_table_of_a_teacher_refuses_what_is_not_its_own() {
+    let error = |table: &str| {
+        let text =
+            format!("{SMALL}{TEACHER}").replace("weights = \"teacher.pth\"", &format!("train = {table}"));
+        error_in(&folder(&[("x.toml", &text)]), "x.toml", &[])
+    };
+    for (table, parts) in [
+        ("{ data = { root = \"other\" } }", ["\"teacher.train.data\" cannot be given", "student's data"]),
+        ("{ extends = \"y.toml\" }", ["\"teacher.train.extends\" cannot be given", "the keys themselves"]),
+        ("{ schedule = { epoch = 3 } }", ["unknown key \"epoch\"", "did you mean \"epochs\"?"]),
+        ("{ student = { width = 32 } }", ["\"teacher.width\" is 64", "leave out"]),
+        ("3", ["wrong type for \"teacher.train\"", "expected a string"]),
+    ] {
+        assert_mentions(&error(table), &parts);
+    }
+}
+
+#[test]
 fn the_teachers_detector_is_the_students_but_for_what_it_says() {
     let text = format!("{SMALL}{TEACHER}");
     let sets = [

@@ -209,3 +209,69 @@ const READERS: [fn(&Config) -> u32; 6] = [
     |config| config.detector.rpn.batch_per_image as u32,
     |config| config.run.eval.batch_size as u32,
 ];
+
+/// Whether a value is one that the schema allows, as far as our schemas go; `at` is its place.
+fn assert_allowed(schema: &serde_json::Value, value: &serde_json::Value, at: &str) {
+    use serde_json::Value;
+    if let Some(alternatives) = schema["anyOf"].as_array() {
+        let method = &value["method"];
+        let own = alternatives.iter().find(|own| own["properties"]["method"]["enum"][0] == *method);
+        return assert_allowed(own.unwrap_or_else(|| panic!("{at}: no alternative for {method}")), value, at);
+    }
+    if let Some(words) = schema["enum"].as_array() {
+        assert!(words.contains(value), "{at}: {value} is none of {words:?}");
+    }
+    let kind = match value {
+        Value::Bool(_) => "boolean",
+        Value::Number(number) if number.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+        Value::Null => panic!("{at}: TOML has no null"),
+    };
+    let allowed = match &schema["type"] {
+        Value::String(one) => vec![one.as_str()],
+        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
+        _ => vec![kind],
+    };
+    let is_allowed = allowed.contains(&kind) || (kind == "integer" && allowed.contains(&"number"));
+    assert!(is_allowed, "{at}: {value} is no {allowed:?}");
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        assert_allowed(&schema["items"], item, &format!("{at}.{index}"));
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let own = &schema["properties"][key.as_str()];
+        assert!(!own.is_null() || schema.get("properties").is_none(), "{at}.{key} is not in the schema");
+        assert_allowed(own, value, &format!("{at}.{key}"));
+    }
+}
+
+#[test]
+fn every_configuration_is_one_that_the_schema_for_editors_allows() {
+    use ckd_det::config::{ClassifyConfig, CohortConfig, Experiment, json_schema, list};
+    let schemas = [
+        json_schema("detect", &Config::keys()),
+        json_schema("classify", &ClassifyConfig::keys()),
+        json_schema("cohort", &CohortConfig::keys()),
+    ];
+    let mut seen = [0; 3];
+    for listed in list() {
+        let experiment = Experiment::load(&listed.name, &[]).unwrap();
+        let task = match &experiment {
+            Experiment::Detect(_) => 0,
+            Experiment::Classify(_) => 1,
+            Experiment::Cohort(_) => 2,
+        };
+        let document: toml::Table = toml::from_str(&experiment.resolved_toml()).unwrap();
+        assert_allowed(&schemas[task], &serde_json::to_value(document).unwrap(), &listed.name);
+        seen[task] += 1;
+    }
+    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+    let schema = &schemas[0];
+    assert_eq!(schema["additionalProperties"], false, "an unknown key is marked");
+    assert_eq!(schema["properties"]["optim"]["properties"]["lr"]["type"], "number");
+    assert_eq!(schema["properties"]["train"]["properties"]["batch_size"]["default"], 2);
+    let docs = schema["properties"]["schedule"]["properties"]["warmup_factor"]["description"].as_str();
+    assert!(docs.is_some_and(|docs| docs.starts_with("Initial learning rate of the warmup")), "{docs:?}");
+}

@@ -349,6 +349,8 @@ fn kill(mut child: Child) {
 #[test]
 fn one_run_folder_has_one_process() {
     let tiny = Tiny::new();
+    let long = tiny.text("teacher.toml").replace("steps = 2", "steps = 2000\nmilestones = [30]");
+    tiny.write("teacher.toml", &long);
     let seed = ["--set", "seed=1", "--set", "name=plain_seed1"];
     let cases: [(&[&str], &str, &[&str]); 3] = [
         (&["train", "plain.toml"], "plain", &["train", "plain.toml"]),

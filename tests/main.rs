@@ -19,6 +19,7 @@ mod export;
 mod export_classifiers;
 mod faults;
 mod fuzz;
+mod new;
 mod numbers;
 mod observer;
 mod optim;

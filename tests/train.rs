@@ -225,8 +225,75 @@ fn a_teacher_is_trained_anew_when_its_configuration_changed() {
     tiny.train("distilled.toml", &["schedule.steps=2"]).unwrap();
     tiny.write("teacher.toml", &tiny.text("teacher.toml").replace("steps = 2", "steps = 1"));
     tiny.train("distilled.toml", &["schedule.steps=2"]).unwrap();
-    assert_eq!(names(&tiny.path("runs")), ["distilled", "distilled.1", "teacher", "teacher.1"]);
-    assert_eq!(tiny.json("runs/teacher/outcome.json")["steps"], 1);
+    let runs = names(&tiny.path("runs"));
+    let [_, _, first, second] = runs.as_slice() else { panic!("{runs:?}") };
+    assert!(first == "teacher" && second.starts_with("teacher-"), "{runs:?}");
+    assert_eq!(tiny.json("runs/teacher/outcome.json")["steps"], 2, "the first one stays where it was");
+    assert_eq!(tiny.json(&format!("runs/{second}/outcome.json"))["steps"], 1);
+}
+
+#[test]
+fn teachers_of_two_data_sets_do_not_push_each_other_aside() {
+    let tiny = Tiny::new();
+    tiny.train("plain.toml", &["schedule.steps=1"]).unwrap();
+    let (before, data) =
+        tiny.text("base.toml").split_once("[data]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let after = data.split_once("[student]").unwrap().1;
+    let coco = r#"[data]
+kind = "coco"
+root = "data"
+train_images = "train"
+val_images = "val"
+train_annotations = "annotations/instances_train.json"
+val_annotations = "annotations/instances_val.json"
+"#;
+    tiny.write("base.toml", &format!("{before}{coco}[student]{after}"));
+    let boxes = "data/annotations/instances_train.json";
+    let first = tiny.text(boxes);
+    let mut changed = tiny.json(boxes);
+    changed["annotations"][0]["bbox"] = serde_json::json!([1.0, 1.0, 20.0, 20.0]);
+    let train = |boxes_now: &str, name: &str| {
+        tiny.write(boxes, boxes_now);
+        tiny.train("distilled.toml", &["schedule.steps=1", &format!("name={name}")]).unwrap();
+    };
+    train(&first, "on_first");
+    train(&changed.to_string(), "on_changed");
+    let teachers = || -> Vec<(String, Vec<u8>)> {
+        let runs = names(&tiny.path("runs")).into_iter().filter(|name| name.starts_with("teacher"));
+        runs.map(|name| (name.clone(), fs::read(tiny.path(&format!("runs/{name}/log.jsonl"))).unwrap()))
+            .collect()
+    };
+    let trained = teachers();
+    assert_eq!(trained.len(), 2, "the same configuration over other boxes is another teacher");
+    train(&first, "on_first_again");
+    train(&changed.to_string(), "on_changed_again");
+    assert!(teachers() == trained, "both were found again: wall times in their logs are the same");
+}
+
+#[test]
+fn a_teacher_in_its_students_file_is_trained_once_for_all_seeds() {
+    let tiny = Tiny::new();
+    let table = "train = { schedule = { steps = 2 } }";
+    tiny.write("one.toml", &tiny.text("distilled.toml").replace("train = \"teacher.toml\"", table));
+    tiny.train("one.toml", &["schedule.steps=1"]).unwrap();
+    let weights = fs::read(tiny.path("runs/one_teacher/last.safetensors")).unwrap();
+    assert_eq!(tiny.json("runs/one_teacher/outcome.json")["steps"], 2);
+    tiny.train("one.toml", &["schedule.steps=1", "seed=8", "name=one_seed8"]).unwrap();
+    assert_eq!(names(&tiny.path("runs")), ["one", "one_seed8", "one_teacher"]);
+    assert_eq!(fs::read(tiny.path("runs/one_teacher/last.safetensors")).unwrap(), weights);
+}
+
+#[test]
+fn a_finished_run_stays_where_it_is_until_the_new_ones_inputs_are_checked() {
+    let tiny = Tiny::new();
+    tiny.train("distilled.toml", &["schedule.steps=1"]).unwrap();
+    tiny.write("damaged.safetensors", "no weights");
+    let student = format!("student.init={}", tiny.path("damaged.safetensors").display());
+    let init = format!("width = 16\ninit = {:?}", tiny.path("damaged.safetensors"));
+    assert!(tiny.train("distilled.toml", &["schedule.steps=1", &student]).is_err());
+    tiny.write("teacher.toml", &tiny.text("teacher.toml").replace("width = 16", &init));
+    assert!(tiny.train("distilled.toml", &["schedule.steps=1"]).is_err());
+    assert_eq!(names(&tiny.path("runs")), ["distilled", "teacher"]);
 }
 
 #[test]

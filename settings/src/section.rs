@@ -33,7 +33,7 @@ pub trait Read: Sized {
         findings.push(
             Diagnostic::at(parent.clone(), format!("missing key \"{path}\""))
                 .label("in this table")
-                .help("`ckd-det config show --keys` explains every key"),
+                .help(format!("`ckd-det config explain {path}` says what it is for")),
         );
         None
     }

@@ -47,7 +47,7 @@ pub(super) fn run(asked: &Asked<'_>) -> anyhow::Result<()> {
     let (mut sets, mut bad, mut total) = (Vec::new(), 0, 0);
     for &(name, split) in splits {
         let set = read_split(&data, asked.root, split)?;
-        bad += tell(name, &set, asked)?;
+        bad += tell(name, &set, asked.root, asked.decode)?;
         total += set.len();
         sets.push(set);
     }
@@ -72,9 +72,9 @@ pub(super) fn run(asked: &Asked<'_>) -> anyhow::Result<()> {
 }
 
 /// Prints the report of a split; returns the number of images that cannot be used.
-fn tell(name: &str, set: &Labelled, asked: &Asked<'_>) -> anyhow::Result<usize> {
+pub(super) fn tell(name: &str, set: &Labelled, root: &Path, decode: bool) -> anyhow::Result<usize> {
     let mut problems: Vec<String> = set.left_out.iter().map(|bad| bad.reason.clone()).collect();
-    if asked.decode {
+    if decode {
         let bad: Vec<&Path> = set.left_out.iter().map(|bad| bad.path.as_path()).collect();
         let undecodable =
             (0..set.len()).into_par_iter().filter(|&image| !bad.contains(&set.path(image).as_path()));
@@ -84,7 +84,7 @@ fn tell(name: &str, set: &Labelled, asked: &Asked<'_>) -> anyhow::Result<usize> 
     let (images, classes) = (set.len(), set.classes.len());
     say(format!(
         "{} {name}: {images} images, {classes} classes, {} cannot be used",
-        asked.root.display(),
+        root.display(),
         problems.len()
     ))?;
     for problem in problems.iter().take(NAMED) {

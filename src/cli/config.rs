@@ -1,9 +1,11 @@
-//! `ckd-det config show|check|list`
+//! `ckd-det config show|check|list|keys|explain|diff|schema`
 
 use clap::Subcommand;
 
-use super::{Context, UsageError, report, say};
-use crate::config::{self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, Key};
+use super::{Context, UsageError, config_diff, config_keys, report, say};
+use crate::config::{
+    self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, Task, json_schema,
+};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -14,13 +16,11 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Print a configuration with all it extends and every default, or explain the keys
+    /// Print a configuration with all it extends and every default
     #[command(after_help = "\
 Examples:
   ckd-det config show coco_r101_r18
-  ckd-det config show coco_r101_r18 --set student.backbone=resnet34 > mine.toml
-  ckd-det config show --keys
-  ckd-det config show --keys milestones  those that have the word")]
+  ckd-det config show coco_r101_r18 --set student.backbone=resnet34 > mine.toml")]
     Show(Show),
     /// Check configurations without running them
     #[command(after_help = "\
@@ -38,19 +38,77 @@ Examples:
         #[arg(value_name = "WORD")]
         word: Option<String>,
     },
+    /// List the keys a configuration may have, a line each
+    #[command(after_help = "\
+Examples:
+  ckd-det config keys                    all but those of methods
+  ckd-det config keys detector.rpn       those of a section
+  ckd-det config keys milestones         those that have the word")]
+    Keys {
+        /// Only those of this section, or with this word in their name or explanation
+        #[arg(value_name = "WORD|SECTION")]
+        word: Option<String>,
+    },
+    /// Explain keys: values, default, purpose
+    #[command(after_help = "\
+Examples:
+  ckd-det config explain optim.lr
+  ckd-det config explain epochs          wherever it stands
+  ckd-det config explain distill.0.weight")]
+    Explain {
+        /// Dotted, as --set takes it, or its last part
+        #[arg(value_name = "KEY", required = true)]
+        keys: Vec<String>,
+    },
+    /// Show the keys in which two configurations differ, defaults and the teacher's training included
+    #[command(after_help = "\
+Examples:
+  ckd-det config diff coco_r101_r18 mine.toml
+  ckd-det config diff quickstart quickstart --set student.width=16
+  ckd-det config diff runs/a/config.toml runs/b/config.toml")]
+    Diff {
+        /// A file, or the name of a configuration
+        #[arg(value_name = "A")]
+        a: String,
+        /// The other one
+        #[arg(value_name = "B")]
+        b: String,
+        /// Change a key of B: a.b=VALUE
+        #[arg(long = "set", value_name = "KEY=VALUE")]
+        sets: Vec<String>,
+    },
+    /// Print a JSON Schema, with which editors complete and check configurations
+    #[command(after_help = "\
+Editors' TOML extensions (Even Better TOML, taplo) read the schema that a file's first line names:
+  #:schema ./ckd-det.schema.json
+
+Examples:
+  ckd-det config schema > ckd-det.schema.json
+  ckd-det config schema classify > classify.schema.json")]
+    Schema {
+        /// The task of the configurations: detect, classify, probe, cohort
+        #[arg(value_name = "TASK", default_value = "detect", value_parser = task)]
+        task: Task,
+    },
+}
+
+fn task(word: &str) -> Result<Task, String> {
+    let words = || Task::ALL.iter().map(|task| task.word()).collect::<Vec<_>>().join(", ");
+    Task::ALL
+        .iter()
+        .copied()
+        .find(|task| task.word() == word)
+        .ok_or_else(|| format!("choose from {}", words()))
 }
 
 #[derive(Debug, clap::Args)]
 struct Show {
     /// A file, or the name of a configuration (`ckd-det config list`)
-    #[arg(value_name = "CONFIG", required_unless_present = "keys")]
-    name: Option<String>,
+    #[arg(value_name = "CONFIG")]
+    name: String,
     /// Change a key: a.b=VALUE, or distill.0.weight=VALUE inside an array
-    #[arg(long = "set", value_name = "KEY=VALUE", requires = "name")]
+    #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
-    /// Explain every key there is, with its default, or those with this word in their name or explanation
-    #[arg(long, value_name = "WORD", num_args = 0..=1, default_missing_value = "", conflicts_with = "name")]
-    keys: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -69,13 +127,15 @@ struct Check {
 /// Runs the verb.
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     match args.action {
-        Action::Show(Show { name: Some(name), sets, .. }) => {
-            say(Experiment::load(&name, &sets)?.resolved_toml().trim_end())?;
-            Ok(())
+        Action::Show(Show { name, sets }) => {
+            Ok(say(Experiment::load(&name, &sets)?.resolved_toml().trim_end())?)
         }
-        Action::Show(Show { keys, .. }) => explain_keys(&keys.unwrap_or_default()),
         Action::Check(args) => check(args, context),
         Action::List { word } => list(&word.unwrap_or_default()),
+        Action::Keys { word } => config_keys::list(word.as_deref()),
+        Action::Explain { keys } => keys.iter().try_for_each(|key| config_keys::explain(key)),
+        Action::Diff { a, b, sets } => config_diff::run(&a, &b, &sets),
+        Action::Schema { task } => schema(task),
     }
 }
 
@@ -84,37 +144,15 @@ fn has(text: &str, word: &str) -> bool {
     text.to_lowercase().contains(&word.to_lowercase())
 }
 
-fn explain_keys(word: &str) -> anyhow::Result<()> {
-    let tasks = [
-        ("# task = \"detect\"", Config::keys()),
-        ("# task = \"classify\" and \"probe\"", ClassifyConfig::keys()),
-        ("# task = \"cohort\"", CohortConfig::keys()),
-    ];
-    let mut are_some = false;
-    for (task, keys) in tasks {
-        let keys: Vec<Key> =
-            keys.into_iter().filter(|key| has(&key.path, word) || has(&key.documentation, word)).collect();
-        if !keys.is_empty() {
-            are_some = true;
-            say(task)?;
-            explain(keys)?;
-        }
-    }
-    match are_some {
-        true => Ok(()),
-        false => Err(UsageError(format!("no key has {word:?} in its name or explanation")).into()),
-    }
-}
-
-fn explain(keys: Vec<Key>) -> anyhow::Result<()> {
-    for Key { path, takes, documentation, default } in keys {
-        let default = default.map(|value| format!(" (default: {value})")).unwrap_or_default();
-        say(format!("{path}: {takes}{default}"))?;
-        for line in documentation.lines() {
-            say(format!("    {line}"))?;
-        }
-    }
-    Ok(())
+/// Prints the JSON Schema of a task's configurations.
+fn schema(task: Task) -> anyhow::Result<()> {
+    let keys = match task {
+        Task::Detect => Config::keys(),
+        Task::Classify | Task::Probe => ClassifyConfig::keys(),
+        Task::Cohort => CohortConfig::keys(),
+    };
+    let schema = json_schema(&format!("ckd-det, task = \"{task}\""), &keys);
+    Ok(say(serde_json::to_string_pretty(&schema)?)?)
 }
 
 /// Checks all before it fails, so that one run shows all there is to mend.

@@ -366,7 +366,8 @@ fn is_same_file(a: &Path, b: &Path) -> bool {
     a == b || matches!((a.canonicalize(), b.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
-fn classes_in_words(dataset: &Dataset) -> String {
+/// A table of the classes: boxes and images of each.
+pub(super) fn classes_in_words(dataset: &Dataset) -> String {
     let classes = dataset.categories.len();
     let (mut boxes, mut images, mut last) = (vec![0; classes], vec![0; classes], vec![None; classes]);
     for (image, annotation) in positives(dataset) {
@@ -382,7 +383,8 @@ fn classes_in_words(dataset: &Dataset) -> String {
     text
 }
 
-fn sizes_in_words(dataset: &Dataset) -> String {
+/// Numbers of small, medium and large boxes.
+pub(super) fn sizes_in_words(dataset: &Dataset) -> String {
     let mut counts = [0usize; 3];
     for (_, annotation) in positives(dataset) {
         let size = match annotation.area {

@@ -25,14 +25,14 @@ use crate::weights::card::categories_of;
     after_help = "\
 Examples:
   ckd-det eval --coco-val                      the latest run
-  ckd-det eval --run runs/cifar10_r56_r20      a classifier, on held-out images
+  ckd-det eval --run runs/my                   a run, on the held-out images of its experiment
   ckd-det eval --weights resnet56.pth --config cifar10_r56_r20
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json
   ckd-det eval --gt instances_val2017.json --dt results.json --json"
 )]
 pub struct Args {
-    /// Run a detector over the validation images of its experiment
+    /// Run a detector over the validation images of its experiment, the latest one if none is named
     #[arg(long)]
     coco_val: bool,
     #[command(flatten)]
@@ -104,9 +104,8 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
             return eval_classifier::run_imported(&file, *loaded, &asked, context);
         }
     }
-    if !args.coco_val {
-        let help =
-            "say what to measure: --coco-val for a detector, --run DIR for a classifier, or --gt and --dt";
+    if !args.coco_val && !is_named {
+        let help = "say what to measure: --run DIR or --weights FILE, --coco-val for the latest run, or --gt and --dt";
         return Err(UsageError(help.to_owned()).into());
     }
     run_detector(args, context)

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use super::device::DeviceError;
 use crate::config::ConfigError;
+use crate::data::discover::DiscoverError;
 use crate::data::voc::VocError;
 use crate::data::{DataError, InstancesError};
 use crate::engine::EngineError;
@@ -47,6 +48,10 @@ impl ExitStatus {
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if cause.is::<ConfigError>() || cause.is::<DeviceError>() || cause.is::<UsageError>() {
             return Some(Self::Usage);
+        }
+        match cause.downcast_ref::<DiscoverError>() {
+            None | Some(DiscoverError::Coco(_) | DiscoverError::Yolo(_)) => {}
+            Some(_) => return Some(Self::MissingInput),
         }
         let exporting = cause.downcast_ref::<ExportError>();
         let engine = match exporting {

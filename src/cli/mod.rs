@@ -13,6 +13,8 @@ mod check_labelled;
 mod compare;
 mod completions;
 mod config;
+mod config_diff;
+mod config_keys;
 mod context;
 mod data;
 mod device;
@@ -28,6 +30,7 @@ mod machine;
 mod man;
 mod methods;
 mod model;
+mod new;
 mod output;
 mod predict;
 mod predict_classifier;
@@ -86,6 +89,7 @@ pub struct Cli {
 const AFTER_HELP: &str = "\
 Examples:
   ckd-det train quickstart.toml         all of it, small, in minutes
+  ckd-det new photos/ --out my.toml     a configuration for images of your own
   ckd-det train coco_r101_r18.toml --set data.root=/data/coco
   ckd-det eval --coco-val               the latest run on its validation images
   ckd-det predict photo.jpg             boxes drawn, COCO results written
@@ -109,6 +113,8 @@ Exit codes:
 /// The verbs.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a configuration for a folder of images: teacher, student, sizes, time
+    New(new::Args),
     /// Train a detector, with or without a teacher
     Train(train::Args),
     /// Train several experiments with several seeds and tabulate mean and spread
@@ -123,7 +129,7 @@ pub enum Command {
     Weights(weights::Args),
     /// Make, check and convert data sets
     Data(data::Args),
-    /// Show, check and list configurations
+    /// Show, check, compare and list configurations, and explain their keys
     Config(config::Args),
     /// List the methods of distillation with their keys, defaults and papers
     Methods(methods::Args),
@@ -158,6 +164,7 @@ impl Command {
 
     fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
+            Self::New(args) => new::run(args, context),
             Self::Train(args) => train::run(args, context),
             Self::Compare(args) => compare::run(args, context),
             Self::Eval(args) => eval::run(args, context),

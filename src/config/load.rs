@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::embedded;
 use super::error::ConfigError;
 use super::lookup::{ConfigSource, Reference, find};
-use super::schema::{ClassifyConfig, CohortConfig, Config, Task};
+use super::schema::{ClassifyConfig, CohortConfig, Config, Task, TrainedBy};
 use super::sets::{drop_replaced, lay_sets};
 
 /// A checked configuration and where it came from.
@@ -20,8 +20,8 @@ pub struct Loaded<C> {
     pub config: C,
     /// Origin of its topmost layer.
     pub source: ConfigSource,
-    /// The configuration that trains the teacher, if `teacher.train` names one; its `data` and
-    /// `output` are this configuration's.
+    /// The configuration that trains the teacher, if `teacher.train` is given; its `data` and `output` are this
+    /// configuration's.
     pub teacher_experiment: Option<Box<Loaded<C>>>,
 }
 
@@ -220,13 +220,27 @@ impl<C> Loaded<C> {
         }
     }
 
-    /// The teacher's experiment by its path, unless `name` alone leads there too.
-    pub(super) fn write_out_teacher(&self, name: &mut Option<String>) {
-        if let (Some(name), Some(Self { source: ConfigSource::File(path), .. })) =
-            (name, self.teacher_experiment.as_deref())
-            && !find(Path::new(name), None).is_ok_and(|found| found.path() == path)
-        {
-            *name = in_full(path).to_string_lossy().into_owned();
+    /// The teacher's experiment by its path, unless its name alone leads there too; with a table, its name and the
+    /// weights that it begins with.
+    pub(super) fn write_out_teacher(&self, train: &mut Option<TrainedBy>, experiment_name: Option<&str>) {
+        let (Some(train), Some(experiment)) = (train, self.teacher_experiment.as_deref()) else { return };
+        match (train, &experiment.source) {
+            (TrainedBy::Named(name), ConfigSource::File(path)) => {
+                if !find(Path::new(name), None).is_ok_and(|found| found.path() == path) {
+                    *name = in_full(path).to_string_lossy().into_owned();
+                }
+            }
+            (TrainedBy::Named(_), ConfigSource::Embedded(_)) => {}
+            (TrainedBy::Here(table), _) => {
+                let name = experiment_name.unwrap_or_default();
+                table.entry("name").or_insert_with(|| name.into());
+                let student = table.get_mut("student").and_then(toml::Value::as_table_mut);
+                if let Some(toml::Value::String(init)) = student.and_then(|student| student.get_mut("init")) {
+                    let mut path = PathBuf::from(&*init);
+                    self.write_out(&mut path);
+                    *init = path.to_string_lossy().into_owned();
+                }
+            }
         }
     }
 }
@@ -254,7 +268,15 @@ pub(super) fn load_last<C: Root>(
     sets: &[String],
 ) -> Result<Loaded<C>, ConfigError> {
     let source = trail.last().expect("the trail begins with what was asked for").clone();
-    let root = tree(&source, sets)?;
+    load_tree(tree(&source, sets)?, trail)
+}
+
+/// Loads the experiment of a tree, which the last configuration of `trail` gave.
+pub(super) fn load_tree<C: Root>(
+    root: Node,
+    trail: &mut Vec<ConfigSource>,
+) -> Result<Loaded<C>, ConfigError> {
+    let source = trail.last().expect("the trail begins with what was asked for").clone();
     let config: C = checked(&root)?;
     let teacher_experiment = config.teacher_experiment(&root, trail)?.map(Box::new);
     Ok(Loaded { config, source, teacher_experiment })

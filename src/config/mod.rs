@@ -6,7 +6,9 @@
 //! | `load`     | the layers of a configuration, from the file it `extends` to the `--set`s |
 //! | `lookup`   | from a name to a file or to one of the `embedded` configurations        |
 //! | `sets`     | `--set`                                                                 |
-//! | `teacher`  | the configuration that trains the teacher first                         |
+//! | `teacher`  | the experiment that trains the teacher first                            |
+//! | `flat`     | a configuration as a list of dotted keys                                 |
+//! | `json_schema` | JSON Schema of configurations, for editors                            |
 //! | `roots`    | the three kinds of configuration: tasks, paths, teachers                 |
 //! | `error`    | a configuration that cannot be had                                      |
 //!
@@ -15,6 +17,8 @@
 
 mod embedded;
 mod error;
+mod flat;
+mod json_schema;
 mod load;
 mod lookup;
 mod roots;
@@ -24,6 +28,8 @@ mod teacher;
 
 pub use ckd_settings::{Diagnostic, Diagnostics, Key, Overlay};
 pub use error::ConfigError;
+pub use flat::flat;
+pub use json_schema::json_schema;
 pub use load::{Document, Experiment, Loaded};
 pub use lookup::{ConfigSource, Listed, list};
 pub use schema::*;

@@ -19,7 +19,8 @@ impl Root for Config {
         loaded.write_out_given(&mut self.student.init);
         if let Some(teacher) = &mut self.teacher {
             loaded.write_out_given(&mut teacher.weights);
-            loaded.write_out_teacher(&mut teacher.train);
+            let own = loaded.teacher_experiment.as_deref().map(|own| own.config.run.name.as_str());
+            loaded.write_out_teacher(&mut teacher.train, own);
         }
     }
 
@@ -38,10 +39,12 @@ impl Root for ClassifyConfig {
     fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
         loaded.write_out(&mut self.labelled.data.root);
         loaded.write_out_given(&mut self.labelled.data.class_index);
+        loaded.write_out_given(&mut self.labelled.data.held_out);
         loaded.write_out_given(&mut self.student.init);
         if let Some(teacher) = &mut self.teacher {
             loaded.write_out_given(&mut teacher.weights);
-            loaded.write_out_teacher(&mut teacher.train);
+            let own = loaded.teacher_experiment.as_deref().map(|own| own.config.run.name.as_str());
+            loaded.write_out_teacher(&mut teacher.train, own);
         }
     }
 
@@ -60,6 +63,7 @@ impl Root for CohortConfig {
     fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
         loaded.write_out(&mut self.labelled.data.root);
         loaded.write_out_given(&mut self.labelled.data.class_index);
+        loaded.write_out_given(&mut self.labelled.data.held_out);
     }
 
     fn teacher_experiment(

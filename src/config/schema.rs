@@ -28,7 +28,7 @@ pub use crate::data::synth::Synth;
 pub use crate::data::transform::Resize;
 pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe};
 pub use cohort::{CohortConfig, Peer};
-pub use network::{Backbone, Network, StrideIn, Student, Teacher};
+pub use network::{Backbone, Network, StrideIn, Student, Teacher, TrainedBy};
 pub use run::{Run, Task};
 pub use training::{Engine, Eval, OnNonFinite, Precision, Stage, Train};
 
@@ -91,7 +91,7 @@ impl Config {
                 || teacher.network.allow_random_weights,
             "weights",
             "is missing: the student is to learn from a teacher without weights",
-            "give `weights = \"FILE\"` or `train = \"CONFIG\"` (to time a step, allow_random_weights = true)",
+            "give `weights = \"FILE\"`, `train = \"CONFIG\"` or `train = {}` (to time a step, allow_random_weights = true)",
         );
         let Some(Overlay(own)) = &teacher.detector else {
             // Where both have the same levels, it is said of the student.

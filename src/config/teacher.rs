@@ -1,11 +1,12 @@
-//! `teacher.train`: the configuration that trains the teacher first.
+//! `teacher.train`: the experiment that trains the teacher first, of a configuration of its own or of the student's.
 
-use ckd_settings::{Diagnostics, Node, Problem};
+use ckd_settings::{Diagnostic, Diagnostics, Entry, Node, Problem, Value};
 
 use super::error::ConfigError;
-use super::load::{Loaded, Root, load_last};
+use super::load::{Loaded, Root, load_last, load_tree};
 use super::lookup::{ConfigSource, Reference};
-use super::schema::{ClassifyConfig, Config, DetectorSettings, Network};
+use super::schema::{ClassifyConfig, Config, DetectorSettings, Network, TrainedBy};
+use super::sets::drop_replaced;
 
 /// A fact about a teacher, named by the key that decides it.
 type Fact = (String, String);
@@ -17,7 +18,7 @@ pub(super) fn of_detectors(
     trail: &mut Vec<ConfigSource>,
 ) -> Result<Option<Loaded<Config>>, ConfigError> {
     let Some(teacher) = &config.teacher else { return Ok(None) };
-    let Some(mut loaded) = follow::<Config>(teacher.train.as_deref(), root, trail)? else { return Ok(None) };
+    let Some(mut loaded) = of::<Config>(teacher.train.as_ref(), root, trail)? else { return Ok(None) };
     loaded.config.data = config.data.clone();
     loaded.config.run.output = config.run.output.clone();
     let mut wanted = weight_shapes(&teacher.network, config.teacher_detector());
@@ -36,7 +37,7 @@ pub(super) fn of_classifiers(
     trail: &mut Vec<ConfigSource>,
 ) -> Result<Option<Loaded<ClassifyConfig>>, ConfigError> {
     let Some(teacher) = &config.teacher else { return Ok(None) };
-    let Some(mut loaded) = follow::<ClassifyConfig>(teacher.train.as_deref(), root, trail)? else {
+    let Some(mut loaded) = of::<ClassifyConfig>(teacher.train.as_ref(), root, trail)? else {
         return Ok(None);
     };
     loaded.config.labelled.data = config.labelled.data.clone();
@@ -60,16 +61,86 @@ pub(super) fn of_classifiers(
     agreeing(loaded, wanted, made, root).map(Some)
 }
 
-/// Loads the configuration that `teacher.train` names. `trail` ends with the configuration itself.
-fn follow<C: Root>(
-    name: Option<&str>,
+/// The experiment that `teacher.train` stands for. `trail` ends with the configuration itself.
+fn of<C: Root>(
+    train: Option<&TrainedBy>,
     root: &Node,
     trail: &mut Vec<ConfigSource>,
 ) -> Result<Option<Loaded<C>>, ConfigError> {
-    let (Some(name), Some(node)) = (name, root.at("teacher.train")) else { return Ok(None) };
-    let found = Reference { key: "teacher.train", name, place: &node.place }.follow(trail)?;
-    trail.push(found);
-    load_last(trail, &[]).map(Some)
+    let (Some(train), Some(node)) = (train, root.at("teacher.train")) else { return Ok(None) };
+    if let TrainedBy::Named(name) = train {
+        let found = Reference { key: "teacher.train", name, place: &node.place }.follow(trail)?;
+        trail.push(found);
+        return load_last(trail, &[]).map(Some);
+    }
+    let source = trail.last().expect("the trail begins with what was asked for");
+    load_tree(own_tree(root, node, source)?, trail).map(Some)
+}
+
+/// Keys of an experiment that are the student's alone: its teacher has none of them, or others.
+const STUDENTS_OWN: [&str; 7] =
+    ["teacher", "distill", "student", "name", "seed", "extends", "train.compare_alone"];
+
+/// Keys that the table cannot give, and the reason.
+const NOT_HERE: [(&str, &str); 6] = [
+    ("data", "a teacher trains on its student's data: change [data]"),
+    ("output", "a teacher is written where its student is: change `output`"),
+    ("task", "a teacher has its student's task"),
+    ("extends", "the table is laid over this experiment: give the keys themselves"),
+    (
+        "teacher",
+        "a teacher that is trained here has no teacher: `train = \"CONFIG\"` names an experiment that may",
+    ),
+    (
+        "distill",
+        "a teacher that is trained here has no teacher: `train = \"CONFIG\"` names an experiment that may",
+    ),
+];
+
+/// Keys of `[teacher]` that say how it teaches, not which network it is.
+const OF_TEACHING: [&str; 5] = ["weights", "train", "resize", "normalization", "detector"];
+
+/// The teacher's own experiment: the student's with the teacher as its student, under the `table` of `teacher.train`.
+fn own_tree(root: &Node, table: &Node, source: &ConfigSource) -> Result<Node, ConfigError> {
+    let misplaced = NOT_HERE.iter().filter_map(|(key, reason)| {
+        let entry = table.table()?.get(*key)?;
+        let message = format!("\"teacher.train.{key}\" cannot be given");
+        Some(Diagnostic::at(entry.key.clone(), message).help(*reason))
+    });
+    if let Some(wrong) = Diagnostics::of(misplaced.collect()) {
+        return Err(wrong.into());
+    }
+    let mut own = root.clone();
+    STUDENTS_OWN.iter().for_each(|key| own.remove(key));
+    let mut give = |key: &str, node: Option<Node>| {
+        let (parent, name) = key.rsplit_once('.').unwrap_or(("", key));
+        let Some(node) = node else { return };
+        let place = node.place.clone();
+        if !parent.is_empty() && own.at(parent).is_none() {
+            let entry = Entry { key: place.clone(), node: Node::empty_table(place.clone()) };
+            own.table_mut().expect("a document is a table").insert(parent.to_owned(), entry);
+        }
+        let Some(keys) = own.at_mut(parent).and_then(Node::table_mut) else { return };
+        match keys.get_mut(name) {
+            Some(below) => below.node.merge(node),
+            None => drop(keys.insert(name.to_owned(), Entry { key: place, node })),
+        }
+    };
+    let mut network = root.at("teacher").cloned();
+    if let Some(keys) = network.as_mut().and_then(Node::table_mut) {
+        keys.retain(|key, _| !OF_TEACHING.contains(&key.as_str()));
+    }
+    give("student", network);
+    give("detector", root.at("teacher.detector").cloned());
+    give("normalization", root.at("teacher.normalization").cloned());
+    give("input.resize", root.at("teacher.resize").cloned());
+    // After the file, not after the run: runs of other seeds have the same teacher.
+    let stem = source.path().file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let name = Value::String(format!("{stem}_teacher"));
+    give("name", Some(Node { value: name, place: table.place.clone() }));
+    drop_replaced(&mut own, |key| table.at(key).is_some());
+    own.merge(table.clone());
+    Ok(own)
 }
 
 /// `loaded`, if the teacher that it makes is the one that is wanted.
@@ -87,7 +158,9 @@ fn agreeing<C>(
     let problems = pairs.map(|(key, wanted, made)| Problem {
         key,
         message: format!("is {wanted}, but {} trains a teacher with {made}", loaded.source),
-        help: "the teacher must equal the [student] of the configuration that trains it".to_owned(),
+        help: "the teacher must equal the [student] of the configuration that trains it; in a table `train`, leave out \
+               what [teacher] says"
+            .to_owned(),
     });
     match Diagnostics::of(problems.map(|problem| problem.found_in(root)).collect()) {
         Some(wrong) => Err(wrong.into()),

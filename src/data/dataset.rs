@@ -243,6 +243,30 @@ impl Dataset {
         set.with_boxes(instances, &found.left_out, report)
     }
 
+    /// BLAKE3 of the set, hexadecimal: the classes, and of each image its file's name, size and boxes; not its pixels.
+    pub fn blake3(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update(&(bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        for (id, name) in self.categories.iter() {
+            part(&id.0.to_le_bytes());
+            part(name.as_bytes());
+        }
+        for (image, annotations) in self.images.iter().zip(&self.annotations) {
+            part(image.file_name.as_bytes());
+            part(&[image.width.to_le_bytes(), image.height.to_le_bytes()].concat());
+            for annotation in annotations {
+                let ClassIndex(class) = annotation.category;
+                part(&class.to_le_bytes());
+                part(&annotation.bbox.map(|value| value.to_bits().to_le_bytes()).concat());
+                part(&[u8::from(annotation.crowd), u8::from(annotation.ignore)]);
+            }
+        }
+        hash.finalize().to_hex().to_string()
+    }
+
     /// The data set of `instances`, whose images are made by a function: image `i` of
     /// `instances.images` is `pixels(i)`, as wide and high as the entry says: an image of the `image` crate,
     /// or an array (height, width, 3) of `ndarray`.

@@ -54,6 +54,35 @@ pub fn load(root: &Path, class_index: Option<&Path>) -> Result<Labelled, Labelle
     Labelled::files(classes, files, root.to_owned())
 }
 
+/// The split of the images below `root` that the file `held_out` divides: it has a line for each held-out image, its
+/// path from `root`.
+///
+/// # Errors
+/// A file that cannot be read, or with a line that is no image of `set`.
+pub fn divided(
+    set: &Labelled,
+    root: &Path,
+    held_out: &Path,
+    split: Split,
+) -> Result<Labelled, LabelledError> {
+    let text = fs::read_to_string(held_out)
+        .map_err(|source| LabelledError::Read { path: held_out.to_owned(), source })?;
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut listed: BTreeSet<String> = lines.map(|line| line.replace('\\', "/")).collect();
+    let is_listed = |path: &PathBuf| {
+        let name = path.strip_prefix(root).unwrap_or(path).to_string_lossy().replace('\\', "/");
+        listed.remove(&name)
+    };
+    let is_held_out: Vec<bool> = set.paths().iter().map(is_listed).collect();
+    if let Some(unknown) = listed.first() {
+        let reason = format!("{unknown} is no image below {}; remove the line", root.display());
+        return Err(LabelledError::Format { path: held_out.to_owned(), reason });
+    }
+    let wanted = split == Split::Test;
+    let chosen: Vec<usize> = (0..is_held_out.len()).filter(|&index| is_held_out[index] == wanted).collect();
+    Ok(set.chosen(&chosen))
+}
+
 /// A split of Tiny-ImageNet-200 in its own layout: `wnids.txt`, `train/WNID/images/`, `val/images/` with
 /// `val/val_annotations.txt`. Classes are in the order of the sorted wnids, named after `words.txt`.
 ///

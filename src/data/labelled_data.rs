@@ -49,6 +49,9 @@ section! {
         pub train: PathBuf = PathBuf::from("train"),
         /// folder: evaluation images, relative to `root`.
         pub val: PathBuf = PathBuf::from("val"),
+        /// folder: a text file with a training image a line, relative to `train`, that are held out; `val` is not read
+        /// then. For folders without a validation part.
+        pub held_out: Option<PathBuf>,
         /// folder: a JSON file {"0": [FOLDER, NAME], ...} with the order of the classes. Default:
         /// alphabetical.
         pub class_index: Option<PathBuf>,
@@ -76,5 +79,11 @@ impl LabelledData {
         check.at_least_one("workers", self.workers);
         check.at_least_one("queue", self.queue);
         check.fraction("max_bad_images", self.max_bad_images);
+        check.that(
+            self.held_out.is_none() || self.kind == LabelledKind::Folder,
+            "held_out",
+            format!("is given, but data.kind = \"{}\" has a validation part of its own", self.kind),
+            "remove it; \"folder\" alone takes it",
+        );
     }
 }

@@ -18,6 +18,7 @@
 //! | [`augment`], `auto_augment`, `colour` | crops, flips, jitter and policies of labelled images |
 //! | [`label_order`] | the order of labelled images; two images of a class in a batch       |
 //! | [`batch`]     | [`Batch`] and [`Target`]: the input of the detectors                    |
+//! | [`discover`], [`split`] | the data set in a folder; a validation part where it has none |
 //! | [`leakage`]   | images of the evaluation that are training images too                   |
 //! | [`loader`]    | worker threads that build batches ahead, in order                       |
 //! | [`draws`]     | the seeded streams all randomness here comes from                       |
@@ -43,6 +44,7 @@ mod colour;
 pub mod convert;
 pub mod dataset;
 pub mod decode;
+pub mod discover;
 pub mod draws;
 mod entries;
 mod error;
@@ -59,6 +61,7 @@ pub mod open;
 pub mod pixels;
 pub mod report;
 pub mod sampler;
+pub mod split;
 pub mod stl10;
 mod substitutes;
 pub mod synth;

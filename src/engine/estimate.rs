@@ -8,7 +8,7 @@ use super::experiment::Request;
 use super::job::{Job, Surroundings, finished};
 use super::observer::Observers;
 use super::task::{Gathered, Settings, Task};
-use super::teacher::{check_folders, folder_of};
+use super::teacher::{self, check_folders, folder_of};
 use super::{EngineError, Result};
 use crate::config::Loaded;
 use crate::fsx;
@@ -80,7 +80,7 @@ fn parts<C: Settings>(
     let mut estimates = Vec::new();
     if let Some(experiment) = &loaded.teacher_experiment {
         let own = experiment.resolved().on_data_of(config);
-        if finished::<C::Task>(&folder_of(&own), &own, None, around.observers).is_none() {
+        if finished::<C::Task>(&teacher::place(&own, around.data), &own, None, around.observers).is_none() {
             let init = C::Task::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
             estimates.push(job::<C::Task>(claim, &own, init.as_ref(), None, "teacher").estimate(around)?);
         }

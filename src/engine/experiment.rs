@@ -12,7 +12,7 @@ use super::job::{Job, Row, Start, Surroundings};
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::task::{Gathered, Settings, Task};
-use super::teacher::{Teacher, check_folders, folder_of};
+use super::teacher::{self, Teacher, check_folders, folder_of};
 use super::{EngineError, Result, recorded};
 use crate::config::{Loaded, Run};
 use crate::distill::{DistillError, Distiller, MethodSetting};
@@ -105,11 +105,15 @@ fn run_gathered<C: Settings>(
     let mut claim = Claim::of(&folder, around.observers)?;
     // A teacher that is trained is a part of the run; one that only is loaded may still be refused.
     let (is_new, trains_teacher) = (request.start == Start::Anew, loaded.teacher_experiment.is_some());
+    if is_new {
+        // Nothing finished is moved before all that can be refused has been.
+        check_parts(config, loaded, init.as_ref(), (&around, request))?;
+    }
     if is_new && trains_teacher {
         claim = claim.emptied(around.observers)?;
     }
     if trains_teacher && (is_new || !folder.config().exists()) {
-        recorded::record(&folder, config)?;
+        recorded::record(&folder, config, &gathered.task)?;
     }
     let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
     if is_new {
@@ -130,12 +134,7 @@ fn run_gathered<C: Settings>(
     let alone_outcome = compare.then(|| finish(&alone, request.start, &around)).transpose()?;
 
     let (teacher_row, distillation, teacher_hash) = match teacher {
-        Some(Teacher { row, model, hash }) => {
-            let setting = gathered.task.method_setting(config, &model, request.device)?;
-            let own = request.methods.iter().map(|make| make(&setting));
-            let own = own.collect::<std::result::Result<_, _>>()?;
-            (row, Distillation::new(config.distill(), own, model, &setting)?, hash)
-        }
+        Some(Teacher { row, model, hash }) => (row, methods(config, model, (&around, request))?, hash),
         None => (None, None, None),
     };
     let job = Job {
@@ -166,6 +165,43 @@ fn run_gathered<C: Settings>(
         return Err(EngineError::Lost { path: folder.path().to_owned(), state });
     }
     Ok(Finished { finding, student: outcome, folder: folder.path().to_owned() })
+}
+
+/// Makes each part of the experiment once, and lets it go: networks with their initial weights, and methods.
+///
+/// # Errors
+/// Whatever does not fit.
+fn check_parts<T: Task>(
+    config: &T::Config,
+    loaded: &Loaded<T::Config>,
+    init: Option<&WeightsFile>,
+    (around, request): (&Surroundings<'_, T>, &Request),
+) -> Result<()> {
+    if let Some(experiment) = &loaded.teacher_experiment {
+        teacher::check(config, experiment, around)?;
+    }
+    if let Some(init) = init {
+        let student = around.data.student(config, around.device)?;
+        around.data.initialise(config, &student, init)?;
+    }
+    if config.has_teacher()
+        && let Some(teacher) = around.data.teacher(config, around.device)?
+    {
+        methods(config, teacher, (around, request))?;
+    }
+    Ok(())
+}
+
+/// The methods of the configuration and of the request.
+fn methods<T: Task>(
+    config: &T::Config,
+    teacher: T::Model,
+    (around, request): (&Surroundings<'_, T>, &Request),
+) -> Result<Option<Distillation<T::Model>>> {
+    let setting = around.data.method_setting(config, &teacher, request.device)?;
+    let own = request.methods.iter().map(|make| make(&setting));
+    let own = own.collect::<std::result::Result<_, _>>()?;
+    Distillation::new(config.distill(), own, teacher, &setting)
 }
 
 /// The folder of the runs of an experiment.

@@ -1,20 +1,22 @@
 //! The configuration and the program that a job was started with, kept in its folder: a job goes on with the same
 //! configuration only.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::seal::{self, Sealed};
-use super::task::Settings;
+use super::task::{Settings, Task as _};
 use super::{EngineError, Result};
+use crate::config::flat;
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
 
 /// Differing keys that an error shows.
 const SHOWN: usize = 12;
 
-/// Records `config` in the job's `folder`.
-pub(super) fn record(folder: &RunFolder, config: &impl Settings) -> Result<()> {
+/// Records `config`, and the hash of the data, in the job's `folder`.
+pub(super) fn record<C: Settings>(folder: &RunFolder, config: &C, data: &C::Task) -> Result<()> {
     fsx::write_atomic(&folder.config(), seal::toml(&config.to_toml()).as_bytes())?;
+    fsx::write_atomic(&folder.data(), format!("{}\n", data.blake3()).as_bytes())?;
     Ok(fsx::write_atomic(&folder.program(), program().as_bytes())?)
 }
 
@@ -33,6 +35,30 @@ fn program() -> String {
 /// Whether the job in `folder` was started with settings that give the same weights as `config`.
 pub(super) fn is_same<C: Settings>(folder: &RunFolder, config: &C) -> bool {
     read::<C>(folder).is_ok_and(|recorded| that_matter(&recorded) == that_matter(config))
+}
+
+/// Whether the job in `folder` is known to be of other settings than `config`, or of other data.
+///
+/// A damaged record says nothing.
+pub(super) fn is_other<C: Settings>(folder: &RunFolder, config: &C, data: &C::Task) -> bool {
+    let is_other_config =
+        read::<C>(folder).is_ok_and(|recorded| that_matter(&recorded) != that_matter(config));
+    let recorded = std::fs::read_to_string(folder.data());
+    is_other_config || recorded.is_ok_and(|hash| hash.trim() != data.blake3())
+}
+
+/// Settings of training in which `config` differs from `other`: `key VALUE (OTHER'S VALUE)`.
+pub(super) fn other_training<C: Settings>(config: &C, other: &C) -> Vec<String> {
+    const TRAINING: [&str; 6] = ["seed", "optim.", "schedule.", "train.", "input.", "engine."];
+    let (own, others) = (flat(&that_matter(config)), flat(&that_matter(other)));
+    let keys: BTreeSet<&String> = own.keys().chain(others.keys()).collect();
+    let of_training = |key: &&String| TRAINING.iter().any(|part| key.starts_with(part));
+    let said = |value: Option<&String>| value.map_or("not given", String::as_str).to_owned();
+    keys.into_iter()
+        .filter(of_training)
+        .filter(|&key| key != "train.compare_alone" && own.get(key) != others.get(key))
+        .map(|key| format!("{key} {} ({})", said(own.get(key)), said(others.get(key))))
+        .collect()
 }
 
 /// BLAKE3 of the settings that decide the weights.
@@ -114,25 +140,4 @@ fn differences(before: &impl Settings, now: &impl Settings) -> Vec<String> {
         .filter(|&key| before.get(key) != now.get(key))
         .map(|key| format!("{key}: was {}, now {}", said(before.get(key)), said(now.get(key))))
         .collect()
-}
-
-/// Every value of the configuration under its dotted key.
-fn flat(config: &impl Settings) -> BTreeMap<String, String> {
-    fn walk(key: String, value: &toml::Value, into: &mut BTreeMap<String, String>) {
-        let below = |part: &str| if key.is_empty() { part.to_owned() } else { format!("{key}.{part}") };
-        match value {
-            toml::Value::Table(table) => {
-                table.iter().for_each(|(part, value)| walk(below(part), value, into));
-            }
-            toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
-                items.iter().enumerate().for_each(|(at, value)| walk(below(&at.to_string()), value, into));
-            }
-            value => drop(into.insert(key, value.to_string())),
-        }
-    }
-    let mut values = BTreeMap::new();
-    let document =
-        toml::Value::try_from(config).expect("a configuration has string keys and finite numbers only");
-    walk(String::new(), &document, &mut values);
-    values
 }

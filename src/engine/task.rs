@@ -90,6 +90,9 @@ pub trait Task: Sized {
     /// [`EngineError::Missing`](super::EngineError::Missing) names everything that is missing, before anything is loaded.
     fn gather(loaded: &Loaded<Self::Config>) -> Result<Gathered<Self>>;
 
+    /// BLAKE3 of the data, hexadecimal: what annotations and labels say of it.
+    fn blake3(&self) -> String;
+
     /// The student's initial weights, if it has any.
     ///
     /// # Errors
@@ -248,6 +251,11 @@ impl<'m> Network<'m> {
         };
         Ok(self.params.snapshot()?.into_iter().map(named).collect())
     }
+}
+
+/// BLAKE3 of the hashes of the splits of a data set, hexadecimal.
+pub(super) fn blake3_of(splits: &[String]) -> String {
+    blake3::hash(splits.join(" ").as_bytes()).to_hex().to_string()
 }
 
 /// Weights of all `networks`.

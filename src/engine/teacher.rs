@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use super::claim::Claim;
 use super::job::{Job, Row, Start, Surroundings, finished};
+use super::observer::Observers;
 use super::outcome::Outcome;
 use super::task::{Measured, Settings, Task};
-use super::{EngineError, Result};
+use super::{EngineError, Result, recorded};
 use crate::config::Loaded;
 use crate::report::run_folder::RunFolder;
 use crate::weights::WeightsFile;
@@ -87,6 +88,44 @@ pub(super) fn folder_of(config: &impl Settings) -> RunFolder {
     RunFolder::at(run.output.join(&run.name))
 }
 
+/// The folder where the teacher of `own` settings is, or will be, trained on `data`.
+///
+/// It is the run's own, or beside it, called after a hash of settings and data, where the run's own holds a teacher that was
+/// trained otherwise: neither pushes the other aside.
+pub(super) fn place<C: Settings>(own: &C, data: &C::Task) -> RunFolder {
+    let named = folder_of(own);
+    if named.is_bare() || !recorded::is_other(&named, own, data) {
+        return named;
+    }
+    let hash = blake3::hash(format!("{} {}", recorded::hash(own), data.blake3()).as_bytes()).to_hex();
+    let name = named.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    RunFolder::at(named.path().with_file_name(format!("{name}-{}", &hash[..HASH_DIGITS])))
+}
+
+/// Digits of a hash in a folder's name.
+const HASH_DIGITS: usize = 12;
+
+/// Checks that the teacher of `experiment`, if it is still to be trained, can begin on the data of `config`.
+///
+/// # Errors
+/// Initial weights that are missing or do not fit.
+pub(super) fn check<T: Task>(
+    config: &T::Config,
+    experiment: &Loaded<T::Config>,
+    around: &Surroundings<'_, T>,
+) -> Result<()> {
+    let own = experiment.resolved().on_data_of(config);
+    let folder = place(&own, around.data);
+    if finished::<T>(&folder, &own, None, &Observers::none()).is_some() {
+        return Ok(());
+    }
+    let model = around.data.student(&own, around.device)?;
+    match T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()? {
+        Some(init) => around.data.initialise(&own, &model, &init).map(drop),
+        None => Ok(()),
+    }
+}
+
 /// Trains the teacher's own experiment on the data of `config`, or finds what an earlier run of it left.
 fn train<T: Task>(
     config: &T::Config,
@@ -94,10 +133,26 @@ fn train<T: Task>(
     around: &Surroundings<'_, T>,
 ) -> Result<(PathBuf, Outcome<Row<T>>)> {
     let own = experiment.resolved().on_data_of(config);
-    let folder = folder_of(&own);
+    let folder = place(&own, around.data);
     if let Some(outcome) = finished::<T>(&folder, &own, None, around.observers) {
         around.observers.note(&format!("the teacher was trained before: {}", folder.last().display()));
         return Ok((folder.last(), outcome));
+    }
+    let named = folder_of(&own);
+    if folder != named {
+        around.observers.note(&format!(
+            "{} holds a teacher of other settings or data; this one goes to {}",
+            named.path().display(),
+            folder.path().display()
+        ));
+    }
+    let others = recorded::other_training(&own, config);
+    if !others.is_empty() {
+        around.observers.note(&format!(
+            "the teacher's training is its own ({}), not its student's (in brackets): {}",
+            experiment.source,
+            others.join(", ")
+        ));
     }
     let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
     let claim = Claim::of(&folder, around.observers)?;
@@ -113,7 +168,7 @@ fn train<T: Task>(
         };
         job.run(start, around)
     };
-    // An interrupted teacher goes on; one of another configuration is set aside.
+    // An interrupted teacher goes on; a damaged one is set aside.
     let start = if folder.is_bare() { Start::Anew } else { Start::Resume };
     let outcome = match train(&claim, start) {
         Err(error @ (EngineError::Run { .. } | EngineError::Checkpoint { .. })) => {

@@ -105,6 +105,7 @@ impl<'a, T: Task> Training<'a, T> {
                 let slots = slots(&*optimizer, ema.as_ref());
                 resumed(
                     job,
+                    around.data,
                     record,
                     checkpoint::restore(&checkpoints, &job.trained(&student), &slots)?,
                     &mut notes,
@@ -259,8 +260,8 @@ impl<'a, T: Task> Training<'a, T> {
         let (step, whole) = (self.state.step, claim.beside());
         let below = self.job.folder.path().strip_prefix(claim.folder().path()).unwrap_or(Path::new(""));
         let folder = RunFolder::at(whole.path().join(below));
-        let saved =
-            recorded::record(&folder, self.job.config).and_then(|()| self.save_in(&folder.checkpoints()));
+        let saved = recorded::record(&folder, self.job.config, self.around.data)
+            .and_then(|()| self.save_in(&folder.checkpoints()));
         let path = claim.folder().path().to_owned();
         let state = match saved {
             Ok(()) => format!(
@@ -566,7 +567,7 @@ fn anew<T: Task>(
             job.folder.path().display()
         ));
     }
-    recorded::record(&job.folder, job.config)?;
+    recorded::record(&job.folder, job.config, task)?;
     if let Some(init) = job.init {
         let random = task.initialise(job.config, student, init)?;
         if !random.is_empty() {
@@ -594,6 +595,7 @@ fn anew<T: Task>(
 /// If it is one of other settings, or of another teacher.
 fn resumed<T: Task>(
     job: &Job<'_, T>,
+    task: &T,
     record: &Record,
     restored: Option<Restored>,
     notes: &mut Vec<String>,
@@ -613,7 +615,7 @@ fn resumed<T: Task>(
             job.folder.config().display(),
             path.display()
         ));
-        recorded::record(&job.folder, job.config)?;
+        recorded::record(&job.folder, job.config, task)?;
     }
     state.config = Some(own);
     if state.teacher != job.teacher_hash {

@@ -3,6 +3,7 @@
 //! ```text
 //! runs/NAME/config.toml             the configuration, resolved
 //!           program.txt             version and hash of the program
+//!           data.txt                BLAKE3 of the data, as far as annotations and labels say
 //!           run.lock                the process that uses the folder, while it does
 //!           log.jsonl               one line an update, an evaluation ([`Line`])
 //!           eval/step-STEP.json     all that an evaluation found
@@ -95,6 +96,11 @@ impl RunFolder {
         self.path.join("program.txt")
     }
 
+    /// The hash of the data that the run was started on.
+    pub fn data(&self) -> PathBuf {
+        self.path.join("data.txt")
+    }
+
     /// The lock of the process that uses the folder.
     pub fn lock(&self) -> PathBuf {
         self.path.join("run.lock")
@@ -102,7 +108,7 @@ impl RunFolder {
 
     /// Whether no more is in the folder than the record of a run that was never begun: its configuration, an empty log.
     pub fn is_bare(&self) -> bool {
-        let records = [self.config(), self.program(), self.lock()];
+        let records = [self.config(), self.program(), self.data(), self.lock()];
         let is_record = |path: &Path| records.iter().any(|record| record == path);
         is_without_content(&self.path, &is_record)
     }

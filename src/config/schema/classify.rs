@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ckd_detectors::classifier::Architecture;
 use ckd_settings::{Check, choices, section};
 
-use super::network::check_origin;
+use super::network::{TrainedBy, check_origin};
 use super::run::{Run, Task};
 use crate::data::augment::LabelledInput;
 use crate::data::labelled_data::LabelledData;
@@ -62,8 +62,10 @@ section! {
         pub network: Architecture,
         /// Weights of the network: .safetensors, .pth, .th (RepDistiller's and mdistiller's checkpoints too).
         pub weights: Option<PathBuf>,
-        /// The configuration that trains it first, on this experiment's data; the result is reused.
-        pub train: Option<String>,
+        /// Train it first, on this experiment's data: as the configuration of this name says, or, with a table, as this
+        /// experiment's own settings and those of the table say (`schedule`, `optim`, `input`, ...; `seed` and
+        /// `train.compare_alone` are the student's alone). A teacher that was trained so before is used again.
+        pub train: Option<TrainedBy>,
         /// Normalisation of its images. Default: the student's normalisation.
         pub normalization: Option<Normalization>,
         /// Begin with random weights where the weight files named here do not exist. For timing and trying
@@ -135,7 +137,7 @@ impl ClassifyConfig {
                 || teacher.allow_random_weights,
             "teacher.weights",
             "is missing: the student is to learn from a teacher without weights",
-            "give `weights = \"FILE\"` or `train = \"CONFIG\"`",
+            "give `weights = \"FILE\"`, `train = \"CONFIG\"` or `train = {}`",
         );
         let stages = teacher.network.stages().min(self.student.network.stages());
         let offer = Offer {

@@ -6,7 +6,8 @@ pub use ckd_detectors::backbone::{Backbone, StrideIn};
 use ckd_detectors::images::Normalization;
 use ckd_detectors::nn::{HeadNorm, NormKind};
 use ckd_detectors::settings::DetectorSettings;
-use ckd_settings::{Check, Overlay, section};
+use ckd_settings::{Check, Diagnostic, Node, Overlay, Read, Value, section};
+use serde::Serialize;
 
 use crate::data::transform::Resize;
 
@@ -41,8 +42,10 @@ section! {
     pub struct Teacher with network: Network {
         /// Weights of the network: .safetensors, torchvision's or MMDetection's .pth, or Detectron2's .pkl.
         pub weights: Option<PathBuf>,
-        /// The configuration that trains it first, on this experiment's data; the result is reused.
-        pub train: Option<String>,
+        /// Train it first, on this experiment's data: as the configuration of this name says, or, with a table, as this
+        /// experiment's own settings and those of the table say (`schedule`, `optim`, `input`, ...; `seed` and
+        /// `train.compare_alone` are the student's alone). A teacher that was trained so before is used again.
+        pub train: Option<TrainedBy>,
         /// Resizing of its images, to the student's sizes (input.resize decides those). Default:
         /// input.resize.
         pub resize: Option<Resize>,
@@ -118,6 +121,59 @@ impl Student {
     /// Stages of the backbone that do not train, the stem being the first.
     pub fn frozen_stages(&self) -> usize {
         self.freeze_at.unwrap_or(if self.init.is_some() { 2 } else { 0 })
+    }
+}
+
+/// The settings that a teacher is trained by.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum TrainedBy {
+    /// A configuration of its own, by path or name.
+    Named(String),
+    /// The student's experiment, under the keys of this table.
+    Here(toml::Table),
+}
+
+impl TrainedBy {
+    /// The name of the configuration, if there is one of its own.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Here(_) => None,
+        }
+    }
+}
+
+impl Read for TrainedBy {
+    fn read(node: &Node, path: &str, findings: &mut Vec<Diagnostic>) -> Option<Self> {
+        match node.table() {
+            Some(_) => match plain(node) {
+                toml::Value::Table(table) => Some(Self::Here(table)),
+                _ => None,
+            },
+            None => String::read(node, path, findings).map(Self::Named),
+        }
+    }
+
+    fn takes() -> String {
+        "a string, or a table".to_owned()
+    }
+}
+
+/// The value without the places where it was written.
+fn plain(node: &Node) -> toml::Value {
+    match &node.value {
+        Value::Boolean(value) => toml::Value::Boolean(*value),
+        Value::Integer(value) => toml::Value::Integer(*value),
+        Value::Float(value) => toml::Value::Float(*value),
+        Value::String(value) => toml::Value::String(value.clone()),
+        // No key takes a date; the key that has it is refused where the table is read.
+        Value::Date => toml::Value::String(node.place.written().to_owned()),
+        Value::Array(items) => toml::Value::Array(items.iter().map(plain).collect()),
+        Value::Table(table) => {
+            let entries = table.iter().map(|(key, entry)| (key.clone(), plain(&entry.node)));
+            toml::Value::Table(entries.collect())
+        }
     }
 }
 

@@ -124,6 +124,18 @@ impl Labelled {
     }
 }
 
+/// Whether `data.yaml` has a split under the key, and something is where the split says; `None` without the key.
+///
+/// # Errors
+/// A file that is no `data.yaml`.
+pub fn has_split(root: &Path, split: &str) -> Result<Option<bool>, YoloError> {
+    let path = file(root);
+    let yaml = DataYaml::read(&path)?;
+    let Some(sources) = yaml.splits.get(split).filter(|sources| !sources.is_empty()) else { return Ok(None) };
+    let base = yaml.base(&path);
+    Ok(Some(sources.iter().all(|source| resolved(&base, &path, source).exists())))
+}
+
 /// The label file of an image.
 fn labels_of(image: &Path) -> PathBuf {
     let text = image.to_string_lossy().replace('\\', "/");

@@ -36,7 +36,7 @@ use ckd_detectors::taps::Tap;
 use super::Result;
 use super::distillation::Distillation;
 use super::pass::Pass;
-use super::task::{Gathered, Network, Setting, Settings, Task};
+use super::task::{Gathered, Network, Setting, Settings, Task, blake3_of};
 use crate::config::{ClassifyConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
 use crate::distill::{Distill, MethodSetting, Width};
@@ -95,6 +95,10 @@ impl Task for LabelledSets {
 
     fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Self>> {
         sources::gather(loaded)
+    }
+
+    fn blake3(&self) -> String {
+        blake3_of(&[self.train.blake3(), self.val.blake3()])
     }
 
     fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {

@@ -149,15 +149,19 @@ pub fn read_split(data: &LabelledData, root: &Path, split: Split) -> Result<Labe
         LabelledKind::Stl10 => stl10::load(root, split),
         LabelledKind::TinyImagenet => image_folder::load_tiny_imagenet(root, split),
         LabelledKind::Folder => {
-            let below = match split {
-                Split::Train => &data.train,
-                Split::Test => &data.val,
-            };
-            let index = data.class_index.as_ref().map(|index| match root.join(index) {
-                beside if beside.exists() => beside,
-                _ => index.clone(),
+            let below = root.join(match (split, &data.held_out) {
+                (Split::Test, None) => &data.val,
+                _ => &data.train,
             });
-            image_folder::load(&root.join(below), index.as_deref())
+            let found = |path: &PathBuf| match root.join(path) {
+                beside if beside.exists() => beside,
+                _ => path.clone(),
+            };
+            let set = image_folder::load(&below, data.class_index.as_ref().map(found).as_deref());
+            match &data.held_out {
+                Some(list) => set.and_then(|set| image_folder::divided(&set, &below, &found(list), split)),
+                None => set,
+            }
         }
     };
     let checked = loaded.and_then(|set| set.with_good_headers(root, &data.image_policy()));
@@ -221,9 +225,9 @@ fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> O
             "Tiny-ImageNet-200 is at http://cs231n.stanford.edu/tiny-imagenet-200.zip",
         ),
         LabelledKind::Folder => (
-            root.join(match split {
-                Split::Train => &data.train,
-                Split::Test => &data.val,
+            root.join(match (split, &data.held_out) {
+                (Split::Test, None) => &data.val,
+                _ => &data.train,
             }),
             "A folder of images for each class is needed there",
         ),

@@ -94,6 +94,10 @@ impl Task for CohortSets {
         Ok(Gathered { task: Self(task), init: None, teacher: None, notes, bad_images })
     }
 
+    fn blake3(&self) -> String {
+        self.0.blake3()
+    }
+
     fn initial_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {
         Ok(None)
     }

@@ -38,7 +38,7 @@ use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
-use super::task::{Gathered, Measured, Network, Setting, Settings, Task, parameters_of};
+use super::task::{Gathered, Measured, Network, Setting, Settings, Task, blake3_of, parameters_of};
 use super::{Result, classes, stop};
 use crate::config::{Config, Eval, Loaded, Run, Train};
 use crate::data::loader::BoxedImages;
@@ -115,6 +115,10 @@ impl Task for DataSets {
         let notes = task.reports.iter().map(ToString::to_string).collect();
         let bad_images = task.reports.iter().flat_map(|report| report.bad_images.clone()).collect();
         Ok(Gathered { task, init, teacher, notes, bad_images })
+    }
+
+    fn blake3(&self) -> String {
+        blake3_of(&[self.train.blake3(), self.val.blake3()])
     }
 
     fn initial_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
