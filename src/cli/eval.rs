@@ -25,7 +25,7 @@ use crate::weights::card::categories_of;
     after_help = "\
 Examples:
   ckd-det eval --coco-val                      the latest run
-  ckd-det eval --run runs/my                   a run, on the held-out images of its experiment
+  ckd-det eval --run runs/my                   on the held-out images
   ckd-det eval --weights resnet56.pth --config cifar10_r56_r20
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json

@@ -1,5 +1,6 @@
 //! Image files named on the command line.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,19 +14,27 @@ use crate::engine::EngineError;
 use crate::fsx;
 use crate::report::progress::tell;
 
-/// The files that `arguments` name: files, all images in and below folders, and patterns (`*`, `?`, `[..]`)
-/// that the shell has left.
+/// The files that `arguments` name: files, the images in folders, where `recursive` those below them too, and patterns
+/// (`*`, `?`, `[..]`, `**`) that the shell has left. A file that is named twice is taken once.
 ///
 /// # Errors
 /// Missing data: a folder or pattern without an image.
-pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn named(arguments: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for argument in arguments {
         let text = argument.to_string_lossy();
         if argument.is_dir() {
-            let found = image_folder::images_below(argument)?;
+            let mut found = image_folder::images_below(argument)?;
+            let all = found.len();
+            if !recursive {
+                found.retain(|path| path.parent() == Some(argument));
+            }
             if found.is_empty() {
-                return Err(EngineError::Missing(format!("no image is in the folder {text}")).into());
+                let below = match all {
+                    0 => String::new(),
+                    _ => format!(" itself; --recursive takes the {all} images below it"),
+                };
+                return Err(EngineError::Missing(format!("no image is in the folder {text}{below}")).into());
             }
             files.extend(found);
         } else if !argument.exists() && text.contains(['*', '?', '[']) {
@@ -40,6 +49,8 @@ pub(super) fn named(arguments: &[PathBuf]) -> anyhow::Result<Vec<PathBuf>> {
             files.push(argument.clone());
         }
     }
+    let mut seen = HashSet::new();
+    files.retain(|path| seen.insert(path.clone()));
     Ok(files)
 }
 

@@ -35,6 +35,7 @@ mod output;
 mod predict;
 mod predict_classifier;
 mod ranks;
+mod results;
 mod train;
 mod weights;
 

@@ -12,6 +12,7 @@ use super::image_files::{for_each_image, named};
 use super::machine::peak_memory_mib;
 use super::model::{Model, ModelArgs};
 use super::output::{Output, folder};
+use super::results::Results;
 use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
@@ -24,24 +25,30 @@ use crate::weights::WeightsFile;
 #[command(after_help = "\
 Without --score, the results hold all that the detector gives (what scores above its own threshold), and \
 pictures show boxes from 0.5 on. With it, both have boxes from that score on. \
+An image that cannot be read is reported and left out; the exit code is then 1. \
 With a classifier there are no pictures: the five likeliest classes of each image are printed and written.
 
 Examples:
   ckd-det predict photo.jpg                         with the latest run
   ckd-det predict --weights student.safetensors *.jpg --json results.json
   ckd-det predict --no-pictures --json - photo.jpg | jq
+  ckd-det predict --recursive photos/               all below the folder
   ckd-det predict --annotations instances_val.json val/   ids for eval --gt --dt
   ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
 pub struct Args {
     /// Image files, folders of them, or patterns such as 'a/*.jpg'
     #[arg(value_name = "IMAGES", required = true)]
     images: Vec<PathBuf>,
+    /// Take the images below folders too
+    #[arg(long, short)]
+    recursive: bool,
     #[command(flatten)]
     model: ModelArgs,
     /// Where pictures go
     #[arg(long, value_name = "DIR", default_value = "predictions", value_parser = folder)]
     out: PathBuf,
-    /// Where the COCO results go; - is standard output [default: OUT/results.json]
+    /// Where the COCO results go; - is standard output, a line a box as soon as it is found
+    /// [default: OUT/results.json]
     #[arg(long, value_name = "FILE")]
     json: Option<Output>,
     /// Give the results the image ids of this COCO file, by file name, and look at the pixels that it is about
@@ -99,7 +106,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     if !args.benchmark {
         json.check()?;
     }
-    args.images = named(&args.images)?;
+    args.images = named(&args.images, args.recursive)?;
     let images = match &args.annotations {
         Some(annotations) => Annotated::of(&args.images, annotations)?,
         None => Annotated::numbered(&args.images),
@@ -129,7 +136,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let map = model.category_map()?;
     let reported = args.score.unwrap_or(0.0);
     let shown = args.score.unwrap_or(DRAWN_SCORE);
-    let mut results = Vec::new();
+    let mut results = Results::new(&json);
     let read = |index: usize, path: &Path| images.read(index, path);
     let unread = for_each_image(&args.images, read, |index, file_name, mut image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
@@ -156,7 +163,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
                 category: category.to_owned(),
                 bbox: detection.bbox,
                 score: detection.score,
-            });
+            })?;
         }
         let mut line = format!("{file_name}: {} objects", drawn.len());
         if !args.no_pictures {
@@ -168,8 +175,9 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         Ok(json.say(line)?)
     })?;
     unread.settle(&json, || {
-        json.write_json(&results)?;
-        Ok(json.say(format!("{} detections -> {}", results.len(), json.told()))?)
+        let count = results.len();
+        results.finish()?;
+        Ok(json.say(format!("{count} detections -> {}", json.told()))?)
     })
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::Context;
 use super::image_files::for_each_image;
 use super::output::Output;
+use super::results::Results;
 use crate::data::decode;
 use crate::engine::classify::ClassifierCard;
 use crate::export::labeller::{Guess, Labeller};
@@ -33,7 +34,7 @@ pub(super) fn run(
     context: &Context,
 ) -> anyhow::Result<()> {
     let labeller = Labeller::of(file, card, &context.device)?;
-    let mut results = Vec::new();
+    let mut results = Results::new(json);
     let unread = for_each_image(
         images,
         |_, path| decode::read(path),
@@ -42,12 +43,12 @@ pub(super) fn run(
             let told: Vec<String> =
                 guesses.iter().map(|guess| format!("{} {:.3}", guess.class, guess.probability)).collect();
             json.say(format!("{file_name}: {}", told.join(", ")))?;
-            results.push(FileGuesses { file_name, guesses });
-            Ok(())
+            results.push(FileGuesses { file_name, guesses })
         },
     )?;
     unread.settle(json, || {
-        json.write_json(&results)?;
-        Ok(json.say(format!("{} images -> {}", results.len(), json.told()))?)
+        let count = results.len();
+        results.finish()?;
+        Ok(json.say(format!("{count} images -> {}", json.told()))?)
     })
 }

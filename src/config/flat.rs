@@ -18,6 +18,10 @@ pub fn flat(config: &impl Serialize) -> BTreeMap<String, String> {
             toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
                 items.iter().enumerate().for_each(|(at, value)| walk(below(&at.to_string()), value, into));
             }
+            // A 32-bit number is written with its own digits, not with those of the nearest 64-bit one.
+            toml::Value::Float(value) if f64::from(*value as f32) == *value => {
+                drop(into.insert(key, format!("{:?}", *value as f32)));
+            }
             value => drop(into.insert(key, value.to_string())),
         }
     }

@@ -1,7 +1,7 @@
 //! The number of passes that fit into a time, from a few steps that are timed.
 
-use super::write;
-use crate::cli::Context;
+use super::wish::write;
+use crate::cli::{Context, say};
 use crate::config::Experiment;
 use crate::engine::estimate::{Estimate, dry_run};
 use crate::engine::experiment::Request;
@@ -21,7 +21,22 @@ pub(super) struct Time {
 /// More passes than this teach a network from scratch nothing new on the small sets that fit into so short a time.
 const MOST_PASSES: u64 = 100;
 
+/// Fewer passes than this teach a network from scratch next to nothing.
+pub(super) const FEW_PASSES: u64 = 12;
+
 impl Time {
+    /// Says so where the passes are few.
+    pub(super) fn warn(&self, passes: u64) -> std::io::Result<()> {
+        if passes >= FEW_PASSES {
+            return Ok(());
+        }
+        let plural = if passes == 1 { "pass teaches" } else { "passes teach" };
+        say(format!(
+            "note: {passes} {plural} networks that begin at random little; --minutes {:.0} gives {FEW_PASSES}",
+            self.minutes(FEW_PASSES).ceil()
+        ))
+    }
+
     /// Passes that fit into so many minutes, at least one.
     pub(super) fn passes_in(&self, minutes: f64) -> u64 {
         let passes = (60.0 * minutes - self.once) / self.pass.max(1e-9);

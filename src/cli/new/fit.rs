@@ -24,9 +24,10 @@ pub(super) struct Anchors {
     pub(super) ratios: [f64; 3],
 }
 
-/// Pixels that a tenth of the boxes may stay below, as the square root of the area: two cells of the finest level and
-/// a half.
-const SMALL_BOX_PX: f64 = 10.0;
+/// Pixels that half of the boxes and that nine tenths of them have at least, as the square root of the area: 12 and 4
+/// cells of the finest level.
+const MEDIAN_BOX_PX: f64 = 48.0;
+const SMALL_BOX_PX: f64 = 16.0;
 
 /// The largest short side: torchvision's.
 const LARGEST_SIDE_PX: f64 = 800.0;
@@ -34,12 +35,13 @@ const LARGEST_SIDE_PX: f64 = 800.0;
 /// The smallest short side that an image is shrunk to.
 pub(super) const SMALLEST_SIDE_PX: u32 = 128;
 
-/// The short side of the input: where nine tenths of the boxes keep 10 pixels, between 128 and the images' own size, 800
-/// at most.
+/// The short side of the input: where half of the boxes have 48 pixels and nine tenths 16, between 128 and the images' own
+/// size, 800 at most.
 pub(super) fn short_side(shapes: &[Shape], median_short_side: f64) -> u32 {
     let own = median_short_side.min(LARGEST_SIDE_PX);
-    let relative = quantile(shapes.iter().map(|shape| shape.size_at(1.0)).collect(), 0.1);
-    let wanted = if relative > 0.0 { SMALL_BOX_PX / relative } else { own };
+    let relative: Vec<f64> = shapes.iter().map(|shape| shape.size_at(1.0)).collect();
+    let (half, tenth) = (quantile(relative.clone(), 0.5), quantile(relative, 0.1));
+    let wanted = if tenth > 0.0 { (MEDIAN_BOX_PX / half).max(SMALL_BOX_PX / tenth) } else { own };
     in_steps(wanted.max(f64::from(SMALLEST_SIDE_PX)).min(own))
 }
 
@@ -108,7 +110,9 @@ mod tests {
     #[test]
     fn small_boxes_ask_for_large_images_and_large_boxes_do_not() {
         let of = |size: f64, side: f64| short_side(&[square(size, side); 9], side);
-        assert_eq!(of(20.0, 600.0), 304, "20 px become 10 px at half the size");
+        assert_eq!(of(96.0, 640.0), 320, "96 px become 48 px at half the size");
+        let mixed: Vec<Shape> = [20.0, 20.0, 200.0, 200.0, 200.0].map(|size| square(size, 600.0)).into();
+        assert_eq!(short_side(&mixed, 600.0), 480, "the small ones become 16 px");
         assert_eq!(of(300.0, 600.0), 128, "no smaller");
         assert_eq!(of(4.0, 600.0), 608, "no larger than the images");
         assert_eq!(of(4.0, 4000.0), 800, "no larger than torchvision's");

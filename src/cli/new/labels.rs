@@ -7,7 +7,7 @@ use ckd_detectors::classifier::Architecture;
 
 use super::budget::measure;
 use super::fit::quantile;
-use super::{HELD_OUT, Wish, network, toml_text, write};
+use super::wish::{HELD_OUT, Wish, network, toml_text, write};
 use crate::cli::{Context, UsageError, check_labelled, say};
 use crate::data::cifar::Split;
 use crate::data::labelled_data::LabelledData;
@@ -66,7 +66,13 @@ pub(super) fn make(
         "# Timed on this machine: a pass of all three takes {:.1} s, so {passes} fit into {} minutes.\n",
         time.pass, wish.minutes
     );
-    say(format!("chosen: images of {side}x{side} px, {} a step, learning rate {}", plan.batch(), plan.lr()))?;
+    say(format!(
+        "chosen: {teacher} teaches {student}, both from random weights; images of {side}x{side} px, {} a step, \
+         learning rate {}",
+        plan.batch(),
+        plan.lr()
+    ))?;
+    time.warn(passes)?;
     write(&wish.out, &plan.toml(passes, &timed))?;
     Ok(format!("{passes} passes, about {:.1} minutes on this machine", time.minutes(passes)))
 }

@@ -5,13 +5,14 @@ mod budget;
 mod fit;
 mod labels;
 mod survey;
+mod wish;
 
 use std::io::{BufRead, IsTerminal, stdin};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use self::wish::{HELD_OUT, Wish};
 use super::train::quoted;
 use super::{Context, UsageError, say};
-use crate::config::Experiment;
 use crate::data::discover::{FoundData, Layout, discover};
 use crate::engine::EngineError;
 use crate::fsx;
@@ -96,34 +97,6 @@ fn minutes(text: &str) -> Result<f64, String> {
     value.ok_or_else(|| "a number of minutes above 0".to_owned())
 }
 
-/// What to write, and where.
-struct Wish {
-    /// The folder in full.
-    folder: PathBuf,
-    teacher: Option<String>,
-    student: Option<String>,
-    out: PathBuf,
-    minutes: f64,
-    seed: u64,
-}
-
-impl Wish {
-    /// Name of the runs: the configuration's, without its ending.
-    fn name(&self) -> String {
-        self.out.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-    }
-
-    /// A file of the split that is written down beside the configuration, in full.
-    fn split_file(&self, name: &str) -> PathBuf {
-        let folder = self.out.with_file_name(format!("{}-split", self.name()));
-        let path = folder.join(name);
-        std::path::absolute(&path).unwrap_or(path)
-    }
-}
-
-/// Share of the images that are held out where there is no validation part.
-const HELD_OUT: f64 = 0.2;
-
 /// Runs the verb.
 ///
 /// # Errors
@@ -192,30 +165,6 @@ fn answer(question: &str) -> anyhow::Result<Option<String>> {
     stdin().lock().read_line(&mut line)?;
     let line = line.trim();
     Ok((!line.is_empty()).then(|| line.to_owned()))
-}
-
-/// A network's word and the channels of its first layer.
-fn network(given: Option<&String>, usual: &str) -> Result<(String, Option<usize>), UsageError> {
-    let given = given.map_or(usual, String::as_str);
-    let Some((word, width)) = given.split_once(':') else { return Ok((given.to_owned(), None)) };
-    let width = width.parse().ok().filter(|width| *width > 0);
-    let wrong = || {
-        UsageError(format!(
-            "{given:?} names no network: write NETWORK, or NETWORK:CHANNELS, as in resnet34:32"
-        ))
-    };
-    Ok((word.to_owned(), Some(width.ok_or_else(wrong)?)))
-}
-
-/// Writes the configuration and loads it as `train` will.
-fn write(out: &Path, text: &str) -> anyhow::Result<Experiment> {
-    fsx::write_atomic(out, text.as_bytes())?;
-    Ok(Experiment::load(out, &[])?)
-}
-
-/// A text as TOML writes it.
-fn toml_text(text: impl AsRef<std::ffi::OsStr>) -> String {
-    toml::Value::String(text.as_ref().to_string_lossy().into_owned()).to_string()
 }
 
 /// Prints the commands that follow.

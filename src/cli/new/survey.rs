@@ -32,7 +32,7 @@ impl Parts {
             at(0.9)
         ))?;
         let (width, height) = self.median_size();
-        Ok(say(format!("images: {width:.0}x{height:.0} px in the middle"))?)
+        Ok(say(format!("median image: {width:.0}x{height:.0} px"))?)
     }
 
     /// The boxes of the training part that are learned.
