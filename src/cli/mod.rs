@@ -152,7 +152,8 @@ impl Command {
             Self::Config(_) | Self::Methods(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => {
                 true
             }
-            Self::Train(_)
+            Self::New(_)
+            | Self::Train(_)
             | Self::Compare(_)
             | Self::Eval(_)
             | Self::Predict(_)
