@@ -92,6 +92,11 @@ fn load(data: &Data, root: &Path, split: Split) -> anyhow::Result<(Dataset, Load
 /// The data set with a validation part, both parts written down as COCO files beside the configuration.
 fn divided(data: &Data, wish: &Wish) -> anyhow::Result<Data> {
     let (instances, images) = data.files(&data.root, Split::Train).open()?;
+    let findings = instances.findings();
+    if !findings.is_empty() {
+        // The parts that are written down are corrected already.
+        say(format!("as it was read:{findings}"))?;
+    }
     let files = paths(&images, instances.images.iter().map(|image| image.file_name.clone()));
     let is_held_out = held_out(&files, HELD_OUT, wish.seed);
     if !is_held_out.contains(&true) {
