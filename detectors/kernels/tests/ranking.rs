@@ -73,6 +73,7 @@ fn the_largest_of_each_row_passes_nan_over() {
 }
 
 #[test]
+#[allow(clippy::single_range_in_vec_init, reason = "a list of one segment is meant")]
 fn segments_behind_the_rows_and_unequal_rows_are_refused() {
     let (values, companion) = (noise(1, &[4, 2]), noise(2, &[4, 3]));
     let refused = |result: ckd_kernels::Result<Vec<Best>>| assert!(result.is_err());

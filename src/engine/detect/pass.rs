@@ -168,7 +168,9 @@ fn telling_anchors(logits: &Value, positives: &[Vec<u32>], per_image: usize) -> 
         let mut kept = positives.clone();
         if kept.len() > per_image {
             let own = rows(&Value::constant(scores.clone()), positives)?;
-            let places = best_of(own.tensor(), &[0..positives.len()], per_image)?.swap_remove(0).places;
+            let whole = 0..positives.len();
+            let places =
+                best_of(own.tensor(), std::slice::from_ref(&whole), per_image)?.swap_remove(0).places;
             kept = places.into_iter().map(|place| positives[place as usize]).collect();
         } else {
             let others = ranked.places.iter().map(|place| image.start as u32 + place);

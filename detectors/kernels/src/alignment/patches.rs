@@ -73,10 +73,13 @@ pub(super) struct Maps<'a> {
     pub(super) wanted: Wanted,
 }
 
+/// Makes the student's gradient of the loss's.
+type Backward = Box<dyn FnOnce(&Tensor) -> Result<Tensor> + Send>;
+
 /// Loss of two maps, and what makes the student's gradient of the loss's.
 pub(super) struct Compared {
     pub(super) loss: Tensor,
-    pub(super) backward: Box<dyn FnOnce(&Tensor) -> Result<Tensor> + Send>,
+    pub(super) backward: Backward,
 }
 
 impl Host for Maps<'_> {
