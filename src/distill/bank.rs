@@ -11,14 +11,14 @@ use candle_core::Tensor;
 use ckd_detectors::init::stream;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
-use ckd_kernels::reduce::dot;
+use ckd_kernels::reduce::{dot, softmax};
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::distiller::DistillError;
-use super::rows::{softmax, weighted_mean_over_rows};
+use super::rows::weighted_mean_over_rows;
 use super::scalar::expect_positive;
 
 const NAME: &str = "memory";

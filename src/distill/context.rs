@@ -8,14 +8,11 @@ use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{add, reshape, scale};
 use ckd_kernels::linear::{Activation, linear};
-use ckd_kernels::memory::{channels_last, elements, from_channels_last, from_elements, on_host};
+use ckd_kernels::maps::{Weights, add_to_channels, attention_pool, squared_difference};
 use ckd_kernels::norm::group_norm;
-use ckd_kernels::reduce::dot;
-use rayon::prelude::*;
 
 use super::distiller::DistillError;
-use super::maps::{Weights, add_to_channels, squared_difference};
-use super::rows::softmax;
+use super::maps::paired;
 use super::scalar::nothing;
 
 /// A global-context block: what a trained attention sees of a whole map, transformed.
@@ -53,7 +50,7 @@ impl ContextBlock {
 
     /// (N, C, H, W) to (N, C).
     fn forward(&self, map: &Value) -> Result<Value, DistillError> {
-        let seen = attended(map, &self.attention.forward(map, Activation::Identity)?)?;
+        let seen = attention_pool(map, &self.attention.forward(map, Activation::Identity)?)?;
         let x = linear(&seen, &self.reduce.0, Some(&self.reduce.1), Activation::Identity)?;
         let &[n, narrow] = x.dims() else {
             return Err(DistillError::invalid("fgd", format!("(N, C) expected, got {:?}", x.dims())));
@@ -75,54 +72,12 @@ pub(super) fn context_difference(
     student: &Value,
     [own, theirs]: &[ContextBlock; 2],
 ) -> Result<Value, DistillError> {
-    let images = student.dims().first().copied().unwrap_or(0);
+    let (images, _, _, _) = paired("fgd", teacher, student)?;
     if student.tensor().elem_count() == 0 {
         return nothing(student);
     }
     let of_teacher = theirs.forward(&Value::constant(teacher.clone()))?;
     let difference = add(&own.forward(student)?, &scale(&of_teacher, -1.0)?)?;
     let shifted = add_to_channels(student, &difference)?;
-    squared_difference("fgd", teacher, &shifted, Weights::default(), images as f64)
-}
-
-/// Σ_cells softmax(`logits`) map.
-///
-/// # Shapes
-/// `map` (N, C, H, W), `logits` (N, 1, H, W); (N, C).
-fn attended(map: &Value, logits: &Value) -> Result<Value, DistillError> {
-    let (n, c, h, w) = map.tensor().dims4()?;
-    let cells = h * w;
-    let (map_host, logits_host) = (channels_last(map.tensor())?, channels_last(logits.tensor())?);
-    let shares: Vec<f64> =
-        elements(&logits_host)?.chunks_exact(cells).flat_map(|logits| softmax(logits, 1.0).0).collect();
-    let mut seen = vec![0f64; n * c];
-    {
-        let x = elements(&map_host)?;
-        for (cell, (x, share)) in x.chunks_exact(c).zip(&shares).enumerate() {
-            let seen = &mut seen[cell / cells * c..][..c];
-            seen.iter_mut().zip(x).for_each(|(sum, x)| *sum += share * f64::from(*x));
-        }
-    }
-    let seen: Vec<f32> = seen.into_iter().map(|x| x as f32).collect();
-    let out = from_elements(seen.clone(), (n, c), map.tensor())?;
-    Ok(Value::operation(&[map, logits], out, move |g| {
-        let g_host = on_host(g)?;
-        let (g, x) = (elements(&g_host)?, elements(&map_host)?);
-        let (g, x): (&[f32], &[f32]) = (&g, &x);
-        let of_image = |cell: usize| cell / cells * c..(cell / cells + 1) * c;
-        let mut by_map = vec![0f32; x.len()];
-        by_map.par_chunks_exact_mut(c).enumerate().for_each(|(cell, out)| {
-            let g = &g[of_image(cell)];
-            out.iter_mut().zip(g).for_each(|(out, g)| *out = (shares[cell] * f64::from(*g)) as f32);
-        });
-        let by_logit = |(cell, x): (usize, &[f32])| {
-            let (g, seen) = (&g[of_image(cell)], &seen[of_image(cell)]);
-            (shares[cell] * (dot(g, x) - dot(g, seen))) as f32
-        };
-        let by_logits: Vec<f32> = x.par_chunks_exact(c).enumerate().map(by_logit).collect();
-        Ok(vec![
-            Some(from_channels_last(by_map, (n, h, w, c), &g_host)?),
-            Some(from_channels_last(by_logits, (n, h, w, 1), &g_host)?),
-        ])
-    }))
+    Ok(squared_difference(teacher, &shifted, Weights::default(), images as f64)?)
 }

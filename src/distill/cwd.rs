@@ -7,7 +7,7 @@
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::reshape;
+use ckd_kernels::maps::channel_divergence;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
@@ -16,7 +16,6 @@ use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::on_maps::OnMaps;
 use super::place::Maps;
-use super::rows::{softened_kl, sum_over_rows};
 use super::scalar::expect_positive;
 
 const NAME: &str = "cwd";
@@ -70,10 +69,6 @@ impl Method for Cwd {
 /// Shapes that differ or are no maps; a temperature that is not positive.
 pub fn cwd(teacher: &Tensor, student: &Value, temperature: f64) -> Result<Value, DistillError> {
     expect_positive(NAME, "temperature", temperature)?;
-    let (n, c, h, w) = paired(NAME, teacher, student)?;
-    let shape = [n * c, h * w];
-    let (teacher, student) = (teacher.reshape(&shape)?, reshape(student, &shape)?);
-    sum_over_rows(NAME, &teacher, &student, (n * c) as f64, |_, t, s, gradient| {
-        softened_kl(t, s, temperature, gradient)
-    })
+    paired(NAME, teacher, student)?;
+    Ok(channel_divergence(teacher, student, temperature)?)
 }

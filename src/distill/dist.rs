@@ -13,13 +13,14 @@ use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::reduce::softmax;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
-use super::rows::{paired, softmax};
+use super::rows::paired;
 use super::scalar::{expect_positive, nothing, scalar_of};
 
 const NAME: &str = "dist";

@@ -11,13 +11,14 @@
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
+use ckd_kernels::reduce::softmax;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
-use super::rows::{check_labels, paired, softmax, sum_over_rows};
+use super::rows::{check_labels, paired, sum_over_rows};
 use super::scalar::expect_positive;
 
 const NAME: &str = "dkd";

@@ -5,11 +5,10 @@
 //! logged, -ka is theirs.
 
 use ckd_detectors::param::Builder;
-use ckd_kernels::Value;
 use ckd_kernels::elementwise::{permute, reshape};
-use ckd_kernels::linear::{Accumulate, Form, product};
-use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::linear::{Activation, linear};
 use ckd_kernels::normalize::l2_normalize_rows;
+use ckd_kernels::{Precision, Value};
 use ckd_settings::{choices, section};
 
 use super::distiller::{DistillError, Distiller};
@@ -84,22 +83,7 @@ fn one_row_a_sample(map: &Value) -> Result<Value, DistillError> {
     Ok(reshape(&permute(map, &[0, 2, 3, 1])?, &[n, h * w * c])?)
 }
 
-/// X Xᵀ of the rows X (N, P).
+/// X Xᵀ of the rows X (N, P), in f32.
 fn similarities(rows: &Value) -> Result<Value, DistillError> {
-    let (n, p) = rows.tensor().dims2()?;
-    let host = on_host(rows.tensor())?;
-    let mut out = vec![0f32; n * n];
-    {
-        let x = elements(&host)?;
-        product(&mut out, (n, n, p), &x, Form::Plain, &x, Form::Transposed, Accumulate::Replace);
-    }
-    let out = from_elements(out, (n, n), rows.tensor())?;
-    Ok(Value::operation(&[rows], out, move |g| {
-        let g_host = on_host(g)?;
-        let (g, x) = (elements(&g_host)?, elements(&host)?);
-        let mut gradient = vec![0f32; n * p];
-        product(&mut gradient, (n, p, n), &g, Form::Plain, &x, Form::Plain, Accumulate::Replace);
-        product(&mut gradient, (n, p, n), &g, Form::Transposed, &x, Form::Plain, Accumulate::Add);
-        Ok(vec![Some(from_elements(gradient, (n, p), &g_host)?)])
-    }))
+    Ok(Precision::F32.scope(|| linear(rows, rows, None, Activation::Identity))?)
 }

@@ -17,18 +17,17 @@ use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
-use ckd_kernels::memory::{channels_last, elements, from_channels_last};
+use ckd_kernels::maps::{self, Weights, attention_weights, squared_difference};
+use ckd_kernels::memory::from_elements;
 use ckd_settings::{Check, section};
-use rayon::prelude::*;
 
 use super::context::{ContextBlock, context_difference};
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
 use super::layers::Adapters;
-use super::maps::{Weights, paired, squared_difference};
+use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::place::Maps;
-use super::rows::softmax;
-use super::scalar::{nothing, scalar_of};
+use super::scalar::nothing;
 
 const NAME: &str = "fgd";
 
@@ -212,11 +211,10 @@ pub fn focal_difference(
     if student.tensor().elem_count() == 0 {
         return nothing(student);
     }
-    let attention = Attention::of(teacher, temperature)?;
-    let cells = attention.cells.iter().zip(mask).map(|(s, mask)| (s * f64::from(*mask)) as f32).collect();
-    let channels = attention.channels.iter().map(|c| *c as f32).collect();
+    let mask = from_elements(mask.to_vec(), (n, h, w), student.tensor())?;
+    let (cells, channels) = attention_weights(teacher, &mask, temperature)?;
     let weights = Weights { cells: Some(cells), channels: Some(channels) };
-    squared_difference(NAME, teacher, student, weights, n as f64)
+    Ok(squared_difference(teacher, student, weights, n as f64)?)
 }
 
 /// (|C_s - C_t|_1 + |S_s - S_t|_1) / B.
@@ -231,93 +229,6 @@ pub fn attention_difference(
     student: &Value,
     temperature: f64,
 ) -> Result<Value, DistillError> {
-    let (n, c, h, w) = paired(NAME, teacher, student)?;
-    if student.tensor().elem_count() == 0 {
-        return nothing(student);
-    }
-    let (t, s) = (Attention::of(teacher, temperature)?, Attention::of(student.tensor(), temperature)?);
-    // The L1 distance of one image's attentions, and its derivatives by the means they are made of.
-    let distance = |s: &[f64], t: &[f64]| -> (f64, Vec<f64>) {
-        let count = s.len() as f64;
-        let sign = |s: f64, t: f64| if s == t { 0.0 } else { (s - t).signum() };
-        let along: f64 = s.iter().zip(t).map(|(&s, &t)| sign(s, t) * s).sum::<f64>() / count;
-        let by_mean = s.iter().zip(t).map(|(&s, &t)| s * (sign(s, t) - along) / (temperature * n as f64));
-        (s.iter().zip(t).map(|(s, t)| (s - t).abs()).sum::<f64>() / n as f64, by_mean.collect())
-    };
-    let all = |s: &[f64], t: &[f64], len: usize| {
-        let parts = s.chunks_exact(len).zip(t.chunks_exact(len)).map(|(s, t)| distance(s, t));
-        parts.fold((0.0, Vec::new()), |(loss, mut all), (part, by_mean)| {
-            all.extend(by_mean);
-            (loss + part, all)
-        })
-    };
-    let (cells_loss, by_cells) = all(&s.cells, &t.cells, h * w);
-    let (channels_loss, by_channels) = all(&s.channels, &t.channels, c);
-    let loss = cells_loss + channels_loss;
-    if !student.is_tracked() {
-        return scalar_of(student, loss, None);
-    }
-    let host = channels_last(student.tensor())?;
-    let mut gradient = elements(&host)?.to_vec();
-    gradient.par_chunks_exact_mut(c).enumerate().for_each(|(cell, values)| {
-        let by_cell = by_cells[cell] / c as f64;
-        let by_channels = &by_channels[cell / (h * w) * c..][..c];
-        for (x, by_channel) in values.iter_mut().zip(by_channels) {
-            let slope = by_cell + by_channel / (h * w) as f64;
-            *x = if *x == 0.0 { 0.0 } else { (slope * f64::from(x.signum())) as f32 };
-        }
-    });
-    let gradient = from_channels_last(gradient, (n, h, w, c), student.tensor())?;
-    scalar_of(student, loss, Some(gradient))
-}
-
-/// S (N·H·W) and C (N·C) of a map.
-struct Attention {
-    cells: Vec<f64>,
-    channels: Vec<f64>,
-}
-
-impl Attention {
-    fn of(map: &Tensor, temperature: f64) -> Result<Self, DistillError> {
-        // Pieces of fixed size, added in order.
-        const PIECE: usize = 1024;
-        let (n, c, h, w) = map.dims4()?;
-        let cells = h * w;
-        let host = channels_last(map)?;
-        let values = elements(&host)?;
-        let values: &[f32] = &values;
-        let pieces = cells.div_ceil(PIECE);
-        let sums = |index: usize| {
-            let (image, first) = (index / pieces, index % pieces * PIECE);
-            let count = PIECE.min(cells - first);
-            let (mut by_cell, mut by_channel) = (Vec::with_capacity(count), vec![0f64; c]);
-            for x in values[(image * cells + first) * c..][..count * c].chunks_exact(c) {
-                let mut sum = 0.0;
-                for (x, by_channel) in x.iter().zip(&mut by_channel) {
-                    let size = f64::from(x.abs());
-                    sum += size;
-                    *by_channel += size;
-                }
-                by_cell.push((sum / c as f64) as f32);
-            }
-            (by_cell, by_channel)
-        };
-        let parts: Vec<(Vec<f32>, Vec<f64>)> = (0..n * pieces).into_par_iter().map(sums).collect();
-        let softened = |means: &[f32]| {
-            let count = means.len() as f64;
-            softmax(means, temperature).0.into_iter().map(move |p| p * count)
-        };
-        let mut attention =
-            Self { cells: Vec::with_capacity(n * cells), channels: Vec::with_capacity(n * c) };
-        for image in parts.chunks_exact(pieces.max(1)) {
-            let by_cell: Vec<f32> = image.iter().flat_map(|(by_cell, _)| by_cell).copied().collect();
-            let by_channel: Vec<f32> = (0..c)
-                .map(|channel| image.iter().map(|(_, sums)| sums[channel]).sum::<f64>() / cells as f64)
-                .map(|mean| mean as f32)
-                .collect();
-            attention.cells.extend(softened(&by_cell));
-            attention.channels.extend(softened(&by_channel));
-        }
-        Ok(attention)
-    }
+    paired(NAME, teacher, student)?;
+    Ok(maps::attention_difference(teacher, student, temperature)?)
 }

@@ -15,10 +15,12 @@ use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::linear::Activation;
+use ckd_kernels::maps::{Weights, squared_difference};
+use ckd_kernels::memory::from_elements;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
-use super::maps::{Weights, paired, squared_difference};
+use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::place::Maps;
 use super::scalar::nothing;
@@ -181,6 +183,7 @@ pub fn masked_imitation(
         return nothing(student);
     }
     let cells = mask.iter().map(|&on| f32::from(u8::from(on))).collect();
+    let cells = from_elements(cells, (n, h, w), student.tensor())?;
     let weights = Weights { cells: Some(cells), channels: None };
-    squared_difference(NAME, teacher, student, weights, 2.0 * count as f64)
+    Ok(squared_difference(teacher, student, weights, 2.0 * count as f64)?)
 }

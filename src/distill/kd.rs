@@ -7,13 +7,14 @@
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
+use ckd_kernels::reduce::softened_kl;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
-use super::rows::{softened_kl, sum_over_rows};
+use super::rows::sum_over_rows;
 use super::scalar::expect_positive;
 
 section! {

@@ -12,11 +12,10 @@ use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{concatenate, reshape, weighted_sum};
 use ckd_kernels::linear::Activation;
-use ckd_kernels::memory::{channels_last, elements, from_channels_last};
+use ckd_kernels::maps::gated_sum;
 use ckd_kernels::pool::adaptive_avg_pool2d;
 use ckd_kernels::upsample::upsample_nearest;
 use ckd_settings::{Check, section};
-use rayon::prelude::*;
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
 use super::layers::{ConvBn, conv_1x1};
@@ -212,51 +211,6 @@ impl Abf {
     /// # Errors
     /// Shapes that do not fit.
     pub fn fuse(x: &Value, y: &Value, a: &Value) -> Result<Value, DistillError> {
-        let (n, c, h, w) = super::maps::paired(NAME, x.tensor(), y)?;
-        if a.dims() != [n, 2, h, w] {
-            let reason = format!("attention {:?} for maps {:?}", a.dims(), x.dims());
-            return Err(DistillError::invalid(NAME, reason));
-        }
-        let hosts = [x, y, a].map(|value| channels_last(value.tensor()));
-        let [x_host, y_host, a_host] = hosts;
-        let (x_host, y_host, a_host) = (x_host?, y_host?, a_host?);
-        let sigmoid = |a: f32| (1.0 + (-f64::from(a)).exp()).recip() as f32;
-        let gates: Vec<f32> = elements(&a_host)?.iter().map(|&a| sigmoid(a)).collect();
-        let mut out = vec![0f32; n * c * h * w];
-        if !out.is_empty() {
-            let (x, y) = (elements(&x_host)?, elements(&y_host)?);
-            let cells = x.par_chunks_exact(c).zip(y.par_chunks_exact(c)).zip(gates.par_chunks_exact(2));
-            out.par_chunks_exact_mut(c).zip(cells).for_each(|(out, ((x, y), gates))| {
-                let sums = x.iter().zip(y).map(|(x, y)| gates[0] * x + gates[1] * y);
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
-            });
-        }
-        let out = from_channels_last(out, (n, h, w, c), x.tensor())?;
-        Ok(Value::operation(&[x, y, a], out, move |g| {
-            let host = channels_last(g)?;
-            let (g, x, y) = (elements(&host)?, elements(&x_host)?, elements(&y_host)?);
-            let scaled = |which: usize| {
-                let mut out = g.to_vec();
-                if c > 0 {
-                    let cells = out.par_chunks_exact_mut(c).zip(gates.par_chunks_exact(2));
-                    cells.for_each(|(out, gates)| out.iter_mut().for_each(|g| *g *= gates[which]));
-                }
-                out
-            };
-            let (by_x, by_y) = (scaled(0), scaled(1));
-            let mut by_a = vec![0f32; gates.len()];
-            if c > 0 {
-                let cells = g.par_chunks_exact(c).zip(x.par_chunks_exact(c)).zip(y.par_chunks_exact(c));
-                let cells = cells.zip(gates.par_chunks_exact(2));
-                by_a.par_chunks_exact_mut(2).zip(cells).for_each(|(out, (((g, x), y), gates))| {
-                    for (which, side) in [x, y].into_iter().enumerate() {
-                        let gate = f64::from(gates[which]);
-                        out[which] = (ckd_kernels::reduce::dot(g, side) * gate * (1.0 - gate)) as f32;
-                    }
-                });
-            }
-            let map = |values, channels| from_channels_last(values, (n, h, w, channels), &host);
-            Ok(vec![Some(map(by_x, c)?), Some(map(by_y, c)?), Some(map(by_a, 2)?)])
-        }))
+        Ok(gated_sum(x, y, a)?)
     }
 }

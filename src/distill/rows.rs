@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
-use ckd_kernels::reduce::{exponentials, largest};
 use rayon::prelude::*;
 
 use super::distiller::DistillError;
@@ -122,37 +121,4 @@ pub(super) fn weighted_mean_over_rows(
         Some(from_elements(by_w, b, weights.tensor())?),
     ];
     scalar_of_all(&[g, weights], mean, gradients)
-}
-
-/// T² KL(softmax(`t` / T) || softmax(`s` / T)) of one row; `gradient` becomes the derivatives by `s`.
-///
-/// # Shapes
-/// `t`, `s` and `gradient` C numbers each.
-pub(super) fn softened_kl(t: &[f32], s: &[f32], temperature: f64, gradient: &mut [f32]) -> f64 {
-    let inverse = temperature.recip();
-    let (top_t, top_s) = (largest(t), largest(s));
-    let mut p = t.to_vec();
-    let total_t = exponentials(&mut p, top_t, inverse as f32);
-    gradient.copy_from_slice(s);
-    let total_s = exponentials(gradient, top_s, inverse as f32);
-    let from_top = |x: f32, top: f32| f64::from(x) - f64::from(top);
-    let logits = t.iter().zip(s).map(|(&t, &s)| from_top(t, top_t) - from_top(s, top_s));
-    let cross: f64 = p.iter().zip(logits).map(|(&p, difference)| f64::from(p) * difference).sum();
-    let kl = cross * inverse / total_t - total_t.ln() + total_s.ln();
-    for (q, p) in gradient.iter_mut().zip(p) {
-        *q = (temperature * (f64::from(*q) / total_s - f64::from(p) / total_t)) as f32;
-    }
-    temperature * temperature * kl
-}
-
-/// softmax(`x` / `temperature`), and its logarithms.
-///
-/// # Shapes
-/// C numbers each.
-pub(super) fn softmax(x: &[f32], temperature: f64) -> (Vec<f64>, Vec<f64>) {
-    let top = f64::from(largest(x));
-    let scaled: Vec<f64> = x.iter().map(|&x| (f64::from(x) - top) / temperature).collect();
-    let log_total = scaled.iter().map(|x| x.exp()).sum::<f64>().ln();
-    let logs: Vec<f64> = scaled.iter().map(|x| x - log_total).collect();
-    (logs.iter().map(|log| log.exp()).collect(), logs)
 }

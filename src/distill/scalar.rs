@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::scale;
+use ckd_kernels::scalar::with_gradients;
 
 use super::distiller::DistillError;
 
@@ -29,7 +29,7 @@ pub(super) fn scalar_of(
 /// A scalar of several inputs whose gradients are known already.
 ///
 /// # Shapes
-/// A gradient for each input, of its shape; a scalar.
+/// A gradient for each input, of its shape and in memory of its own; a scalar.
 pub(super) fn scalar_of_all(
     inputs: &[&Value],
     value: f64,
@@ -37,14 +37,7 @@ pub(super) fn scalar_of_all(
 ) -> Result<Value, DistillError> {
     let device = inputs.first().map_or(&candle_core::Device::Cpu, |input| input.tensor().device());
     let tensor = Tensor::new(value as f32, device)?;
-    Ok(Value::operation(inputs, tensor, move |incoming| {
-        let factor = f64::from(incoming.reshape(())?.to_scalar::<f32>()?);
-        let scaled = |gradient: Tensor| match factor {
-            1.0 => Ok(gradient),
-            factor => Ok(scale(&Value::constant(gradient), factor)?.tensor().clone()),
-        };
-        gradients.into_iter().map(|gradient| gradient.map(scaled).transpose()).collect()
-    }))
+    Ok(with_gradients(inputs, tensor, gradients))
 }
 
 /// The constant 0, for a step that has nothing to compare; the student's gradient is 0 there.
@@ -52,6 +45,5 @@ pub(super) fn scalar_of_all(
 /// # Shapes
 /// `student` any; a scalar.
 pub(super) fn nothing(student: &Value) -> Result<Value, DistillError> {
-    let gradient = student.is_tracked().then(|| student.tensor().zeros_like()).transpose()?;
-    scalar_of(student, 0.0, gradient)
+    Ok(ckd_kernels::scalar::nothing(student)?)
 }

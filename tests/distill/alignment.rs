@@ -1,6 +1,6 @@
 //! CKD and kernel alignment: golden values, identities, central differences, hostile input.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use ckd_det::distill::{
     AlignmentOf, Ckd, Distiller, Fcka, Kernel, Lcka, Negatives, PatchRows, Rcka, RowNorm, RowsAt, ckd, ka,
     patch_cka,
@@ -103,7 +103,7 @@ fn fcka_vanishes_for_an_equal_map_and_sees_neither_its_scale_nor_its_layout() {
     let channels_last =
         |x: &Tensor| x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap().permute((0, 3, 1, 2)).unwrap();
     for of in [AlignmentOf::Similarities, AlignmentOf::Features] {
-        let same = (&t * 3.0).unwrap();
+        let same = times(&t, 3.0);
         assert_close(value_of(&same, |s| fcka_of(&t, s, of)), 0.0, 1e-6);
         let s = noise(2, &[6, 3, 2, 2]);
         let value = value_of(&s, |s| fcka_of(&t, s, of));
@@ -164,7 +164,7 @@ fn ckd_of_random_logits_is_log_b_and_never_leaves_the_bounds_of_cosines() {
     for negatives in [Negatives::Cross, Negatives::Student] {
         assert_close(value_of(&s, |s| ckd(&t, s, 1.0, negatives)), log_b, 0.03);
     }
-    let opposite = t.neg().unwrap();
+    let opposite = times(&t, -1.0);
     for tau in [0.5f64, 1.0, 2.0] {
         let bound = |sign: f64| (1.0 + (b as f64 - 1.0) * (sign * 2.0 / tau).exp()).ln() as f32;
         for student in [&t, &s, &opposite] {
@@ -192,8 +192,8 @@ fn a_simplex_is_the_best_that_teacher_and_student_can_do_together() {
 fn ckd_does_not_see_the_length_of_a_row_but_sees_a_shift() {
     let (t, s) = (noise(1, &[8, 10]), noise(2, &[8, 10]));
     let lengths = tensor(&[0.1, 2.0, 30.0, 1.0, 0.5, 7.0, 1e-3, 1e3], &[8, 1]);
-    let scaled = s.broadcast_mul(&lengths).unwrap();
-    let shifted = (&s + 1.0).unwrap();
+    let scaled = computed([&s, &lengths], |[s, lengths]| s.broadcast_mul(&lengths));
+    let shifted = computed([&s], |[s]| s + 1.0);
     for negatives in [Negatives::Cross, Negatives::Student] {
         let loss = |s: &Tensor| value_of(s, |s| ckd(&t, s, 1.0, negatives));
         assert_close(loss(&scaled), loss(&s), 2e-6);
@@ -204,7 +204,7 @@ fn ckd_does_not_see_the_length_of_a_row_but_sees_a_shift() {
 #[test]
 fn the_gradient_of_ckd_is_orthogonal_to_each_row_and_shrinks_with_its_length() {
     let (t, s) = (noise(1, &[8, 10]), noise(2, &[8, 10]));
-    let double = (&s * 2.0).unwrap();
+    let double = times(&s, 2.0);
     for negatives in [Negatives::Cross, Negatives::Student] {
         let (_, gradient) = evaluate(&s, |s| ckd(&t, s, 1.0, negatives));
         for (g, s) in gradient.chunks(10).zip(flat(&s).chunks(10)) {
@@ -226,7 +226,7 @@ fn an_equal_student_is_not_the_minimum_of_ckd() {
     let mut s = t.clone();
     for _ in 0..100 {
         let (_, gradient) = evaluate(&s, |s| ckd(&t, s, 1.0, Negatives::Cross));
-        s = (&s - (tensor(&gradient, &[16, 30]) * 30.0).unwrap()).unwrap();
+        s = computed([&s, &tensor(&gradient, &[16, 30])], |[s, g]| s - (g * 30.0)?);
     }
     let after = value_of(&s, |s| ckd(&t, s, 1.0, Negatives::Cross));
     assert!(after < at_teacher - 0.01, "{at_teacher} to {after}");
@@ -261,7 +261,7 @@ fn a_row_of_zeros_is_similar_to_nothing_and_gets_no_gradient() {
     let mut values = flat(&noise(2, &[4, 5]));
     values[5..10].fill(0.0);
     let zero_row = tensor(&values, &[4, 5]);
-    let zeros = Tensor::zeros((4, 5), DType::F32, &Device::Cpu).unwrap();
+    let zeros = zeros(&[4, 5]);
     for negatives in [Negatives::Cross, Negatives::Student] {
         let (loss, gradient) = evaluate(&zero_row, |s| ckd(&noise(1, &[4, 5]), s, 0.5, negatives));
         assert!(loss.is_finite() && gradient.iter().all(|g| g.is_finite()));
@@ -328,18 +328,18 @@ fn alignment_does_not_see_scale_or_rotation() {
         let (x, y) = (noise(1, &shape), noise(2, &[shape[0], 7]));
         for kernel in KERNELS {
             let of = |x: &Tensor, y: &Tensor| value_of(y, |y| ka(x, y, kernel));
-            for same in [x.clone(), (&x * -3.0).unwrap(), rotated(&x)] {
+            for same in [x.clone(), times(&x, -3.0), rotated(&x)] {
                 assert_close(of(&x, &same), 1.0, 1e-5);
             }
             let value = of(&x, &y);
             assert!((0.0..1.0).contains(&value), "{value}");
-            assert_close(of(&x, &(&y * 0.1).unwrap()), value, 1e-5);
+            assert_close(of(&x, &times(&y, 0.1)), value, 1e-5);
             assert_close(of(&x, &rotated(&y)), value, 1e-5);
             let order: Vec<u32> = (0..shape[0] as u32).rev().collect();
             assert_close(of(&permuted(&x, &order), &permuted(&y, &order)), value, 1e-5);
         }
         // A general linear map does not keep it.
-        let mixed = x.matmul(&noise(3, &[shape[1], shape[1]])).unwrap();
+        let mixed = computed([&x, &noise(3, &[shape[1], shape[1]])], |[x, mix]| x.matmul(&mix));
         assert!(value_of(&mixed, |y| ka(&x, y, Kernel::default())) < 0.98);
     }
 }
@@ -347,7 +347,7 @@ fn alignment_does_not_see_scale_or_rotation() {
 #[test]
 fn only_the_centred_alignment_does_not_see_a_constant_row() {
     let (x, y) = (noise(1, &[20, 9]), noise(2, &[20, 9]));
-    let shifted = y.broadcast_add(&noise(3, &[1, 9])).unwrap();
+    let shifted = computed([&y, &noise(3, &[1, 9])], |[y, shift]| y.broadcast_add(&shift));
     let change =
         |kernel| (value_of(&shifted, |y| ka(&x, y, kernel)) - value_of(&y, |y| ka(&x, y, kernel))).abs();
     assert!(change(kernel(true, RowNorm::Off)) < 1e-6);
@@ -378,7 +378,7 @@ fn alignment_of_independent_rows_is_far_from_zero() {
 
 #[test]
 fn alignment_with_zeros_is_zero_and_has_no_gradient() {
-    let zeros = Tensor::zeros((5, 4), DType::F32, &Device::Cpu).unwrap();
+    let zeros = zeros(&[5, 4]);
     for kernel in KERNELS {
         for x in [&noise(1, &[5, 4]), &zeros] {
             let (value, gradient) = evaluate(&zeros, |y| ka(x, y, kernel));
@@ -394,7 +394,7 @@ fn alignment_with_zeros_is_zero_and_has_no_gradient() {
 #[test]
 fn rcka_vanishes_for_an_equal_map_of_any_scale() {
     let t = noise(1, &[2, 5, 20, 33]);
-    let s = (&t * 0.3).unwrap();
+    let s = times(&t, 0.3);
     for rows in [INTRA, INTER] {
         for kernel in KERNELS {
             let (loss, gradient) = evaluate(&s, |s| patch_cka(&t, s, rows, 16, kernel));
@@ -476,7 +476,7 @@ fn rcka_has_the_same_bits_on_any_number_of_threads() {
 fn a_dead_channel_and_a_single_patch_have_no_gradient() {
     let t = noise(1, &[1, 2, 8, 8]);
     let dead = t.narrow(1, 0, 1).unwrap();
-    let dead = Tensor::cat(&[&dead, &dead.zeros_like().unwrap()], 1).unwrap();
+    let dead = computed([&dead], |[dead]| Tensor::cat(&[&dead, &dead.zeros_like()?], 1));
     for rows in [INTRA, INTER] {
         let (loss, gradient) = evaluate(&dead, |s| patch_cka(&t, s, rows, 4, Kernel::default()));
         assert_close(loss, 0.5, 1e-6);

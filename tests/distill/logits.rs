@@ -200,7 +200,7 @@ fn losses_of_logits_pair_rows_and_survive_extremes() {
             let (value, gradient) = evaluate(&s, |s| loss(&t, s));
             assert!(value.is_finite() && gradient.iter().all(|g| g.is_finite()), "{name}, {rows} rows");
         }
-        let hard = (&t * 1e4).unwrap();
+        let hard = times(&t, 1e4);
         for (t, s) in [(&hard, &s), (&s, &hard), (&zeros(&[6, 5]), &s), (&s, &zeros(&[6, 5]))] {
             let (value, gradient) = evaluate(s, |s| loss(t, s));
             assert!(value.is_finite() && gradient.iter().all(|g| g.is_finite()), "{name}: {value}");
@@ -277,11 +277,12 @@ fn rkd_sees_neither_where_samples_lie_nor_how_they_are_turned() {
     let (t, s) = (noise(1, &[7, 4]), noise(2, &[7, 2]));
     let (sin, cos) = 0.7f32.sin_cos();
     let turn = tensor(&[cos, sin, -sin, cos], &[2, 2]);
-    let turned = s.matmul(&turn).unwrap().broadcast_add(&noise(3, &[1, 2])).unwrap();
+    let turned =
+        computed([&s, &turn, &noise(3, &[1, 2])], |[s, turn, by]| s.matmul(&turn)?.broadcast_add(&by));
     for relation in [RkdRelation::Distance, RkdRelation::Angle] {
         let value = |s: &Tensor| value_of(s, |s| rkd(&t, s, relation));
         assert_close(value(&turned), value(&s), 1e-5);
-        assert_close(value(&(&s * 5.0).unwrap()), value(&s), 1e-5);
+        assert_close(value(&times(&s, 5.0)), value(&s), 1e-5);
     }
 }
 

@@ -167,7 +167,7 @@ fn losses_of_maps_survive_zeros_single_cells_and_nothing() {
         let mut cases = vec![(t.clone(), zero.clone()), (zero.clone(), s.clone()), (zero.clone(), zero)];
         cases.push((noise(1, &[1, 3, 1, 1]), noise(2, &[1, 3, 1, 1])));
         cases.push((noise(1, &[0, 3, 2, 2]), noise(2, &[0, 3, 2, 2])));
-        cases.push(((&t * 1e6).unwrap(), s.clone()));
+        cases.push((times(&t, 1e6), s.clone()));
         for (t, s) in cases {
             let (value, gradient) = evaluate(&s, |s| loss(&t, s));
             assert!(value.is_finite() && gradient.iter().all(|g| g.is_finite()), "{name} of {:?}", s.dims());
@@ -201,7 +201,7 @@ fn pkd_is_one_minus_pearsons_r_and_sees_no_affine_map_of_a_channel() {
     let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
     let r = dot(&x, &y) / (dot(&x, &x) * dot(&y, &y)).sqrt();
     assert_close(value_of(&s, |s| pkd(&t, s, Std::Population)), (1.0 - r) as f32, 1e-5);
-    let mapped = ((&s * 3.0).unwrap() + 7.0).unwrap();
+    let mapped = computed([&s], |[s]| (s * 3.0)? + 7.0);
     let value = value_of(&s, |s| pkd(&t, s, Std::Population));
     assert_close(value_of(&mapped, |s| pkd(&t, s, Std::Population)), value, 1e-5);
 }
@@ -210,9 +210,9 @@ fn pkd_is_one_minus_pearsons_r_and_sees_no_affine_map_of_a_channel() {
 fn attention_transfer_sees_neither_scale_nor_the_number_of_channels() {
     let (t, s) = (noise(1, &[2, 6, 8, 8]), noise(2, &[2, 3, 4, 4]));
     let value = value_of(&s, |s| attention_transfer(&t, s));
-    assert_close(value_of(&(&s * 4.0).unwrap(), |s| attention_transfer(&t, s)), value, 1e-7);
+    assert_close(value_of(&times(&s, 4.0), |s| attention_transfer(&t, s)), value, 1e-7);
     check_gradient(&s, 5, 1e-3, |s| attention_transfer(&t, s));
-    let twice = Tensor::cat(&[&s, &s], 1).unwrap();
+    let twice = computed([&s], |[s]| Tensor::cat(&[&s, &s], 1));
     assert_close(value_of(&twice, |s| attention_transfer(&t, s)), value, 1e-7);
 }
 
@@ -323,6 +323,31 @@ fn methods_over_maps_adapt_widths_train_their_layers_and_leave_the_teacher_alone
                 assert!(gradients.contains_key(parameter.as_str()), "{parameter} is not trained");
             }
         }
+    }
+}
+
+/// Copies to the host are counted for the whole process: no test of distillation copies as much on purpose.
+#[test]
+#[cfg(feature = "cuda")]
+fn methods_over_maps_copy_no_map_to_the_host() {
+    if device().is_cpu() {
+        return;
+    }
+    let pyramid = |stream: u64, wrap: fn(&str, Tensor) -> Value| -> Taps {
+        let (p3, p4) = (noise(stream, &[1, 16, 160, 160]), noise(stream + 1, &[1, 16, 80, 80]));
+        [(P3, wrap("p3", channels_last(&p3))), (P4, wrap("p4", channels_last(&p4)))].into_iter().collect()
+    };
+    let teacher = pyramid(1, |_, map| Value::constant(map));
+    let student = pyramid(5, |name, map| Value::leaf(name, map));
+    let objects = [vec![[2.0, 2.0, 20.0, 18.0], [50.0, 10.0, 86.0, 44.0]]];
+    let mut methods = all_methods(16, 16);
+    methods.push(at_2(&ckd_det::distill::At::new(maps(&["p3", "p4"])), 16, 16));
+    for method in methods {
+        let lesson = Lesson { boxes: &objects, image_size: (1280, 1280), ..Lesson::new(&teacher, &student) };
+        let gradients = total(&method.terms(&lesson).unwrap()).unwrap().backward().unwrap();
+        assert!(gradients.contains_key("p3"), "{}", method.name());
+        let largest = ckd_kernels::cuda::counts().largest;
+        assert!(largest <= 1 << 20, "{}: {largest} bytes were copied to the host", method.name());
     }
 }
 

@@ -109,7 +109,7 @@ fn all_layers_contrast_with_the_memories_of_last_layers() {
     let (own, temperature) = ([2, 1, 3, 4, 2, 0], 3.0);
     let settings =
         Pair { vcl: 0.5, icl: 0.25, soft_vcl: 1.5, soft_icl: 0.75, temperature, ..Pair::default() };
-    let weight = |at: usize| Value::constant(noise(40 + at as u64, &[2]).sqr().unwrap());
+    let weight = |at: usize| Value::constant(computed([&noise(40 + at as u64, &[2])], |[x]| x.sqr()));
     let likenesses =
         Likenesses::to_memories(&embeddings, &[&memories[0], &memories[1]], &drawn, settings.tau).unwrap();
     let weights: Vec<Value> = (0..likenesses.pairs().count()).map(weight).collect();

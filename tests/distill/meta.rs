@@ -28,7 +28,10 @@ struct Layer {
 }
 
 fn tanh(x: &Value) -> Value {
-    Value::from_candle(&[x], |x| x[0].tanh()).unwrap()
+    let y = computed([x.tensor()], |[x]| x.tanh());
+    Value::operation(&[x], y.clone(), move |g| {
+        Ok(vec![Some(computed([g, &y], |[g, y]| g * (1.0 - y.sqr()?)?))])
+    })
 }
 
 impl Peers {

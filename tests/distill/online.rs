@@ -209,7 +209,7 @@ fn cohort() -> Vec<Vec<Value>> {
 fn the_loss_of_a_cohort_is_the_sum_over_its_pairs_value_and_gradient() {
     let labels = [0, 0, 1, 1, 2, 2];
     let settings = Pair { vcl: 0.3, icl: 0.2, soft_vcl: 1.1, soft_icl: 0.7, ..Pair::default() };
-    let weight = |at: usize| Value::constant(noise(40 + at as u64, &[6]).sqr().unwrap());
+    let weight = |at: usize| Value::constant(computed([&noise(40 + at as u64, &[6])], |[x]| x.sqr()));
     let by_pairs = || {
         let networks = cohort();
         let mut terms = Vec::new();

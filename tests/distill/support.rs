@@ -1,5 +1,7 @@
 //! What the tests of all methods share.
 
+use std::sync::LazyLock;
+
 use candle_core::{Device, Tensor};
 use ckd_det::distill::mcl::{Instance, Pair};
 use ckd_det::distill::{
@@ -15,8 +17,33 @@ use ckd_golden as golden;
 
 pub(crate) type Outcome = Result<Value, DistillError>;
 
+/// The device that the tests run on: the CPU, or with `CKD_DET_TEST_DEVICE=cuda` the first GPU.
+pub(crate) fn device() -> &'static Device {
+    static DEVICE: LazyLock<Device> =
+        LazyLock::new(|| match std::env::var("CKD_DET_TEST_DEVICE").as_deref() {
+            Err(_) | Ok("cpu") => Device::Cpu,
+            #[cfg(feature = "cuda")]
+            Ok("cuda") => ckd_kernels::cuda::open(0).expect("a GPU, or its stand-in"),
+            Ok(other) => panic!("CKD_DET_TEST_DEVICE={other}: cpu, or cuda in a build with the feature cuda"),
+        });
+    &DEVICE
+}
+
 pub(crate) fn tensor(values: &[f32], shape: &[usize]) -> Tensor {
-    Tensor::from_slice(values, shape, &Device::Cpu).unwrap()
+    Tensor::from_slice(values, shape, device()).unwrap()
+}
+
+/// What candle computes of `inputs`, on the host wherever they lie.
+pub(crate) fn computed<const N: usize>(
+    inputs: [&Tensor; N],
+    f: impl FnOnce([Tensor; N]) -> candle_core::Result<Tensor>,
+) -> Tensor {
+    f(inputs.map(|x| x.to_device(&Device::Cpu).unwrap())).unwrap().to_device(device()).unwrap()
+}
+
+/// `x` times a number.
+pub(crate) fn times(x: &Tensor, factor: f64) -> Tensor {
+    computed([x], |[x]| x * factor)
 }
 
 /// Numbers in [-1, 1) of the golden generator.
@@ -30,14 +57,7 @@ pub(crate) fn flat(tensor: &Tensor) -> Vec<f32> {
 
 /// What a method knows before the first step, of networks of these widths.
 pub(crate) fn setting(widths: Widths) -> MethodSetting<'static> {
-    MethodSetting {
-        seed: 7,
-        device: &Device::Cpu,
-        widths,
-        anchors: None,
-        classes: Vec::new(),
-        share_steps: 0,
-    }
+    MethodSetting { seed: 7, device: device(), widths, anchors: None, classes: Vec::new(), share_steps: 0 }
 }
 
 /// The method of an entry at `index` of `[[distill]]`.
@@ -46,7 +66,7 @@ pub(crate) fn built(
     index: usize,
     setting: &MethodSetting<'_>,
 ) -> Result<Box<dyn Distiller>, DistillError> {
-    method.build(setting, Builder::new(7, &Device::Cpu).within("distill").within(index))
+    method.build(setting, Builder::new(7, device()).within("distill").within(index))
 }
 
 /// The method of an entry for networks whose widths do not matter.
@@ -100,7 +120,7 @@ pub(crate) fn check_gradient(
 
 /// Rows (along the first dimension) in another order.
 pub(crate) fn permuted(x: &Tensor, order: &[u32]) -> Tensor {
-    x.index_select(&Tensor::new(order, &Device::Cpu).unwrap(), 0).unwrap()
+    computed([x], |[x]| x.index_select(&Tensor::new(order, &Device::Cpu)?, 0))
 }
 
 pub(crate) fn assert_close(a: f32, b: f32, tolerance: f32) {
@@ -167,7 +187,7 @@ pub(crate) fn largest(values: &[f32]) -> f32 {
 }
 
 pub(crate) fn zeros(shape: &[usize]) -> Tensor {
-    Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu).unwrap()
+    Tensor::zeros(shape, candle_core::DType::F32, device()).unwrap()
 }
 
 /// Runs `test` on the case `name` of the golden values that the repository made itself (`tools/golden/distill_cases.py`).

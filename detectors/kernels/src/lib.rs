@@ -16,6 +16,8 @@
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`windows`] | small windows around pixels of a map |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`maps`] | comparisons of feature maps: value and gradient |
+//! | [`scalar`] | scalars whose gradients are known |
 //! | [`sgd`], [`adamw`], [`ema`] | updates of parameters: SGD, AdamW, moving average |
 //! | [`in_place`] | writing where an operand lies |
 //! | [`input`] | input normalisation |
@@ -23,7 +25,7 @@
 //! | [`patches`], [`gram`] | maps cut into patches; Gram matrices |
 //! | [`ranking`] | the highest values of segments of rows |
 //! | [`alignment`], [`unit_rows`] | kernel alignment of matrices and of maps; rows as unit vectors |
-//! | [`reduce`] | sums, maxima and exponentials of rows |
+//! | [`reduce`] | sums, maxima, exponentials, softmax of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`precision`] | f32 or bf16 products |
 //! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
@@ -58,6 +60,7 @@ pub mod input;
 mod lanes;
 pub mod linear;
 pub mod losses;
+pub mod maps;
 pub mod memory;
 mod microkernel;
 pub mod norm;
@@ -74,6 +77,7 @@ pub mod reduce;
 pub mod resample;
 pub mod resize;
 pub mod roi_align;
+pub mod scalar;
 pub mod sgd;
 pub mod simd;
 mod transpose;

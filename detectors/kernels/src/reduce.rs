@@ -113,6 +113,40 @@ pub(crate) fn log_of_one_plus(e: f32) -> f32 {
     2.0 * s * series
 }
 
+/// softmax(`x` / `temperature`) in f64, and its logarithms.
+///
+/// # Shapes
+/// C numbers each.
+pub fn softmax(x: &[f32], temperature: f64) -> (Vec<f64>, Vec<f64>) {
+    let top = f64::from(largest(x));
+    let scaled: Vec<f64> = x.iter().map(|&x| (f64::from(x) - top) / temperature).collect();
+    let log_total = scaled.iter().map(|x| x.exp()).sum::<f64>().ln();
+    let logs: Vec<f64> = scaled.iter().map(|x| x - log_total).collect();
+    (logs.iter().map(|log| log.exp()).collect(), logs)
+}
+
+/// Softened Kullback-Leibler divergence T² KL(softmax(`target` / T) || softmax(`x` / T)); `gradient` becomes the derivatives
+/// by `x`.
+///
+/// # Shapes
+/// `target`, `x` and `gradient` C numbers each.
+pub fn softened_kl(target: &[f32], x: &[f32], temperature: f64, gradient: &mut [f32]) -> f64 {
+    let inverse = temperature.recip();
+    let (top_t, top_x) = (largest(target), largest(x));
+    let mut p = target.to_vec();
+    let total_t = exponentials(&mut p, top_t, inverse as f32);
+    gradient.copy_from_slice(x);
+    let total_x = exponentials(gradient, top_x, inverse as f32);
+    let from_top = |x: f32, top: f32| f64::from(x) - f64::from(top);
+    let logits = target.iter().zip(x).map(|(&t, &x)| from_top(t, top_t) - from_top(x, top_x));
+    let cross: f64 = p.iter().zip(logits).map(|(&p, difference)| f64::from(p) * difference).sum();
+    let kl = cross * inverse / total_t - total_t.ln() + total_x.ln();
+    for (q, p) in gradient.iter_mut().zip(p) {
+        *q = (temperature * (f64::from(*q) / total_x - f64::from(p) / total_t)) as f32;
+    }
+    temperature * temperature * kl
+}
+
 /// Sums over the rows of `a`, one for each index of its last dimension.
 pub(crate) fn column_sums(a: &Tensor) -> Result<Tensor> {
     dispatch::run(a, ColumnSums(a))

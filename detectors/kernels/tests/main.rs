@@ -9,6 +9,7 @@ mod conv;
 mod elementwise;
 mod linear;
 mod losses;
+mod maps;
 mod norm;
 mod optimisers;
 mod passes;

@@ -3,11 +3,11 @@
 
 use ckd_kernels::Value;
 use ckd_kernels::memory::{elements, from_elements, on_host};
-use ckd_kernels::reduce::dot;
+use ckd_kernels::reduce::{dot, softmax};
 
 use super::pair::NAME;
 use crate::distill::distiller::DistillError;
-use crate::distill::rows::{paired, softmax};
+use crate::distill::rows::paired;
 use ckd_kernels::unit_rows::UnitRows;
 
 /// L-MCL's weight of a pair of layers for each sample: the sigmoid of the cosine of its two (mapped)

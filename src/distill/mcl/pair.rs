@@ -22,10 +22,11 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::linear::{Accumulate, Form, product};
 use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::reduce::{softened_kl, softmax};
 use ckd_settings::choices;
 
 use crate::distill::distiller::DistillError;
-use crate::distill::rows::{check_labels, paired, softened_kl, softmax, weighted_mean_over_rows};
+use crate::distill::rows::{check_labels, paired, weighted_mean_over_rows};
 use crate::distill::scalar::expect_positive;
 
 pub(super) const NAME: &str = "mcl";

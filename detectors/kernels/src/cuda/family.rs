@@ -20,6 +20,7 @@ pub(crate) enum Family {
     Conv,
     Elementwise,
     Losses,
+    Maps,
     Norm,
     Optimisers,
     Pool,
@@ -36,12 +37,13 @@ macro_rules! text {
 }
 
 impl Family {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Alignment,
         Self::Channels,
         Self::Conv,
         Self::Elementwise,
         Self::Losses,
+        Self::Maps,
         Self::Norm,
         Self::Optimisers,
         Self::Pool,
@@ -59,6 +61,7 @@ impl Family {
             Self::Conv => ("ckd_conv", text!("conv.cu")),
             Self::Elementwise => ("ckd_elementwise", text!("elementwise.cu")),
             Self::Losses => ("ckd_losses", text!("losses.cu")),
+            Self::Maps => ("ckd_maps", text!("maps.cu")),
             Self::Norm => ("ckd_norm", text!("norm.cu")),
             Self::Optimisers => ("ckd_optimisers", text!("optimisers.cu")),
             Self::Pool => ("ckd_pool", text!("pool.cu")),

@@ -27,6 +27,4 @@ pub use focal::{FocalTargets, RowTarget, sigmoid_focal_loss};
 pub use giou::giou_loss;
 pub use smooth_l1::smooth_l1;
 pub use sums::Divisor;
-#[cfg(feature = "cuda")]
-pub(crate) use sums::times_scalar;
 pub(crate) use sums::{Sum, recorded_sum};

@@ -4,12 +4,11 @@
 pub(super) mod gpu;
 
 use candle_core::Tensor;
-use rayon::prelude::*;
 
-use crate::dispatch::{self, Anywhere, Host};
-use crate::in_place::lend;
+use crate::dispatch::{self, Anywhere};
 use crate::memory::{CHUNK, both_written, elements, from_elements, on_host};
 use crate::reduce::multiply;
+use crate::scalar::with_gradients;
 use crate::{Error, Result, Value};
 
 /// Divisor of a sum over rows.
@@ -66,36 +65,7 @@ pub(super) fn recorded(input: &Value, work: impl Anywhere<Output = Sum>) -> Resu
 
 /// Records a sum that was computed of `input`.
 pub(crate) fn recorded_sum(input: &Value, Sum { loss, gradient }: Sum) -> Value {
-    Value::operation(&[input], loss, move |incoming| {
-        let Some(gradient) = gradient else { return Ok(vec![None]) };
-        times_scalar(&gradient, incoming)?;
-        Ok(vec![Some(gradient)])
-    })
-}
-
-/// Multiplies a gradient, which is in memory of its own, by the only element of `factor`.
-pub(crate) fn times_scalar(gradient: &Tensor, factor: &Tensor) -> Result<()> {
-    dispatch::run(gradient, TimesScalar { gradient, factor })
-}
-
-/// A gradient that is multiplied by the only element of `factor`, in place.
-struct TimesScalar<'a> {
-    gradient: &'a Tensor,
-    factor: &'a Tensor,
-}
-
-impl Host for TimesScalar<'_> {
-    type Output = ();
-
-    fn on_host(self) -> Result<()> {
-        let factor = self.factor.reshape(())?.to_scalar::<f32>()?;
-        if factor == 1.0 {
-            return Ok(());
-        }
-        lend("loss", [self.gradient], [], |[gradient], []| {
-            gradient.par_chunks_mut(CHUNK).for_each(|part| multiply(part, factor));
-        })
-    }
+    with_gradients(&[input], loss, vec![gradient])
 }
 
 /// sum_i loss(row i) / divisor on the host, of an input whose rows have `width` elements; `parts` are the

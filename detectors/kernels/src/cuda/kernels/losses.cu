@@ -13,11 +13,6 @@ __device__ __forceinline__ double divisor_of(const Part *parts, int count, long 
     return parts[low].divisor;
 }
 
-__device__ __forceinline__ double sum_of_warp(double value) {
-    for (int bits = 16; bits > 0; bits /= 2) value += __shfl_xor_sync(0xffffffffu, value, bits);
-    return value;
-}
-
 // A thread a logit.
 extern "C" __global__ void bce(const float *x, const Part *parts, int part_count, float *gradient, double *losses,
                                long long rows, const float *targets) {

@@ -3,13 +3,10 @@
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{CudaDevice, Tensor};
 
-use super::{Sum, TimesScalar};
+use super::Sum;
 use crate::Result;
 use crate::cuda::{Argument, Family, Fresh, Table, arguments, blocks, floats, int, launch};
-use crate::dispatch::Gpu;
-
-/// Losses that one block adds.
-const CHUNK: usize = 4096;
+use crate::scalar::gpu::sum;
 
 /// Threads that compute the loss of a row.
 #[derive(Debug, Clone, Copy)]
@@ -81,31 +78,4 @@ fn ends(parts: &[(usize, f64)]) -> Vec<Part> {
         Part { end, divisor }
     };
     parts.iter().map(part).collect()
-}
-
-/// The sum of `count` numbers, chunk by chunk.
-fn sum(device: &CudaDevice, values: Fresh<f64>, count: usize) -> Result<Fresh<f32>> {
-    let (mut values, mut count) = (values, count);
-    if count > CHUNK {
-        let chunks = count.div_ceil(CHUNK);
-        let partial = Fresh::<f64>::new(device, chunks)?;
-        let arguments = arguments![values.address(), partial.address(), count as i64, CHUNK as i32];
-        launch(device, Family::Losses, "sum_of_chunks", [int(chunks)? as u32, 1, 1], [256, 1], arguments)?;
-        (values, count) = (partial, chunks);
-    }
-    let total = Fresh::<f32>::new(device, 1)?;
-    let arguments = arguments![values.address(), total.address(), count as i64];
-    launch(device, Family::Losses, "sum_of_all", [1, 1, 1], [256, 1], arguments)?;
-    Ok(total)
-}
-
-impl Gpu for TimesScalar<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
-        let (count, factor) = (self.gradient.elem_count(), self.factor.contiguous()?);
-        if count == 0 {
-            return Ok(());
-        }
-        let arguments = arguments![floats(self.gradient)?, floats(&factor)?, count as i64];
-        launch(device, Family::Elementwise, "times_scalar", blocks(count)?, [256, 1], arguments)
-    }
 }
