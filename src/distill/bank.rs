@@ -177,8 +177,8 @@ pub fn likeness(
     let out = from_elements(out, (b, columns), rows.tensor())?;
     let drawn = drawn.to_vec();
     let memory = memory.clone();
-    Ok(Value::operation(&[rows], out, move |g| {
-        let (g_host, memory) = (on_host(g)?, on_host(&memory)?);
+    Ok(Value::operation(&[rows], out, move |incoming| {
+        let (g_host, memory) = (on_host(incoming)?, on_host(&memory)?);
         let (g, memory) = (elements(&g_host)?, elements(&memory)?);
         let (g, memory): (&[f32], &[f32]) = (&g, &memory);
         let mut gradient = vec![0f32; b * d];
@@ -194,7 +194,7 @@ pub fn likeness(
                 out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum as f32);
             });
         }
-        Ok(vec![Some(from_elements(gradient, (b, d), &g_host)?)])
+        Ok(vec![Some(from_elements(gradient, (b, d), incoming)?)])
     }))
 }
 

@@ -85,7 +85,9 @@ pub(crate) fn maps(levels: &[&str]) -> Maps {
 /// The loss and its gradient, row-major.
 pub(crate) fn evaluate(student: &Tensor, loss: impl Fn(&Value) -> Outcome) -> (f32, Vec<f32>) {
     let value = loss(&Value::leaf("s", student.clone())).unwrap();
-    let gradient = flat(&value.backward().unwrap()["s"]);
+    let gradient = &value.backward().unwrap()["s"];
+    assert!(gradient.device().same_device(student.device()), "a gradient that went to another device");
+    let gradient = flat(gradient);
     // A student that is not tracked gets the same value, and no gradient.
     let constant = loss(&Value::constant(student.clone())).unwrap();
     assert!(!constant.is_tracked());
@@ -164,7 +166,10 @@ pub(crate) fn check_case(
     for key in inputs {
         let wanted = format!("grad_{key}");
         if case.outputs().contains(&wanted.as_str()) {
-            let gradient = gradients.get(*key).map(flat);
+            let gradient = gradients.get(*key);
+            let stayed = gradient.is_none_or(|gradient| gradient.device().same_device(device()));
+            assert!(stayed, "{}: the gradient of {key} went to another device", case.name);
+            let gradient = gradient.map(flat);
             let zeros = || vec![0.0; case.f32(key).0.len()];
             case.check_close(&wanted, &gradient.unwrap_or_else(zeros));
         }

@@ -19,6 +19,9 @@ use crate::{Result, Value};
 /// # Shapes
 /// A scalar; a gradient for each input, of its shape, row-major or channels last in memory.
 pub fn with_gradients(inputs: &[&Value], scalar: Tensor, gradients: Vec<Option<Tensor>>) -> Value {
+    let wanted =
+        gradients.into_iter().zip(inputs).map(|(gradient, input)| gradient.filter(|_| input.is_tracked()));
+    let gradients: Vec<Option<Tensor>> = wanted.collect();
     Value::operation(inputs, scalar, move |factor| {
         gradients.into_iter().map(|gradient| gradient.map(|g| times(g, factor)).transpose()).collect()
     })

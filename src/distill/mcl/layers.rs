@@ -38,7 +38,7 @@ pub fn layer_weights(a: &Value, b: &Value) -> Result<Value, DistillError> {
                 row.iter_mut().for_each(|x| *x = (f64::from(*x) * by_cosine) as f32);
             }
             own.pull_back(&mut out);
-            from_elements(out, (rows, d), &host)
+            from_elements(out, (rows, d), g)
         };
         Ok(vec![Some(gradient(&x, &y)?), Some(gradient(&y, &x)?)])
     }))
@@ -74,8 +74,8 @@ pub fn aggregate(logits: &[Value], a: &Value) -> Result<Value, DistillError> {
     }
     let out = from_elements(out.into_iter().map(|z| z as f32).collect(), (b, c), a.tensor())?;
     let inputs: Vec<&Value> = logits.iter().chain([a]).collect();
-    Ok(Value::operation(&inputs, out, move |g| {
-        let g_host = on_host(g)?;
+    Ok(Value::operation(&inputs, out, move |incoming| {
+        let g_host = on_host(incoming)?;
         let g = elements(&g_host)?;
         let mut gradients = Vec::with_capacity(layers + 1);
         // Derivatives by the shares.
@@ -89,13 +89,13 @@ pub fn aggregate(logits: &[Value], a: &Value) -> Result<Value, DistillError> {
                 let parts = by_z[i * c..][..c].iter_mut().zip(g);
                 parts.for_each(|(out, g)| *out = (shares[i][layer] * f64::from(*g)) as f32);
             }
-            gradients.push(Some(from_elements(by_z, (b, c), &g_host)?));
+            gradients.push(Some(from_elements(by_z, (b, c), incoming)?));
         }
         let by_a = by_share.chunks_exact(layers).zip(&shares).flat_map(|(by_share, shares)| {
             let along: f64 = by_share.iter().zip(shares).map(|(g, p)| g * p).sum();
             by_share.iter().zip(shares).map(move |(g, p)| (p * (g - along)) as f32)
         });
-        gradients.push(Some(from_elements(by_a.collect(), (b, layers), &g_host)?));
+        gradients.push(Some(from_elements(by_a.collect(), (b, layers), incoming)?));
         Ok(gradients)
     }))
 }

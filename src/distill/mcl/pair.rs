@@ -243,12 +243,12 @@ pub(super) fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, Dist
     let out = multiply(&elements(&u_host)?, Form::Plain, &elements(&v_host)?, Form::Transposed, b, d);
     let out = from_elements(out, (b, b), u.tensor())?;
     let tracked = (u.is_tracked(), v.is_tracked());
-    Ok(Value::operation(&[u, v], out, move |g| {
-        let host = on_host(g)?;
+    Ok(Value::operation(&[u, v], out, move |incoming| {
+        let host = on_host(incoming)?;
         let g = elements(&host)?;
         let side = |form: Form, other: &Tensor| -> ckd_kernels::Result<Tensor> {
             let gradient = multiply(&g, form, &elements(other)?, Form::Plain, d, b);
-            from_elements(gradient, (b, d), &host)
+            from_elements(gradient, (b, d), incoming)
         };
         Ok(vec![
             tracked.0.then(|| side(Form::Plain, &v_host)).transpose()?,
