@@ -77,7 +77,7 @@ fn the_largest_of_each_row_passes_nan_over() {
 fn segments_behind_the_rows_and_unequal_rows_are_refused() {
     let (values, companion) = (noise(1, &[4, 2]), noise(2, &[4, 3]));
     let refused = |result: ckd_kernels::Result<Vec<Best>>| assert!(result.is_err());
-    refused(best(&values, &companion, &[0..5], 1, 0.0));
-    refused(best(&values, &noise(3, &[5, 3]), &[0..4], 1, 0.0));
-    refused(best(&values, &noise(3, &[4]), &[0..4], 1, 0.0));
+    refused(best(&values, &companion, std::slice::from_ref(&(0..5)), 1, 0.0));
+    refused(best(&values, &noise(3, &[5, 3]), std::slice::from_ref(&(0..4)), 1, 0.0));
+    refused(best(&values, &noise(3, &[4]), std::slice::from_ref(&(0..4)), 1, 0.0));
 }
