@@ -31,16 +31,14 @@ const FLOORS: [(&str, u32); 13] = [
 const WITHOUT_CIRCLES: [&str; 3] = ["detectors/kernels/src", "settings/src", "src"];
 
 /// Files outside the kernels that compute on slices of tensors: what they do runs on the host, wherever the tensors lie.
-const HOST_ONLY: [&str; 11] = [
+const HOST_ONLY: [&str; 9] = [
     "src/distill/bank.rs",
     "src/distill/ckd.rs",
     "src/distill/crd.rs",
     "src/distill/dist.rs",
     "src/distill/icd.rs",
-    "src/distill/ka.rs",
     "src/distill/mcl/pair.rs",
     "src/distill/mcl/layers.rs",
-    "src/distill/rcka.rs",
     "src/distill/rkd.rs",
     "src/distill/rows.rs",
 ];

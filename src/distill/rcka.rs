@@ -87,11 +87,7 @@ pub fn patch_cka(
     Ok(patch_misalignment(teacher, student, rows, patch, kernel.into())?)
 }
 
-fn check(
-    teacher: &Tensor,
-    student: &Value,
-    patch: usize,
-) -> Result<(), DistillError> {
+fn check(teacher: &Tensor, student: &Value, patch: usize) -> Result<(), DistillError> {
     let (&[n, c, h, w], &[teacher_n, teacher_c, teacher_h, teacher_w]) = (student.dims(), teacher.dims())
     else {
         let reason = format!(
@@ -116,4 +112,3 @@ fn check(
     }
     Ok(())
 }
-
