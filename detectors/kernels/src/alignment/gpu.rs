@@ -8,9 +8,8 @@ use crate::Result;
 use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
 use crate::dispatch::{Gpu, Host};
 use crate::elementwise::add_in_place;
-use crate::losses::Sum;
+use crate::losses::{Sum, times_scalar};
 use crate::normalize::{unit_rows, unit_rows_gradient};
-use crate::scalar::times_scalar;
 
 /// Below the length of any row of f32 numbers that is not zero.
 const SHORTEST: f64 = 1e-300;

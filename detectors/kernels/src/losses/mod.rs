@@ -21,6 +21,8 @@ mod giou;
 mod smooth_l1;
 mod sums;
 
+#[cfg(feature = "cuda")]
+pub(crate) use crate::scalar::times_scalar;
 pub use bce::bce_with_logits;
 pub use cross_entropy::softmax_cross_entropy;
 pub use focal::{FocalTargets, RowTarget, sigmoid_focal_loss};
