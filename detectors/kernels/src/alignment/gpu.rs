@@ -8,6 +8,7 @@ use crate::Result;
 use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
 use crate::dispatch::{Gpu, Host};
 use crate::elementwise::add_in_place;
+use crate::in_place::in_memory_order;
 use crate::losses::{Sum, times_scalar};
 use crate::normalize::{unit_rows, unit_rows_gradient};
 
@@ -37,7 +38,7 @@ impl Gpu for Maps<'_> {
         let zeros = self.student.clone();
         let backward = move |incoming: &Tensor| match gradient {
             Some(gradient) => {
-                times_scalar(&gradient, incoming)?;
+                times_scalar(&in_memory_order(&gradient)?, incoming)?;
                 Ok(gradient)
             }
             // Not asked for where nothing is tracked.
@@ -56,7 +57,7 @@ fn align(
     sense: Sense,
     wanted: Wanted,
 ) -> Result<Sum> {
-    let (pairs, n, q) = y.dims3()?;
+    let (pairs, n, _) = y.dims3()?;
     let centered = |x: &Tensor| match kernel.center {
         true => without_means(device, x),
         false => Ok(x.clone()),
@@ -100,7 +101,6 @@ fn align(
     if kernel.row_norm == RowNorm::Rows {
         add_in_place(&gradient, &k.transpose(1, 2)?.matmul(&unit_y)?)?;
     }
-    debug_assert_eq!(gradient.dims(), [pairs, n, q]);
     Ok(Sum { loss, gradient: Some(centered(&gradient)?) })
 }
 
