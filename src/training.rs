@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use ckd_collective::{Collective, Solo};
 
 use crate::config::{Document, Loaded};
 use crate::distill::{DistillError, Distiller, MethodSetting};
@@ -29,6 +30,7 @@ pub struct Training<'a, C: Settings> {
     loaded: Loaded<C>,
     data: Option<C::Task>,
     device: Device,
+    ranks: Option<&'a dyn Collective>,
     start: Start,
     stop: Option<&'a AtomicBool>,
     methods: Vec<Box<MakeMethod<'a>>>,
@@ -78,6 +80,7 @@ impl<'a, C: Settings + Document> Training<'a, C> {
             loaded,
             data: None,
             device: Device::Cpu,
+            ranks: None,
             start: Start::Anew,
             stop: None,
             methods: Vec::new(),
@@ -89,6 +92,12 @@ impl<'a, C: Settings + Document> Training<'a, C> {
     #[must_use]
     pub fn on(self, device: &Device) -> Self {
         Self { device: device.clone(), ..self }
+    }
+
+    /// Shares the run with the other processes of `ranks`. Only the first of them writes files and tells observers.
+    #[must_use]
+    pub fn shared_by(self, ranks: &'a dyn Collective) -> Self {
+        Self { ranks: Some(ranks), ..self }
     }
 
     /// Trains and evaluates on `data` instead of what the configuration's `[data]` names: of a detector
@@ -144,9 +153,10 @@ impl<'a, C: Settings + Document> Training<'a, C> {
     /// # Errors
     /// Missing data or weights, named before anything is loaded; a loss that is not finite; an interruption.
     pub fn run(self) -> Result<Finished<Row<C::Task>>> {
-        let never = AtomicBool::new(false);
+        let (never, alone) = (AtomicBool::new(false), Solo::default());
         let request = Request {
             device: &self.device,
+            ranks: self.ranks.unwrap_or(&alone),
             observers: &self.observers,
             start: self.start,
             stop: self.stop.unwrap_or(&never),

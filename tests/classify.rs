@@ -92,6 +92,28 @@ fn resumed_equals_uninterrupted_across_epochs_with_accumulation_and_augmentation
 }
 
 #[test]
+fn four_processes_are_one_that_accumulates_four_batches_with_a_teacher() {
+    let sets = ["train.accumulate=4", "train.batch_size=4", "train.compare_alone=true", "schedule.epochs=2"];
+    let teacher = "extends = \"base.toml\"\n[student]\nnetwork = \"resnet14\"\n[schedule]\nepochs = 1\n[train]\naccumulate = 4\n";
+    let (alone, shared) = (Small::new(), Small::new());
+    alone.write("teacher.toml", teacher);
+    shared.write("teacher.toml", teacher);
+    alone.train("distilled.toml", &sets).unwrap();
+    shared.train_on(4, "distilled.toml", &sets).unwrap();
+    for run in ["runs/teacher", "runs/distilled/alone", "runs/distilled"] {
+        assert_same_run(&alone.path(run), &shared.path(run));
+    }
+}
+
+#[test]
+fn memories_of_crd_that_move_within_an_update_are_refused_to_several_processes() {
+    let small = Small::new();
+    small.write("crd.toml", &DISTILLED.replace("ckd", "crd").replace("\"logits\"", "\"embedding\""));
+    let error = small.train_on(2, "crd.toml", &["train.accumulate=2"]).unwrap_err();
+    assert_mentions(&error, &["crd", "one process"]);
+}
+
+#[test]
 fn resumed_equals_uninterrupted_when_distilled_with_class_pairs() {
     let sets = ["data.order=class_pairs", "distill.0.warmup_steps=4", "train.eval_every=2"];
     let (whole, resumed) = (Small::new(), Small::new());

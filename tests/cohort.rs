@@ -184,6 +184,18 @@ fn resumed_equals_uninterrupted_bit_for_bit_networks_heads_phi_and_memories() {
 }
 
 #[test]
+fn two_processes_are_one_that_accumulates_two_batches_memories_and_meta_steps_included() {
+    for (about, sets) in METHODS {
+        let sets: Vec<&str> = sets.iter().copied().filter(|set| !set.contains("accumulate")).collect();
+        let sets = [&sets[..], &["train.accumulate=2", "schedule.steps=4"]].concat();
+        let (alone, shared) = (Small::new(), Small::new());
+        alone.trained(&sets);
+        shared.train_on(2, "cohort.toml", &sets).unwrap();
+        assert_same_cohort(&alone.path("runs/cohort"), &shared.path("runs/cohort"), about);
+    }
+}
+
+#[test]
 fn without_anything_to_learn_from_each_other_a_network_trains_as_if_it_were_alone() {
     let small = Small::new();
     let off = ["cohort.alpha=0", "cohort.beta=0", "cohort.gamma=0", "cohort.lambda=0"];

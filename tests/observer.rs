@@ -5,6 +5,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
+use ckd_collective::Solo;
 use ckd_det::engine::experiment::{self, Request};
 use ckd_det::engine::job::Start;
 use ckd_det::engine::observer::{Begin, End, Eval, Observer, Observers, Step};
@@ -62,6 +63,7 @@ fn train(
     let loaded = tiny.load("plain.toml", sets)?;
     let request = Request {
         device: &Device::Cpu,
+        ranks: &Solo::default(),
         observers,
         start,
         stop: &recorder.stop,

@@ -42,6 +42,7 @@ pub struct Args {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let request = Request {
         device: &context.device,
+        ranks: &*context.ranks,
         observers: &observers(context),
         start: Start::Resume,
         stop: context.interrupt.flag(),

@@ -2,8 +2,10 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use candle_core::Device;
+use ckd_collective::Collective;
 use ckd_settings::printable;
 
 use super::Interrupt;
@@ -15,6 +17,8 @@ use crate::report::progress::is_drawn_on;
 pub struct Context {
     /// Device to compute on.
     pub device: Device,
+    /// The processes that share the command.
+    pub ranks: Arc<dyn Collective>,
     /// Print results only.
     pub quiet: bool,
     /// The user's wish to stop.

@@ -10,6 +10,8 @@ use candle_core::Device;
 pub enum DeviceChoice {
     /// The processor.
     Cpu,
+    /// The first NVIDIA GPU; of several processes on a machine each has its own.
+    AnyCuda,
     /// The NVIDIA GPU of that number.
     Cuda(usize),
 }
@@ -37,6 +39,12 @@ pub enum DeviceError {
 }
 
 impl DeviceChoice {
+    /// The device of the process that has so many others of its run before it on this machine.
+    #[must_use]
+    pub fn of_rank(self, local: usize) -> Self {
+        if self == Self::AnyCuda { Self::Cuda(local) } else { self }
+    }
+
     /// Opens the device.
     ///
     /// # Errors
@@ -45,7 +53,9 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(Device::Cpu),
             #[cfg(not(feature = "cuda"))]
-            Self::Cuda(_) => Err(DeviceError::NotCompiled(self)),
+            Self::AnyCuda | Self::Cuda(_) => Err(DeviceError::NotCompiled(self.of_rank(0))),
+            #[cfg(feature = "cuda")]
+            Self::AnyCuda => self.of_rank(0).open(),
             #[cfg(feature = "cuda")]
             Self::Cuda(number) => ckd_kernels::cuda::open(number)
                 .map_err(|source| DeviceError::Unavailable { choice: self, source }),
@@ -59,7 +69,7 @@ impl FromStr for DeviceChoice {
     fn from_str(name: &str) -> Result<Self, DeviceError> {
         match name.split_once(':') {
             None if name == "cpu" => Ok(Self::Cpu),
-            None if name == "cuda" => Ok(Self::Cuda(0)),
+            None if name == "cuda" => Ok(Self::AnyCuda),
             Some(("cuda", number)) => {
                 number.parse().map(Self::Cuda).map_err(|_| DeviceError::Unknown(name.to_owned()))
             }
@@ -72,6 +82,7 @@ impl fmt::Display for DeviceChoice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu => formatter.write_str("cpu"),
+            Self::AnyCuda => formatter.write_str("cuda"),
             Self::Cuda(number) => write!(formatter, "cuda:{number}"),
         }
     }

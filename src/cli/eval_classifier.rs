@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use ckd_collective::Solo;
 use ckd_detectors::classifier::Architecture;
 
 use super::{Context, say};
@@ -13,6 +14,7 @@ use crate::data::Labelled;
 use crate::data::cifar::Split;
 use crate::engine::EngineError;
 use crate::engine::classify::{ClassifierCard, load_split, measure};
+use crate::engine::task::Evaluating;
 use crate::weights::recognise::Recognised;
 use crate::weights::{WeightsError, WeightsFile};
 
@@ -104,8 +106,9 @@ fn measured(
     context: &Context,
 ) -> anyhow::Result<()> {
     let model = card.network(file, &context.device)?;
-    let measured =
-        measure(&model, &Arc::new(set), &card.config, None, (&context.device, &AtomicBool::new(false)))?;
+    let (stop, alone) = (AtomicBool::new(false), Solo::default());
+    let around = Evaluating { device: &context.device, ranks: &alone, stop: &stop };
+    let measured = measure(&model, &Arc::new(set), &card.config, None, around)?;
     let accuracy = &measured.accuracy;
     if asked.json {
         return Ok(say(serde_json::to_string(accuracy)?)?);

@@ -24,6 +24,8 @@ pub enum ExitStatus {
     MissingInput = 3,
     /// The loss became infinite or not a number.
     NonFiniteLoss = 4,
+    /// Another process of the run was lost, or came too late (`EX_TEMPFAIL`: it may be tried again).
+    RankLost = 75,
     /// Ctrl-C, as a shell counts it: 128 + SIGINT.
     Interrupted = 130,
 }
@@ -53,6 +55,13 @@ impl ExitStatus {
             None | Some(DiscoverError::Coco(_) | DiscoverError::Yolo(_)) => {}
             Some(_) => return Some(Self::MissingInput),
         }
+        if let Some(error) = cause.downcast_ref::<ckd_collective::Error>() {
+            use ckd_collective::Error::{Mismatch, NoFunction, NoLibrary, Unsupported};
+            return Some(match error {
+                NoLibrary { .. } | NoFunction { .. } | Mismatch { .. } | Unsupported => Self::MissingInput,
+                _ => Self::RankLost,
+            });
+        }
         let exporting = cause.downcast_ref::<ExportError>();
         let engine = match exporting {
             Some(ExportError::Engine(error)) => Some(error),
@@ -60,12 +69,15 @@ impl ExitStatus {
         };
         match engine {
             Some(EngineError::Missing(_)) => return Some(Self::MissingInput),
+            Some(EngineError::RankLost { .. } | EngineError::Collective(_)) => return Some(Self::RankLost),
             Some(EngineError::NonFinite { .. }) => return Some(Self::NonFiniteLoss),
             Some(EngineError::Interrupted { .. } | EngineError::Stopped) => return Some(Self::Interrupted),
             Some(
                 EngineError::Classes { .. }
                 | EngineError::Run { .. }
                 | EngineError::Busy { .. }
+                | EngineError::Parts { .. }
+                | EngineError::Alone(_)
                 | EngineError::Config(_),
             ) => return Some(Self::Usage),
             _ => {}

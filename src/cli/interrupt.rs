@@ -84,6 +84,10 @@ fn is_hang_up_ignored() -> bool {
 }
 
 impl Observer for Interrupt {
+    fn is_everywhere(&self) -> bool {
+        true
+    }
+
     fn begin(&self, _: &Begin<'_>) -> Result<()> {
         self.is_training.store(true, Ordering::Relaxed);
         Ok(())

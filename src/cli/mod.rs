@@ -5,7 +5,7 @@
 //!
 //! # Exit codes
 //! 0 done; 1 a failure while running; 2 bad usage or configuration; 3 missing data or weights; 4 a
-//! non-finite loss; 130 interrupted. [`ExitStatus`] is their list.
+//! non-finite loss; 75 another process of the run was lost; 130 interrupted. [`ExitStatus`] is their list.
 
 mod annotated;
 mod bench;
@@ -40,7 +40,9 @@ mod train;
 mod weights;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use ckd_collective::Collective;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use context::{Context, say};
@@ -108,6 +110,7 @@ Exit codes:
     2  bad usage or configuration
     3  data or weights are missing
     4  the loss became infinite or not a number
+   75  another process of the run was lost, or came too late
   130  interrupted (Ctrl-C, SIGTERM, SIGHUP, SIGUSR1): the state is saved
        first, a second signal leaves at once";
 
@@ -164,6 +167,11 @@ impl Command {
         }
     }
 
+    /// Whether several processes do it together.
+    fn can_be_shared(&self) -> bool {
+        matches!(self, Self::Train(args) if args.can_be_shared())
+    }
+
     fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::New(args) => new::run(args, context),
@@ -187,7 +195,12 @@ impl Command {
 /// Parses the command line, runs the verb, reports a failure.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match run(cli) {
+    let ended = match ranks::join(cli.command.only_tells(), cli.command.can_be_shared()) {
+        Ok(ranks) if ranks.is_alone() => run(cli, ranks),
+        Ok(ranks) => return ranks::run_together(&*ranks, || run(cli, ranks.clone())).into(),
+        Err(error) => Err(error),
+    };
+    match ended {
         Ok(()) => ExitStatus::Done.into(),
         Err(error) => {
             let status = ExitStatus::of(&error);
@@ -199,15 +212,18 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    if !cli.command.only_tells() {
-        ranks::refuse_several()?;
-    }
-    if let Some(threads) = cli.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+fn run(cli: Cli, ranks: Arc<dyn Collective>) -> anyhow::Result<()> {
+    let threads = match cli.threads {
+        Some(threads) => Some(threads.into()),
+        None if ranks.is_alone() => None,
+        None => Some(ranks::threads(&*ranks)?),
+    };
+    if let Some(threads) = threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let interrupt = Interrupt::install();
-    let context = Context { device: cli.device.open()?, quiet: cli.quiet, interrupt };
+    let device = cli.device.of_rank(ranks.local().rank).open()?;
+    let context = Context { device, ranks, quiet: cli.quiet, interrupt };
     // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put
     // two threads to sleep and wake them again.
     rayon::scope(|_| cli.command.run(&context))

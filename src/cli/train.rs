@@ -45,6 +45,13 @@ pub struct Args {
     dry_run: bool,
 }
 
+impl Args {
+    /// Whether several processes do it together.
+    pub(super) fn can_be_shared(&self) -> bool {
+        !self.dry_run
+    }
+}
+
 /// Runs the verb.
 ///
 /// # Errors
@@ -53,6 +60,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let experiment = Experiment::load(&args.config, &args.sets)?;
     let request = Request {
         device: &context.device,
+        ranks: &*context.ranks,
         observers: &observers(context),
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: context.interrupt.flag(),
@@ -67,15 +75,25 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         };
         return forecast(&estimates);
     }
+    let first =
+        |told: &dyn Fn() -> anyhow::Result<()>| if context.ranks.is_first() { told() } else { Ok(()) };
     match &experiment {
-        Experiment::Detect(loaded) => tell(&train(loaded.as_ref(), &request)?),
-        Experiment::Classify(loaded) => tell(&train(loaded.as_ref(), &request)?),
+        Experiment::Detect(loaded) => {
+            let finished = train(loaded.as_ref(), &request)?;
+            first(&|| tell(&finished))
+        }
+        Experiment::Classify(loaded) => {
+            let finished = train(loaded.as_ref(), &request)?;
+            first(&|| tell(&finished))
+        }
         Experiment::Cohort(loaded) => {
             let finished = train(loaded.as_ref(), &request)?;
             let best: Vec<(u64, f64)> =
                 finished.student.networks.iter().map(|own| (own.best.step, own.best.score)).collect();
-            say(finished.student.row.table(&best).trim_end())?;
-            tell(&finished)
+            first(&|| {
+                say(finished.student.row.table(&best).trim_end())?;
+                tell(&finished)
+            })
         }
     }
 }
@@ -101,7 +119,8 @@ fn forecast(estimates: &[Estimate]) -> anyhow::Result<()> {
 /// Trains, if there is something to go on with where that is asked for.
 fn train<C: Settings>(loaded: &Loaded<C>, request: &Request) -> anyhow::Result<Finished<job::Row<C::Task>>> {
     let folder = experiment::run_folder(loaded);
-    if request.start == Start::Resume && !folder.config().exists() {
+    // Of several processes the first has the folder.
+    if request.ranks.is_first() && request.start == Start::Resume && !folder.config().exists() {
         let folder = folder.path().display();
         return Err(UsageError(format!(
             "there is no run in {folder} to go on with; start it without --resume, or name another with --set name=NAME"

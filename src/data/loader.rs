@@ -75,6 +75,33 @@ pub struct Position {
     pub batch: usize,
 }
 
+/// The part of the sequence of batches that one of several loaders builds: runs of so many batches, in turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// The loader, from 0.
+    pub index: u64,
+    /// Loaders.
+    pub of: u64,
+    /// Batches of each turn.
+    pub run: u64,
+}
+
+impl Share {
+    /// All batches.
+    pub const WHOLE: Self = Self { index: 0, of: 1, run: 1 };
+
+    /// The first batch of this share that does not come before the batch `number` of the sequence.
+    fn at_or_after(self, number: u64) -> u64 {
+        let round = self.of * self.run;
+        let begins = number / round * round + self.index * self.run;
+        match number {
+            _ if number < begins => begins,
+            _ if number < begins + self.run => number,
+            _ => begins + round,
+        }
+    }
+}
+
 /// Source of batches. Everything is a pure function of its arguments.
 pub trait Source: Debug + Send + Sync + 'static {
     /// Type of a batch.
@@ -148,6 +175,19 @@ impl<S: Source> Loader<S> {
     /// # Errors
     /// Without workers, or room for a batch, or if `start` lies behind the end of its epoch.
     pub fn over(source: S, workforce: Workforce, start: Position) -> Result<Self, DataError> {
+        Self::sharing(source, workforce, start, Share::WHOLE)
+    }
+
+    /// Starts the workers over the batches of `source` that are of `share`, from `start` on.
+    ///
+    /// # Errors
+    /// As [`over`](Self::over).
+    pub fn sharing(
+        source: S,
+        workforce: Workforce,
+        start: Position,
+        share: Share,
+    ) -> Result<Self, DataError> {
         let Workforce { workers, batches_ahead } = workforce;
         for (number, name) in [(workers, "workers"), (batches_ahead, "batches_ahead")] {
             if number == 0 {
@@ -161,13 +201,15 @@ impl<S: Source> Loader<S> {
                 "it is to resume before batch {batch} of epoch {epoch}, but an epoch has {per_epoch} batches; resume with the data set and batch size the run was started with"
             )));
         }
-        let next = start.settled(per_epoch);
-        let order = Schedule { next, epoch: next.epoch, batches: source.batches(next.epoch), handed_out: 0 };
+        let next = start.settled(per_epoch).in_share(per_epoch, share);
+        let order =
+            Schedule { next, epoch: next.epoch, batches: source.batches(next.epoch), handed_out: 0, share };
         let state = State { order, taken: 0, shelf: BTreeMap::new(), stop: false };
         let shared = Arc::new(Shared {
             source,
             batches_ahead,
             per_epoch,
+            share,
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
@@ -207,6 +249,16 @@ impl<S: Source> Loader<S> {
         self.shared.source.take_broken()
     }
 
+    /// Builds the batch at a position of the sequence, whoever's share it is of.
+    ///
+    /// # Errors
+    /// If an image cannot be used.
+    pub fn build(&self, at: Position) -> Result<S::Batch, DataError> {
+        let Position { epoch, batch } = at.settled(self.shared.per_epoch);
+        let batches = self.shared.source.batches(epoch);
+        self.shared.source.build(epoch, before(&batches, batch), &batches[batch])
+    }
+
     /// Time that the trainer has waited for data so far.
     pub fn data_wait(&self) -> Duration {
         self.data_wait
@@ -234,7 +286,7 @@ impl<S: Source> Iterator for Loader<S> {
         drop(state);
         self.shared.changed.notify_all();
         self.data_wait += started.elapsed();
-        self.next = Position { batch: self.next.batch + 1, ..self.next }.settled(self.shared.per_epoch);
+        self.next = self.next.after(self.shared.per_epoch, self.shared.share);
         self.finished = made.is_err();
         Some(made)
     }
@@ -255,6 +307,21 @@ impl Position {
     /// The end of an epoch is the start of the next.
     fn settled(self, per_epoch: usize) -> Self {
         if self.batch >= per_epoch { Self { epoch: self.epoch + 1, batch: 0 } } else { self }
+    }
+
+    /// The next position of `share` after this one.
+    fn after(self, per_epoch: usize, share: Share) -> Self {
+        Self { batch: self.batch + 1, ..self }.settled(per_epoch).in_share(per_epoch, share)
+    }
+
+    /// The first position of `share` that does not come before this one.
+    fn in_share(self, per_epoch: usize, share: Share) -> Self {
+        let batches = per_epoch as u64;
+        if batches == 0 {
+            return self;
+        }
+        let number = share.at_or_after(self.epoch * batches + self.batch as u64);
+        Self { epoch: number / batches, batch: (number % batches) as usize }
     }
 }
 
@@ -401,6 +468,7 @@ struct Shared<S: Source> {
     source: S,
     batches_ahead: usize,
     per_epoch: usize,
+    share: Share,
     state: Mutex<State<S::Batch>>,
     changed: Condvar,
 }
@@ -421,6 +489,7 @@ struct Schedule {
     epoch: u64,
     batches: Vec<Vec<usize>>,
     handed_out: u64,
+    share: Share,
 }
 
 /// Batch to be built.
@@ -488,10 +557,51 @@ impl Schedule {
             self.epoch = epoch;
             self.batches = source.batches(epoch);
         }
-        let first = self.batches[..batch].iter().map(|images| images.len() as u64).sum();
+        let first = before(&self.batches, batch);
         let job = Job { ticket: self.handed_out, epoch, first, images: self.batches[batch].clone() };
         self.handed_out += 1;
-        self.next = Position { epoch, batch: batch + 1 }.settled(self.batches.len());
+        self.next = self.next.after(self.batches.len(), self.share);
         job
+    }
+}
+
+/// Images before a batch in its epoch.
+fn before(batches: &[Vec<usize>], batch: usize) -> u64 {
+    batches[..batch].iter().map(|images| images.len() as u64).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_of_the_sequence_are_disjoint_and_leave_nothing_out() {
+        for (of, run) in [(1, 1), (2, 1), (2, 2), (4, 2), (3, 3)] {
+            let mut seen = vec![0; 60];
+            for index in 0..of {
+                let share = Share { index, of, run };
+                let mut number = share.at_or_after(0);
+                while number < 60 {
+                    seen[number as usize] += 1;
+                    assert_eq!(number / run % of, index);
+                    assert_eq!(share.at_or_after(number), number);
+                    number = share.at_or_after(number + 1);
+                }
+            }
+            assert_eq!(seen, vec![1; 60], "{of} loaders, {run} batches a turn");
+        }
+    }
+
+    #[test]
+    fn shares_run_on_into_the_next_epoch() {
+        // Five batches an epoch, two loaders, one batch a turn: the epoch's last batch and the next one's first alternate.
+        let share = Share { index: 1, of: 2, run: 1 };
+        let mut at = Position::default().in_share(5, share);
+        let mut found = Vec::new();
+        for _ in 0..5 {
+            found.push((at.epoch, at.batch));
+            at = at.after(5, share);
+        }
+        assert_eq!(found, [(0, 1), (0, 3), (1, 0), (1, 2), (1, 4)]);
     }
 }

@@ -11,7 +11,8 @@ use crate::report::run_folder::RunFolder;
 #[derive(Debug)]
 pub struct Claim {
     folder: RunFolder,
-    lock: Lock,
+    /// `None` where another process of the run holds it.
+    lock: Option<Lock>,
     /// Folders that were made for it, the innermost first.
     made: Vec<PathBuf>,
 }
@@ -44,7 +45,12 @@ impl Claim {
             ));
         }
         fsx::remove_temporary(path)?;
-        Ok(Self { folder: folder.clone(), lock, made })
+        Ok(Self { folder: folder.clone(), lock: Some(lock), made })
+    }
+
+    /// A claim of `folder` that the first process of this run holds.
+    pub fn of_first(folder: &RunFolder) -> Self {
+        Self { folder: folder.clone(), lock: None, made: Vec::new() }
     }
 
     /// Moves an earlier run out of the claimed folder to a name beside it, and claims the empty folder; what was never begun
@@ -54,13 +60,15 @@ impl Claim {
     /// If the folder cannot be moved.
     pub fn emptied(mut self, observers: &Observers<'_>) -> Result<Self> {
         let (path, own) = (self.folder.path().to_owned(), self.folder.clone());
-        if self.folder.is_bare() {
+        if self.lock.is_none() || self.folder.is_bare() {
             return Ok(self);
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let kept = free(&path, &name);
         fsx::rename(&path, &kept)?;
-        self.lock.move_to(RunFolder::at(&kept).lock());
+        if let Some(lock) = &mut self.lock {
+            lock.move_to(RunFolder::at(&kept).lock());
+        }
         drop(self);
         observers.note(&format!("the earlier run is kept as {}", kept.display()));
         Self::of(&own, observers)
@@ -73,7 +81,7 @@ impl Claim {
 
     /// Whether the folder is where it was, with its lock in it.
     pub fn is_held(&self) -> bool {
-        self.lock.is_in_place()
+        self.lock.as_ref().is_none_or(Lock::is_in_place)
     }
 
     /// A folder beside the claimed one for what it cannot take any more.
@@ -87,7 +95,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if self.made.is_empty() || !self.lock.is_in_place() {
+        if self.made.is_empty() || !self.is_held() {
             return;
         }
         // Nothing was written: leave nothing.

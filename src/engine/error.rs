@@ -72,6 +72,40 @@ pub enum EngineError {
     /// Work was given up, since the user wants the run to stop; the loop says what is saved.
     #[error("stopped before it was done")]
     Stopped,
+    /// The processes of the run cannot share its updates evenly.
+    #[error(
+        "{ranks} processes cannot share the {parts} parts (train.accumulate) of an update evenly: {advice}"
+    )]
+    Parts {
+        /// Processes.
+        ranks: u64,
+        /// Batches of an update.
+        parts: u64,
+        /// Numbers that fit.
+        advice: String,
+    },
+    /// Something that the processes of a run cannot share.
+    #[error("{0}")]
+    Alone(String),
+    /// The processes of a run do not agree.
+    #[error("after step {step}, the processes of the run differ, which they must not: {reason}")]
+    RanksDiffer {
+        /// Finished steps.
+        step: u64,
+        /// Description of the difference.
+        reason: String,
+    },
+    /// Another process of the run was lost, or did not come.
+    #[error("after step {step}, {source}")]
+    RankLost {
+        /// Finished steps.
+        step: u64,
+        /// Error of the operation that failed.
+        source: ckd_collective::Error,
+    },
+    /// An operation over the processes of the run failed.
+    #[error(transparent)]
+    Collective(#[from] ckd_collective::Error),
     /// Two parts of a run name different classes.
     #[error(transparent)]
     Classes(#[from] Box<super::classes::ClassesDiffer>),

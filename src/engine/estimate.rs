@@ -61,6 +61,7 @@ pub fn dry_run<C: Settings>(loaded: &Loaded<C>, request: &Request<'_>) -> Result
         data: &gathered.task,
         bad_images: &gathered.bad_images,
         device: request.device,
+        ranks: request.ranks,
         observers: &silent,
         stop: request.stop,
         command: request.command,

@@ -4,18 +4,19 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use ckd_collective::Collective;
 use serde::Serialize;
 
-use super::claim::Claim;
 use super::distillation::Distillation;
-use super::job::{Job, Row, Start, Surroundings};
+use super::job::{Job, Row, Start, Surroundings, claimed};
 use super::observer::Observers;
 use super::outcome::Outcome;
+use super::ranks::{from_first, own_parts, set_patience};
 use super::task::{Gathered, Settings, Task};
 use super::teacher::{self, Teacher, check_folders, folder_of};
 use super::{EngineError, Result, recorded};
 use crate::config::{Loaded, Run};
-use crate::distill::{DistillError, Distiller, MethodSetting};
+use crate::distill::{Distill, DistillError, Distiller, MethodSetting};
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::{Comparison, Row as _};
@@ -30,6 +31,8 @@ pub type MakeMethod<'a> =
 pub struct Request<'a> {
     /// Device of all computations.
     pub device: &'a Device,
+    /// The processes of the run: [`Solo`](ckd_collective::Solo), if there is one only.
+    pub ranks: &'a dyn Collective,
     /// Told of everything on the way. [`Observers::of_files`] write the log and the best weights.
     pub observers: &'a Observers<'a>,
     /// Anew or from the last checkpoint.
@@ -90,10 +93,15 @@ fn run_gathered<C: Settings>(
     request: &Request,
 ) -> Result<Finished<Row<C::Task>>> {
     let config = &loaded.resolved();
+    let ranks = request.ranks;
+    request.observers.set_apart(!ranks.is_first());
+    set_patience(ranks, config.run().train.rank_timeout_s);
+    refuse_what_ranks_cannot_share(config, ranks)?;
     let around = Surroundings {
         data: &gathered.task,
         bad_images: &gathered.bad_images,
         device: request.device,
+        ranks: request.ranks,
         observers: request.observers,
         stop: request.stop,
         command: request.command,
@@ -102,7 +110,7 @@ fn run_gathered<C: Settings>(
     let init = gathered.init.as_deref().map(WeightsFile::read).transpose()?;
     check_folders(config, loaded)?;
     let (settings, folder) = (config.run(), folder_of(config));
-    let mut claim = Claim::of(&folder, around.observers)?;
+    let mut claim = claimed(&folder, &around)?;
     // A teacher that is trained is a part of the run; one that only is loaded may still be refused.
     let (is_new, trains_teacher) = (request.start == Start::Anew, loaded.teacher_experiment.is_some());
     if is_new {
@@ -112,7 +120,7 @@ fn run_gathered<C: Settings>(
     if is_new && trains_teacher {
         claim = claim.emptied(around.observers)?;
     }
-    if trains_teacher && (is_new || !folder.config().exists()) {
+    if ranks.is_first() && trains_teacher && (is_new || !folder.config().exists()) {
         recorded::record(&folder, config, &gathered.task)?;
     }
     let teacher = Teacher::prepare(config, loaded, gathered.teacher.as_deref(), &around)?;
@@ -156,10 +164,13 @@ fn run_gathered<C: Settings>(
         })),
         _ => Finding::Student(Box::new(outcome.clone())),
     };
-    write_summary(&folder, settings, &finding)?;
-    let students = compare.then_some(&alone).into_iter().chain([&job]);
-    let students: Vec<(&str, &RunFolder)> = students.map(|job| (job.label.as_str(), &job.folder)).collect();
-    gathered.task.picture(config, &students, &folder, request.device)?;
+    if ranks.is_first() {
+        write_summary(&folder, settings, &finding)?;
+        let students = compare.then_some(&alone).into_iter().chain([&job]);
+        let students: Vec<(&str, &RunFolder)> =
+            students.map(|job| (job.label.as_str(), &job.folder)).collect();
+        gathered.task.picture(config, &students, &folder, request.device)?;
+    }
     if !claim.is_held() {
         let state = "what it had written by then is gone".to_owned();
         return Err(EngineError::Lost { path: folder.path().to_owned(), state });
@@ -204,6 +215,20 @@ fn methods<T: Task>(
     Distillation::new(config.distill(), own, teacher, &setting)
 }
 
+/// Refuses what several processes cannot compute as one would.
+fn refuse_what_ranks_cannot_share<C: Settings>(config: &C, ranks: &dyn Collective) -> Result<()> {
+    own_parts(ranks, config.run().train.parts() as u64)?;
+    let remembers = |entry: &&Distill| entry.word() == "crd" && !entry.is_off();
+    match config.distill().iter().find(remembers) {
+        Some(_) if !ranks.is_alone() => Err(EngineError::Alone(
+            "crd moves its memories and their normalisers within an update, from part to part, so several processes cannot \
+             share it: train it with one process"
+                .to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// The folder of the runs of an experiment.
 pub fn run_folder<C: Settings>(loaded: &Loaded<C>) -> RunFolder {
     folder_of(&loaded.resolved())
@@ -212,7 +237,10 @@ pub fn run_folder<C: Settings>(loaded: &Loaded<C>) -> RunFolder {
 /// Runs the job, unless it is to be resumed and came to its end before.
 fn finish<T: Task>(job: &Job<'_, T>, start: Start, around: &Surroundings<'_, T>) -> Result<Outcome<Row<T>>> {
     match start {
-        Start::Resume => job.finished(around.observers).map_or_else(|| job.run(start, around), Ok),
+        Start::Resume => match from_first(around.ranks, || Ok(job.finished(around.observers)))? {
+            Some(outcome) => Ok(outcome),
+            None => job.run(start, around),
+        },
         Start::Anew => job.run(start, around),
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
+use ckd_collective::Collective;
 use ckd_detectors::param::ParamStore;
 
+use super::Result;
 use super::claim::Claim;
 use super::distillation::Distillation;
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::recorded;
-use super::task::{Measured, Task};
+use super::task::{Evaluating, Measured, Task};
 use crate::data::BadImage;
 use crate::report::log::digest;
 use crate::report::run_folder::RunFolder;
@@ -42,6 +44,8 @@ pub struct Surroundings<'a, T: Task> {
     pub bad_images: &'a [BadImage],
     /// Device of all computations.
     pub device: &'a Device,
+    /// The processes of the run.
+    pub ranks: &'a dyn Collective,
     /// Told of everything on the way.
     pub observers: &'a Observers<'a>,
     /// Set when the user wants the run to stop.
@@ -71,6 +75,21 @@ impl<T: Task> Job<'_, T> {
         let beside = self.distillation.into_iter().flat_map(Distillation::params);
         let networks = T::networks(student).into_iter().map(|network| network.params);
         networks.chain(T::beside(student)).chain(beside).collect()
+    }
+}
+
+impl<'a, T: Task> Surroundings<'a, T> {
+    /// Context of the run's evaluations.
+    pub(super) fn evaluating(&self) -> Evaluating<'a> {
+        Evaluating { device: self.device, ranks: self.ranks, stop: self.stop }
+    }
+}
+
+/// Claims the folder of a run for all its processes: the first one does.
+pub(super) fn claimed<T: Task>(folder: &RunFolder, around: &Surroundings<'_, T>) -> Result<Claim> {
+    match around.ranks.is_first() {
+        true => Claim::of(folder, around.observers),
+        false => Ok(Claim::of_first(folder)),
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`distillation`] | a teacher and the methods that learn from it |
 //! | `update`, `spikes` | one update of the weights; losses that leap |
 //! | [`checkpoint`], `recorded`, `seal` | the state that a resumed run starts from; the settings it must go on with; hashes |
+//! | `ranks` | several processes in one run: what they share and tell each other |
 //! | `stop` | giving up work when the user wants the run to stop |
 //! | [`observer`] | what hears of steps, evaluations and the end: log, best weights, progress |
 //! | [`outcome`], [`classes`] | the numbers a job ended with; class lists that must agree |
@@ -35,6 +36,7 @@ mod missing;
 pub mod observer;
 pub mod outcome;
 pub mod pass;
+mod ranks;
 mod recorded;
 mod room;
 mod seal;

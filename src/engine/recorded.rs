@@ -128,6 +128,7 @@ fn that_matter<C: Settings>(config: &C) -> C {
     train.checkpoint_every = None;
     train.checkpoint_minutes = 0.0;
     train.keep_checkpoints = 1;
+    train.rank_timeout_s = 1.0;
     config
 }
 

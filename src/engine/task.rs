@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use candle_core::{Device, Tensor};
+use ckd_collective::Collective;
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
 use rand_chacha::ChaCha8Rng;
@@ -165,6 +166,11 @@ pub trait Task: Sized {
         step: u64,
     ) -> Result<Pass>;
 
+    /// Whether something follows the update after which `updates` are finished.
+    fn keeps(_config: &Self::Config, _updates: u64) -> bool {
+        false
+    }
+
     /// What [`after_update`](Self::after_update) needs of the last batch of an update, where `updates` are finished; `None`
     /// if nothing follows.
     fn kept(
@@ -189,14 +195,13 @@ pub trait Task: Sized {
     /// Measures `model` on the held-out images, beside its teacher if it has one.
     ///
     /// # Errors
-    /// [`EngineError::Stopped`](super::EngineError::Stopped) soon after `stop` is set.
+    /// [`EngineError::Stopped`](super::EngineError::Stopped) soon after the user wants to stop.
     fn measure(
         &self,
         config: &Self::Config,
         model: &Self::Model,
         lessons: Option<&Distillation<Self::Model>>,
-        device: &Device,
-        stop: &AtomicBool,
+        around: Evaluating<'_>,
     ) -> Result<Self::Measured>;
 
     /// Metadata of the weights of a network, by its place in [`networks`](Self::networks).
@@ -308,6 +313,17 @@ impl<T: Task> Setting<'_, T> {
         let name = format!("sample/{}", self.batch);
         ChaCha8Rng::seed_from_u64(ckd_detectors::init::stream(self.config.run().seed, &name))
     }
+}
+
+/// Context of an evaluation: where it is computed, who shares it, when it is given up.
+#[derive(Debug, Clone, Copy)]
+pub struct Evaluating<'a> {
+    /// Device of all computations.
+    pub device: &'a Device,
+    /// The processes that share it. Each computes some batches, and all learn of all.
+    pub ranks: &'a dyn Collective,
+    /// Set when the user wants to stop.
+    pub stop: &'a AtomicBool,
 }
 
 /// Result of an evaluation.

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::claim::Claim;
-use super::job::{Job, Row, Start, Surroundings, finished};
+use super::job::{Job, Row, Start, Surroundings, claimed, finished};
 use super::observer::Observers;
 use super::outcome::Outcome;
+use super::ranks::{from_first, own_parts};
 use super::task::{Measured, Settings, Task};
 use super::{EngineError, Result, recorded};
 use crate::config::Loaded;
@@ -56,7 +57,7 @@ impl<T: Task> Teacher<T> {
             None if config.run().train.compare_alone => {
                 // Alone, it sees the images wholly in its own way.
                 let seen = config.seen_by_teacher();
-                let measured = around.data.measure(&seen, &model, None, around.device, around.stop)?;
+                let measured = around.data.measure(&seen, &model, None, around.evaluating())?;
                 Some(measured.row("teacher", &T::networks(&model)))
             }
             None => None,
@@ -133,8 +134,10 @@ fn train<T: Task>(
     around: &Surroundings<'_, T>,
 ) -> Result<(PathBuf, Outcome<Row<T>>)> {
     let own = experiment.resolved().on_data_of(config);
-    let folder = place(&own, around.data);
-    if let Some(outcome) = finished::<T>(&folder, &own, None, around.observers) {
+    let ranks = around.ranks;
+    own_parts(ranks, own.run().train.parts() as u64)?;
+    let folder = RunFolder::at(from_first(ranks, || Ok(place(&own, around.data).path().to_owned()))?);
+    if let Some(outcome) = from_first(ranks, || Ok(finished::<T>(&folder, &own, None, around.observers)))? {
         around.observers.note(&format!("the teacher was trained before: {}", folder.last().display()));
         return Ok((folder.last(), outcome));
     }
@@ -155,7 +158,7 @@ fn train<T: Task>(
         ));
     }
     let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
-    let claim = Claim::of(&folder, around.observers)?;
+    let claim = claimed(&folder, around)?;
     let train = |claim: &Claim, start| {
         let job: Job<'_, T> = Job {
             config: &own,
@@ -169,9 +172,11 @@ fn train<T: Task>(
         job.run(start, around)
     };
     // An interrupted teacher goes on; a damaged one is set aside.
-    let start = if folder.is_bare() { Start::Anew } else { Start::Resume };
+    let is_bare = from_first(ranks, || Ok(folder.is_bare()))?;
+    let start = if is_bare { Start::Anew } else { Start::Resume };
     let outcome = match train(&claim, start) {
-        Err(error @ (EngineError::Run { .. } | EngineError::Checkpoint { .. })) => {
+        // Several processes cannot begin anew while others wait for what the first one reads.
+        Err(error @ (EngineError::Run { .. } | EngineError::Checkpoint { .. })) if ranks.is_alone() => {
             around.observers.note(&format!("the teacher is trained anew: {error}"));
             train(&claim.emptied(around.observers)?, Start::Anew)?
         }

@@ -2,26 +2,30 @@
 
 mod dry_run;
 mod non_finite;
+mod parts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
+use ckd_collective::Collective;
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
-use ckd_kernels::graph::add_into;
 
 use super::checkpoint::{self, Best, NetworkBest, Restored, TrainState};
 use super::job::{Job, Row, Start, Surroundings, another_log};
 use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
-use super::pass::{LossTerm, non_finite, precision};
+use super::pass::{LossTerm, non_finite};
+use super::ranks::{check_same, from_first, on_first, own_parts, spread};
 use super::recorded::{self, Record};
 use super::task::{Further, Measured, Setting, Settings, Task};
 use super::update::Update;
 use super::{EngineError, Result, room, spikes};
 use crate::config::{Document, OnNonFinite, Run};
+use crate::data::loader::Share;
 use crate::data::{BadImage, DataError, Loader, Position, Source};
 use crate::optim::groups::grouped;
 use crate::optim::{Ema, LearningRate, Optimizer, Slot};
@@ -42,8 +46,12 @@ pub(super) struct Training<'a, T: Task> {
     loader: Loader<T::Source>,
     shares: Shares,
     batches_per_epoch: u64,
-    /// Images of the batches that the step under way has drawn.
+    /// Images of the batches that this process has drawn for the step under way.
     drawn: Vec<Vec<u64>>,
+    /// Images of all batches of that step, up to one whose numbers are not finite.
+    seen: Vec<u64>,
+    /// Images that turned out broken and were not told of yet.
+    broken: Vec<BadImage>,
     /// Bad images that the log names.
     bad_images: BTreeSet<PathBuf>,
     /// The losses of the last update.
@@ -85,9 +93,9 @@ impl<'a, T: Task> Training<'a, T> {
     /// At step 0 of the job, or where its last checkpoint is.
     pub(super) fn begin(job: &'a Job<'a, T>, start: Start, around: &'a Surroundings<'a, T>) -> Result<Self> {
         let Job { config, folder, .. } = job;
-        let checkpoints = folder.checkpoints();
+        let (ranks, checkpoints) = (around.ranks, folder.checkpoints());
         let record = match start {
-            Start::Resume if checkpoint::is_any(&checkpoints)? => {
+            Start::Resume if ranks.is_first() && checkpoint::is_any(&checkpoints)? => {
                 Some(recorded::check_same(folder, *config)?)
             }
             _ => None,
@@ -100,31 +108,30 @@ impl<'a, T: Task> Training<'a, T> {
             T::networks(&student).into_iter().map(|network| network.params).collect();
         let ema = run.train.ema_decay.map(|decay| Ema::over(&networks, decay)).transpose()?;
         let mut notes = Vec::new();
-        let state = match &record {
+        let (stores, own_slots) = (job.trained(&student), slots(&*optimizer, ema.as_ref()));
+        let state = from_first(ranks, || match &record {
             Some(record) => {
-                let slots = slots(&*optimizer, ema.as_ref());
-                resumed(
-                    job,
-                    around.data,
-                    record,
-                    checkpoint::restore(&checkpoints, &job.trained(&student), &slots)?,
-                    &mut notes,
-                )?
+                let restored = checkpoint::restore(&checkpoints, &stores, &own_slots)?;
+                resumed(job, around.data, record, restored, &mut notes)
             }
-            None => anew(job, around.data, start, &student, &mut notes)?,
-        };
-        let bytes = checkpoint::size(&job.trained(&student), &slots(&*optimizer, ema.as_ref()));
-        notes.extend(room::check(job.claim.folder().path(), bytes)?);
+            None => anew(job, around.data, start, &student, &mut notes),
+        })?;
+        spread(ranks, tensors_of(&stores, &own_slots))?;
+        if ranks.is_first() {
+            let bytes = checkpoint::size(&stores, &own_slots);
+            notes.extend(room::check(job.claim.folder().path(), bytes)?);
+        }
+        drop((stores, own_slots));
         let source = around.data.source(config)?;
         let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
-        let accumulate = run.train.accumulate as u64;
-        let steps_per_epoch = (batches_per_epoch / accumulate).max(1);
+        let parts = run.train.parts() as u64;
+        let steps_per_epoch = (batches_per_epoch / parts).max(1);
         let rate = LearningRate::new(run.optim.lr, &run.schedule, steps_per_epoch);
         if state.step < rate.total_steps() {
             rehearse(job, around, &student, 1)?;
         }
         let loader =
-            Loader::over(source, config.workforce(), position(batches_per_epoch, state.step * accumulate))?;
+            loader_from::<T>(source, config, ranks, position(batches_per_epoch, state.step * parts))?;
         around.observers.begin(&Begin {
             label: &job.label,
             folder,
@@ -134,11 +141,12 @@ impl<'a, T: Task> Training<'a, T> {
             evaluation_due: state.evaluation_due,
             log_every: run.train.log_every,
         })?;
-        if state.log.is_some() && state.log != digest(&folder.log())? {
+        if ranks.is_first() && state.log.is_some() && state.log != digest(&folder.log())? {
             notes.push(another_log(folder));
         }
         notes.iter().for_each(|note| around.observers.note(note));
         let (shares, drawn, terms, saved) = (Shares::default(), Vec::new(), Vec::new(), Instant::now());
+        let bad_images = if ranks.is_first() { bad_images_in(folder) } else { BTreeSet::new() };
         let mut training = Self {
             job,
             around,
@@ -151,7 +159,9 @@ impl<'a, T: Task> Training<'a, T> {
             shares,
             batches_per_epoch,
             drawn,
-            bad_images: bad_images_in(folder),
+            seen: Vec::new(),
+            broken: Vec::new(),
+            bad_images,
             terms,
             saved,
         };
@@ -190,25 +200,29 @@ impl<'a, T: Task> Training<'a, T> {
         if run.train.on_non_finite == OnNonFinite::Rewind && self.state.step == 0 {
             self.save()?;
         }
+        let mut stop = self.agreed(self.wants_to_stop())?;
         loop {
             if self.state.evaluation_due {
                 let evaluation = self.evaluate()?;
                 self.state.evaluation_due = false;
                 self.save()?;
                 last = Some(evaluation);
+                stop = self.agreed(self.wants_to_stop())?;
             }
             if self.state.step >= total {
                 break;
             }
-            self.refuse_if_stopped()?;
+            self.refuse_if(stop)?;
             self.refuse_if_lost()?;
             self.step()?;
             let step = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
             self.state.evaluation_due = due(evaluate_every) || step == total;
             // Before the evaluation: whatever happens there costs no step.
-            let stop = self.around.stop.load(Ordering::Relaxed);
-            let save = self.state.evaluation_due || due(run.train.checkpoint_every) || is_late(self.saved);
+            stop = self.agreed(self.wants_to_stop())?;
+            // The first process has the clock.
+            let late = self.agreed(self.around.ranks.is_first() && is_late(self.saved))?;
+            let save = self.state.evaluation_due || due(run.train.checkpoint_every) || late;
             if save || stop {
                 if let Err(error) = self.check_weights() {
                     self.after_non_finite(error, None)?;
@@ -216,7 +230,7 @@ impl<'a, T: Task> Training<'a, T> {
                 }
                 self.save()?;
             }
-            self.refuse_if_stopped()?;
+            self.refuse_if(stop)?;
         }
         if self.shares.passes > 0 {
             self.around.observers.note(&self.shares.to_string());
@@ -227,12 +241,15 @@ impl<'a, T: Task> Training<'a, T> {
             None => self.measure()?,
         };
         for (network, score) in scores(&measured).into_iter().enumerate() {
-            self.write_weights(network, RunFolder::last, score)?;
+            on_first(self.around.ranks, || self.write_weights(network, RunFolder::last, score))?;
         }
         if let (Some(ema), Some(average)) = (&self.ema, &average) {
             ema.in_place(|| {
                 let mut scores = scores(average).into_iter().enumerate();
-                scores.try_for_each(|(network, score)| self.write_weights(network, RunFolder::ema, score))
+                scores.try_for_each(|(network, score)| {
+                    on_first(self.around.ranks, || self.write_weights(network, RunFolder::ema, score))
+                        .map(drop)
+                })
             })?;
         }
         let networks = T::networks(&self.student);
@@ -244,10 +261,12 @@ impl<'a, T: Task> Training<'a, T> {
             networks: self.state.networks.clone(),
             steps: self.state.step,
             teacher: self.state.teacher.clone(),
-            log: digest(&self.job.folder.log())?,
+            log: on_first(self.around.ranks, || Ok(digest(&self.job.folder.log())?))?.flatten(),
         };
         self.refuse_if_lost()?;
-        outcome.write(&self.job.folder)?;
+        on_first(self.around.ranks, || outcome.write(&self.job.folder))?;
+        // Whoever reads the files next finds them.
+        self.agreed(false)?;
         Ok(outcome)
     }
 
@@ -275,30 +294,46 @@ impl<'a, T: Task> Training<'a, T> {
         Err(EngineError::Lost { path, state })
     }
 
+    /// Whether the user wants this process to stop.
+    fn wants_to_stop(&self) -> bool {
+        self.around.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether any process of the run says `mine`.
+    fn agreed(&self, mine: bool) -> Result<bool> {
+        self.around.ranks.any(mine).map_err(|source| self.lost(source))
+    }
+
+    /// The error of an operation over all processes.
+    fn lost(&self, source: ckd_collective::Error) -> EngineError {
+        EngineError::RankLost { step: self.state.step, source }
+    }
+
     /// Ends the run if the user wants it to stop; its state must be on the disk.
-    fn refuse_if_stopped(&self) -> Result<()> {
-        match self.around.stop.load(Ordering::Relaxed) {
-            true => Err(self.interrupted()),
-            false => Ok(()),
-        }
+    fn refuse_if(&self, stop: bool) -> Result<()> {
+        if stop { Err(self.interrupted()) } else { Ok(()) }
     }
 
     fn interrupted(&self) -> EngineError {
         EngineError::Interrupted { step: self.state.step, command: self.around.command.to_owned() }
     }
 
-    /// The next training batch.
+    /// The next training batch of this process.
     fn draw(&mut self) -> Result<BatchOf<T>> {
         let batch = self.loader.next().transpose()?.ok_or_else(|| {
             DataError::Setting("the training batches ended, which they never should".to_owned())
         })?;
-        let broken = self.loader.take_broken();
-        for BadImage { reason, .. } in &broken {
-            self.around.observers.note(&format!("{reason}; other images take its place"));
-        }
-        self.log_bad_images(&broken, self.state.step + 1)?;
+        self.broken.extend(self.loader.take_broken());
         self.drawn.push(T::image_ids(&batch));
         Ok(batch)
+    }
+
+    /// Tells of images that turned out broken.
+    fn tell_broken(&mut self, broken: &[BadImage]) -> Result<()> {
+        for BadImage { reason, .. } in broken {
+            self.around.observers.note(&format!("{reason}; other images take its place"));
+        }
+        self.log_bad_images(broken, self.state.step + 1)
     }
 
     /// Logs images that cannot be used and that the log does not name yet.
@@ -327,7 +362,7 @@ impl<'a, T: Task> Training<'a, T> {
                 return Err(non_finite(step, &what, loss, &terms));
             }
         }
-        let scale = 1.0 / self.run().train.accumulate as f64;
+        let scale = 1.0 / self.parts() as f64;
         let lr = self.rate.at(step);
         let update = Update { gradients: &gradients, lr, scale, step, of: "gradient", terms: &terms };
         let settings = &self.run().optim;
@@ -362,7 +397,7 @@ impl<'a, T: Task> Training<'a, T> {
     /// The update that follows the one just made.
     fn further(&mut self, kept: BatchOf<T>, lr: f64, terms: &[LossTerm]) -> Result<()> {
         let step = self.state.step;
-        let setting = self.setting(step * self.run().train.accumulate as u64 - 1);
+        let setting = self.setting(step * self.parts() - 1);
         let further = self.around.data.after_update(&setting, kept, lr)?;
         let Further { gradients, lr } = &further;
         let update = Update { gradients, lr: *lr, scale: 1.0, step, of: "meta-gradient", terms };
@@ -379,35 +414,6 @@ impl<'a, T: Task> Training<'a, T> {
             device: self.around.device,
             batch,
         }
-    }
-
-    /// The gradients of one update's batches.
-    fn accumulate(&mut self) -> Result<Accumulated<BatchOf<T>>> {
-        let run = self.run();
-        let accumulate = run.train.accumulate as u64;
-        let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0, kept: None };
-        for part in 0..accumulate {
-            let batch = self.draw()?;
-            sum.images += T::images(&batch);
-            let step = self.state.step;
-            if part + 1 == accumulate {
-                sum.kept = T::kept(self.job.config, &batch, step + 1);
-            }
-            let setting = self.setting(step * accumulate + part);
-            let pass = precision(&run.engine).scope(|| self.around.data.pass(&setting, batch, step))?;
-            self.shares.add(&pass.shares);
-            for (name, gradient) in pass.gradients {
-                add_into(&mut sum.gradients, name, gradient)?;
-            }
-            for term in pass.terms {
-                let share = term.weighted / accumulate as f64;
-                match sum.terms.iter_mut().find(|known| known.name == term.name) {
-                    Some(known) => known.weighted += share,
-                    None => sum.terms.push(LossTerm { name: term.name, weighted: share }),
-                }
-            }
-        }
-        Ok(sum)
     }
 
     /// Measures the student, and the average of its weights, and notes which networks were never better.
@@ -447,11 +453,16 @@ impl<'a, T: Task> Training<'a, T> {
 
     fn measure(&self) -> Result<Evaluation<T::Measured>> {
         let Job { config, distillation, .. } = *self.job;
-        let Surroundings { data, device, stop, .. } = *self.around;
-        let measure = || match data.measure(config, &self.student, distillation, device, stop) {
+        let measure = || match self.around.data.measure(
+            config,
+            &self.student,
+            distillation,
+            self.around.evaluating(),
+        ) {
             Err(EngineError::Stopped) => Err(self.interrupted()),
             measured => measured,
         };
+        self.check_ranks()?;
         let measured = measure()?;
         let average = self.ema.as_ref().map(|ema| ema.in_place(measure)).transpose()?;
         Ok(Evaluation { measured, average })
@@ -459,11 +470,20 @@ impl<'a, T: Task> Training<'a, T> {
 
     /// Writes a checkpoint.
     fn save(&mut self) -> Result<()> {
-        self.refuse_if_lost()?;
-        self.state.log = digest(&self.job.folder.log())?;
-        self.save_in(&self.job.folder.checkpoints())?;
+        self.check_ranks()?;
+        if self.around.ranks.is_first() {
+            self.refuse_if_lost()?;
+            self.state.log = digest(&self.job.folder.log())?;
+            self.save_in(&self.job.folder.checkpoints())?;
+        }
         self.saved = Instant::now();
         Ok(())
+    }
+
+    /// Checks that all processes hold the same weights and state.
+    fn check_ranks(&self) -> Result<()> {
+        let (stores, slots) = (self.job.trained(&self.student), slots(&*self.optimizer, self.ema.as_ref()));
+        check_same(self.around.ranks, self.state.step, tensors_of(&stores, &slots))
     }
 
     fn save_in(&self, folder: &Path) -> Result<()> {
@@ -506,7 +526,7 @@ fn rehearse<T: Task>(
 ) -> Result<()> {
     let mut config = job.config.clone();
     config.evaluation().max_images = Some(images);
-    match around.data.measure(&config, student, None, around.device, around.stop) {
+    match around.data.measure(&config, student, None, around.evaluating()) {
         // Nothing was begun; the loop says so.
         Err(EngineError::Stopped) => Ok(()),
         measured => measured.map(drop),
@@ -537,6 +557,24 @@ fn evaluated(measured: &impl Measured) -> Evaluated {
         logged: measured.logged(),
         written: measured.written(),
     }
+}
+
+/// The loader of the batches from `at` on that this process makes.
+fn loader_from<T: Task>(
+    source: T::Source,
+    config: &T::Config,
+    ranks: &dyn Collective,
+    at: Position,
+) -> Result<Loader<T::Source>> {
+    let own = own_parts(ranks, config.run().train.parts() as u64)?;
+    let share = Share { index: ranks.rank() as u64, of: ranks.size() as u64, run: own.end - own.start };
+    Ok(Loader::sharing(source, config.workforce(), at, share)?)
+}
+
+/// All tensors of a checkpoint.
+fn tensors_of<'t>(stores: &'t [&ParamStore], slots: &'t [Slot<'_>]) -> impl Iterator<Item = &'t Tensor> {
+    let own = stores.iter().flat_map(|params| params.iter()).map(|(_, param)| param.value.tensor());
+    own.chain(slots.iter().map(|slot| slot.tensor))
 }
 
 /// The tensors that a checkpoint holds beside the weights.

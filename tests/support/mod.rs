@@ -5,4 +5,5 @@ pub(crate) mod modules;
 pub(crate) mod real;
 pub(crate) mod source;
 pub(crate) mod tiny;
+pub(crate) mod together;
 pub(crate) mod torch_file;

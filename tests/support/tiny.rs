@@ -11,6 +11,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::Device;
+use ckd_collective::Solo;
 use ckd_det::config::{Config, Loaded};
 use ckd_det::engine::EngineError;
 use ckd_det::engine::experiment::{self, Finished, Request};
@@ -226,8 +227,15 @@ impl<C: Settings> Folder<C> {
         stop: &AtomicBool,
     ) -> Result<Finished<Row<C::Task>>, EngineError> {
         let command = format!("ckd-det train {config}");
-        let request =
-            Request { device: &Device::Cpu, observers, start, stop, command: &command, methods: &[] };
+        let request = Request {
+            device: &Device::Cpu,
+            ranks: &Solo::default(),
+            observers,
+            start,
+            stop,
+            command: &command,
+            methods: &[],
+        };
         experiment::run(&self.load(config, sets)?, &request)
     }
 
@@ -275,7 +283,7 @@ impl Observer for Notes {
 }
 
 /// A user who wants the run to stop once anything was done.
-struct StopsSoon<'a>(&'a AtomicBool);
+pub(crate) struct StopsSoon<'a>(pub(crate) &'a AtomicBool);
 
 impl Observer for StopsSoon<'_> {
     fn step(&self, _: &Step<'_>) -> Result<(), EngineError> {

@@ -48,10 +48,12 @@ pub mod channels;
 pub mod conv;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod deferred;
 mod dispatch;
 pub mod elementwise;
 pub mod ema;
 mod error;
+pub mod flat;
 pub mod flops;
 pub mod gram;
 pub mod graph;

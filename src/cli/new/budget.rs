@@ -65,6 +65,7 @@ pub(super) fn measure(out: &std::path::Path, text: &str, context: &Context) -> a
 fn estimates(experiment: &Experiment, context: &Context) -> anyhow::Result<Vec<Estimate>> {
     let request = Request {
         device: &context.device,
+        ranks: &*context.ranks,
         observers: &Observers::none(),
         start: Start::Anew,
         stop: context.interrupt.flag(),

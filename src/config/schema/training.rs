@@ -21,6 +21,10 @@ section! {
         pub batch_size: usize = 2,
         /// Forward passes per optimiser step; their gradients are averaged.
         pub accumulate: usize = 1,
+        /// Images per optimiser step, which is `batch_size` times `accumulate`: give one of the two.
+        pub images_per_update: Option<usize>,
+        /// Seconds that a process of a run waits for the others before it names those that are late, and ends the run.
+        pub rank_timeout_s: f64 = 600.0,
         /// Evaluate this often, in the schedule's unit (steps or epochs). Default: at the end only.
         pub eval_every: Option<u64>,
         /// Write a checkpoint every this many steps, beside those before every evaluation and those of
@@ -54,9 +58,42 @@ section! {
 }
 
 impl Train {
+    /// Forward passes per optimiser step.
+    pub fn parts(&self) -> usize {
+        let whole = self.images_per_update.map(|images| images / self.batch_size.max(1));
+        whole.unwrap_or(self.accumulate)
+    }
+
     fn check(&self, check: &mut Check<'_>) {
         check.at_least_one("batch_size", self.batch_size);
         check.at_least_one("accumulate", self.accumulate);
+        if let Some(images) = self.images_per_update {
+            let size = self.batch_size.max(1);
+            let (fewer, more) = (images / size * size, images.div_ceil(size) * size);
+            let near = if fewer == 0 { more.to_string() } else { format!("{fewer} or {more}") };
+            check.that(
+                images > 0 && images.is_multiple_of(size),
+                "images_per_update",
+                format!("is {images}, no multiple of train.batch_size = {size}"),
+                format!("give {near}"),
+            );
+            check.that(
+                self.accumulate == 1 || self.accumulate == images / size,
+                "accumulate",
+                format!(
+                    "is {}, but train.images_per_update = {images} makes it {}",
+                    self.accumulate,
+                    images / size
+                ),
+                "give one of the two",
+            );
+        }
+        check.that(
+            self.rank_timeout_s > 0.0 && self.rank_timeout_s.is_finite(),
+            "rank_timeout_s",
+            format!("is {}", self.rank_timeout_s),
+            "give a number of seconds above 0",
+        );
         check.at_least_one("eval_every", self.eval_every.unwrap_or(1));
         check.at_least_one("checkpoint_every", self.checkpoint_every.unwrap_or(1));
         let minutes = self.checkpoint_minutes;

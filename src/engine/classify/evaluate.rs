@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use candle_core::Device;
@@ -20,10 +19,12 @@ use super::sources::LabelledSets;
 use crate::config::ClassifyConfig;
 use crate::data::draws::Draws;
 use crate::data::label_order::BatchOrder;
+use crate::data::loader::Share;
 use crate::data::{DataError, Labelled, LabelledBatch, LabelledImages, Loader, Position, Workforce};
 use crate::engine::distillation::Distillation;
 use crate::engine::outcome::ClassResult;
-use crate::engine::task::{Measured, Network, parameters_of};
+use crate::engine::ranks::{Packet, Reader, evaluation_share, merged};
+use crate::engine::task::{Evaluating, Measured, Network, parameters_of};
 use crate::engine::{EngineError, Result, stop};
 use crate::eval::{Accuracy, AccuracyMeter};
 use crate::report::table::ClassifierRow;
@@ -41,35 +42,27 @@ pub struct MeasuredClassifier {
     pub gflops: f64,
 }
 
-/// Runs `model` over the first `eval.max_images` images of `set`; `teacher` is what a teacher guesses for each.
+/// Runs `model` over the first `eval.max_images` images of `set`; `teacher` is what a teacher guesses for each. Each process of
+/// a run computes some batches.
 ///
 /// # Errors
-/// Images that cannot be read; [`EngineError::Stopped`] soon after `stop` is set.
+/// Images that cannot be read; [`EngineError::Stopped`] soon after the user wants to stop.
 pub fn measure(
     model: &Classifier,
     set: &Arc<Labelled>,
     config: &ClassifyConfig,
     teacher: Option<Vec<u32>>,
-    (device, stop): (&Device, &AtomicBool),
+    around: Evaluating<'_>,
 ) -> Result<MeasuredClassifier> {
-    let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(set.len());
+    let own = classify_batches(model, set, config, around);
+    let batches = merged(around.ranks, own, Classified::write, Classified::read)?;
     let mut meter = AccuracyMeter::new(set.classes.len(), teacher);
     let (mut times, mut work, mut seen) = (Vec::new(), 0, 0);
-    for batch in evaluation_batches(set, config)? {
-        let mut batch = batch?;
-        let images = to_device(&mut batch, device)?;
-        let start = Instant::now();
-        let (values, multiply_adds) = flops::counted(|| logits(model, &images));
-        let values = values?;
-        times.push(start.elapsed().as_secs_f64() * 1e3 / batch.labels.len() as f64);
-        work += multiply_adds;
-        seen += batch.labels.len();
-        let counted = batch.labels.len().min(limit - meter.guesses().len());
-        meter.add(&values[..counted * set.classes.len()], &batch.labels[..counted])?;
-        if meter.guesses().len() == limit {
-            break;
-        }
-        stop::check(stop)?;
+    for batch in batches {
+        meter.add(&batch.logits, &batch.labels)?;
+        times.push(batch.ms);
+        work += batch.multiply_adds;
+        seen += batch.seen;
     }
     times.sort_by(f64::total_cmp);
     Ok(MeasuredClassifier {
@@ -80,6 +73,69 @@ pub fn measure(
     })
 }
 
+/// Findings on a batch.
+struct Classified {
+    /// Logits of the images that count, row by row.
+    logits: Vec<f32>,
+    labels: Vec<u32>,
+    /// Images computed.
+    seen: u64,
+    /// Milliseconds of an image.
+    ms: f64,
+    multiply_adds: u64,
+}
+
+impl Classified {
+    fn write(&self, packet: &mut Packet) {
+        packet.singles(&self.logits);
+        packet.wholes(&self.labels);
+        packet.whole(self.seen);
+        packet.real(self.ms);
+        packet.whole(self.multiply_adds);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self {
+            logits: reader.singles()?,
+            labels: reader.wholes()?,
+            seen: reader.whole()?,
+            ms: reader.real()?,
+            multiply_adds: reader.whole()?,
+        })
+    }
+}
+
+/// Findings on the batches of this process's share, in their order.
+fn classify_batches(
+    model: &Classifier,
+    set: &Arc<Labelled>,
+    config: &ClassifyConfig,
+    Evaluating { device, ranks, stop }: Evaluating<'_>,
+) -> Result<Vec<Classified>> {
+    let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(set.len());
+    let (share, size) = (evaluation_share(ranks), config.run.eval.batch_size);
+    let (mut batches, mut first) = (Vec::new(), share.index as usize * size);
+    let mut loader = share_of_batches(set, config, share)?;
+    while first < limit {
+        let Some(batch) = loader.next() else { break };
+        let mut batch = batch?;
+        let images = to_device(&mut batch, device)?;
+        let start = Instant::now();
+        let (values, multiply_adds) = flops::counted(|| logits(model, &images));
+        let mut values = values?;
+        let ms = start.elapsed().as_secs_f64() * 1e3 / batch.labels.len() as f64;
+        let (seen, mut labels) = (batch.labels.len() as u64, batch.labels);
+        labels.truncate(limit - first);
+        values.truncate(labels.len() * set.classes.len());
+        batches.push(Classified { logits: values, labels, seen, ms, multiply_adds });
+        first += share.of as usize * size;
+        if first < limit {
+            stop::check(stop)?;
+        }
+    }
+    Ok(batches)
+}
+
 /// `set` in order, as a classifier of `config` is shown it when it is measured.
 ///
 /// # Errors
@@ -88,6 +144,14 @@ pub fn evaluation_batches(
     set: &Arc<Labelled>,
     config: &ClassifyConfig,
 ) -> std::result::Result<Loader<LabelledImages>, DataError> {
+    share_of_batches(set, config, Share::WHOLE)
+}
+
+fn share_of_batches(
+    set: &Arc<Labelled>,
+    config: &ClassifyConfig,
+    share: Share,
+) -> std::result::Result<Loader<LabelledImages>, DataError> {
     let batch = NonZeroUsize::new(config.run.eval.batch_size)
         .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
     let order = BatchOrder::Sequential { batch };
@@ -95,7 +159,7 @@ pub fn evaluation_batches(
         LabelledImages::new(set.clone(), order, config.labelled.input.evaluation(), config.run.seed)?;
     let workforce =
         Workforce { workers: config.labelled.data.workers, batches_ahead: config.labelled.data.queue };
-    Loader::over(source, workforce, Position::default())
+    Loader::sharing(source, workforce, Position::default(), share)
 }
 
 /// Prepares an image as a classifier of `config` sees it at evaluation.
@@ -128,7 +192,7 @@ pub(super) fn measure_beside_teacher(
     config: &ClassifyConfig,
     model: &Classifier,
     lessons: Option<&Distillation<Classifier>>,
-    around: (&Device, &AtomicBool),
+    around: Evaluating<'_>,
 ) -> Result<MeasuredClassifier> {
     let teacher = match lessons {
         None => None,

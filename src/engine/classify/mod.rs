@@ -26,7 +26,6 @@ pub use weights::{ClassifierCard, load_weights};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
@@ -36,7 +35,7 @@ use ckd_detectors::taps::Tap;
 use super::Result;
 use super::distillation::Distillation;
 use super::pass::Pass;
-use super::task::{Gathered, Network, Setting, Settings, Task, blake3_of};
+use super::task::{Evaluating, Gathered, Network, Setting, Settings, Task, blake3_of};
 use crate::config::{ClassifyConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
 use crate::distill::{Distill, MethodSetting, Width};
@@ -197,10 +196,9 @@ impl Task for LabelledSets {
         config: &ClassifyConfig,
         model: &Classifier,
         lessons: Option<&Distillation<Classifier>>,
-        device: &Device,
-        stop: &AtomicBool,
+        around: Evaluating<'_>,
     ) -> Result<MeasuredClassifier> {
-        evaluate::measure_beside_teacher(self, config, model, lessons, (device, stop))
+        evaluate::measure_beside_teacher(self, config, model, lessons, around)
     }
 
     fn card(

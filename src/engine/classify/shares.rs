@@ -1,14 +1,15 @@
 //! Whose gradient moves a classifier: the length, over all its weights, of the gradient of each part of its loss alone.
 //!
 //! Its parts meet nowhere but in the weights (one method looks at a stage, another at the logits), so a measured step
-//! walks through the network once for each. The running statistics, which those walks change, are put back: the step
-//! itself is as if it had not been measured.
+//! walks through the network once for each. Running statistics, which those walks would move, stay: the step itself is as if
+//! it had not been measured.
 
 use std::collections::BTreeMap;
 use std::iter::once;
 
 use ckd_detectors::classifier::Classifier;
 use ckd_detectors::param::ParamStore;
+use ckd_kernels::deferred::collected;
 use ckd_kernels::sgd::squared_norm;
 
 use crate::engine::Result;
@@ -36,17 +37,14 @@ pub(super) fn gradient_norms(
     step: u64,
     pass: impl Fn(Part<'_>) -> Result<Pass>,
 ) -> Result<BTreeMap<String, f64>> {
-    let before = student.snapshot()?;
     let parts = once((CLASSIFICATION, Part::Task))
         .chain(lessons.labels(step).map(|label| (label, Part::Method(label))));
     let mut norms = BTreeMap::new();
     for (name, part) in parts {
-        let gradients = pass(part)?.gradients;
+        let (found, _unmade) = collected(|| pass(part));
+        let gradients = found?.gradients;
         let own: Vec<_> = student.trainable().filter_map(|(weight, _)| gradients.get(weight)).collect();
         norms.insert(name.to_owned(), squared_norm(&own)?.sqrt());
-        for (name, value) in &before {
-            student.set(name, value)?;
-        }
     }
     Ok(norms)
 }

@@ -1,8 +1,5 @@
 //! Each network of a cohort on the held-out images.
 
-use std::sync::atomic::AtomicBool;
-
-use candle_core::Device;
 use serde_json::{Value, json};
 
 use super::model::Cohort;
@@ -10,7 +7,7 @@ use crate::config::CohortConfig;
 use crate::engine::Result;
 use crate::engine::classify::{LabelledSets, MeasuredClassifier, measure as measure_one};
 use crate::engine::outcome::ClassResult;
-use crate::engine::task::{Measured, Network};
+use crate::engine::task::{Evaluating, Measured, Network};
 use crate::report::cohort_table::CohortRow;
 
 /// Result of an evaluation, for every network.
@@ -24,7 +21,7 @@ pub(super) fn measure(
     sets: &LabelledSets,
     config: &CohortConfig,
     model: &Cohort,
-    around: (&Device, &AtomicBool),
+    around: Evaluating<'_>,
 ) -> Result<MeasuredCohort> {
     let measured = config.peer.iter().zip(model.peers()).enumerate().map(|(index, (peer, own))| {
         let config = config.alone(peer.network);

@@ -24,7 +24,6 @@ pub use sets::CohortSets;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ckd_detectors::param::ParamStore;
@@ -32,7 +31,7 @@ use ckd_detectors::param::ParamStore;
 use super::classify::{ClassifierCard, LabelledSets, backbone_has, to_device};
 use super::distillation::Distillation;
 use super::pass::Pass;
-use super::task::{Further, Gathered, Network, Setting, Settings, Task};
+use super::task::{Evaluating, Further, Gathered, Network, Setting, Settings, Task};
 use super::{EngineError, Result};
 use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
@@ -167,10 +166,13 @@ impl Task for CohortSets {
         pass::training_pass(setting, batch, step)
     }
 
-    fn kept(config: &CohortConfig, batch: &LabelledBatch, updates: u64) -> Option<LabelledBatch> {
+    fn keeps(config: &CohortConfig, updates: u64) -> bool {
         let every = config.cohort.layers.meta_every;
-        let due = config.cohort.method == CohortMethod::LMcl && every > 0 && updates.is_multiple_of(every);
-        due.then(|| batch.clone())
+        config.cohort.method == CohortMethod::LMcl && every > 0 && updates.is_multiple_of(every)
+    }
+
+    fn kept(config: &CohortConfig, batch: &LabelledBatch, updates: u64) -> Option<LabelledBatch> {
+        Self::keeps(config, updates).then(|| batch.clone())
     }
 
     fn after_update(&self, setting: &Setting<'_, Self>, mut kept: LabelledBatch, lr: f64) -> Result<Further> {
@@ -186,10 +188,9 @@ impl Task for CohortSets {
         config: &CohortConfig,
         model: &Cohort,
         _: Option<&Distillation<Cohort>>,
-        device: &Device,
-        stop: &AtomicBool,
+        around: Evaluating<'_>,
     ) -> Result<MeasuredCohort> {
-        evaluate::measure(&self.0, config, model, (device, stop))
+        evaluate::measure(&self.0, config, model, around)
     }
 
     fn card(

@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use ckd_detectors::classifier::smoothed_cross_entropy;
 use ckd_detectors::nn::Mode;
 use ckd_kernels::Value;
+use ckd_kernels::deferred::{defer, exactly};
 use rand::RngCore;
 
 use super::model::{Cohort, Layer, folder};
@@ -22,7 +23,8 @@ use crate::engine::task::Setting;
 /// A scalar of the loss: name, value, weight.
 type Part = (String, Value, f64);
 
-/// Runs all networks on one batch at `step` and computes the gradients. Then the memories take in the batch.
+/// Runs all networks on one batch at `step` and computes the gradients. The memories take in the batch once all parts of the
+/// update are computed.
 pub(super) fn training_pass(
     setting: &Setting<'_, CohortSets>,
     mut batch: LabelledBatch,
@@ -55,7 +57,14 @@ pub(super) fn training_pass(
     let pass = walk_back(terms, step, started, Duration::ZERO)?;
     if let Some(bank) = &config.cohort.bank {
         for (embedding, memory) in last.iter().zip(cohort.memories()) {
-            remember(memory, &batch.indices, embedding, bank.momentum)?;
+            let (memory, momentum) = (memory.clone(), bank.momentum);
+            let samples = Tensor::new(batch.indices.as_slice(), embedding.device())?;
+            defer(vec![samples, embedding.clone()], move |tensors| {
+                let [samples, embedding] = exactly(tensors)?;
+                remember(&memory, &samples.to_vec1::<u32>()?, embedding, momentum).map_err(|error| {
+                    ckd_kernels::Error::Invalid { operation: "remember", reason: error.to_string() }
+                })
+            })?;
         }
     }
     Ok(pass)

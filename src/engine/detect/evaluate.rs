@@ -12,9 +12,12 @@ use image::RgbImage;
 
 use super::batch::{evaluation_batches, to_device};
 use crate::config::Config;
+use crate::data::loader::{BoxedImages, Share};
 use crate::data::transform::ResizeRule;
-use crate::data::{Batch, CategoryMap, ClassIndex, Dataset, Loader, Position};
-use crate::engine::Result;
+use crate::data::{Batch, CategoryMap, ClassIndex, Dataset, Loader, Position, Workforce};
+use crate::engine::ranks::{Packet, Reader, evaluation_share, merged};
+use crate::engine::task::Evaluating;
+use crate::engine::{Result, stop};
 use crate::eval::{self, BoxMetrics, Detection, GroundTruth, Options};
 
 /// Detections of a detector on a data set, with its speed.
@@ -40,43 +43,128 @@ pub fn detect_all(
     dataset: &Arc<Dataset>,
     config: &Config,
     device: &Device,
-    mut progress: impl FnMut(usize, usize) -> Result<()>,
+    progress: impl FnMut(usize, usize) -> Result<()>,
 ) -> Result<Evaluation> {
-    let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
-    let mut evaluation =
-        Evaluation { detections: Vec::new(), image_ids: Vec::new(), ms_per_image: 0.0, gflops: 0.0 };
-    let (mut times, mut multiply_adds) = (Vec::new(), 0);
-    if limit > 0 {
-        for batch in Loader::new(dataset.clone(), evaluation_batches(config), Position::default())? {
-            let batch = batch?;
-            let (ids, originals) = (batch.image_ids.clone(), batch.original_sizes.clone());
-            let (images, _) = to_device(batch, device)?;
-            let start = Instant::now();
-            let (found, work) = flops::counted(|| detector.detect(&images));
-            let found = found?;
-            times.push(start.elapsed().as_secs_f64() * 1e3 / ids.len() as f64);
-            multiply_adds += work;
-            for (((found, id), original), &size) in
-                found.into_iter().zip(ids).zip(originals).zip(&images.sizes)
-            {
-                if evaluation.image_ids.len() == limit {
-                    break;
-                }
-                let original = (original.0 as usize, original.1 as usize);
-                let found = found.resized(size, original).map_err(ckd_detectors::Error::from)?;
-                evaluation.detections.extend(to_coco(&found, id.0, &dataset.categories));
-                evaluation.image_ids.push(id.0);
-            }
-            progress(evaluation.image_ids.len(), limit)?;
-            if evaluation.image_ids.len() == limit {
-                break;
-            }
+    let batches = detect_batches(detector, dataset, config, (device, Share::WHOLE), progress)?;
+    Ok(Evaluation::of(batches))
+}
+
+/// Runs `detector` over `dataset` as [`detect_all`]: each process of a run over some batches, and each gets what all found.
+///
+/// # Errors
+/// Images that cannot be read; [`EngineError::Stopped`](crate::engine::EngineError::Stopped) on all processes soon after the
+/// user of one wants to stop.
+pub(super) fn detect_shared(
+    detector: &Detector,
+    dataset: &Arc<Dataset>,
+    config: &Config,
+    Evaluating { device, ranks, stop }: Evaluating<'_>,
+) -> Result<Evaluation> {
+    let share = evaluation_share(ranks);
+    let own = detect_batches(detector, dataset, config, (device, share), |_, _| stop::check(stop));
+    let batches = merged(ranks, own, Detected::write, Detected::read)?;
+    Ok(Evaluation::of(batches))
+}
+
+/// Findings on a batch.
+struct Detected {
+    detections: Vec<Detection>,
+    image_ids: Vec<u64>,
+    /// Milliseconds of an image.
+    ms: f64,
+    multiply_adds: u64,
+}
+
+impl Detected {
+    fn write(&self, packet: &mut Packet) {
+        packet.whole(self.image_ids.len() as u64);
+        self.image_ids.iter().for_each(|&id| packet.whole(id));
+        packet.whole(self.detections.len() as u64);
+        for Detection { image_id, category_id, bbox, score } in &self.detections {
+            packet.whole(*image_id);
+            packet.whole(*category_id);
+            bbox.iter().chain([score]).for_each(|&number| packet.real(number));
+        }
+        packet.real(self.ms);
+        packet.whole(self.multiply_adds);
+    }
+
+    fn read(reader: &mut Reader<'_>) -> Result<Self> {
+        let image_ids = (0..reader.whole()?).map(|_| reader.whole()).collect::<Result<_>>()?;
+        let detection = |reader: &mut Reader<'_>| -> Result<Detection> {
+            let (image_id, category_id) = (reader.whole()?, reader.whole()?);
+            let bbox = [reader.real()?, reader.real()?, reader.real()?, reader.real()?];
+            Ok(Detection { image_id, category_id, bbox, score: reader.real()? })
+        };
+        let detections = (0..reader.whole()?).map(|_| detection(reader)).collect::<Result<_>>()?;
+        Ok(Self { detections, image_ids, ms: reader.real()?, multiply_adds: reader.whole()? })
+    }
+}
+
+impl Evaluation {
+    fn of(batches: Vec<Detected>) -> Self {
+        let mut times: Vec<f64> = batches.iter().map(|batch| batch.ms).collect();
+        times.sort_by(f64::total_cmp);
+        let multiply_adds: u64 = batches.iter().map(|batch| batch.multiply_adds).sum();
+        let (mut detections, mut image_ids) = (Vec::new(), Vec::new());
+        for batch in batches {
+            detections.extend(batch.detections);
+            image_ids.extend(batch.image_ids);
+        }
+        let gflops = multiply_adds as f64 / 1e9 / image_ids.len().max(1) as f64;
+        Self {
+            detections,
+            image_ids,
+            ms_per_image: times.get(times.len() / 2).copied().unwrap_or(0.0),
+            gflops,
         }
     }
-    times.sort_by(f64::total_cmp);
-    evaluation.ms_per_image = times.get(times.len() / 2).copied().unwrap_or(0.0);
-    evaluation.gflops = multiply_adds as f64 / 1e9 / evaluation.image_ids.len().max(1) as f64;
-    Ok(evaluation)
+}
+
+/// Findings on the batches of `share`, in their order.
+fn detect_batches(
+    detector: &Detector,
+    dataset: &Arc<Dataset>,
+    config: &Config,
+    (device, share): (&Device, Share),
+    mut progress: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<Vec<Detected>> {
+    let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(dataset.images.len());
+    let settings = evaluation_batches(config);
+    let (size, workforce) = (
+        settings.images_per_batch,
+        Workforce { workers: settings.workers, batches_ahead: settings.batches_ahead },
+    );
+    let mut batches = Vec::new();
+    if limit == 0 {
+        return Ok(batches);
+    }
+    let source = BoxedImages::new(dataset.clone(), settings)?;
+    let mut first = share.index as usize * size;
+    let mut loader = Loader::sharing(source, workforce, Position::default(), share)?;
+    while first < limit {
+        let Some(batch) = loader.next() else { break };
+        let batch = batch?;
+        let (ids, originals) = (batch.image_ids.clone(), batch.original_sizes.clone());
+        let (images, _) = to_device(batch, device)?;
+        let start = Instant::now();
+        let (found, multiply_adds) = flops::counted(|| detector.detect(&images));
+        let found = found?;
+        let ms = start.elapsed().as_secs_f64() * 1e3 / ids.len() as f64;
+        let mut own = Detected { detections: Vec::new(), image_ids: Vec::new(), ms, multiply_adds };
+        for (((found, id), original), &size) in
+            found.into_iter().zip(ids).zip(originals).zip(&images.sizes).take(limit - first)
+        {
+            let original = (original.0 as usize, original.1 as usize);
+            let found = found.resized(size, original).map_err(ckd_detectors::Error::from)?;
+            own.detections.extend(to_coco(&found, id.0, &dataset.categories));
+            own.image_ids.push(id.0);
+        }
+        progress((first + own.image_ids.len()).min(limit), limit)?;
+        batches.push(own);
+        first += share.of as usize * size;
+    }
+    Ok(batches)
 }
 
 /// Detections of `detector` on one image, prepared as `config` says; boxes are in pixels of `image`.

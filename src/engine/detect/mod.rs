@@ -22,7 +22,6 @@ pub mod sources;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
 use candle_core::Device;
 use ckd_detectors::Detector;
@@ -31,15 +30,17 @@ use ckd_detectors::taps::Tap;
 pub use sources::{DataSets, LoadedSplit};
 
 use self::batch::{teacher_images, to_device, training_batches};
-use self::evaluate::{detect_all, score};
+use self::evaluate::{detect_shared, score};
 use self::pass::{Views, training_pass};
 use self::picture::draw_detections;
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::Pass;
-use super::task::{Gathered, Measured, Network, Setting, Settings, Task, blake3_of, parameters_of};
-use super::{Result, classes, stop};
+use super::task::{
+    Evaluating, Gathered, Measured, Network, Setting, Settings, Task, blake3_of, parameters_of,
+};
+use super::{Result, classes};
 use crate::config::{Config, Eval, Loaded, Run, Train};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
@@ -200,10 +201,9 @@ impl Task for DataSets {
         config: &Config,
         model: &Detector,
         _lessons: Option<&Distillation<Detector>>,
-        device: &Device,
-        stop: &AtomicBool,
+        around: Evaluating<'_>,
     ) -> Result<MeasuredDetector> {
-        let evaluation = detect_all(model, &self.val, config, device, |_, _| stop::check(stop))?;
+        let evaluation = detect_shared(model, &self.val, config, around)?;
         let metrics = score(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
         Ok(MeasuredDetector { metrics, ms_per_image, gflops })

@@ -61,6 +61,11 @@ pub trait Observer {
         Ok(())
     }
 
+    /// Whether it hears on every process of a run, not on the first alone.
+    fn is_everywhere(&self) -> bool {
+        false
+    }
+
     /// Something that a user should know, in words.
     fn note(&self, _note: &str) {}
 
@@ -74,6 +79,10 @@ pub trait Observer {
 }
 
 impl<O: Observer + ?Sized> Observer for &O {
+    fn is_everywhere(&self) -> bool {
+        (**self).is_everywhere()
+    }
+
     fn begin(&self, begin: &Begin<'_>) -> Result<()> {
         (**self).begin(begin)
     }

@@ -19,6 +19,8 @@ pub use event::{Begin, End, Eval, Evaluated, Observer, Step, Written};
 pub use log::Log;
 pub use progress::ShowProgress;
 
+use std::cell::Cell;
+
 use super::error::Result;
 use crate::report::run_folder::{BadImageLine, LeftOutLine, SharesLine};
 
@@ -44,7 +46,11 @@ use crate::report::run_folder::{BadImageLine, LeftOutLine, SharesLine};
 /// let observers = Observers::of_files().with(&losses);
 /// ```
 #[derive(Default)]
-pub struct Observers<'a>(Vec<Box<dyn Observer + 'a>>);
+pub struct Observers<'a> {
+    all: Vec<Box<dyn Observer + 'a>>,
+    /// Whether only those are told that hear on every process of a run.
+    is_apart: Cell<bool>,
+}
 
 impl<'a> Observers<'a> {
     /// No observer: a run that writes no log and keeps no best weights.
@@ -60,48 +66,58 @@ impl<'a> Observers<'a> {
     /// Adds one more observer.
     #[must_use]
     pub fn with(mut self, observer: impl Observer + 'a) -> Self {
-        self.0.push(Box::new(observer));
+        self.all.push(Box::new(observer));
         self
+    }
+
+    /// Tells only those that hear on every process of a run, from now on, where `is_apart`.
+    pub(super) fn set_apart(&self, is_apart: bool) {
+        self.is_apart.set(is_apart);
+    }
+
+    /// Those that are told.
+    fn told(&self) -> impl Iterator<Item = &Box<dyn Observer + 'a>> {
+        self.all.iter().filter(|observer| !self.is_apart.get() || observer.is_everywhere())
     }
 
     /// Tells all of a note.
     pub fn note(&self, note: &str) {
-        self.0.iter().for_each(|observer| observer.note(note));
+        self.told().for_each(|observer| observer.note(note));
     }
 
     pub(super) fn begin(&self, begin: &Begin<'_>) -> Result<()> {
-        self.0.iter().try_for_each(|observer| observer.begin(begin))
+        self.told().try_for_each(|observer| observer.begin(begin))
     }
 
     pub(super) fn step(&self, step: &Step<'_>) -> Result<()> {
-        self.0.iter().try_for_each(|observer| observer.step(step))
+        self.told().try_for_each(|observer| observer.step(step))
     }
 
     pub(super) fn left_out(&self, line: &LeftOutLine) -> Result<()> {
-        self.0.iter().try_for_each(|observer| observer.left_out(line))
+        self.told().try_for_each(|observer| observer.left_out(line))
     }
 
     pub(super) fn bad_image(&self, line: &BadImageLine) -> Result<()> {
-        self.0.iter().try_for_each(|observer| observer.bad_image(line))
+        self.told().try_for_each(|observer| observer.bad_image(line))
     }
 
     pub(super) fn eval(&self, eval: &Eval<'_>) -> Result<()> {
-        self.0.iter().try_for_each(|observer| observer.eval(eval))
+        self.told().try_for_each(|observer| observer.eval(eval))
     }
 
     pub(super) fn shares(&self, shares: &SharesLine) -> Result<()> {
-        self.0.iter().try_for_each(|observer| observer.shares(shares))
+        self.told().try_for_each(|observer| observer.shares(shares))
     }
 
     /// Tells all of the end, whatever one of them says.
     pub(super) fn end(&self, end: &End) -> Result<()> {
-        let results: Vec<Result<()>> = self.0.iter().map(|observer| observer.end(end)).collect();
+        let results: Vec<Result<()>> = self.told().map(|observer| observer.end(end)).collect();
         results.into_iter().collect()
     }
 }
 
 impl std::fmt::Debug for Observers<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} observers", self.0.len())
+        write!(f, "{} observers", self.all.len())
     }
 }

@@ -54,7 +54,7 @@ impl<T: Task> Training<'_, T> {
             let started = Instant::now();
             self.drawn.clear();
             self.update()?;
-            self.refuse_if_stopped()?;
+            self.refuse_if(self.wants_to_stop())?;
             Ok(started.elapsed())
         };
         update()?;

@@ -5,13 +5,13 @@ use std::time::Instant;
 use candle_core::Tensor;
 use ckd_detectors::param::{Role, write_in_place};
 
-use super::{Training, bad_images_in, position, slots};
+use super::{Training, bad_images_in, loader_from, position, slots, tensors_of};
 use crate::config::OnNonFinite;
-use crate::data::Loader;
 use crate::engine::checkpoint::{self, Restored, TrainState};
 use crate::engine::job::Job;
 use crate::engine::observer::Begin;
 use crate::engine::pass::{non_finite, precision};
+use crate::engine::ranks::{PartReport, Report, from_first, spread};
 use crate::engine::task::{Settings, Task};
 use crate::engine::{EngineError, Result};
 use crate::report::run_folder::LeftOutLine;
@@ -72,7 +72,7 @@ impl<T: Task> Training<'_, T> {
     fn blamed(&self, step: u64) -> Result<String> {
         const HELP: &str =
             "a lower optim.lr, a longer schedule.warmup_steps or optim.clip_grad_norm usually helps";
-        let images = self.drawn.concat();
+        let images = &self.seen;
         let distilled = self.in_words_of_distillation();
         Ok(match (self.unusable_weights()?, step) {
             (report, 0) => format!(
@@ -106,14 +106,12 @@ impl<T: Task> Training<'_, T> {
     /// Makes no update of this step, and says so.
     fn leave_out(&mut self, why: String) -> Result<()> {
         // The order of the data stays what it is.
-        while (self.drawn.len() as u64) < self.run().train.accumulate as u64 {
-            self.draw()?;
-        }
+        let images = self.draw_the_rest()?;
         self.state.step += 1;
         if !self.state.left_out.contains(&self.state.step) {
             self.state.left_out.push(self.state.step);
         }
-        let line = LeftOutLine { step: self.state.step, left_out: why, images: self.drawn.concat() };
+        let line = LeftOutLine { step: self.state.step, left_out: why, images };
         self.around.observers.left_out(&line)
     }
 
@@ -121,18 +119,25 @@ impl<T: Task> Training<'_, T> {
     fn rewind(&mut self, culprit: u64, why: &str) -> Result<()> {
         let mut left_out = self.state.left_out.clone();
         left_out.push(culprit);
-        let slots = slots(&*self.optimizer, self.ema.as_ref());
         let Job { config, folder, .. } = self.job;
-        let restored = checkpoint::restore(&folder.checkpoints(), &self.job.trained(&self.student), &slots)?;
-        drop(slots);
-        let Some(Restored { path, state, mut notes }) = restored else {
-            let reason = format!("there is no checkpoint to go back to, and {why}");
-            return Err(EngineError::Run { path: folder.checkpoints(), reason });
-        };
+        let ranks = self.around.ranks;
+        let (stores, slots) = (self.job.trained(&self.student), slots(&*self.optimizer, self.ema.as_ref()));
+        let mut notes = Vec::new();
+        let (path, state) = from_first(ranks, || {
+            let restored = checkpoint::restore(&folder.checkpoints(), &stores, &slots)?;
+            let Some(Restored { path, state, notes: found }) = restored else {
+                let reason = format!("there is no checkpoint to go back to, and {why}");
+                return Err(EngineError::Run { path: folder.checkpoints(), reason });
+            };
+            notes = found;
+            Ok((path, state))
+        })?;
+        spread(ranks, tensors_of(&stores, &slots))?;
+        drop((stores, slots));
         self.state = TrainState { left_out, ..state };
-        let seen = self.state.step * self.run().train.accumulate as u64;
+        let seen = self.state.step * self.parts();
         let source = self.around.data.source(config)?;
-        self.loader = Loader::over(source, config.workforce(), position(self.batches_per_epoch, seen))?;
+        self.loader = loader_from::<T>(source, config, ranks, position(self.batches_per_epoch, seen))?;
         self.around.observers.begin(&Begin {
             label: &self.job.label,
             folder,
@@ -142,7 +147,9 @@ impl<T: Task> Training<'_, T> {
             evaluation_due: self.state.evaluation_due,
             log_every: self.run().train.log_every,
         })?;
-        self.bad_images = bad_images_in(folder);
+        if ranks.is_first() {
+            self.bad_images = bad_images_in(folder);
+        }
         self.log_bad_images(self.around.bad_images, self.state.step)?;
         notes.push(format!("back to {}: {why}; step {culprit} will be left out", path.display()));
         notes.iter().for_each(|note| self.around.observers.note(note));
@@ -164,12 +171,24 @@ impl<T: Task> Training<'_, T> {
         if step < self.rate.total_steps() {
             return Ok(());
         }
-        // Any other update is checked by the step after it. A batch that cannot be read checks nothing.
+        // Any other update is checked by the step after it, and the last one by the first process.
+        let ranks = self.around.ranks;
+        let mut report = PartReport::drawn(Vec::new(), 0);
+        if ranks.is_first() {
+            self.try_next(step).or_else(|error| report.failed(error))?;
+        }
+        let all = Report::of(step, vec![report], Vec::new()).shared(ranks)?;
+        all.iter()
+            .flat_map(|report| &report.parts)
+            .try_for_each(|part| part.failure(step).map_or(Ok(()), Err))
+    }
+
+    /// Computes the pass after the last update. A batch that cannot be read checks nothing.
+    fn try_next(&mut self, step: u64) -> Result<()> {
         let Some(Ok(batch)) = self.loader.next() else { return Ok(()) };
         let before = self.moved_by_passes()?;
-        let run = self.run();
-        let setting = self.setting(step * run.train.accumulate as u64);
-        let pass = precision(&run.engine).scope(|| self.around.data.pass(&setting, batch, step));
+        let setting = self.setting(step * self.parts());
+        let pass = precision(&self.run().engine).scope(|| self.around.data.pass(&setting, batch, step));
         self.put_back(&before)?;
         pass.map(drop)
     }

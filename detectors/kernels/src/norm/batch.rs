@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 use super::measured::{Grouping, Moments, NormEpilogue, normalize};
 use super::rows::Rows;
 use super::tables::dims;
+use crate::deferred::{defer, exactly};
 use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_elements, on_host};
 use crate::{Error, Result, Value};
@@ -23,7 +24,7 @@ pub struct BatchStatistics {
 impl BatchStatistics {
     /// Moves the running mean and variance (C each) towards this batch, in place.
     ///
-    /// An empty batch moves nothing.
+    /// An empty batch moves nothing. Where side effects are [collected](crate::deferred), this one waits.
     ///
     /// # Shapes
     /// Two tables (C).
@@ -31,11 +32,20 @@ impl BatchStatistics {
     /// # Errors
     /// If the number of channels differs, or a table is not contiguous f32.
     pub fn fold_into(&self, running_mean: &Tensor, running_var: &Tensor, momentum: f64) -> Result<()> {
-        if self.values_per_channel == 0 {
-            return Ok(());
-        }
-        update_running(running_mean, &self.mean, momentum)?;
-        update_running(running_var, &self.unbiased_var, momentum)
+        // An empty batch leaves a trace, too: side effects of all passes are counted alike.
+        let tensors = match self.values_per_channel {
+            0 => Vec::new(),
+            _ => vec![self.mean.clone(), self.unbiased_var.clone()],
+        };
+        let (running_mean, running_var) = (running_mean.clone(), running_var.clone());
+        defer(tensors, move |tensors| {
+            if tensors.is_empty() {
+                return Ok(());
+            }
+            let [mean, var] = exactly(tensors)?;
+            update_running(&running_mean, mean, momentum)?;
+            update_running(&running_var, var, momentum)
+        })
     }
 }
 

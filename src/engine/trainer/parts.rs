@@ -1,0 +1,129 @@
+//! The parts of an update: which process makes which, and what all learn of all.
+
+use ckd_collective::Tree;
+use ckd_kernels::Gradients;
+use ckd_kernels::deferred::collected;
+use ckd_kernels::graph::add_into;
+
+use super::{Accumulated, BatchOf, Training, position};
+use crate::data::BadImage;
+use crate::engine::pass::{LossTerm, precision};
+use crate::engine::ranks::{PartReport, Report, effects_over_ranks, own_parts, sum_over_ranks};
+use crate::engine::task::{Settings, Task};
+use crate::engine::{EngineError, Result};
+
+impl<T: Task> Training<'_, T> {
+    /// Batches of an update.
+    pub(super) fn parts(&self) -> u64 {
+        self.run().train.parts() as u64
+    }
+
+    /// The gradients of one update's batches, summed as a tree over them, and their side effects.
+    pub(super) fn accumulate(&mut self) -> Result<Accumulated<BatchOf<T>>> {
+        let (config, ranks, parts, step) =
+            (self.job.config, self.around.ranks, self.parts(), self.state.step);
+        let (mut told, mut effects, mut kept) = (Vec::new(), Vec::new(), None);
+        let mut tree = Tree::new(added);
+        for part in own_parts(ranks, parts)? {
+            let batch = self.draw()?;
+            let mut report = PartReport::drawn(T::image_ids(&batch), T::images(&batch));
+            if part + 1 == parts {
+                kept = T::kept(config, &batch, step + 1);
+            }
+            let setting = self.setting(step * parts + part);
+            let (pass, waiting) = collected(|| {
+                precision(&config.run().engine).scope(|| self.around.data.pass(&setting, batch, step))
+            });
+            match pass {
+                Ok(pass) => {
+                    report.computed(&pass.terms, &pass.shares);
+                    tree.add(pass.gradients)?;
+                    effects.push(waiting);
+                    told.push(report);
+                }
+                Err(error) => {
+                    report.failed(error)?;
+                    told.push(report);
+                    break;
+                }
+            }
+        }
+        let own = tree.sum()?.unwrap_or_default();
+        let mut report = Report::of(step, told, std::mem::take(&mut self.broken));
+        report.has_gradient =
+            self.optimizer.parameters().iter().map(|parameter| own.contains_key(&parameter.name)).collect();
+        report.effects = effects.first().map_or(0, Vec::len);
+        let all = report.shared(ranks).map_err(|error| self.with_step(error))?;
+        let mut sum = self.learned(&all)?;
+        let wanted: Vec<bool> = (0..self.optimizer.parameters().len())
+            .map(|index| all.iter().any(|report| report.has_gradient.get(index) == Some(&true)))
+            .collect();
+        sum.gradients = sum_over_ranks(ranks, self.optimizer.parameters(), &wanted, own)
+            .map_err(|error| self.with_step(error))?;
+        effects_over_ranks(ranks, &effects).map_err(|error| self.with_step(error))?;
+        if kept.is_none() && T::keeps(config, step + 1) {
+            // It was another process's to draw.
+            let last = self.loader.build(position(self.batches_per_epoch, (step + 1) * parts - 1))?;
+            kept = T::kept(config, &last, step + 1);
+        }
+        sum.kept = kept;
+        Ok(sum)
+    }
+
+    /// Takes in what all processes tell of the parts, in order of the parts.
+    ///
+    /// # Errors
+    /// The first number that is not finite.
+    fn learned(&mut self, all: &[Report]) -> Result<Accumulated<BatchOf<T>>> {
+        let broken: Vec<BadImage> = all.iter().flat_map(Report::broken).collect();
+        self.tell_broken(&broken)?;
+        self.seen.clear();
+        let mut sum = Accumulated { terms: Vec::new(), gradients: Gradients::new(), images: 0, kept: None };
+        for part in all.iter().flat_map(|report| &report.parts) {
+            self.seen.extend(&part.ids);
+            if let Some(error) = part.failure(self.state.step) {
+                return Err(error);
+            }
+            sum.images += part.images;
+            self.shares.add(&part.shares());
+            for (name, weighted) in part.terms() {
+                let share = weighted / self.parts() as f64;
+                match sum.terms.iter_mut().find(|known| known.name == name) {
+                    Some(known) => known.weighted += share,
+                    None => sum.terms.push(LossTerm { name: name.to_owned(), weighted: share }),
+                }
+            }
+        }
+        Ok(sum)
+    }
+
+    /// Draws what this process has not drawn of the step's batches; the images of all batches of all processes.
+    pub(super) fn draw_the_rest(&mut self) -> Result<Vec<u64>> {
+        let own = own_parts(self.around.ranks, self.parts())?;
+        while (self.drawn.len() as u64) < own.end - own.start {
+            self.draw()?;
+        }
+        let parts = self.drawn.iter().map(|ids| PartReport::drawn(ids.clone(), ids.len())).collect();
+        let report = Report::of(self.state.step, parts, std::mem::take(&mut self.broken));
+        let all = report.shared(self.around.ranks).map_err(|error| self.with_step(error))?;
+        let broken: Vec<BadImage> = all.iter().flat_map(Report::broken).collect();
+        self.tell_broken(&broken)?;
+        Ok(all.iter().flat_map(|report| &report.parts).flat_map(|part| part.ids.clone()).collect())
+    }
+
+    /// An error of the processes, with the step.
+    fn with_step(&self, error: EngineError) -> EngineError {
+        match error {
+            EngineError::Collective(source) => self.lost(source),
+            other => other,
+        }
+    }
+}
+
+/// The sum of two parts' gradients.
+fn added(mut earlier: Gradients, later: Gradients) -> Result<Gradients> {
+    for (name, gradient) in later {
+        add_into(&mut earlier, name, gradient)?;
+    }
+    Ok(earlier)
+}
