@@ -5,6 +5,7 @@
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
+use ckd_kernels::memory::numbers;
 
 use crate::boxes::Xyxy;
 use crate::{Error, Result};
@@ -77,7 +78,7 @@ impl BoxCoder {
             let reason = format!("deltas of shape {:?} for {} boxes", deltas.dims(), references.len());
             return Err(Error::Invalid { part: "box coder", reason });
         }
-        let values = deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
+        let values = numbers(deltas.tensor())?;
         let (rows, _) = values.as_chunks::<4>();
         let boxes: Vec<f32> = rows
             .iter()
@@ -87,7 +88,7 @@ impl BoxCoder {
         let boxes = Tensor::from_vec(boxes, &shape, deltas.tensor().device())?;
         let (coder, references) = (*self, references.to_vec());
         Ok(Value::operation(&[deltas], boxes, move |gradient| {
-            let flat = gradient.flatten_all()?.to_vec1::<f32>()?;
+            let flat = numbers(gradient)?;
             let (by_box, _) = flat.as_chunks::<4>();
             let (rows, _) = values.as_chunks::<4>();
             let of_deltas: Vec<f32> = by_box

@@ -5,6 +5,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::{reshape, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{smooth_l1, softmax_cross_entropy};
+use ckd_kernels::memory::numbers;
 use ckd_kernels::roi_align::{Alignment, Sampling, multi_level_roi_align};
 use ckd_settings::{Check, choices, section};
 use rand::Rng;
@@ -260,8 +261,8 @@ impl RoiHeads {
         images: &Images,
     ) -> Result<Vec<Detections>> {
         let columns = self.classes + 1;
-        let logits = output.logits.tensor().flatten_all()?.to_vec1::<f32>()?;
-        let deltas = output.deltas.tensor().flatten_all()?.to_vec1::<f32>()?;
+        let logits = numbers(output.logits.tensor())?;
+        let deltas = numbers(output.deltas.tensor())?;
         let mut first = 0;
         boxes
             .iter()

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use ckd_kernels::Simd;
+use ckd_kernels::transfers::Counts;
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -117,9 +118,36 @@ struct Report {
     /// 10^9 multiply-adds of the forward passes.
     gflop_per_image: f64,
     peak_rss_mib: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu: Option<GpuWork>,
     threads: usize,
     simd: &'static str,
     precision: String,
+}
+
+/// Work of a GPU in a step.
+#[derive(Debug, Serialize)]
+struct GpuWork {
+    /// Copies to the host: the program waits for each.
+    copies: f64,
+    copied_mib: f64,
+    largest_copy_mib: f64,
+    /// Kernels of the program's own.
+    launches: f64,
+}
+
+impl GpuWork {
+    /// Means over `steps` steps; none if nothing was launched.
+    fn of(Counts { copies, bytes, largest, launches }: Counts, steps: u32) -> Option<Self> {
+        const MIB: f64 = 1024.0 * 1024.0;
+        let a_step = |count: u64| count as f64 / f64::from(steps);
+        (launches > 0).then(|| Self {
+            copies: a_step(copies),
+            copied_mib: a_step(bytes) / MIB,
+            largest_copy_mib: largest as f64 / MIB,
+            launches: a_step(launches),
+        })
+    }
 }
 
 /// Medians of the parts of a training step.
@@ -153,7 +181,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             let timings = workload.training_steps(&config, &context.device)?;
             let parts = Parts::of(&timings.steps);
             let totals = timings.steps.iter().map(StepTime::total).collect();
-            let timings = Timings { steps: totals, multiply_adds_per_image: timings.multiply_adds_per_image };
+            let Timings { multiply_adds_per_image, gpu, .. } = timings;
+            let timings = Timings { steps: totals, multiply_adds_per_image, gpu };
             Report { parts_ms: Some(parts), ..Report::new("training step", &config, &workload, &timings) }
         }
         Work::Forward { .. } => {
@@ -193,6 +222,7 @@ impl Report {
             parts_ms: None,
             gflop_per_image: timings.multiply_adds_per_image as f64 / 1e9,
             peak_rss_mib: peak_memory_mib(),
+            gpu: GpuWork::of(timings.gpu, workload.steps),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
             precision: crate::engine::pass::precision(&config.run.engine).to_string(),
@@ -214,6 +244,13 @@ impl Report {
         say(format!("{:<20} {:>10.2} GFLOPs an image", "forward", self.gflop_per_image))?;
         if let Some(peak) = self.peak_rss_mib {
             say(format!("{:<20} {peak:>10.0} MiB", "peak memory"))?;
+        }
+        if let Some(GpuWork { copies, copied_mib, largest_copy_mib, launches }) = &self.gpu {
+            say(format!(
+                "{:<20} {copies:>10.1} a step, {copied_mib:.2} MiB, the largest {largest_copy_mib:.2} MiB",
+                "copies to the host"
+            ))?;
+            say(format!("{:<20} {launches:>10.1} a step, and those of NVIDIA's libraries", "launches"))?;
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ckd_kernels::elementwise::weighted_sum;
+use ckd_kernels::elementwise::{concatenate, weighted_sum};
+use ckd_kernels::memory::numbers;
 use ckd_kernels::{Gradients, Precision, Value};
 
 use super::{EngineError, Result};
@@ -50,16 +51,22 @@ pub(super) fn walk_back(
     teaching: Duration,
 ) -> Result<Pass> {
     let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
-    let terms: Vec<LossTerm> = terms
-        .into_iter()
-        .map(|(name, value, weight)| Ok(LossTerm { name, weighted: f64::from(value.item()?) * weight }))
-        .collect::<Result<_>>()?;
+    let values = together(&terms)?;
+    let term = |((name, _, weight), value)| LossTerm { name, weighted: f64::from(value) * weight };
+    let terms: Vec<LossTerm> = terms.into_iter().zip(values).map(term).collect();
     check_finite(&terms, step)?;
     let forward = started.elapsed();
     let gradients = total.backward()?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
     Ok(Pass { terms, gradients, shares: BTreeMap::new(), times })
+}
+
+/// The values of all terms, in one copy from a GPU.
+fn together(terms: &[(String, Value, f64)]) -> Result<Vec<f32>> {
+    let flat = terms.iter().map(|(_, value, _)| Ok(Value::constant(value.tensor().reshape(1)?)));
+    let flat: Vec<Value> = flat.collect::<Result<_>>()?;
+    Ok(numbers(concatenate(&flat, 0)?.tensor())?)
 }
 
 /// Runs `work` and adds the time it took to `total`.

@@ -346,7 +346,7 @@ fn methods_over_maps_copy_no_map_to_the_host() {
         let lesson = Lesson { boxes: &objects, image_size: (1280, 1280), ..Lesson::new(&teacher, &student) };
         let gradients = total(&method.terms(&lesson).unwrap()).unwrap().backward().unwrap();
         assert!(gradients.contains_key("p3"), "{}", method.name());
-        let largest = ckd_kernels::cuda::counts().largest;
+        let largest = ckd_kernels::transfers::counts().largest;
         assert!(largest <= 1 << 20, "{}: {largest} bytes were copied to the host", method.name());
     }
 }

@@ -18,6 +18,7 @@ use std::thread::LocalKey;
 
 use candle_core::{Tensor, Var};
 
+use crate::memory::on_host;
 use crate::pointwise::{add_in_place, sum_of};
 use crate::{Error, Precision, Result};
 
@@ -261,7 +262,7 @@ impl Value {
     /// # Errors
     /// If there are more, or the element is not f32.
     pub fn item(&self) -> Result<f32> {
-        Ok(self.tensor.reshape(())?.to_scalar::<f32>()?)
+        Ok(on_host(&self.tensor.reshape(())?)?.to_scalar::<f32>()?)
     }
 
     /// Backward pass: the gradients of this scalar with respect to every leaf it depends on.

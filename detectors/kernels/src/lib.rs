@@ -27,9 +27,11 @@
 //! | [`alignment`], [`unit_rows`] | kernel alignment of matrices and of maps; rows as unit vectors |
 //! | [`reduce`] | sums, maxima, exponentials, softmax of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
+//! | [`flat`], [`deferred`] | tensors as flat vectors; side effects of a pass that wait |
 //! | [`precision`] | f32 or bf16 products |
 //! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
 //! | `microkernel`, `panels`, `transpose` | tiles in registers, packed weights, matrices turned over |
+//! | [`transfers`] | copies from a GPU and launches, counted |
 //! | [`flops`], [`peak`] | counting the work of a forward pass; the most that the processor can do |
 //! | [`allocator`] | large blocks stay in the process |
 //! | `error` | [`Error`] |
@@ -82,6 +84,7 @@ pub mod roi_align;
 pub mod scalar;
 pub mod sgd;
 pub mod simd;
+pub mod transfers;
 mod transpose;
 pub mod unit_rows;
 pub mod upsample;

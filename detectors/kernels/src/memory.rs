@@ -72,11 +72,19 @@ pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     if tensor.dtype() != DType::F32 {
         return Err(Error::invalid("on_host", format!("f32 expected, got {:?}", tensor.dtype())));
     }
-    #[cfg(feature = "cuda")]
     if !tensor.device().is_cpu() {
-        crate::cuda::count(4 * tensor.elem_count());
+        crate::transfers::count(4 * tensor.elem_count());
     }
     Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+}
+
+/// The numbers of a tensor, row-major.
+///
+/// # Errors
+/// If `tensor` is not f32.
+pub fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    let host = on_host(tensor)?;
+    Ok(elements(&host)?.to_vec())
 }
 
 /// Brings an NCHW tensor to the host as a contiguous (N, H, W, C) tensor; no copy if its memory is

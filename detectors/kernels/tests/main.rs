@@ -7,6 +7,8 @@ mod antialias;
 mod channels;
 mod conv;
 mod elementwise;
+#[cfg(feature = "cuda")]
+mod families;
 mod linear;
 mod losses;
 mod maps;

@@ -10,6 +10,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss};
+use ckd_kernels::memory::numbers;
 use ckd_settings::{Check, section};
 use rand::RngCore;
 
@@ -274,7 +275,7 @@ impl Fcos {
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let output = self.forward(images, &self.pyramid(images, Mode::Inference)?)?;
         let (count, classes) = (output.anchors.len(), self.config.classes);
-        let on_host = |value: &Value| value.tensor().flatten_all()?.to_vec1::<f32>();
+        let on_host = |value: &Value| numbers(value.tensor());
         let (logits, distances) = (on_host(&output.logits)?, on_host(&output.distances)?);
         let centerness = on_host(&output.centerness)?;
         let of_image = |(image, &size): (usize, &(usize, usize))| {

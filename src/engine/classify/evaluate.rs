@@ -10,6 +10,7 @@ use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::flops;
+use ckd_kernels::memory::numbers;
 use ckd_kernels::resample::bytes_to_unit;
 use image::RgbImage;
 use serde_json::json;
@@ -183,7 +184,7 @@ pub fn seen_as(image: RgbImage, config: &ClassifyConfig, device: &Device) -> Res
 pub fn logits(model: &Classifier, images: &Images) -> Result<Vec<f32>> {
     let taps = model.forward(images, Mode::Inference)?;
     let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
-    Ok(logits.tensor().flatten_all()?.to_vec1::<f32>()?)
+    Ok(numbers(logits.tensor())?)
 }
 
 /// Measures on the held-out images as [`measure`], with the teacher's guesses, which are computed once.

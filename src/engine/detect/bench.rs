@@ -12,6 +12,7 @@ use ckd_detectors::images::{Images, Target};
 use ckd_detectors::init::stream;
 use ckd_detectors::nn::Mode;
 use ckd_kernels::flops;
+use ckd_kernels::transfers::{Counts, counts};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -60,6 +61,8 @@ pub struct Timings<T> {
     pub steps: Vec<T>,
     /// Multiply-adds of the forward passes of one image, as [`flops::counted`] counts them.
     pub multiply_adds_per_image: u64,
+    /// Copies and launches of all counted steps; none on the CPU.
+    pub gpu: Counts,
 }
 
 /// Durations of the parts of a training step, which add up to the whole.
@@ -144,9 +147,13 @@ impl Workload {
 
     /// Runs `step` as often as is asked for.
     fn repeat<T>(&self, mut step: impl FnMut(u64) -> Result<T>) -> Result<Timings<T>> {
-        let mut timings = Timings { steps: Vec::new(), multiply_adds_per_image: 0 };
+        let mut timings = Timings { steps: Vec::new(), multiply_adds_per_image: 0, gpu: Counts::default() };
         let warmup = u64::from(self.warmup);
+        let mut before = counts();
         for number in 0..warmup + u64::from(self.steps) {
+            if number == warmup {
+                before = counts();
+            }
             let (time, multiply_adds) = flops::counted(|| step(number));
             let time = time?;
             if number >= warmup {
@@ -154,6 +161,7 @@ impl Workload {
                 timings.multiply_adds_per_image = multiply_adds / self.batch.max(1) as u64;
             }
         }
+        timings.gpu = counts().since(before);
         Ok(timings)
     }
 

@@ -2,28 +2,29 @@
 
 use candle_core::{CudaDevice, Tensor};
 
+use super::kernel::{Kernel, RowNorm, Sense, Wanted};
+use super::matrices::Matrices;
 use super::patches::{Compared, Maps, PatchRows};
-use super::{Kernel, Matrices, RowNorm, Sense, Wanted};
 use crate::Result;
 use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
 use crate::dispatch::{Gpu, Host};
 use crate::elementwise::add_in_place;
 use crate::in_place::in_memory_order;
-use crate::losses::{Sum, times_scalar};
 use crate::normalize::{unit_rows, unit_rows_gradient};
+use crate::scalar::times_scalar;
 
 /// Below the length of any row of f32 numbers that is not zero.
 const SHORTEST: f64 = 1e-300;
 
 impl Gpu for Matrices<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<Sum> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<(Tensor, Option<Tensor>)> {
         let (n, p, q) = self.sizes;
         if n * p * q == 0 {
             return self.on_host();
         }
         let (x, y) = (self.x.contiguous()?.reshape((1, n, p))?, self.y.contiguous()?.reshape((1, n, q))?);
-        let Sum { loss, gradient } = align(device, &x, &y, self.kernel, self.sense, self.wanted)?;
-        Ok(Sum { loss, gradient: gradient.map(|gradient| gradient.reshape((n, q))).transpose()? })
+        let (loss, gradient) = align(device, &x, &y, self.kernel, self.sense, self.wanted)?;
+        Ok((loss, gradient.map(|gradient| gradient.reshape((n, q))).transpose()?))
     }
 }
 
@@ -31,11 +32,11 @@ impl Gpu for Maps<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Compared> {
         let Self { patches, rows, kernel, wanted, .. } = self;
         let by_pixel = rows == PatchRows::Pixels;
-        let x = patches.cut_on(device, self.teacher, by_pixel)?;
-        let y = patches.cut_on(device, self.student, by_pixel)?;
-        let Sum { loss, gradient } = align(device, &x, &y, kernel, Sense::LACK, wanted)?;
+        let x = patches.cut_on(device, self.x, by_pixel)?;
+        let y = patches.cut_on(device, self.y, by_pixel)?;
+        let (loss, gradient) = align(device, &x, &y, kernel, Sense::LACK, wanted)?;
         let gradient = gradient.map(|gradient| patches.paste_on(device, &gradient, by_pixel)).transpose()?;
-        let zeros = self.student.clone();
+        let zeros = self.y.clone();
         let backward = move |incoming: &Tensor| match gradient {
             Some(gradient) => {
                 times_scalar(&in_memory_order(&gradient)?, incoming)?;
@@ -56,7 +57,7 @@ fn align(
     kernel: Kernel,
     sense: Sense,
     wanted: Wanted,
-) -> Result<Sum> {
+) -> Result<(Tensor, Option<Tensor>)> {
     let (pairs, n, _) = y.dims3()?;
     let centered = |x: &Tensor| match kernel.center {
         true => without_means(device, x),
@@ -84,7 +85,7 @@ fn align(
     launch(device, Family::Alignment, "mean_alignment", [1, 1, 1], [256, 1], arguments)?;
     let loss = loss.tensor((), device);
     if wanted == Wanted::Value {
-        return Ok(Sum { loss, gradient: None });
+        return Ok((loss, None));
     }
 
     // A factor that is both sides of L gets the derivative twice.
@@ -101,7 +102,7 @@ fn align(
     if kernel.row_norm == RowNorm::Rows {
         add_in_place(&gradient, &k.transpose(1, 2)?.matmul(&unit_y)?)?;
     }
-    Ok(Sum { loss, gradient: Some(centered(&gradient)?) })
+    Ok((loss, Some(centered(&gradient)?)))
 }
 
 /// Matrices (B, n, width) without the means of their columns.

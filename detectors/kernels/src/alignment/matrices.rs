@@ -1,12 +1,46 @@
 //! Alignment of two matrices on the host.
 
-use super::{Kernel, RowNorm, Wanted};
-use crate::linear::{Accumulate, Form};
+use candle_core::Tensor;
+
+use super::kernel::{Kernel, RowNorm, Sense, Wanted};
+use crate::Result;
+use crate::dispatch::Host;
+use crate::linear::{Accumulate, Form, product};
+use crate::memory::{elements, from_elements, on_host};
 use crate::reduce::dot;
 use crate::unit_rows::UnitRows;
 
 /// Added to (|K| |L|)²: matrices of zeros have alignment 0.
 pub(super) const EPS: f64 = 1e-12;
+
+/// Matrices (n, p) and (n, q): a value, and the derivatives by the second if they are wanted.
+pub(super) struct Matrices<'a> {
+    pub(super) x: &'a Tensor,
+    pub(super) y: &'a Tensor,
+    pub(super) sizes: (usize, usize, usize),
+    pub(super) kernel: Kernel,
+    pub(super) sense: Sense,
+    pub(super) wanted: Wanted,
+}
+
+impl Host for Matrices<'_> {
+    type Output = (Tensor, Option<Tensor>);
+
+    fn on_host(self) -> Result<(Tensor, Option<Tensor>)> {
+        let Self { sizes, kernel, sense, wanted, .. } = self;
+        let (x, y) = (on_host(self.x)?, on_host(self.y)?);
+        let (x, y) = (elements(&x)?.to_vec(), elements(&y)?.to_vec());
+        let Aligned { value, gradient } = align(x, y, sizes, kernel, wanted, product);
+        let gradient = gradient.map(|mut gradient| {
+            if sense.sign != 1.0 {
+                gradient.iter_mut().for_each(|g| *g = (f64::from(*g) * sense.sign) as f32);
+            }
+            from_elements(gradient, self.y.shape(), self.y)
+        });
+        let loss = (sense.offset + sense.sign * value) as f32;
+        Ok((from_elements(vec![loss], (), self.y)?, gradient.transpose()?))
+    }
+}
 
 /// A kernel alignment and, if wanted, its derivatives by `y`.
 pub(super) struct Aligned {
@@ -229,7 +263,6 @@ pub(super) fn center_columns(rows: &mut [f32], width: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::linear::product;
 
     fn noise(seed: u64, count: usize) -> Vec<f32> {
         // Any well spread numbers: fractions of multiples of the golden ratio.

@@ -6,13 +6,14 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::kernel::{Kernel, RowNorm, Wanted};
 use super::matrices::{Ratio, align, center_columns};
-use super::{Kernel, RowNorm, Wanted, zero};
 use crate::dispatch::{self, Host};
 use crate::gram::Gram;
 use crate::linear::product_on_this_thread;
 use crate::memory::{channels_last, elements, from_channels_last, from_elements};
 use crate::patches::{GROUP, Patches, Strides};
+use crate::scalar::nothing;
 use crate::{Error, Result, Value};
 
 /// Numbers of a cache line.
@@ -35,36 +36,36 @@ pub enum PatchRows {
 /// that is zero in either map counts 1, without a gradient.
 ///
 /// # Shapes
-/// `teacher` and `student` (N, C, H, W); a scalar in [0, 1].
+/// `x` and `y` (N, C, H, W); a scalar in [0, 1].
 ///
 /// # Errors
 /// Shapes that differ or are not maps; patches without pixels.
 pub fn patch_misalignment(
-    teacher: &Tensor,
-    student: &Value,
+    x: &Tensor,
+    y: &Value,
     rows: PatchRows,
     patch: usize,
     kernel: Kernel,
 ) -> Result<Value> {
-    let dims = student.tensor().dims4()?;
-    if teacher.dims() != student.dims() {
-        let reason = format!("teacher {:?} and student {:?} differ", teacher.dims(), student.dims());
+    let dims = y.tensor().dims4()?;
+    if x.dims() != y.dims() {
+        let reason = format!("maps {:?} and {:?} differ", x.dims(), y.dims());
         return Err(Error::invalid("patch_misalignment", reason));
     }
     let patches = Patches::new(dims, patch)?;
-    if student.tensor().elem_count() == 0 || patches.count() == 1 {
-        return zero(student);
+    if y.tensor().elem_count() == 0 || patches.count() == 1 {
+        return nothing(y);
     }
-    let wanted = Wanted::of(student);
-    let maps = Maps { teacher, student: student.tensor(), dims, patches, rows, kernel, wanted };
-    let Compared { loss, backward } = dispatch::run(student.tensor(), maps)?;
-    Ok(Value::operation(&[student], loss, move |incoming| Ok(vec![Some(backward(incoming)?)])))
+    let wanted = Wanted::of(y);
+    let maps = Maps { x, y: y.tensor(), dims, patches, rows, kernel, wanted };
+    let Compared { loss, backward } = dispatch::run(y.tensor(), maps)?;
+    Ok(Value::operation(&[y], loss, move |incoming| Ok(vec![Some(backward(incoming)?)])))
 }
 
 /// Two feature maps (N, C, H, W).
 pub(super) struct Maps<'a> {
-    pub(super) teacher: &'a Tensor,
-    pub(super) student: &'a Tensor,
+    pub(super) x: &'a Tensor,
+    pub(super) y: &'a Tensor,
     /// (N, C, H, W).
     pub(super) dims: (usize, usize, usize, usize),
     pub(super) patches: Patches,
@@ -73,10 +74,10 @@ pub(super) struct Maps<'a> {
     pub(super) wanted: Wanted,
 }
 
-/// Makes the student's gradient of the loss's.
+/// Makes the gradient by the second map of the loss's.
 type Backward = Box<dyn FnOnce(&Tensor) -> Result<Tensor> + Send>;
 
-/// Loss of two maps, and what makes the student's gradient of the loss's.
+/// Loss of two maps, and what makes the gradient by the second map of the loss's.
 pub(super) struct Compared {
     pub(super) loss: Tensor,
     pub(super) backward: Backward,
@@ -88,13 +89,13 @@ impl Host for Maps<'_> {
     fn on_host(self) -> Result<Compared> {
         let Self { patches, rows, kernel, wanted, dims: (images, channels, height, width), .. } = self;
         let shape = Shape::new(&patches, rows, kernel);
-        let (teacher, map) = (channels_last(self.teacher)?, channels_last(self.student)?);
-        let (teacher, map) = (elements(&teacher)?, elements(&map)?);
+        let (x, y) = (channels_last(self.x)?, channels_last(self.y)?);
+        let (x, y) = (elements(&x)?, elements(&y)?);
         let task = |scratch: &mut Scratch, index: usize| {
             let group = index * GROUP..((index + 1) * GROUP).min(channels);
             let width = group.len();
-            patches.cut(&teacher, group.clone(), shape.strides, &mut scratch.x);
-            patches.cut(&map, group, shape.strides, &mut scratch.y);
+            patches.cut(&x, group.clone(), shape.strides, &mut scratch.x);
+            patches.cut(&y, group, shape.strides, &mut scratch.y);
             let values = scratch.align(&shape, width, wanted);
             // The gradient of a group of channels is a map of its own: every task owns what it writes.
             let mut gradient = Vec::new();
@@ -115,10 +116,7 @@ impl Host for Maps<'_> {
             let gradient = patches.join(&gradients, share);
             from_channels_last(gradient, (images, height, width, channels), incoming)
         };
-        Ok(Compared {
-            loss: from_elements(vec![loss as f32], (), self.student)?,
-            backward: Box::new(backward),
-        })
+        Ok(Compared { loss: from_elements(vec![loss as f32], (), self.y)?, backward: Box::new(backward) })
     }
 }
 

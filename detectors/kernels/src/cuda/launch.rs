@@ -119,6 +119,6 @@ pub(crate) fn launch(
     }
     // SAFETY: number and kinds of the arguments were checked; sizes of buffers are the caller's part.
     unsafe { builder.launch(config) }.map_err(candle_core::Error::wrap)?;
-    super::transfer::count_launch();
+    crate::transfers::count_launch();
     Ok(())
 }

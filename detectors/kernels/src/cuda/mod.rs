@@ -9,7 +9,6 @@
 //! | `launch` | putting a kernel with its arguments into the stream |
 //! | `memory` | tensors as addresses on the device, fresh tensors, small tables from the host |
 //! | `pieces` | one launch over many tensors |
-//! | `transfer` | counted copies to the host |
 //!
 //! The GPU form of an operation lies beside its host form, in a module `gpu`. Maps are NCHW in shape and
 //! channels last in memory, as on the host, so graph and networks see no difference. No kernel adds with
@@ -23,15 +22,12 @@ mod launch;
 mod machine;
 mod memory;
 mod pieces;
-mod transfer;
 
 pub use device::open;
 pub use family::compile_all;
 pub use machine::{GpuInfo, Machine, machine};
-pub use transfer::{Counts, counts};
 
 pub(crate) use family::Family;
 pub(crate) use launch::{Argument, arguments, blocks, int, launch};
 pub(crate) use memory::{Fresh, Table, address, by_target, floats, floats_or_null, null, pointer};
 pub(crate) use pieces::{in_pieces, pieces};
-pub(crate) use transfer::count;

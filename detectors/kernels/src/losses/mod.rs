@@ -21,12 +21,9 @@ mod giou;
 mod smooth_l1;
 mod sums;
 
-#[cfg(feature = "cuda")]
-pub(crate) use crate::scalar::times_scalar;
 pub use bce::bce_with_logits;
 pub use cross_entropy::softmax_cross_entropy;
 pub use focal::{FocalTargets, RowTarget, sigmoid_focal_loss};
 pub use giou::giou_loss;
 pub use smooth_l1::smooth_l1;
 pub use sums::Divisor;
-pub(crate) use sums::{Sum, recorded_sum};

@@ -51,21 +51,17 @@ impl Divisor<'_> {
 }
 
 /// A loss and its gradient, to be divided and recorded.
-pub(crate) struct Sum {
+pub(super) struct Sum {
     /// The loss, a scalar.
-    pub(crate) loss: Tensor,
-    /// The derivatives, of the input's shape and in memory of their own; none where the input is not tracked.
-    pub(crate) gradient: Option<Tensor>,
+    pub(super) loss: Tensor,
+    /// The derivatives, of the input's shape and in memory of their own.
+    pub(super) gradient: Tensor,
 }
 
 /// Records the sum that `work` computes of `input`.
 pub(super) fn recorded(input: &Value, work: impl Anywhere<Output = Sum>) -> Result<Value> {
-    Ok(recorded_sum(input, dispatch::run(input.tensor(), work)?))
-}
-
-/// Records a sum that was computed of `input`.
-pub(crate) fn recorded_sum(input: &Value, Sum { loss, gradient }: Sum) -> Value {
-    with_gradients(&[input], loss, vec![gradient])
+    let Sum { loss, gradient } = dispatch::run(input.tensor(), work)?;
+    Ok(with_gradients(&[input], loss, vec![Some(gradient)]))
 }
 
 /// sum_i loss(row i) / divisor on the host, of an input whose rows have `width` elements; `parts` are the
@@ -103,7 +99,7 @@ pub(super) fn sum_over_rows(
     let loss = losses.iter().sum::<f64>();
     Ok(Sum {
         loss: from_elements(vec![loss as f32], (), input)?,
-        gradient: Some(from_elements(gradient, input.shape(), input)?),
+        gradient: from_elements(gradient, input.shape(), input)?,
     })
 }
 

@@ -4,9 +4,9 @@ use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 
 use super::{SgdStep, SgdUpdate, SquaredNorm, Updates};
-use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, count, in_pieces, int, launch, pieces, pointer};
+use crate::cuda::{Family, Fresh, Table, arguments, in_pieces, int, launch, pieces, pointer};
 use crate::dispatch::Gpu;
+use crate::{Result, transfers};
 
 /// A parameter's update, as the kernel reads it.
 #[repr(C)]
@@ -75,7 +75,7 @@ impl Gpu for SquaredNorm<'_> {
         }
         let of_all = arguments![partial.address(), total.address(), int(pieces.len())?];
         launch(device, Family::Optimisers, "add_up", [1, 1, 1], [256, 1], of_all)?;
-        count(size_of::<f64>());
+        transfers::count(size_of::<f64>());
         Ok(total.tensor((), device).to_scalar()?)
     }
 }

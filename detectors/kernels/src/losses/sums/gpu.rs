@@ -66,7 +66,7 @@ pub(in crate::losses) fn sum_over_rows(
     }
     Ok(Sum {
         loss: sum(device, losses, rows)?.tensor((), device),
-        gradient: Some(gradient.tensor(input.shape(), device)),
+        gradient: gradient.tensor(input.shape(), device),
     })
 }
 

@@ -1,4 +1,4 @@
-//! Counted copies to the host: each one waits for the GPU.
+//! Counted work of a GPU: copies to the host, each of which waits for it, and launches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -26,6 +26,18 @@ pub fn counts() -> Counts {
     Counts { copies: read(&COPIES), bytes: read(&BYTES), largest: read(&LARGEST), launches: read(&LAUNCHES) }
 }
 
+impl Counts {
+    /// The work since `earlier`; the largest copy is that of all times.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            copies: self.copies - earlier.copies,
+            bytes: self.bytes - earlier.bytes,
+            largest: self.largest,
+            launches: self.launches - earlier.launches,
+        }
+    }
+}
+
 /// Counts a copy of `bytes` to the host.
 pub(crate) fn count(bytes: usize) {
     COPIES.fetch_add(1, Ordering::Relaxed);
@@ -33,6 +45,7 @@ pub(crate) fn count(bytes: usize) {
     LARGEST.fetch_max(bytes as u64, Ordering::Relaxed);
 }
 
+#[cfg(feature = "cuda")]
 pub(crate) fn count_launch() {
     LAUNCHES.fetch_add(1, Ordering::Relaxed);
 }
