@@ -401,8 +401,14 @@ fn the_program_trains_compares_and_lists_cohorts() {
     assert_ended(&small.run_program(&["methods"]), 0, &["mcl", "l_mcl", "[cohort]"]);
     let lmcl = ["[cohort]", "method = \"l_mcl\"", "layers.meta_every = 50", "lambda = 1.0", "2207.11518"];
     assert_ended(&small.run_program(&["methods", "l_mcl"]), 0, &lmcl);
-    let keys = ["# task = \"cohort\"", "peer.N.network", "cohort.bank.negatives", "cohort.layers.meta_steps"];
-    assert_ended(&small.run_program(&["config", "show", "--keys"]), 0, &keys);
+    let keys = [
+        "[cohort]   # task = \"cohort\"",
+        "[cohort.bank]",
+        "negatives = ",
+        "[cohort.layers]",
+        "meta_steps = ",
+    ];
+    assert_ended(&small.run_program(&["config", "keys", "cohort"]), 0, &keys);
     let shown = ["task = \"cohort\"", "[[peer]]", "temperature = 3.0"];
     assert_ended(&small.run_program(&["config", "show", "cohort.toml"]), 0, &shown);
 }

@@ -94,10 +94,13 @@ mod tests {
 
     #[test]
     fn devices_are_named_as_they_are_displayed() {
-        for choice in [DeviceChoice::Cpu, DeviceChoice::Cuda(0), DeviceChoice::Cuda(7)] {
+        for choice in [DeviceChoice::Cpu, DeviceChoice::AnyCuda, DeviceChoice::Cuda(0), DeviceChoice::Cuda(7)]
+        {
             assert_eq!(choice.to_string().parse::<DeviceChoice>().expect("its own name"), choice);
         }
-        assert_eq!("cuda".parse::<DeviceChoice>().expect("the first GPU"), DeviceChoice::Cuda(0));
+        assert_eq!(DeviceChoice::AnyCuda.of_rank(1), DeviceChoice::Cuda(1));
+        assert_eq!(DeviceChoice::Cuda(0).of_rank(1), DeviceChoice::Cuda(0));
+        assert_eq!(DeviceChoice::Cpu.of_rank(1), DeviceChoice::Cpu);
     }
 
     #[test]
