@@ -50,7 +50,7 @@ fn what_only_tells_something_works_under_a_launcher_and_all_works_as_its_only_pr
     assert_ended(&tiny.program(&sets).envs(one).output().unwrap(), 0, &["nothing was kept"]);
 }
 
-/// What trains the teacher of `distilled.toml` in two parts.
+/// Keys that train the teacher of `distilled.toml` in two parts.
 const TEACHER_IN_PARTS: &str = r#"
 extends = "base.toml"
 
@@ -64,7 +64,7 @@ steps = 2
 accumulate = 2
 "#;
 
-/// The same experiment by one process in two folders' worth of ways.
+/// One experiment, by one process and by several.
 #[track_caller]
 fn assert_ranks_are_accumulation(config: &str, runs: &[&str], sets: &[&str], ranks: usize) {
     let (alone, shared) = (Tiny::new(), Tiny::new());

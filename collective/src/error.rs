@@ -1,4 +1,4 @@
-//! What stops a collective operation.
+//! Errors of collective operations.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ pub struct Thread {
     own: Mutex<Own>,
 }
 
-/// What the rank alone knows.
+/// State of one rank.
 #[derive(Debug)]
 struct Own {
     /// Operations that it began.
@@ -32,7 +32,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    /// What the ranks brought to each operation, and how many took the result.
+    /// Bytes that the ranks brought to each operation, and how many ranks took the result.
     operations: BTreeMap<u64, Operation>,
     aborted: Option<(usize, u8)>,
 }

@@ -67,7 +67,7 @@ pub(super) struct Unread {
 /// reported and left out.
 ///
 /// # Errors
-/// Those of `show`.
+/// The arguments of `show`.
 pub(super) fn for_each_image(
     paths: &[PathBuf],
     read: impl Fn(usize, &Path) -> Result<RgbImage, DecodeError>,

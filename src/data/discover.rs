@@ -79,7 +79,7 @@ pub enum DiscoverError {
         path: PathBuf,
         /// A line for each layout that was looked for.
         seen: Vec<String>,
-        /// What to do.
+        /// Advice.
         help: String,
     },
     /// Several files or folders could each be the training part.
@@ -87,11 +87,11 @@ pub enum DiscoverError {
     Ambiguous {
         /// The folder.
         path: PathBuf,
-        /// What there are several of.
+        /// The kind of file that there are several of.
         what: &'static str,
         /// They.
         candidates: Vec<String>,
-        /// What to do.
+        /// Advice.
         help: &'static str,
     },
     /// A COCO file whose images are not there.
@@ -151,7 +151,7 @@ pub fn discover(root: &Path, layouts: &[Layout]) -> Result<Found> {
     Err(DiscoverError::Nothing { path, seen, help })
 }
 
-/// What to do about a folder in which nothing was found.
+/// Advice about a folder in which nothing was found.
 fn advice(root: &Path) -> String {
     let folders = folders_below(root, 2);
     let has = |name: &str| folders.iter().any(|folder| folder.file_name().is_some_and(|own| own == name));

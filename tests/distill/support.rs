@@ -1,4 +1,4 @@
-//! What the tests of all methods share.
+//! Support of the tests of all methods.
 
 use std::sync::LazyLock;
 

@@ -115,7 +115,7 @@ impl Calls {
             .to_owned()
     }
 
-    /// What a function writes into a buffer.
+    /// Text that a function writes into a buffer.
     fn name(&self, function: unsafe extern "C" fn(*mut c_char, *mut c_int) -> c_int) -> String {
         let (mut buffer, mut length) = (vec![0u8; NAME], 0);
         // SAFETY: the buffer is as long as the longest name that MPI may write.

@@ -140,7 +140,7 @@ impl Mpi {
         }
     }
 
-    /// The same number of bytes of each rank, one after the other.
+    /// Gathers equally many bytes of each rank, one after the other.
     fn gather_equal(&self, state: &mut State, mine: Vec<u8>) -> Result<Vec<u8>> {
         let mut all = vec![0; mine.len() * self.calls.size];
         // SAFETY: both vectors are kept until the request is done.

@@ -1,4 +1,4 @@
-//! What a data set holds, in words.
+//! Survey of a data set, in words.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What is to be made: the folder, the networks, the file, the time.
+//! The user's wish: the folder, the networks, the file, the time.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use crate::cli::UsageError;
 use crate::config::Experiment;
 use crate::fsx;
 
-/// What to write, and where.
+/// A configuration to write, and where.
 pub(super) struct Wish {
     /// The folder in full.
     pub(super) folder: PathBuf,

@@ -1,4 +1,4 @@
-//! What an experiment on labelled images reads, found before anything is loaded.
+//! Files that an experiment on labelled images reads, found before anything is loaded.
 
 use std::cell::OnceCell;
 use std::path::{Path, PathBuf};

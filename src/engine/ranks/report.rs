@@ -1,4 +1,4 @@
-//! What all ranks learn of each part of an update.
+//! Reports of the parts of an update, which all ranks learn.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ impl Bits {
     }
 }
 
-/// What a rank tells of its parts of an update.
+/// Report of a rank's parts of an update.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::engine) struct Report {
     /// Updates before this one.
@@ -42,7 +42,7 @@ pub(in crate::engine) struct Report {
     broken: Vec<(PathBuf, String)>,
 }
 
-/// What a rank tells of a part.
+/// Report of a part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(in crate::engine) struct PartReport {
     pub(in crate::engine) ids: Vec<u64>,

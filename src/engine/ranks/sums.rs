@@ -11,7 +11,7 @@ use crate::optim::groups::Parameter;
 /// Numbers of a bucket, 4 MB: large enough that messages cost little, small enough that sums overlap.
 const BUCKET: usize = 1 << 20;
 
-/// What a rank without a gradient adds: it changes no number, not even the sign of a zero.
+/// The number that a rank without a gradient adds: it changes no number, not even the sign of a zero.
 const NOTHING: f32 = -0.0;
 
 /// The sum of each parameter's gradients over the ranks, as a tree over the rank; `wanted` says which have any on any rank.

@@ -140,11 +140,11 @@ impl Chunked {
 /// Numbers that are summed over cells.
 #[derive(Clone, Copy)]
 pub(super) enum Of<'a> {
-    /// Those of the map.
+    /// Numbers of the map.
     Numbers,
     /// Their sizes.
     Sizes,
-    /// Those of the map, each cell times its share.
+    /// Numbers of the map, each cell times its share.
     Shares(&'a Fresh<f64>),
 }
 

@@ -89,7 +89,7 @@ impl Gpu for Selection<'_> {
     }
 }
 
-/// What the kernels chose of a segment; slots behind the last one are empty.
+/// The choice of the kernels in a segment; slots behind the last one are empty.
 fn best_of(slots: &[f32], width: usize) -> Best {
     let mut best = Best::default();
     for slot in slots.chunks_exact(2 + width) {
