@@ -5,13 +5,13 @@ use candle_core::{CudaDevice, Tensor};
 use super::kernel::{Kernel, RowNorm, Sense, Wanted};
 use super::matrices::Matrices;
 use super::patches::{Compared, Maps, PatchRows};
-use crate::Result;
 use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
 use crate::dispatch::{Gpu, Host};
 use crate::elementwise::add_in_place;
 use crate::in_place::in_memory_order;
 use crate::normalize::{unit_rows, unit_rows_gradient};
 use crate::scalar::times_scalar;
+use crate::{Error, Result};
 
 /// Below the length of any row of f32 numbers that is not zero.
 const SHORTEST: f64 = 1e-300;
@@ -36,14 +36,11 @@ impl Gpu for Maps<'_> {
         let y = patches.cut_on(device, self.y, by_pixel)?;
         let (loss, gradient) = align(device, &x, &y, kernel, Sense::LACK, wanted)?;
         let gradient = gradient.map(|gradient| patches.paste_on(device, &gradient, by_pixel)).transpose()?;
-        let zeros = self.y.clone();
-        let backward = move |incoming: &Tensor| match gradient {
-            Some(gradient) => {
-                times_scalar(&in_memory_order(&gradient)?, incoming)?;
-                Ok(gradient)
-            }
+        let backward = move |incoming: &Tensor| {
             // Not asked for where nothing is tracked.
-            None => Ok(zeros.zeros_like()?),
+            let gradient = gradient.ok_or_else(|| Error::invalid("patch_misalignment", "no gradient"))?;
+            times_scalar(&in_memory_order(&gradient)?, incoming)?;
+            Ok(gradient)
         };
         Ok(Compared { loss, backward: Box::new(backward) })
     }

@@ -11,28 +11,16 @@ extern "C" __global__ void center_columns(const float *x, float *out, long long 
     for (int row = 0; row < n; row++) out[first + (long long)row * width] = float(x[first + (long long)row * width] - mean);
 }
 
-// The sum of a number of each thread of a block (256).
-__device__ __forceinline__ double sum_of_block(double value, double *shared) {
-    __syncthreads();  // `shared` may still be read
-    shared[threadIdx.x] = value;
-    __syncthreads();
-    for (int half = 128; half > 0; half /= 2) {
-        if (int(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-        __syncthreads();
-    }
-    return shared[0];
-}
-
 // For each pair of kernels K, L of `size` numbers: ka, and the factors of K and L in its derivative by L. A block a pair.
 extern "C" __global__ void __launch_bounds__(256) alignments(const float *k, const float *l, double *out, long long size) {
-    __shared__ double shared[256];
+    __shared__ double parts[32];
     k += blockIdx.x * size, l += blockIdx.x * size;
     double cross = 0.0, own_k = 0.0, own_l = 0.0;
     for (long long i = threadIdx.x; i < size; i += 256) {
         double a = k[i], b = l[i];
         cross += a * b, own_k += a * a, own_l += b * b;
     }
-    cross = sum_of_block(cross, shared), own_k = sum_of_block(own_k, shared), own_l = sum_of_block(own_l, shared);
+    cross = row_sum(cross, parts), own_k = row_sum(own_k, parts), own_l = row_sum(own_l, parts);
     if (threadIdx.x > 0) return;
     double length = sqrt(own_k * own_l + 1e-12), value = cross / length;
     out[3 * blockIdx.x] = value;
@@ -43,10 +31,10 @@ extern "C" __global__ void __launch_bounds__(256) alignments(const float *k, con
 // offset + sign * mean of `count` alignments. One block.
 extern "C" __global__ void __launch_bounds__(256)
 mean_alignment(const double *alignments, float *out, int count, double offset, double sign) {
-    __shared__ double shared[256];
+    __shared__ double parts[32];
     double sum = 0.0;
     for (int i = threadIdx.x; i < count; i += 256) sum += alignments[3 * i];
-    sum = sum_of_block(sum, shared);
+    sum = row_sum(sum, parts);
     if (threadIdx.x == 0) out[0] = float(offset + sign * (sum / count));
 }
 

@@ -4,30 +4,6 @@
 
 __device__ __forceinline__ long long cell_of_warp() { return blockIdx.x * (long long)blockDim.y + threadIdx.y; }
 
-// The sum over a block (1024, 1), in every thread.
-__device__ __forceinline__ double sum_of_row(double value, double *parts) {
-    value = sum_of_warp(value);
-    __syncthreads();  // `parts` may still be read
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = 0.0;
-    for (int i = 0; i < int(blockDim.x) / 32; i++) value += parts[i];
-    return value;
-}
-
-// The largest over a block (1024, 1), in every thread; minus infinity of NaN alone.
-__device__ __forceinline__ float largest_of_row(float value, double *parts) {
-    for (int bits = 16; bits > 0; bits /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, value, bits);
-        value = other > value ? other : value;
-    }
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int i = 0; i < int(blockDim.x) / 32; i++) value = float(parts[i]) > value ? float(parts[i]) : value;
-    return value;
-}
-
 // ---- squared differences
 
 // Σ weight (x - t)² / divisor of each chunk of cells; a cell of weight 0 does not count, whatever lies there.
@@ -205,7 +181,7 @@ unit_difference(const double *t, const double *x, double *losses, double *by_x, 
         tt += t[i] * t[i];
         xx += x[i] * x[i];
     }
-    double length_t = sqrt(sum_of_row(tt, parts)), length_x = sqrt(sum_of_row(xx, parts));
+    double length_t = sqrt(row_sum(tt, parts)), length_x = sqrt(row_sum(xx, parts));
     double scale_t = length_t == 0.0 ? 0.0 : 1.0 / length_t, scale_x = length_x == 0.0 ? 0.0 : 1.0 / length_x;
     double squares = 0.0, along = 0.0;
     for (long long i = first + threadIdx.x; i < first + len; i += blockDim.x) {
@@ -213,8 +189,8 @@ unit_difference(const double *t, const double *x, double *losses, double *by_x, 
         squares += by_unit * by_unit;
         along += by_unit * (x[i] * scale_x);
     }
-    squares = sum_of_row(squares, parts);
-    along = sum_of_row(along, parts);
+    squares = row_sum(squares, parts);
+    along = row_sum(along, parts);
     for (long long i = first + threadIdx.x; i < first + len; i += blockDim.x) {
         double by_unit = 2.0 * (x[i] * scale_x - t[i] * scale_t) / all;
         by_x[i] = (by_unit - along * (x[i] * scale_x)) * scale_x;
@@ -237,9 +213,9 @@ __device__ __forceinline__ void softened_row(const T *x, double *out, long long 
     long long first = blockIdx.x * len, end = first + len;
     float highest = __uint_as_float(0xff800000u);
     for (long long i = first + threadIdx.x; i < end; i += blockDim.x) highest = float(x[i]) > highest ? float(x[i]) : highest;
-    double top = largest_of_row(highest, parts), total = 0.0;
+    double top = row_largest(highest, parts), total = 0.0;
     for (long long i = first + threadIdx.x; i < end; i += blockDim.x) total += exp((double(float(x[i])) - top) / temperature);
-    double log_total = log(sum_of_row(total, parts));
+    double log_total = log(row_sum(total, parts));
     for (long long i = first + threadIdx.x; i < end; i += blockDim.x)
         out[i] = exp((double(float(x[i])) - top) / temperature - log_total) * times;
 }
@@ -268,8 +244,8 @@ softened_difference(const double *t, const double *x, double *losses, double *by
         distance += fabs(difference);
         along += x[i] * (difference > 0.0 ? 1.0 : difference < 0.0 ? -1.0 : difference);
     }
-    distance = sum_of_row(distance, parts);
-    along = sum_of_row(along, parts) / len;
+    distance = row_sum(distance, parts);
+    along = row_sum(along, parts) / len;
     for (long long i = first + threadIdx.x; i < end; i += blockDim.x) {
         double difference = x[i] - t[i];
         double sign = difference > 0.0 ? 1.0 : difference < 0.0 ? -1.0 : difference;

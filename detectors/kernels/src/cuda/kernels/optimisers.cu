@@ -62,18 +62,6 @@ extern "C" __global__ void ema(const Ema *updates, const Piece *pieces) {
         u.average[i] = float(u.decay * u.average[i] + (1.0 - u.decay) * u.weights[i]);
 }
 
-// The sum of a number of each thread of a block (256), in a fixed order.
-__device__ __forceinline__ double block_sum(double value) {
-    __shared__ double shared[256];
-    shared[threadIdx.x] = value;
-    __syncthreads();
-    for (int half = 128; half > 0; half /= 2) {
-        if (int(threadIdx.x) < half) shared[threadIdx.x] += shared[threadIdx.x + half];
-        __syncthreads();
-    }
-    return shared[0];
-}
-
 struct Numbers {
     const float *first;
     long long count;
@@ -81,19 +69,21 @@ struct Numbers {
 
 // Σ x² of each piece.
 extern "C" __global__ void __launch_bounds__(256) squares(const Numbers *tensors, const Piece *pieces, double *sums) {
+    __shared__ double parts[32];
     Piece piece = pieces[blockIdx.x];
     Numbers x = tensors[piece.entry];
     long long last = min(x.count, piece.start + PIECE);
     double sum = 0.0;
     for (long long i = piece.start + threadIdx.x; i < last; i += 256) sum += double(x.first[i]) * x.first[i];
-    sum = block_sum(sum);
+    sum = row_sum(sum, parts);
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
 // The sum of `count` numbers.
 extern "C" __global__ void __launch_bounds__(256) add_up(const double *sums, double *total, int count) {
+    __shared__ double parts[32];
     double sum = 0.0;
     for (int i = threadIdx.x; i < count; i += 256) sum += sums[i];
-    sum = block_sum(sum);
+    sum = row_sum(sum, parts);
     if (threadIdx.x == 0) total[0] = sum;
 }

@@ -1,31 +1,6 @@
 // Rows of numbers: unit vectors, log-probabilities, sums of columns. A warp (32, rows) or, of long rows, a block
 // (1024, 1) computes a row; sums are in double and in a fixed order.
 
-__device__ __forceinline__ double row_sum(double value, double *parts) {
-    for (int bits = 16; bits > 0; bits /= 2) value += __shfl_xor_sync(0xffffffffu, value, bits);
-    if (blockDim.x == 32) return value;
-    __syncthreads();  // `parts` may still be read
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = 0.0;
-    for (int i = 0; i < int(blockDim.x) / 32; i++) value += parts[i];
-    return value;
-}
-
-// The largest; minus infinity of NaN alone.
-__device__ __forceinline__ float row_largest(float value, double *parts) {
-    for (int bits = 16; bits > 0; bits /= 2) {
-        float other = __shfl_xor_sync(0xffffffffu, value, bits);
-        value = other > value ? other : value;
-    }
-    if (blockDim.x == 32) return value;
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    for (int i = 0; i < int(blockDim.x) / 32; i++) value = float(parts[i]) > value ? float(parts[i]) : value;
-    return value;
-}
-
 // x / max(|x|, eps).
 extern "C" __global__ void __launch_bounds__(1024)
 unit_rows(const float *x, float *out, long long rows, int d, double eps) {
