@@ -1,5 +1,6 @@
 //! `ckd-det bench step|forward CONFIG`: how long an experiment's work takes here, and the memory it needs.
 
+use std::io;
 use std::time::Duration;
 
 use ckd_kernels::Simd;
@@ -8,7 +9,8 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::machine::peak_memory_mib;
-use super::{Context, UsageError, say};
+use super::output::Output;
+use super::{Context, UsageError, bench_trace, say};
 use crate::config::{Config, Document, Input};
 use crate::engine::detect::bench::{Inference, StepTime, Timings, Workload};
 
@@ -68,6 +70,9 @@ struct Setting {
     /// Classes without background
     #[arg(long, value_name = "K", default_value_t = 90, value_parser = clap::value_parser!(u16).range(1..))]
     classes: u16,
+    /// Record one more step, operation by operation, as a Chrome trace (https://ui.perfetto.dev opens it)
+    #[arg(long, value_name = "FILE")]
+    trace: Option<Output>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -119,11 +124,15 @@ struct Report {
     gflop_per_image: f64,
     peak_rss_mib: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    peak_gpu_mib: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     gpu: Option<GpuWork>,
     threads: usize,
     simd: &'static str,
     precision: String,
 }
+
+const MIB: f64 = 1024.0 * 1024.0;
 
 /// Work of a GPU in a step.
 #[derive(Debug, Serialize)]
@@ -139,7 +148,6 @@ struct GpuWork {
 impl GpuWork {
     /// Means over `steps` steps; none if nothing was launched.
     fn of(Counts { copies, bytes, largest, launches }: Counts, steps: u32) -> Option<Self> {
-        const MIB: f64 = 1024.0 * 1024.0;
         let a_step = |count: u64| count as f64 / f64::from(steps);
         (launches > 0).then(|| Self {
             copies: a_step(copies),
@@ -174,16 +182,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         size: setting.size.unwrap_or_else(|| largest(&config.input)),
         warmup: setting.warmup,
         steps: setting.steps,
+        is_traced: setting.trace.is_some(),
     };
     refuse_too_large(&workload)?;
-    let report = match args.work {
+    setting.trace.as_ref().map(Output::check).transpose()?;
+    let (report, trace) = match args.work {
         Work::Step(_) => {
             let timings = workload.training_steps(&config, &context.device)?;
             let parts = Parts::of(&timings.steps);
             let totals = timings.steps.iter().map(StepTime::total).collect();
-            let Timings { multiply_adds_per_image, gpu, .. } = timings;
-            let timings = Timings { steps: totals, multiply_adds_per_image, gpu };
-            Report { parts_ms: Some(parts), ..Report::new("training step", &config, &workload, &timings) }
+            let Timings { multiply_adds_per_image, gpu, peak_gpu_bytes, trace, .. } = timings;
+            let timings = Timings { steps: totals, multiply_adds_per_image, gpu, peak_gpu_bytes, trace };
+            let report = Report::new("training step", &config, &workload, &timings);
+            (Report { parts_ms: Some(parts), ..report }, timings.trace)
         }
         Work::Forward { .. } => {
             let (work, network) = match (&config.teacher, teacher) {
@@ -194,12 +205,19 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
                 }
             };
             let timings = workload.inference(&config, network, &context.device)?;
-            Report::new(work, &config, &workload, &timings)
+            (Report::new(work, &config, &workload, &timings), timings.trace)
         }
+    };
+    if let Some(out) = &setting.trace {
+        out.write_json(&bench_trace::document(&trace))?;
+    }
+    let say = |line: String| match &setting.trace {
+        Some(out) => out.say(line),
+        None => say(line),
     };
     match setting.json {
         true => say(serde_json::to_string(&report)?)?,
-        false => report.print()?,
+        false => report.print(say)?,
     }
     Ok(())
 }
@@ -222,6 +240,7 @@ impl Report {
             parts_ms: None,
             gflop_per_image: timings.multiply_adds_per_image as f64 / 1e9,
             peak_rss_mib: peak_memory_mib(),
+            peak_gpu_mib: timings.peak_gpu_bytes.map(|bytes| bytes as f64 / MIB),
             gpu: GpuWork::of(timings.gpu, workload.steps),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
@@ -229,7 +248,7 @@ impl Report {
         }
     }
 
-    fn print(&self) -> anyhow::Result<()> {
+    fn print(&self, say: impl Fn(String) -> io::Result<()>) -> anyhow::Result<()> {
         let Self { config, work, batch, size: [height, width], classes, steps, .. } = self;
         say(format!("{config}: {work}, batch {batch} of {height}x{width} pixels, {classes} classes"))?;
         say(format!("{} threads, {}, {}, {steps} steps", self.threads, self.simd, self.precision))?;
@@ -244,6 +263,9 @@ impl Report {
         say(format!("{:<20} {:>10.2} GFLOPs an image", "forward", self.gflop_per_image))?;
         if let Some(peak) = self.peak_rss_mib {
             say(format!("{:<20} {peak:>10.0} MiB", "peak memory"))?;
+        }
+        if let Some(peak) = self.peak_gpu_mib {
+            say(format!("{:<20} {peak:>10.0} MiB", "peak on the GPU"))?;
         }
         if let Some(GpuWork { copies, copied_mib, largest_copy_mib, launches }) = &self.gpu {
             say(format!(

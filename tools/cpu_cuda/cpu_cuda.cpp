@@ -9,6 +9,7 @@
 // - Streams run at once, so order between streams is NOT tested here.
 #include <sys/mman.h>
 #include <unistd.h>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -83,6 +84,7 @@ API int cuMemsetD8Async(Ptr to, unsigned char value, size_t n, void *) { std::me
 API int cuMemGetInfo_v2(size_t *free, size_t *total) { *total = memory(); *free = *total - std::min(*total, in_use); return 0; }
 API int cuDeviceGetDefaultMemPool(void **pool, int) { *pool = (void *)8; return 0; }
 API int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
+API int cuMemPoolGetAttribute(void *, int, std::uint64_t *value) { *value = most_in_use; return 0; }
 
 // ---- device, context, streams, events
 API int cuInit(unsigned) { return 0; }
@@ -113,11 +115,13 @@ API int cuStreamDestroy_v2(void *) { return 0; }
 API int cuStreamSynchronize(void *) { return 0; }
 API int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
 API int cuStreamIsCapturing(void *, int *status) { *status = 0; return 0; }
-API int cuEventCreate(void **event, unsigned) { *event = (void *)24; return 0; }
-API int cuEventDestroy_v2(void *) { return 0; }
-API int cuEventRecord(void *, void *) { return 0; }
-API int cuEventSynchronize(void *) { return 0; }
-API int cuEventQuery(void *) { return 0; }
+using Event = std::chrono::steady_clock::time_point;
+API int cuEventCreate(Event **event, unsigned) { *event = new Event(std::chrono::steady_clock::now()); return 0; }
+API int cuEventDestroy_v2(Event *event) { delete event; return 0; }
+API int cuEventRecord(Event *event, void *) { *event = std::chrono::steady_clock::now(); return 0; }
+API int cuEventSynchronize(Event *) { return 0; }
+API int cuEventQuery(Event *) { return 0; }
+API int cuEventElapsedTime_v2(float *ms, const Event *from, const Event *to) { *ms = std::chrono::duration<float, std::milli>(*to - *from).count(); return 0; }
 API int cuGetErrorString(int code, const char **text) { (void)code; *text = "an error of the stand-in's driver"; return 0; }
 API int cuGetErrorName(int code, const char **text) { return cuGetErrorString(code, text); }
 

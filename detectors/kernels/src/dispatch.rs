@@ -6,7 +6,7 @@
 
 use candle_core::{Device, DeviceLocation, Tensor};
 
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// A computation on the host: its operands. Their shapes were checked before.
 pub(crate) trait Host: Sized {
@@ -40,17 +40,23 @@ impl<W: Host> Anywhere for W {}
 /// # Errors
 /// If there is no such computation on that device; those of the computation.
 pub(crate) fn run<W: Anywhere>(like: &Tensor, work: W) -> Result<W::Output> {
-    match like.device() {
+    trace::spanned(path_of::<W>(), like.device(), || match like.device() {
         Device::Cpu => work.on_host(),
         #[cfg(feature = "cuda")]
         Device::Cuda(device) => work.on_gpu(device),
         device => Err(Error::Device { kernel: name_of::<W>(), device: device_name(&device.location()) }),
-    }
+    })
 }
 
-/// The last segment of a type's path, without its parameters.
-fn name_of<W>() -> &'static str {
+/// A type's path in its crate, without its parameters.
+fn path_of<W>() -> &'static str {
     let path = std::any::type_name::<W>().split('<').next().unwrap_or_default();
+    path.split_once("::").map_or(path, |(_, path)| path)
+}
+
+/// The last segment of that path.
+fn name_of<W>() -> &'static str {
+    let path = path_of::<W>();
     path.rsplit("::").next().unwrap_or(path)
 }
 

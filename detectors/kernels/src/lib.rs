@@ -84,6 +84,7 @@ pub mod roi_align;
 pub mod scalar;
 pub mod sgd;
 pub mod simd;
+pub mod trace;
 pub mod transfers;
 mod transpose;
 pub mod unit_rows;

@@ -10,7 +10,7 @@ use std::ops::Deref;
 use candle_core::{DType, Device, Shape, Storage, StorageRef, Tensor, WithDType};
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::{Error, Result, trace};
 
 /// Numbers that one task of a pass over memory takes: 64 KiB a stream.
 pub(crate) const CHUNK: usize = 16 * 1024;
@@ -72,10 +72,13 @@ pub fn on_host(tensor: &Tensor) -> Result<Tensor> {
     if tensor.dtype() != DType::F32 {
         return Err(Error::invalid("on_host", format!("f32 expected, got {:?}", tensor.dtype())));
     }
-    if !tensor.device().is_cpu() {
-        crate::transfers::count(4 * tensor.elem_count());
+    if tensor.device().is_cpu() {
+        return Ok(tensor.contiguous()?);
     }
-    Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+    crate::transfers::count(4 * tensor.elem_count());
+    trace::spanned("copy to the host", tensor.device(), || {
+        Ok(tensor.to_device(&Device::Cpu)?.contiguous()?)
+    })
 }
 
 /// The numbers of a tensor, row-major.

@@ -1,6 +1,10 @@
-//! Counted work of a GPU: copies to the host, each of which waits for it, and launches.
+//! Counted work of a GPU: copies to the host, each of which waits for it, launches, and the memory that it took.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::Device;
+
+use crate::Result;
 
 static COPIES: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
@@ -35,6 +39,18 @@ impl Counts {
             largest: self.largest,
             launches: self.launches - earlier.launches,
         }
+    }
+}
+
+/// The most bytes that the program has held of the memory of a GPU so far; `None` on the CPU.
+///
+/// # Errors
+/// If the driver does not say.
+pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(device) => crate::cuda::peak_memory(device).map(Some),
+        _ => Ok(None),
     }
 }
 

@@ -12,7 +12,8 @@ use ckd_detectors::images::{Images, Target};
 use ckd_detectors::init::stream;
 use ckd_detectors::nn::Mode;
 use ckd_kernels::flops;
-use ckd_kernels::transfers::{Counts, counts};
+use ckd_kernels::trace::{self, Span};
+use ckd_kernels::transfers::{Counts, counts, peak_memory};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -43,6 +44,8 @@ pub struct Workload {
     pub warmup: u32,
     /// Steps that count.
     pub steps: u32,
+    /// Whether one more step is recorded, operation by operation.
+    pub is_traced: bool,
 }
 
 /// The network of an experiment whose inference is timed.
@@ -63,6 +66,10 @@ pub struct Timings<T> {
     pub multiply_adds_per_image: u64,
     /// Copies and launches of all counted steps; none on the CPU.
     pub gpu: Counts,
+    /// The most bytes held of a GPU's memory; none on the CPU.
+    pub peak_gpu_bytes: Option<u64>,
+    /// Operations of a step after them, if it was recorded.
+    pub trace: Vec<Span>,
 }
 
 /// Durations of the parts of a training step, which add up to the whole.
@@ -104,7 +111,7 @@ impl Workload {
         let parameters = grouped(&stores, &config.run.optim, |name| name.starts_with(BACKBONE));
         let mut optimizer = config.run.optim.over(parameters)?;
         let (images, targets) = self.scene(config, device)?;
-        self.repeat(|step| {
+        self.repeat(device, |step| {
             let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
             let started = Instant::now();
             let pass = precision(&config.run.engine).scope(|| {
@@ -137,7 +144,7 @@ impl Workload {
             Inference::Teacher(teacher) => build::teacher(config, teacher, self.classes, device)?,
         };
         let (images, _) = self.scene(config, device)?;
-        self.repeat(|_| {
+        self.repeat(device, |_| {
             let started = Instant::now();
             precision(&config.run.engine).scope(|| run(&detector, network, &images))?;
             device.synchronize()?;
@@ -146,8 +153,14 @@ impl Workload {
     }
 
     /// Runs `step` as often as is asked for.
-    fn repeat<T>(&self, mut step: impl FnMut(u64) -> Result<T>) -> Result<Timings<T>> {
-        let mut timings = Timings { steps: Vec::new(), multiply_adds_per_image: 0, gpu: Counts::default() };
+    fn repeat<T>(&self, device: &Device, mut step: impl FnMut(u64) -> Result<T>) -> Result<Timings<T>> {
+        let mut timings = Timings {
+            steps: Vec::new(),
+            multiply_adds_per_image: 0,
+            gpu: Counts::default(),
+            peak_gpu_bytes: None,
+            trace: Vec::new(),
+        };
         let warmup = u64::from(self.warmup);
         let mut before = counts();
         for number in 0..warmup + u64::from(self.steps) {
@@ -162,6 +175,10 @@ impl Workload {
             }
         }
         timings.gpu = counts().since(before);
+        timings.peak_gpu_bytes = peak_memory(device)?;
+        if self.is_traced {
+            (_, timings.trace) = trace::record(device, || step(warmup + u64::from(self.steps)))?;
+        }
         Ok(timings)
     }
 

@@ -13,6 +13,7 @@ use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::ranking::{best, row_maxima};
+use ckd_kernels::trace::spanned;
 use rand::RngCore;
 
 use super::shares::{DETECTION, Ledger};
@@ -45,22 +46,27 @@ pub fn training_pass(
     let ledger =
         distillation.filter(|distillation| distillation.is_measured(step)).map(|_| Ledger::default());
     // The teacher goes first: its activations are gone before the student's are kept.
+    let device = images.pixels.device();
     let teacher_pyramid = timed(&mut teaching, || {
-        distillation.map(|d| d.teacher().pyramid(teacher_images, Mode::Inference)).transpose()
+        let look = |d: &Distillation<Detector>| d.teacher().pyramid(teacher_images, Mode::Inference);
+        spanned("teacher's pyramid", device, || distillation.map(look).transpose())
     })?;
-    let pyramid = student.pyramid(images, Mode::Train)?;
+    let pyramid = spanned("student's pyramid", device, || student.pyramid(images, Mode::Train))?;
     let watched = |name: &str| -> Vec<Value> {
         match &ledger {
             Some(ledger) => pyramid.iter().map(|level| ledger.watch(level, name)).collect(),
             None => pyramid.clone(),
         }
     };
-    let (losses, regions) = student.train(images, &watched(DETECTION), targets, random)?;
+    let (losses, regions) = spanned("student's heads and losses", device, || {
+        student.train(images, &watched(DETECTION), targets, random)
+    })?;
     let mut terms: Vec<(String, Value, f64)> =
         losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
     if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
-        let teacher_logits =
-            timed(&mut teaching, || teacher_logits(distillation, teacher_pyramid, &regions))?;
+        let teacher_logits = timed(&mut teaching, || {
+            spanned("teacher's logits", device, || teacher_logits(distillation, teacher_pyramid, &regions))
+        })?;
         let compared = Compared::new(distillation, &regions, teacher_logits.as_ref())?;
         let teacher = compared.taps(distillation.teacher(), teacher_pyramid, teacher_logits.as_ref())?;
         let own_logits = teacher_logits.is_some().then(|| regions.logits());
@@ -86,7 +92,7 @@ pub fn training_pass(
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);
-    let pass = walk_back(terms, step, started, teaching)?;
+    let pass = spanned("gradients", device, || walk_back(terms, step, started, teaching))?;
     Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
 }
 

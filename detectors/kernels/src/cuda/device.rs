@@ -36,3 +36,19 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
     }
     Ok(())
 }
+
+/// The most bytes that the program has held of the memory of `device` so far.
+///
+/// # Errors
+/// If the driver does not say.
+pub(crate) fn peak_memory(device: &CudaDevice) -> Result<u64> {
+    let mut peak = 0u64;
+    let gpu = device.cuda_stream().context().cu_device();
+    // SAFETY: the attribute is a u64, which is written during the call.
+    unsafe {
+        let pool = result::device::get_default_mem_pool(gpu).w()?;
+        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut peak).cast()).w()?;
+    }
+    Ok(peak)
+}

@@ -27,6 +27,7 @@ pub use device::open;
 pub use family::compile_all;
 pub use machine::{GpuInfo, Machine, machine};
 
+pub(crate) use device::peak_memory;
 pub(crate) use family::Family;
 pub(crate) use launch::{Argument, arguments, blocks, int, launch};
 pub(crate) use memory::{Fresh, Table, address, by_target, floats, floats_or_null, null, pointer};
