@@ -169,3 +169,62 @@ fn the_help_has_examples() {
         assert_mentions(&String::from_utf8_lossy(&output.stdout), &["Examples:", &example]);
     }
 }
+
+#[test]
+fn a_step_is_recorded_operation_by_operation() {
+    let tiny = Tiny::new();
+    let output = tiny.run_program(&[
+        "bench",
+        "step",
+        "distilled.toml",
+        "--steps",
+        "1",
+        "--classes",
+        "3",
+        "--trace",
+        "step.json",
+    ]);
+    assert_ended(&output, 0, &[]);
+    let text = std::fs::read_to_string(tiny.path("step.json")).unwrap();
+    let trace: Value = serde_json::from_str(&text).unwrap();
+    let events: Vec<&Value> =
+        trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X").collect();
+    let named = |name: &str| {
+        let found: Vec<_> = events.iter().filter(|event| event["name"] == name).collect();
+        assert_eq!(found.len(), 1, "{name}");
+        let [begin, took] = ["ts", "dur"].map(|key| number(&found[0][key]));
+        (begin, begin + took)
+    };
+    let (pyramid, gradients) = (named("student's pyramid"), named("gradients"));
+    assert!(pyramid.1 <= gradients.0, "the forward pass ends before the gradients begin");
+    let within = |(begin, end): (f64, f64)| {
+        let inside = |event: &&&Value| begin <= number(&event["ts"]) && number(&event["ts"]) < end;
+        events
+            .iter()
+            .filter(inside)
+            .filter(|event| event["name"].as_str().unwrap().starts_with("conv::"))
+            .count()
+    };
+    assert!(within(pyramid) >= 20, "the convolutions of a ResNet-18 and its pyramid: {}", within(pyramid));
+    assert!(within(gradients) >= 20, "their gradients: {}", within(gradients));
+}
+
+#[test]
+fn the_loader_is_timed_without_weights_or_teacher() {
+    let tiny = Tiny::new();
+    let output = tiny.run_program(&[
+        "bench",
+        "loader",
+        "distilled.toml",
+        "--batches",
+        "5",
+        "--set",
+        "student.init=\"none\"",
+        "--json",
+    ]);
+    assert_ended(&output, 0, &[]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!([&report["config"], &report["images"]], [&Value::from("distilled"), &Value::from(10)]);
+    assert!(number(&report["images_per_s"]) > 0.0 && number(&report["workers"]) >= 1.0);
+    assert!(cfg!(not(unix)) || number(&report["processor_ms_per_image"]) > 0.0, "{report}");
+}

@@ -1,4 +1,4 @@
-//! `ckd-det bench step|forward CONFIG`: how long an experiment's work takes here, and the memory it needs.
+//! `ckd-det bench step|forward|loader CONFIG`: how long an experiment's work takes here, and the memory it needs.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::machine::peak_memory_mib;
 use super::output::Output;
-use super::{Context, UsageError, bench_trace, say};
+use super::{Context, UsageError, bench_loader, bench_trace, say};
 use crate::config::{Config, Document, Input};
 use crate::engine::detect::bench::{Inference, StepTime, Timings, Workload};
 
@@ -48,6 +48,14 @@ Examples:
         #[command(flatten)]
         setting: Setting,
     },
+    /// Time the loader: training images decoded, augmented and resized, as fast as they come
+    #[command(after_help = "\
+The data is the experiment's own and must be there; weights need not be.
+
+Examples:
+  ckd-det bench loader quickstart
+  ckd-det bench loader coco_r101_r18 --set data.workers=8 --json")]
+    Loader(bench_loader::Setting),
 }
 
 #[derive(Debug, clap::Args)]
@@ -174,6 +182,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let (setting, teacher) = match &args.work {
         Work::Step(setting) => (setting, false),
         Work::Forward { setting, teacher } => (setting, *teacher),
+        Work::Loader(setting) => return bench_loader::run(setting),
     };
     let config = Config::load(&setting.config, &setting.sets)?.config;
     let workload = Workload {
@@ -196,7 +205,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             let report = Report::new("training step", &config, &workload, &timings);
             (Report { parts_ms: Some(parts), ..report }, timings.trace)
         }
-        Work::Forward { .. } => {
+        _ => {
             let (work, network) = match (&config.teacher, teacher) {
                 (_, false) => ("student's inference", Inference::Student),
                 (Some(teacher), true) => ("teacher's pyramid", Inference::Teacher(teacher)),

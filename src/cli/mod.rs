@@ -9,6 +9,7 @@
 
 mod annotated;
 mod bench;
+mod bench_loader;
 mod bench_trace;
 mod check_labelled;
 mod compare;

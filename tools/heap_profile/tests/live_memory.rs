@@ -15,20 +15,24 @@ static COUNTED: dhat::Alloc = dhat::Alloc;
 
 const DETECTION: &str = r#"
 seed = 3
-output = "runs"
 train = { batch_size = 2, eval_every = 10, checkpoint_every = 20 }
 optim = { lr = 0.002 }
-schedule = { steps = 80, kind = "constant" }
+schedule = { steps = 120, kind = "constant" }
 input = { short_side_px = [64], long_side_px = 64 }
 [data]
 kind = "synth"
-root = "data"
 synth = { images_train = 8, images_val = 2, image_size_px = 64, classes = 3 }
 [detector]
 architecture = "faster_rcnn"
 fpn_channels = 16
 anchor_sizes = [[8.0], [16.0], [32.0], [64.0], [128.0]]
-rpn = { pre_nms_top_n_train = 60, post_nms_top_n_train = 30, pre_nms_top_n_test = 40, post_nms_top_n_test = 20 }
+roi = { batch_per_image = 16 }
+[detector.rpn]
+pre_nms_top_n_train = 60
+post_nms_top_n_train = 30
+pre_nms_top_n_test = 40
+post_nms_top_n_test = 20
+batch_per_image = 16
 [student]
 backbone = "resnet18"
 width = 8
@@ -54,11 +58,10 @@ patch = 4
 
 const CIFAR: &str = r#"
 seed = 3
-output = "runs"
 train = { batch_size = 8, eval_every = 10, checkpoint_every = 20 }
-data = { kind = "cifar10", root = "." }
+data = { kind = "cifar10" }
 optim = { lr = 0.01 }
-schedule = { steps = 80, kind = "cosine" }
+schedule = { steps = 120, kind = "cosine" }
 "#;
 
 const CLASSIFIER: &str = "task = \"classify\"\nstudent = { network = \"resnet8\" }\n";
@@ -96,7 +99,9 @@ fn least(in_use: &[usize], from: usize, to: usize) -> usize {
 #[test]
 fn the_memory_in_use_does_not_grow_over_the_steps_of_any_task() {
     let folder = tempfile::tempdir().unwrap();
-    write_cifar(&folder.path().join("cifar-10-batches-bin"));
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let sets = [format!("output={:?}", path("runs")), format!("data.root={:?}", path("data"))];
+    write_cifar(&folder.path().join("data/cifar-10-batches-bin"));
     let _counting = dhat::Profiler::builder().testing().trim_backtraces(Some(4)).build();
     for (name, text) in [
         ("detection", [DETECTION, DISTILLED].concat()),
@@ -106,17 +111,17 @@ fn the_memory_in_use_does_not_grow_over_the_steps_of_any_task() {
         let file = folder.path().join(format!("{name}.toml"));
         fs::write(&file, format!("name = \"{name}\"\n{text}")).unwrap();
         let in_use = InUse::default();
-        match Experiment::load(&file, &[]).unwrap() {
+        match Experiment::load(&file, &sets).unwrap() {
             Experiment::Detect(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
             Experiment::Classify(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
             Experiment::Cohort(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
         }
         let in_use = in_use.0.into_inner();
-        let steps = &in_use[in_use.len() - 80..];
-        let (earlier, later) = (least(steps, 20, 50), least(steps, 50, 80));
+        let steps = &in_use[in_use.len() - 120..];
+        let (earlier, later) = (least(steps, 40, 80), least(steps, 80, 120));
         assert!(
             later < earlier + 2048,
-            "{name}: {earlier} bytes were in use at best after steps 21 to 50, {later} after steps 51 to 80"
+            "{name}: {earlier} bytes were in use at best after steps 41 to 80, {later} after steps 81 to 120"
         );
     }
 }
