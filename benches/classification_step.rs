@@ -1,7 +1,7 @@
 //! How long a classifier's training step takes: the work of a step in PyTorch, on random images.
 //!
 //! ```text
-//! cargo bench --bench classification_step -- cifar|resnet18 [--steps N] [--warmup N] [--batch N] [--threads N]
+//! cargo bench --bench classification_step -- cifar|resnet18 [--steps N] [--warmup N] [--batch N] [--threads N] [--cuda]
 //! ```
 //!
 //! | workload | a step |
@@ -28,6 +28,7 @@ use ckd_detectors::taps::Tap;
 use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::losses::softmax_cross_entropy;
+use ckd_kernels::transfers::peak_memory;
 use ckd_kernels::{Simd, Value, flops};
 use clap::{Parser, ValueEnum};
 use mimalloc::MiMalloc;
@@ -52,6 +53,9 @@ struct Options {
     /// Images of a step [default: the workload's].
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
+    /// Compute on the first NVIDIA GPU (of a build with the feature `cuda`).
+    #[arg(long)]
+    cuda: bool,
     /// Threads [default: as many as there are processors].
     #[arg(long)]
     threads: Option<usize>,
@@ -104,7 +108,8 @@ fn main() -> Result<()> {
 fn measure(options: &Options) -> Result<()> {
     let workload = options.workload;
     let batch = options.batch.map_or(workload.batch(), usize::from);
-    let mut step = Step::new(workload, batch)?;
+    let device = if options.cuda { gpu()? } else { Device::Cpu };
+    let mut step = Step::new(workload, batch, device)?;
     let mut times = Vec::new();
     let mut multiply_adds = 0;
     for number in 0..u64::from(options.warmup) + u64::from(options.steps) {
@@ -131,6 +136,7 @@ fn measure(options: &Options) -> Result<()> {
         "images_per_s": batch as f64 * 1e3 / ms_median,
         "gflop_per_image": (multiply_adds / batch as u64) as f64 / 1e9,
         "peak_rss_mib": peak_memory_mib(),
+        "peak_gpu_mib": peak_memory(&step.device)?.map(|bytes| bytes >> 20),
         "threads": rayon::current_num_threads(),
         "simd": Simd::level().name(),
         "precision": "f32",
@@ -146,12 +152,23 @@ struct Step {
     optimizer: Box<dyn Optimizer>,
     images: Value,
     labels: Vec<u32>,
+    device: Device,
+}
+
+#[cfg(feature = "cuda")]
+fn gpu() -> Result<Device> {
+    Ok(ckd_kernels::cuda::open(0)?)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn gpu() -> Result<Device> {
+    anyhow::bail!("this benchmark was built without the feature `cuda`")
 }
 
 impl Step {
-    fn new(workload: Workload, batch: usize) -> Result<Self> {
+    fn new(workload: Workload, batch: usize, device: Device) -> Result<Self> {
         let network = |name: &str, builder| name.parse::<Architecture>()?.build(builder, workload.classes());
-        let builder = |seed| Builder::new(seed, &Device::Cpu);
+        let builder = |seed| Builder::new(seed, &device);
         let (student, teacher) = match workload {
             Workload::Cifar => {
                 (network("resnet20_a", builder(0))?, Some(network("resnet56_a", builder(1).frozen())?))
@@ -160,8 +177,8 @@ impl Step {
         };
         let optim = Optim { weight_decay: 5e-4, ..Optim::new(LEARNING_RATE) };
         let optimizer = optim.over(grouped(&[student.params()], &optim, |_| false))?;
-        let (images, labels) = data(workload, batch)?;
-        Ok(Self { student, teacher, optimizer, images, labels })
+        let (images, labels) = data(workload, batch, &device)?;
+        Ok(Self { student, teacher, optimizer, images, labels, device })
     }
 
     fn run(&mut self) -> Result<Duration> {
@@ -187,18 +204,19 @@ impl Step {
         // Nothing is clipped, so no norm is asked for.
         self.optimizer.step(&gradients, LEARNING_RATE, 1.0)?;
         drop((loss, gradients));
+        self.device.synchronize()?;
         Ok(started.elapsed())
     }
 }
 
 /// Pixels of mean 0 and variance 1, and labels.
-fn data(workload: Workload, batch: usize) -> Result<(Value, Vec<u32>)> {
+fn data(workload: Workload, batch: usize, device: &Device) -> Result<(Value, Vec<u32>)> {
     let mut random = ChaCha8Rng::seed_from_u64(2);
     let side = workload.side_px();
     let pixel = |random: &mut ChaCha8Rng| (random.random::<f32>() - 0.5) * 12f32.sqrt();
     let pixels: Vec<f32> = (0..batch * side * side * 3).map(|_| pixel(&mut random)).collect();
     let labels = (0..batch).map(|_| random.random_range(0..workload.classes() as u32)).collect();
-    let images = Tensor::from_vec(pixels, (batch, side, side, 3), &Device::Cpu).context("pixels")?;
+    let images = Tensor::from_vec(pixels, (batch, side, side, 3), device).context("pixels")?;
     Ok((Value::constant(images.permute((0, 3, 1, 2))?), labels))
 }
 
