@@ -1,8 +1,10 @@
 //! Image classification as a user meets it: training, resuming, distilling, probing, measuring, comparing.
 
 use std::fs;
+use std::path::Path;
 
 use crate::support::colours;
+use crate::support::mpi::assert_jobs_are_one_process;
 use crate::support::real;
 use crate::support::tiny::{
     Folder, assert_ended, assert_mentions, assert_same_run, assert_same_tensors, log, names, tensors,
@@ -58,6 +60,20 @@ at = "logits"
 weight = 2.0
 "#;
 
+/// Keys that train the teacher of `distilled.toml` in four parts.
+const TEACHER_IN_PARTS: &str = r#"
+extends = "base.toml"
+
+[student]
+network = "resnet14"
+
+[schedule]
+epochs = 1
+
+[train]
+accumulate = 4
+"#;
+
 /// A folder with the coloured images and configurations.
 type Small = Folder<ClassifyConfig>;
 
@@ -94,15 +110,30 @@ fn resumed_equals_uninterrupted_across_epochs_with_accumulation_and_augmentation
 #[test]
 fn four_processes_are_one_that_accumulates_four_batches_with_a_teacher() {
     let sets = ["train.accumulate=4", "train.batch_size=4", "train.compare_alone=true", "schedule.epochs=2"];
-    let teacher = "extends = \"base.toml\"\n[student]\nnetwork = \"resnet14\"\n[schedule]\nepochs = 1\n[train]\naccumulate = 4\n";
     let (alone, shared) = (Small::new(), Small::new());
-    alone.write("teacher.toml", teacher);
-    shared.write("teacher.toml", teacher);
+    alone.write("teacher.toml", TEACHER_IN_PARTS);
+    shared.write("teacher.toml", TEACHER_IN_PARTS);
     alone.train("distilled.toml", &sets).unwrap();
     shared.train_on(4, "distilled.toml", &sets).unwrap();
     for run in ["runs/teacher", "runs/distilled/alone", "runs/distilled"] {
         assert_same_run(&alone.path(run), &shared.path(run));
     }
+}
+
+#[test]
+fn under_mpirun_a_classifier_is_distilled_as_by_one_process() {
+    let new = || {
+        let small = Small::new();
+        small.write("teacher.toml", TEACHER_IN_PARTS);
+        small
+    };
+    let same = |one: &Path, shared: &Path| {
+        for run in ["teacher", "distilled"] {
+            assert_same_run(&one.join(run), &shared.join(run));
+        }
+    };
+    let sets = ["train.accumulate=4", "train.batch_size=4", "schedule.epochs=2"];
+    assert_jobs_are_one_process(new, ("distilled.toml", &sets), &[2, 4], same);
 }
 
 #[test]
@@ -346,6 +377,57 @@ fn the_program_trains_measures_and_compares() {
     fs::write(small.path("runs/plain_seed0/program.txt"), "another").expect("a file");
     assert_ended(&compare(), 0, &["| plain | 2 |"]);
     assert!(names(&small.path("runs")).contains(&"plain_seed0.1".to_owned()));
+}
+
+#[test]
+fn a_comparison_of_several_runs_at_once_is_the_one_of_one_after_the_other() {
+    let sets = ["--set", "schedule.epochs=1", "--seeds", "0,1,2", "--out", "table"];
+    let compare = |small: &Small, more: &[&str]| {
+        let args = [&["compare", "plain.toml", "distilled.toml"][..], &sets, more].concat();
+        small.run_program(&args)
+    };
+    let (one, several) = (Small::new(), Small::new());
+    assert_ended(&compare(&one, &["--threads", "1"]), 0, &["| plain | 3 |", "| distilled | 3 |"]);
+    let told = compare(&several, &["--threads", "3", "--jobs", "3"]);
+    assert_ended(
+        &told,
+        0,
+        &["| plain | 3 |", "| distilled | 3 |", "plain_seed0: student 4/4  loss_classifier"],
+    );
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert_eq!(
+        told.matches(": the teacher was trained before").count(),
+        2,
+        "one run trains it for all: {told}"
+    );
+    let named = ["plain_seed", "distilled_seed"];
+    assert!(told.lines().all(|line| named.iter().any(|name| line.starts_with(name))), "{told}");
+    assert_eq!(one.text("table/compare.json"), several.text("table/compare.json"));
+    assert_eq!(one.text("table/compare.md"), several.text("table/compare.md"));
+    for run in ["plain_seed1", "distilled_seed0"] {
+        assert_same_run(&one.path("runs").join(run), &several.path("runs").join(run));
+    }
+    assert_eq!(names(&one.path("runs")), names(&several.path("runs")), "one teacher for all");
+    // Typed again, everything is there.
+    assert_ended(&compare(&several, &["--threads", "2", "--jobs", "2"]), 0, &["| plain | 3 |"]);
+}
+
+#[test]
+fn of_several_runs_at_once_the_one_that_fails_is_named_and_the_others_are_kept() {
+    let small = Small::new();
+    small.write("wrong.toml", "extends = \"plain.toml\"\n[optim]\nlr = 1e30\n");
+    let args = ["compare", "wrong.toml", "plain.toml", "--seeds", "0", "--threads", "2", "--jobs", "2"];
+    let output = small.run_program(&[&args[..], &["--set", "schedule.epochs=1", "--out", "table"]].concat());
+    assert_ended(&output, 4, &["error: wrong_seed0: ", "no other run begins"]);
+    assert!(small.text("table/compare.json").contains("plain_seed0"));
+}
+
+#[test]
+fn more_runs_at_once_than_threads_are_refused() {
+    let small = Small::new();
+    let output = small.run_program(&["compare", "plain.toml", "--threads", "2", "--jobs", "3"]);
+    assert_ended(&output, 2, &["there are 2 (--threads)", "at most --jobs 2"]);
+    assert!(!small.path("runs").exists());
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::support::colours;
+use crate::support::mpi::assert_jobs_are_one_process;
 use crate::support::tiny::{
     Folder, assert_ended, assert_mentions, assert_same_tensors, log, metadata, names, tensors,
 };
@@ -192,6 +193,19 @@ fn two_processes_are_one_that_accumulates_two_batches_memories_and_meta_steps_in
         alone.trained(&sets);
         shared.train_on(2, "cohort.toml", &sets).unwrap();
         assert_same_cohort(&alone.path("runs/cohort"), &shared.path("runs/cohort"), about);
+    }
+}
+
+#[test]
+fn under_mpirun_a_cohort_is_trained_as_by_one_process() {
+    for (about, sets) in METHODS {
+        let sets: Vec<&str> = sets.iter().copied().filter(|set| !set.contains("accumulate")).collect();
+        let sets = [&sets[..], &["train.accumulate=4", "train.batch_size=4"]].concat();
+        let ranks: &[usize] = if about.starts_with("l_mcl") { &[2] } else { &[2, 4] };
+        let same = |one: &Path, shared: &Path| {
+            assert_same_cohort(&one.join("cohort"), &shared.join("cohort"), about);
+        };
+        assert_jobs_are_one_process(Small::new, ("cohort.toml", &sets), ranks, same);
     }
 }
 

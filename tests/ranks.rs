@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use ckd_det::engine::job::Start;
+use serde_json::Value;
 
+use crate::support::mpi::{alone, assert_jobs_are_one_process, launchers};
 use crate::support::tiny::{Tiny, assert_ended, assert_same_run, log, names};
 use crate::support::together::Together;
 
@@ -23,7 +24,8 @@ fn what_writes_files_and_cannot_share_its_work_refuses_to_run_several_times_at_o
     let tiny = Tiny::new();
     let before = names(&tiny.path("."));
     for (name, variables) in LAUNCHERS {
-        for args in [&["compare", "plain.toml"][..], &["data", "check"], &["bench", "step", "plain.toml"]] {
+        for args in [&["compare", "plain.toml"][..], &["data", "check"], &["bench", "forward", "plain.toml"]]
+        {
             let output = tiny.program(args).envs(variables).output().unwrap();
             assert_ended(&output, 2, &[name, "started 2 processes", "without the launcher"]);
         }
@@ -151,41 +153,16 @@ fn images_per_update_are_whole_batches() {
     assert_eq!(tiny.load("plain.toml", &["train.images_per_update=6"]).unwrap().config.run.train.parts(), 3);
 }
 
-/// Open MPI 4 makes a folder for all its jobs, and two that start at once meet there.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-
-/// The launchers that are installed here. With `CKD_DET_REQUIRE_MPI` set, all must be.
-fn launchers() -> Vec<&'static str> {
-    let all = ["mpirun.openmpi", "mpirun.mpich"];
-    let found: Vec<_> =
-        all.into_iter().filter(|name| Command::new(name).arg("--version").output().is_ok()).collect();
-    assert!(std::env::var_os("CKD_DET_REQUIRE_MPI").is_none() || found.len() == all.len(), "only {found:?}");
-    found
-}
-
-/// The command of a job of the program itself, one thread a process.
-fn command(tiny: &Tiny, launcher: &str, ranks: usize, args: &[&str]) -> Command {
-    let mut command = Command::new(launcher);
-    if launcher.contains("openmpi") {
-        command.args(["--allow-run-as-root", "--oversubscribe"]);
-    }
-    command.args(["-n", &ranks.to_string(), env!("CARGO_BIN_EXE_ckd-det")]).args(args);
-    command.args(["--threads", "1"]).current_dir(tiny.path("."));
-    command
-}
-
-fn job(tiny: &Tiny, launcher: &str, ranks: usize, args: &[&str]) -> Output {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    command(tiny, launcher, ranks, args).output().unwrap()
-}
-
 /// A job of two processes whose second one gets `signal` while they train; how the job ended.
 fn job_with(tiny: &Tiny, launcher: &str, signal: &str, sets: &[&str]) -> Output {
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let sets = [sets, &["train.accumulate=2", "schedule.steps=100000"]].concat();
+    let _alone = alone();
+    let sets = match sets.iter().any(|set| set.starts_with("schedule.steps")) {
+        true => sets.to_vec(),
+        false => [sets, &["train.accumulate=2", "schedule.steps=100000"]].concat(),
+    };
     let sets = sets.iter().flat_map(|set| ["--set", set]);
     let args: Vec<&str> = ["train", "plain.toml"].into_iter().chain(sets).collect();
-    let mut job = command(tiny, launcher, 2, &args);
+    let mut job = tiny.job_command(launcher, 2, &args);
     let job = job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let log = tiny.path("runs/plain/log.jsonl");
     let began = Instant::now();
@@ -216,20 +193,72 @@ fn bytes(run: &Path, file: &str) -> Vec<u8> {
 
 #[test]
 fn under_mpirun_the_program_trains_one_run_whose_files_are_those_of_one_process() {
-    let args = ["train", "plain.toml", "--set", "train.accumulate=2", "--set", "train.eval_every=2"];
-    let alone = Tiny::new();
-    assert_ended(&alone.run_program(&[&args[..], &["--threads", "1"]].concat()), 0, &["AP"]);
-    for launcher in launchers() {
-        let shared = Tiny::new();
-        let output = job(&shared, launcher, 2, &args);
-        assert_ended(&output, 0, &["everything is in runs/plain"]);
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(said.matches("everything is in").count(), 1, "{launcher}: {said}");
-        let (one, two) = (alone.path("runs/plain"), shared.path("runs/plain"));
+    let same = |one: &Path, shared: &Path| {
+        let (one, shared) = (one.join("plain"), shared.join("plain"));
         for file in ["last.safetensors", "best.safetensors", "config.toml"] {
-            assert!(bytes(&one, file) == bytes(&two, file), "{launcher}: {file} differs");
+            assert!(bytes(&one, file) == bytes(&shared, file), "{file} differs");
         }
-        assert_same_run(&one, &two);
+        assert_same_run(&one, &shared);
+    };
+    let sets = ["train.accumulate=4", "train.eval_every=3", "train.batch_size=1"];
+    assert_jobs_are_one_process(Tiny::new, ("plain.toml", &sets), &[2, 4], same);
+}
+
+#[test]
+fn under_mpirun_a_detector_is_distilled_as_by_one_process() {
+    let new = || {
+        let tiny = Tiny::new();
+        tiny.write("teacher.toml", TEACHER_IN_PARTS);
+        tiny
+    };
+    let same = |one: &Path, shared: &Path| {
+        for run in ["teacher", "distilled/alone", "distilled"] {
+            assert_same_run(&one.join(run), &shared.join(run));
+        }
+    };
+    let sets = ["train.accumulate=2", "train.compare_alone=true", "schedule.steps=3"];
+    assert_jobs_are_one_process(new, ("distilled.toml", &sets), &[2], same);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn under_mpirun_a_run_goes_on_with_another_number_of_processes() {
+    let sets = ["train.accumulate=4", "train.batch_size=1", "schedule.steps=40", "train.eval_every=30"];
+    let args: Vec<&str> =
+        ["train", "plain.toml"].into_iter().chain(sets.iter().flat_map(|set| ["--set", set])).collect();
+    let alone = Tiny::new();
+    if launchers().is_empty() {
+        return;
+    }
+    assert_ended(&alone.run_program(&[&args[..], &["--threads", "1"]].concat()), 0, &["everything is in"]);
+    for launcher in launchers() {
+        let changing = Tiny::new();
+        let output = job_with(&changing, launcher, "-USR1", &sets);
+        assert_ended(&output, 130, &["interrupted after step", "the state is saved"]);
+        let output = changing.job(launcher, 4, &[&args[..], &["--resume"]].concat());
+        assert_ended(&output, 0, &["everything is in runs/plain"]);
+        assert_same_run(&alone.path("runs/plain"), &changing.path("runs/plain"));
+    }
+}
+
+#[test]
+fn under_mpirun_a_step_is_timed_together_and_alone() {
+    for launcher in launchers() {
+        let tiny = Tiny::new();
+        let args = ["bench", "step", "distilled.toml", "--classes", "3", "--steps", "3", "--json"];
+        let output = tiny.job(launcher, 2, &args);
+        assert_ended(&output, 0, &[]);
+        let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object and nothing else");
+        let processes = &report["processes"];
+        let number = |key: &str| processes[key].as_f64().unwrap_or_else(|| panic!("{key}: {report}"));
+        assert_eq!([number("processes"), number("on_this_machine")], [2.0, 2.0]);
+        for key in ["sums_alone_ms", "solo_ms", "gradient_mib", "efficiency"] {
+            assert!(number(key) > 0.0, "{key}: {report}");
+        }
+        assert!((0.0..=1.0).contains(&number("hidden")), "{report}");
+        let told = tiny.job(launcher, 2, &args[..7]);
+        assert_ended(&told, 0, &["sums by themselves", "scaling efficiency", "for other processes"]);
+        assert_eq!(String::from_utf8_lossy(&told.stdout).matches("a step ").count(), 2, "{told:?}");
     }
 }
 
@@ -237,9 +266,9 @@ fn under_mpirun_the_program_trains_one_run_whose_files_are_those_of_one_process(
 fn under_mpirun_what_is_wrong_ends_all_processes_with_its_code_and_is_said_once() {
     for launcher in launchers() {
         let tiny = Tiny::new();
-        let output = job(&tiny, launcher, 2, &["train", "nowhere.toml"]);
+        let output = tiny.job(launcher, 2, &["train", "nowhere.toml"]);
         assert_ended(&output, 2, &["nowhere.toml"]);
-        let uneven = job(&tiny, launcher, 3, &["train", "plain.toml", "--set", "train.accumulate=2"]);
+        let uneven = tiny.job(launcher, 3, &["train", "plain.toml", "--set", "train.accumulate=2"]);
         assert_ended(&uneven, 2, &["3 processes cannot share the 2 parts", "start 2 of them"]);
         assert!(!tiny.path("runs").exists());
     }

@@ -43,6 +43,12 @@ impl<T, E, J: FnMut(T, T) -> Result<T, E>> Tree<T, J> {
         Ok(())
     }
 
+    /// Sums of complete subtrees, the largest first. Each added to the next one's sum, from the last on, they are the sum of
+    /// all items; so is one more item that is added before them.
+    pub fn into_sums(self) -> Vec<T> {
+        self.sums.into_iter().map(|(_, sum)| sum).collect()
+    }
+
     /// The sum of all items; `None` without any.
     ///
     /// # Errors

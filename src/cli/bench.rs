@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use ckd_kernels::Simd;
+use ckd_kernels::trace::Span;
 use ckd_kernels::transfers::Counts;
 use clap::Subcommand;
 use serde::Serialize;
@@ -12,6 +13,7 @@ use super::machine::peak_memory_mib;
 use super::output::Output;
 use super::{Context, UsageError, bench_loader, bench_trace, say};
 use crate::config::{Config, Document, Input};
+use crate::engine::detect::bench::ranks::{SharedStep, Together};
 use crate::engine::detect::bench::{Inference, StepTime, Timings, Workload};
 
 /// Arguments of `bench`.
@@ -26,12 +28,14 @@ enum Work {
     /// Time whole training steps: teacher, student, losses, gradients, update
     #[command(after_help = "\
 Images, boxes and weights are random: neither data nor weight files are needed. A step is one \
-batch of train.batch_size images; without a teacher it is the student's step alone.
+batch of train.batch_size images; without a teacher it is the student's step alone. Under a \
+launcher (mpirun) each process makes one batch of the step, in turns with steps without the others.
 
 Examples:
   ckd-det bench step coco_r101_r18 --set train.batch_size=1
   ckd-det bench step coco_retinanet_r101_r50 --size 640x640 --json
-  ckd-det bench step quickstart_teacher --threads 1")]
+  ckd-det bench step quickstart_teacher --threads 1
+  mpirun -n 2 ckd-det bench step coco_r101_r18 --set train.batch_size=1")]
     Step(Setting),
     /// Time inference: the student from images to detections, or the teacher's pyramid
     #[command(after_help = "\
@@ -128,6 +132,8 @@ struct Report {
     images_per_s: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     parts_ms: Option<Parts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    processes: Option<Processes>,
     /// 10^9 multiply-adds of the forward passes.
     gflop_per_image: f64,
     peak_rss_mib: Option<f64>,
@@ -166,12 +172,41 @@ impl GpuWork {
     }
 }
 
+/// Medians of what several processes add to a step, as the first one sees them.
+#[derive(Debug, Serialize)]
+struct Processes {
+    processes: usize,
+    on_this_machine: usize,
+    /// Time until the last process had walked back, too.
+    waited_ms: f64,
+    /// Gradients that are summed in a step.
+    gradient_mib: f64,
+    /// Their sums by themselves.
+    sums_alone_ms: f64,
+    /// The part of the sums that was not hidden behind the walk back.
+    sums_open_ms: f64,
+    /// The share of the sums that was hidden.
+    hidden: f64,
+    /// The same step without sums.
+    solo_ms: f64,
+    solo_ms_min: f64,
+    /// The time of a step without sums as a share of that together.
+    efficiency: f64,
+}
+
 /// Medians of the parts of a training step.
 #[derive(Debug, Serialize)]
 struct Parts {
     teacher: f64,
     student_forward: f64,
     backward_update: f64,
+}
+
+impl Args {
+    /// Whether several processes can do it together.
+    pub(super) fn can_be_shared(&self) -> bool {
+        matches!(self.work, Work::Step(_))
+    }
 }
 
 /// Runs the verb.
@@ -196,12 +231,11 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     refuse_too_large(&workload)?;
     setting.trace.as_ref().map(Output::check).transpose()?;
     let (report, trace) = match args.work {
+        Work::Step(_) if !context.ranks.is_alone() => together(&config, &workload, context)?,
         Work::Step(_) => {
             let timings = workload.training_steps(&config, &context.device)?;
             let parts = Parts::of(&timings.steps);
-            let totals = timings.steps.iter().map(StepTime::total).collect();
-            let Timings { multiply_adds_per_image, gpu, peak_gpu_bytes, trace, .. } = timings;
-            let timings = Timings { steps: totals, multiply_adds_per_image, gpu, peak_gpu_bytes, trace };
+            let timings = timings.map(StepTime::total);
             let report = Report::new("training step", &config, &workload, &timings);
             (Report { parts_ms: Some(parts), ..report }, timings.trace)
         }
@@ -217,6 +251,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             (Report::new(work, &config, &workload, &timings), timings.trace)
         }
     };
+    if !context.ranks.is_first() {
+        return Ok(());
+    }
     if let Some(out) = &setting.trace {
         out.write_json(&bench_trace::document(&trace))?;
     }
@@ -229,6 +266,32 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         false => report.print(say)?,
     }
     Ok(())
+}
+
+/// Steps of which each process makes a part.
+fn together(config: &Config, workload: &Workload, context: &Context) -> anyhow::Result<(Report, Vec<Span>)> {
+    let ranks = &*context.ranks;
+    let Together { timings, bytes } = workload.shared_steps(config, &context.device, ranks)?;
+    let work: Vec<StepTime> = timings.steps.iter().map(|step| step.work).collect();
+    let median_of = |part: fn(&SharedStep) -> Duration| median(&sorted_ms(timings.steps.iter().map(part)));
+    let (solo, sums, open) = (median_of(|s| s.solo), median_of(|s| s.sums), median_of(|s| s.open));
+    let processes = Processes {
+        processes: ranks.size(),
+        on_this_machine: ranks.local().size,
+        waited_ms: median_of(|step| step.waited),
+        gradient_mib: bytes as f64 / (1024.0 * 1024.0),
+        sums_alone_ms: sums,
+        sums_open_ms: open,
+        hidden: (1.0 - open / sums).max(0.0),
+        solo_ms: solo,
+        solo_ms_min: sorted_ms(timings.steps.iter().map(|step| step.solo))[0],
+        efficiency: solo / median_of(SharedStep::total),
+    };
+    let timings = timings.map(SharedStep::total);
+    let mut report = Report::new("training step, a part a process", config, workload, &timings);
+    report.images_per_s *= ranks.size() as f64;
+    let report = Report { parts_ms: Some(Parts::of(&work)), processes: Some(processes), ..report };
+    Ok((report, timings.trace))
 }
 
 impl Report {
@@ -247,6 +310,7 @@ impl Report {
             ms_max: ms[ms.len() - 1],
             images_per_s: workload.batch as f64 * 1e3 / ms_median,
             parts_ms: None,
+            processes: None,
             gflop_per_image: timings.multiply_adds_per_image as f64 / 1e9,
             peak_rss_mib: peak_memory_mib(),
             peak_gpu_mib: timings.peak_gpu_bytes.map(|bytes| bytes as f64 / MIB),
@@ -268,6 +332,9 @@ impl Report {
             say(ms("  student forward", parts.student_forward))?;
             say(ms("  backward, update", parts.backward_update))?;
         }
+        if let Some(processes) = &self.processes {
+            processes.print(&say)?;
+        }
         say(format!("{:<20} {:>10.2} images/s", "", self.images_per_s))?;
         say(format!("{:<20} {:>10.2} GFLOPs an image", "forward", self.gflop_per_image))?;
         if let Some(peak) = self.peak_rss_mib {
@@ -284,6 +351,23 @@ impl Report {
             say(format!("{:<20} {launches:>10.1} a step, and those of NVIDIA's libraries", "launches"))?;
         }
         Ok(())
+    }
+}
+
+impl Processes {
+    fn print(&self, say: &dyn Fn(String) -> io::Result<()>) -> anyhow::Result<()> {
+        let ms = |name: &str, ms: f64| format!("{name:<20} {ms:>10.1} ms");
+        say(ms("  for other processes", self.waited_ms))?;
+        say(ms("  sums, not hidden", self.sums_open_ms))?;
+        say(format!("{:<20} {:>10}, {} on this machine", "processes", self.processes, self.on_this_machine))?;
+        say(format!(
+            "{}  ({:.1} MiB of gradients; {:.0} % hidden behind the walk back)",
+            ms("sums by themselves", self.sums_alone_ms),
+            self.gradient_mib,
+            100.0 * self.hidden
+        ))?;
+        say(format!("{}  (least {:.1})", ms("a step without sums", self.solo_ms), self.solo_ms_min))?;
+        Ok(say(format!("{:<20} {:>10.1} %", "scaling efficiency", 100.0 * self.efficiency))?)
     }
 }
 

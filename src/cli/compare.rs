@@ -1,25 +1,28 @@
 //! `ckd-det compare`: experiments and seeds in one table.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use super::train::{observers, quoted};
 use super::{Context, UsageError, say};
-use crate::engine::comparison::{compare, markdown, write};
-use crate::engine::experiment::Request;
-use crate::engine::job::Start;
+use crate::engine::comparison::{Jobs, compare, markdown, write};
+use crate::engine::observer::ShowProgress;
 use crate::fsx;
+use crate::report::progress::tell;
 
 /// Arguments of `compare`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Each configuration is trained with each seed, one run after the other, in runs/NAME_seedN. The table has mean and \
-standard deviation of the last evaluations, and is written to compare.json and compare.md after every run. Typed \
+Each configuration is trained with each seed in runs/NAME_seedN, one run after the other or --jobs N at once, \
+which share the threads. Results depend on the threads of a run, not on how many run at once: --jobs 4 \
+--threads 8 has those of --threads 2. The table has mean and standard deviation of the last evaluations, and is written to compare.json and compare.md after every run. Typed \
 again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
 program are those it was made with.
 
 Examples:
   ckd-det compare cifar10_r56_r20.toml --seeds 0,1,2 --set data.root=/data
-  ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1 --out results/cifar10")]
+  ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1 --out results/cifar10
+  ckd-det compare alone.toml kd.toml --jobs 4")]
 pub struct Args {
     /// Files, or names of configurations
     #[arg(value_name = "CONFIG", required = true)]
@@ -30,6 +33,9 @@ pub struct Args {
     /// Change a key in all of them: a.b=VALUE
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Runs at once, each on its share of the threads
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    jobs: NonZeroUsize,
     /// The folder of compare.json and compare.md; - prints compare.json alone
     #[arg(long, value_name = "DIR", default_value = "runs/compare")]
     out: PathBuf,
@@ -40,17 +46,33 @@ pub struct Args {
 /// # Errors
 /// Everything that stops a run, see [`crate::engine::EngineError`].
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let request = Request {
+    let (at_once, threads) = (args.jobs.get(), rayon::current_num_threads());
+    if at_once > threads {
+        return Err(UsageError(format!(
+            "--jobs {at_once} runs need a thread each, and there are {threads} (--threads): give at most --jobs {threads}"
+        ))
+        .into());
+    }
+    if at_once > 1 && !context.device.is_cpu() {
+        let advice =
+            "--jobs shares the cores of a CPU; start one compare for each GPU, with --device and --out";
+        return Err(UsageError(advice.to_owned()).into());
+    }
+    let progress = |name: &str| match at_once {
+        1 => observers(context, ShowProgress::default()),
+        _ => observers(context, ShowProgress::of(name)),
+    };
+    let jobs = Jobs {
         device: &context.device,
-        ranks: &*context.ranks,
-        observers: &observers(context),
-        start: Start::Resume,
         stop: context.interrupt.flag(),
         command: &command_line(&args),
-        methods: &[],
+        at_once,
+        threads: threads / at_once,
+        observers: &progress,
+        failed: &|name, error| tell(&format!("{name} failed, and no other run begins: {error}")),
     };
     if args.out == Path::new("-") {
-        let entries = compare(&args.configs, &args.seeds, &args.sets, &request, |_| Ok(()))?;
+        let entries = compare(&args.configs, &args.seeds, &args.sets, &jobs, |_| Ok(()))?;
         return Ok(say(serde_json::to_string_pretty(&entries)?)?);
     }
     // Before hours of training, not after them.
@@ -58,7 +80,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         UsageError(format!("the table cannot be written to --out, which names a folder: {error}"))
     })?;
     let entries =
-        compare(&args.configs, &args.seeds, &args.sets, &request, |entries| write(entries, &args.out))?;
+        compare(&args.configs, &args.seeds, &args.sets, &jobs, |entries| write(entries, &args.out))?;
     say(markdown(&entries).trim_end())?;
     Ok(say(format!("written to {}", args.out.join("compare.json").display()))?)
 }
@@ -69,6 +91,9 @@ fn command_line(args: &Args) -> String {
     let mut command = format!("ckd-det compare {} --seeds {}", configs.join(" "), seeds.join(","));
     for set in &args.sets {
         command += &format!(" --set {}", quoted(set));
+    }
+    if args.jobs > NonZeroUsize::MIN {
+        command += &format!(" --jobs {}", args.jobs);
     }
     command + &format!(" --out {}", quoted(&args.out.display().to_string()))
 }

@@ -68,6 +68,10 @@ impl ExitStatus {
             _ => cause.downcast_ref::<EngineError>(),
         };
         match engine {
+            Some(EngineError::Experiment { source, .. }) => {
+                let first: &(dyn std::error::Error + 'static) = &**source;
+                return std::iter::successors(Some(first), |error| error.source()).find_map(Self::of_cause);
+            }
             Some(EngineError::Missing(_)) => return Some(Self::MissingInput),
             Some(EngineError::RankLost { .. } | EngineError::Collective(_)) => return Some(Self::RankLost),
             Some(EngineError::NonFinite { .. }) => return Some(Self::NonFiniteLoss),

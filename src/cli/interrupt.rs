@@ -1,7 +1,7 @@
 //! Handles the signals that ask a program to stop: Ctrl-C, a polite kill, a closed terminal, a scheduler's SIGUSR1.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::ExitStatus;
 use crate::engine::Result;
@@ -14,7 +14,15 @@ use crate::report::progress::tell;
 #[derive(Debug, Clone, Default)]
 pub struct Interrupt {
     stop: Arc<AtomicBool>,
-    is_training: Arc<AtomicBool>,
+    /// Runs that are under way.
+    trainings: Arc<AtomicUsize>,
+}
+
+/// A run that a signal lets save its state.
+#[derive(Debug)]
+pub(super) struct Interruptible {
+    interrupt: Interrupt,
+    is_training: AtomicBool,
 }
 
 impl Interrupt {
@@ -23,6 +31,11 @@ impl Interrupt {
         let interrupt = Self::default();
         interrupt.listen();
         interrupt
+    }
+
+    /// The observer of a run.
+    pub(super) fn of_run(&self) -> Interruptible {
+        Interruptible { interrupt: self.clone(), is_training: AtomicBool::new(false) }
     }
 
     /// Set once the user wants the training to stop.
@@ -57,7 +70,7 @@ impl Interrupt {
     #[cfg(unix)]
     fn hear(&self) {
         let is_second = self.stop.swap(true, Ordering::Relaxed);
-        if self.is_training.load(Ordering::Relaxed) && !is_second {
+        if self.trainings.load(Ordering::Relaxed) > 0 && !is_second {
             tell("interrupted: the state is saved first, after this step; once more to leave at once");
             return;
         }
@@ -83,18 +96,23 @@ fn is_hang_up_ignored() -> bool {
     }
 }
 
-impl Observer for Interrupt {
+impl Observer for Interruptible {
     fn is_everywhere(&self) -> bool {
         true
     }
 
     fn begin(&self, _: &Begin<'_>) -> Result<()> {
-        self.is_training.store(true, Ordering::Relaxed);
+        // A run that goes back to a checkpoint begins again.
+        if !self.is_training.swap(true, Ordering::Relaxed) {
+            self.interrupt.trainings.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 
     fn end(&self, _: &End) -> Result<()> {
-        self.is_training.store(false, Ordering::Relaxed);
+        if self.is_training.swap(false, Ordering::Relaxed) {
+            self.interrupt.trainings.fetch_sub(1, Ordering::Relaxed);
+        }
         Ok(())
     }
 }

@@ -171,7 +171,11 @@ impl Command {
 
     /// Whether several processes do it together.
     fn can_be_shared(&self) -> bool {
-        matches!(self, Self::Train(args) if args.can_be_shared())
+        match self {
+            Self::Train(args) => args.can_be_shared(),
+            Self::Bench(args) => args.can_be_shared(),
+            _ => false,
+        }
     }
 
     fn run(self, context: &Context) -> anyhow::Result<()> {

@@ -61,7 +61,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let request = Request {
         device: &context.device,
         ranks: &*context.ranks,
-        observers: &observers(context),
+        observers: &observers(context, ShowProgress::default()),
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: context.interrupt.flag(),
         command: &(command_line(&args, context) + " --resume"),
@@ -131,11 +131,11 @@ fn train<C: Settings>(loaded: &Loaded<C>, request: &Request) -> anyhow::Result<F
 }
 
 /// The observers of a run: its files, the handler of signals, and progress unless that is not wanted.
-pub(super) fn observers(context: &Context) -> Observers<'static> {
+pub(super) fn observers(context: &Context, progress: ShowProgress) -> Observers<'static> {
     // The handler first: once there is a log, a signal saves the state.
-    let handled = Observers::none().with(context.interrupt.clone());
+    let handled = Observers::none().with(context.interrupt.of_run());
     let files = handled.with(Log::default()).with(BestWeights::default());
-    if context.quiet { files } else { files.with(ShowProgress::default()) }
+    if context.quiet { files } else { files.with(progress) }
 }
 
 fn tell<R: Row>(Finished { finding, student, folder }: &Finished<R>) -> anyhow::Result<()> {

@@ -1,17 +1,22 @@
-//! `ckd-det compare`: several experiments with several seeds, one run after the other, and one table of means and spreads.
+//! `ckd-det compare`: several experiments with several seeds, and one table of means and spreads.
 //!
 //! A run goes on where it was interrupted, and is not made again where configuration, teacher and program are those it was
 //! made with; otherwise the old run is kept beside the new one.
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
+use candle_core::Device;
+use ckd_collective::Solo;
 use serde::Serialize;
 
 use super::experiment::{self, Request};
 use super::job::{Row, Start};
+use super::observer::Observers;
 use super::task::Settings;
-use super::{Result, recorded};
+use super::{EngineError, Result, recorded};
 use crate::config::{ConfigError, Experiment, Loaded};
 use crate::fsx;
 use crate::report::run_folder::RunFolder;
@@ -57,41 +62,158 @@ pub struct Metric {
     pub deviation: Option<f64>,
 }
 
+/// Surroundings of the runs of a comparison, and how many are made at once.
+pub struct Jobs<'a> {
+    /// Device of all computations.
+    pub device: &'a Device,
+    /// Set when the user wants to stop.
+    pub stop: &'a AtomicBool,
+    /// Command that goes on after an interruption.
+    pub command: &'a str,
+    /// Runs at once, each on threads of its own; one is made on the threads of the caller.
+    pub at_once: usize,
+    /// Threads of each of several runs.
+    pub threads: usize,
+    /// Makes the observers of the run of a name.
+    pub observers: &'a (dyn Fn(&str) -> Observers<'a> + Sync),
+    /// Hears that the run of a name failed while others go on.
+    pub failed: &'a (dyn Fn(&str, &EngineError) + Sync),
+}
+
 /// Runs `configs` with each of `seeds`, `sets` laid over all, and calls `done` with what there is after each run.
 ///
 /// # Errors
-/// What stops a run; the others' results are kept.
+/// [`EngineError::Experiment`] names the first run that stopped and says why. Runs that are under way come to their end, no
+/// other one begins, and all results are kept.
 pub fn compare(
     configs: &[String],
     seeds: &[u64],
     sets: &[String],
-    request: &Request,
-    mut done: impl FnMut(&[Entry]) -> Result<()>,
+    jobs: &Jobs<'_>,
+    done: impl FnMut(&[Entry]) -> Result<()> + Send,
 ) -> Result<Vec<Entry>> {
     // All are loaded before the first runs: a mistake in the last one shows at once.
     let mut planned = Vec::new();
     for config in configs {
-        let runs = seeds.iter().map(|&seed| Ok((seed, load(config, seed, sets)?)));
-        planned.push(runs.collect::<std::result::Result<Vec<_>, ConfigError>>()?);
-    }
-    let mut entries: Vec<Entry> = Vec::new();
-    for (config, runs) in configs.iter().zip(planned) {
         let name = Path::new(config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        entries.push(Entry { name, of: None, runs: Vec::new(), metrics: Vec::new() });
-        for (seed, experiment) in runs {
-            let (run, of) = match &experiment {
-                Experiment::Detect(loaded) => one(loaded.as_ref(), seed, request)?,
-                Experiment::Classify(loaded) => one(loaded.as_ref(), seed, request)?,
-                Experiment::Cohort(loaded) => one(loaded.as_ref(), seed, request)?,
-            };
-            let entry = entries.last_mut().expect("one was just pushed");
-            entry.of = of;
-            entry.runs.push(run);
-            entry.metrics = metrics(&entry.runs);
-            done(&entries)?;
+        for &seed in seeds {
+            planned.push(Planned { config: name.clone(), seed, experiment: load(config, seed, sets)? });
         }
     }
-    Ok(entries)
+    let next = AtomicUsize::new(0);
+    let ended = Mutex::new(Ended { runs: planned.iter().map(|_| None).collect(), error: None, done });
+    let work = || {
+        while let Some((index, run)) = next_of(&planned, &next) {
+            let result = run.made(jobs);
+            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = result.and_then(|result| ended.take(&planned, index, result)) {
+                next.store(planned.len(), Ordering::Relaxed);
+                ended.stop(run.name(), error, jobs);
+            }
+        }
+    };
+    match jobs.at_once.min(planned.len()) {
+        ..=1 => work(),
+        at_once => on_threads(at_once, jobs.threads, &work)?,
+    }
+    let Ended { runs, error, .. } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    error.map_or_else(|| Ok(table(&planned, &runs)), Err)
+}
+
+/// Does `work` so many times at once, on so many threads each.
+fn on_threads(at_once: usize, threads: usize, work: &(dyn Fn() + Sync)) -> Result<()> {
+    let pools: std::result::Result<Vec<_>, _> =
+        (0..at_once).map(|_| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).collect();
+    let pools = pools.map_err(|error| EngineError::Alone(format!("no threads for the runs: {error}")))?;
+    std::thread::scope(|scope| {
+        pools.into_iter().for_each(|pool| drop(scope.spawn(move || pool.install(work))));
+    });
+    Ok(())
+}
+
+/// A run that is to be made.
+struct Planned {
+    /// Name of its configuration.
+    config: String,
+    seed: u64,
+    experiment: Experiment,
+}
+
+/// The first run that nobody has begun, with its place.
+fn next_of<'p>(planned: &'p [Planned], next: &AtomicUsize) -> Option<(usize, &'p Planned)> {
+    let index = next.fetch_add(1, Ordering::Relaxed);
+    planned.get(index).map(|run| (index, run))
+}
+
+/// Result of a run, and a description of what its numbers measure, if not one model.
+type Made = (Run, Option<String>);
+
+impl Planned {
+    fn name(&self) -> &str {
+        match &self.experiment {
+            Experiment::Detect(loaded) => &loaded.config.run.name,
+            Experiment::Classify(loaded) => &loaded.config.run.name,
+            Experiment::Cohort(loaded) => &loaded.config.run.name,
+        }
+    }
+
+    fn made(&self, jobs: &Jobs<'_>) -> Result<Made> {
+        let request = Request {
+            device: jobs.device,
+            ranks: &Solo::default(),
+            observers: &(jobs.observers)(self.name()),
+            start: Start::Resume,
+            stop: jobs.stop,
+            command: jobs.command,
+            methods: &[],
+        };
+        match &self.experiment {
+            Experiment::Detect(loaded) => one(loaded.as_ref(), self.seed, &request),
+            Experiment::Classify(loaded) => one(loaded.as_ref(), self.seed, &request),
+            Experiment::Cohort(loaded) => one(loaded.as_ref(), self.seed, &request),
+        }
+    }
+}
+
+/// What came of the runs so far.
+struct Ended<D> {
+    /// In the order of the plan, whenever they ended.
+    runs: Vec<Option<Made>>,
+    error: Option<EngineError>,
+    done: D,
+}
+
+impl<D: FnMut(&[Entry]) -> Result<()>> Ended<D> {
+    fn take(&mut self, planned: &[Planned], index: usize, made: Made) -> Result<()> {
+        self.runs[index] = Some(made);
+        (self.done)(&table(planned, &self.runs))
+    }
+
+    fn stop(&mut self, name: &str, error: EngineError, jobs: &Jobs<'_>) {
+        if jobs.at_once > 1 && !matches!(error, EngineError::Interrupted { .. } | EngineError::Stopped) {
+            (jobs.failed)(name, &error);
+        }
+        self.error.get_or_insert_with(|| EngineError::Experiment {
+            name: name.to_owned(),
+            source: Box::new(error),
+        });
+    }
+}
+
+/// The entries of the runs that ended.
+fn table(planned: &[Planned], runs: &[Option<Made>]) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::new();
+    for (plan, made) in planned.iter().zip(runs) {
+        let Some((run, of)) = made else { continue };
+        let at = entries.iter().position(|entry| entry.name == plan.config).unwrap_or_else(|| {
+            let name = plan.config.clone();
+            entries.push(Entry { name, of: of.clone(), runs: Vec::new(), metrics: Vec::new() });
+            entries.len() - 1
+        });
+        entries[at].runs.push(run.clone());
+    }
+    entries.iter_mut().for_each(|entry| entry.metrics = metrics(&entry.runs));
+    entries
 }
 
 /// The configuration with its seed, as a run of its own.
@@ -106,7 +228,7 @@ fn load(config: &str, seed: u64, sets: &[String]) -> std::result::Result<Experim
 }
 
 /// A run, and what its numbers are of.
-fn one<C: Settings>(loaded: &Loaded<C>, seed: u64, request: &Request) -> Result<(Run, Option<String>)>
+fn one<C: Settings>(loaded: &Loaded<C>, seed: u64, request: &Request) -> Result<Made>
 where
     Row<C::Task>: Clone,
 {

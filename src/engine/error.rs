@@ -95,6 +95,17 @@ pub enum EngineError {
         /// Description of the difference.
         reason: String,
     },
+    /// One of several experiments stopped.
+    #[error("{name}: {source}")]
+    Experiment {
+        /// Name of the run.
+        name: String,
+        /// Error that stopped it.
+        source: Box<EngineError>,
+    },
+    /// A message between the processes of a run is not what it must be.
+    #[error("a message between the processes of the run is damaged: {0}")]
+    Damaged(String),
     /// Another process of the run was lost, or did not come.
     #[error("after step {step}, {source}")]
     RankLost {

@@ -1,11 +1,11 @@
-//! What a training pass gives, whatever is trained: loss terms, gradients, times.
+//! Results of a training pass, whatever is trained: loss terms, times, and gradients as they leave the walk back.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
 use ckd_kernels::memory::numbers;
-use ckd_kernels::{Gradients, Precision, Value};
+use ckd_kernels::{Precision, Sink, Value};
 
 use super::{EngineError, Result};
 use crate::config;
@@ -24,8 +24,6 @@ pub struct LossTerm {
 pub struct Pass {
     /// Every term of the loss.
     pub terms: Vec<LossTerm>,
-    /// The gradient of their sum.
-    pub gradients: Gradients,
     /// The length of the gradient at the student's pyramid by what it comes from, if the step is measured.
     pub shares: BTreeMap<String, f64>,
     /// Durations of the parts.
@@ -43,12 +41,17 @@ pub struct PartTimes {
     pub backward: Duration,
 }
 
-/// The gradient of the weighted terms' sum, of a pass that was `started` then and spent `teaching` on the teacher.
+/// Receiver of the gradients of a pass.
+pub type GradientSink<'s> = dyn Sink<EngineError> + 's;
+
+/// Gives the gradient of the weighted terms' sum to `gradients`, of a pass that was `started` then and spent `teaching` on
+/// the teacher.
 pub(super) fn walk_back(
     terms: Vec<(String, Value, f64)>,
     step: u64,
     started: Instant,
     teaching: Duration,
+    gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
     let values = together(&terms)?;
@@ -56,10 +59,10 @@ pub(super) fn walk_back(
     let terms: Vec<LossTerm> = terms.into_iter().zip(values).map(term).collect();
     check_finite(&terms, step)?;
     let forward = started.elapsed();
-    let gradients = total.backward()?;
+    total.backward_into(gradients)?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
-    Ok(Pass { terms, gradients, shares: BTreeMap::new(), times })
+    Ok(Pass { terms, shares: BTreeMap::new(), times })
 }
 
 /// The values of all terms, in one copy from a GPU.

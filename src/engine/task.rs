@@ -19,7 +19,7 @@ use serde::de::DeserializeOwned;
 use super::Result;
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
-use super::pass::Pass;
+use super::pass::{GradientSink, Pass};
 use crate::config::{Document, Eval, Loaded, Run, Train};
 use crate::data::{BadImage, Source, Workforce};
 use crate::distill::{Distill, MethodSetting};
@@ -158,12 +158,13 @@ pub trait Task: Sized {
     /// The images of a batch: ids of a detector's, numbers from 0 of a classifier's.
     fn image_ids(batch: &<Self::Source as Source>::Batch) -> Vec<u64>;
 
-    /// Losses and gradients of one batch at `step`.
+    /// Losses of one batch at `step`; its gradients go to `gradients`.
     fn pass(
         &self,
         setting: &Setting<'_, Self>,
         batch: <Self::Source as Source>::Batch,
         step: u64,
+        gradients: &mut GradientSink<'_>,
     ) -> Result<Pass>;
 
     /// Whether something follows the update after which `updates` are finished.

@@ -1,6 +1,8 @@
 //! The teacher of an experiment: loaded, or trained first.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::claim::Claim;
 use super::job::{Job, Row, Start, Surroundings, claimed, finished};
@@ -103,6 +105,13 @@ pub(super) fn place<C: Settings>(own: &C, data: &C::Task) -> RunFolder {
     RunFolder::at(named.path().with_file_name(format!("{name}-{}", &hash[..HASH_DIGITS])))
 }
 
+/// The lock of those who train the teacher of a folder in this process.
+fn turn_of(folder: &RunFolder) -> Arc<Mutex<()>> {
+    static TURNS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    let path = std::path::absolute(folder.path()).unwrap_or_else(|_| folder.path().to_owned());
+    TURNS.lock().unwrap_or_else(PoisonError::into_inner).entry(path).or_default().clone()
+}
+
 /// Digits of a hash in a folder's name.
 const HASH_DIGITS: usize = 12;
 
@@ -136,6 +145,9 @@ fn train<T: Task>(
     let own = experiment.resolved().on_data_of(config);
     let ranks = around.ranks;
     own_parts(ranks, own.run().train.parts() as u64)?;
+    let turn = turn_of(&folder_of(&own));
+    // Another experiment of this process may train the same teacher: then this one finds it trained.
+    let _turn = ranks.is_first().then(|| turn.lock().unwrap_or_else(PoisonError::into_inner));
     let folder = RunFolder::at(from_first(ranks, || Ok(place(&own, around.data).path().to_owned()))?);
     if let Some(outcome) = from_first(ranks, || Ok(finished::<T>(&folder, &own, None, around.observers)))? {
         around.observers.note(&format!("the teacher was trained before: {}", folder.last().display()));

@@ -4,8 +4,10 @@ mod dry_run;
 mod non_finite;
 mod parts;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use super::job::{Job, Row, Start, Surroundings, another_log};
 use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
 use super::pass::{LossTerm, non_finite};
-use super::ranks::{check_same, from_first, on_first, own_parts, spread};
+use super::ranks::{Plan, check_same, from_first, on_first, own_parts, spread};
 use super::recorded::{self, Record};
 use super::task::{Further, Measured, Setting, Settings, Task};
 use super::update::Update;
@@ -58,6 +60,10 @@ pub(super) struct Training<'a, T: Task> {
     terms: Vec<LossTerm>,
     /// Time of the latest checkpoint.
     saved: Instant,
+    /// The order in which gradients travel between processes.
+    plan: Rc<Plan>,
+    /// Updates after which all processes were last found to hold the same weights and state.
+    compared: Cell<Option<u64>>,
 }
 
 impl<T: Task> Job<'_, T> {
@@ -145,6 +151,7 @@ impl<'a, T: Task> Training<'a, T> {
             notes.push(another_log(folder));
         }
         notes.iter().for_each(|note| around.observers.note(note));
+        let plan = Rc::new(Plan::of(optimizer.parameters()));
         let (shares, drawn, terms, saved) = (Shares::default(), Vec::new(), Vec::new(), Instant::now());
         let bad_images = if ranks.is_first() { bad_images_in(folder) } else { BTreeSet::new() };
         let mut training = Self {
@@ -164,6 +171,8 @@ impl<'a, T: Task> Training<'a, T> {
             bad_images,
             terms,
             saved,
+            plan,
+            compared: Cell::new(None),
         };
         training.log_bad_images(around.bad_images, training.state.step)?;
         Ok(training)
@@ -460,7 +469,7 @@ impl<'a, T: Task> Training<'a, T> {
             self.around.evaluating(),
         ) {
             Err(EngineError::Stopped) => Err(self.interrupted()),
-            measured => measured,
+            measured => measured.map_err(|error| self.with_step(error)),
         };
         self.check_ranks()?;
         let measured = measure()?;
@@ -480,10 +489,15 @@ impl<'a, T: Task> Training<'a, T> {
         Ok(())
     }
 
-    /// Checks that all processes hold the same weights and state.
+    /// Checks that all processes hold the same weights and state; once after an update.
     fn check_ranks(&self) -> Result<()> {
+        let step = self.state.step;
+        if self.compared.replace(Some(step)) == Some(step) {
+            return Ok(());
+        }
         let (stores, slots) = (self.job.trained(&self.student), slots(&*self.optimizer, self.ema.as_ref()));
-        check_same(self.around.ranks, self.state.step, tensors_of(&stores, &slots))
+        check_same(self.around.ranks, step, tensors_of(&stores, &slots))
+            .map_err(|error| self.with_step(error))
     }
 
     fn save_in(&self, folder: &Path) -> Result<()> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod colours;
 pub(crate) mod modules;
+pub(crate) mod mpi;
 pub(crate) mod real;
 pub(crate) mod source;
 pub(crate) mod tiny;

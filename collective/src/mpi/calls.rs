@@ -53,6 +53,7 @@ functions! {
     test: "MPI_Test" (*mut Handle, *mut c_int, Handle);
     all_to_all: "MPI_Ialltoall" (*const c_void, c_int, Handle, *mut c_void, c_int, Handle, Handle, *mut Handle);
     all_gather: "MPI_Iallgather" (*const c_void, c_int, Handle, *mut c_void, c_int, Handle, Handle, *mut Handle);
+    all_reduce: "MPI_Allreduce" (*const c_void, *mut c_void, c_int, Handle, Handle, Handle);
     broadcast: "MPI_Ibcast" (*mut c_void, c_int, Handle, c_int, Handle, *mut Handle);
     send: "MPI_Isend" (*const c_void, c_int, Handle, c_int, c_int, Handle, *mut Handle);
     receive: "MPI_Irecv" (*mut c_void, c_int, Handle, c_int, c_int, Handle, *mut Handle);
@@ -168,6 +169,17 @@ impl Calls {
             // SAFETY: `receive` has room for `count` bytes of each rank; the caller keeps both.
             unsafe { (self.functions.all_gather)(from, count, byte, to, count, byte, comm.0, request) }
         })
+    }
+
+    /// Sums `send` over the ranks into `receive`, in an order that is the library's; waits.
+    pub(super) fn all_reduce(&self, comm: Comm, send: &[f32], receive: &mut [f32]) -> Result<()> {
+        let count = self.count(send.len())?;
+        assert_eq!(send.len(), receive.len(), "a sum is as long as its items");
+        let (from, to) = (send.as_ptr().cast(), receive.as_mut_ptr().cast());
+        let Abi { float, sum, .. } = self.abi;
+        // SAFETY: both buffers hold `count` floats, and live until the call ends.
+        let code = unsafe { (self.functions.all_reduce)(from, to, count, float, sum, comm.0) };
+        self.check("MPI_Allreduce", code)
     }
 
     /// Starts a broadcast from rank 0.

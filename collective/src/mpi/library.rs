@@ -19,6 +19,9 @@ pub(super) type Handle = usize;
 pub(super) struct Abi {
     pub(super) world: Handle,
     pub(super) byte: Handle,
+    pub(super) float: Handle,
+    /// `MPI_SUM`.
+    pub(super) sum: Handle,
     /// `MPI_STATUS_IGNORE`.
     pub(super) ignore: Handle,
     /// `MPI_THREAD_SERIALIZED`.
@@ -78,12 +81,15 @@ fn abi(loaded: &Loaded, file: &str) -> Abi {
         // SAFETY: the address of a symbol is taken, not read.
         unsafe { loaded.get::<*mut c_void>(name) }.ok().map(|symbol| symbol.as_raw_ptr() as Handle)
     };
-    if let (Some(world), Some(byte)) = (address(b"ompi_mpi_comm_world\0"), address(b"ompi_mpi_byte\0")) {
-        return Abi { world, byte, ignore: 0, serialized: 2 };
+    let of_open_mpi =
+        [&b"ompi_mpi_comm_world\0"[..], b"ompi_mpi_byte\0", b"ompi_mpi_float\0", b"ompi_mpi_op_sum\0"];
+    if let [Some(world), Some(byte), Some(float), Some(sum)] = of_open_mpi.map(address) {
+        return Abi { world, byte, float, sum, ignore: 0, serialized: 2 };
     }
     // MPI 5, chapter 20. A library may have these functions beside an ABI of its own: the file's name decides.
     if file.contains("mpi_abi") && address(b"MPI_Abi_get_version\0").is_some() {
-        return Abi { world: 0x101, byte: 0x247, ignore: 0, serialized: 2048 };
+        return Abi { world: 0x101, byte: 0x247, float: 0x210, sum: 0x21, ignore: 0, serialized: 2048 };
     }
-    Abi { world: 0x4400_0000, byte: 0x4c00_010d, ignore: 1, serialized: 2 }
+    let (world, byte, float, sum) = (0x4400_0000, 0x4c00_010d, 0x4c00_040a, 0x5800_0003);
+    Abi { world, byte, float, sum, ignore: 1, serialized: 2 }
 }

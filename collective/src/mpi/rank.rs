@@ -84,6 +84,18 @@ impl Mpi {
         format!("{} ({})", self.calls.version(), self.calls.library.file)
     }
 
+    /// The library's own sum over the ranks, `MPI_Allreduce`, to measure [`start_sum`](Collective::start_sum) against. Its
+    /// order, and so its bits, are the library's choice; it waits for ever.
+    ///
+    /// # Errors
+    /// If the library fails.
+    pub fn sum_of_library(&self, values: &[f32]) -> Result<Vec<f32>> {
+        let _others_wait = self.state();
+        let mut sum = vec![0.0; values.len()];
+        self.calls.all_reduce(self.control, values, &mut sum)?;
+        Ok(sum)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,7 +142,12 @@ impl Mpi {
         mut request: Request,
         buffers: B,
     ) -> Result<B> {
-        match self.wait(state, operation, |_| self.calls.is_done(&mut request)) {
+        let is_done = |state: &mut State| {
+            // Sums move on while something else is waited for.
+            state.sums.advance(&self.calls)?;
+            self.calls.is_done(&mut request)
+        };
+        match self.wait(state, operation, is_done) {
             Ok(()) => Ok(buffers),
             Err(error) => {
                 // MPI may still write into them.

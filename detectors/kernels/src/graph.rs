@@ -10,7 +10,7 @@
 //! no sorting, and its additions always happen in the same order.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -142,6 +142,31 @@ enum Kind {
 
 /// Gradients by the names of the leaves, in order of the names.
 pub type Gradients = BTreeMap<Arc<str>, Tensor>;
+
+/// Receiver of the gradients of leaves while a [backward pass](Value::backward_into) goes on.
+///
+/// [`Gradients`] keeps them.
+pub trait Sink<E> {
+    /// Takes the gradient of a leaf, which nothing is added to any more.
+    ///
+    /// # Errors
+    /// Errors of the receiver end the walk.
+    fn leaf(&mut self, name: &Arc<str>, gradient: Tensor) -> std::result::Result<(), E>;
+
+    /// Hears that one more operation was walked.
+    ///
+    /// # Errors
+    /// Errors of the receiver end the walk.
+    fn walked(&mut self) -> std::result::Result<(), E> {
+        Ok(())
+    }
+}
+
+impl<E: From<Error>> Sink<E> for Gradients {
+    fn leaf(&mut self, name: &Arc<str>, gradient: Tensor) -> std::result::Result<(), E> {
+        Ok(add_into(self, name.clone(), gradient)?)
+    }
+}
 
 impl Value {
     /// Constant: a value without a gradient.
@@ -284,13 +309,23 @@ impl Value {
     /// # Ok::<(), ckd_kernels::Error>(())
     /// ```
     pub fn backward(&self) -> Result<Gradients> {
+        let mut gradients = Gradients::new();
+        self.backward_into::<Error>(&mut gradients)?;
+        Ok(gradients)
+    }
+
+    /// [Backward pass](Self::backward) that gives each leaf's gradient to `sink` as soon as the last operation that uses the
+    /// leaf was walked.
+    ///
+    /// # Errors
+    /// If this is no scalar, or a part of the graph was walked before; errors of `sink`.
+    pub fn backward_into<E: From<Error>>(&self, sink: &mut dyn Sink<E>) -> std::result::Result<(), E> {
         if self.tensor.elem_count() != 1 {
-            return Err(Error::invalid(
-                "backward",
-                format!("the gradient of a scalar is defined, not that of {:?}", self.tensor.shape()),
-            ));
+            let reason =
+                format!("the gradient of a scalar is defined, not that of {:?}", self.tensor.shape());
+            return Err(Error::invalid("backward", reason).into());
         }
-        self.backward_from(&self.tensor.ones_like()?)
+        self.walk(self.tensor.ones_like().map_err(Error::from)?, sink)
     }
 
     /// Backward pass from `gradient`, that of a later scalar with respect to this value.
@@ -303,14 +338,21 @@ impl Value {
             return Err(Error::invalid("backward", reason));
         }
         let mut gradients = Gradients::new();
-        let Some(root) = &self.node else { return Ok(gradients) };
-        let mut pending = HashMap::from([(root.number, Pending::Given(gradient.clone()))]);
+        self.walk::<Error>(gradient.clone(), &mut gradients)?;
+        Ok(gradients)
+    }
+
+    fn walk<E: From<Error>>(&self, gradient: Tensor, sink: &mut dyn Sink<E>) -> std::result::Result<(), E> {
+        let Some(root) = &self.node else { return Ok(()) };
+        let mut uses = uses_of_leaves(root);
+        let mut pending = HashMap::from([(root.number, Pending::Given(gradient))]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
             let Some(gradient) = pending.remove(&node.number).map(Pending::into_tensor) else { continue };
             let (inputs, backward) = match &node.kind {
+                // The walk did not come to all its uses.
                 Kind::Leaf(name) => {
-                    add_into(&mut gradients, name.clone(), gradient)?;
+                    sink.leaf(name, gradient)?;
                     continue;
                 }
                 Kind::Operation { inputs, backward } => (inputs, backward),
@@ -318,22 +360,50 @@ impl Value {
             let backward =
                 backward.lock().map_err(|_| Error::invalid("backward", "a thread panicked"))?.take();
             let Some(backward) = backward else {
-                return Err(Error::invalid("backward", "this part of the graph was walked before"));
+                return Err(Error::invalid("backward", "this part of the graph was walked before").into());
             };
             for (input, gradient) in inputs.iter().zip(backward(gradient)?) {
-                let (Some(input), Some(gradient)) = (input, gradient) else { continue };
-                let sum = match pending.remove(&input.number) {
-                    Some(earlier) => earlier.plus(gradient)?,
-                    None => {
-                        queue.push(ByNumber(input.clone()));
-                        Pending::Given(gradient)
-                    }
+                let Some(input) = input else { continue };
+                if let Some(gradient) = gradient {
+                    let sum = match pending.remove(&input.number) {
+                        Some(earlier) => earlier.plus(gradient)?,
+                        None => {
+                            queue.push(ByNumber(input.clone()));
+                            Pending::Given(gradient)
+                        }
+                    };
+                    pending.insert(input.number, sum);
+                }
+                let (Kind::Leaf(name), Some(uses)) = (&input.kind, uses.get_mut(&input.number)) else {
+                    continue;
                 };
-                pending.insert(input.number, sum);
+                *uses -= 1;
+                if *uses == 0
+                    && let Some(gradient) = pending.remove(&input.number)
+                {
+                    sink.leaf(name, gradient.into_tensor())?;
+                }
+            }
+            sink.walked()?;
+        }
+        Ok(())
+    }
+}
+
+/// How often each leaf behind `root`, by its number, is an input of an operation.
+fn uses_of_leaves(root: &Node) -> HashMap<u64, usize> {
+    let (mut uses, mut seen, mut ahead) = (HashMap::new(), HashSet::from([root.number]), vec![root]);
+    while let Some(node) = ahead.pop() {
+        let Kind::Operation { inputs, .. } = &node.kind else { continue };
+        for input in inputs.iter().flatten() {
+            match &input.kind {
+                Kind::Leaf(_) => *uses.entry(input.number).or_default() += 1,
+                Kind::Operation { .. } if seen.insert(input.number) => ahead.push(input),
+                Kind::Operation { .. } => {}
             }
         }
-        Ok(gradients)
     }
+    uses
 }
 
 /// Gradient as far as it is known.

@@ -94,7 +94,7 @@ pub mod windows;
 pub use activation::Activation;
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{CompileError, Error, Result};
-pub use graph::{Gradients, Value};
+pub use graph::{Gradients, Sink, Value};
 pub use linear::linear;
 pub use precision::Precision;
 pub use simd::Simd;

@@ -1,11 +1,13 @@
 //! Sums, scalings, views and gathers; and the graph that they stand in.
 
+use std::sync::Arc;
+
 use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::elementwise::{
     add, concatenate, hard_sigmoid, hard_swish, permute, relu, relu6, reshape, rows, scale, weighted_sum,
 };
-use ckd_kernels::{Conv2dConfig, Epilogue, Error, Value, conv2d};
+use ckd_kernels::{Conv2dConfig, Epilogue, Error, Sink, Value, conv2d};
 
 fn scalar(name: &str, value: f32) -> Value {
     Value::leaf(name, tensor(vec![value], &[]))
@@ -209,6 +211,57 @@ fn a_long_chain_of_diamonds_is_walked_once() {
         value = add(&value, &value).unwrap();
     }
     assert_eq!(values(&value.backward().unwrap()["x"]), [2f32.powi(60)]);
+}
+
+/// Receiver that notes gradients as they come, and the operations between them.
+#[derive(Default)]
+struct Noted(Vec<String>);
+
+impl Sink<Error> for Noted {
+    fn leaf(&mut self, name: &Arc<str>, gradient: Tensor) -> Result<(), Error> {
+        self.0.push(format!("{name} {}", values(&gradient)[0]));
+        Ok(())
+    }
+
+    fn walked(&mut self) -> Result<(), Error> {
+        self.0.push("walked".to_owned());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_gradient_leaves_the_walk_once_its_last_use_was_walked() {
+    // y = 3 (2a + b) + b
+    let (a, b) = (scalar("a", 1.0), scalar("b", 1.0));
+    let inner = add(&scale(&a, 2.0).unwrap(), &b).unwrap();
+    let total = add(&scale(&inner, 3.0).unwrap(), &b).unwrap();
+    let mut noted = Noted::default();
+    total.backward_into(&mut noted).unwrap();
+    assert_eq!(noted.0, ["walked", "walked", "b 4", "walked", "a 6", "walked"]);
+}
+
+#[test]
+fn a_leaf_with_a_use_that_no_gradient_comes_to_leaves_at_the_end() {
+    let a = scalar("a", 1.0);
+    let twice = scale(&a, 2.0).unwrap();
+    let blocked = Value::operation(&[&twice], twice.tensor().clone(), |_| Ok(vec![None]));
+    let total = add(&scale(&blocked, 3.0).unwrap(), &scale(&a, 5.0).unwrap()).unwrap();
+    let mut noted = Noted::default();
+    total.backward_into(&mut noted).unwrap();
+    assert_eq!(noted.0.last().map(String::as_str), Some("a 5"));
+    assert_eq!(noted.0.iter().filter(|what| what.starts_with('a')).count(), 1);
+}
+
+#[test]
+fn a_receiver_of_gradients_can_end_the_walk() {
+    struct Full;
+    impl Sink<Error> for Full {
+        fn leaf(&mut self, _: &Arc<str>, _: Tensor) -> Result<(), Error> {
+            Err(Error::Invalid { operation: "test", reason: "it is full".to_owned() })
+        }
+    }
+    let total = scale(&scalar("a", 1.0), 2.0).unwrap();
+    assert!(total.backward_into(&mut Full).unwrap_err().to_string().contains("it is full"));
 }
 
 #[test]

@@ -34,7 +34,7 @@ use ckd_detectors::taps::Tap;
 
 use super::Result;
 use super::distillation::Distillation;
-use super::pass::Pass;
+use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Gathered, Network, Setting, Settings, Task, blake3_of};
 use crate::config::{ClassifyConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
@@ -187,8 +187,14 @@ impl Task for LabelledSets {
         batch.indices.iter().map(|&index| index.into()).collect()
     }
 
-    fn pass(&self, setting: &Setting<'_, Self>, batch: LabelledBatch, step: u64) -> Result<Pass> {
-        pass::training_pass(setting, batch, step)
+    fn pass(
+        &self,
+        setting: &Setting<'_, Self>,
+        batch: LabelledBatch,
+        step: u64,
+        gradients: &mut GradientSink<'_>,
+    ) -> Result<Pass> {
+        pass::training_pass(setting, batch, step, gradients)
     }
 
     fn measure(

@@ -15,26 +15,32 @@ use super::sources::LabelledSets;
 use crate::config::{Bn, Task};
 use crate::data::LabelledBatch;
 use crate::distill::Lesson;
-use crate::engine::pass::{Pass, timed, walk_back};
+use ckd_kernels::Gradients;
+
+use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
 use crate::engine::task::Setting;
 use crate::engine::{EngineError, Result};
 
-/// Runs teacher and student on one batch at `step` and computes the gradients; a measured step does so for each part first.
+/// Runs teacher and student on one batch at `step` and gives the gradients to `gradients`; a measured step computes those of
+/// each part first.
 pub(super) fn training_pass(
     setting: &Setting<'_, LabelledSets>,
     mut batch: LabelledBatch,
     step: u64,
+    gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let images = to_device(&mut batch, setting.device)?;
     let shares = match setting.lessons.filter(|lessons| lessons.is_active(step)) {
         Some(lessons) if lessons.is_measured(step) => {
             gradient_norms(setting.student.params(), lessons, step, |part| {
-                pass_of(part, setting, (&images, &batch), step)
+                let mut gradients = Gradients::new();
+                pass_of(part, setting, (&images, &batch), step, &mut gradients)?;
+                Ok(gradients)
             })?
         }
         _ => BTreeMap::new(),
     };
-    Ok(Pass { shares, ..pass_of(Part::All, setting, (&images, &batch), step)? })
+    Ok(Pass { shares, ..pass_of(Part::All, setting, (&images, &batch), step, gradients)? })
 }
 
 /// The same for one part of the loss.
@@ -43,6 +49,7 @@ fn pass_of(
     setting: &Setting<'_, LabelledSets>,
     (images, batch): (&Images, &LabelledBatch),
     step: u64,
+    gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
@@ -81,5 +88,5 @@ fn pass_of(
         }
     }
     drop((taught, taps));
-    walk_back(terms, step, started, teaching)
+    walk_back(terms, step, started, teaching, gradients)
 }

@@ -9,12 +9,12 @@ use std::iter::once;
 
 use ckd_detectors::classifier::Classifier;
 use ckd_detectors::param::ParamStore;
+use ckd_kernels::Gradients;
 use ckd_kernels::deferred::collected;
 use ckd_kernels::sgd::squared_norm;
 
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
-use crate::engine::pass::Pass;
 
 /// Selection of the terms of a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,14 +35,14 @@ pub(super) fn gradient_norms(
     student: &ParamStore,
     lessons: &Distillation<Classifier>,
     step: u64,
-    pass: impl Fn(Part<'_>) -> Result<Pass>,
+    gradients_of: impl Fn(Part<'_>) -> Result<Gradients>,
 ) -> Result<BTreeMap<String, f64>> {
     let parts = once((CLASSIFICATION, Part::Task))
         .chain(lessons.labels(step).map(|label| (label, Part::Method(label))));
     let mut norms = BTreeMap::new();
     for (name, part) in parts {
-        let (found, _unmade) = collected(|| pass(part));
-        let gradients = found?.gradients;
+        let (gradients, _unmade) = collected(|| gradients_of(part));
+        let gradients = gradients?;
         let own: Vec<_> = student.trainable().filter_map(|(weight, _)| gradients.get(weight)).collect();
         norms.insert(name.to_owned(), squared_norm(&own)?.sqrt());
     }

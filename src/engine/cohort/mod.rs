@@ -30,7 +30,7 @@ use ckd_detectors::param::ParamStore;
 
 use super::classify::{ClassifierCard, LabelledSets, backbone_has, to_device};
 use super::distillation::Distillation;
-use super::pass::Pass;
+use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Further, Gathered, Network, Setting, Settings, Task};
 use super::{EngineError, Result};
 use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run, Train};
@@ -162,8 +162,14 @@ impl Task for CohortSets {
         batch.indices.iter().map(|&index| index.into()).collect()
     }
 
-    fn pass(&self, setting: &Setting<'_, Self>, batch: LabelledBatch, step: u64) -> Result<Pass> {
-        pass::training_pass(setting, batch, step)
+    fn pass(
+        &self,
+        setting: &Setting<'_, Self>,
+        batch: LabelledBatch,
+        step: u64,
+        gradients: &mut GradientSink<'_>,
+    ) -> Result<Pass> {
+        pass::training_pass(setting, batch, step, gradients)
     }
 
     fn keeps(config: &CohortConfig, updates: u64) -> bool {

@@ -17,18 +17,19 @@ use crate::distill::mcl::{Cohort as CohortLosses, CohortMethod, Likenesses, laye
 use crate::distill::{Term, kd, remember};
 use crate::engine::Result;
 use crate::engine::classify::to_device;
-use crate::engine::pass::{Pass, walk_back};
+use crate::engine::pass::{GradientSink, Pass, walk_back};
 use crate::engine::task::Setting;
 
 /// A scalar of the loss: name, value, weight.
 type Part = (String, Value, f64);
 
-/// Runs all networks on one batch at `step` and computes the gradients. The memories take in the batch once all parts of the
+/// Runs all networks on one batch at `step` and gives the gradients to `gradients`. The memories take in the batch once all parts of the
 /// update are computed.
 pub(super) fn training_pass(
     setting: &Setting<'_, CohortSets>,
     mut batch: LabelledBatch,
     step: u64,
+    gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let started = Instant::now();
     let images = to_device(&mut batch, setting.device)?;
@@ -54,7 +55,7 @@ pub(super) fn training_pass(
     let last: Vec<Tensor> =
         layers.iter().filter_map(|own| Some(own.last()?.embedding.tensor().clone())).collect();
     drop((layers, likenesses));
-    let pass = walk_back(terms, step, started, Duration::ZERO)?;
+    let pass = walk_back(terms, step, started, Duration::ZERO, gradients)?;
     if let Some(bank) = &config.cohort.bank {
         for (embedding, memory) in last.iter().zip(cohort.memories()) {
             let (memory, momentum) = (memory.clone(), bank.momentum);

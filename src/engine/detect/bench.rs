@@ -4,6 +4,8 @@
 //! update costs what it always costs, and every step does the same work on the same weights, however many there
 //! are.
 
+pub mod ranks;
+
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
@@ -11,9 +13,9 @@ use ckd_detectors::Detector;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::init::stream;
 use ckd_detectors::nn::Mode;
-use ckd_kernels::flops;
 use ckd_kernels::trace::{self, Span};
 use ckd_kernels::transfers::{Counts, counts, peak_memory};
+use ckd_kernels::{Gradients, flops};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -22,8 +24,9 @@ use super::{BACKBONE, build, method_setting};
 use crate::config::{self, Config};
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
-use crate::engine::pass::precision;
+use crate::engine::pass::{GradientSink, Pass, precision};
 use crate::engine::update::Update;
+use crate::optim::Optimizer;
 use crate::optim::groups::grouped;
 
 /// Boxes on every image.
@@ -72,6 +75,15 @@ pub struct Timings<T> {
     pub trace: Vec<Span>,
 }
 
+impl<T> Timings<T> {
+    /// The same with another duration of each step.
+    pub fn map<U>(self, of_step: impl Fn(&T) -> U) -> Timings<U> {
+        let Self { steps, multiply_adds_per_image, gpu, peak_gpu_bytes, trace } = self;
+        let steps = steps.iter().map(of_step).collect();
+        Timings { steps, multiply_adds_per_image, gpu, peak_gpu_bytes, trace }
+    }
+}
+
 /// Durations of the parts of a training step, which add up to the whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepTime {
@@ -84,6 +96,12 @@ pub struct StepTime {
 }
 
 impl StepTime {
+    /// The time of a step that `took` so long, most of it for `pass`.
+    fn of(pass: &Pass, took: Duration) -> Self {
+        let (teacher, student_forward) = (pass.times.teacher, pass.times.student_forward);
+        Self { teacher, student_forward, backward_update: took - teacher - student_forward }
+    }
+
     /// The whole step.
     pub fn total(&self) -> Duration {
         self.teacher + self.student_forward + self.backward_update
@@ -96,36 +114,15 @@ impl Workload {
     /// # Errors
     /// If the networks cannot be built or run, or a random loss is not finite.
     pub fn training_steps(&self, config: &Config, device: &Device) -> Result<Timings<StepTime>> {
-        let teacher =
-            config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, self.classes, device));
-        let distillation = match teacher.transpose()? {
-            Some(teacher) => {
-                let setting = method_setting(config, self.classes, device)?;
-                Distillation::new(&config.distill, Vec::new(), teacher, &setting)?
-            }
-            None => None,
-        };
-        let student = build::student(config, self.classes, device)?;
-        let beside = distillation.iter().flat_map(Distillation::params);
-        let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
-        let parameters = grouped(&stores, &config.run.optim, |name| name.starts_with(BACKBONE));
-        let mut optimizer = config.run.optim.over(parameters)?;
-        let (images, targets) = self.scene(config, device)?;
+        let mut learner = Learner::new(self, config, device)?;
         self.repeat(device, |step| {
-            let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
             let started = Instant::now();
-            let pass = precision(&config.run.engine).scope(|| {
-                let views = Views { student: &images, teacher: &images };
-                training_pass(&student, distillation.as_ref(), views, &targets, step, &mut random)
-            })?;
-            let (gradients, terms) = (&pass.gradients, &pass.terms[..]);
-            let update = Update { gradients, lr: 0.0, scale: 1.0, step, of: "gradient", terms };
-            update.apply(&mut *optimizer, &config.run.optim)?;
-            drop(pass.gradients);
+            let mut gradients = Gradients::new();
+            let pass = learner.pass(step, &mut gradients)?;
+            learner.update(&gradients, &pass, step, 1.0)?;
+            drop(gradients);
             device.synchronize()?;
-            let took = started.elapsed();
-            let (teacher, student_forward) = (pass.times.teacher, pass.times.student_forward);
-            Ok(StepTime { teacher, student_forward, backward_update: took - teacher - student_forward })
+            Ok(StepTime::of(&pass, started.elapsed()))
         })
     }
 
@@ -212,6 +209,53 @@ impl Workload {
             target.labels.push(random.random_range(0..self.classes as u32));
         }
         target
+    }
+}
+
+/// A student at its steps: all at a learning rate of 0, on the same images.
+struct Learner<'c> {
+    config: &'c Config,
+    student: Detector,
+    distillation: Option<Distillation<Detector>>,
+    optimizer: Box<dyn Optimizer>,
+    images: Images,
+    targets: Vec<Target>,
+}
+
+impl<'c> Learner<'c> {
+    fn new(workload: &Workload, config: &'c Config, device: &Device) -> Result<Self> {
+        let classes = workload.classes;
+        let teacher = config.teacher.as_ref().map(|teacher| build::teacher(config, teacher, classes, device));
+        let distillation = match teacher.transpose()? {
+            Some(teacher) => {
+                let setting = method_setting(config, classes, device)?;
+                Distillation::new(&config.distill, Vec::new(), teacher, &setting)?
+            }
+            None => None,
+        };
+        let student = build::student(config, classes, device)?;
+        let beside = distillation.iter().flat_map(Distillation::params);
+        let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
+        let parameters = grouped(&stores, &config.run.optim, |name| name.starts_with(BACKBONE));
+        let optimizer = config.run.optim.over(parameters)?;
+        let (images, targets) = workload.scene(config, device)?;
+        Ok(Self { config, student, distillation, optimizer, images, targets })
+    }
+
+    /// Runs teacher and student, and gives the gradients to `gradients`.
+    fn pass(&self, step: u64, gradients: &mut GradientSink<'_>) -> Result<Pass> {
+        let Self { config, student, images, targets, .. } = self;
+        let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
+        let views = Views { student: images, teacher: images };
+        precision(&config.run.engine).scope(|| {
+            training_pass(student, self.distillation.as_ref(), views, targets, step, &mut random, gradients)
+        })
+    }
+
+    /// Makes the update by `gradients` of `pass`, multiplied by `scale`.
+    fn update(&mut self, gradients: &Gradients, pass: &Pass, step: u64, scale: f64) -> Result<()> {
+        let update = Update { gradients, lr: 0.0, scale, step, of: "gradient", terms: &pass.terms };
+        update.apply(&mut *self.optimizer, &self.config.run.optim).map(drop)
     }
 }
 

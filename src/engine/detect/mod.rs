@@ -36,7 +36,7 @@ use self::picture::draw_detections;
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
-use super::pass::Pass;
+use super::pass::{GradientSink, Pass};
 use super::task::{
     Evaluating, Gathered, Measured, Network, Setting, Settings, Task, blake3_of, parameters_of,
 };
@@ -189,11 +189,18 @@ impl Task for DataSets {
         batch.image_ids.iter().map(|id| id.0).collect()
     }
 
-    fn pass(&self, setting: &Setting<'_, Self>, mut batch: Batch, step: u64) -> Result<Pass> {
+    fn pass(
+        &self,
+        setting: &Setting<'_, Self>,
+        mut batch: Batch,
+        step: u64,
+        gradients: &mut GradientSink<'_>,
+    ) -> Result<Pass> {
         let teachers = teacher_images(&mut batch, setting.device)?;
         let (images, targets) = to_device(batch, setting.device)?;
         let views = Views { student: &images, teacher: teachers.as_ref().unwrap_or(&images) };
-        training_pass(setting.student, setting.lessons, views, &targets, step, &mut setting.random())
+        let mut random = setting.random();
+        training_pass(setting.student, setting.lessons, views, &targets, step, &mut random, gradients)
     }
 
     fn measure(

@@ -20,7 +20,7 @@ use super::shares::{DETECTION, Ledger};
 use crate::distill::Lesson;
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
-use crate::engine::pass::{Pass, timed, walk_back};
+use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
 
 /// The images of a batch as each network sees them: the same places, resampled by the same rule or not.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,7 @@ pub struct Views<'a> {
     pub teacher: &'a Images,
 }
 
-/// Runs teacher and student on one batch at `step` and computes the gradients.
+/// Runs teacher and student on one batch at `step` and gives the gradients to `gradients`.
 pub fn training_pass(
     student: &Detector,
     distillation: Option<&Distillation<Detector>>,
@@ -39,6 +39,7 @@ pub fn training_pass(
     targets: &[Target],
     step: u64,
     random: &mut dyn RngCore,
+    gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
@@ -92,7 +93,7 @@ pub fn training_pass(
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);
-    let pass = spanned("gradients", device, || walk_back(terms, step, started, teaching))?;
+    let pass = spanned("gradients", device, || walk_back(terms, step, started, teaching, gradients))?;
     Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
 }
 

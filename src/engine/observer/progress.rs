@@ -11,14 +11,36 @@ use crate::report::run_folder::LeftOutLine;
 #[derive(Default)]
 pub struct ShowProgress {
     run: RefCell<Option<(Progress, String)>>,
+    /// Name of the experiment, where several are shown at once.
+    name: Option<String>,
+}
+
+impl ShowProgress {
+    /// Lines that begin with the name of the experiment, which is one of several that run at once.
+    pub fn of(name: impl Into<String>) -> Self {
+        Self { run: RefCell::default(), name: Some(name.into()) }
+    }
+
+    /// The text with the experiment's name before it.
+    fn named(&self, text: &str) -> String {
+        match &self.name {
+            Some(name) => format!("{name}: {text}"),
+            None => text.to_owned(),
+        }
+    }
 }
 
 impl Observer for ShowProgress {
     fn begin(&self, begin: &Begin<'_>) -> Result<()> {
         // Without a terminal: a line every tenth of the run, log.jsonl has the rest.
-        let verbosity = Verbosity::for_stderr((begin.total / 10).max(1));
-        let progress = Progress::new(begin.total, begin.step, begin.label, verbosity);
-        *self.run.borrow_mut() = Some((progress, begin.label.to_owned()));
+        let every = (begin.total / 10).max(1);
+        let verbosity = match self.name {
+            Some(_) => Verbosity::Lines { every },
+            None => Verbosity::for_stderr(every),
+        };
+        let label = self.named(begin.label);
+        let progress = Progress::new(begin.total, begin.step, &label, verbosity);
+        *self.run.borrow_mut() = Some((progress, label));
         Ok(())
     }
 
@@ -52,8 +74,8 @@ impl Observer for ShowProgress {
 
     fn note(&self, note: &str) {
         match &mut *self.run.borrow_mut() {
-            Some((progress, _)) => progress.note(note.trim_end()),
-            None => tell(note.trim_end()),
+            Some((progress, _)) => progress.note(&self.named(note.trim_end())),
+            None => tell(&self.named(note.trim_end())),
         }
     }
 

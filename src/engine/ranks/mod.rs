@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `packet` | numbers and tensors as bytes |
 //! | `report` | what all ranks learn of each part of an update |
-//! | `sums` | sums of gradients and side effects of passes over all ranks |
+//! | `sums` | sums of gradients while the walk back goes on; side effects of passes |
 
 mod packet;
 mod report;
@@ -28,7 +28,7 @@ use crate::data::loader::Share;
 use packet::garbled;
 pub(super) use packet::{Packet, Reader};
 pub(super) use report::{PartReport, Report};
-pub(super) use sums::{effects_over_ranks, sum_over_ranks};
+pub(super) use sums::{Plan, Summing, effects_over_ranks};
 
 /// The parts of an update that a rank makes.
 ///

@@ -105,7 +105,7 @@ impl<'b> Reader<'b> {
 
 /// The error of a message between ranks that is not what it must be.
 pub(super) fn garbled(why: &dyn std::fmt::Display) -> EngineError {
-    EngineError::RanksDiffer { step: 0, reason: format!("a message between them is damaged: {why}") }
+    EngineError::Damaged(why.to_string())
 }
 
 #[cfg(test)]

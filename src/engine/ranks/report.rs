@@ -34,8 +34,8 @@ pub(in crate::engine) struct Report {
     pub(in crate::engine) step: u64,
     /// Parts, in order.
     pub(in crate::engine) parts: Vec<PartReport>,
-    /// By parameter, in the optimiser's order, whether it has a gradient.
-    pub(in crate::engine) has_gradient: Vec<bool>,
+    /// Places in the optimiser's order of the parameters that have a gradient, in the order in which they left the last walk.
+    pub(in crate::engine) left: Vec<usize>,
     /// Side effects of each pass.
     pub(in crate::engine) effects: usize,
     /// Images that turned out broken.
@@ -63,7 +63,7 @@ struct Failure {
 impl Report {
     pub(in crate::engine) fn of(step: u64, parts: Vec<PartReport>, broken: Vec<BadImage>) -> Self {
         let broken = broken.into_iter().map(|image| (image.path, image.reason)).collect();
-        Self { step, parts, has_gradient: Vec::new(), effects: 0, broken }
+        Self { step, parts, left: Vec::new(), effects: 0, broken }
     }
 
     /// The reports of all ranks, in their order.

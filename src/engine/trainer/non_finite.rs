@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use ckd_detectors::param::{Role, write_in_place};
+use ckd_kernels::Gradients;
 
 use super::{Training, bad_images_in, loader_from, position, slots, tensors_of};
 use crate::config::OnNonFinite;
@@ -135,6 +136,7 @@ impl<T: Task> Training<'_, T> {
         spread(ranks, tensors_of(&stores, &slots))?;
         drop((stores, slots));
         self.state = TrainState { left_out, ..state };
+        self.compared.set(None);
         let seen = self.state.step * self.parts();
         let source = self.around.data.source(config)?;
         self.loader = loader_from::<T>(source, config, ranks, position(self.batches_per_epoch, seen))?;
@@ -188,7 +190,8 @@ impl<T: Task> Training<'_, T> {
         let Some(Ok(batch)) = self.loader.next() else { return Ok(()) };
         let before = self.moved_by_passes()?;
         let setting = self.setting(step * self.parts());
-        let pass = precision(&self.run().engine).scope(|| self.around.data.pass(&setting, batch, step));
+        let pass = precision(&self.run().engine)
+            .scope(|| self.around.data.pass(&setting, batch, step, &mut Gradients::new()));
         self.put_back(&before)?;
         pass.map(drop)
     }

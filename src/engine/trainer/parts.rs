@@ -1,4 +1,6 @@
-//! The parts of an update: which process makes which, and what all learn of all.
+//! The parts of an update: each process makes some, and all learn of all.
+
+use std::rc::Rc;
 
 use ckd_collective::Tree;
 use ckd_kernels::Gradients;
@@ -7,8 +9,8 @@ use ckd_kernels::graph::add_into;
 
 use super::{Accumulated, BatchOf, Training, position};
 use crate::data::BadImage;
-use crate::engine::pass::{LossTerm, precision};
-use crate::engine::ranks::{PartReport, Report, effects_over_ranks, own_parts, sum_over_ranks};
+use crate::engine::pass::{GradientSink, LossTerm, precision};
+use crate::engine::ranks::{PartReport, Report, Summing, effects_over_ranks, own_parts};
 use crate::engine::task::{Settings, Task};
 use crate::engine::{EngineError, Result};
 
@@ -19,47 +21,60 @@ impl<T: Task> Training<'_, T> {
     }
 
     /// The gradients of one update's batches, summed as a tree over them, and their side effects.
+    ///
+    /// Gradients of this process's last batch leave the walk back, and their sums over all processes begin, while the walk
+    /// goes on.
     pub(super) fn accumulate(&mut self) -> Result<Accumulated<BatchOf<T>>> {
         let (config, ranks, parts, step) =
             (self.job.config, self.around.ranks, self.parts(), self.state.step);
         let (mut told, mut effects, mut kept) = (Vec::new(), Vec::new(), None);
-        let mut tree = Tree::new(added);
-        for part in own_parts(ranks, parts)? {
+        let (mut tree, mut summing) = (Some(Tree::new(added)), Summing::over(ranks, self.plan.clone()));
+        let own = own_parts(ranks, parts)?;
+        for part in own.clone() {
             let batch = self.draw()?;
             let mut report = PartReport::drawn(T::image_ids(&batch), T::images(&batch));
             if part + 1 == parts {
                 kept = T::kept(config, &batch, step + 1);
             }
+            let mut gradients = Gradients::new();
+            let earlier = if part + 1 == own.end { tree.take() } else { None };
+            let sink: &mut GradientSink<'_> = match earlier {
+                Some(earlier) => {
+                    summing.follow(earlier.into_sums());
+                    &mut summing
+                }
+                None => &mut gradients,
+            };
             let setting = self.setting(step * parts + part);
             let (pass, waiting) = collected(|| {
-                precision(&config.run().engine).scope(|| self.around.data.pass(&setting, batch, step))
+                precision(&config.run().engine).scope(|| self.around.data.pass(&setting, batch, step, sink))
             });
             match pass {
                 Ok(pass) => {
                     report.computed(&pass.terms, &pass.shares);
-                    tree.add(pass.gradients)?;
+                    tree.iter_mut().try_for_each(|tree| tree.add(std::mem::take(&mut gradients)))?;
                     effects.push(waiting);
                     told.push(report);
                 }
                 Err(error) => {
-                    report.failed(error)?;
+                    report.failed(self.with_step(error))?;
                     told.push(report);
                     break;
                 }
             }
         }
-        let own = tree.sum()?.unwrap_or_default();
         let mut report = Report::of(step, told, std::mem::take(&mut self.broken));
-        report.has_gradient =
-            self.optimizer.parameters().iter().map(|parameter| own.contains_key(&parameter.name)).collect();
+        report.left = summing.send_all().map_err(|error| self.with_step(error))?.to_vec();
         report.effects = effects.first().map_or(0, Vec::len);
         let all = report.shared(ranks).map_err(|error| self.with_step(error))?;
+        // Also where a number was not finite: what was started is finished, on all processes.
+        let wanted = |place: usize| all.iter().any(|report| report.left.contains(&place));
+        let gradients = summing.finish(wanted).map_err(|error| self.with_step(error))?;
         let mut sum = self.learned(&all)?;
-        let wanted: Vec<bool> = (0..self.optimizer.parameters().len())
-            .map(|index| all.iter().any(|report| report.has_gradient.get(index) == Some(&true)))
-            .collect();
-        sum.gradients = sum_over_ranks(ranks, self.optimizer.parameters(), &wanted, own)
-            .map_err(|error| self.with_step(error))?;
+        sum.gradients = gradients;
+        if !self.plan.is_observed {
+            self.plan = Rc::new(self.plan.observed(&all[0].left));
+        }
         effects_over_ranks(ranks, &effects).map_err(|error| self.with_step(error))?;
         if kept.is_none() && T::keeps(config, step + 1) {
             // It was another process's to draw.
@@ -112,9 +127,13 @@ impl<T: Task> Training<'_, T> {
     }
 
     /// An error of the processes, with the step.
-    fn with_step(&self, error: EngineError) -> EngineError {
+    pub(super) fn with_step(&self, error: EngineError) -> EngineError {
         match error {
             EngineError::Collective(source) => self.lost(source),
+            EngineError::Damaged(why) => EngineError::RanksDiffer {
+                step: self.state.step,
+                reason: format!("a message between them is damaged: {why}"),
+            },
             other => other,
         }
     }
