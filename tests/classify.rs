@@ -120,6 +120,41 @@ fn four_processes_are_one_that_accumulates_four_batches_with_a_teacher() {
     }
 }
 
+/// The statistics of all parts are those of a batch of all images.
+#[test]
+fn with_synchronised_norms_several_processes_train_as_one_with_the_whole_batch() {
+    let (whole, shared) = (Small::new(), Small::new());
+    let sets = ["schedule.epochs=1", "train.eval_every=1", "optim.lr=0.01"];
+    whole.train("plain.toml", &sets).unwrap();
+    let parts = ["train.sync_bn=true", "train.accumulate=2", "train.batch_size=4"];
+    shared.train_on(2, "plain.toml", &[&sets[..], &parts].concat()).unwrap();
+    let losses = |small: &Small| -> Vec<f64> {
+        let lines = log(&small.path("runs/plain"));
+        lines.iter().filter_map(|line| line["losses"]["loss_classifier"].as_f64()).collect()
+    };
+    let (one, two) = (losses(&whole), losses(&shared));
+    // Later learning rates differ: the last batch of an epoch of 28 images is a half one, or none.
+    for (one, two) in one.iter().zip(&two).take(2) {
+        assert!((one - two).abs() < 1e-5 * one.abs(), "{one} {two}");
+    }
+    assert!(one.len() > 2 && two.len() > 2, "{one:?} {two:?}");
+    // Norms of parts of their own go another way.
+    let apart = Small::new();
+    apart.train_on(2, "plain.toml", &[&sets[..], &parts[1..]].concat()).unwrap();
+    assert!((losses(&apart)[0] - one[0]).abs() > 1e-3 * one[0].abs());
+}
+
+#[test]
+fn synchronised_norms_need_a_process_for_each_part() {
+    let error = Small::new().train("plain.toml", &["train.sync_bn=true", "train.accumulate=2"]).unwrap_err();
+    assert_mentions(&error.to_string(), &["each part needs a process: start 2", "train.accumulate to 1"]);
+    let sets = ["train.sync_bn=true", "train.accumulate=4"];
+    let error = Small::new().train_on(2, "plain.toml", &sets).unwrap_err();
+    assert_mentions(&error, &["start 4 of them", "train.accumulate to 2"]);
+    let error = Small::new().load("plain.toml", &["train.sync_bn=true", "train.share_steps=2"]).unwrap_err();
+    assert_mentions(&error.to_string(), &["train.sync_bn", "train.share_steps"]);
+}
+
 #[test]
 fn under_mpirun_a_classifier_is_distilled_as_by_one_process() {
     let new = || {

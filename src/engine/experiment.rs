@@ -11,7 +11,7 @@ use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings, claimed};
 use super::observer::Observers;
 use super::outcome::Outcome;
-use super::ranks::{from_first, own_parts, set_patience};
+use super::ranks::{check_statistics, from_first, own_parts, set_patience};
 use super::task::{Gathered, Settings, Task};
 use super::teacher::{self, Teacher, check_folders, folder_of};
 use super::{EngineError, Result, recorded};
@@ -218,6 +218,7 @@ fn methods<T: Task>(
 /// Refuses what several processes cannot compute as one would.
 fn refuse_what_ranks_cannot_share<C: Settings>(config: &C, ranks: &dyn Collective) -> Result<()> {
     own_parts(ranks, config.run().train.parts() as u64)?;
+    check_statistics(ranks, &config.run().train)?;
     let remembers = |entry: &&Distill| entry.word() == "crd" && !entry.is_off();
     match config.distill().iter().find(remembers) {
         Some(_) if !ranks.is_alone() => Err(EngineError::Alone(

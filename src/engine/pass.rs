@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
 use ckd_kernels::memory::numbers;
+use ckd_kernels::norm::are_over_parts;
 use ckd_kernels::{Precision, Sink, Value};
 
 use super::{EngineError, Result};
@@ -57,9 +58,13 @@ pub(super) fn walk_back(
     let values = together(&terms)?;
     let term = |((name, _, weight), value)| LossTerm { name, weighted: f64::from(value) * weight };
     let terms: Vec<LossTerm> = terms.into_iter().zip(values).map(term).collect();
-    check_finite(&terms, step)?;
+    let checked = check_finite(&terms, step);
     let forward = started.elapsed();
-    total.backward_into(gradients)?;
+    // Norms of other parts wait for the sums of this one's walk, whatever its losses are.
+    if checked.is_ok() || are_over_parts() {
+        total.backward_into(gradients)?;
+    }
+    checked?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
     Ok(Pass { terms, shares: BTreeMap::new(), times })

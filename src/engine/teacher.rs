@@ -8,7 +8,7 @@ use super::claim::Claim;
 use super::job::{Job, Row, Start, Surroundings, claimed, finished};
 use super::observer::Observers;
 use super::outcome::Outcome;
-use super::ranks::{from_first, own_parts};
+use super::ranks::{check_statistics, from_first, own_parts};
 use super::task::{Measured, Settings, Task};
 use super::{EngineError, Result, recorded};
 use crate::config::Loaded;
@@ -145,6 +145,7 @@ fn train<T: Task>(
     let own = experiment.resolved().on_data_of(config);
     let ranks = around.ranks;
     own_parts(ranks, own.run().train.parts() as u64)?;
+    check_statistics(ranks, &own.run().train)?;
     let turn = turn_of(&folder_of(&own));
     // Another experiment of this process may train the same teacher: then this one finds it trained.
     let _turn = ranks.is_first().then(|| turn.lock().unwrap_or_else(PoisonError::into_inner));

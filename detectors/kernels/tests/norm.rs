@@ -1,11 +1,17 @@
 //! Batch and group norms against PyTorch's values and against differences.
 
 use crate::support::*;
+use std::sync::{Barrier, Mutex};
+
 use candle_core::Tensor;
-use ckd_kernels::Value;
+use ckd_kernels::deferred::collected;
 use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
-use ckd_kernels::norm::{NormEpilogue, batch_norm_train, frozen_batch_norm, group_norm, update_running};
+use ckd_kernels::norm::{
+    NormEpilogue, Parts, are_over_parts, batch_norm_train, frozen_batch_norm, group_norm, over_parts,
+    update_running,
+};
+use ckd_kernels::{Error, Value};
 
 #[test]
 fn a_frozen_norm_equals_pytorch() {
@@ -31,6 +37,90 @@ fn a_training_norm_equals_pytorch() {
         case.check_close("new_running_mean", &values(&shared_mean));
         case.check_close("new_running_var", &values(&shared_var));
     });
+}
+
+/// A part of an update on a thread of its own.
+struct Part<'r> {
+    place: usize,
+    brought: &'r [Mutex<Vec<f64>>],
+    together: &'r Barrier,
+}
+
+impl Parts for Part<'_> {
+    fn is_first(&self) -> bool {
+        self.place == 0
+    }
+
+    fn gather(&self, own: &[f64]) -> Result<Vec<Vec<f64>>, Error> {
+        *self.brought[self.place].lock().unwrap() = own.to_vec();
+        self.together.wait();
+        let all = self.brought.iter().map(|numbers| numbers.lock().unwrap().clone()).collect();
+        self.together.wait();
+        Ok(all)
+    }
+}
+
+/// The parts are images of one batch, whose norm, gradients and running statistics they have together.
+#[test]
+fn a_norm_over_several_parts_is_the_norm_of_all_their_images() {
+    if !device().is_cpu() {
+        return;
+    }
+    let close = |got: &[f32], want: &[f32], tolerance: f32| {
+        assert_eq!(got.len(), want.len());
+        let largest = want.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() <= tolerance * largest, "{got} {want}");
+        }
+    };
+    for (shape, parts) in [([4, 3, 3, 5], 2), ([4, 67, 1, 3], 4), ([3, 16, 2, 3], 3), ([2, 5, 1, 1], 2)] {
+        let [x, w, b] = inputs(shape);
+        let g = noise(5, &shape);
+        let norm = |x: &Tensor, g: &Tensor| {
+            let leaf = |name: &str, tensor: &Tensor| Value::leaf(name, tensor.clone());
+            let fused = NormEpilogue { residual: None, activation: Activation::Relu };
+            let (y, statistics) =
+                batch_norm_train(&leaf("x", x), &leaf("w", &w), &leaf("b", &b), 1e-3, fused).unwrap();
+            let gradients = y.backward_from(g).unwrap();
+            let (_, effects) = collected(|| {
+                let running = Tensor::zeros(shape[1], candle_core::DType::F32, x.device()).unwrap();
+                statistics.fold_into(&running, &running, 0.1).unwrap();
+            });
+            let moved: Vec<f32> = effects[0].tensors.iter().flat_map(values).collect();
+            (values(y.tensor()), ["x", "w", "b"].map(|name| values(&gradients[name])), moved)
+        };
+        let (whole, [whole_x, whole_w, whole_b], whole_moved) = norm(&x, &g);
+        let brought: Vec<Mutex<Vec<f64>>> = (0..parts).map(|_| Mutex::default()).collect();
+        let together = Barrier::new(parts);
+        let images = shape[0] / parts;
+        let found: Vec<_> = std::thread::scope(|scope| {
+            let part = |place: usize| {
+                let (brought, together, norm) = (&brought[..], &together, &norm);
+                let [x, g] = [&x, &g].map(|all| all.narrow(0, place * images, images).unwrap());
+                scope.spawn(move || {
+                    over_parts(&Part { place, brought, together }, || {
+                        assert!(are_over_parts());
+                        norm(&x, &g)
+                    })
+                })
+            };
+            let threads: Vec<_> = (0..parts).map(part).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(!are_over_parts());
+        let joined = |of: &dyn Fn(usize) -> Vec<f32>| (0..parts).flat_map(of).collect::<Vec<f32>>();
+        close(&joined(&|part| found[part].0.clone()), &whole, 1e-5);
+        close(&joined(&|part| found[part].1[0].clone()), &whole_x, 1e-5);
+        for (index, whole) in [(1, &whole_w), (2, &whole_b)] {
+            let mut sum = vec![0.0; whole.len()];
+            for part in &found {
+                sum.iter_mut().zip(&part.1[index]).for_each(|(sum, value)| *sum += value);
+            }
+            close(&sum, whole, 1e-5);
+        }
+        close(&found[0].2, &whole_moved, 1e-6);
+        assert!(found[1..].iter().all(|part| part.2.is_empty()), "running statistics move once");
+    }
 }
 
 #[test]

@@ -62,6 +62,12 @@ impl CohortConfig {
         let layers = &self.cohort.layers;
         let optim = &self.run.optim;
         check.that(
+            !self.run.train.sync_bn || layers.meta_every == 0,
+            "train.sync_bn",
+            "is true, but l_mcl's meta step is made on one part",
+            "leave it out, or set cohort.layers.meta_every = 0",
+        );
+        check.that(
             optim.kind == OptimKind::Sgd || layers.meta_every == 0,
             "optim.kind",
             format!("is {:?}, but l_mcl's virtual updates are those of SGD", optim.kind.word()),

@@ -23,6 +23,9 @@ section! {
         pub accumulate: usize = 1,
         /// Images per optimiser step, which is `batch_size` times `accumulate`: give one of the two.
         pub images_per_update: Option<usize>,
+        /// Batch norms that train take the statistics of all parts of an update (synchronised batch norm). Each part then needs a
+        /// process of its own: `mpirun -n PARTS`.
+        pub sync_bn: bool = false,
         /// Seconds that a process of a run waits for the others before it names those that are late, and ends the run.
         pub rank_timeout_s: f64 = 600.0,
         /// Evaluate this often, in the schedule's unit (steps or epochs). Default: at the end only.
@@ -93,6 +96,12 @@ impl Train {
             "rank_timeout_s",
             format!("is {}", self.rank_timeout_s),
             "give a number of seconds above 0",
+        );
+        check.that(
+            !self.sync_bn || self.share_steps == 0,
+            "sync_bn",
+            "is true, but measured steps (train.share_steps) walk back once for each part of the loss",
+            "leave out one of the two",
         );
         check.at_least_one("eval_every", self.eval_every.unwrap_or(1));
         check.at_least_one("checkpoint_every", self.checkpoint_every.unwrap_or(1));

@@ -7,10 +7,12 @@
 //! |---|---|
 //! | `packet` | numbers and tensors as bytes |
 //! | `report` | what all ranks learn of each part of an update |
+//! | `statistics` | statistics of batch norms over all parts |
 //! | `sums` | sums of gradients while the walk back goes on; side effects of passes |
 
 mod packet;
 mod report;
+mod statistics;
 mod sums;
 
 use std::ops::Range;
@@ -28,6 +30,7 @@ use crate::data::loader::Share;
 use packet::garbled;
 pub(super) use packet::{Packet, Reader};
 pub(super) use report::{PartReport, Report};
+pub(super) use statistics::{check_statistics, with_statistics};
 pub(super) use sums::{Plan, Summing, effects_over_ranks};
 
 /// The parts of an update that a rank makes.

@@ -10,7 +10,7 @@ use ckd_kernels::graph::add_into;
 use super::{Accumulated, BatchOf, Training, position};
 use crate::data::BadImage;
 use crate::engine::pass::{GradientSink, LossTerm, precision};
-use crate::engine::ranks::{PartReport, Report, Summing, effects_over_ranks, own_parts};
+use crate::engine::ranks::{PartReport, Report, Summing, effects_over_ranks, own_parts, with_statistics};
 use crate::engine::task::{Settings, Task};
 use crate::engine::{EngineError, Result};
 
@@ -46,9 +46,10 @@ impl<T: Task> Training<'_, T> {
                 None => &mut gradients,
             };
             let setting = self.setting(step * parts + part);
-            let (pass, waiting) = collected(|| {
-                precision(&config.run().engine).scope(|| self.around.data.pass(&setting, batch, step, sink))
-            });
+            let run = config.run();
+            let pass = || self.around.data.pass(&setting, batch, step, sink);
+            let (pass, waiting) =
+                collected(|| precision(&run.engine).scope(|| with_statistics(ranks, &run.train, pass)));
             match pass {
                 Ok(pass) => {
                     report.computed(&pass.terms, &pass.shares);

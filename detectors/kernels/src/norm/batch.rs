@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor};
 
 use super::measured::{Grouping, Moments, NormEpilogue, normalize};
 use super::rows::Rows;
+use super::shared::{are_over_parts, moves_statistics, summed};
 use super::tables::dims;
 use crate::deferred::{defer, exactly};
 use crate::dispatch::{self, Host};
@@ -35,6 +36,7 @@ impl BatchStatistics {
         // An empty batch leaves a trace, too: side effects of all passes are counted alike.
         let tensors = match self.values_per_channel {
             0 => Vec::new(),
+            _ if !moves_statistics() => Vec::new(),
             _ => vec![self.mean.clone(), self.unbiased_var.clone()],
         };
         let (running_mean, running_var) = (running_mean.clone(), running_var.clone());
@@ -96,7 +98,7 @@ impl Host for MoveTowards<'_> {
 
 /// Training batch norm (Ioffe and Szegedy 2015, arXiv 1502.03167). Returns the statistics of the batch too.
 ///
-/// The biased variance normalises.
+/// The biased variance normalises. Inside [`over_parts`](super::over_parts) the statistics are those of all parts.
 ///
 /// A channel with a single value normalises to its bias, with finite gradients. An empty batch gives an empty
 /// result.
@@ -114,9 +116,13 @@ pub fn batch_norm_train(
     fused: NormEpilogue,
 ) -> Result<(Value, BatchStatistics)> {
     let (n, c, h, w) = dims("batch_norm_train", x)?;
-    let grouping = Grouping { rows: Rows { sections: 1, rows: n * h * w, c }, group: 1 };
+    let is_shared = are_over_parts();
+    let grouping = Grouping { rows: Rows { sections: 1, rows: n * h * w, c }, group: 1, is_shared };
     let (out, moments) = normalize("batch_norm_train", x, weight, bias, eps, grouping, fused)?;
-    let values = n * h * w;
+    let values = match is_shared {
+        true => summed(vec![(n * h * w) as f64])?[0] as usize,
+        false => n * h * w,
+    };
     let statistics = dispatch::run(x.tensor(), Statistics { moments: &moments, values })?;
     Ok((out, statistics))
 }

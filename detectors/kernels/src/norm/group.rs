@@ -26,7 +26,8 @@ pub fn group_norm(
     if groups == 0 || c == 0 || c % groups != 0 {
         return Err(Error::invalid("group_norm", format!("{c} channels in {groups} groups")));
     }
-    let grouping = Grouping { rows: Rows { sections: n, rows: h * w, c }, group: c / groups };
+    let grouping =
+        Grouping { rows: Rows { sections: n, rows: h * w, c }, group: c / groups, is_shared: false };
     let epilogue = NormEpilogue { residual: None, activation };
     Ok(normalize("group_norm", x, weight, bias, eps, grouping, epilogue)?.0)
 }

@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 
 use super::rows::{Activated, BackwardLine, ForwardLine, GradientSums, Rows};
+use super::shared::summed;
 use super::tables::{check_table, dims, to_vec};
 use crate::activation::Activation;
 use crate::dispatch::{self, Host};
@@ -30,6 +31,8 @@ impl Default for NormEpilogue<'_> {
 pub(super) struct Grouping {
     pub(super) rows: Rows,
     pub(super) group: usize,
+    /// Whether the sums are those of [all parts](super::over_parts).
+    pub(super) is_shared: bool,
 }
 
 /// Mean and biased variance of one channel of one section.
@@ -69,6 +72,9 @@ pub(super) fn normalize(
     check_table(name, "bias", bias, c)?;
     if let Some(residual) = fused.residual.filter(|residual| residual.dims() != x.dims()) {
         return Err(Error::invalid(name, format!("residual {:?}, x {:?}", residual.dims(), x.dims())));
+    }
+    if grouping.is_shared && !x.tensor().device().is_cpu() {
+        return Err(Error::invalid(name, "statistics over several parts are computed on the CPU only"));
     }
     let input = nhwc(x.tensor())?;
     let residual = fused.residual.map(|residual| nhwc(residual.tensor())).transpose()?;
@@ -137,7 +143,7 @@ impl Host for Norm<'_> {
     fn on_host(self) -> Result<(Tensor, Tensor)> {
         let rows = self.grouping.rows;
         let input = elements(self.x)?;
-        let moments = self.grouping.moments(&input);
+        let moments = self.grouping.moments(&input)?;
         let line = Line::new(&moments, &to_vec(self.weight)?, self.eps);
         let bias = to_vec(self.bias)?.repeat(rows.sections);
         let line = ForwardLine { mean: &line.mean, factor: &line.factor, bias: &bias };
@@ -180,7 +186,8 @@ impl Host for NormGradients<'_> {
         let mut gradients = [None, None, None];
         let mut masked = None;
         if wanted[0] {
-            let (b, d) = grouping.backward_tables(&line, &sums, &gain);
+            let (sums, values) = grouping.over_parts(&sums)?;
+            let (b, d) = grouping.backward_tables(&line, &sums, values, &gain);
             let tables = BackwardLine { a: &line.factor, b: &b, d: &d, mean: &line.mean };
             let keep_masked = self.keep_masked && y.is_some();
             let (gx, kept) = rows.backward(&g, Some(&x), y, &tables, keep_masked);
@@ -227,24 +234,57 @@ impl Grouping {
     }
 
     /// Mean and biased variance per section and channel; those of an empty group are 0 and 1.
-    fn moments(&self, x: &[f32]) -> Vec<Moments> {
-        if self.rows.rows == 0 {
-            return vec![Moments { mean: 0.0, var: 1.0 }; self.rows.sections * self.rows.c];
+    fn moments(&self, x: &[f32]) -> Result<Vec<Moments>> {
+        let (sums, squares, values) = match self.is_shared {
+            true => {
+                let (sums, squares) = self.rows.value_sums(x);
+                self.shared(&sums, &squares)?
+            }
+            false if self.rows.rows == 0 => (Vec::new(), Vec::new(), 0.0),
+            false => {
+                let (sums, squares) = self.rows.value_sums(x);
+                (sums, squares, self.values())
+            }
+        };
+        if values == 0.0 {
+            return Ok(vec![Moments { mean: 0.0, var: 1.0 }; self.rows.sections * self.rows.c]);
         }
-        let (sums, squares) = self.rows.value_sums(x);
         let groups = sums.chunks_exact(self.group).zip(squares.chunks_exact(self.group));
         let moments = groups.map(|(sums, squares)| {
-            let mean = sums.iter().sum::<f64>() / self.values();
-            let var = squares.iter().sum::<f64>() / self.values() - mean * mean;
+            let mean = sums.iter().sum::<f64>() / values;
+            let var = squares.iter().sum::<f64>() / values - mean * mean;
             // Not `max`, which would hide a NaN.
             Moments { mean, var: if var < 0.0 { 0.0 } else { var } }
         });
-        moments.flat_map(|moments| std::iter::repeat_n(moments, self.group)).collect()
+        Ok(moments.flat_map(|moments| std::iter::repeat_n(moments, self.group)).collect())
+    }
+
+    /// The sums of two tables over all parts, and the values behind each.
+    fn shared(&self, first: &[f64], second: &[f64]) -> Result<(Vec<f64>, Vec<f64>, f64)> {
+        let mut first = summed([first, second, &[self.values()]].concat())?;
+        let values = first.pop().unwrap_or_default();
+        let second = first.split_off(first.len() / 2);
+        Ok((first, second, values))
+    }
+
+    /// The sums behind the gradient of the input, over all parts where they are shared, and the values behind each.
+    fn over_parts(&self, own: &GradientSums) -> Result<(GradientSums, f64)> {
+        let (of_gradients, of_products, values) = match self.is_shared {
+            true => self.shared(&own.of_gradients, &own.of_products)?,
+            false => (own.of_gradients.clone(), own.of_products.clone(), self.values()),
+        };
+        Ok((GradientSums { of_gradients, of_products }, values))
     }
 
     /// The tables b and d of dx = a g + b (x - mean) + d, from
     /// dx = (w g - mean(w g) - x̂ mean(w g x̂)) / std, means over the group.
-    fn backward_tables(&self, line: &Line, sums: &GradientSums, gain: &[f32]) -> (Vec<f32>, Vec<f32>) {
+    fn backward_tables(
+        &self,
+        line: &Line,
+        sums: &GradientSums,
+        values: f64,
+        gain: &[f32],
+    ) -> (Vec<f32>, Vec<f32>) {
         let (count, c) = (sums.of_gradients.len(), self.rows.c);
         let (mut b, mut d) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for first in (0..count).step_by(self.group) {
@@ -261,9 +301,9 @@ impl Grouping {
                 weighted += factor * sums.of_gradients[at];
                 products += factor * sums.of_products[at];
             }
-            let b_group = -products * inverse * inverse / self.values();
+            let b_group = -products * inverse * inverse / values;
             b.extend(std::iter::repeat_n(b_group as f32, self.group));
-            d.extend(std::iter::repeat_n((-weighted / self.values()) as f32, self.group));
+            d.extend(std::iter::repeat_n((-weighted / values) as f32, self.group));
         }
         (b, d)
     }

@@ -6,6 +6,7 @@
 //! | `batch` | [`batch_norm_train`]: the statistics of the batch, and the running ones |
 //! | `group` | [`group_norm`]: the statistics of an image's groups of channels |
 //! | `measured` | a norm with statistics of its input, and its gradient |
+//! | `shared` | [`over_parts`]: the statistics of several parts of an update at once |
 //! | `rows` | the passes over memory that all are made of |
 //!
 //! All three are y = activation((x - mean) · factor + bias + residual) with a mean and a factor per channel,
@@ -22,9 +23,11 @@ mod gpu;
 mod group;
 mod measured;
 mod rows;
+mod shared;
 mod tables;
 
 pub use batch::{BatchStatistics, batch_norm_train, update_running};
 pub use frozen::frozen_batch_norm;
 pub use group::group_norm;
 pub use measured::NormEpilogue;
+pub use shared::{Parts, are_over_parts, over_parts};
