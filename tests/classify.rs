@@ -47,7 +47,7 @@ eval_every = 1
 batch_size = 7
 "#;
 
-const DISTILLED: &str = r#"
+pub(crate) const DISTILLED: &str = r#"
 extends = "base.toml"
 
 [teacher]

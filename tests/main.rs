@@ -19,6 +19,8 @@ mod export;
 mod export_classifiers;
 mod faults;
 mod fuzz;
+#[cfg(feature = "cuda")]
+mod gpu;
 mod new;
 mod numbers;
 mod observer;

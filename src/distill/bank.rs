@@ -10,12 +10,11 @@ use std::ops::Range;
 use candle_core::Tensor;
 use ckd_detectors::init::stream;
 use ckd_kernels::Value;
-use ckd_kernels::memory::{elements, from_elements, on_host};
-use ckd_kernels::reduce::{dot, softmax};
+use ckd_kernels::bank::{self, drawn_similarities};
+use ckd_kernels::row_losses::{Positives, contrast};
 use rand::seq::IteratorRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use rayon::prelude::*;
 
 use super::distiller::DistillError;
 use super::rows::weighted_mean_over_rows;
@@ -124,22 +123,7 @@ fn stream_at(seed: u64, what: &str, position: usize) -> ChaCha8Rng {
 /// # Errors
 /// Shapes that do not fit.
 pub fn remember(memory: &Tensor, samples: &[u32], new: &Tensor, momentum: f64) -> Result<(), DistillError> {
-    let (n, d) = memory.dims2()?;
-    if new.dims() != [samples.len(), d] || samples.iter().any(|&sample| sample as usize >= n) {
-        let reason = format!("{} samples and rows {:?} for a memory of {n} x {d}", samples.len(), new.dims());
-        return Err(DistillError::invalid(NAME, reason));
-    }
-    let new = on_host(new)?;
-    for (&sample, new) in samples.iter().zip(elements(&new)?.chunks_exact(d.max(1))) {
-        let old = on_host(&memory.narrow(0, sample as usize, 1)?)?;
-        let mix = |(old, new): (&f32, &f32)| momentum * f64::from(*old) + (1.0 - momentum) * f64::from(*new);
-        let mixed: Vec<f64> = elements(&old)?.iter().zip(new).map(mix).collect();
-        let length = mixed.iter().map(|x| x * x).sum::<f64>().sqrt();
-        let scale = if length == 0.0 { 0.0 } else { length.recip() };
-        let row = mixed.into_iter().map(|x| (x * scale) as f32).collect();
-        memory.slice_set(&from_elements(row, (1, d), memory)?, 0, sample as usize)?;
-    }
-    Ok(())
+    Ok(bank::remember(memory, samples, new, momentum)?)
 }
 
 /// G_ik = u_i · memory\[drawn_ik\] / `temperature`. The gradient reads the memory: it may move only after the
@@ -157,45 +141,7 @@ pub fn likeness(
     temperature: f64,
 ) -> Result<Value, DistillError> {
     expect_positive(NAME, "temperature", temperature)?;
-    let (n, d) = memory.dims2()?;
-    let (b, width) = rows.tensor().dims2()?;
-    let columns = drawn.len().checked_div(b).unwrap_or(0);
-    if width != d || columns * b != drawn.len() || drawn.iter().any(|&at| at as usize >= n) {
-        let reason = format!("rows {:?}, {} positions, a memory of {n} x {d}", rows.dims(), drawn.len());
-        return Err(DistillError::invalid(NAME, reason));
-    }
-    let (host, memory) = (on_host(rows.tensor())?, on_host(memory)?);
-    let mut out = vec![0f32; b * columns];
-    if !out.is_empty() && d > 0 {
-        let (u, memory) = (elements(&host)?, elements(&memory)?);
-        let (u, memory): (&[f32], &[f32]) = (&u, &memory);
-        out.par_iter_mut().zip(drawn).enumerate().for_each(|(position, (out, &at))| {
-            let u = &u[position / columns * d..][..d];
-            *out = (dot(u, &memory[at as usize * d..][..d]) / temperature) as f32;
-        });
-    }
-    let out = from_elements(out, (b, columns), rows.tensor())?;
-    let drawn = drawn.to_vec();
-    let memory = memory.clone();
-    Ok(Value::operation(&[rows], out, move |incoming| {
-        let (g_host, memory) = (on_host(incoming)?, on_host(&memory)?);
-        let (g, memory) = (elements(&g_host)?, elements(&memory)?);
-        let (g, memory): (&[f32], &[f32]) = (&g, &memory);
-        let mut gradient = vec![0f32; b * d];
-        if !gradient.is_empty() && columns > 0 {
-            let rows = g.par_chunks_exact(columns).zip(drawn.par_chunks_exact(columns));
-            gradient.par_chunks_exact_mut(d).zip(rows).for_each(|(out, (g, drawn))| {
-                let mut sum = vec![0f64; d];
-                for (g, &at) in g.iter().zip(drawn) {
-                    let row = &memory[at as usize * d..][..d];
-                    let factor = f64::from(*g) / temperature;
-                    sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += factor * f64::from(*x));
-                }
-                out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum as f32);
-            });
-        }
-        Ok(vec![Some(from_elements(gradient, (b, d), incoming)?)])
-    }))
+    Ok(drawn_similarities(rows, memory, drawn, temperature.recip())?)
 }
 
 /// 1/B Σ_i w_i [ logsumexp(G_i) - the mean of the first `positives` columns of G_i ]; 0 without rows.
@@ -215,12 +161,5 @@ pub fn contrast_columns(
         let reason = format!("{positives} positives in {:?}", likenesses.dims());
         return Err(DistillError::invalid(NAME, reason));
     }
-    let wanted = (positives as f64).recip();
-    weighted_mean_over_rows(NAME, likenesses, weights, |_, share, row, gradient| {
-        let (p, logs) = softmax(row, 1.0);
-        for (k, (gradient, p)) in gradient.iter_mut().zip(p).enumerate() {
-            *gradient = (share * (p - if k < positives { wanted } else { 0.0 })) as f32;
-        }
-        -wanted * logs[..positives].iter().sum::<f64>()
-    })
+    weighted_mean_over_rows(NAME, likenesses, weights, || contrast(likenesses, Positives::First(positives)))
 }

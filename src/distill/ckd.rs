@@ -12,18 +12,20 @@
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
-use ckd_kernels::linear::{Accumulate, Form, product};
-use ckd_kernels::memory::{elements, from_elements, on_host};
-use ckd_kernels::reduce::{dot, exponentials, largest, multiply, sum};
-use ckd_kernels::unit_rows::UnitRows;
+use ckd_kernels::elementwise::scale;
+use ckd_kernels::normalize::l2_normalize_rows;
+use ckd_kernels::row_losses::{Positives, contrast, weighted_mean};
+use ckd_kernels::similarity::{row_products, similarities, with_diagonal};
 use ckd_settings::{Check, choices, section};
-use rayon::prelude::*;
 
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::Rows;
-use super::scalar::{expect_positive, nothing, scalar_of};
+use super::scalar::{expect_positive, nothing};
+
+/// Below the length of any row of f32 numbers that is not zero.
+const SHORTEST: f64 = 1e-300;
 
 choices! {
     /// Rows that a row is contrasted with.
@@ -74,7 +76,7 @@ impl Method for Ckd {
 /// The CKD loss of B rows.
 ///
 /// One row, or none, gives 0. A row of zeros is similar to nothing and gets no gradient.
-/// The products take 2 B² C multiply-adds, 3 with a gradient (4 and 6 among students), and one B x B matrix.
+/// The products take B² C multiply-adds, 2 with a gradient (3 among students), and two B x B matrices.
 ///
 /// # Shapes
 /// `teacher` and `student` (B, C); a scalar.
@@ -104,63 +106,15 @@ pub fn ckd(
     if b == 0 || c == 0 {
         return nothing(student);
     }
-    let (teacher, host) = (on_host(teacher)?, on_host(student.tensor())?);
-    let t = UnitRows::of(&elements(&teacher)?, c).values;
-    let s = UnitRows::of(&elements(&host)?, c);
+    let unit = |rows: &Value| l2_normalize_rows(rows, SHORTEST);
+    let (t, s) = (unit(&Value::constant(teacher.clone()))?, unit(student)?);
     let inverse = temperature.recip();
-
-    // Similarities, turned row by row into the loss and its derivatives by them.
-    let mut a = vec![0f32; b * b];
-    let anchors = if negatives == Negatives::Cross { &t } else { &s.values };
-    product(&mut a, (b, b, c), anchors, Form::Plain, &s.values, Form::Transposed, Accumulate::Replace);
-    let losses: Vec<f64> = a
-        .par_chunks_exact_mut(b)
-        .enumerate()
-        .map(|(i, row)| {
-            if negatives == Negatives::Student {
-                row[i] = dot(&t[i * c..][..c], &s.values[i * c..][..c]) as f32;
-            }
-            contrast(row, i, inverse, (b as f64).recip())
-        })
-        .collect();
-    let loss = losses.iter().sum::<f64>() / b as f64;
-    if !student.is_tracked() {
-        return scalar_of(student, loss, None);
-    }
-
-    let mut gradient = vec![0f32; b * c];
-    match negatives {
-        Negatives::Cross => {
-            product(&mut gradient, (b, c, b), &a, Form::Transposed, &t, Form::Plain, Accumulate::Replace);
-        }
+    let compared = match negatives {
+        Negatives::Cross => similarities(&t, &s, inverse)?,
+        // The diagonal pairs a student's row with the teacher's.
         Negatives::Student => {
-            // The diagonal pairs a student's row with the teacher's; the rest pairs students, both ways.
-            for (i, gradient) in gradient.chunks_exact_mut(c).enumerate() {
-                let diagonal = std::mem::take(&mut a[i * b + i]);
-                gradient.iter_mut().zip(&t[i * c..]).for_each(|(g, t)| *g = diagonal * t);
-            }
-            for form in [Form::Plain, Form::Transposed] {
-                product(&mut gradient, (b, c, b), &a, form, &s.values, Form::Plain, Accumulate::Add);
-            }
+            with_diagonal(&similarities(&s, &s, inverse)?, &scale(&row_products(&t, &s)?, inverse)?)?
         }
-    }
-    s.pull_back(&mut gradient);
-    let gradient = from_elements(gradient, (b, c), student.tensor())?;
-    scalar_of(student, loss, Some(gradient))
-}
-
-/// logsumexp(row) - row[positive] of similarities over the temperature; the row becomes its derivatives
-/// by the similarities, times `share`.
-fn contrast(row: &mut [f32], positive: usize, inverse_temperature: f64, share: f64) -> f64 {
-    let highest = largest(row);
-    let own = f64::from(row[positive] - highest) * inverse_temperature;
-    let total = exponentials(row, highest, inverse_temperature as f32);
-    let scale = share * inverse_temperature;
-    let by_total = scale / total;
-    // softmax - 1 as minus the others' share: no digits are lost where it is close to 1.
-    row[positive] = 0.0;
-    let others = sum(row);
-    multiply(row, by_total as f32);
-    row[positive] = (-others * by_total) as f32;
-    total.ln() - own
+    };
+    Ok(weighted_mean(&contrast(&compared, Positives::Own)?, None)?)
 }

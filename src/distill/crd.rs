@@ -18,23 +18,19 @@ use ckd_detectors::nn::Linear;
 use ckd_detectors::param::{Builder, ParamStore, write_in_place};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
+use ckd_kernels::bank::partition;
 use ckd_kernels::linear::Activation;
-use ckd_kernels::memory::{elements, from_elements, on_host};
 use ckd_kernels::normalize::l2_normalize_rows;
-use ckd_kernels::reduce::dot;
+use ckd_kernels::row_losses::{noise_contrast, weighted_mean};
 use ckd_settings::{Check, section};
-use rayon::prelude::*;
 
-use super::bank::{ByClass, remember};
+use super::bank::{ByClass, likeness, remember};
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
 use super::method::{Method, MethodSetting};
 use super::place::{Rows, RowsAt};
-use super::scalar::{expect_positive, nothing, scalar_of};
+use super::scalar::{expect_positive, nothing};
 
 const NAME: &str = "crd";
-
-/// Added to the denominators, as in the authors' code.
-const EPS: f64 = 1e-7;
 
 section! {
     /// Contrast with a memory of all training samples, in both directions, through a trained linear head on
@@ -182,11 +178,6 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// Z; 0 until the first batch has fixed it.
-    fn normalizer(&self) -> Result<f32, DistillError> {
-        Ok(self.normalizer.to_vec1::<f32>()?[0])
-    }
-
     /// Fixes Z by this batch, if it is the first.
     ///
     /// # Shapes
@@ -195,49 +186,32 @@ impl Memory {
     /// # Errors
     /// Shapes that do not fit; positions outside.
     pub fn fix_normalizer(&self, rows: &Value, drawn: &[u32], temperature: f64) -> Result<(), DistillError> {
-        let (n, d) = self.rows.dims2()?;
-        if self.normalizer()? != 0.0 || rows.tensor().elem_count() == 0 {
+        if rows.tensor().elem_count() == 0 {
             return Ok(());
         }
-        let negatives = self.negatives(rows, drawn)?;
-        let (host, remembered) = (on_host(rows.tensor())?, on_host(&self.rows)?);
-        let z = {
-            let (u, bank) = (elements(&host)?, elements(&remembered)?);
-            normalizer_of(&likenesses((&u, &bank), (negatives, d), drawn, temperature), n)
-        };
-        Ok(write_in_place(&self.normalizer, &from_elements(vec![z], 1, &host)?)?)
+        let likeness = self.likeness(&rows.detach(), drawn, temperature)?;
+        Ok(write_in_place(&self.normalizer, &self.z(&likeness)?)?)
     }
 
-    /// Negatives of each row, if the positions `drawn` fit the rows and the memory.
-    fn negatives(&self, rows: &Value, drawn: &[u32]) -> Result<usize, DistillError> {
-        let (n, d) = self.rows.dims2()?;
-        let (b, width) = rows.tensor().dims2()?;
-        let fits = width == d && drawn.len().is_multiple_of(b) && drawn.iter().all(|&at| (at as usize) < n);
-        (drawn.len() / b).checked_sub(1).filter(|_| fits).ok_or_else(|| {
-            let reason = format!("rows {:?}, {} positions, a memory {n} x {d}", rows.dims(), drawn.len());
-            DistillError::invalid(NAME, reason)
-        })
+    /// Z: the stored one or, while none is stored, the one of these likenesses.
+    ///
+    /// # Shapes
+    /// (1).
+    fn z(&self, likeness: &Value) -> Result<Tensor, DistillError> {
+        Ok(partition(likeness.tensor(), &self.normalizer, self.rows.dims2()?.0)?)
     }
-}
 
-/// exp(memory·row / T) of each row and its positions, row by row.
-fn likenesses(
-    (rows, bank): (&[f32], &[f32]),
-    (negatives, d): (usize, usize),
-    drawn: &[u32],
-    temperature: f64,
-) -> Vec<f64> {
-    let remembered = |at: u32| &bank[at as usize * d..][..d];
-    drawn
-        .par_chunks_exact(negatives + 1)
-        .zip(rows.par_chunks_exact(d))
-        .flat_map_iter(|(drawn, u)| drawn.iter().map(move |&at| (dot(remembered(at), u) / temperature).exp()))
-        .collect()
-}
-
-/// Z of a batch's likenesses to a memory of `n` rows, as it is stored.
-fn normalizer_of(likeness: &[f64], n: usize) -> f32 {
-    (likeness.iter().sum::<f64>() / likeness.len() as f64 * n as f64) as f32
+    /// Exponents of the likenesses of each row to its positions.
+    ///
+    /// # Shapes
+    /// `rows` (B, D), `drawn` B · (1 + K) positions in the memory; (B, 1 + K).
+    fn likeness(&self, rows: &Value, drawn: &[u32], temperature: f64) -> Result<Value, DistillError> {
+        let likeness = likeness(rows, &self.rows, drawn, temperature)?;
+        match likeness.dims() {
+            [_, 0] => Err(DistillError::invalid(NAME, format!("no positions for rows {:?}", rows.dims()))),
+            _ => Ok(likeness),
+        }
+    }
 }
 
 /// The CRD loss of one side's unit rows against the other side's `memory`, with the Z of this batch if none
@@ -257,41 +231,7 @@ pub fn crd(rows: &Value, memory: &Memory, drawn: &[u32], temperature: f64) -> Re
     if b == 0 || d == 0 {
         return nothing(rows);
     }
-    let negatives = memory.negatives(rows, drawn)?;
-    let (host, remembered) = (on_host(rows.tensor())?, on_host(&memory.rows)?);
-    let (u, bank) = (elements(&host)?, elements(&remembered)?);
-    let (u, bank): (&[f32], &[f32]) = (&u, &bank);
-    let row = |at: u32| &bank[at as usize * d..][..d];
-    let mut likeness = likenesses((u, bank), (negatives, d), drawn, temperature);
-    // Of the first batch, Z is not stored yet.
-    let z = match memory.normalizer()? {
-        0.0 => normalizer_of(&likeness, n),
-        z => z,
-    };
-    likeness.iter_mut().for_each(|o| *o /= f64::from(z));
-
-    let noise = negatives as f64 / n as f64;
-    let share = (b as f64).recip();
-    let parts: Vec<(f64, Vec<f32>)> = likeness
-        .par_chunks_exact(negatives + 1)
-        .zip(drawn.par_chunks_exact(negatives + 1))
-        .map(|(likeness, drawn)| {
-            let (mut loss, mut gradient) = (0.0, vec![0f64; d]);
-            for (k, (&o, &at)) in likeness.iter().zip(drawn).enumerate() {
-                let total = o + noise + EPS;
-                let (log, by_o) = match k {
-                    0 => ((o / total).ln(), o.recip() - total.recip()),
-                    _ => ((noise / total).ln(), -total.recip()),
-                };
-                loss -= share * log;
-                // do/du = o row / T.
-                let factor = -share * by_o * o / temperature;
-                gradient.iter_mut().zip(row(at)).for_each(|(g, x)| *g += factor * f64::from(*x));
-            }
-            (loss, gradient.into_iter().map(|g| g as f32).collect())
-        })
-        .collect();
-    let (losses, gradients): (Vec<f64>, Vec<Vec<f32>>) = parts.into_iter().unzip();
-    let gradient = rows.is_tracked().then(|| from_elements(gradients.concat(), (b, d), rows.tensor()));
-    scalar_of(rows, losses.iter().sum(), gradient.transpose()?)
+    let likeness = memory.likeness(rows, drawn, temperature)?;
+    let noise = (likeness.dims()[1] - 1) as f64 / n as f64;
+    Ok(weighted_mean(&noise_contrast(&likeness, &memory.z(&likeness)?, noise)?, None)?)
 }

@@ -11,14 +11,15 @@
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
-use ckd_kernels::reduce::softmax;
+pub use ckd_kernels::row_losses::Part;
+use ckd_kernels::row_losses::decoupled_divergence;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
-use super::rows::{check_labels, paired, sum_over_rows};
+use super::rows::{check_labels, mean_over_rows, paired};
 use super::scalar::expect_positive;
 
 const NAME: &str = "dkd";
@@ -70,15 +71,6 @@ impl Method for Dkd {
     }
 }
 
-/// A part of DKD.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// TCKD: the true class against all others.
-    Target,
-    /// NCKD: the others among themselves.
-    Others,
-}
-
 /// A part of the DKD loss of B rows; 0 without rows, and without a second class.
 ///
 /// # Shapes
@@ -94,65 +86,8 @@ pub fn dkd(
     part: Part,
 ) -> Result<Value, DistillError> {
     expect_positive(NAME, "temperature", temperature)?;
-    let size = paired(NAME, teacher, student)?;
-    check_labels(NAME, labels, size)?;
-    sum_over_rows(NAME, teacher, student, size.0 as f64, |i, t, s, gradient| {
-        let label = labels[i] as usize;
-        let loss = match part {
-            Part::Target => target(t, s, label, temperature, gradient),
-            Part::Others => others(t, s, label, temperature, gradient),
-        };
-        gradient.iter_mut().for_each(|g| *g *= temperature as f32);
-        loss * temperature * temperature
+    check_labels(NAME, labels, paired(NAME, teacher, student)?)?;
+    mean_over_rows(NAME, teacher, student, || {
+        decoupled_divergence(teacher, student, labels, temperature, part)
     })
-}
-
-/// KL of (true class, the rest), with its derivatives by s / T.
-fn target(t: &[f32], s: &[f32], label: usize, temperature: f64, gradient: &mut [f32]) -> f64 {
-    let (teacher, student) = (Split::of(t, label, temperature), Split::of(s, label, temperature));
-    let share = |p: f64, log_p: f64, log_q: f64| if p > 0.0 { p * (log_p - log_q) } else { 0.0 };
-    let (p, q) = (teacher.log_own.exp(), student.log_own.exp());
-    let (p_rest, q_rest) = (teacher.log_rest.exp(), student.log_rest.exp());
-    // q - p as the difference of the smaller probabilities: both sum to 1.
-    let difference = if q < 0.5 { q - p } else { p_rest - q_rest };
-    let rest = student.others.iter().enumerate();
-    rest.for_each(|(j, &r)| gradient[j + usize::from(j >= label)] = (-r * difference) as f32);
-    gradient[label] = if student.others.is_empty() { 0.0 } else { difference as f32 };
-    share(p, teacher.log_own, student.log_own) + share(p_rest, teacher.log_rest, student.log_rest)
-}
-
-/// KL among the other classes, with its derivatives by s / T.
-fn others(t: &[f32], s: &[f32], label: usize, temperature: f64, gradient: &mut [f32]) -> f64 {
-    let without = |x: &[f32]| [&x[..label], &x[label + 1..]].concat();
-    let ((p, log_p), (q, log_q)) = (softmax(&without(t), temperature), softmax(&without(s), temperature));
-    let mut loss = 0.0;
-    for j in 0..p.len() {
-        loss += p[j] * (log_p[j] - log_q[j]);
-        gradient[j + usize::from(j >= label)] = (q[j] - p[j]) as f32;
-    }
-    loss
-}
-
-/// A softmax split into the true class and the distribution over the others.
-struct Split {
-    log_own: f64,
-    log_rest: f64,
-    others: Vec<f64>,
-}
-
-impl Split {
-    fn of(x: &[f32], label: usize, temperature: f64) -> Self {
-        let (_, logs) = softmax(x, temperature);
-        let rest: Vec<f64> = [&logs[..label], &logs[label + 1..]].concat();
-        let top = rest.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let log_rest = match rest.is_empty() {
-            true => f64::NEG_INFINITY,
-            false => top + rest.iter().map(|log| (log - top).exp()).sum::<f64>().ln(),
-        };
-        Self {
-            log_own: logs[label],
-            log_rest,
-            others: rest.iter().map(|log| (log - log_rest).exp()).collect(),
-        }
-    }
 }

@@ -7,14 +7,14 @@
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
-use ckd_kernels::reduce::softened_kl;
+use ckd_kernels::row_losses::softened_divergence;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
-use super::rows::sum_over_rows;
+use super::rows::mean_over_rows;
 use super::scalar::expect_positive;
 
 section! {
@@ -61,6 +61,5 @@ impl Method for Kd {
 /// Shapes that differ or are not matrices; a temperature that is not positive.
 pub fn kd(teacher: &Tensor, student: &Value, temperature: f64) -> Result<Value, DistillError> {
     expect_positive("kd", "temperature", temperature)?;
-    let rows = student.dims().first().copied().unwrap_or(0) as f64;
-    sum_over_rows("kd", teacher, student, rows, |_, t, s, gradient| softened_kl(t, s, temperature, gradient))
+    mean_over_rows("kd", teacher, student, || softened_divergence(teacher, student, temperature))
 }

@@ -7,4 +7,4 @@ mod memory;
 mod meta;
 mod methods;
 mod online;
-mod support;
+pub(crate) mod support;

@@ -210,25 +210,37 @@ impl<C: Settings> Folder<C> {
         start: Start,
         stop: bool,
     ) -> Result<Finished<Row<C::Task>>, EngineError> {
+        self.start_at(&Device::Cpu, config, sets, start, stop)
+    }
+
+    /// `start` on a device of its own.
+    pub(crate) fn start_at(
+        &self,
+        device: &Device,
+        config: &str,
+        sets: &[&str],
+        start: Start,
+        stop: bool,
+    ) -> Result<Finished<Row<C::Task>>, EngineError> {
         let (ends, stop) = (stop, AtomicBool::new(false));
         let observers = match ends {
             true => Observers::of_files().with(StopsSoon(&stop)),
             false => Observers::of_files(),
         };
-        self.observed(config, sets, start, &observers, &stop)
+        self.observed(device, (config, sets), start, &observers, &stop)
     }
 
     fn observed(
         &self,
-        config: &str,
-        sets: &[&str],
+        device: &Device,
+        (config, sets): (&str, &[&str]),
         start: Start,
         observers: &Observers<'_>,
         stop: &AtomicBool,
     ) -> Result<Finished<Row<C::Task>>, EngineError> {
         let command = format!("ckd-det train {config}");
         let request = Request {
-            device: &Device::Cpu,
+            device,
             ranks: &Solo::default(),
             observers,
             start,
@@ -243,7 +255,7 @@ impl<C: Settings> Folder<C> {
     pub(crate) fn told(&self, config: &str, sets: &[&str], start: Start) -> Result<String, EngineError> {
         let notes = Notes::default();
         let observers = Observers::of_files().with(&notes);
-        self.observed(config, sets, start, &observers, &AtomicBool::new(false))?;
+        self.observed(&Device::Cpu, (config, sets), start, &observers, &AtomicBool::new(false))?;
         Ok(notes.0.borrow().join("\n"))
     }
 

@@ -16,6 +16,8 @@
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
 //! | [`windows`] | small windows around pixels of a map |
 //! | [`losses`] | losses: value and gradient in one pass |
+//! | [`similarity`], [`row_losses`] | inner products of rows; a loss for each row, and their mean |
+//! | [`bank`] | memory banks of rows |
 //! | [`maps`] | comparisons of feature maps: value and gradient |
 //! | [`scalar`] | scalars whose gradients are known |
 //! | [`sgd`], [`adamw`], [`ema`] | updates of parameters: SGD, AdamW, moving average |
@@ -46,6 +48,7 @@ pub mod adamw;
 pub mod alignment;
 pub mod allocator;
 pub mod antialias;
+pub mod bank;
 pub mod channels;
 pub mod conv;
 #[cfg(feature = "cuda")]
@@ -81,9 +84,11 @@ pub mod reduce;
 pub mod resample;
 pub mod resize;
 pub mod roi_align;
+pub mod row_losses;
 pub mod scalar;
 pub mod sgd;
 pub mod simd;
+pub mod similarity;
 pub mod trace;
 pub mod transfers;
 mod transpose;

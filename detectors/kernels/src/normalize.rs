@@ -11,6 +11,9 @@ use crate::reduce::{dot, exp_of_negative, exponentials, largest, sum};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
+#[cfg(feature = "cuda")]
+pub(crate) use gpu::row_shape;
+
 /// L2 normalisation of rows: x_i / max(|x_i|, `eps`) for every row i.
 ///
 /// Below `eps` that is linear, so the gradient is g / eps there; at a row of zeros, where the direction

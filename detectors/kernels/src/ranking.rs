@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda")]
 mod gpu;
+mod joint;
 
 use std::ops::Range;
 
@@ -12,6 +13,8 @@ use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_elements, on_host};
 use crate::reduce::largest;
 use crate::{Error, Result};
+
+pub use joint::{joint_score, joint_scores};
 
 /// The highest values of a segment of rows, by descending value, equal ones by lower place.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -1,17 +1,12 @@
 //! Counted work of a GPU: copies to the host, each of which waits for it, launches, and the memory that it took.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::cell::Cell;
 
 use candle_core::Device;
 
 use crate::Result;
 
-static COPIES: AtomicU64 = AtomicU64::new(0);
-static BYTES: AtomicU64 = AtomicU64::new(0);
-static LARGEST: AtomicU64 = AtomicU64::new(0);
-static LAUNCHES: AtomicU64 = AtomicU64::new(0);
-
-/// Work of the GPU since the program started.
+/// Work of a GPU that a thread asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     /// Copies to the host: the program waits for each.
@@ -24,20 +19,28 @@ pub struct Counts {
     pub launches: u64,
 }
 
-/// Counts of the work of the GPU since the program started.
-pub fn counts() -> Counts {
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    Counts { copies: read(&COPIES), bytes: read(&BYTES), largest: read(&LARGEST), launches: read(&LAUNCHES) }
+thread_local! {
+    static COUNTS: Cell<Counts> = const { Cell::new(Counts { copies: 0, bytes: 0, largest: 0, launches: 0 }) };
+}
+
+/// Counts the copies and launches that `f` asks a GPU for on this thread.
+pub fn counted<T>(f: impl FnOnce() -> T) -> (T, Counts) {
+    let before = COUNTS.take();
+    let result = f();
+    let own = COUNTS.get();
+    COUNTS.set(before.and(own));
+    (result, own)
 }
 
 impl Counts {
-    /// The work since `earlier`; the largest copy is that of all times.
-    pub fn since(self, earlier: Self) -> Self {
+    /// Counts of two pieces of work together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
         Self {
-            copies: self.copies - earlier.copies,
-            bytes: self.bytes - earlier.bytes,
-            largest: self.largest,
-            launches: self.launches - earlier.launches,
+            copies: self.copies + other.copies,
+            bytes: self.bytes + other.bytes,
+            largest: self.largest.max(other.largest),
+            launches: self.launches + other.launches,
         }
     }
 }
@@ -56,12 +59,30 @@ pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
 
 /// Counts a copy of `bytes` to the host.
 pub(crate) fn count(bytes: usize) {
-    COPIES.fetch_add(1, Ordering::Relaxed);
-    BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
-    LARGEST.fetch_max(bytes as u64, Ordering::Relaxed);
+    let bytes = bytes as u64;
+    COUNTS.set(COUNTS.get().and(Counts { copies: 1, bytes, largest: bytes, launches: 0 }));
 }
 
+/// Counts a launch.
 #[cfg(feature = "cuda")]
 pub(crate) fn count_launch() {
-    LAUNCHES.fetch_add(1, Ordering::Relaxed);
+    COUNTS.set(COUNTS.get().and(Counts { launches: 1, ..Counts::default() }));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_counted_where_it_is_asked_for_and_in_all_that_is_around_it() {
+        let ((inner, first), outer) = counted(|| {
+            count(8);
+            let first = counted(|| count(100));
+            std::thread::spawn(|| count(1000)).join().expect("another thread");
+            (first.1, 1)
+        });
+        assert_eq!((inner.copies, inner.bytes, inner.largest, first), (1, 100, 100, 1));
+        assert_eq!((outer.copies, outer.bytes, outer.largest), (2, 108, 100));
+        assert_eq!(counted(|| ()).1, Counts::default());
+    }
 }

@@ -18,5 +18,6 @@ mod passes;
 mod pool;
 mod ranking;
 mod roi_align;
+mod row_losses;
 mod upsample;
 mod windows;

@@ -1,7 +1,7 @@
 //! The highest values of segments, against a stable sort.
 
 use crate::support::*;
-use ckd_kernels::ranking::{Best, best, row_maxima};
+use ckd_kernels::ranking::{Best, best, joint_scores, row_maxima};
 
 /// Few different numbers: most are equal to others, of both zeros and both infinities, and some are NaN.
 fn with_ties(count: usize, seed: usize) -> Vec<f32> {
@@ -80,4 +80,25 @@ fn segments_behind_the_rows_and_unequal_rows_are_refused() {
     refused(best(&values, &companion, std::slice::from_ref(&(0..5)), 1, 0.0));
     refused(best(&values, &noise(3, &[5, 3]), std::slice::from_ref(&(0..4)), 1, 0.0));
     refused(best(&values, &noise(3, &[4]), std::slice::from_ref(&(0..4)), 1, 0.0));
+}
+
+#[test]
+fn joint_scores_are_the_roots_of_products_and_nothing_below_the_floor() {
+    let (rows, columns) = (300, 7);
+    let classes = with_ties(rows * columns, 3);
+    let places: Vec<f32> = with_ties(rows, 4);
+    let scores =
+        joint_scores(&tensor(classes.clone(), &[rows, columns]), &tensor(places.clone(), &[rows, 1]), 0.25);
+    for (at, got) in values(&scores.unwrap()).iter().enumerate() {
+        let (class, place) = (f64::from(classes[at]), f64::from(places[at / columns]));
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let want = if class >= 0.25 { (sigmoid(class) * sigmoid(place)).sqrt() } else { 0.0 };
+        assert!(
+            (f64::from(*got) - want).abs() < 1e-6 || (got.is_nan() && want.is_nan()),
+            "{at}: {got} {want}"
+        );
+    }
+    let none = joint_scores(&tensor(vec![], &[0, 3]), &tensor(vec![], &[0, 1]), 0.0).unwrap();
+    assert_eq!(none.dims(), [0, 3]);
+    assert!(joint_scores(&tensor(vec![0.0; 6], &[2, 3]), &tensor(vec![0.0; 3], &[3, 1]), 0.0).is_err());
 }

@@ -10,7 +10,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss};
-use ckd_kernels::memory::numbers;
+use ckd_kernels::ranking::{best, joint_scores};
 use ckd_settings::{Check, section};
 use rand::RngCore;
 
@@ -18,7 +18,7 @@ use crate::anchors::AnchorGenerator;
 use crate::backbone::Trunk;
 use crate::box_coder::PointCoder;
 use crate::boxes::Xyxy;
-use crate::dense::{anchors_per_cell, flat, per_anchor};
+use crate::dense::{anchors_per_cell, by_level, flat, per_anchor, segments};
 use crate::detector::{Detect, DetectorConfig, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
@@ -274,26 +274,19 @@ impl Fcos {
     /// If the images are smaller than the network can see.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let output = self.forward(images, &self.pyramid(images, Mode::Inference)?)?;
-        let (count, classes) = (output.anchors.len(), self.config.classes);
-        let on_host = |value: &Value| numbers(value.tensor());
-        let (logits, distances) = (on_host(&output.logits)?, on_host(&output.distances)?);
-        let centerness = on_host(&output.centerness)?;
-        let of_image = |(image, &size): (usize, &(usize, usize))| {
-            let mut levels = Vec::with_capacity(output.per_level.len());
-            let mut first = 0;
-            for &points in &output.per_level {
-                let start = image * count + first;
-                levels.push(PointLevel {
-                    class_logits: &logits[start * classes..][..points * classes],
-                    centerness: &centerness[start..][..points],
-                    distances: &distances[4 * start..][..4 * points],
-                    anchors: &output.anchors[first..first + points],
-                });
-                first += points;
-            }
-            Ok(self.config.settings.fcos.detect(&levels, size)?)
-        };
-        images.sizes.iter().enumerate().map(of_image).collect()
+        let settings = &self.config.settings.fcos;
+        let (logit_floor, score_floor) = settings.floors();
+        let scores = joint_scores(output.logits.tensor(), output.centerness.tensor(), logit_floor)?;
+        let segments = segments(&output.per_level, images.sizes.len());
+        let distances = output.distances.tensor();
+        let best = best(&scores, distances, &segments, settings.topk_candidates, score_floor)?;
+        best.chunks_exact(output.per_level.len().max(1))
+            .zip(&images.sizes)
+            .map(|(best, &size)| {
+                let best = by_level(best, &output.anchors, &output.per_level);
+                Ok(settings.among(best, self.config.classes, size)?)
+            })
+            .collect()
     }
 }
 

@@ -1,11 +1,10 @@
 //! From the outputs of FCOS to the detections of an image: torchvision's `FCOS.postprocess_detections`.
 
-use ckd_kernels::ranking::top_k;
+use ckd_kernels::ranking::{Best, joint_score};
 
 use crate::box_coder::PointCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
 use crate::postprocess::{Detections, columns, logit_floor};
-use crate::proposals::sigmoid;
 
 use super::FcosSettings;
 
@@ -37,33 +36,52 @@ impl FcosSettings {
         levels: &[PointLevel<'_>],
         image_hw: (usize, usize),
     ) -> Result<Detections, GeometryError> {
-        let mut candidates = Detections::default();
+        let (mut classes, mut best) = (0, Vec::with_capacity(levels.len()));
+        let (logit_floor, score_floor) = self.floors();
         for level in levels {
             let columns = columns("class logits of the FCOS head", level.class_logits, level.anchors.len())?;
             let count = level.anchors.len();
             GeometryError::check_length("centerness of the FCOS head", count, level.centerness.len())?;
             GeometryError::check_length("distances of the FCOS head", 4 * count, level.distances.len())?;
-            let (distances, _) = level.distances.as_chunks::<4>();
-            let (places, scores) = above_threshold(level, columns, self.score_threshold);
-            for k in top_k(&scores, self.topk_candidates, f32::NEG_INFINITY) {
-                let (point, label) = (places[k] / columns, places[k] % columns);
-                let decoded = PointCoder.decode(&distances[point], &level.anchors[point]);
-                candidates.push(boxes::clip(&decoded, image_hw), scores[k], label as u32);
+            let score = |(place, &logit): (usize, &f32)| match logit >= logit_floor {
+                true => joint_score(logit, level.centerness[place / columns]),
+                false => 0.0,
+            };
+            let scores: Vec<f32> = level.class_logits.iter().enumerate().map(score).collect();
+            best.push(Best::of(&scores, columns, level.distances, self.topk_candidates, score_floor));
+            classes = classes.max(columns);
+        }
+        self.among(best.iter().zip(levels.iter().map(|level| level.anchors)), classes, image_hw)
+    }
+
+    /// Detections of one image among the best scores of each level, whose companion are the distances.
+    ///
+    /// # Errors
+    /// None for boxes and scores of one length.
+    pub(super) fn among<'a>(
+        &self,
+        best: impl Iterator<Item = (&'a Best, &'a [Xyxy])>,
+        classes: usize,
+        image_hw: (usize, usize),
+    ) -> Result<Detections, GeometryError> {
+        let mut candidates = Detections::default();
+        for (best, anchors) in best {
+            let (distances, _) = best.rows.as_chunks::<4>();
+            for ((&place, &score), distances) in best.places.iter().zip(&best.values).zip(distances) {
+                let (point, label) = (place as usize / classes, place as usize % classes);
+                let decoded = PointCoder.decode(distances, &anchors[point]);
+                candidates.push(boxes::clip(&decoded, image_hw), score, label as u32);
             }
         }
         candidates.suppressed(self.nms_threshold, self.detections_per_image)
     }
-}
 
-/// Places (point * K + class) and scores above `threshold`.
-fn above_threshold(level: &PointLevel<'_>, columns: usize, threshold: f64) -> (Vec<usize>, Vec<f32>) {
-    // Centerness is at most 1: a smaller class probability cannot reach the threshold.
-    let logit_floor = logit_floor(threshold * threshold);
-    let candidates = level.class_logits.iter().enumerate().filter(|&(_, &logit)| logit >= logit_floor);
-    candidates
-        .map(|(place, &logit)| (place, (sigmoid(logit) * sigmoid(level.centerness[place / columns])).sqrt()))
-        .filter(|&(_, score)| score > threshold as f32)
-        .unzip()
+    /// Lowest logit of a class that may be detected, and lowest score of a detection: above the threshold.
+    pub(super) fn floors(&self) -> (f32, f32) {
+        let threshold = self.score_threshold;
+        // Centerness is at most 1: a smaller class probability cannot reach the threshold.
+        (logit_floor(threshold * threshold), (threshold as f32).next_up())
+    }
 }
 
 #[cfg(test)]

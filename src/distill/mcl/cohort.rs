@@ -17,7 +17,7 @@
 //! NCE is linear in the samples' weights, so a layer's own contrast, which is part of each of its pairs, is
 //! one term with the sum of their weights.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
 
@@ -132,6 +132,10 @@ impl Likenesses {
         self.across.iter().map(|across| across.ends)
     }
 
+    fn device(&self) -> &Device {
+        self.own.iter().flatten().next().map_or(&Device::Cpu, |own| own.tensor().device())
+    }
+
     /// The similarities as constants, the targets of the soft terms.
     #[must_use]
     pub fn detached(&self) -> Self {
@@ -154,7 +158,7 @@ impl Likenesses {
     /// # Errors
     /// Labels that do not fit; a temperature that is not positive.
     pub fn mcl(&self, labels: &[u32], settings: &Pair) -> Result<Vec<Term>, DistillError> {
-        let one = constant_weights(labels.len(), 1.0);
+        let one = constant_weights(labels.len(), 1.0, self.device())?;
         let own: Vec<Vec<Value>> = self.own.iter().map(|layers| vec![one.clone(); layers.len()]).collect();
         let weights = vec![one; self.across.len()];
         self.terms("mcl", (labels, 1.0), (&own, &weights), settings, self)
@@ -187,7 +191,7 @@ impl Likenesses {
                 self.across.iter().zip(weights).filter(|(pair, _)| pair.ends.0 == at || pair.ends.1 == at);
             let its: Vec<(&Value, f64)> = its.map(|(_, weight)| (weight, 1.0)).collect();
             match its.is_empty() {
-                true => Ok(constant_weights(labels.len(), 0.0)),
+                true => constant_weights(labels.len(), 0.0, self.device()),
                 false => Ok(weighted_sum(&its)?),
             }
         };

@@ -17,16 +17,14 @@
 //! the unordered sum, as `pair` and its weights are symmetric. The targets of KLT are constants; [`Targets`]
 //! holds them where the same ones must serve again ([`meta`](crate::distill::meta)).
 
-use candle_core::Tensor;
-use ckd_kernels::Value;
+use candle_core::{Device, Tensor};
 use ckd_kernels::elementwise::weighted_sum;
-use ckd_kernels::linear::{Accumulate, Form, product};
-use ckd_kernels::memory::{elements, from_elements, on_host};
-use ckd_kernels::reduce::{softened_kl, softmax};
+use ckd_kernels::row_losses::{Positives, contrast, softened_divergence};
+use ckd_kernels::{Value, similarity};
 use ckd_settings::choices;
 
 use crate::distill::distiller::DistillError;
-use crate::distill::rows::{check_labels, paired, weighted_mean_over_rows};
+use crate::distill::rows::{paired, weighted_mean_over_rows};
 use crate::distill::scalar::expect_positive;
 
 pub(super) const NAME: &str = "mcl";
@@ -141,14 +139,12 @@ pub fn pair(
     sum(&terms)
 }
 
-/// Equal weights of samples.
+/// Equal weights of samples, on `device`.
 ///
 /// # Shapes
 /// (B).
-pub(super) fn constant_weights(samples: usize, weight: f32) -> Value {
-    let device = candle_core::Device::Cpu;
-    let weights = Tensor::from_vec(vec![weight; samples], samples, &device);
-    Value::constant(weights.expect("as many weights as samples"))
+pub(super) fn constant_weights(samples: usize, weight: f32, device: &Device) -> Result<Value, DistillError> {
+    Ok(Value::constant(Tensor::from_vec(vec![weight; samples], samples, device)?))
 }
 
 fn sum(terms: &[(Value, f64)]) -> Result<Value, DistillError> {
@@ -230,31 +226,8 @@ pub fn soft_icl(
 /// `u` and `v` (B, D); (B, B).
 pub(super) fn similarities(u: &Value, v: &Value, tau: f64) -> Result<Value, DistillError> {
     expect_positive(NAME, "tau", tau)?;
-    let (b, d) = paired(NAME, u.tensor(), v)?;
-    let (u_host, v_host) = (on_host(u.tensor())?, on_host(v.tensor())?);
-    let multiply = move |a: &[f32], form: Form, x: &[f32], x_form: Form, columns: usize, inner: usize| {
-        let mut out = vec![0f32; b * columns];
-        if !out.is_empty() && inner > 0 {
-            product(&mut out, (b, columns, inner), a, form, x, x_form, Accumulate::Replace);
-        }
-        out.iter_mut().for_each(|x| *x = (f64::from(*x) / tau) as f32);
-        out
-    };
-    let out = multiply(&elements(&u_host)?, Form::Plain, &elements(&v_host)?, Form::Transposed, b, d);
-    let out = from_elements(out, (b, b), u.tensor())?;
-    let tracked = (u.is_tracked(), v.is_tracked());
-    Ok(Value::operation(&[u, v], out, move |incoming| {
-        let host = on_host(incoming)?;
-        let g = elements(&host)?;
-        let side = |form: Form, other: &Tensor| -> ckd_kernels::Result<Tensor> {
-            let gradient = multiply(&g, form, &elements(other)?, Form::Plain, d, b);
-            from_elements(gradient, (b, d), incoming)
-        };
-        Ok(vec![
-            tracked.0.then(|| side(Form::Plain, &v_host)).transpose()?,
-            tracked.1.then(|| side(Form::Transposed, &u_host)).transpose()?,
-        ])
-    }))
+    paired(NAME, u.tensor(), v)?;
+    Ok(similarity::similarities(u, v, tau.recip())?)
 }
 
 /// Contrast NCE(G; w) with the rows of the same class.
@@ -272,22 +245,8 @@ pub(super) fn nce(
         let reason = format!("{b} samples, but similarities {:?}", g.dims());
         return Err(DistillError::invalid(NAME, reason));
     }
-    check_labels(NAME, labels, (b, usize::MAX))?;
-    weighted_mean_over_rows(NAME, g, weights, |i, share, row, gradient| {
-        let seen: Vec<usize> = (0..b).filter(|&j| j != i || instance == Instance::Included).collect();
-        let positives = seen.iter().filter(|&&j| labels[j] == labels[i]).count();
-        if positives == 0 {
-            return 0.0;
-        }
-        let (p, logs) = softmax(&seen.iter().map(|&j| row[j]).collect::<Vec<f32>>(), 1.0);
-        let mut loss = 0.0;
-        for (at, &j) in seen.iter().enumerate() {
-            let wanted = if labels[j] == labels[i] { (positives as f64).recip() } else { 0.0 };
-            loss -= wanted * logs[at];
-            gradient[j] = (share * (p[at] - wanted)) as f32;
-        }
-        loss
-    })
+    let positives = Positives::Alike { labels, itself: instance == Instance::Included };
+    weighted_mean_over_rows(NAME, g, weights, || contrast(g, positives))
 }
 
 /// KLT(G, `target`; w): of likenesses to the samples of the batch, or to others.
@@ -304,13 +263,6 @@ pub fn softened(
     temperature: f64,
 ) -> Result<Value, DistillError> {
     expect_positive(NAME, "temperature", temperature)?;
-    let (_, columns) = paired(NAME, target, g)?;
-    let host = on_host(target)?;
-    let target = elements(&host)?;
-    let target: &[f32] = &target;
-    weighted_mean_over_rows(NAME, g, weights, |i, share, row, gradient| {
-        let kl = softened_kl(&target[i * columns..][..columns], row, temperature, gradient);
-        gradient.iter_mut().for_each(|g| *g = (f64::from(*g) * share) as f32);
-        kl
-    })
+    paired(NAME, target, g)?;
+    weighted_mean_over_rows(NAME, g, weights, || softened_divergence(target, g, temperature))
 }

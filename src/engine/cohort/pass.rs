@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use ckd_detectors::classifier::smoothed_cross_entropy;
 use ckd_detectors::nn::Mode;
 use ckd_kernels::Value;
@@ -59,9 +59,10 @@ pub(super) fn training_pass(
     if let Some(bank) = &config.cohort.bank {
         for (embedding, memory) in last.iter().zip(cohort.memories()) {
             let (memory, momentum) = (memory.clone(), bank.momentum);
-            let samples = Tensor::new(batch.indices.as_slice(), embedding.device())?;
-            defer(vec![samples, embedding.clone()], move |tensors| {
-                let [samples, embedding] = exactly(tensors)?;
+            let samples = Tensor::new(batch.indices.as_slice(), &Device::Cpu)?;
+            // In another process, both will be where the first one is here.
+            defer(vec![embedding.clone(), samples], move |tensors| {
+                let [embedding, samples] = exactly(tensors)?;
                 remember(&memory, &samples.to_vec1::<u32>()?, embedding, momentum).map_err(|error| {
                     ckd_kernels::Error::Invalid { operation: "remember", reason: error.to_string() }
                 })

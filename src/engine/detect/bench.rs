@@ -14,7 +14,7 @@ use ckd_detectors::images::{Images, Target};
 use ckd_detectors::init::stream;
 use ckd_detectors::nn::Mode;
 use ckd_kernels::trace::{self, Span};
-use ckd_kernels::transfers::{Counts, counts, peak_memory};
+use ckd_kernels::transfers::{Counts, counted, peak_memory};
 use ckd_kernels::{Gradients, flops};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -159,19 +159,15 @@ impl Workload {
             trace: Vec::new(),
         };
         let warmup = u64::from(self.warmup);
-        let mut before = counts();
         for number in 0..warmup + u64::from(self.steps) {
-            if number == warmup {
-                before = counts();
-            }
-            let (time, multiply_adds) = flops::counted(|| step(number));
+            let ((time, multiply_adds), gpu) = counted(|| flops::counted(|| step(number)));
             let time = time?;
             if number >= warmup {
                 timings.steps.push(time);
                 timings.multiply_adds_per_image = multiply_adds / self.batch.max(1) as u64;
+                timings.gpu = timings.gpu.and(gpu);
             }
         }
-        timings.gpu = counts().since(before);
         timings.peak_gpu_bytes = peak_memory(device)?;
         if self.is_traced {
             (_, timings.trace) = trace::record(device, || step(warmup + u64::from(self.steps)))?;

@@ -26,6 +26,7 @@ pub(crate) enum Family {
     Pool,
     Ranking,
     RoiAlign,
+    RowLosses,
     Rows,
     Sampling,
 }
@@ -37,7 +38,7 @@ macro_rules! text {
 }
 
 impl Family {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Alignment,
         Self::Channels,
         Self::Conv,
@@ -49,6 +50,7 @@ impl Family {
         Self::Pool,
         Self::Ranking,
         Self::RoiAlign,
+        Self::RowLosses,
         Self::Rows,
         Self::Sampling,
     ];
@@ -67,6 +69,7 @@ impl Family {
             Self::Pool => ("ckd_pool", text!("pool.cu")),
             Self::Ranking => ("ckd_ranking", text!("ranking.cu")),
             Self::RoiAlign => ("ckd_roi_align", text!("roi_align.cu")),
+            Self::RowLosses => ("ckd_row_losses", text!("row_losses.cu")),
             Self::Rows => ("ckd_rows", text!("rows.cu")),
             Self::Sampling => ("ckd_sampling", text!("sampling.cu")),
         }

@@ -28,10 +28,16 @@ fn by_rows(
         let mut arguments = inputs.iter().map(floats).collect::<Result<Vec<_>>>()?;
         arguments.extend(arguments![out.address(), rows as i64, int(width)?]);
         arguments.extend(own);
-        let (blocks, block) = if width < LONG { (rows.div_ceil(8), [32, 8]) } else { (rows, [1024, 1]) };
-        launch(device, Family::Rows, name, [int(blocks)? as u32, 1, 1], block, &arguments)?;
+        let (grid, block) = row_shape(rows, width)?;
+        launch(device, Family::Rows, name, grid, block, &arguments)?;
     }
     Ok(out.tensor(like.shape(), device))
+}
+
+/// Grid and block over `rows` rows of `width` numbers: a warp a row or, of long rows, a block.
+pub(crate) fn row_shape(rows: usize, width: usize) -> Result<([u32; 3], [u32; 2])> {
+    let (blocks, block) = if width < LONG { (rows.div_ceil(8), [32, 8]) } else { (rows, [1024, 1]) };
+    Ok(([int(blocks)? as u32, 1, 1], block))
 }
 
 impl Gpu for UnitRows<'_> {

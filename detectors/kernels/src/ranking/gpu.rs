@@ -1,11 +1,12 @@
-//! Selection of the highest values on a GPU.
+//! Selection of the highest values, and scores to select by, on a GPU.
 
 use candle_core::cuda_backend::cudarc::driver::DeviceRepr;
 use candle_core::{CudaDevice, Tensor};
 
+use super::joint::JointScores;
 use super::{Best, RowMaxima, Selection};
 use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, floats, int, launch};
+use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, int, launch};
 use crate::dispatch::{Gpu, Host};
 use crate::memory::{elements, on_host};
 
@@ -115,5 +116,26 @@ impl Gpu for RowMaxima<'_> {
             launch(device, Family::Ranking, "row_maxima", grid, [32, 8], arguments)?;
         }
         Ok(out.tensor((rows, 1), device))
+    }
+}
+
+impl Gpu for JointScores<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let Self { classes, places, rows, columns, floor } = self;
+        let count = rows * columns;
+        let out = Fresh::<f32>::new(device, count)?;
+        if count > 0 {
+            let (classes, places) = (classes.contiguous()?, places.contiguous()?);
+            let arguments = arguments![
+                floats(&classes)?,
+                floats(&places)?,
+                out.address(),
+                count as i64,
+                int(columns)?,
+                floor
+            ];
+            launch(device, Family::Ranking, "joint_scores", blocks(count)?, [256, 1], arguments)?;
+        }
+        Ok(out.tensor((rows, columns), device))
     }
 }

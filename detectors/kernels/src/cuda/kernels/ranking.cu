@@ -139,3 +139,14 @@ extern "C" __global__ void row_maxima(const float *x, float *out, long long rows
     }
     if (threadIdx.x == 0) out[row] = largest;
 }
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// The root of sigmoid(class) sigmoid(place), place by place of `columns` classes; 0 of classes below `floor`, and of NaN.
+extern "C" __global__ void joint_scores(const float *classes, const float *places, float *out, long long count, int columns,
+                                        float floor) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float logit = classes[i];
+    out[i] = logit >= floor ? sqrtf(sigmoid(logit) * sigmoid(places[i / columns])) : 0.0f;
+}

@@ -85,3 +85,89 @@ extern "C" __global__ void finish_column_sums(const double *partial, float *out,
     for (int i = 0; i < chunks; i++) sum += partial[(long long)i * columns + column];
     out[column] = float(sum);
 }
+
+// Inner products of the rows of a and b.
+extern "C" __global__ void __launch_bounds__(1024)
+row_products(const float *a, const float *b, float *out, long long rows, int d) {
+    __shared__ double parts[32];
+    long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) sum += double(a[row * d + i]) * double(b[row * d + i]);
+    sum = row_sum(sum, parts);
+    if (threadIdx.x == 0) out[row] = float(sum);
+}
+
+// Rows of d numbers times a factor each; `out` may be x.
+extern "C" __global__ void times_rows(const float *x, const float *factors, float *out, long long count, int d) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) out[i] = x[i] * factors[i / d];
+}
+
+// A matrix of `rows` rows and columns with another diagonal, or with zeros there.
+extern "C" __global__ void with_diagonal(const float *x, const float *diagonal, float *out, long long count, int rows) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    bool on = i / rows == i % rows;
+    out[i] = !on ? x[i] : diagonal ? diagonal[i / rows] : 0.0f;
+}
+
+extern "C" __global__ void diagonal(const float *x, float *out, int rows) {
+    int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < rows) out[i] = x[i * (rows + 1ll)];
+}
+
+// Inner products of the rows of x with rows of a bank, `columns` for each; a warp a product.
+extern "C" __global__ void drawn_products(const float *x, const float *bank, const int *drawn, float *out, long long count,
+                                          int columns, int d, double factor) {
+    long long at = blockIdx.x * (long long)blockDim.y + threadIdx.y;
+    if (at >= count) return;
+    const float *row = x + at / columns * d, *other = bank + drawn[at] * (long long)d;
+    double sum = 0.0;
+    for (int i = threadIdx.x; i < d; i += 32) sum += double(row[i]) * double(other[i]);
+    sum = sum_of_warp(sum);
+    if (threadIdx.x == 0) out[at] = float(sum * factor);
+}
+
+// The gradient by x of these products; a thread a number.
+extern "C" __global__ void drawn_products_gradient(const float *g, const float *bank, const int *drawn, float *out,
+                                                   long long count, int columns, int d, double factor) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    long long first = i / d * columns;
+    int column = int(i % d);
+    double sum = 0.0;
+    for (int k = 0; k < columns; k++)
+        sum += double(g[first + k]) * factor * double(bank[drawn[first + k] * (long long)d + column]);
+    out[i] = float(sum);
+}
+
+// Rows of a bank become unit(momentum old + (1 - momentum) new) for each of their new rows, which `order` names from
+// starts[row] on, one after another; a warp a row.
+extern "C" __global__ void remember(float *bank, const float *fresh, const int *rows, const int *starts, const int *order,
+                                    int count, int d, double momentum) {
+    int row = blockIdx.x * blockDim.y + threadIdx.y;
+    if (row >= count) return;
+    float *old = bank + rows[row] * (long long)d;
+    for (int at = starts[row]; at < starts[row + 1]; at++) {
+        const float *given = fresh + order[at] * (long long)d;
+        double squares = 0.0;
+        for (int i = threadIdx.x; i < d; i += 32) {
+            double mixed = momentum * double(old[i]) + (1.0 - momentum) * double(given[i]);
+            squares += mixed * mixed;
+        }
+        double length = sqrt(sum_of_warp(squares)), scale = length == 0.0 ? 0.0 : 1.0 / length;
+        for (int i = threadIdx.x; i < d; i += 32)
+            old[i] = float((momentum * double(old[i]) + (1.0 - momentum) * double(given[i])) * scale);
+    }
+}
+
+// The constant that was kept unless it is 0, and then n times the mean of exp(x); a block.
+extern "C" __global__ void __launch_bounds__(1024)
+partition(const float *x, const float *kept, float *out, long long count, double n) {
+    __shared__ double parts[32];
+    double sum = 0.0;
+    for (long long i = threadIdx.x; i < count; i += blockDim.x) sum += exp(double(x[i]));
+    sum = row_sum(sum, parts);
+    if (threadIdx.x == 0) out[0] = kept[0] == 0.0f ? float(sum / double(count) * n) : kept[0];
+}
