@@ -129,7 +129,7 @@ fn assert_same_cohort(a: &Path, b: &Path, about: &str) {
 }
 
 /// Images of noise in [0, 1], `side` pixels high and wide.
-fn noise(count: usize, side: usize) -> Images {
+pub(crate) fn noise(count: usize, side: usize) -> Images {
     let mut state = 1u64;
     let mut next = || {
         state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);

@@ -6,6 +6,7 @@
 //! for each axis. [`AnchorGenerator::exact`] does as Detectron2 and MMDetection: no rounding, and strides that are
 //! given. In all of them the first anchor's centre is the image's corner.
 
+use ckd_kernels::proposals::AnchorGrid;
 use ckd_settings::choices;
 
 use crate::boxes::{GeometryError, Xyxy};
@@ -133,24 +134,40 @@ impl AnchorGenerator {
         feature_hw: &[(usize, usize)],
     ) -> Result<Vec<Xyxy>, GeometryError> {
         let mut anchors = Vec::with_capacity(self.counts(feature_hw)?.iter().sum());
-        for (level, (cell, &(height, width))) in self.cells.iter().zip(feature_hw).enumerate() {
-            if height == 0 || width == 0 {
-                let rule = "at least 1 (is the image smaller than the network's stride?)";
-                return Err(GeometryError::Parameter { what: "side of a feature map", rule, got: 0.0 });
-            }
-            let (stride_y, stride_x) = match &self.strides {
-                Some(strides) => (strides[level], strides[level]),
-                None => (image_hw.0 / height, image_hw.1 / width),
-            };
+        for (grid, &(height, _)) in self.grids(image_hw, feature_hw)?.iter().zip(feature_hw) {
             for row in 0..height {
-                let y = (row * stride_y) as f32;
-                for column in 0..width {
-                    let x = (column * stride_x) as f32;
-                    anchors.extend(cell.iter().map(|b| [b[0] + x, b[1] + y, b[2] + x, b[3] + y]));
+                let y = (row * grid.stride.0) as f32;
+                for column in 0..grid.columns {
+                    let x = (column * grid.stride.1) as f32;
+                    anchors.extend(grid.cell.iter().map(|b| [b[0] + x, b[1] + y, b[2] + x, b[3] + y]));
                 }
             }
         }
         Ok(anchors)
+    }
+
+    /// Anchors of each level as those of a cell and the way to the next ones.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub fn grids(
+        &self,
+        image_hw: (usize, usize),
+        feature_hw: &[(usize, usize)],
+    ) -> Result<Vec<AnchorGrid>, GeometryError> {
+        GeometryError::check_length("feature maps of the anchors", self.levels(), feature_hw.len())?;
+        let grid = |(level, (cell, &(height, width))): (usize, (&Vec<Xyxy>, &(usize, usize)))| {
+            if height == 0 || width == 0 {
+                let rule = "at least 1 (is the image smaller than the network's stride?)";
+                return Err(GeometryError::Parameter { what: "side of a feature map", rule, got: 0.0 });
+            }
+            let stride = match &self.strides {
+                Some(strides) => (strides[level], strides[level]),
+                None => (image_hw.0 / height, image_hw.1 / width),
+            };
+            Ok(AnchorGrid { cell: cell.clone(), columns: width, stride })
+        };
+        self.cells.iter().zip(feature_hw).enumerate().map(grid).collect()
     }
 }
 

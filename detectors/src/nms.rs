@@ -79,7 +79,7 @@ fn suppress(
 }
 
 /// For an f32 `x`, `x > threshold` in f64 is `x > largest_f32_up_to(threshold)` in f32.
-fn largest_f32_up_to(threshold: f64) -> f32 {
+pub(crate) fn largest_f32_up_to(threshold: f64) -> f32 {
     let rounded = threshold as f32;
     if f64::from(rounded) > threshold { rounded.next_down() } else { rounded }
 }

@@ -3,12 +3,13 @@
 //! Ren et al., "Faster R-CNN", section 3.3; torchvision's `RegionProposalNetwork.filter_proposals`. Boxes are
 //! decoded only for the anchors that survive the selection by objectness, a few thousand of 270,000.
 
+use ckd_kernels::proposals::Rules;
 use ckd_kernels::ranking::Best;
 
-use crate::box_coder::BoxCoder;
+use crate::box_coder::{BoxCoder, LARGEST_LOG_RATIO};
 use crate::boxes::{self, GeometryError, Xyxy};
 use crate::dense::{by_level, segments};
-use crate::nms::batched_nms_first;
+use crate::nms::{batched_nms_first, largest_f32_up_to};
 
 /// Filter of proposals: numbers kept before and after NMS, thresholds.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,6 +63,18 @@ impl ProposalFilter {
             })
             .collect();
         self.among(by_level(&best, anchors, anchors_per_level), image_hw)
+    }
+
+    /// These rules, as boxes are made by on a GPU.
+    pub(crate) fn rules(&self) -> Rules {
+        Rules {
+            per_level: self.pre_nms_top_n,
+            per_image: self.post_nms_top_n,
+            iou: largest_f32_up_to(self.nms_threshold),
+            score: self.score_threshold as f32,
+            side: self.min_size as f32,
+            log_ratio: LARGEST_LOG_RATIO,
+        }
     }
 
     /// Proposals of one image among the best anchors of each level, whose companion are the deltas.

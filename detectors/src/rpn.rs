@@ -6,7 +6,7 @@ use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::ranking::best;
+use ckd_kernels::proposals::{self, AnchorGrid, Proposals};
 use ckd_settings::{Check, section};
 use rand::Rng;
 
@@ -119,6 +119,8 @@ pub struct RpnOutput {
     pub anchors: Vec<Xyxy>,
     /// Number of anchors on each level.
     pub per_level: Vec<usize>,
+    /// The anchors of each level as a grid.
+    pub grids: Vec<AnchorGrid>,
 }
 
 /// The anchors of an image, and where they lie.
@@ -127,6 +129,7 @@ struct Grid {
     /// (h, w) of the levels.
     sizes: Vec<(usize, usize)>,
     per_level: Vec<usize>,
+    grids: Vec<AnchorGrid>,
 }
 
 const CODER: BoxCoder = BoxCoder::ANCHORS;
@@ -174,9 +177,10 @@ impl Rpn {
         images.check_pyramid(levels)?;
         let sizes: Vec<_> = levels.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
         let anchors = self.anchors.generate(images.padded_size()?, &sizes)?;
+        let grids = self.anchors.grids(images.padded_size()?, &sizes)?;
         let per_cell = anchors_per_cell(&self.anchors)?;
         let per_level = sizes.iter().map(|(h, w)| h * w * per_cell).collect();
-        Ok(Grid { anchors, sizes, per_level })
+        Ok(Grid { anchors, sizes, per_level, grids })
     }
 
     fn everywhere(&self, levels: &[Value], grid: Grid) -> Result<RpnOutput> {
@@ -195,6 +199,7 @@ impl Rpn {
             deltas: flat(&deltas)?,
             anchors: grid.anchors,
             per_level: grid.per_level,
+            grids: grid.grids,
         })
     }
 
@@ -207,9 +212,13 @@ impl Rpn {
     ) -> Result<Vec<Vec<Xyxy>>> {
         let segments = segments(&output.per_level, images.sizes.len());
         let (objectness, deltas) = (output.objectness.tensor(), output.deltas.tensor());
-        let best = best(objectness, deltas, &segments, selection.pre_nms_top_n, f32::NEG_INFINITY)?;
+        let (sizes, rules) = (&images.sizes, selection.rules());
+        let best = match proposals::proposals((objectness, deltas), &segments, &output.grids, sizes, rules)? {
+            Proposals::Boxes(boxes) => return Ok(boxes),
+            Proposals::Anchors(best) => best,
+        };
         best.chunks_exact(output.per_level.len().max(1))
-            .zip(&images.sizes)
+            .zip(sizes)
             .map(|(best, &size)| {
                 let best = by_level(best, &output.anchors, &output.per_level);
                 Ok(selection.among(best, size)?.boxes)
@@ -263,7 +272,12 @@ mod tests {
         let boxes = |count| vec![[0.0, 0.0, 8.0, 8.0]; count];
         let per_level: Vec<usize> = sizes.iter().map(|(h, w)| h * w * 3).collect();
         let count: usize = per_level.iter().sum();
-        let grid = || Grid { anchors: boxes(count), sizes: sizes.clone(), per_level: per_level.clone() };
+        let grid = || Grid {
+            anchors: boxes(count),
+            sizes: sizes.clone(),
+            per_level: per_level.clone(),
+            grids: Vec::new(),
+        };
         let builder = Builder::new(3, &Device::Cpu);
         let rpn = Rpn::new(&builder, width, three_anchors(), &config()).expect("a head");
         let levels: Vec<Value> =

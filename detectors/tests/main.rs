@@ -13,4 +13,5 @@ mod mobilenet;
 mod models;
 mod networks;
 mod parameters;
+mod proposals;
 mod variants;

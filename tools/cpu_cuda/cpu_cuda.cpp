@@ -159,7 +159,7 @@ static std::set<std::string> functions_with_barriers(const std::string &source) 
     return found;
 }
 
-API int nvrtcCompileProgram(Program *program, int, const char *const *) {
+API int nvrtcCompileProgram(Program *program, int count, const char *const *options) {
     const char *folder = std::getenv("CPU_CUDA_DIR");
     if (!folder) return program->log = "CPU_CUDA_DIR, the folder of cuda_on_host.h, is not set", 6;
     std::string text = "#include \"cuda_on_host.h\"\n" + program->source + "\n";
@@ -170,11 +170,15 @@ API int nvrtcCompileProgram(Program *program, int, const char *const *) {
     const char *cache = std::getenv("CKD_DET_CACHE");
     if (cache) std::system((std::string("mkdir -p '") + cache + "'").c_str());
     name << (cache ? cache : "/tmp") << "/cpu_cuda_" << getuid() << "_" << std::hex << std::hash<std::string>()(text);
+    bool fused = true;
+    for (int i = 0; i < count; i++) fused = fused && std::string(options[i]) != "--fmad=false";
+    if (!fused) name << "_unfused";
     std::string base = name.str(), library = base + ".so";
     if (access(library.c_str(), R_OK) != 0) {
         std::string own = base + "_" + std::to_string(getpid());
         std::ofstream(own + ".cpp") << text;
-        std::string command = "c++ -std=c++17 -O2 -march=native -ffp-contract=fast -w -shared -fPIC -I'" + std::string(folder) + "' " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
+        std::string contract = fused ? "fast" : "off";
+        std::string command = "c++ -std=c++17 -O2 -march=native -ffp-contract=" + contract + " -w -shared -fPIC -I'" + std::string(folder) + "' " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
         int code = std::system(command.c_str());
         std::ifstream log(own + ".log");
         program->log.assign(std::istreambuf_iterator<char>(log), {});

@@ -25,7 +25,7 @@
 //! | [`input`] | input normalisation |
 //! | [`resample`], [`antialias`] | images in a batch: torchvision's resizing, Pillow's |
 //! | [`patches`], [`gram`] | maps cut into patches; Gram matrices |
-//! | [`ranking`] | the highest values of segments of rows |
+//! | [`ranking`], [`proposals`] | the highest values of segments of rows; boxes of the best anchors |
 //! | [`alignment`], [`unit_rows`] | kernel alignment of matrices and of maps; rows as unit vectors |
 //! | [`reduce`] | sums, maxima, exponentials, softmax of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
@@ -79,6 +79,7 @@ mod pointwise;
 pub mod pool;
 pub mod precision;
 pub mod product;
+pub mod proposals;
 pub mod ranking;
 pub mod reduce;
 pub mod resample;

@@ -1,7 +1,7 @@
 //! Selection of the highest values: indices by descending value, equal values by lower index, never NaN.
 
 #[cfg(feature = "cuda")]
-mod gpu;
+pub(crate) mod gpu;
 mod joint;
 
 use std::ops::Range;

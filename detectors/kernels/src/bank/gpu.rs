@@ -72,8 +72,7 @@ impl Gpu for Remember<'_> {
             return Ok(());
         }
         // Different samples move side by side, a sample's own moves one after another.
-        let mut numbers = BTreeMap::new();
-        samples.iter().for_each(|&sample| drop(numbers.entry(sample).or_insert(0)));
+        let mut numbers: BTreeMap<u32, usize> = samples.iter().map(|&sample| (sample, 0)).collect();
         numbers.values_mut().enumerate().for_each(|(number, entry)| *entry = number);
         let targets: Vec<usize> = samples.iter().map(|sample| numbers[sample]).collect();
         let (starts, order) = by_target(&targets, numbers.len())?;

@@ -29,6 +29,7 @@ pub(crate) enum Family {
     RowLosses,
     Rows,
     Sampling,
+    Suppression,
 }
 
 macro_rules! text {
@@ -38,7 +39,7 @@ macro_rules! text {
 }
 
 impl Family {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Alignment,
         Self::Channels,
         Self::Conv,
@@ -53,6 +54,7 @@ impl Family {
         Self::RowLosses,
         Self::Rows,
         Self::Sampling,
+        Self::Suppression,
     ];
 
     /// Name of its module, and its text.
@@ -72,13 +74,18 @@ impl Family {
             Self::RowLosses => ("ckd_row_losses", text!("row_losses.cu")),
             Self::Rows => ("ckd_rows", text!("rows.cu")),
             Self::Sampling => ("ckd_sampling", text!("sampling.cu")),
+            Self::Suppression => ("ckd_suppression", text!("suppression.cu")),
         }
     }
 
     /// Its PTX for GPUs of `architecture` and newer ones.
     fn ptx(self, architecture: &str) -> std::result::Result<String, CompileError> {
         let (family, text) = self.name_and_text();
-        let options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
+        let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
+        // Thresholds of boxes fall as on the host.
+        if self == Self::Suppression {
+            options.push("--fmad=false".into());
+        }
         let options = CompileOptions { options, name: Some(family.into()), ..Default::default() };
         match compile_ptx_with_opts(text, options) {
             Ok(ptx) => Ok(ptx.to_src()),
