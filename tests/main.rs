@@ -21,6 +21,7 @@ mod faults;
 mod fuzz;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod length;
 mod new;
 mod numbers;
 mod observer;

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};
-use ckd_det::config::{LabelledInput, Resize};
+use ckd_det::config::{BoxAugment, LabelledInput, Resize};
 use ckd_det::data::label_order::BatchOrder;
 use ckd_det::data::{
     Batch, Dataset, Grouping, Instances, Labelled, LabelledImages, Loader, LoaderConfig, Position, Purpose,
@@ -53,6 +53,7 @@ fn boxed_order(set: &Arc<Dataset>, seed: u64, batch: usize, work: Workforce) -> 
         grouping: Grouping::ByAspect,
         flip_probability: 0.5,
         short_sides_px: vec![4, 6],
+        augment: BoxAugment::default(),
     };
     let config = LoaderConfig {
         purpose,
@@ -172,6 +173,8 @@ proptest! {
             step,
             threads: 3,
             best: Some(checkpoint::Best { step, score: losses.first().copied().unwrap_or(0.1) }),
+            since_best: step % 5,
+            total: left_out.first().copied(),
             networks: Vec::new(),
             teacher: None,
             evaluation_due,

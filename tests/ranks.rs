@@ -88,6 +88,12 @@ fn two_processes_are_one_that_accumulates_two_batches_bit_for_bit() {
 }
 
 #[test]
+fn two_processes_augment_as_one_does() {
+    let sets = [["train.accumulate=2", "schedule.steps=4"].as_slice(), &crate::resume::AUGMENTED].concat();
+    assert_ranks_are_accumulation("plain.toml", &["runs/plain"], &sets, 2);
+}
+
+#[test]
 fn four_processes_share_an_evaluation_whose_images_they_cannot_share_evenly() {
     let sets = ["train.images_per_update=4", "train.batch_size=1", "data.synth.images_val=7"];
     assert_ranks_are_accumulation("retina_plain.toml", &["runs/retina_plain"], &sets, 4);

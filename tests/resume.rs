@@ -36,6 +36,24 @@ fn resumed_equals_uninterrupted_across_an_epoch_with_accumulation_scales_and_fli
     check_resuming("plain.toml", "runs/plain", &sets);
 }
 
+/// Every augmentation that there is, mosaic and mix-up for one pass.
+pub(crate) const AUGMENTED: [&str; 7] = [
+    "input.augment.mosaic_probability=0.5",
+    "input.augment.crop_probability=0.5",
+    "input.augment.scale_jitter=[0.5, 2.0]",
+    "input.augment.mix_up_probability=0.5",
+    "input.augment.jitter=[0.4, 0.4, 0.4, 0.1]",
+    "input.augment.vertical_flip_probability=0.5",
+    "input.augment.mix_epochs=1",
+];
+
+#[test]
+fn resumed_equals_uninterrupted_with_every_augmentation() {
+    // 5 batches an epoch: mosaic and mix-up end in mid-run.
+    let sets = ["input.short_side_px=[48, 64]", "schedule.steps=8", "train.eval_every=3"];
+    check_resuming("plain.toml", "runs/plain", &[sets.as_slice(), &AUGMENTED].concat());
+}
+
 #[test]
 fn resumed_equals_uninterrupted_with_adamw_and_an_average_of_the_weights() {
     let sets = [

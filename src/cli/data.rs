@@ -1,4 +1,4 @@
-//! `ckd-det data`: make, check and convert data sets.
+//! `ckd-det data`: make, check, convert and show data sets.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use rayon::prelude::*;
 
 use super::output::{Output, folder};
-use super::{Context, UsageError, check_labelled, say};
+use super::{Context, UsageError, check_labelled, data_preview, say};
 use crate::data::labelled_data::LabelledKind;
 use crate::data::report::Findings;
 use crate::data::synth::{self, Outcome, Split, Synth};
@@ -38,6 +38,8 @@ enum Action {
     Check(CheckArgs),
     /// Convert a data set to another format: COCO, YOLO, Pascal VOC
     Convert(ConvertArgs),
+    /// Show training images as an experiment makes them, augmented, with their boxes
+    Preview(data_preview::Args),
 }
 
 #[derive(Debug, clap::Args)]
@@ -237,6 +239,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Action::Synth(args) => make(&args, context),
         Action::Check(args) => check(&args),
         Action::Convert(args) => convert(&args, context),
+        Action::Preview(args) => data_preview::run(&args),
     }
 }
 

@@ -19,6 +19,7 @@ mod config_diff;
 mod config_keys;
 mod context;
 mod data;
+mod data_preview;
 mod device;
 mod doctor;
 mod eval;

@@ -20,6 +20,7 @@ pub use ckd_detectors::roi_heads::RoiAlign;
 pub use ckd_detectors::settings::{Architecture, DetectorSettings};
 
 pub use crate::data::augment::{Crop, LabelledInput, Policy};
+pub use crate::data::box_augment::BoxAugment;
 pub use crate::data::input::Input;
 pub use crate::data::label_order::LabelOrder;
 pub use crate::data::labelled_data::{LabelledData, LabelledKind};

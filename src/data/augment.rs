@@ -218,7 +218,7 @@ fn centre_crop(image: &RgbImage, resize_px: u32, side_px: u32) -> RgbImage {
 }
 
 /// torchvision's `ColorJitter` without hue, in its fixed order (there it is random).
-fn jitter(image: RgbImage, strength: [f64; 3], draws: &mut Draws) -> RgbImage {
+pub(super) fn jitter(image: RgbImage, strength: [f64; 3], draws: &mut Draws) -> RgbImage {
     let changes = [colour::brightness, colour::contrast, colour::saturation];
     strength.into_iter().zip(changes).fold(image, |image, (strength, change)| match strength > 0.0 {
         true => change(image, draws.between((1.0 - strength).max(0.0), 1.0 + strength)),

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 
 use image::RgbImage;
 
+use super::box_augment::{Object, Sample};
 use super::dataset::{Dataset, Image, ImageId};
 use super::decode::DecodeError;
 use super::transform::{Flip, Placement, Resize, ResizeRule};
@@ -69,15 +70,38 @@ impl Batch {
             batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()));
         }
         for (place, (item, placement)) in items.iter().zip(&placements).enumerate() {
-            let image = dataset.pixels(item.image)?;
-            batch.append(placement, item.rule.resize, &image);
-            if let (Some(pixels), Some(resize)) = (&mut batch.teacher_pixels, item.teacher_resize) {
-                placement.render(&image, resize, (batch.height, batch.width), pixels);
-            }
-            batch.image_ids[place] = dataset.images[item.image].id;
-            batch.targets[place] = Target::of(dataset, item.image, placement);
+            let sample = Sample::of(dataset, item.image)?;
+            batch.fill(place, (item, placement), dataset.images[item.image].id, &sample);
         }
         Ok(batch)
+    }
+
+    /// Places images that are not as the data set has them, each with the item that it was made for.
+    pub(super) fn of_samples(dataset: &Dataset, samples: &[(Item, Sample)], divisor: usize) -> Self {
+        let placements: Vec<Placement> = samples
+            .iter()
+            .map(|(item, Sample { image, .. })| {
+                placement(image.height(), image.width(), item.rule, item.flip)
+            })
+            .collect();
+        let mut batch = Self::blank(&placements, divisor);
+        if samples.iter().any(|(item, _)| item.teacher_resize.is_some()) {
+            batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()));
+        }
+        for (place, ((item, sample), placement)) in samples.iter().zip(&placements).enumerate() {
+            batch.fill(place, (item, placement), dataset.images[item.image].id, sample);
+        }
+        batch
+    }
+
+    /// The pixels and the ground truth of the next image.
+    fn fill(&mut self, place: usize, (item, placement): (&Item, &Placement), id: ImageId, sample: &Sample) {
+        self.append(placement, item.rule.resize, &sample.image);
+        if let (Some(pixels), Some(resize)) = (&mut self.teacher_pixels, item.teacher_resize) {
+            placement.render(&sample.image, resize, (self.height, self.width), pixels);
+        }
+        self.image_ids[place] = id;
+        self.targets[place] = Target::of(&sample.objects, placement);
     }
 
     /// A batch of images without ground truth, for prediction; ids are 0, 1, ...
@@ -130,16 +154,13 @@ fn placement(height: u32, width: u32, rule: ResizeRule, flip: Flip) -> Placement
 }
 
 impl Target {
-    fn of(dataset: &Dataset, image: usize, placement: &Placement) -> Self {
+    fn of(objects: &[Object], placement: &Placement) -> Self {
         let mut target = Self::default();
-        let (height, width) = placement.original;
-        for annotation in dataset.annotations(image) {
-            // The data set dropped what leaves no box; parts put together by hand may still have one.
-            let Some(clipped) = annotation.clipped(width, height) else { continue };
-            let moved = placement.map_box(clipped);
-            if annotation.is_positive() {
+        for object in objects {
+            let moved = placement.map_box(object.xyxy);
+            if object.is_positive {
                 target.boxes.push(moved);
-                target.labels.push(annotation.category.0);
+                target.labels.push(object.class.0);
             } else {
                 target.ignored.push(moved);
             }

@@ -2,6 +2,7 @@
 
 use ckd_settings::{Check, section};
 
+use super::box_augment::BoxAugment;
 use super::transform::Resize;
 
 /// Pixels of the longest side that is believed: a file of weights brings its configuration along, and an image of
@@ -26,6 +27,8 @@ section! {
         pub size_divisor: u32 = 32,
         /// Probability that an image is mirrored in training.
         pub flip_probability: f64 = 0.5,
+        /// Other random changes of training images.
+        pub augment: BoxAugment = BoxAugment::default(),
     }
 }
 

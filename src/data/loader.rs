@@ -17,7 +17,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::batch::{Batch, Item};
+use super::box_augment::{BoxAugment, Sample};
 use super::dataset::{Dataset, Listed};
+use super::draws::Draws;
 use super::error::DataError;
 use super::image_policy::{BadImage, Tolerance};
 use super::sampler::{Aspect, Grouping, ImageDraws, Order, Sampler};
@@ -37,6 +39,8 @@ pub enum Purpose {
         flip_probability: f64,
         /// Each image's short side is one of these, drawn evenly (multi-scale).
         short_sides_px: Vec<u32>,
+        /// Other random changes.
+        augment: BoxAugment,
     },
     /// Every image once, in the order of the data set, as it is.
     Evaluation {
@@ -340,7 +344,7 @@ fn check(dataset: &Dataset, config: &LoaderConfig) -> Result<Sampler, DataError>
         return refuse(problem);
     }
     let (order, short_sides) = match &config.purpose {
-        Purpose::Training { seed, grouping, flip_probability, short_sides_px } => {
+        Purpose::Training { seed, grouping, flip_probability, short_sides_px, .. } => {
             if !(0.0..=1.0).contains(flip_probability) {
                 return refuse("flip_probability must lie in [0, 1]");
             }
@@ -400,7 +404,12 @@ impl Source for BoxedImages {
                 .zip(images)
                 .map(|(position, &image)| self.item(epoch, position, self.usable(image)))
                 .collect();
-            Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?)
+            match &self.config.purpose {
+                Purpose::Training { augment, .. } if augment.is_on() => {
+                    self.augmented(augment, (seed, epoch, first), items)
+                }
+                _ => Ok(Batch::load(&self.dataset, &items, self.config.size_divisor)?),
+            }
         })
     }
 
@@ -445,6 +454,42 @@ impl BoxedImages {
                 self.dataset.listed().usable.get(image).copied().flatten().unwrap_or(image)
             }
             Purpose::Evaluation { .. } => image,
+        }
+    }
+
+    /// The batch of `items` under `augment`.
+    fn augmented(
+        &self,
+        augment: &BoxAugment,
+        (seed, epoch, first): (u64, u64, u64),
+        items: Vec<Item>,
+    ) -> Result<Batch, DataError> {
+        let mut samples = Vec::with_capacity(items.len());
+        for (position, mut item) in (first..).zip(items) {
+            let mut draws = Draws::new(seed, "augment", &[epoch, position]);
+            let sample = Sample::of(&self.dataset, item.image)?;
+            let other = |draws: &mut Draws| self.other(item.image, draws);
+            let (sample, scale) =
+                augment.apply(sample, (epoch, item.rule.short_side_px), &mut draws, other)?;
+            item.rule = item.rule.scaled(scale);
+            samples.push((item, sample));
+        }
+        Ok(Batch::of_samples(&self.dataset, &samples, self.config.size_divisor))
+    }
+
+    /// A random image to go together with the one at index `image`, which takes its place where that is bad.
+    fn other(&self, image: usize, draws: &mut Draws) -> Result<Sample, DataError> {
+        let listed = &self.dataset.listed().usable;
+        let drawn = match listed.is_empty() {
+            true => Some(draws.below(self.dataset.images.len())),
+            // Among all that are listed: an image that breaks changes no other batch.
+            false => listed[draws.below(listed.len())],
+        };
+        match Sample::of(&self.dataset, drawn.unwrap_or(image)) {
+            Ok(sample) => Ok(sample),
+            // It is told of in its own turn.
+            Err(_) if self.dataset.tolerance().left > 0 => Ok(Sample::of(&self.dataset, image)?),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -16,6 +16,7 @@
 //! | [`labelled`], [`labelled_data`] | images with one label each: the set, its batches, its section |
 //! | [`cifar`], [`stl10`], [`image_folder`] | CIFAR-10/100, STL-10, folders of classes and Tiny-ImageNet |
 //! | [`augment`], `auto_augment`, `colour` | crops, flips, jitter and policies of labelled images |
+//! | [`box_augment`] | mosaic, crop, scale jitter, mix-up and more of images with boxes      |
 //! | [`label_order`] | the order of labelled images; two images of a class in a batch       |
 //! | [`batch`]     | [`Batch`] and [`Target`]: the input of the detectors                    |
 //! | [`discover`], [`split`] | the data set in a folder; a validation part where it has none |
@@ -37,6 +38,7 @@
 pub mod augment;
 mod auto_augment;
 pub mod batch;
+pub mod box_augment;
 pub mod cifar;
 mod claims;
 pub mod coco;

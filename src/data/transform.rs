@@ -49,6 +49,14 @@ impl ResizeRule {
         }
     }
 
+    /// The rule of an image that is to be larger by `factor`.
+    #[must_use]
+    pub fn scaled(self, factor: f64) -> Self {
+        let scaled = |side: u32| ((f64::from(side) * factor).round() as u32).max(1);
+        let [short_side_px, long_side_max_px] = [self.short_side_px, self.long_side_max_px].map(scaled);
+        Self { short_side_px, long_side_max_px, ..self }
+    }
+
     fn rounded_down(self, height: u32, width: u32) -> (usize, usize) {
         let (short, long) = (f64::from(height.min(width)), f64::from(height.max(width)));
         let scale = (f64::from(self.short_side_px) / short).min(f64::from(self.long_side_max_px) / long);

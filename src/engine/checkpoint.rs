@@ -34,6 +34,12 @@ pub struct TrainState {
     pub networks: Vec<NetworkBest>,
     /// BLAKE3 of the teacher's weights, if there is one.
     pub teacher: Option<String>,
+    /// Evaluations in a row without a better score (`train.patience`).
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub since_best: u64,
+    /// Updates of the whole run, where `train.minutes` decided that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
     /// Whether an evaluation is to be made before the next update.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub evaluation_due: bool,
@@ -49,6 +55,10 @@ pub struct TrainState {
     /// BLAKE3 of the log so far, wall times left out, if the run writes one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A checkpoint that was put into a network.

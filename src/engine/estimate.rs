@@ -122,5 +122,5 @@ fn job<'a, T: Task>(
     label: &str,
 ) -> Job<'a, T> {
     let (folder, label) = (claim.folder().clone(), label.to_owned());
-    Job { config, folder, claim, label, init, distillation, teacher_hash: None }
+    Job { config, folder, claim, label, init, distillation, teacher_hash: None, fitted: None }
 }

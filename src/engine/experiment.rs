@@ -137,6 +137,7 @@ fn run_gathered<C: Settings>(
         init: init.as_ref(),
         distillation: None,
         teacher_hash: None,
+        fitted: None,
     };
     let compare = settings.train.compare_alone && teacher.is_some();
     let alone_outcome = compare.then(|| finish(&alone, request.start, &around)).transpose()?;
@@ -153,6 +154,7 @@ fn run_gathered<C: Settings>(
         init: init.as_ref(),
         distillation: distillation.as_ref(),
         teacher_hash,
+        fitted: alone_outcome.as_ref().and_then(|alone| alone.fitted),
     };
     let outcome = finish(&job, request.start, &around)?;
 

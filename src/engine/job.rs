@@ -34,6 +34,8 @@ pub struct Job<'a, T: Task> {
     pub distillation: Option<&'a Distillation<T::Model>>,
     /// BLAKE3 of that teacher's weights.
     pub teacher_hash: Option<String>,
+    /// Updates of the whole schedule, where the `train.minutes` of another job decided that.
+    pub fitted: Option<u64>,
 }
 
 /// Context that all jobs of a run share.

@@ -28,12 +28,35 @@ pub struct Outcome<R> {
     pub networks: Vec<NetworkBest>,
     /// Updates.
     pub steps: u64,
+    /// The reason why the training ended.
+    #[serde(default, skip_serializing_if = "Ended::is_whole")]
+    pub ended: Ended,
+    /// Updates of the whole schedule, where `train.minutes` decided that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitted: Option<u64>,
     /// BLAKE3 of the weights of its teacher, if it had one.
     #[serde(default)]
     pub teacher: Option<String>,
     /// BLAKE3 of its log, wall times left out, if it wrote one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
+}
+
+/// Reason why a training ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The schedule was done, shortened or not.
+    #[default]
+    Schedule,
+    /// No evaluation was better than the best one for as long as `train.patience` says.
+    Patience,
+}
+
+impl Ended {
+    fn is_whole(&self) -> bool {
+        *self == Self::Schedule
+    }
 }
 
 /// The default of a field that older files lack.

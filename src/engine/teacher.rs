@@ -181,6 +181,7 @@ fn train<T: Task>(
             init: init.as_ref(),
             distillation: None,
             teacher_hash: None,
+            fitted: None,
         };
         job.run(start, around)
     };

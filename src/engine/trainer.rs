@@ -1,7 +1,9 @@
 //! The training loop of one student.
 
+mod budget;
 mod dry_run;
 mod non_finite;
+mod pace;
 mod parts;
 
 use std::cell::Cell;
@@ -17,6 +19,8 @@ use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
 
 use super::checkpoint::{self, Best, NetworkBest, Restored, TrainState};
+use pace::Pace;
+
 use super::job::{Job, Row, Start, Surroundings, another_log};
 use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
@@ -64,6 +68,9 @@ pub(super) struct Training<'a, T: Task> {
     plan: Rc<Plan>,
     /// Updates after which all processes were last found to hold the same weights and state.
     compared: Cell<Option<u64>>,
+    /// Time of the beginning.
+    began: Instant,
+    pace: Pace,
 }
 
 impl<T: Task> Job<'_, T> {
@@ -98,6 +105,7 @@ type BatchOf<T> = <<T as Task>::Source as Source>::Batch;
 impl<'a, T: Task> Training<'a, T> {
     /// At step 0 of the job, or where its last checkpoint is.
     pub(super) fn begin(job: &'a Job<'a, T>, start: Start, around: &'a Surroundings<'a, T>) -> Result<Self> {
+        let began = Instant::now();
         let Job { config, folder, .. } = job;
         let (ranks, checkpoints) = (around.ranks, folder.checkpoints());
         let record = match start {
@@ -132,7 +140,10 @@ impl<'a, T: Task> Training<'a, T> {
         let batches_per_epoch = source.batches_per_epoch().max(1) as u64;
         let parts = run.train.parts() as u64;
         let steps_per_epoch = (batches_per_epoch / parts).max(1);
-        let rate = LearningRate::new(run.optim.lr, &run.schedule, steps_per_epoch);
+        let mut rate = LearningRate::new(run.optim.lr, &run.schedule, steps_per_epoch);
+        if let Some(total) = state.total {
+            rate = rate.shortened(total);
+        }
         if state.step < rate.total_steps() {
             rehearse(job, around, &student, 1)?;
         }
@@ -145,6 +156,7 @@ impl<'a, T: Task> Training<'a, T> {
             total: rate.total_steps(),
             resumed: record.is_some(),
             evaluation_due: state.evaluation_due,
+            evaluate_every: run.train.eval_every.map(|every| every * rate.unit_steps()),
             log_every: run.train.log_every,
         })?;
         if ranks.is_first() && state.log.is_some() && state.log != digest(&folder.log())? {
@@ -173,6 +185,8 @@ impl<'a, T: Task> Training<'a, T> {
             saved,
             plan,
             compared: Cell::new(None),
+            began,
+            pace: Pace::default(),
         };
         training.log_bad_images(around.bad_images, training.state.step)?;
         Ok(training)
@@ -200,8 +214,7 @@ impl<'a, T: Task> Training<'a, T> {
 
     fn train(&mut self) -> Result<Outcome<Row<T>>> {
         let run = self.run();
-        let total = self.rate.total_steps();
-        let evaluate_every = run.train.eval_every.map(|every| every * self.rate.unit_steps());
+        let evaluate_every = self.evaluate_every();
         let by_clock =
             Duration::try_from_secs_f64(60.0 * run.train.checkpoint_minutes).unwrap_or(Duration::MAX);
         let is_late = |saved: Instant| !by_clock.is_zero() && saved.elapsed() >= by_clock;
@@ -218,20 +231,22 @@ impl<'a, T: Task> Training<'a, T> {
                 last = Some(evaluation);
                 stop = self.agreed(self.wants_to_stop())?;
             }
-            if self.state.step >= total {
+            if self.state.step >= self.rate.total_steps() || self.is_out_of_patience() {
                 break;
             }
             self.refuse_if(stop)?;
             self.refuse_if_lost()?;
+            let started = Instant::now();
             self.step()?;
+            let fitted = self.fit(started.elapsed())?;
             let step = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
-            self.state.evaluation_due = due(evaluate_every) || step == total;
+            self.state.evaluation_due = due(evaluate_every) || step >= self.rate.total_steps();
             // Before the evaluation: whatever happens there costs no step.
             stop = self.agreed(self.wants_to_stop())?;
             // The first process has the clock.
             let late = self.agreed(self.around.ranks.is_first() && is_late(self.saved))?;
-            let save = self.state.evaluation_due || due(run.train.checkpoint_every) || late;
+            let save = fitted || self.state.evaluation_due || due(run.train.checkpoint_every) || late;
             if save || stop {
                 if let Err(error) = self.check_weights() {
                     self.after_non_finite(error, None)?;
@@ -269,6 +284,8 @@ impl<'a, T: Task> Training<'a, T> {
             best: self.state.best,
             networks: self.state.networks.clone(),
             steps: self.state.step,
+            ended: self.ended(),
+            fitted: self.state.total,
             teacher: self.state.teacher.clone(),
             log: on_first(self.around.ranks, || Ok(digest(&self.job.folder.log())?))?.flatten(),
         };
@@ -427,13 +444,17 @@ impl<'a, T: Task> Training<'a, T> {
 
     /// Measures the student, and the average of its weights, and notes which networks were never better.
     fn evaluate(&mut self) -> Result<Evaluation<T::Measured>> {
+        let started = Instant::now();
         let evaluation = self.measure()?;
+        let took = started.elapsed();
         let measured = &evaluation.measured;
         let step = self.state.step;
         let mut best = Vec::new();
         let score = measured.headline();
+        self.state.since_best += 1;
         if self.state.best.is_none_or(|best| score > best.score) {
             self.state.best = Some(Best { step, score });
+            self.state.since_best = 0;
             if measured.each().is_empty() {
                 best.push((0, score));
             }
@@ -455,7 +476,7 @@ impl<'a, T: Task> Training<'a, T> {
         };
         let best: Vec<Written<'_>> = best.into_iter().map(written).collect();
         let (weights, average) = (evaluated(measured), evaluation.average.as_ref().map(evaluated));
-        let eval = Eval { step, weights: &weights, average: average.as_ref(), best: &best };
+        let eval = Eval { step, weights: &weights, average: average.as_ref(), best: &best, took };
         self.around.observers.eval(&eval)?;
         Ok(evaluation)
     }
@@ -631,6 +652,8 @@ fn anew<T: Task>(
         step: 0,
         threads,
         best: None,
+        since_best: 0,
+        total: job.fitted,
         networks: Vec::new(),
         teacher: job.teacher_hash.clone(),
         evaluation_due: false,

@@ -111,6 +111,17 @@ impl LearningRate {
         Self { base, schedule: schedule.clone(), total, steps_per_unit }
     }
 
+    /// The schedule with `total` updates, no more than it has: milestones and warm-up in proportion.
+    #[must_use]
+    pub fn shortened(mut self, total: u64) -> Self {
+        let total = total.min(self.total);
+        let share = total as f64 / self.total.max(1) as f64;
+        self.schedule.milestones.iter_mut().for_each(|milestone| *milestone *= share);
+        self.schedule.warmup_steps = (self.schedule.warmup_steps as f64 * share).round() as u64;
+        self.total = total;
+        self
+    }
+
     /// Updates in the whole run.
     pub fn total_steps(&self) -> u64 {
         self.total

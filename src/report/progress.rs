@@ -73,6 +73,10 @@ pub struct Progress {
     bar: ProgressBar,
     recent: Recent,
     last: Instant,
+    /// Steps from one evaluation to the next, if there are more than the last.
+    evaluate_every: Option<u64>,
+    /// Seconds of the latest evaluation.
+    evaluation: Option<f64>,
 }
 
 impl Progress {
@@ -87,7 +91,35 @@ impl Progress {
             bar: bar(total_steps, start, label, verbosity),
             recent: Recent::default(),
             last: Instant::now(),
+            evaluate_every: None,
+            evaluation: None,
         }
+    }
+
+    /// Counts the evaluations that are left, every so many steps and at the end, to the time left.
+    #[must_use]
+    pub fn evaluating(self, every: Option<u64>) -> Self {
+        Self { evaluate_every: every, ..self }
+    }
+
+    /// Takes in how long an evaluation took.
+    pub fn evaluated(&mut self, took: Duration) {
+        self.evaluation = Some(took.as_secs_f64());
+    }
+
+    /// Sets the number of steps at the end, which may become smaller on the way.
+    pub fn set_total(&mut self, total: u64) {
+        self.total = total;
+        #[cfg(feature = "cli")]
+        self.bar.set_length(total);
+    }
+
+    fn left(&self) -> Left {
+        let steps = self.total.saturating_sub(self.step);
+        let before = |step: u64| self.evaluate_every.map_or(0, |every| step.saturating_sub(1) / every.max(1));
+        // Those before the last, which comes whatever the interval is.
+        let between = before(self.total).saturating_sub(before(self.step + 1));
+        Left { steps, evaluations: if steps == 0 { 0 } else { between + 1 }, evaluation: self.evaluation }
     }
 
     /// Counts a finished step.
@@ -96,18 +128,18 @@ impl Progress {
         self.recent.push(report, now - self.last);
         self.last = now;
         self.step += 1;
-        let steps_left = self.total.saturating_sub(self.step);
+        let left = self.left();
         match self.verbosity {
             Verbosity::Quiet => {}
             #[cfg(feature = "cli")]
             Verbosity::Bar => {
-                let (pace, losses) = (self.recent.pace(steps_left), self.recent.losses());
+                let (pace, losses) = (self.recent.pace(&left), self.recent.losses());
                 self.bar.set_message(format!("{pace}\n  {losses}"));
                 self.bar.set_position(self.step);
             }
             Verbosity::Lines { every } => {
                 if self.step.is_multiple_of(every.max(1)) || self.step == self.total {
-                    let (pace, losses) = (self.recent.pace(steps_left), self.recent.losses());
+                    let (pace, losses) = (self.recent.pace(&left), self.recent.losses());
                     tell(&format!("{} {}/{}  {losses}  {pace}", self.label, self.step, self.total));
                 }
             }
@@ -179,17 +211,31 @@ impl Recent {
         told.collect::<Vec<_>>().join("  ")
     }
 
-    fn pace(&self, steps_left: u64) -> String {
+    fn pace(&self, left: &Left) -> String {
         // A clock that did not move must not divide by zero.
         let seconds = mean(&self.seconds).max(1e-9);
         let wait = (100.0 * mean(&self.waited) / seconds).clamp(0.0, 100.0);
+        let evaluations = match (left.evaluation, left.evaluations) {
+            (None, count @ 1..) => format!(" + {count} evaluation{}", if count == 1 { "" } else { "s" }),
+            _ => String::new(),
+        };
+        let whole = seconds * left.steps as f64 + left.evaluation.unwrap_or(0.0) * left.evaluations as f64;
         format!(
-            "lr {:.2e}  {:.2} img/s  data wait {wait:.0}%  ETA {}",
+            "lr {:.2e}  {:.2} img/s  data wait {wait:.0}%  ETA {}{evaluations}",
             self.learning_rate,
             mean(&self.images) / seconds,
-            duration(seconds * steps_left as f64)
+            duration(whole)
         )
     }
+}
+
+/// Rest of a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Left {
+    steps: u64,
+    evaluations: u64,
+    /// Seconds of one, if that is known.
+    evaluation: Option<f64>,
 }
 
 fn push(values: &mut VecDeque<f64>, value: f64) {
@@ -218,6 +264,8 @@ pub fn duration(seconds: f64) -> String {
 mod tests {
     use super::*;
 
+    const NOTHING: Left = Left { steps: 0, evaluations: 0, evaluation: None };
+
     fn report<'a>(losses: &'a [(&'a str, f64)]) -> StepReport<'a> {
         StepReport { losses, learning_rate: 0.0125, images: 4, data_wait: Duration::from_millis(100) }
     }
@@ -228,7 +276,25 @@ mod tests {
         recent.push(&report(&[("rpn_cls", 0.5), ("ckd", 2.0)]), Duration::from_millis(1000));
         recent.push(&report(&[("rpn_cls", 0.25), ("ckd", 1.0)]), Duration::from_millis(1000));
         assert_eq!(recent.losses(), "rpn_cls 0.3750  ckd 1.5000");
-        assert_eq!(recent.pace(3725), "lr 1.25e-2  4.00 img/s  data wait 10%  ETA 1:02:05");
+        let left = |evaluations, evaluation| Left { steps: 3725, evaluations, evaluation };
+        let pace = "lr 1.25e-2  4.00 img/s  data wait 10%  ETA";
+        assert_eq!(recent.pace(&left(0, None)), format!("{pace} 1:02:05"));
+        assert_eq!(recent.pace(&left(1, None)), format!("{pace} 1:02:05 + 1 evaluation"));
+        assert_eq!(recent.pace(&left(2, Some(20.0))), format!("{pace} 1:02:45"));
+    }
+
+    #[test]
+    fn evaluations_that_are_left_are_counted() {
+        let left = |step, every| {
+            Progress::new(100, step, "test", Verbosity::Quiet).evaluating(every).left().evaluations
+        };
+        assert_eq!((left(0, None), left(99, None), left(100, None)), (1, 1, 0));
+        // After steps 30, 60, 90 and the last; an evaluation at step 30 is over once the next step is made.
+        assert_eq!(
+            (left(0, Some(30)), left(29, Some(30)), left(30, Some(30)), left(90, Some(30))),
+            (4, 4, 3, 1)
+        );
+        assert_eq!((left(0, Some(50)), left(50, Some(50)), left(0, Some(100))), (2, 1, 1));
     }
 
     #[test]
@@ -239,16 +305,16 @@ mod tests {
             recent.push(&report(&[("loss", 2.0)]), Duration::from_secs(2));
         }
         assert_eq!(recent.losses(), "loss 2.0000");
-        assert_eq!(recent.pace(0), "lr 1.25e-2  2.00 img/s  data wait 5%  ETA 0:00");
+        assert_eq!(recent.pace(&NOTHING), "lr 1.25e-2  2.00 img/s  data wait 5%  ETA 0:00");
     }
 
     #[test]
     fn a_step_in_no_time_and_a_loss_that_is_not_a_number_do_not_upset_it() {
         let mut recent = Recent::default();
-        assert!(recent.pace(9).ends_with("ETA 0:00"));
+        assert!(recent.pace(&Left { steps: 9, ..NOTHING }).ends_with("ETA 0:00"));
         recent.push(&report(&[("loss", f64::NAN)]), Duration::ZERO);
         assert_eq!(recent.losses(), "loss NaN");
-        assert!(recent.pace(u64::MAX).contains("data wait 100%"));
+        assert!(recent.pace(&Left { steps: u64::MAX, ..NOTHING }).contains("data wait 100%"));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 
-use ckd_det::config::Resize;
+use ckd_det::config::{BoxAugment, Resize};
 use ckd_det::data::augment::LabelledInput;
 use ckd_det::data::label_order::BatchOrder;
 use ckd_det::data::loader::Workforce;
@@ -180,6 +180,7 @@ fn training() -> LoaderConfig {
             grouping: Grouping::ByAspect,
             flip_probability: 0.5,
             short_sides_px: vec![16],
+            augment: BoxAugment::default(),
         },
         long_side_max_px: 60,
         resize: Resize::Bilinear,

@@ -4,10 +4,10 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ckd_det::config::Resize;
+use ckd_det::config::{BoxAugment, Resize};
 use ckd_det::data::{
-    Annotation, Batch, CategoryId, CategoryMap, ClassIndex, Dataset, Grouping, Image, ImageId, Loader,
-    LoaderConfig, Position, Purpose,
+    Annotation, Batch, CategoryId, CategoryMap, ClassIndex, Dataset, Grouping, Image, ImageId, ImagePolicy,
+    Instances, Loader, LoaderConfig, Position, Purpose,
 };
 use image::{Rgb, RgbImage};
 use tempfile::TempDir;
@@ -50,6 +50,7 @@ fn training(workers: usize) -> LoaderConfig {
             grouping: Grouping::ByAspect,
             flip_probability: 0.5,
             short_sides_px: vec![16, 24, 32],
+            augment: BoxAugment::default(),
         },
         long_side_max_px: 60,
         resize: Resize::Bilinear,
@@ -160,6 +161,7 @@ fn a_flipped_image_has_flipped_boxes() {
         grouping: Grouping::None,
         flip_probability: 1.0,
         short_sides_px: vec![16],
+        augment: BoxAugment::default(),
     };
     for batch in take(&dataset, config, Position::default(), 6) {
         for (target, (_, width)) in batch.targets.iter().zip(&batch.sizes) {
@@ -231,7 +233,166 @@ fn settings_that_make_no_sense_are_refused() {
 
 fn set(config: &mut LoaderConfig, flip_probability: f64, short_sides_px: Vec<u32>) {
     let (seed, grouping) = (0, Grouping::None);
-    config.purpose = Purpose::Training { seed, grouping, flip_probability, short_sides_px };
+    config.purpose = Purpose::Training {
+        seed,
+        grouping,
+        flip_probability,
+        short_sides_px,
+        augment: BoxAugment::default(),
+    };
+}
+
+/// All that moves boxes and changes pixels.
+fn everything() -> BoxAugment {
+    BoxAugment {
+        mosaic_probability: 0.5,
+        crop_probability: 0.5,
+        scale_jitter: vec![0.5, 2.0],
+        mix_up_probability: 0.5,
+        jitter: vec![0.4, 0.4, 0.4, 0.1],
+        vertical_flip_probability: 0.5,
+        mix_epochs: Some(2),
+        ..BoxAugment::default()
+    }
+}
+
+fn augmented(workers: usize, own: BoxAugment) -> LoaderConfig {
+    let mut config = training(workers);
+    if let Purpose::Training { augment, .. } = &mut config.purpose {
+        *augment = own;
+    }
+    config
+}
+
+#[test]
+fn augmented_batches_depend_on_their_place_alone() {
+    let (_folder, dataset) = dataset();
+    let alone = take(&dataset, augmented(1, everything()), Position::default(), 20);
+    assert!(take(&dataset, augmented(3, everything()), Position::default(), 20) == alone, "3 workers");
+    let from_there = Position { epoch: 1, batch: 3 };
+    assert!(take(&dataset, augmented(2, everything()), from_there, 11) == alone[9..], "resumed");
+    assert!(take(&dataset, training(1), Position::default(), 20) != alone);
+    for batch in &alone {
+        for (target, &(height, width)) in batch.targets.iter().zip(&batch.sizes) {
+            assert_eq!(target.boxes.len(), target.labels.len());
+            for [x1, y1, x2, y2] in target.boxes.iter().chain(&target.ignored) {
+                assert!(0.0 <= *x1 && x1 < x2 && *x2 <= width as f32 + 1e-3, "{target:?} in {width}");
+                assert!(0.0 <= *y1 && y1 < y2 && *y2 <= height as f32 + 1e-3, "{target:?} in {height}");
+            }
+        }
+    }
+}
+
+#[test]
+fn augmentation_that_is_off_changes_no_batch() {
+    let (_folder, dataset) = dataset();
+    let off = BoxAugment { min_visible: 0.7, mix_epochs: Some(1), ..BoxAugment::default() };
+    let plain = take(&dataset, training(1), Position::default(), 12);
+    assert!(take(&dataset, augmented(1, off), Position::default(), 12) == plain);
+}
+
+#[test]
+fn an_image_enlarged_by_jitter_keeps_its_size_and_a_shrunk_one_gets_smaller() {
+    let (_folder, dataset) = dataset();
+    let by = |factor: f64| {
+        let augment = BoxAugment { scale_jitter: vec![factor, factor], ..BoxAugment::default() };
+        take(&dataset, augmented(1, augment), Position::default(), 6)
+    };
+    for (plain, (half, twice)) in by(1.0).iter().zip(by(0.5).iter().zip(&by(2.0))) {
+        assert_eq!(plain.image_ids, half.image_ids);
+        for (&(height, width), &(half_height, half_width)) in plain.sizes.iter().zip(&half.sizes) {
+            assert!(half_height.abs_diff(height / 2) <= 1 && half_width.abs_diff(width / 2) <= 1);
+        }
+        for (plain, twice) in plain.sizes.iter().zip(&twice.sizes) {
+            assert!(plain.0.abs_diff(twice.0) <= 3 && plain.1.abs_diff(twice.1) <= 3, "{plain:?} {twice:?}");
+        }
+    }
+}
+
+#[test]
+fn boxes_of_augmented_batches_are_around_their_pixels() {
+    // White boxes of even sides on black, several sizes of images.
+    let folder = tempfile::tempdir().unwrap();
+    let categories = CategoryMap::new(vec![(CategoryId(1), "white".into())]).unwrap();
+    let (mut images, mut annotations) = (Vec::new(), Vec::new());
+    for number in 0..8u32 {
+        let (width, height) = (48 + 8 * (number % 3), 64 - 8 * (number % 2));
+        let (x, y, w, h) = (6 + 2 * number, 30 - 3 * number, 14 + number, 20);
+        let mut image = RgbImage::new(width, height);
+        (y..y + h).for_each(|y| (x..x + w).for_each(|x| image.put_pixel(x, y, Rgb([255; 3]))));
+        let path = folder.path().join(format!("{number}.png"));
+        image.save(&path).unwrap();
+        let (id, file_name) = (ImageId(u64::from(number)), format!("{number}.png"));
+        images.push(Image { id, file_name, width, height, path });
+        annotations.push(vec![Annotation {
+            id: u64::from(number),
+            bbox: [x, y, w, h].map(f64::from),
+            category: ClassIndex(0),
+            area: f64::from(w * h),
+            crowd: false,
+            ignore: false,
+        }]);
+    }
+    let dataset = Arc::new(Dataset::from_parts(images, categories, annotations));
+    let moving = BoxAugment { mix_up_probability: 0.0, jitter: vec![0.0; 4], ..everything() };
+    let mut config = augmented(2, BoxAugment { mix_epochs: None, ..moving });
+    config.long_side_max_px = 96;
+    if let Purpose::Training { short_sides_px, .. } = &mut config.purpose {
+        *short_sides_px = vec![48, 64];
+    }
+    let mut seen = 0;
+    for batch in take(&dataset, config, Position::default(), 60) {
+        for (place, target) in batch.targets.iter().enumerate() {
+            let value = |x: f32, y: f32| -> f32 {
+                let (row, column) = (y as usize, x as usize);
+                batch.pixels[((place * batch.height + row) * batch.width + column) * 3]
+            };
+            let (height, width) = (batch.sizes[place].0 as f32, batch.sizes[place].1 as f32);
+            for &[x1, y1, x2, y2] in
+                target.boxes.iter().filter(|[x1, y1, x2, y2]| x2 - x1 > 6.0 && y2 - y1 > 6.0)
+            {
+                seen += 1;
+                let [x, y] = [(x1 + x2) / 2.0, (y1 + y2) / 2.0];
+                // Two pixels to each side of an edge; a mosaic's grey is 0.45.
+                for (x, y) in [(x, y), (x1 + 2.0, y), (x2 - 2.0, y), (x, y1 + 2.0), (x, y2 - 2.0)] {
+                    assert!(
+                        value(x, y) > 0.9,
+                        "{:?}: dark at {x}, {y} of {width} x {height}",
+                        [x1, y1, x2, y2]
+                    );
+                }
+                if target.boxes.len() > 1 {
+                    continue;
+                }
+                for (x, y) in [(x1 - 2.0, y), (x2 + 2.0, y), (x, y1 - 2.0), (x, y2 + 2.0)] {
+                    let is_within = x >= 0.0 && y >= 0.0 && x < width && y < height;
+                    assert!(!is_within || value(x, y) < 0.6, "{:?}: white at {x}, {y}", [x1, y1, x2, y2]);
+                }
+            }
+        }
+    }
+    assert!(seen > 100, "{seen} boxes");
+}
+
+#[test]
+fn a_partner_that_is_broken_is_replaced_where_that_is_allowed_and_else_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut set = Instances::of_classes(["thing"]);
+    for number in 0..6u8 {
+        let name = format!("{number}.png");
+        RgbImage::from_pixel(16, 16, Rgb([40 * number; 3])).save(folder.path().join(&name)).unwrap();
+        set.push_image(&name, (16, 16), [(0, [2.0, 2.0, 8.0, 8.0])]);
+    }
+    let mixed = BoxAugment { mosaic_probability: 1.0, ..BoxAugment::default() };
+    let sets = [ImagePolicy::skip(0.5), ImagePolicy::default()]
+        .map(|policy| Arc::new(Dataset::new(&set, folder.path(), &policy).unwrap().0));
+    fs::write(folder.path().join("3.png"), b"no image").unwrap();
+    let batches = take(&sets[0], augmented(2, mixed.clone()), Position::default(), 12);
+    assert!(take(&sets[0], augmented(1, mixed.clone()), Position::default(), 12) == batches);
+    assert!(batches.iter().all(|batch| batch.image_ids.iter().all(|id| id.0 != 4)), "{batches:?}");
+    let loader = Loader::new(Arc::clone(&sets[1]), augmented(1, mixed), Position::default()).unwrap();
+    let error = loader.take(6).find_map(Result::err).expect("an error").to_string();
+    assert!(error.contains("3.png"), "{error}");
 }
 
 #[test]

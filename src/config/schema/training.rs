@@ -30,6 +30,14 @@ section! {
         pub rank_timeout_s: f64 = 600.0,
         /// Evaluate this often, in the schedule's unit (steps or epochs). Default: at the end only.
         pub eval_every: Option<u64>,
+        /// End after this many evaluations in a row without a better AP or accuracy. `best.safetensors` has the best
+        /// weights, `last.safetensors` those of the end. Default: the whole schedule.
+        pub patience: Option<u64>,
+        /// Minutes for a training with its evaluations (teacher and student have as many each). The time of a step is
+        /// measured in the first ones; where the whole schedule does not fit, all of it is shortened in proportion:
+        /// length, milestones and warm-up, but not the steps of `[[distill]]`. With `compare_alone` the distilled student makes
+        /// as many steps as the one alone. Default: the whole schedule, however long it takes.
+        pub minutes: Option<f64>,
         /// Write a checkpoint every this many steps, beside those before every evaluation and those of
         /// `checkpoint_minutes`.
         pub checkpoint_every: Option<u64>,
@@ -104,6 +112,20 @@ impl Train {
             "leave out one of the two",
         );
         check.at_least_one("eval_every", self.eval_every.unwrap_or(1));
+        check.at_least_one("patience", self.patience.unwrap_or(1));
+        check.that(
+            self.patience.is_none() || self.eval_every.is_some(),
+            "patience",
+            "counts evaluations, but there is only the one at the end",
+            "say how often to evaluate: train.eval_every",
+        );
+        let budget = self.minutes.unwrap_or(1.0);
+        check.that(
+            budget > 0.0 && budget.is_finite(),
+            "minutes",
+            format!("is {budget}"),
+            "give a number of minutes above 0, or leave it out",
+        );
         check.at_least_one("checkpoint_every", self.checkpoint_every.unwrap_or(1));
         let minutes = self.checkpoint_minutes;
         check.that(

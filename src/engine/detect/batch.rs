@@ -15,6 +15,7 @@ pub fn training_batches(config: &Config) -> LoaderConfig {
         seed: run.seed,
         flip_probability: input.flip_probability,
         short_sides_px: input.short_side_px.clone(),
+        augment: input.augment.clone(),
         grouping: if data.group_by_aspect { Grouping::ByAspect } else { Grouping::None },
     };
     LoaderConfig { teacher_resize: teacher_resize(config), ..batches(config, purpose, run.train.batch_size) }

@@ -132,6 +132,8 @@ pub struct Begin<'a> {
     pub resumed: bool,
     /// Whether an evaluation comes before the next update.
     pub evaluation_due: bool,
+    /// Updates from one evaluation to the next, if there are more than the last.
+    pub evaluate_every: Option<u64>,
     /// Updates from one line of the log to the next.
     pub log_every: u64,
 }
@@ -142,7 +144,7 @@ pub struct Begin<'a> {
 pub struct Step<'a> {
     /// Updates so far, this one included.
     pub step: u64,
-    /// Updates at the end.
+    /// Updates at the end; fewer than at the beginning once `train.minutes` has shortened the schedule.
     pub total: u64,
     /// The learning rate.
     pub lr: f64,
@@ -170,6 +172,8 @@ pub struct Eval<'a> {
     pub average: Option<&'a Evaluated>,
     /// The networks whose best evaluation this is.
     pub best: &'a [Written<'a>],
+    /// Wall time of the evaluation.
+    pub took: Duration,
 }
 
 /// The findings of an evaluation.

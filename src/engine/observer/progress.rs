@@ -39,7 +39,8 @@ impl Observer for ShowProgress {
             None => Verbosity::for_stderr(every),
         };
         let label = self.named(begin.label);
-        let progress = Progress::new(begin.total, begin.step, &label, verbosity);
+        let progress =
+            Progress::new(begin.total, begin.step, &label, verbosity).evaluating(begin.evaluate_every);
         *self.run.borrow_mut() = Some((progress, label));
         Ok(())
     }
@@ -49,7 +50,8 @@ impl Observer for ShowProgress {
         let Some((progress, _)) = &mut *run else { return Ok(()) };
         let losses: Vec<(&str, f64)> =
             event.terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
-        let &Step { lr, images, waited, .. } = event;
+        let &Step { lr, images, waited, total, .. } = event;
+        progress.set_total(total);
         progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
         Ok(())
     }
@@ -65,6 +67,7 @@ impl Observer for ShowProgress {
     fn eval(&self, event: &Eval<'_>) -> Result<()> {
         let mut run = self.run.borrow_mut();
         let Some((progress, label)) = &mut *run else { return Ok(()) };
+        progress.evaluated(event.took);
         progress.note(&format!("{label} step {}: {}", event.step, event.weights.told));
         if let Some(average) = event.average {
             progress.note(&format!("{label} step {}, average of the weights: {}", event.step, average.told));

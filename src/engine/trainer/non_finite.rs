@@ -135,7 +135,7 @@ impl<T: Task> Training<'_, T> {
         })?;
         spread(ranks, tensors_of(&stores, &slots))?;
         drop((stores, slots));
-        self.state = TrainState { left_out, ..state };
+        self.state = TrainState { left_out, total: self.state.total, ..state };
         self.compared.set(None);
         let seen = self.state.step * self.parts();
         let source = self.around.data.source(config)?;
@@ -147,6 +147,7 @@ impl<T: Task> Training<'_, T> {
             total: self.rate.total_steps(),
             resumed: true,
             evaluation_due: self.state.evaluation_due,
+            evaluate_every: self.evaluate_every(),
             log_every: self.run().train.log_every,
         })?;
         if ranks.is_first() {
