@@ -323,6 +323,12 @@ pub enum LockError {
     Write(#[from] WriteError),
 }
 
+/// Whether a process holds the lock at `path`, as far as the system tells.
+pub fn is_locked(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock))
+}
+
 /// Takes the lock at `path`, in a folder that exists, and writes `text` into it for others to read.
 ///
 /// # Errors

@@ -13,7 +13,7 @@
 //! | [`data`] | images with boxes or labels, and their batches |
 //! | [`eval`] | COCO metrics, accuracies |
 //! | [`weights`] | weights of torchvision, Detectron2, MMDetection and others, imported and recognised |
-//! | [`report`] | tables, logs, progress, pictures |
+//! | [`report`] | tables, logs, progress, pictures, pages |
 //! | [`fsx`] | files written whole or not at all |
 //! | `cli` | the command line (feature `cli`) |
 //!
@@ -51,6 +51,7 @@ pub mod engine;
 pub mod eval;
 pub mod export;
 pub mod fsx;
+mod machine;
 pub mod optim;
 pub mod report;
 pub mod training;

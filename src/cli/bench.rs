@@ -9,12 +9,12 @@ use ckd_kernels::transfers::Counts;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::machine::peak_memory_mib;
 use super::output::Output;
 use super::{Context, UsageError, bench_loader, bench_trace, say};
 use crate::config::{Config, Document, Input};
 use crate::engine::detect::bench::ranks::{SharedStep, Together};
 use crate::engine::detect::bench::{Inference, StepTime, Timings, Workload};
+use crate::machine::peak_memory_mib;
 
 /// Arguments of `bench`.
 #[derive(Debug, clap::Args)]

@@ -6,11 +6,11 @@ use std::thread;
 use candle_core::DeviceLocation;
 use ckd_kernels::Simd;
 
-use super::machine::{field, mebibytes};
 use super::{Context, say};
 use crate::config::{ClassifyConfig, Config, DataKind, Experiment, Loaded, list};
 use crate::data::synth::Split;
 use crate::fsx;
+use crate::machine::{field, mebibytes};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]

@@ -29,16 +29,17 @@ mod exit;
 mod export;
 mod image_files;
 mod interrupt;
-mod machine;
 mod man;
 mod methods;
 mod model;
 mod new;
 mod output;
+mod page;
 mod predict;
 mod predict_classifier;
 mod ranks;
 mod results;
+mod runs;
 mod train;
 mod weights;
 
@@ -134,8 +135,12 @@ pub enum Command {
     Export(export::Args),
     /// Import, inspect and compare weights, also of other programs
     Weights(weights::Args),
-    /// Make, check and convert data sets
+    /// Make, check, convert and show data sets
     Data(data::Args),
+    /// List the runs of a folder: state, step, accuracy, time, size
+    Runs(runs::Args),
+    /// Write a page about runs: curves, classes, errors, settings
+    Report(page::Args),
     /// Show, check, compare and list configurations, and explain their keys
     Config(config::Args),
     /// List the methods of distillation with their keys, defaults and papers
@@ -155,9 +160,12 @@ impl Command {
     /// Whether it only tells something: any number of processes may do that at once.
     fn only_tells(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Methods(_) | Self::Doctor(_) | Self::Completions(_) | Self::Man(_) => {
-                true
-            }
+            Self::Config(_)
+            | Self::Methods(_)
+            | Self::Doctor(_)
+            | Self::Runs(_)
+            | Self::Completions(_)
+            | Self::Man(_) => true,
             Self::New(_)
             | Self::Train(_)
             | Self::Compare(_)
@@ -166,6 +174,7 @@ impl Command {
             | Self::Export(_)
             | Self::Weights(_)
             | Self::Data(_)
+            | Self::Report(_)
             | Self::Bench(_) => false,
         }
     }
@@ -191,6 +200,8 @@ impl Command {
             Self::Data(args) => data::run(args, context),
             Self::Config(args) => config::run(args, context),
             Self::Methods(args) => methods::run(args),
+            Self::Runs(args) => runs::run(&args),
+            Self::Report(args) => page::run(&args),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, Cli::command()),

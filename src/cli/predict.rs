@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::annotated::Annotated;
 use super::image_files::{for_each_image, named};
-use super::machine::peak_memory_mib;
 use super::model::{Model, ModelArgs};
 use super::output::{Output, folder};
 use super::results::Results;
@@ -17,6 +16,7 @@ use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
+use crate::machine::peak_memory_mib;
 use crate::report::draw::{DrawnBox, draw_boxes, save_png};
 use crate::weights::WeightsFile;
 

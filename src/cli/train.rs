@@ -1,17 +1,18 @@
 //! `ckd-det train CONFIG [--set a.b=c] [--resume]`
 
+use std::collections::BTreeMap;
 use std::thread::available_parallelism;
 
 use candle_core::DeviceLocation;
 
-use super::machine::peak_memory_mib;
 use super::{Context, UsageError, say};
 use crate::config::{Experiment, Loaded};
 use crate::engine::estimate::{Estimate, dry_run};
 use crate::engine::experiment::{self, Finding, Finished, Request};
 use crate::engine::job::{self, Start};
-use crate::engine::observer::{BestWeights, Log, Observers, ShowProgress};
+use crate::engine::observer::{BestWeights, Log, Observers, Page, ShowProgress, TensorBoard};
 use crate::engine::task::Settings;
+use crate::machine::{field, peak_memory_mib};
 use crate::report::progress::duration;
 use crate::report::table::Row;
 
@@ -20,7 +21,8 @@ use crate::report::table::Row;
 #[command(after_help = "\
 A configuration with a teacher distils; with `train.compare_alone` it also trains the same student without \
 the teacher, on the same data order, and prints one table. Everything is written to runs/NAME: config.toml, \
-log.jsonl, checkpoints/, best.safetensors, last.safetensors, eval/, summary.json, detections.png. \
+log.jsonl, log.csv, tensorboard/, report.html, checkpoints/, best.safetensors, last.safetensors, eval/, \
+summary.json, detections.png. \
 An earlier run of the same name is kept beside the new one. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the state \
 first; a second one leaves at once.
 
@@ -134,7 +136,8 @@ fn train<C: Settings>(loaded: &Loaded<C>, request: &Request) -> anyhow::Result<F
 pub(super) fn observers(context: &Context, progress: ShowProgress) -> Observers<'static> {
     // The handler first: once there is a log, a signal saves the state.
     let handled = Observers::none().with(context.interrupt.of_run());
-    let files = handled.with(Log::default()).with(BestWeights::default());
+    let files = handled.with(Log::default()).with(BestWeights::default()).with(TensorBoard::default());
+    let files = files.with(Page::telling(environment(context)));
     if context.quiet { files } else { files.with(progress) }
 }
 
@@ -150,6 +153,25 @@ fn tell<R: Row>(Finished { finding, student, folder }: &Finished<R>) -> anyhow::
         say(format!("the best evaluation was {:.2} at step {}", 100.0 * best.score, best.step))?;
     }
     Ok(say(format!("everything is in {}", folder.display()))?)
+}
+
+/// Facts about machine and command, for the page.
+fn environment(context: &Context) -> BTreeMap<String, String> {
+    let device = match context.device.location() {
+        DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        _ => "cpu".to_owned(),
+    };
+    let words: Vec<String> = std::env::args().map(|word| quoted(&word)).collect();
+    let facts = [
+        ("command", Some(words.join(" "))),
+        ("system", Some(format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))),
+        ("processor", field("/proc/cpuinfo", "model name")),
+        ("cores", available_parallelism().ok().map(|cores| cores.to_string())),
+        ("threads", Some(rayon::current_num_threads().to_string())),
+        ("device", Some(device)),
+        ("processes", Some(context.ranks.size().to_string())),
+    ];
+    facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()
 }
 
 /// Command line of this run without `--resume`, to be pasted into a shell.

@@ -174,6 +174,12 @@ pub enum EngineError {
     /// The metrics log.
     #[error(transparent)]
     Log(#[from] crate::report::log::LogError),
+    /// The page about the run.
+    #[error(transparent)]
+    Page(#[from] crate::report::page::PageError),
+    /// A folder of a run that cannot be read.
+    #[error(transparent)]
+    RunFolder(#[from] crate::report::run_folder::RunFolderError),
     /// Pictures.
     #[error(transparent)]
     Draw(#[from] crate::report::draw::DrawError),

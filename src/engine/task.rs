@@ -12,6 +12,7 @@ use candle_core::{Device, Tensor};
 use ckd_collective::Collective;
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
+use image::RgbImage;
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -212,6 +213,14 @@ pub trait Task: Sized {
         network: usize,
         provenance: BTreeMap<String, String>,
     ) -> BTreeMap<String, String>;
+
+    /// Picture of what an evaluation found on some held-out images, beside the truth, where the task has one.
+    ///
+    /// # Errors
+    /// Images that cannot be read.
+    fn evaluation_picture(&self, _measured: &Self::Measured) -> Result<Option<RgbImage>> {
+        Ok(None)
+    }
 
     /// Draws results of the finished `students` of `config` into a file of `folder`; nothing by default. Each student is
     /// a label and the folder of its files.

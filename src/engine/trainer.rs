@@ -415,6 +415,7 @@ impl<'a, T: Task> Training<'a, T> {
             terms: &terms,
             gradient_norm,
             images,
+            epoch: self.epoch(),
             took: started.elapsed(),
             waited: self.loader.data_wait() - waited_before,
         })
@@ -475,10 +476,28 @@ impl<'a, T: Task> Training<'a, T> {
             metadata: self.metadata(network, score),
         };
         let best: Vec<Written<'_>> = best.into_iter().map(written).collect();
+        let picture = match self.around.observers.want_picture() {
+            true => self.around.data.evaluation_picture(measured)?,
+            false => None,
+        };
         let (weights, average) = (evaluated(measured), evaluation.average.as_ref().map(evaluated));
-        let eval = Eval { step, weights: &weights, average: average.as_ref(), best: &best, took };
+        let eval = Eval {
+            step,
+            weights: &weights,
+            average: average.as_ref(),
+            best: &best,
+            epoch: self.epoch(),
+            took,
+            picture: picture.as_ref(),
+        };
         self.around.observers.eval(&eval)?;
         Ok(evaluation)
+    }
+
+    /// Passes over the training images so far, to a thousandth.
+    fn epoch(&self) -> f64 {
+        let batches = (self.state.step * self.parts()) as f64;
+        (1e3 * batches / self.batches_per_epoch as f64).round() / 1e3
     }
 
     fn measure(&self) -> Result<Evaluation<T::Measured>> {

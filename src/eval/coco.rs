@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use hotcoco::params::IouType;
-use hotcoco::{AccumulatedEval, Annotation, COCO, COCOeval};
+use hotcoco::{AccumulatedEval, Annotation, COCOeval};
 use serde::Serialize;
 
 use super::ground_truth::{GroundTruth, dataset};
@@ -116,6 +116,39 @@ pub fn evaluate(
     detections: &[Detection],
     options: &Options,
 ) -> Result<BoxMetrics, EvalError> {
+    let Prepared { mut evaluation, left_out, max_dets } = prepared(truth, detections, options)?;
+    evaluation.evaluate()?;
+    evaluation.accumulate();
+    let curves = Curves(evaluation.accumulated().expect("accumulate() has just run").clone());
+    let per_class = match options.categories {
+        Categories::Separate => curves.per_class(&truth.categories),
+        Categories::Pooled => Vec::new(),
+    };
+    Ok(BoxMetrics {
+        stats: curves.stats(),
+        per_class,
+        ap_per_iou: std::array::from_fn(|t| curves.precision(t..t + 1, curves.all_classes(), ALL, 2)),
+        max_dets,
+        left_out,
+    })
+}
+
+/// Detections and truth, ready to be matched.
+pub(super) struct Prepared {
+    pub(super) evaluation: COCOeval,
+    left_out: LeftOut,
+    max_dets: [usize; 3],
+}
+
+/// Detections and truth of the images that `options` name, without rows that cannot count.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(super) fn prepared(
+    truth: &GroundTruth,
+    detections: &[Detection],
+    options: &Options,
+) -> Result<Prepared, EvalError> {
     let subset = subset(truth, options)?;
     let mut left_out = LeftOut {
         annotations_of_unlisted_category: truth.without_category,
@@ -140,18 +173,10 @@ pub fn evaluate(
 
     let mut max_dets = options.max_dets;
     max_dets.sort_unstable();
-    let curves = curves(gt, dt, max_dets, options.categories)?;
-    let per_class = match options.categories {
-        Categories::Separate => curves.per_class(&truth.categories),
-        Categories::Pooled => Vec::new(),
-    };
-    Ok(BoxMetrics {
-        stats: curves.stats(),
-        per_class,
-        ap_per_iou: std::array::from_fn(|t| curves.precision(t..t + 1, curves.all_classes(), ALL, 2)),
-        max_dets,
-        left_out,
-    })
+    let mut evaluation = COCOeval::new(gt, dt, IouType::Bbox);
+    evaluation.params.max_dets = max_dets.to_vec();
+    evaluation.params.use_cats = options.categories == Categories::Separate;
+    Ok(Prepared { evaluation, left_out, max_dets })
 }
 
 fn subset(truth: &GroundTruth, options: &Options) -> Result<Option<BTreeSet<u64>>, EvalError> {
@@ -187,20 +212,6 @@ fn annotation(row: usize, detection: &Detection) -> Annotation {
         score: Some(detection.score),
         ..Annotation::default()
     }
-}
-
-fn curves(
-    gt: Arc<COCO>,
-    dt: COCO,
-    max_dets: [usize; 3],
-    categories: Categories,
-) -> Result<Curves, EvalError> {
-    let mut evaluation = COCOeval::new(gt, dt, IouType::Bbox);
-    evaluation.params.max_dets = max_dets.to_vec();
-    evaluation.params.use_cats = categories == Categories::Separate;
-    evaluation.evaluate()?;
-    evaluation.accumulate();
-    Ok(Curves(evaluation.accumulated().expect("accumulate() has just run").clone()))
 }
 
 /// Precision at 101 recalls and the greatest recall, by IoU threshold, class, box size and detection limit.

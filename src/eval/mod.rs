@@ -6,12 +6,14 @@
 //! | [`detections`](read_detections) | a COCO results file, read with errors that name the row |
 //! | [`image_names`](ImageNames) | ids of images by the names of their files |
 //! | [`accuracy`](AccuracyMeter) | top-1, top-5, calibration and agreement of a classifier |
+//! | [`analysis`](analyse) | curves, errors by kind, classes taken for others |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
 //! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
 //! (`tests/eval_coco.rs` holds both to it).
 
 mod accuracy;
+mod analysis;
 mod coco;
 mod detections;
 mod error;
@@ -19,6 +21,7 @@ mod ground_truth;
 mod image_names;
 
 pub use accuracy::{Accuracy, AccuracyMeter};
+pub use analysis::{Analysis, Confusion, Curve, Errors, Kind, analyse};
 pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, evaluate};
 pub use detections::{Detection, Results, read_detections};
 pub use error::EvalError;

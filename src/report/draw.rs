@@ -112,11 +112,23 @@ pub fn grid(rows: &[Vec<Panel>]) -> RgbImage {
 /// # Errors
 /// [`DrawError::Encode`] for an image without pixels, [`DrawError::Write`].
 pub fn save_png(path: &Path, image: &RgbImage) -> Result<(), DrawError> {
+    let bytes = png(image).map_err(|source| DrawError::Encode { path: path.to_owned(), source })?;
+    Ok(fsx::write_atomic(path, &bytes)?)
+}
+
+/// The bytes of `image` as PNG.
+///
+/// # Errors
+/// For an image without pixels.
+pub fn png(image: &RgbImage) -> Result<Vec<u8>, image::ImageError> {
     let mut png = io::Cursor::new(Vec::new());
-    PngEncoder::new(&mut png)
-        .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
-        .map_err(|source| DrawError::Encode { path: path.to_owned(), source })?;
-    Ok(fsx::write_atomic(path, png.get_ref())?)
+    PngEncoder::new(&mut png).write_image(
+        image.as_raw(),
+        image.width(),
+        image.height(),
+        ExtendedColorType::Rgb8,
+    )?;
+    Ok(png.into_inner())
 }
 
 /// The panel's image at `width`, boxes drawn after scaling, so that lines and letters stay crisp.

@@ -2,7 +2,7 @@
 //!
 //! A resumed run takes back the lines after its checkpoint and writes them again, so that its log is
 //! that of a run that was never interrupted, line by line and number by number. The one exception are the
-//! fields that hold wall time (`ms`, `data_wait_ms`): no two runs have the same.
+//! fields from `ms` on, which hold wall time and memory: no two runs have the same.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -3,6 +3,8 @@
 //! | File | What lives there |
 //! |---|---|
 //! | [`log`] | the metrics log of a run, one JSON object a line |
+//! | [`csv`], [`tensorboard`] | the same numbers for other programs |
+//! | [`page`] | `report.html`: a page about a run, or several |
 //! | [`run_folder`] | a run on disk: the names of its files, the lines of its log |
 //! | [`progress`] | the progress bar of a training run |
 //! | [`shares`] | each loss term's share of the gradient, in a table |
@@ -11,9 +13,12 @@
 //! | [`draw`] | boxes on images, and pictures of several models side by side |
 
 pub mod cohort_table;
+pub mod csv;
 pub mod draw;
 pub mod log;
+pub mod page;
 pub mod progress;
 pub mod run_folder;
 pub mod shares;
 pub mod table;
+pub mod tensorboard;

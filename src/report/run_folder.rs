@@ -5,7 +5,11 @@
 //!           program.txt             version and hash of the program
 //!           data.txt                BLAKE3 of the data, as far as annotations and labels say
 //!           run.lock                the process that uses the folder, while it does
+//!           environment.json        command and machine, for the page
 //!           log.jsonl               one line an update, an evaluation ([`Line`])
+//!           log.csv                 the same as a table
+//!           tensorboard/            the same, and pictures, for TensorBoard
+//!           report.html             a page about the run
 //!           eval/step-STEP.json     all that an evaluation found
 //!           checkpoints/            states to resume from
 //!           best.safetensors        weights of the best evaluation
@@ -108,14 +112,35 @@ impl RunFolder {
 
     /// Whether no more is in the folder than the record of a run that was never begun: its configuration, an empty log.
     pub fn is_bare(&self) -> bool {
-        let records = [self.config(), self.program(), self.data(), self.lock()];
-        let is_record = |path: &Path| records.iter().any(|record| record == path);
+        let records = [self.config(), self.program(), self.data(), self.lock(), self.environment()];
+        let is_record =
+            |path: &Path| records.iter().any(|record| record == path) || path.starts_with(self.tensorboard());
         is_without_content(&self.path, &is_record)
     }
 
     /// The metrics log.
     pub fn log(&self) -> PathBuf {
         self.path.join("log.jsonl")
+    }
+
+    /// Updates and evaluations of the log as a table.
+    pub fn csv(&self) -> PathBuf {
+        self.path.join("log.csv")
+    }
+
+    /// The folder of TensorBoard's event files.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.path.join("tensorboard")
+    }
+
+    /// The page about the run.
+    pub fn report(&self) -> PathBuf {
+        self.path.join("report.html")
+    }
+
+    /// Command and machine of the run.
+    pub fn environment(&self) -> PathBuf {
+        self.path.join("environment.json")
     }
 
     /// The evaluation after `step` updates.
@@ -224,7 +249,7 @@ pub enum Line {
     BadImage(BadImageLine),
 }
 
-/// Record of an update. `ms` and `data_wait_ms` are wall time and differ from run to run; all else is a
+/// Record of an update. The fields from `ms` on tell of wall time and memory and differ from run to run; all else is a
 /// function of the configuration and the data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepLine {
@@ -240,10 +265,19 @@ pub struct StepLine {
     pub gradient_norm: f64,
     /// Images of the update.
     pub images: usize,
+    /// Passes over the training images so far; logs of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<f64>,
     /// Wall time of the update in milliseconds.
     pub ms: f64,
     /// Wall time that the update waited for its data, in milliseconds.
     pub data_wait_ms: f64,
+    /// Seconds since 1970 when it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<f64>,
+    /// Memory of the process then, in MiB, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<f64>,
 }
 
 /// A step that made no update, since its loss or gradient was not finite (`train.on_non_finite`).
@@ -278,6 +312,18 @@ pub struct EvalLine {
     /// Evaluation of the moving average of the weights, if the run keeps one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ema: Option<serde_json::Value>,
+    /// Passes over the training images so far; logs of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<f64>,
+    /// Wall time of the evaluation in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ms: Option<f64>,
+    /// Seconds since 1970 when it was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<f64>,
+    /// Memory of the process then, in MiB, where the system tells.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<f64>,
 }
 
 /// The shares of the losses in the gradient, over the first steps.
@@ -304,10 +350,21 @@ mod tests {
             losses: [("loss_classifier".to_owned(), 0.75.into())].into_iter().collect(),
             gradient_norm: 2.5,
             images: 2,
+            epoch: Some(0.2),
             ms: 10.5,
             data_wait_ms: 0.1,
+            time: Some(1.5e9),
+            memory_mib: None,
         };
-        let eval = EvalLine { step: 1, eval: serde_json::json!([0.5, 0.75]), ema: None };
+        let eval = EvalLine {
+            step: 1,
+            eval: serde_json::json!([0.5, 0.75]),
+            ema: None,
+            epoch: None,
+            ms: Some(3.0),
+            time: None,
+            memory_mib: None,
+        };
         let mut shares = Shares::default();
         shares.add(&[("detection".to_owned(), 3.0)].into_iter().collect());
         let lines = [Line::Step(step), Line::Shares(SharesLine { step: 1, shares }), Line::Eval(eval)];

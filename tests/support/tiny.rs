@@ -361,7 +361,7 @@ pub(crate) fn log(run: &Path) -> Vec<Value> {
         .map(|line| {
             let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
             let fields = line.as_object_mut().expect("an object a line");
-            fields.retain(|key, _| !["ms", "data_wait_ms"].contains(&key.as_str()));
+            fields.retain(|key, _| !["ms", "data_wait_ms", "time", "memory_mib"].contains(&key.as_str()));
             line
         })
         .collect()

@@ -18,7 +18,7 @@ use crate::data::{Batch, CategoryMap, ClassIndex, Dataset, Loader, Position, Wor
 use crate::engine::ranks::{Packet, Reader, evaluation_share, merged};
 use crate::engine::task::Evaluating;
 use crate::engine::{Result, stop};
-use crate::eval::{self, BoxMetrics, Detection, GroundTruth, Options};
+use crate::eval::{self, Analysis, BoxMetrics, Detection, GroundTruth, Options};
 
 /// Detections of a detector on a data set, with its speed.
 #[derive(Debug, Clone)]
@@ -214,6 +214,12 @@ pub fn detect_images<I: Borrow<RgbImage>>(
 pub fn score(evaluation: &Evaluation, truth: &GroundTruth) -> Result<BoxMetrics> {
     let options = Options { image_ids: Some(evaluation.image_ids.clone()), ..Options::default() };
     Ok(eval::evaluate(truth, &evaluation.detections, &options)?)
+}
+
+/// Curves, errors by kind and confusions of an evaluation against the ground truth of its data set.
+pub fn analysed(evaluation: &Evaluation, truth: &GroundTruth) -> Result<Analysis> {
+    let options = Options { image_ids: Some(evaluation.image_ids.clone()), ..Options::default() };
+    Ok(eval::analyse(truth, &evaluation.detections, &options)?)
 }
 
 /// Detections of one image as COCO results; `found` is in pixels of the original image.

@@ -26,13 +26,14 @@ use std::path::PathBuf;
 use candle_core::Device;
 use ckd_detectors::Detector;
 use ckd_detectors::taps::Tap;
+use image::RgbImage;
 
 pub use sources::{DataSets, LoadedSplit};
 
 use self::batch::{teacher_images, to_device, training_batches};
-use self::evaluate::{detect_shared, score};
+use self::evaluate::{analysed, detect_shared, score};
 use self::pass::{Views, training_pass};
-use self::picture::draw_detections;
+use self::picture::{draw_detections, evaluation_picture, shown};
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
@@ -46,7 +47,7 @@ use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
 use crate::distill::{Distill, MethodSetting};
-use crate::eval::BoxMetrics;
+use crate::eval::{Analysis, BoxMetrics, Detection};
 use crate::report::run_folder::RunFolder;
 use crate::report::table::ModelRow;
 use crate::weights::agree::{self, Role};
@@ -212,8 +213,14 @@ impl Task for DataSets {
     ) -> Result<MeasuredDetector> {
         let evaluation = detect_shared(model, &self.val, config, around)?;
         let metrics = score(&evaluation, &self.truth)?;
+        let analysis = analysed(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
-        Ok(MeasuredDetector { metrics, ms_per_image, gflops })
+        let shown = shown(&self.val, evaluation.detections);
+        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, shown })
+    }
+
+    fn evaluation_picture(&self, measured: &MeasuredDetector) -> Result<Option<RgbImage>> {
+        evaluation_picture(&self.val, &measured.shown).map(Some)
     }
 
     fn card(
@@ -242,10 +249,14 @@ impl Task for DataSets {
 pub struct MeasuredDetector {
     /// COCO's numbers.
     pub metrics: BoxMetrics,
+    /// Curves, errors by kind, classes taken for others.
+    pub analysis: Analysis,
     /// Median wall time of one image, in milliseconds.
     pub ms_per_image: f64,
     /// Multiply-adds of one image, in 10^9.
     pub gflops: f64,
+    /// Detections on the images that are shown.
+    shown: Vec<Detection>,
 }
 
 impl Measured for MeasuredDetector {
@@ -269,7 +280,9 @@ impl Measured for MeasuredDetector {
     }
 
     fn written(&self) -> serde_json::Value {
-        serde_json::to_value(&self.metrics).expect("metrics have a JSON form")
+        let mut written = serde_json::to_value(&self.metrics).expect("metrics have a JSON form");
+        written["analysis"] = serde_json::to_value(&self.analysis).expect("an analysis has a JSON form");
+        written
     }
 
     fn row(&self, name: &str, networks: &[Network<'_>]) -> ModelRow {

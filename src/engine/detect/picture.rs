@@ -4,12 +4,14 @@ use std::path::Path;
 
 use candle_core::Device;
 use ckd_detectors::postprocess::Detections;
+use image::RgbImage;
 
 use super::build;
 use super::evaluate::detect_one;
 use crate::config::Config;
-use crate::data::{ClassIndex, DataError, Dataset};
+use crate::data::{CategoryId, ClassIndex, DataError, Dataset};
 use crate::engine::Result;
+use crate::eval::Detection;
 use crate::report::draw::{DrawnBox, Panel, grid, save_png};
 use crate::report::run_folder::RunFolder;
 use crate::weights::{WeightsFile, load};
@@ -35,8 +37,7 @@ pub(super) fn draw_detections(
         models.push((label, detector));
     }
     let mut rows = Vec::new();
-    let with_objects = (0..val.images.len()).filter(|&index| !val.annotations(index).is_empty());
-    for index in with_objects.take(SHOWN) {
+    for index in shown_images(val) {
         let image = val.pixels(index).map_err(DataError::from)?;
         let panel = |title: &str, boxes| Panel { title: title.to_owned(), image: image.clone(), boxes };
         let mut row = vec![panel("ground truth", truth(val, index))];
@@ -47,6 +48,37 @@ pub(super) fn draw_detections(
         rows.push(row);
     }
     Ok(save_png(path, &grid(&rows))?)
+}
+
+/// Indices of the images of a picture: the first that have objects.
+fn shown_images(val: &Dataset) -> impl Iterator<Item = usize> + '_ {
+    (0..val.images.len()).filter(|&index| !val.annotations(index).is_empty()).take(SHOWN)
+}
+
+/// Those of `detections` that are on the images of a picture.
+pub(super) fn shown(val: &Dataset, detections: Vec<Detection>) -> Vec<Detection> {
+    let ids: Vec<u64> = shown_images(val).map(|index| val.images[index].id.0).collect();
+    detections.into_iter().filter(|found| ids.contains(&found.image_id)).collect()
+}
+
+/// The truth and `detections` on the images of a picture, a row each.
+pub(super) fn evaluation_picture(val: &Dataset, detections: &[Detection]) -> Result<RgbImage> {
+    let mut rows = Vec::new();
+    for index in shown_images(val) {
+        let image = val.pixels(index).map_err(DataError::from)?;
+        let id = val.images[index].id.0;
+        let own = detections.iter().filter(|found| found.image_id == id);
+        let boxes = own.filter(|found| found.score >= f64::from(DRAWN_SCORE)).filter_map(|found| {
+            let [x, y, w, h] = found.bbox.map(|value| value as f32);
+            let class = val.categories.class(CategoryId(found.category_id))?;
+            let name = val.categories.name(class).unwrap_or_default().to_owned();
+            let score = Some(found.score as f32);
+            Some(DrawnBox { xyxy: [x, y, x + w, y + h], class: class.0 as usize, name, score })
+        });
+        let panel = |title: &str, boxes| Panel { title: title.to_owned(), image: image.clone(), boxes };
+        rows.push(vec![panel("ground truth", truth(val, index)), panel("found", boxes.collect())]);
+    }
+    Ok(grid(&rows))
 }
 
 /// The detections worth drawing.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use image::RgbImage;
+
 use crate::engine::error::Result;
 use crate::engine::pass::LossTerm;
 use crate::engine::task::Network;
@@ -61,6 +63,11 @@ pub trait Observer {
         Ok(())
     }
 
+    /// Whether it shows the picture of an evaluation, which takes time to make.
+    fn wants_picture(&self) -> bool {
+        false
+    }
+
     /// Whether it hears on every process of a run, not on the first alone.
     fn is_everywhere(&self) -> bool {
         false
@@ -81,6 +88,10 @@ pub trait Observer {
 impl<O: Observer + ?Sized> Observer for &O {
     fn is_everywhere(&self) -> bool {
         (**self).is_everywhere()
+    }
+
+    fn wants_picture(&self) -> bool {
+        (**self).wants_picture()
     }
 
     fn begin(&self, begin: &Begin<'_>) -> Result<()> {
@@ -154,6 +165,8 @@ pub struct Step<'a> {
     pub gradient_norm: f64,
     /// Images of the update.
     pub images: usize,
+    /// Passes over the training images so far.
+    pub epoch: f64,
     /// Wall time of the update.
     pub took: Duration,
     /// Wall time that the update waited for its data.
@@ -172,8 +185,12 @@ pub struct Eval<'a> {
     pub average: Option<&'a Evaluated>,
     /// The networks whose best evaluation this is.
     pub best: &'a [Written<'a>],
+    /// Passes over the training images before it.
+    pub epoch: f64,
     /// Wall time of the evaluation.
     pub took: Duration,
+    /// What was found on some held-out images, beside the truth, if an observer wants it and the task has it.
+    pub picture: Option<&'a RgbImage>,
 }
 
 /// The findings of an evaluation.

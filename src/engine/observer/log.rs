@@ -1,15 +1,19 @@
-//! The observer that writes a run's numbers: `log.jsonl`, and a file an evaluation.
+//! The observer that writes a run's numbers: `log.jsonl`, `log.csv`, and a file an evaluation.
 
 use std::cell::RefCell;
 use std::time::Duration;
 
-use super::event::{Begin, Eval, Evaluated, Observer, Step};
+use super::clock::now;
+use super::event::{Begin, End, Eval, Evaluated, Observer, Step};
 use crate::engine::error::Result;
+use crate::eval::STAT_NAMES;
 use crate::fsx;
+use crate::machine::memory_mib;
+use crate::report::csv::csv;
 use crate::report::log::{LogPoint, MetricsLog};
 use crate::report::run_folder::{BadImageLine, EvalLine, LeftOutLine, RunFolder, SharesLine, StepLine};
 
-/// Writes `log.jsonl` and `eval/`.
+/// Writes `log.jsonl` and `eval/`, and after each evaluation `log.csv`.
 #[derive(Default)]
 pub struct Log {
     open: RefCell<Option<(MetricsLog, RunFolder, u64)>>,
@@ -26,7 +30,7 @@ impl Observer for Log {
     fn step(&self, event: &Step<'_>) -> Result<()> {
         let mut open = self.open.borrow_mut();
         let Some((log, _, every)) = &mut *open else { return Ok(()) };
-        let &Step { step, total, lr, terms, gradient_norm, images, took, waited } = event;
+        let &Step { step, total, lr, terms, gradient_norm, images, epoch, took, waited } = event;
         if !step.is_multiple_of(*every) && step != total {
             return Ok(());
         }
@@ -37,8 +41,11 @@ impl Observer for Log {
             losses: terms.iter().map(|term| (term.name.clone(), term.weighted.into())).collect(),
             gradient_norm,
             images,
+            epoch: Some(epoch),
             ms: milliseconds(took),
             data_wait_ms: milliseconds(waited),
+            time: Some(now()),
+            memory_mib: memory(),
         })?)
     }
 
@@ -57,9 +64,18 @@ impl Observer for Log {
     fn eval(&self, event: &Eval<'_>) -> Result<()> {
         let mut open = self.open.borrow_mut();
         let Some((log, folder, _)) = &mut *open else { return Ok(()) };
-        let &Eval { step, weights, average, .. } = event;
+        let &Eval { step, weights, average, epoch, took, .. } = event;
         let ema = average.map(|average| average.logged.clone());
-        log.write(&EvalLine { step, eval: weights.logged.clone(), ema })?;
+        log.write(&EvalLine {
+            step,
+            eval: weights.logged.clone(),
+            ema,
+            epoch: Some(epoch),
+            ms: Some(milliseconds(took)),
+            time: Some(now()),
+            memory_mib: memory(),
+        })?;
+        write_table(folder)?;
         let json =
             |found: &Evaluated| serde_json::to_vec_pretty(&found.written).expect("metrics have a JSON form");
         fsx::write_atomic(&folder.evaluation(step), &json(weights))?;
@@ -69,11 +85,28 @@ impl Observer for Log {
         Ok(())
     }
 
+    fn end(&self, _: &End) -> Result<()> {
+        match &*self.open.borrow() {
+            Some((_, folder, _)) => write_table(folder),
+            None => Ok(()),
+        }
+    }
+
     fn shares(&self, shares: &SharesLine) -> Result<()> {
         let mut open = self.open.borrow_mut();
         let Some((log, ..)) = &mut *open else { return Ok(()) };
         Ok(log.write(shares)?)
     }
+}
+
+/// Writes the lines of the log as a table.
+fn write_table(folder: &RunFolder) -> Result<()> {
+    Ok(fsx::write_atomic(&folder.csv(), csv(&folder.lines()?, &STAT_NAMES).as_bytes())?)
+}
+
+/// Memory in MiB, rounded to tenths.
+fn memory() -> Option<f64> {
+    memory_mib().map(|memory| (memory * 10.0).round() / 10.0)
 }
 
 /// Rounded to tenths.

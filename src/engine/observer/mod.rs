@@ -3,21 +3,29 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `event` | [`Observer`] and the events |
-//! | `log` | [`Log`]: `log.jsonl` and `eval/` |
+//! | `log` | [`Log`]: `log.jsonl`, `log.csv` and `eval/` |
+//! | `tensorboard` | [`TensorBoard`]: event files |
+//! | `page` | [`Page`]: `report.html` |
+//! | `clock` | the time of day |
 //! | `best` | [`BestWeights`]: `best.safetensors` |
 //! | `progress` | [`ShowProgress`]: a bar or lines on stderr |
 //!
 //! The training loop itself writes checkpoints, the last weights and the outcome; all else is an observer's.
 
 mod best;
+mod clock;
 mod event;
 mod log;
+mod page;
 mod progress;
+mod tensorboard;
 
 pub use best::BestWeights;
 pub use event::{Begin, End, Eval, Evaluated, Observer, Step, Written};
 pub use log::Log;
+pub use page::Page;
 pub use progress::ShowProgress;
+pub use tensorboard::TensorBoard;
 
 use std::cell::Cell;
 
@@ -78,6 +86,11 @@ impl<'a> Observers<'a> {
     /// Those that are told.
     fn told(&self) -> impl Iterator<Item = &Box<dyn Observer + 'a>> {
         self.all.iter().filter(|observer| !self.is_apart.get() || observer.is_everywhere())
+    }
+
+    /// Whether any of those that are told shows a picture of an evaluation.
+    pub(super) fn want_picture(&self) -> bool {
+        self.told().any(|observer| observer.wants_picture())
     }
 
     /// Tells all of a note.
