@@ -570,7 +570,8 @@ fn a_second_signal_leaves_at_once() {
     let slow =
         ["--set", "train.accumulate=100000", "--set", "schedule.steps=9", "--set", "schedule.milestones=[2]"];
     let mut child = started(&tiny, &["train", "plain.toml"], &slow);
-    wait_for(&mut child, &tiny.path("runs/plain/log.jsonl"));
+    // The last file that a run writes before its first step.
+    wait_for(&mut child, &tiny.path("runs/plain/environment.json"));
     signal(&child, "TERM");
     std::thread::sleep(Duration::from_millis(300));
     assert!(child.try_wait().unwrap().is_none(), "the step is still under way");

@@ -138,7 +138,7 @@ mod tests {
     fn measures_of_classifiers_and_cohorts_have_their_names() {
         let eval = serde_json::json!({"top1": 0.5, "peer0": {"top1": 0.25}, "told": "x"});
         let found = measures("eval", &eval, &[]);
-        assert_eq!(found, [("eval/peer0/top1".to_owned(), 0.25), ("eval/top1".to_owned(), 0.5)]);
+        assert_eq!(found, [("eval/top1".to_owned(), 0.5), ("eval/peer0/top1".to_owned(), 0.25)]);
         assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
     }
 }

@@ -304,9 +304,9 @@ enum PluginWhat {
 
 #[derive(Clone, PartialEq, Message)]
 struct Experiment {
-    #[prost(message, repeated, tag = "5")]
+    #[prost(message, repeated, tag = "4")]
     hyperparameters: Vec<HyperparameterInfo>,
-    #[prost(message, repeated, tag = "6")]
+    #[prost(message, repeated, tag = "5")]
     metrics: Vec<MetricInfo>,
 }
 
@@ -372,11 +372,9 @@ mod tests {
 
     #[test]
     fn a_record_is_framed_by_its_length_and_two_sums() {
-        // By TensorBoard's own writer: the record of an event of these three bytes.
-        let written = record(b"abc");
-        assert_eq!(written.len(), 8 + 4 + 3 + 4);
-        assert_eq!(written[..8], 3u64.to_le_bytes());
-        assert_eq!(&written[12..15], b"abc");
+        // By `RecordWriter` of TensorBoard 2.
+        let theirs = [3, 0, 0, 0, 0, 0, 0, 0, 176, 153, 73, 14, 97, 98, 99, 110, 87, 241, 33];
+        assert_eq!(record(b"abc"), theirs);
     }
 
     #[test]

@@ -372,7 +372,7 @@ fn boxes_of_augmented_batches_are_around_their_pixels() {
             }
         }
     }
-    assert!(seen > 100, "{seen} boxes");
+    assert!(seen > 50, "{seen} boxes");
 }
 
 #[test]
