@@ -16,6 +16,7 @@ pub(crate) fn mebibytes(file: &str, name: &str) -> Option<f64> {
 }
 
 /// The most memory that this program has had so far, in MiB (the peak of its resident set).
+#[cfg(feature = "cli")]
 pub(crate) fn peak_memory_mib() -> Option<f64> {
     mebibytes("/proc/self/status", "VmHWM")
 }
