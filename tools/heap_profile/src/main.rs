@@ -1,5 +1,5 @@
 //! Trains a configuration and prints the memory that is in use (asked for and not given back) over its steps:
-//! `cargo run --release --workspace --bin heap-profile CONFIG [KEY=VALUE ...]`
+//! `cargo run --profile profiling --workspace --bin heap-profile CONFIG [KEY=VALUE ...]`
 //!
 //! Writes `dhat-heap.json`, which <https://nnethercote.github.io/dh_view/dh_view.html> shows by the place in the code
 //! that asked.
