@@ -187,7 +187,7 @@ struct Processes {
     sums_open_ms: f64,
     /// The share of the sums that was hidden.
     hidden: f64,
-    /// The same step without sums.
+    /// Median step without sums.
     solo_ms: f64,
     solo_ms_min: f64,
     /// The time of a step without sums as a share of that together.

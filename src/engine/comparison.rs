@@ -175,7 +175,7 @@ impl Planned {
     }
 }
 
-/// What came of the runs so far.
+/// Results of the runs so far.
 struct Ended<D> {
     /// In the order of the plan, whenever they ended.
     runs: Vec<Option<Made>>,

@@ -1,4 +1,4 @@
-//! What a detector gets wrong: precision over recall, errors by kind, classes taken for others.
+//! Errors of a detector: precision over recall, errors by kind, classes taken for others.
 
 use serde::Serialize;
 

@@ -42,7 +42,7 @@ struct Open {
 /// Records all operations on `device` while `work` runs. One recording runs at a time in a process.
 ///
 /// # Errors
-/// Those of `work`; errors of the driver.
+/// Errors of `work`, and of the driver.
 pub fn record<T, E: From<crate::Error>>(
     device: &Device,
     work: impl FnOnce() -> std::result::Result<T, E>,
@@ -73,7 +73,7 @@ pub fn record<T, E: From<crate::Error>>(
 /// Runs `work`, in a recording if there is one under way.
 ///
 /// # Errors
-/// Those of `work`; errors of the driver.
+/// Errors of `work`, and of the driver.
 pub fn spanned<T, E: From<crate::Error>>(
     name: &'static str,
     device: &Device,

@@ -76,7 +76,7 @@ pub struct Timings<T> {
 }
 
 impl<T> Timings<T> {
-    /// The same with another duration of each step.
+    /// Timings with another duration of each step.
     pub fn map<U>(self, of_step: impl Fn(&T) -> U) -> Timings<U> {
         let Self { steps, multiply_adds_per_image, gpu, peak_gpu_bytes, trace } = self;
         let steps = steps.iter().map(of_step).collect();

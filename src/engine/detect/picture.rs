@@ -55,7 +55,7 @@ fn shown_images(val: &Dataset) -> impl Iterator<Item = usize> + '_ {
     (0..val.images.len()).filter(|&index| !val.annotations(index).is_empty()).take(SHOWN)
 }
 
-/// Those of `detections` that are on the images of a picture.
+/// Detections on the images of a picture.
 pub(super) fn shown(val: &Dataset, detections: Vec<Detection>) -> Vec<Detection> {
     let ids: Vec<u64> = shown_images(val).map(|index| val.images[index].id.0).collect();
     detections.into_iter().filter(|found| ids.contains(&found.image_id)).collect()

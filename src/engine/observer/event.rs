@@ -189,7 +189,7 @@ pub struct Eval<'a> {
     pub epoch: f64,
     /// Wall time of the evaluation.
     pub took: Duration,
-    /// What was found on some held-out images, beside the truth, if an observer wants it and the task has it.
+    /// Picture of detections on some held-out images, beside the truth, if an observer wants it and the task has it.
     pub picture: Option<&'a RgbImage>,
 }
 

@@ -12,7 +12,7 @@ use crate::report::run_folder::{EvalLine, Line, RunFolder, RunFolderError, StepL
 /// Name, AP and AP50 of a class.
 pub(super) type ClassScore = (String, f64, f64);
 
-/// What the files of a run say.
+/// Content of a run's files.
 #[derive(Debug, Clone)]
 pub struct Run {
     /// Name of the run for people.

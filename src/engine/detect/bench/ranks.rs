@@ -21,9 +21,9 @@ pub struct SharedStep {
     pub waited: Duration,
     /// Time of the sums that was not hidden behind the walk back: from when all had walked until the sums were there.
     pub open: Duration,
-    /// The same step without the others: no sums.
+    /// A step of this process alone, without sums.
     pub solo: Duration,
-    /// The same sums, copies of the gradients included, by themselves.
+    /// Sums by themselves, copies of the gradients included.
     pub sums: Duration,
 }
 
