@@ -8,6 +8,7 @@ use ckd_kernels::Simd;
 
 use super::{Context, say};
 use crate::config::{ClassifyConfig, Config, DataKind, Experiment, Loaded, list};
+use crate::data::decode::DECODER;
 use crate::data::synth::Split;
 use crate::fsx;
 use crate::machine::{field, mebibytes};
@@ -47,7 +48,8 @@ fn program() -> anyhow::Result<()> {
         true => "cuda: yes, --device cuda computes on the first NVIDIA GPU",
         false => "cuda: no, this program computes on the CPU (docs/GPU.md says how to build for GPUs)",
     };
-    Ok(say(format!("features     {cuda}"))?)
+    say(format!("features     {cuda}"))?;
+    Ok(say(format!("jpeg         {DECODER}"))?)
 }
 
 /// The version of a dependency that this program was built with.

@@ -7,6 +7,7 @@ use candle_core::DeviceLocation;
 
 use super::{Context, UsageError, say};
 use crate::config::{Experiment, Loaded};
+use crate::data::decode::DECODER;
 use crate::engine::estimate::{Estimate, dry_run};
 use crate::engine::experiment::{self, Finding, Finished, Request};
 use crate::engine::job::{self, Start};
@@ -169,6 +170,7 @@ fn environment(context: &Context) -> BTreeMap<String, String> {
         ("cores", available_parallelism().ok().map(|cores| cores.to_string())),
         ("threads", Some(rayon::current_num_threads().to_string())),
         ("device", Some(device)),
+        ("jpeg", Some(DECODER.to_owned())),
         ("processes", Some(context.ranks.size().to_string())),
     ];
     facts.into_iter().filter_map(|(name, fact)| Some((name.to_owned(), fact?))).collect()

@@ -2,7 +2,8 @@
 //!
 //! JPEG (grey, YCbCr, CMYK), PNG (grey, palette, alpha, 16 bit), BMP, GIF (the first frame), TIFF and WebP
 //! become `RgbImage`; alpha is dropped and 16 bits are rounded to 8, as PIL's `convert("RGB")` does for those
-//! modes. The EXIF orientation is applied. The file's format is told by its first bytes, not by its name.
+//! modes; a JPEG's pixels are libjpeg-turbo's ([`DECODER`]). The EXIF orientation is applied. The file's format is
+//! told by its first bytes, not by its name.
 //!
 //! Memory is bounded by what a file can hold: `claims` refuses a header that promises more
 //! pixels than the file's bytes can describe, and the decoder gets as much memory as the header needs.
@@ -17,10 +18,13 @@ use std::path::{Path, PathBuf};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, RgbImage};
 
-use super::claims;
+use super::{claims, jpeg};
 
 /// The largest image that is decoded, in pixels: 400 MB as RGB. Larger ones are taken for attacks.
 pub const MAX_PIXELS: u64 = 1 << 27;
+
+/// The decoder of JPEG files, as reports and exported weights name it.
+pub const DECODER: &str = "libjpeg-turbo's pixels (libjpeg-turbo-rs), as Pillow and OpenCV have them";
 
 /// Why an image file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -258,7 +262,14 @@ fn decode(path: &Path, bytes: &[u8], annotated: Option<(u32, u32)>) -> Result<Rg
     if !has_an_end(format, bytes) {
         return Err(DecodeError::Truncated { path: path.to_owned() });
     }
-    let mut image = DynamicImage::from_decoder(decoder).map_err(broken(path))?;
+    let jpeg = match format {
+        ImageFormat::Jpeg => jpeg::decode(bytes, decoder.dimensions()).map_err(broken(path))?,
+        _ => None,
+    };
+    let mut image = match jpeg {
+        Some(rgb) => DynamicImage::ImageRgb8(rgb),
+        None => DynamicImage::from_decoder(decoder).map_err(broken(path))?,
+    };
     image.apply_orientation(orientation);
     Ok(image.into_rgb8())
 }

@@ -54,6 +54,7 @@ pub mod image_folder;
 pub mod image_policy;
 pub mod input;
 pub mod instances;
+mod jpeg;
 pub mod label_order;
 pub mod labelled;
 pub mod labelled_data;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{WeightsError, WeightsFile};
 use crate::config::{Config, Document, Resize};
+use crate::data::decode::DECODER;
 use crate::data::{CategoryId, CategoryMap};
 
 const CONFIG: &str = "ckd_det.config";
@@ -37,6 +38,7 @@ pub struct ModelCard {
 #[derive(Serialize)]
 struct InputCard<'a> {
     channels: &'a str,
+    jpeg: &'a str,
     range: [f32; 2],
     mean: [f32; 3],
     std: [f32; 3],
@@ -51,6 +53,7 @@ impl ModelCard {
     pub fn to_metadata(&self) -> BTreeMap<String, String> {
         let input = InputCard {
             channels: "RGB",
+            jpeg: DECODER,
             range: [0.0, 1.0],
             mean: self.config.normalization.mean,
             std: self.config.normalization.std,

@@ -1,5 +1,6 @@
 //! Image files, good and bad.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,28 @@ fn jpegs_of_every_kind_become_rgb() {
     assert_halves(&read(&fixture("progressive.jpg")).unwrap(), [200, 30, 30], [30, 30, 200], 4);
     assert_halves(&read(&fixture("cmyk.jpg")).unwrap(), [200, 30, 30], [30, 30, 200], 4);
     assert_halves(&read(&fixture("grey.jpg")).unwrap(), [81; 3], [49; 3], 2);
+}
+
+/// Kinds of JPEG files with the hash of the pixels that Pillow makes of them (`tools/golden/jpeg_pixels.py`).
+#[test]
+fn jpegs_of_every_kind_have_pillows_pixels_to_the_bit() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg");
+    let pixels: BTreeMap<String, String> =
+        serde_json::from_str(&fs::read_to_string(folder.join("pixels.json")).unwrap()).unwrap();
+    assert!(pixels.len() > 15);
+    for (name, expected) in pixels {
+        let image = read(&folder.join(&name)).unwrap();
+        assert_eq!(blake3::hash(image.as_raw()).to_string(), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_jpeg_with_damaged_data_is_refused() {
+    let whole = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/jpeg/420.jpg")).unwrap();
+    let middle = whole.len() / 2;
+    let damaged = [&whole[..middle], &[0xff, 0].repeat(20), &whole[middle + 40..]].concat();
+    let (_folder, path) = written(&damaged);
+    assert!(matches!(read(&path), Err(DecodeError::Broken { .. })), "{:?}", read(&path).err());
 }
 
 #[test]
