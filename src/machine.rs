@@ -1,5 +1,7 @@
 //! Facts about the machine and the process, from files in /proc.
 
+pub(crate) mod cores;
+
 use std::fs;
 
 /// The value of `name: value` in a file of /proc; nothing elsewhere than on Linux.

@@ -109,7 +109,13 @@ fn resumed_equals_uninterrupted_across_epochs_with_accumulation_and_augmentation
 
 #[test]
 fn four_processes_are_one_that_accumulates_four_batches_with_a_teacher() {
-    let sets = ["train.accumulate=4", "train.batch_size=4", "train.compare_alone=true", "schedule.epochs=2"];
+    let sets = [
+        "train.accumulate=4",
+        "train.batch_size=4",
+        "train.compare_alone=true",
+        "schedule.epochs=2",
+        "distill.0.negatives_from=update",
+    ];
     let (alone, shared) = (Small::new(), Small::new());
     alone.write("teacher.toml", TEACHER_IN_PARTS);
     shared.write("teacher.toml", TEACHER_IN_PARTS);
@@ -144,6 +150,57 @@ fn with_synchronised_norms_several_processes_train_as_one_with_the_whole_batch()
     assert!((losses(&apart)[0] - one[0]).abs() > 1e-3 * one[0].abs());
 }
 
+/// With the statistics of all parts and the negatives of all parts, nothing tells two parts from one batch of both.
+#[test]
+fn with_negatives_from_the_update_two_processes_distil_as_one_with_the_whole_batch() {
+    const TAUGHT: &str = r#"
+extends = "base.toml"
+
+[teacher]
+network = "resnet14"
+weights = "teacher.safetensors"
+
+[[distill]]
+method = "ckd"
+at = "logits"
+weight = 2.0
+negatives_from = "update"
+
+[[distill]]
+method = "icd"
+at = "embedding"
+width = 8
+negatives_from = "update"
+"#;
+    let (whole, shared, apart) = (Small::new(), Small::new(), Small::new());
+    whole.train("teacher.toml", &[]).unwrap();
+    for small in [&whole, &shared, &apart] {
+        fs::copy(whole.path("runs/teacher/last.safetensors"), small.path("teacher.safetensors")).unwrap();
+        small.write("taught.toml", TAUGHT);
+    }
+    let sets = ["schedule.epochs=1", "optim.lr=0.01"];
+    whole.train("taught.toml", &sets).unwrap();
+    let parts = [&sets[..], &["train.sync_bn=true", "train.accumulate=2", "train.batch_size=4"]].concat();
+    shared.train_on(2, "taught.toml", &parts).unwrap();
+    let within = ["distill.0.negatives_from=part", "distill.1.negatives_from=part"];
+    apart.train_on(2, "taught.toml", &[&parts[..], &within].concat()).unwrap();
+    let losses = |small: &Small, term: &str| -> Vec<f64> {
+        let lines = log(&small.path("runs/taught"));
+        lines.iter().filter_map(|line| line["losses"][term].as_f64()).collect()
+    };
+    for term in ["loss_classifier", "ckd/logits", "icd/embedding/contrast", "icd/embedding/invariance"] {
+        let (one, two) = (losses(&whole, term), losses(&shared, term));
+        assert!(one.len() > 2 && two.len() > 2, "{term}: {one:?} {two:?}");
+        // Later learning rates differ: the last batch of an epoch of 28 images is a half one, or none.
+        for (one, two) in one.iter().zip(&two).take(2) {
+            assert!((one - two).abs() < 2e-5 * one.abs().max(0.1), "{term}: {one} {two}");
+        }
+    }
+    // Half as many rows have a lower level of chance: ln 4 instead of ln 8, times the weight.
+    let chance = losses(&whole, "ckd/logits")[0] - losses(&apart, "ckd/logits")[0];
+    assert!((chance - 2.0 * 2f64.ln()).abs() < 0.3, "{chance}");
+}
+
 #[test]
 fn synchronised_norms_need_a_process_for_each_part() {
     let error = Small::new().train("plain.toml", &["train.sync_bn=true", "train.accumulate=2"]).unwrap_err();
@@ -167,7 +224,8 @@ fn under_mpirun_a_classifier_is_distilled_as_by_one_process() {
             assert_same_run(&one.join(run), &shared.join(run));
         }
     };
-    let sets = ["train.accumulate=4", "train.batch_size=4", "schedule.epochs=2"];
+    let sets =
+        ["train.accumulate=4", "train.batch_size=4", "schedule.epochs=2", "distill.0.negatives_from=update"];
     assert_jobs_are_one_process(new, ("distilled.toml", &sets), &[2, 4], same);
 }
 

@@ -188,7 +188,9 @@ fn resumed_equals_uninterrupted_bit_for_bit_networks_heads_phi_and_memories() {
 fn two_processes_are_one_that_accumulates_two_batches_memories_and_meta_steps_included() {
     for (about, sets) in METHODS {
         let sets: Vec<&str> = sets.iter().copied().filter(|set| !set.contains("accumulate")).collect();
-        let sets = [&sets[..], &["train.accumulate=2", "schedule.steps=4"]].concat();
+        let from = if about.contains("memory") { "part" } else { "update" };
+        let from = format!("cohort.negatives_from={from}");
+        let sets = [&sets[..], &["train.accumulate=2", "schedule.steps=4", &from]].concat();
         let (alone, shared) = (Small::new(), Small::new());
         alone.trained(&sets);
         shared.train_on(2, "cohort.toml", &sets).unwrap();
@@ -264,6 +266,24 @@ fn with_logit_kd_mcls_networks_also_learn_from_the_mean_of_their_logits() {
     assert_eq!(none["mcl/icl"], once["mcl/icl"]);
     let other = small.error(&["cohort.method=l_mcl", "cohort.logit_kd=1"]);
     assert_mentions(&other, &["cohort.logit_kd", "aggregated teachers", "method = \"mcl\""]);
+}
+
+/// With the statistics of all parts and the negatives of all parts, nothing tells two parts from one batch of both.
+#[test]
+fn with_negatives_from_the_update_two_processes_contrast_as_one_with_the_whole_batch() {
+    let (whole, shared) = (Small::new(), Small::new());
+    let sets = ["data.order=shuffled", "schedule.steps=2", "cohort.negatives_from=update"];
+    whole.trained(&sets);
+    let parts = ["train.sync_bn=true", "train.accumulate=2", "train.batch_size=4"];
+    shared.train_on(2, "cohort.toml", &[&sets[..], &parts].concat()).unwrap();
+    let losses = |small: &Small| log(&small.path("runs/cohort"))[0]["losses"].clone();
+    let (one, two) = (losses(&whole), losses(&shared));
+    for term in ["loss_classifier/peer0", "mcl/vcl", "mcl/icl", "mcl/soft_vcl", "mcl/soft_icl"] {
+        let [one, two] = [&one, &two].map(|losses| losses[term].as_f64().expect(term));
+        assert!(one > 0.0 && (one - two).abs() < 2e-5 * one.max(0.1), "{term}: {one} {two}");
+    }
+    let both = whole.error(&["cohort.negatives_from=update", "cohort.bank.negatives=5"]);
+    assert_mentions(&both, &["cohort.negatives_from", "[cohort.bank]", "leave one of them out"]);
 }
 
 #[test]

@@ -21,6 +21,8 @@ mod faults;
 mod fuzz;
 #[cfg(feature = "cuda")]
 mod gpu;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod length;
 mod new;
 mod numbers;

@@ -52,6 +52,18 @@ fn what_only_tells_something_works_under_a_launcher_and_all_works_as_its_only_pr
     assert_ended(&tiny.program(&sets).envs(one).output().unwrap(), 0, &["nothing was kept"]);
 }
 
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn several_gpus_need_a_program_that_computes_on_them() {
+    let tiny = Tiny::new();
+    let args = ["train", "plain.toml", "--gpus", "2"];
+    assert_ended(&tiny.run_program(&args), 2, &["built without CUDA", "--features cuda"]);
+    let (name, variables) = LAUNCHERS[0];
+    let launched = tiny.program(&args).envs(variables).output().unwrap();
+    assert_ended(&launched, 2, &[name, "leave --gpus out"]);
+    assert!(!tiny.path("runs").exists());
+}
+
 /// Keys that train the teacher of `distilled.toml` in two parts.
 const TEACHER_IN_PARTS: &str = r#"
 extends = "base.toml"
@@ -101,7 +113,12 @@ fn four_processes_share_an_evaluation_whose_images_they_cannot_share_evenly() {
 
 #[test]
 fn a_teacher_a_student_alone_and_one_that_learns_from_it_are_trained_together() {
-    let sets = ["train.accumulate=2", "train.compare_alone=true", "train.share_steps=2"];
+    let sets = [
+        "train.accumulate=2",
+        "train.compare_alone=true",
+        "train.share_steps=2",
+        "distill.0.negatives_from=update",
+    ];
     let runs = ["runs/teacher", "runs/distilled/alone", "runs/distilled"];
     assert_ranks_are_accumulation("distilled.toml", &runs, &sets, 2);
 }

@@ -1,4 +1,4 @@
-//! A rank that checks its job: `mpirun -n 4 target/release/examples/ranks [check|time|hang|exit CODE|panic]`.
+//! A rank that checks its job: `mpirun -n 4 target/release/examples/ranks [check|time|hang|late|exit CODE|panic]`.
 
 #![allow(clippy::print_stdout)]
 
@@ -24,9 +24,10 @@ fn main() -> ExitCode {
         "check" => check(&ranks),
         "time" => time(&ranks),
         "hang" => hang(&ranks),
+        "late" => late(&ranks),
         "abort" => ranks.abort(words.get(1).and_then(|code| code.parse().ok()).unwrap_or(1)),
         "kill" => die(&ranks),
-        other => panic!("{other} is none of check, time, hang, abort, kill"),
+        other => panic!("{other} is none of check, time, hang, late, abort, kill"),
     };
     if let Err(error) = done {
         eprintln!("{error}");
@@ -132,6 +133,14 @@ fn hang(ranks: &Mpi) -> Result<(), Error> {
     ranks.any(false)?;
     if ranks.rank() + 1 == ranks.size() {
         std::thread::sleep(Duration::from_secs(60));
+    }
+    ranks.any(false).map(drop)
+}
+
+/// The last rank comes after the others have told that they wait.
+fn late(ranks: &Mpi) -> Result<(), Error> {
+    if ranks.rank() + 1 == ranks.size() {
+        std::thread::sleep(Duration::from_millis(1500));
     }
     ranks.any(false).map(drop)
 }

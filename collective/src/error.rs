@@ -87,6 +87,12 @@ pub enum Error {
         /// Bytes of a piece.
         bytes: usize,
     },
+    /// A transport of another crate failed.
+    #[error("{reason}")]
+    Transport {
+        /// The reason, with the rank.
+        reason: String,
+    },
     /// This system has no MPI that is loaded at run time.
     #[error("MPI is loaded at run time on Unix systems only")]
     Unsupported,

@@ -20,6 +20,7 @@ pub mod solo;
 pub mod threads;
 pub mod tree;
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::time::Duration;
 
@@ -42,6 +43,18 @@ pub struct Local {
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a sum that is never finished keeps its memory"]
 pub struct Pending(pub(crate) u64);
+
+impl Pending {
+    /// The ticket of this number, for a transport of another crate.
+    pub fn numbered(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Number of the ticket.
+    pub fn number(&self) -> u64 {
+        self.0
+    }
+}
 
 /// The processes of one run. All ranks call the same operations in the same order.
 pub trait Collective: Debug + Send + Sync {
@@ -93,6 +106,11 @@ pub trait Collective: Debug + Send + Sync {
 
     /// Ends all ranks at once with this exit code.
     fn abort(&self, code: u8) -> !;
+
+    /// This transport, if it also sums vectors that lie on GPUs: its own type knows how.
+    fn on_gpus(&self) -> Option<&dyn Any> {
+        None
+    }
 
     /// Whether this is the rank that writes files and talks to the user.
     fn is_first(&self) -> bool {

@@ -64,6 +64,16 @@ fn a_rank_that_hangs_is_named_and_the_job_ends_with_our_code() {
     }
 }
 
+/// MPICH's UCX complains of messages that nobody received.
+#[test]
+fn a_rank_that_was_waited_for_leaves_no_message_behind() {
+    for (launcher, _) in launchers() {
+        let output = job(launcher, 3, &["late"], None);
+        assert!(output.status.success(), "{launcher}: {}", text(&output));
+        assert_eq!(text(&output), "", "{launcher}");
+    }
+}
+
 #[test]
 fn the_exit_code_of_a_rank_that_gives_up_is_the_jobs() {
     for (launcher, _) in launchers() {

@@ -102,6 +102,10 @@ fn gpus() -> anyhow::Result<()> {
         machine.nvrtc.map_or("unknown".to_owned(), |(major, minor)| format!("{major}.{minor}")),
         machine.cudnn
     ))?;
+    match ckd_kernels::cuda::nccl::version() {
+        Ok(version) => say(format!("nccl         {version}: train --gpus N, or --device cuda under mpirun"))?,
+        Err(error) => say(format!("nccl         none: {error}"))?,
+    }
     if machine.driver / 1000 < machine.built_for / 1000 {
         say(format!(
             "problem      the driver knows CUDA {} only; install one for CUDA {} or newer",

@@ -47,9 +47,26 @@ impl ExitStatus {
         error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
     }
 
+    #[cfg(feature = "cuda")]
+    fn of_nccl(error: &ckd_kernels::cuda::nccl::NcclError) -> Self {
+        use ckd_kernels::cuda::nccl::NcclError::{NoFunction, NoLibrary};
+        if matches!(error, NoLibrary { .. } | NoFunction { .. }) { Self::MissingInput } else { Self::Failed }
+    }
+
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if cause.is::<ConfigError>() || cause.is::<DeviceError>() || cause.is::<UsageError>() {
             return Some(Self::Usage);
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(error) = cause.downcast_ref::<crate::engine::GpusError>() {
+            return Some(match error {
+                crate::engine::GpusError::Nccl(error) => Self::of_nccl(error),
+                crate::engine::GpusError::Collective(_) => Self::RankLost,
+            });
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(error) = cause.downcast_ref::<ckd_kernels::cuda::nccl::NcclError>() {
+            return Some(Self::of_nccl(error));
         }
         match cause.downcast_ref::<DiscoverError>() {
             None | Some(DiscoverError::Coco(_) | DiscoverError::Yolo(_)) => {}

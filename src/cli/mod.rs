@@ -27,6 +27,8 @@ mod eval_classifier;
 mod eval_results;
 mod exit;
 mod export;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod image_files;
 mod interrupt;
 mod man;
@@ -46,6 +48,7 @@ mod weights;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use candle_core::Device;
 use ckd_collective::Collective;
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -55,6 +58,7 @@ pub use exit::{ExitStatus, UsageError};
 pub use interrupt::Interrupt;
 
 use context::report;
+use ranks::{Asked, Joined};
 
 /// Train, distil, evaluate and export object detectors.
 #[derive(Debug, Parser)]
@@ -188,6 +192,14 @@ impl Command {
         }
     }
 
+    /// GPUs of this machine that are to train together.
+    fn gpus(&self) -> Option<usize> {
+        match self {
+            Self::Train(args) => args.gpus(),
+            _ => None,
+        }
+    }
+
     fn run(self, context: &Context) -> anyhow::Result<()> {
         match self {
             Self::New(args) => new::run(args, context),
@@ -213,9 +225,19 @@ impl Command {
 /// Parses the command line, runs the verb, reports a failure.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let ended = match ranks::join(cli.command.only_tells(), cli.command.can_be_shared()) {
-        Ok(ranks) if ranks.is_alone() => run(cli, ranks),
-        Ok(ranks) => return ranks::run_together(&*ranks, || run(cli, ranks.clone())).into(),
+    let asked = Asked {
+        device: cli.device,
+        gpus: cli.command.gpus(),
+        only_tells: cli.command.only_tells(),
+        can_be_shared: cli.command.can_be_shared(),
+    };
+    let ended = match ranks::join(&asked) {
+        #[cfg(feature = "cuda")]
+        Ok(Joined::OnGpus(code)) => return code.into(),
+        Ok(Joined::Ranks(ranks, device)) if ranks.is_alone() => run(cli, ranks, device),
+        Ok(Joined::Ranks(ranks, device)) => {
+            return ranks::run_together(&*ranks, || run(cli, ranks.clone(), device)).into();
+        }
         Err(error) => Err(error),
     };
     match ended {
@@ -230,17 +252,20 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(cli: Cli, ranks: Arc<dyn Collective>) -> anyhow::Result<()> {
+fn run(cli: Cli, ranks: Arc<dyn Collective>, device: Option<Device>) -> anyhow::Result<()> {
     let threads = match cli.threads {
         Some(threads) => Some(threads.into()),
         None if ranks.is_alone() => None,
-        None => Some(ranks::threads(&*ranks)?),
+        None => Some(ranks::cores(&*ranks)?),
     };
     if let Some(threads) = threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
     }
     let interrupt = Interrupt::install();
-    let device = cli.device.of_rank(ranks.local().rank).open()?;
+    let device = match device {
+        Some(device) => device,
+        None => cli.device.of_rank(ranks.local().rank).open()?,
+    };
     let context = Context { device, ranks, quiet: cli.quiet, interrupt };
     // On a thread of the pool: handing each of a step's hundreds of parallel loops in from outside would put
     // two threads to sleep and wake them again.

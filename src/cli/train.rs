@@ -43,6 +43,9 @@ pub struct Args {
     /// Go on from the last checkpoint of this run
     #[arg(long)]
     resume: bool,
+    /// Train on so many GPUs of this machine, a process for each, which share an update's batches (docs/SCALING.md)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "dry_run")]
+    gpus: Option<u16>,
     /// Make every check and a few steps, print time and memory of the whole run, and leave nothing behind
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
@@ -52,6 +55,11 @@ impl Args {
     /// Whether several processes do it together.
     pub(super) fn can_be_shared(&self) -> bool {
         !self.dry_run
+    }
+
+    /// GPUs of this machine that are to train together.
+    pub(super) fn gpus(&self) -> Option<usize> {
+        self.gpus.map(usize::from)
     }
 }
 
@@ -182,7 +190,9 @@ fn command_line(args: &Args, context: &Context) -> String {
     for set in &args.sets {
         command += &format!(" --set {}", quoted(set));
     }
-    if let DeviceLocation::Cuda { gpu_id } = context.device.location() {
+    if let Some(gpus) = args.gpus {
+        command += &format!(" --gpus {gpus}");
+    } else if let DeviceLocation::Cuda { gpu_id } = context.device.location() {
         command += &format!(" --device cuda:{gpu_id}");
     }
     // Results are bit for bit the same for the same number of threads.

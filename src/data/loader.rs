@@ -109,7 +109,7 @@ impl Share {
 /// Source of batches. Everything is a pure function of its arguments.
 pub trait Source: Debug + Send + Sync + 'static {
     /// Type of a batch.
-    type Batch: Debug + Send;
+    type Batch: Debug + Clone + Send;
 
     /// Batches in every epoch.
     fn batches_per_epoch(&self) -> usize;

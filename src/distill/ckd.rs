@@ -21,6 +21,7 @@ use ckd_settings::{Check, choices, section};
 use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
+use super::parts::NegativesFrom;
 use super::place::Rows;
 use super::scalar::{expect_positive, nothing};
 
@@ -47,6 +48,8 @@ section! {
         pub temperature: f32 = 1.0,
         /// Rows that a row is contrasted with.
         pub negatives: Negatives = Negatives::Cross,
+        /// Whether these rows are those of the batch or of the whole update.
+        pub negatives_from: NegativesFrom = NegativesFrom::Part,
     }
 }
 
@@ -66,7 +69,7 @@ impl Method for Ckd {
 
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (temperature, negatives) = (self.temperature.into(), self.negatives);
-        let rows = OnRows::new(Self::WORD, &self.place);
+        let rows = OnRows::new(Self::WORD, &self.place).over(self.negatives_from);
         Ok(Box::new(rows.term(self.weight.into(), move |teacher, student, _| {
             ckd(teacher, student, temperature, negatives)
         })))

@@ -8,6 +8,8 @@ use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::{MissingTap, Tap, Taps, UnknownName};
 use ckd_kernels::Value;
 
+use super::parts::{Parts, PartsError, of_all};
+
 /// A method of distillation, configured.
 pub trait Distiller {
     /// The method's name: the first part of its terms' names.
@@ -29,6 +31,11 @@ pub trait Distiller {
     /// A tap that either network does not offer; a teacher inside a graph; shapes that do not fit.
     fn after_step(&self, _lesson: &Lesson<'_>) -> Result<(), DistillError> {
         Ok(())
+    }
+
+    /// Whether the terms look at rows of the other parts of an update ([`Lesson::parts`]).
+    fn looks_at_all_parts(&self) -> bool {
+        false
     }
 
     /// Parameters trained along with the student, and memories from step to step. They belong to the training
@@ -55,12 +62,38 @@ pub struct Lesson<'a> {
     pub samples: &'a [u32],
     /// Seed of the step's random numbers.
     pub seed: u64,
+    /// The other parts of the update, where a method looks at them.
+    pub parts: Option<&'a dyn Parts>,
+    /// The entry that is asked: its rows are told from those of others by it.
+    pub entry: &'a str,
 }
 
 impl<'a> Lesson<'a> {
     /// The taps of both networks, without ground truth yet.
     pub fn new(teacher: &'a Taps, student: &'a Taps) -> Self {
-        Self { teacher, student, labels: &[], boxes: &[], image_size: (0, 0), samples: &[], seed: 0 }
+        Self {
+            teacher,
+            student,
+            labels: &[],
+            boxes: &[],
+            image_size: (0, 0),
+            samples: &[],
+            seed: 0,
+            parts: None,
+            entry: "",
+        }
+    }
+
+    /// `rows` of this part and those of all other parts of the update, in order of the parts; `rows` alone where there are no
+    /// other parts.
+    ///
+    /// # Shapes
+    /// (B, ...), as in all parts; (the sum of all B, ...).
+    pub(super) fn rows_of_update(&self, name: &str, rows: &Value) -> Result<Value, DistillError> {
+        match self.parts {
+            Some(parts) => Ok(of_all(parts, &format!("{}/{name}", self.entry), rows)?),
+            None => Ok(rows.clone()),
+        }
     }
 }
 
@@ -124,6 +157,9 @@ pub enum DistillError {
         /// The facts.
         what: &'static str,
     },
+    /// The rows of all parts of the update could not be brought together.
+    #[error(transparent)]
+    Parts(#[from] PartsError),
     /// An error at a tap.
     #[error("at {tap}: {source}")]
     AtTap {

@@ -24,6 +24,7 @@ use ckd_settings::{Check, choices, section};
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
 use super::method::{Method, MethodSetting};
+use super::parts::NegativesFrom;
 use super::place::Rows;
 use super::scalar::{nothing, scalar_of_all};
 
@@ -68,6 +69,8 @@ section! {
         pub scale: Scale = Scale::Trained,
         /// The direction of the invariance term.
         pub direction: Direction = Direction::TeacherAnchors,
+        /// The rows among which a sample is to be found: those of the batch or of the whole update.
+        pub negatives_from: NegativesFrom = NegativesFrom::Part,
     }
 }
 
@@ -145,6 +148,10 @@ impl Distiller for Heads {
         };
         let s = unit(&self.student, student).map_err(|error| error.at(at))?;
         let t = unit(&self.teacher, &Value::constant(teacher.clone())).map_err(|error| error.at(at))?;
+        let (s, t) = match self.keys.negatives_from {
+            NegativesFrom::Part => (s, t),
+            NegativesFrom::Update => (lesson.rows_of_update("student", &s)?, lesson.rows_of_update("teacher", &t)?),
+        };
         let parts = [
             ("contrast", IcdPart::Contrast, weight),
             ("invariance", IcdPart::Invariance(direction), weight * alpha),
@@ -154,6 +161,10 @@ impl Distiller for Heads {
             Ok(Term { name: format!("{NAME}/{at}/{kind}"), value, weight })
         };
         parts.into_iter().filter(|(_, _, weight)| *weight != 0.0).map(term).collect()
+    }
+
+    fn looks_at_all_parts(&self) -> bool {
+        self.keys.negatives_from == NegativesFrom::Update
     }
 
     fn params(&self) -> Option<&ParamStore> {

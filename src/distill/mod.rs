@@ -14,6 +14,7 @@
 //! | `bank` | memory banks of samples: [`ByClass`], [`remember`], [`likeness`] |
 //! | `method`, `place` | [`Method`]: a section that is a method; [`Rows`], [`Maps`]: its taps; [`Timing`] |
 //! | `distiller` | [`Distiller`], [`Lesson`], [`Term`]: a method in training |
+//! | `parts` | [`Parts`]: rows of all parts of an update; [`NegativesFrom`] |
 //! | `on_rows`, `on_maps` | distillers of methods that are a formula |
 //!
 //! A [`Distiller`] names the taps that it reads and turns what teacher and student found there into loss
@@ -31,6 +32,7 @@ pub mod meta;
 mod method;
 mod on_maps;
 mod on_rows;
+pub mod parts;
 mod place;
 mod rows;
 mod scalar;
@@ -41,6 +43,7 @@ pub use distiller::{DistillError, Distiller, Lesson, Term, Width, Widths};
 pub use ka::{Kernel, RowNorm, ka};
 pub use maps::mean_squared_difference;
 pub use method::{Method, MethodCard, MethodSetting};
+pub use parts::{AllRows, NegativesFrom, Parts, PartsError};
 pub use place::{Maps, MapsAt, Offer, Place, Rows, RowsAt, Timing};
 
 use ckd_detectors::param::Builder;

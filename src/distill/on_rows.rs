@@ -5,6 +5,7 @@ use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap};
+use super::parts::NegativesFrom;
 use super::place::Rows;
 
 type Loss = Box<dyn Fn(&Tensor, &Value, &Lesson<'_>) -> Result<Value, DistillError>>;
@@ -14,12 +15,19 @@ pub(super) struct OnRows {
     name: &'static str,
     at: Tap,
     terms: Vec<(String, f64, Loss)>,
+    from: NegativesFrom,
 }
 
 impl OnRows {
     /// The method called `name` at the tap of `rows`, without terms yet.
     pub(super) fn new(name: &'static str, rows: &Rows) -> Self {
-        Self { name, at: rows.at.tap(), terms: Vec::new() }
+        Self { name, at: rows.at.tap(), terms: Vec::new(), from: NegativesFrom::Part }
+    }
+
+    /// Over the rows of the part at hand, or of all parts of the update.
+    pub(super) fn over(mut self, from: NegativesFrom) -> Self {
+        self.from = from;
+        self
     }
 
     /// With the one term `NAME/TAP`. The loss takes the rows of teacher and student, (B, C) each, and gives a
@@ -58,10 +66,21 @@ impl Distiller for OnRows {
 
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
         let (teacher, student) = at_tap(self.at, lesson)?;
+        let (teacher, student) = match self.from {
+            NegativesFrom::Part => (teacher.clone(), student.clone()),
+            NegativesFrom::Update => {
+                let teacher = lesson.rows_of_update("teacher", &Value::constant(teacher.clone()))?;
+                (teacher.tensor().clone(), lesson.rows_of_update("student", student)?)
+            }
+        };
         let term = |(name, weight, loss): &(String, f64, Loss)| {
-            let value = loss(teacher, student, lesson).map_err(|error| error.at(self.at))?;
+            let value = loss(&teacher, &student, lesson).map_err(|error| error.at(self.at))?;
             Ok(Term { name: name.clone(), value, weight: *weight })
         };
         self.terms.iter().map(term).collect()
+    }
+
+    fn looks_at_all_parts(&self) -> bool {
+        self.from == NegativesFrom::Update
     }
 }

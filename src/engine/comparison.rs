@@ -19,6 +19,7 @@ use super::task::Settings;
 use super::{EngineError, Result, recorded};
 use crate::config::{ConfigError, Experiment, Loaded};
 use crate::fsx;
+use crate::machine::cores;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row as _;
 
@@ -122,8 +123,18 @@ pub fn compare(
 
 /// Does `work` so many times at once, on so many threads each.
 fn on_threads(at_once: usize, threads: usize, work: &(dyn Fn() + Sync)) -> Result<()> {
-    let pools: std::result::Result<Vec<_>, _> =
-        (0..at_once).map(|_| rayon::ThreadPoolBuilder::new().num_threads(threads).build()).collect();
+    let all = cores::allowed();
+    let pool = |index: usize| {
+        // A run keeps to cores of its own, and so do the threads that it starts.
+        let own = cores::share(&all, index, at_once).to_vec();
+        let keep = move |_| {
+            if !own.is_empty() {
+                cores::keep_to(&own);
+            }
+        };
+        rayon::ThreadPoolBuilder::new().num_threads(threads).start_handler(keep).build()
+    };
+    let pools: std::result::Result<Vec<_>, _> = (0..at_once).map(pool).collect();
     let pools = pools.map_err(|error| EngineError::Alone(format!("no threads for the runs: {error}")))?;
     std::thread::scope(|scope| {
         pools.into_iter().for_each(|pool| drop(scope.spawn(move || pool.install(work))));

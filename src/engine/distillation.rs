@@ -60,6 +60,12 @@ impl<M> Distillation<M> {
         self.methods.iter().any(|method| method.timing.factor(step) > 0.0)
     }
 
+    /// Whether a method that counts at `step` looks at rows of all parts of the update.
+    pub(super) fn looks_at_all_parts(&self, step: u64) -> bool {
+        let mut methods = self.methods.iter().filter(|method| method.timing.factor(step) > 0.0);
+        methods.any(|method| method.distiller.looks_at_all_parts())
+    }
+
     /// Whether `step` is measured.
     pub(super) fn is_measured(&self, step: u64) -> bool {
         step < self.share_steps
@@ -82,7 +88,7 @@ impl<M> Distillation<M> {
             return Ok(Vec::new());
         };
         let factor = method.timing.factor(step);
-        let found = method.distiller.terms(lesson)?;
+        let found = method.distiller.terms(&Lesson { entry: &method.label, ..*lesson })?;
         Ok(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)).collect())
     }
 
@@ -101,8 +107,10 @@ impl<M> Distillation<M> {
                 continue;
             }
             let found = match student(method)? {
-                Some(own) => method.distiller.terms(&Lesson { student: &own, ..*lesson })?,
-                None => method.distiller.terms(lesson)?,
+                Some(own) => {
+                    method.distiller.terms(&Lesson { student: &own, entry: &method.label, ..*lesson })?
+                }
+                None => method.distiller.terms(&Lesson { entry: &method.label, ..*lesson })?,
             };
             terms
                 .extend(found.into_iter().map(|Term { name, value, weight }| (name, value, weight * factor)));

@@ -48,3 +48,5 @@ mod trainer;
 mod update;
 
 pub use error::{EngineError, Result};
+#[cfg(feature = "cuda")]
+pub use ranks::{Gpus, GpusError};

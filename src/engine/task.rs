@@ -23,7 +23,7 @@ use super::outcome::ClassResult;
 use super::pass::{GradientSink, Pass};
 use crate::config::{Document, Eval, Loaded, Run, Train};
 use crate::data::{BadImage, Source, Workforce};
-use crate::distill::{Distill, MethodSetting};
+use crate::distill::{Distill, MethodSetting, Parts};
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row;
 use crate::weights::WeightsFile;
@@ -159,7 +159,13 @@ pub trait Task: Sized {
     /// The images of a batch: ids of a detector's, numbers from 0 of a classifier's.
     fn image_ids(batch: &<Self::Source as Source>::Batch) -> Vec<u64>;
 
-    /// Losses of one batch at `step`; its gradients go to `gradients`.
+    /// Whether losses at `step` look at rows of all parts of an update.
+    fn looks_at_all_parts(&self, setting: &Setting<'_, Self>, step: u64) -> bool {
+        setting.lessons.is_some_and(|lessons| lessons.looks_at_all_parts(step))
+    }
+
+    /// Losses of one batch at `step`; its gradients go to `gradients`. A pass [for its rows
+    /// alone](Parts::is_for_rows_alone) has no gradients.
     fn pass(
         &self,
         setting: &Setting<'_, Self>,
@@ -314,6 +320,8 @@ pub struct Setting<'a, T: Task> {
     pub device: &'a Device,
     /// The number of the batch over the whole run: names its random numbers.
     pub batch: u64,
+    /// The other parts of the update, where a method looks at them.
+    pub parts: Option<&'a dyn Parts>,
 }
 
 impl<T: Task> Setting<'_, T> {

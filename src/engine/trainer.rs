@@ -33,6 +33,7 @@ use super::{EngineError, Result, room, spikes};
 use crate::config::{Document, OnNonFinite, Run};
 use crate::data::loader::Share;
 use crate::data::{BadImage, DataError, Loader, Position, Source};
+use crate::distill::Parts;
 use crate::optim::groups::grouped;
 use crate::optim::{Ema, LearningRate, Optimizer, Slot};
 use crate::report::log::digest;
@@ -434,12 +435,18 @@ impl<'a, T: Task> Training<'a, T> {
     }
 
     fn setting(&self, batch: u64) -> Setting<'_, T> {
+        self.setting_among(batch, None)
+    }
+
+    /// Context of a pass that may look at the other `parts` of the update.
+    fn setting_among<'s>(&'s self, batch: u64, parts: Option<&'s dyn Parts>) -> Setting<'s, T> {
         Setting {
             config: self.job.config,
             student: &self.student,
             lessons: self.job.distillation,
             device: self.around.device,
             batch,
+            parts,
         }
     }
 

@@ -7,4 +7,5 @@ mod memory;
 mod meta;
 mod methods;
 mod online;
+mod parts;
 pub(crate) mod support;

@@ -90,8 +90,9 @@ API int cuMemPoolGetAttribute(void *, int, std::uint64_t *value) { *value = most
 API int cuInit(unsigned) { return 0; }
 API int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 API int cuDeviceTotalMem_v2(size_t *bytes, int) { *bytes = memory(); return 0; }
-API int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal == 0 ? 0 : 101; }
-API int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+static int gpus() { static const char *set = std::getenv("CPU_CUDA_GPUS"); return set ? std::atoi(set) : 1; }
+API int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal >= 0 && ordinal < gpus() ? 0 : 101; }
+API int cuDeviceGetCount(int *count) { *count = gpus(); return 0; }
 API int cuDeviceGetName(char *name, int len, int) { std::snprintf(name, len, "CPU instead of a GPU"); return 0; }
 API int cuDeviceGetAttribute(int *value, int attribute, int) {
     switch (attribute) {

@@ -1,11 +1,18 @@
 //! Who is late: a rank that waits long tells the others in which operation, so that each knows who does not.
 
 use std::ffi::c_int;
+use std::time::{Duration, Instant};
 
 use super::calls::{Calls, Comm, Request};
 use crate::Result;
 
 const TAG: c_int = 1;
+
+/// The operation of a rank that is about to end.
+const END: u64 = u64::MAX;
+
+/// Time between two looks for notices.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// Notices of ranks that wait.
 #[derive(Debug)]
@@ -44,7 +51,8 @@ impl Notices {
     /// Takes in what the others told.
     pub(super) fn hear(&mut self, calls: &Calls) -> Result<()> {
         for from in (0..calls.size).filter(|&from| from != calls.rank) {
-            loop {
+            // Nothing comes after its last notice, and no receive may be left open.
+            while self.heard[from] != END {
                 if self.coming[from].is_none() {
                     let mut bytes = Box::new([0; 8]);
                     // SAFETY: the box is kept beside its request.
@@ -72,6 +80,21 @@ impl Notices {
     /// Ranks that do not wait in `operation`.
     pub(super) fn missing(&self, calls: &Calls, operation: u64) -> Vec<usize> {
         (0..calls.size).filter(|&rank| rank != calls.rank && self.heard[rank] < operation).collect()
+    }
+
+    /// Takes in all notices of the others, up to their last ones, for at most so long: a library may complain at its end of
+    /// messages that nobody received.
+    pub(super) fn end(&mut self, calls: &Calls, patience: Duration) -> Result<()> {
+        let began = Instant::now();
+        self.tell(calls, END)?;
+        loop {
+            self.hear(calls)?;
+            let is_heard = |rank: usize| rank == calls.rank || self.heard[rank] == END;
+            if (self.sent.is_empty() && (0..calls.size).all(is_heard)) || began.elapsed() > patience {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Leaves the buffers of what is under way to MPI for good.

@@ -256,6 +256,9 @@ impl Drop for Mpi {
     fn drop(&mut self) {
         let mut state = self.state();
         if !state.is_broken && !state.sums.are_under_way() {
+            let patience = state.patience;
+            // What fails now harms nothing: the run is over.
+            let _ = state.notices.end(&self.calls, patience);
             self.calls.finalise();
         }
         state.sums.give_up();

@@ -4,6 +4,7 @@ use ckd_settings::{Check, Section, choices, section};
 
 use super::pair::{Instance, Pair};
 use crate::distill::method::MethodCard;
+use crate::distill::parts::NegativesFrom;
 
 choices! {
     /// The methods by which networks learn from each other.
@@ -45,6 +46,9 @@ section! {
         pub width: usize = 128,
         /// Role of the pair of an image and itself in ICL.
         pub same_image: Instance = Instance::Excluded,
+        /// The images among which an image is contrasted: those of the batch or of the whole update. L-MCL's meta steps
+        /// contrast within a batch.
+        pub negatives_from: NegativesFrom = NegativesFrom::Part,
         /// Contrast with memories of all training images, of the networks' last layers, instead of the batch,
         /// for large data sets. Default: the batch.
         pub bank: Option<Bank>,
@@ -70,6 +74,12 @@ impl Cohort {
         check.positive("temperature", self.temperature);
         check.at_least_one("width", self.width);
         if let Some(bank) = &self.bank {
+            check.that(
+                self.negatives_from == NegativesFrom::Part,
+                "negatives_from",
+                "is \"update\", but negatives come from the memories of [cohort.bank]",
+                "leave one of them out",
+            );
             check.at_least_one("bank.negatives", bank.negatives);
             check.fraction("bank.momentum", bank.momentum);
         }

@@ -14,7 +14,7 @@ use super::shares::{Part, gradient_norms};
 use super::sources::LabelledSets;
 use crate::config::{Bn, Task};
 use crate::data::LabelledBatch;
-use crate::distill::Lesson;
+use crate::distill::{Lesson, Parts};
 use ckd_kernels::Gradients;
 
 use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
@@ -30,8 +30,9 @@ pub(super) fn training_pass(
     gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let images = to_device(&mut batch, setting.device)?;
+    let for_rows_alone = setting.parts.is_some_and(Parts::is_for_rows_alone);
     let shares = match setting.lessons.filter(|lessons| lessons.is_active(step)) {
-        Some(lessons) if lessons.is_measured(step) => {
+        Some(lessons) if lessons.is_measured(step) && !for_rows_alone => {
             gradient_norms(setting.student.params(), lessons, step, |part| {
                 let mut gradients = Gradients::new();
                 pass_of(part, setting, (&images, &batch), step, &mut gradients)?;
@@ -76,6 +77,7 @@ fn pass_of(
             image_size: (side, side),
             samples: &batch.indices,
             seed: setting.random().next_u64(),
+            parts: setting.parts,
             ..Lesson::new(taught, &taps)
         };
         terms.extend(match part {
@@ -83,6 +85,9 @@ fn pass_of(
             Part::Task => Vec::new(),
             Part::Method(label) => lessons.terms_of(label, &lesson, step)?,
         });
+        if setting.parts.is_some_and(Parts::is_for_rows_alone) {
+            return Ok(Pass::for_rows_alone());
+        }
         if part == Part::All {
             lessons.after_step(&lesson, step)?;
         }

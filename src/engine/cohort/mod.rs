@@ -35,8 +35,8 @@ use super::task::{Evaluating, Further, Gathered, Network, Setting, Settings, Tas
 use super::{EngineError, Result};
 use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run, Train};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
-use crate::distill::MethodSetting;
 use crate::distill::mcl::CohortMethod;
+use crate::distill::{MethodSetting, NegativesFrom};
 use crate::weights::WeightsFile;
 
 impl Settings for CohortConfig {
@@ -139,7 +139,9 @@ impl Task for CohortSets {
 
     fn source(&self, config: &CohortConfig) -> Result<LabelledImages> {
         let source = self.0.source(&alone(config)?)?;
-        if config.cohort.bank.is_none() && !has_partners(&source.batches(0), &self.0.train.labels) {
+        if config.cohort.bank.is_none()
+            && !has_partners(&contrasted(config, source.batches(0)), &self.0.train.labels)
+        {
             let reason = format!(
                 "no training image meets another one of its class in a batch of {}, so there is nothing to contrast; set \
                  data.order = \"class_pairs\", or give a larger train.batch_size or more than one image of a class",
@@ -160,6 +162,10 @@ impl Task for CohortSets {
 
     fn image_ids(batch: &LabelledBatch) -> Vec<u64> {
         batch.indices.iter().map(|&index| index.into()).collect()
+    }
+
+    fn looks_at_all_parts(&self, setting: &Setting<'_, Self>, _step: u64) -> bool {
+        setting.config.cohort.negatives_from == NegativesFrom::Update
     }
 
     fn pass(
@@ -208,6 +214,16 @@ impl Task for CohortSets {
         let mut own = config.alone(config.peer[network].network);
         own.run.name = format!("{}_{}", config.run.name, model::folder(network));
         ClassifierCard { config: own, classes: self.0.train.classes.clone(), provenance }.to_metadata()
+    }
+}
+
+/// The images of an epoch that are contrasted with each other: those of each batch, or of each update.
+fn contrasted(config: &CohortConfig, batches: Vec<Vec<usize>>) -> Vec<Vec<usize>> {
+    match config.cohort.negatives_from {
+        NegativesFrom::Part => batches,
+        NegativesFrom::Update => {
+            batches.chunks(config.run.train.parts().max(1)).map(<[Vec<usize>]>::concat).collect()
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use super::sets::CohortSets;
 use crate::config::CohortConfig;
 use crate::data::LabelledBatch;
 use crate::distill::mcl::{Cohort as CohortLosses, CohortMethod, Likenesses, layer_weights};
-use crate::distill::{Term, kd, remember};
+use crate::distill::parts::of_all;
+use crate::distill::{DistillError, Parts, Term, kd, remember};
 use crate::engine::Result;
 use crate::engine::classify::to_device;
 use crate::engine::pass::{GradientSink, Pass, walk_back};
@@ -37,24 +38,26 @@ pub(super) fn training_pass(
     let drawn = drawn(setting, &batch)?;
     let layers = cohort.layers(&images, Mode::Train)?;
     drop(images);
+    let Contrasted { likenesses, labels: contrasted, weights } =
+        contrasted(setting, &layers, labels, &drawn)?;
+    if setting.parts.is_some_and(Parts::is_for_rows_alone) {
+        return Ok(Pass::for_rows_alone());
+    }
     let mut terms = labelled(setting, &layers, labels)?;
-    let likenesses = likenesses(config, cohort, &layers, &drawn)?;
     let learned = match config.cohort.method {
         CohortMethod::Mcl => {
             terms.extend(from_the_mean(config, &layers)?);
-            likenesses.mcl(labels, &config.cohort.pair())?
+            likenesses.mcl(&contrasted, &config.cohort.pair())?
         }
         CohortMethod::LMcl => {
             terms.extend(aggregated(setting, &layers, labels)?);
-            let weights: Vec<Value> =
-                weights(cohort, &layers, &likenesses)?.iter().map(Value::detach).collect();
-            likenesses.layer_wise(labels, &weights, &config.cohort.pair(), None)?
+            likenesses.layer_wise(&contrasted, &weights, &config.cohort.pair(), None)?
         }
     };
     terms.extend(learned.into_iter().map(|Term { name, value, weight }| (name, value, weight)));
     let last: Vec<Tensor> =
         layers.iter().filter_map(|own| Some(own.last()?.embedding.tensor().clone())).collect();
-    drop((layers, likenesses));
+    drop((layers, likenesses, weights));
     let pass = walk_back(terms, step, started, Duration::ZERO, gradients)?;
     if let Some(bank) = &config.cohort.bank {
         for (embedding, memory) in last.iter().zip(cohort.memories()) {
@@ -70,6 +73,54 @@ pub(super) fn training_pass(
         }
     }
     Ok(pass)
+}
+
+/// Images that are contrasted with each other: those of the batch, or of all parts of the update.
+struct Contrasted {
+    likenesses: Likenesses,
+    labels: Vec<u32>,
+    /// L-MCL's weights of pairs of layers, as constants.
+    weights: Vec<Value>,
+}
+
+/// The images that those of a batch are contrasted with, themselves included.
+fn contrasted(
+    setting: &Setting<'_, CohortSets>,
+    layers: &[Vec<Layer>],
+    labels: &[u32],
+    drawn: &[u32],
+) -> Result<Contrasted> {
+    let (config, cohort) = (setting.config, setting.student);
+    let of_batch = |likenesses: &Likenesses| -> Result<Vec<Value>> {
+        match config.cohort.method {
+            CohortMethod::Mcl => Ok(Vec::new()),
+            CohortMethod::LMcl => {
+                Ok(weights(cohort, layers, likenesses)?.iter().map(Value::detach).collect())
+            }
+        }
+    };
+    let Some(parts) = setting.parts else {
+        let likenesses = likenesses(config, cohort, layers, drawn)?;
+        let weights = of_batch(&likenesses)?;
+        return Ok(Contrasted { likenesses, labels: labels.to_vec(), weights });
+    };
+    let mut embeddings = embeddings(layers);
+    for (network, own) in embeddings.iter_mut().enumerate() {
+        for (layer, embedding) in own.iter_mut().enumerate() {
+            let name = format!("embedding/{network}/{layer}");
+            *embedding = of_all(parts, &name, embedding).map_err(DistillError::from)?;
+        }
+    }
+    let likenesses = Likenesses::of(&embeddings, config.cohort.tau)?;
+    let own = of_batch(&likenesses)?.into_iter().enumerate();
+    let weights = own.map(|(pair, weight)| of_all(parts, &format!("weight/{pair}"), &weight));
+    let weights = weights.collect::<std::result::Result<_, _>>().map_err(DistillError::from)?;
+    let mut all = Vec::new();
+    let all_labels = parts.rows("labels", &Tensor::new(labels, &Device::Cpu)?);
+    for part in all_labels.map_err(DistillError::from)?.parts {
+        all.extend(part.to_vec1::<u32>()?);
+    }
+    Ok(Contrasted { likenesses, labels: all, weights })
 }
 
 /// The rows of the memories that the images of `batch` are compared with, the same whenever it is asked in a step; empty

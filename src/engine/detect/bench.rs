@@ -19,7 +19,7 @@ use ckd_kernels::{Gradients, flops};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::pass::{Views, training_pass};
+use super::pass::{Moment, Views, training_pass};
 use super::{BACKBONE, build, method_setting};
 use crate::config::{self, Config};
 use crate::engine::Result;
@@ -244,7 +244,8 @@ impl<'c> Learner<'c> {
         let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
         let views = Views { student: images, teacher: images };
         precision(&config.run.engine).scope(|| {
-            training_pass(student, self.distillation.as_ref(), views, targets, step, &mut random, gradients)
+            let moment = Moment { step, random: &mut random, parts: None };
+            training_pass(student, self.distillation.as_ref(), views, targets, moment, gradients)
         })
     }
 

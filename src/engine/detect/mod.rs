@@ -32,7 +32,7 @@ pub use sources::{DataSets, LoadedSplit};
 
 use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{analysed, detect_shared, score};
-use self::pass::{Views, training_pass};
+use self::pass::{Moment, Views, training_pass};
 use self::picture::{draw_detections, evaluation_picture, shown};
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
@@ -201,7 +201,8 @@ impl Task for DataSets {
         let (images, targets) = to_device(batch, setting.device)?;
         let views = Views { student: &images, teacher: teachers.as_ref().unwrap_or(&images) };
         let mut random = setting.random();
-        training_pass(setting.student, setting.lessons, views, &targets, step, &mut random, gradients)
+        let moment = Moment { step, random: &mut random, parts: setting.parts };
+        training_pass(setting.student, setting.lessons, views, &targets, moment, gradients)
     }
 
     fn measure(

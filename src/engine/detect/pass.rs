@@ -17,7 +17,7 @@ use ckd_kernels::trace::spanned;
 use rand::RngCore;
 
 use super::shares::{DETECTION, Ledger};
-use crate::distill::Lesson;
+use crate::distill::{Lesson, Parts};
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
 use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
@@ -31,21 +31,32 @@ pub struct Views<'a> {
     pub teacher: &'a Images,
 }
 
-/// Runs teacher and student on one batch at `step` and gives the gradients to `gradients`.
+/// Place of a pass in its run.
+pub struct Moment<'a> {
+    /// Updates before it.
+    pub step: u64,
+    /// Random numbers of the batch.
+    pub random: &'a mut dyn RngCore,
+    /// The other parts of the update, where a method looks at them.
+    pub parts: Option<&'a dyn Parts>,
+}
+
+/// Runs teacher and student on one batch and gives the gradients to `gradients`.
 pub fn training_pass(
     student: &Detector,
     distillation: Option<&Distillation<Detector>>,
     Views { student: images, teacher: teacher_images }: Views,
     targets: &[Target],
-    step: u64,
-    random: &mut dyn RngCore,
+    Moment { step, random, parts }: Moment<'_>,
     gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
+    let for_rows_alone = parts.is_some_and(Parts::is_for_rows_alone);
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
     let distillation = distillation.filter(|distillation| distillation.is_active(step));
     let ledger =
         distillation.filter(|distillation| distillation.is_measured(step)).map(|_| Ledger::default());
+    let ledger = ledger.filter(|_| !for_rows_alone);
     // The teacher goes first: its activations are gone before the student's are kept.
     let device = images.pixels.device();
     let teacher_pyramid = timed(&mut teaching, || {
@@ -78,6 +89,7 @@ pub fn training_pass(
             boxes: &boxes,
             image_size: images.padded_size()?,
             seed: random.next_u64(),
+            parts,
             ..Lesson::new(&teacher, &shared)
         };
         terms.extend(distillation.terms(&lesson, step, |method| {
@@ -89,6 +101,9 @@ pub fn training_pass(
             let logits = wants_logits.then(|| student.logits_at(&pyramid, &regions)).transpose()?;
             compared.taps(student, &pyramid, logits.as_ref()).map(Some)
         })?);
+        if for_rows_alone {
+            return Ok(Pass::for_rows_alone());
+        }
         distillation.after_step(&lesson, step)?;
     }
     drop((teacher_pyramid, regions));

@@ -5,13 +5,20 @@
 //!
 //! | module | what lives there |
 //! |---|---|
+//! | `buckets` | gradients on their way, in the memory of the host or of a GPU |
+//! | `gpus` | processes that compute on a GPU each |
 //! | `packet` | numbers and tensors as bytes |
 //! | `report` | what all ranks learn of each part of an update |
+//! | `rows` | rows of all parts, which methods look at |
 //! | `statistics` | statistics of batch norms over all parts |
 //! | `sums` | sums of gradients while the walk back goes on; side effects of passes |
 
+mod buckets;
+#[cfg(feature = "cuda")]
+mod gpus;
 mod packet;
 mod report;
+mod rows;
 mod statistics;
 mod sums;
 
@@ -27,9 +34,12 @@ use serde::de::DeserializeOwned;
 use super::{EngineError, Result};
 use crate::data::loader::Share;
 
+#[cfg(feature = "cuda")]
+pub use gpus::{Gpus, GpusError};
 use packet::garbled;
 pub(super) use packet::{Packet, Reader};
 pub(super) use report::{PartReport, Report};
+pub(super) use rows::{Collecting, Rows};
 pub(super) use statistics::{check_statistics, with_statistics};
 pub(super) use sums::{Plan, Summing, effects_over_ranks};
 

@@ -5,20 +5,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use ckd_collective::{Collective, Pending};
+use ckd_collective::Collective;
 use ckd_kernels::deferred::Deferred;
 use ckd_kernels::graph::add_into;
-use ckd_kernels::{Gradients, Sink, flat};
+use ckd_kernels::{Gradients, Sink};
 
-use super::packet::{Packet, Reader, garbled};
+use super::buckets::{Buckets, buckets};
+use super::packet::{Packet, Reader};
 use crate::engine::{EngineError, Result};
 use crate::optim::groups::Parameter;
-
-/// Numbers of a bucket, 4 MB: large enough that messages cost little, small enough that sums overlap.
-const BUCKET: usize = 1 << 20;
-
-/// The number that a rank without a gradient adds: it changes no number, not even the sign of a zero.
-const NOTHING: f32 = -0.0;
 
 /// Order in which the gradients of all parameters travel, as one row of numbers that is cut into buckets.
 #[derive(Debug)]
@@ -71,14 +66,13 @@ pub(in crate::engine) struct Summing<'r> {
     left: Vec<usize>,
     /// Parameters that were sent, in order of travel.
     sent: usize,
-    bucket: Vec<f32>,
-    started: Vec<Pending>,
+    buckets: Box<dyn Buckets + 'r>,
 }
 
 impl<'r> Summing<'r> {
     pub(in crate::engine) fn over(ranks: &'r dyn Collective, plan: Rc<Plan>) -> Self {
-        let (own, left, bucket, started) = (Gradients::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { ranks, plan, earlier: Vec::new(), own, left, sent: 0, bucket, started }
+        let (own, left, buckets) = (Gradients::new(), Vec::new(), buckets(ranks));
+        Self { ranks, plan, earlier: Vec::new(), own, left, sent: 0, buckets }
     }
 
     /// Takes in the sums over the rank's earlier parts, of the largest subtree first, before the last part is walked.
@@ -106,27 +100,15 @@ impl<'r> Summing<'r> {
     /// # Errors
     /// If a rank is late.
     pub(in crate::engine) fn finish(self, wanted: impl Fn(usize) -> bool) -> Result<Gradients> {
-        let Self { ranks, plan, own, started, .. } = self;
+        let Self { ranks, plan, own, mut buckets, .. } = self;
         if ranks.is_alone() {
             return Ok(own);
         }
-        let mut buckets = started.into_iter();
-        let (mut bucket, mut read, mut sums) = (Vec::new(), 0, Gradients::new());
+        let mut sums = Gradients::new();
         for &place in &plan.order {
             let (name, like) = &plan.parameters[place];
-            let count = like.elem_count();
-            let mut values = Vec::with_capacity(count);
-            while values.len() < count {
-                if read == bucket.len() {
-                    let next = buckets.next().ok_or_else(|| garbled(&"a sum is too short"))?;
-                    (bucket, read) = (ranks.finish_sum(next)?, 0);
-                }
-                let piece = &bucket[read..bucket.len().min(read + count - values.len())];
-                values.extend_from_slice(piece);
-                read += piece.len();
-            }
-            if wanted(place) {
-                sums.insert(name.clone(), flat::restored(values, like)?);
+            if let Some(sum) = buckets.next(like, wanted(place))? {
+                sums.insert(name.clone(), sum);
             }
         }
         Ok(sums)
@@ -158,24 +140,13 @@ impl<'r> Summing<'r> {
         while let Some(&place) = self.plan.order.get(self.sent) {
             let (name, like) = &self.plan.parameters[place];
             match self.own.remove(name) {
-                Some(gradient) => flat::append(&gradient, &mut self.bucket)?,
-                None if all => self.bucket.resize(self.bucket.len() + like.elem_count(), NOTHING),
+                Some(gradient) => self.buckets.put(Some(&gradient), like)?,
+                None if all => self.buckets.put(None, like)?,
                 None => break,
             }
             self.sent += 1;
-            if self.bucket.len() >= BUCKET {
-                let whole = std::mem::take(&mut self.bucket);
-                let full = whole.chunks_exact(BUCKET);
-                self.bucket.extend_from_slice(full.remainder());
-                for bucket in full {
-                    self.started.push(self.ranks.start_sum(bucket.to_vec())?);
-                }
-            }
         }
-        if all && !self.bucket.is_empty() {
-            self.started.push(self.ranks.start_sum(std::mem::take(&mut self.bucket))?);
-        }
-        Ok(())
+        if all { self.buckets.send_rest() } else { Ok(()) }
     }
 }
 
@@ -186,7 +157,7 @@ impl Sink<EngineError> for Summing<'_> {
     }
 
     fn walked(&mut self) -> Result<()> {
-        if self.started.is_empty() { Ok(()) } else { Ok(self.ranks.poll()?) }
+        if self.buckets.are_under_way() { Ok(self.ranks.poll()?) } else { Ok(()) }
     }
 }
 
@@ -227,6 +198,7 @@ mod tests {
     use candle_core::Device;
     use ckd_collective::{Solo, Tree, threads};
 
+    use super::super::buckets::BUCKET;
     use super::*;
 
     /// Sizes of the parameters; the second one fills more than a bucket.
@@ -300,14 +272,14 @@ mod tests {
             let mut started = Vec::new();
             for (name, gradient) in walk(1) {
                 summing.leaf(&name, gradient).unwrap();
-                started.push(summing.started.len());
+                started.push(summing.buckets.are_under_way());
             }
             summing.send_all().unwrap();
             summing.finish(|_| true).unwrap();
             started
         });
         // The bucket is full with p1, and the rest waits for the end.
-        assert_eq!(started, [[0, 0, 1, 1], [0, 0, 1, 1]]);
+        assert_eq!(started, [[false, false, true, true]; 2]);
     }
 
     #[test]

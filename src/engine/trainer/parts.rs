@@ -1,20 +1,25 @@
 //! The parts of an update: each process makes some, and all learn of all.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 use ckd_collective::Tree;
 use ckd_kernels::Gradients;
 use ckd_kernels::deferred::collected;
-use ckd_kernels::graph::add_into;
+use ckd_kernels::graph::{add_into, untracked};
 
 use super::{Accumulated, BatchOf, Training, position};
 use crate::data::BadImage;
+use crate::distill::Parts;
 use crate::engine::pass::{GradientSink, LossTerm, precision};
-use crate::engine::ranks::{PartReport, Report, Summing, effects_over_ranks, own_parts, with_statistics};
+use crate::engine::ranks::{
+    Collecting, PartReport, Report, Rows, Summing, effects_over_ranks, own_parts, with_statistics,
+};
 use crate::engine::task::{Settings, Task};
 use crate::engine::{EngineError, Result};
 
-impl<T: Task> Training<'_, T> {
+impl<'a, T: Task> Training<'a, T> {
     /// Batches of an update.
     pub(super) fn parts(&self) -> u64 {
         self.run().train.parts() as u64
@@ -30,8 +35,9 @@ impl<T: Task> Training<'_, T> {
         let (mut told, mut effects, mut kept) = (Vec::new(), Vec::new(), None);
         let (mut tree, mut summing) = (Some(Tree::new(added)), Summing::over(ranks, self.plan.clone()));
         let own = own_parts(ranks, parts)?;
+        let (mut batches, rows) = self.rows_of_all(own.clone())?;
         for part in own.clone() {
-            let batch = self.draw()?;
+            let batch = batches.pop_front().map_or_else(|| self.draw(), Ok)?;
             let mut report = PartReport::drawn(T::image_ids(&batch), T::images(&batch));
             if part + 1 == parts {
                 kept = T::kept(config, &batch, step + 1);
@@ -45,11 +51,17 @@ impl<T: Task> Training<'_, T> {
                 }
                 None => &mut gradients,
             };
-            let setting = self.setting(step * parts + part);
+            let among = rows.as_ref().map(|rows| rows.of_part(part));
+            let seen = among.as_ref().map(|among| among as &dyn Parts);
+            let setting = self.setting_among(step * parts + part, seen);
             let run = config.run();
             let pass = || self.around.data.pass(&setting, batch, step, sink);
             let (pass, waiting) =
                 collected(|| precision(&run.engine).scope(|| with_statistics(ranks, &run.train, pass)));
+            let pass = match among {
+                Some(among) => among.checked(pass),
+                None => pass,
+            };
             match pass {
                 Ok(pass) => {
                     report.computed(&pass.terms, &pass.shares);
@@ -84,6 +96,36 @@ impl<T: Task> Training<'_, T> {
         }
         sum.kept = kept;
         Ok(sum)
+    }
+
+    /// The rows of all parts of the update, if a method looks at them, and the batches that were drawn for it.
+    ///
+    /// # Errors
+    /// Errors of a pass; a process that is late.
+    fn rows_of_all(&mut self, own: Range<u64>) -> Result<(VecDeque<BatchOf<T>>, Option<Rows<'a>>)> {
+        let (ranks, parts, step) = (self.around.ranks, self.parts(), self.state.step);
+        let mut batches = VecDeque::new();
+        if parts == 1 || !self.around.data.looks_at_all_parts(&self.setting(step * parts), step) {
+            return Ok((batches, None));
+        }
+        if own.end - own.start == 1 {
+            return Ok((batches, Some(Rows::OfPasses(ranks))));
+        }
+        let run = self.job.config.run();
+        let mut rows = Vec::new();
+        for part in own {
+            let batch = self.draw()?;
+            batches.push_back(batch.clone());
+            let collecting = Collecting::default();
+            let setting = self.setting_among(step * parts + part, Some(&collecting));
+            let pass = || self.around.data.pass(&setting, batch, step, &mut Gradients::new());
+            // Statistics and memories move in the pass that follows.
+            let (pass, _unmade) = collected(|| untracked(|| precision(&run.engine).scope(pass)));
+            pass?;
+            rows.push(collecting.into_rows());
+        }
+        let rows = Rows::known(ranks, rows).map_err(|error| self.with_step(error))?;
+        Ok((batches, Some(rows)))
     }
 
     /// Takes in what all processes tell of the parts, in order of the parts.

@@ -1,7 +1,7 @@
 //! Putting a kernel with its arguments into the stream of a GPU.
 
 use candle_core::CudaDevice;
-use candle_core::cuda_backend::cudarc::driver::{LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, LaunchConfig, PushKernelArg};
 
 use super::family::{Family, Parameter, kernel};
 use crate::{Error, Result};
@@ -93,6 +93,21 @@ pub(crate) fn launch(
     block: [u32; 2],
     arguments: &[Argument],
 ) -> Result<()> {
+    launch_in(&device.cuda_stream(), device, (family, name), grid, block, arguments)
+}
+
+/// As [`launch`], in a stream beside that of the computations.
+///
+/// # Errors
+/// As [`launch`].
+pub(super) fn launch_in(
+    stream: &CudaStream,
+    device: &CudaDevice,
+    (family, name): (Family, &'static str),
+    grid: [u32; 3],
+    block: [u32; 2],
+    arguments: &[Argument],
+) -> Result<()> {
     let kernel = kernel(device, family, name)?;
     let fits = arguments.len() == kernel.parameters.len()
         && arguments.iter().zip(&*kernel.parameters).all(|(argument, wanted)| argument.kind() == *wanted);
@@ -106,7 +121,6 @@ pub(crate) fn launch(
         block_dim: (block[0], block[1], 1),
         shared_mem_bytes: 0,
     };
-    let stream = device.cuda_stream();
     let mut builder = stream.launch_builder(&kernel.function);
     for argument in arguments {
         match argument {

@@ -105,6 +105,11 @@ impl<T: Number> Fresh<T> {
         Argument::Address(address, T::KIND)
     }
 
+    /// Its address, for NVIDIA's libraries.
+    pub(crate) fn start(&self) -> u64 {
+        self.0.device_ptr(self.0.stream()).0
+    }
+
     /// It, filled with zeros.
     ///
     /// # Errors
@@ -153,6 +158,13 @@ impl<T: DeviceRepr + Copy + Unpin + 'static> Table<T> {
     pub(crate) fn address(&self) -> Argument {
         let (address, _sync) = self.0.device_ptr(self.0.stream());
         Argument::Address(address, self.1)
+    }
+}
+
+impl<T> Table<T> {
+    /// Its address, for NVIDIA's libraries.
+    pub(crate) fn start(&self) -> u64 {
+        self.0.device_ptr(self.0.stream()).0
     }
 }
 

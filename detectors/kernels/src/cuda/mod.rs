@@ -8,6 +8,7 @@
 //! | `family` | kernels as CUDA C++ text, compiled by NVRTC for the GPU that is there |
 //! | `launch` | putting a kernel with its arguments into the stream |
 //! | `memory` | tensors as addresses on the device, fresh tensors, small tables from the host |
+//! | [`nccl`] | sums over the GPUs of several processes |
 //! | `pieces` | one launch over many tensors |
 //!
 //! The GPU form of an operation lies beside its host form, in a module `gpu`. Maps are NCHW in shape and
@@ -21,6 +22,7 @@ mod family;
 mod launch;
 mod machine;
 mod memory;
+pub mod nccl;
 mod pieces;
 
 pub use device::open;

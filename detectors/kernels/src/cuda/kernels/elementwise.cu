@@ -89,3 +89,12 @@ extern "C" __global__ void move_towards(float *running, const float *batch, doub
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i < count) running[i] = float((1.0 - momentum) * running[i] + momentum * batch[i]);
 }
+
+// The vectors of `width` numbers that lie one after the other in `vectors` are added into the first, as a tree over their order.
+extern "C" __global__ void tree_sum(float *vectors, int count, long long width) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= width) return;
+    for (int step = 1; step < count; step *= 2)
+        for (int first = 0; first + step < count; first += 2 * step)
+            vectors[first * width + i] += vectors[(first + step) * width + i];
+}
