@@ -6,7 +6,7 @@
 //! for each axis. [`AnchorGenerator::exact`] does as Detectron2 and MMDetection: no rounding, and strides that are
 //! given. In all of them the first anchor's centre is the image's corner.
 
-use ckd_kernels::proposals::AnchorGrid;
+use ckd_kernels::boxes::AnchorGrid;
 use ckd_settings::choices;
 
 use crate::boxes::{GeometryError, Xyxy};

@@ -32,6 +32,11 @@ impl BoxCoder {
         Self { weights }
     }
 
+    /// Weights of dx, dy, dw, dh.
+    pub(crate) fn weights(&self) -> [f32; 4] {
+        self.weights
+    }
+
     /// The (dx, dy, dw, dh) that lead from `reference` (an anchor or a proposal) to `target`.
     ///
     /// Not finite when one of the boxes has no area: such boxes must not be trained on.

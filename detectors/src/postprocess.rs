@@ -3,12 +3,13 @@
 //! torchvision's `RoIHeads.postprocess_detections` (Faster R-CNN: softmax with background in column 0, a box
 //! for each class) and `RetinaNet.postprocess_detections` (sigmoid, a box for each anchor).
 
+use ckd_kernels::boxes::{DetectionRules, Found};
 use ckd_kernels::ranking::Best;
 use ckd_settings::choices;
 
-use crate::box_coder::BoxCoder;
+use crate::box_coder::{BoxCoder, LARGEST_LOG_RATIO};
 use crate::boxes::{self, GeometryError, Xyxy};
-use crate::nms::batched_nms_first;
+use crate::nms::{batched_nms_first, largest_f32_up_to};
 use crate::proposals::sigmoid;
 use crate::retinanet::RetinaSettings;
 use crate::roi_heads::RoiConfig;
@@ -48,6 +49,15 @@ impl Detections {
     pub fn resized(mut self, from_hw: (usize, usize), to_hw: (usize, usize)) -> Result<Self, GeometryError> {
         boxes::resize(&mut self.boxes, from_hw, to_hw)?;
         Ok(self)
+    }
+
+    /// Detections of a GPU.
+    pub(crate) fn of(found: &[Found]) -> Self {
+        Self {
+            boxes: found.iter().map(|found| found.corners).collect(),
+            scores: found.iter().map(|found| found.score).collect(),
+            labels: found.iter().map(|found| found.label).collect(),
+        }
     }
 
     pub(crate) fn push(&mut self, b: Xyxy, score: f32, label: u32) {
@@ -122,6 +132,18 @@ impl RoiConfig {
             }
         }
         candidates.suppressed(self.nms_threshold, self.detections_per_image)
+    }
+
+    /// These rules, as detections are made by on a GPU.
+    pub(crate) fn rules(&self) -> DetectionRules {
+        DetectionRules {
+            per_image: self.detections_per_image,
+            iou: largest_f32_up_to(self.nms_threshold),
+            score: (self.score_threshold as f32).next_up(),
+            side: MIN_SIZE,
+            clips: true,
+            log_ratio: Some(LARGEST_LOG_RATIO),
+        }
     }
 }
 
@@ -200,10 +222,27 @@ impl RetinaSettings {
             }
         }
         let kept = candidates.suppressed(self.nms_threshold, self.detections_per_image)?;
-        Ok(match self.clip {
+        Ok(self.seen(kept, image_hw))
+    }
+
+    /// Detections that survived suppression, within the image.
+    pub(crate) fn seen(&self, kept: Detections, image_hw: (usize, usize)) -> Detections {
+        match self.clip {
             Clip::BeforeNms => kept,
             Clip::AfterNms => kept.clipped(image_hw),
-        })
+        }
+    }
+
+    /// These rules, as detections are made by on a GPU.
+    pub(crate) fn rules(&self) -> DetectionRules {
+        DetectionRules {
+            per_image: self.detections_per_image,
+            iou: largest_f32_up_to(self.nms_threshold),
+            score: (self.score_threshold as f32).next_up(),
+            side: f32::NEG_INFINITY,
+            clips: self.clip == Clip::BeforeNms,
+            log_ratio: Some(LARGEST_LOG_RATIO),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Ren et al., "Faster R-CNN", section 3.3; torchvision's `RegionProposalNetwork.filter_proposals`. Boxes are
 //! decoded only for the anchors that survive the selection by objectness, a few thousand of 270,000.
 
-use ckd_kernels::proposals::Rules;
+use ckd_kernels::boxes::ProposalRules;
 use ckd_kernels::ranking::Best;
 
 use crate::box_coder::{BoxCoder, LARGEST_LOG_RATIO};
@@ -66,8 +66,8 @@ impl ProposalFilter {
     }
 
     /// These rules, as boxes are made by on a GPU.
-    pub(crate) fn rules(&self) -> Rules {
-        Rules {
+    pub(crate) fn rules(&self) -> ProposalRules {
+        ProposalRules {
             per_level: self.pre_nms_top_n,
             per_image: self.post_nms_top_n,
             iou: largest_f32_up_to(self.nms_threshold),

@@ -1,10 +1,10 @@
 //! RetinaNet (Lin et al. 2017, arXiv 1708.02002), as in torchvision.
 
 use ckd_kernels::Value;
+use ckd_kernels::boxes::{AnchorGrid, AnchorOutputs, Detections as Among, detections_of_anchors};
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
-use ckd_kernels::ranking::best;
 use ckd_settings::{Check, choices, section};
 use rand::RngCore;
 
@@ -111,6 +111,8 @@ pub struct RetinaOutput {
     pub anchors: Vec<Xyxy>,
     /// Number of anchors on each level.
     pub per_level: Vec<usize>,
+    /// Anchors of each level as a grid.
+    pub grids: Vec<AnchorGrid>,
 }
 
 /// Result of a training forward pass.
@@ -198,6 +200,7 @@ impl RetinaNet {
             logits: flat(&logits)?,
             deltas: flat(&self.regression.forward(pyramid, 4, mode)?)?,
             anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
+            grids: self.anchors.grids(images.padded_size()?, &sizes)?,
         })
     }
 
@@ -256,18 +259,33 @@ impl RetinaNet {
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let mode = Mode::Inference;
         let output = self.forward(images, &self.pyramid(images, mode)?, mode)?;
-        let settings = &self.config.settings.retina;
-        let segments = segments(&output.per_level, images.sizes.len());
-        let floor = logit_floor(settings.score_threshold);
-        let (logits, deltas) = (output.logits.tensor(), output.deltas.tensor());
-        let best = best(logits, deltas, &segments, settings.topk_candidates, floor)?;
-        best.chunks_exact(output.per_level.len().max(1))
-            .zip(&images.sizes)
-            .map(|(best, &size)| {
-                let best = by_level(best, &output.anchors, &output.per_level);
-                Ok(settings.among(best, self.config.classes, size)?)
-            })
-            .collect()
+        self.detections(&output, images)
+    }
+
+    /// Detections among the anchors of `images`, in pixels of the padded images.
+    ///
+    /// # Errors
+    /// If the outputs are not those of `images`.
+    pub fn detections(&self, output: &RetinaOutput, images: &Images) -> Result<Vec<Detections>> {
+        let (settings, sizes) = (&self.config.settings.retina, &images.sizes);
+        let segments = segments(&output.per_level, sizes.len());
+        let (values, rows) = (output.logits.tensor(), output.deltas.tensor());
+        let outputs = AnchorOutputs { values, rows, segments: &segments, grids: &output.grids, sizes };
+        let choice = (settings.topk_candidates, logit_floor(settings.score_threshold));
+        match detections_of_anchors(outputs, choice, settings.rules())? {
+            Among::Boxes(found) => {
+                let seen = |(found, &size): (&Vec<_>, &_)| settings.seen(Detections::of(found), size);
+                Ok(found.iter().zip(sizes).map(seen).collect())
+            }
+            Among::Anchors(best) => best
+                .chunks_exact(output.per_level.len().max(1))
+                .zip(sizes)
+                .map(|(best, &size)| {
+                    let best = by_level(best, &output.anchors, &output.per_level);
+                    Ok(settings.among(best, self.config.classes, size)?)
+                })
+                .collect(),
+        }
     }
 }
 

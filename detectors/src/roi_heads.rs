@@ -2,6 +2,7 @@
 //! features are pooled from one pyramid level, classified, and its box refined per class.
 
 use ckd_kernels::Value;
+use ckd_kernels::boxes::{Regions, detections_of_regions};
 use ckd_kernels::elementwise::{reshape, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{smooth_l1, softmax_cross_entropy};
@@ -260,6 +261,11 @@ impl RoiHeads {
         boxes: &[Vec<Xyxy>],
         images: &Images,
     ) -> Result<Vec<Detections>> {
+        let (logits, deltas) = (output.logits.tensor(), output.deltas.tensor());
+        let regions = Regions { logits, deltas, weights: CODER.weights(), boxes, sizes: &images.sizes };
+        if let Some(found) = detections_of_regions(regions, self.config.rules())? {
+            return Ok(found.iter().map(|found| Detections::of(found)).collect());
+        }
         let columns = self.classes + 1;
         let logits = numbers(output.logits.tensor())?;
         let deltas = numbers(output.deltas.tensor())?;

@@ -3,10 +3,10 @@
 mod samples;
 
 use ckd_kernels::Value;
+use ckd_kernels::boxes::{AnchorGrid, AnchorOutputs, Proposals, proposals};
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::proposals::{self, AnchorGrid, Proposals};
 use ckd_settings::{Check, section};
 use rand::Rng;
 
@@ -211,9 +211,9 @@ impl Rpn {
         selection: &ProposalFilter,
     ) -> Result<Vec<Vec<Xyxy>>> {
         let segments = segments(&output.per_level, images.sizes.len());
-        let (objectness, deltas) = (output.objectness.tensor(), output.deltas.tensor());
-        let (sizes, rules) = (&images.sizes, selection.rules());
-        let best = match proposals::proposals((objectness, deltas), &segments, &output.grids, sizes, rules)? {
+        let (values, rows, sizes) = (output.objectness.tensor(), output.deltas.tensor(), &images.sizes);
+        let outputs = AnchorOutputs { values, rows, segments: &segments, grids: &output.grids, sizes };
+        let best = match proposals(outputs, selection.rules())? {
             Proposals::Boxes(boxes) => return Ok(boxes),
             Proposals::Anchors(best) => best,
         };

@@ -7,6 +7,7 @@ mod support;
 mod backbones;
 mod candle_module;
 mod classifier;
+mod detections;
 mod geometry;
 mod gradients;
 mod mobilenet;

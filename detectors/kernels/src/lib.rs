@@ -25,7 +25,7 @@
 //! | [`input`] | input normalisation |
 //! | [`resample`], [`antialias`] | images in a batch: torchvision's resizing, Pillow's |
 //! | [`patches`], [`gram`] | maps cut into patches; Gram matrices |
-//! | [`ranking`], [`proposals`] | the highest values of segments of rows; boxes of the best anchors |
+//! | [`ranking`], [`boxes`] | the highest values of segments of rows; boxes of the best anchors and of regions |
 //! | [`alignment`], [`unit_rows`] | kernel alignment of matrices and of maps; rows as unit vectors |
 //! | [`reduce`] | sums, maxima, exponentials, softmax of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
@@ -49,6 +49,7 @@ pub mod alignment;
 pub mod allocator;
 pub mod antialias;
 pub mod bank;
+pub mod boxes;
 pub mod channels;
 pub mod conv;
 #[cfg(feature = "cuda")]
@@ -79,7 +80,6 @@ mod pointwise;
 pub mod pool;
 pub mod precision;
 pub mod product;
-pub mod proposals;
 pub mod ranking;
 pub mod reduce;
 pub mod resample;

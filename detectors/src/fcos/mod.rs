@@ -7,10 +7,11 @@ mod points;
 mod postprocess;
 
 use ckd_kernels::Value;
+use ckd_kernels::boxes::{AnchorGrid, AnchorOutputs, Detections as Among, detections_of_anchors};
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss};
-use ckd_kernels::ranking::{best, joint_scores};
+use ckd_kernels::ranking::joint_scores;
 use ckd_settings::{Check, section};
 use rand::RngCore;
 
@@ -104,6 +105,8 @@ pub struct PointOutput {
     pub anchors: Vec<Xyxy>,
     /// Number of anchors on each level.
     pub per_level: Vec<usize>,
+    /// Anchors of each level as a grid.
+    pub grids: Vec<AnchorGrid>,
 }
 
 /// Training forward pass over points.
@@ -214,6 +217,7 @@ impl Fcos {
             distances: flat(&distances)?,
             centerness: flat(&centerness)?,
             anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
+            grids: self.anchors.grids(images.padded_size()?, &sizes)?,
         })
     }
 
@@ -274,19 +278,32 @@ impl Fcos {
     /// If the images are smaller than the network can see.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let output = self.forward(images, &self.pyramid(images, Mode::Inference)?)?;
-        let settings = &self.config.settings.fcos;
+        self.detections(&output, images)
+    }
+
+    /// Detections among the points of `images`, best first, in pixels of the padded images.
+    ///
+    /// # Errors
+    /// If the outputs are not those of `images`.
+    pub fn detections(&self, output: &PointOutput, images: &Images) -> Result<Vec<Detections>> {
+        let (settings, sizes) = (&self.config.settings.fcos, &images.sizes);
         let (logit_floor, score_floor) = settings.floors();
         let scores = joint_scores(output.logits.tensor(), output.centerness.tensor(), logit_floor)?;
-        let segments = segments(&output.per_level, images.sizes.len());
-        let distances = output.distances.tensor();
-        let best = best(&scores, distances, &segments, settings.topk_candidates, score_floor)?;
-        best.chunks_exact(output.per_level.len().max(1))
-            .zip(&images.sizes)
-            .map(|(best, &size)| {
-                let best = by_level(best, &output.anchors, &output.per_level);
-                Ok(settings.among(best, self.config.classes, size)?)
-            })
-            .collect()
+        let (segments, grids) = (segments(&output.per_level, sizes.len()), &output.grids);
+        let (values, rows) = (&scores, output.distances.tensor());
+        let outputs = AnchorOutputs { values, rows, segments: &segments, grids, sizes };
+        let choice = (settings.topk_candidates, score_floor);
+        match detections_of_anchors(outputs, choice, settings.rules())? {
+            Among::Boxes(found) => Ok(found.iter().map(|found| Detections::of(found)).collect()),
+            Among::Anchors(best) => best
+                .chunks_exact(output.per_level.len().max(1))
+                .zip(sizes)
+                .map(|(best, &size)| {
+                    let best = by_level(best, &output.anchors, &output.per_level);
+                    Ok(settings.among(best, self.config.classes, size)?)
+                })
+                .collect(),
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! From the outputs of FCOS to the detections of an image: torchvision's `FCOS.postprocess_detections`.
 
+use ckd_kernels::boxes::DetectionRules;
 use ckd_kernels::ranking::{Best, joint_score};
 
 use crate::box_coder::PointCoder;
 use crate::boxes::{self, GeometryError, Xyxy};
+use crate::nms::largest_f32_up_to;
 use crate::postprocess::{Detections, columns, logit_floor};
 
 use super::FcosSettings;
@@ -74,6 +76,18 @@ impl FcosSettings {
             }
         }
         candidates.suppressed(self.nms_threshold, self.detections_per_image)
+    }
+
+    /// These rules, as detections are made by on a GPU.
+    pub(super) fn rules(&self) -> DetectionRules {
+        DetectionRules {
+            per_image: self.detections_per_image,
+            iou: largest_f32_up_to(self.nms_threshold),
+            score: self.floors().1,
+            side: f32::NEG_INFINITY,
+            clips: true,
+            log_ratio: None,
+        }
     }
 
     /// Lowest logit of a class that may be detected, and lowest score of a detection: above the threshold.

@@ -33,8 +33,8 @@ pub(crate) enum Family {
 }
 
 macro_rules! text {
-    ($file:literal) => {
-        concat!(include_str!("kernels/prelude.cuh"), include_str!(concat!("kernels/", $file)))
+    ($($file:literal),+) => {
+        concat!(include_str!("kernels/prelude.cuh"), $(include_str!(concat!("kernels/", $file))),+)
     };
 }
 
@@ -69,12 +69,12 @@ impl Family {
             Self::Norm => ("ckd_norm", text!("norm.cu")),
             Self::Optimisers => ("ckd_optimisers", text!("optimisers.cu")),
             Self::Pool => ("ckd_pool", text!("pool.cu")),
-            Self::Ranking => ("ckd_ranking", text!("ranking.cu")),
+            Self::Ranking => ("ckd_ranking", text!("selection.cuh", "ranking.cu")),
             Self::RoiAlign => ("ckd_roi_align", text!("roi_align.cu")),
             Self::RowLosses => ("ckd_row_losses", text!("row_losses.cu")),
             Self::Rows => ("ckd_rows", text!("rows.cu")),
             Self::Sampling => ("ckd_sampling", text!("sampling.cu")),
-            Self::Suppression => ("ckd_suppression", text!("suppression.cu")),
+            Self::Suppression => ("ckd_suppression", text!("selection.cuh", "suppression.cu")),
         }
     }
 
