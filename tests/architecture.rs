@@ -31,10 +31,6 @@ const FLOORS: [(&str, u32); 14] = [
 /// Crates, by the folder of their `lib.rs`, whose files do not use each other in a circle.
 const WITHOUT_CIRCLES: [&str; 3] = ["detectors/kernels/src", "settings/src", "src"];
 
-/// Files outside the kernels that compute on slices of tensors: what they do runs on the host, wherever the tensors lie.
-const HOST_ONLY: [&str; 4] =
-    ["src/distill/dist.rs", "src/distill/icd.rs", "src/distill/mcl/layers.rs", "src/distill/rkd.rs"];
-
 fn assert_none(rule: &str, offences: Vec<String>) {
     assert!(offences.is_empty(), "{rule}:\n  {}", offences.join("\n  "));
 }
@@ -181,21 +177,13 @@ fn no_files_use_each_other_in_a_circle() {
 }
 
 #[test]
-fn slices_of_tensors_are_for_kernels_and_for_files_that_are_host_only() {
+fn slices_of_tensors_are_for_kernels() {
     let slices = ["elements", "on_host", "channels_last", "Elements"];
     let reads =
         |source: &Source| names_after(&source.code, "memory").iter().any(|name| slices.contains(&&**name));
-    let found: BTreeSet<String> = sources(&["src", "detectors/src", "settings/src"])
-        .into_iter()
-        .filter(reads)
-        .map(|source| source.path)
-        .collect();
-    let listed: BTreeSet<String> = HOST_ONLY.map(str::to_owned).into();
-    let outside = found.difference(&listed).map(|path| {
-        format!("{path}: make it an operation of ckd_kernels, or list it in HOST_ONLY and lose it on GPUs")
-    });
-    let gone = listed.difference(&found).map(|path| format!("{path} reads no slice: take it off HOST_ONLY"));
-    assert_none("slices of tensors", outside.chain(gone).collect());
+    let outside = sources(&["src", "detectors/src", "settings/src"]).into_iter().filter(reads);
+    let offences = outside.map(|source| format!("{}: make it an operation of ckd_kernels", source.path));
+    assert_none("slices of tensors", offences.collect());
 }
 
 #[test]

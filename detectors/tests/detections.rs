@@ -23,7 +23,7 @@ const SIZES: [(usize, usize); 2] = [(160, 224), (150, 201)];
 const CLASSES: usize = 3;
 
 /// Random numbers with many ties, and numbers that are none.
-fn numbers(count: usize, stream: u64, scale: f32, steps: f32) -> Vec<f32> {
+fn numbers(count: usize, stream: u64, scale: f64, steps: f32) -> Vec<f32> {
     let hostile = |(i, x): (usize, f32)| match i % 1009 {
         7 => f32::NAN,
         8 => f32::INFINITY,

@@ -11,22 +11,24 @@
 //! Nothing is detached. b shifts all of Z and so never gets a gradient; it is kept for parity. A symmetric Z
 //! has no invariance term. k multiplies: it is an inverse temperature.
 
-use candle_core::Tensor;
 use ckd_detectors::init::Init;
 use ckd_detectors::nn::Linear;
 use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
-use ckd_kernels::linear::{Accumulate, Activation, Form, product};
-use ckd_kernels::memory::{elements, from_elements, on_host};
+use ckd_kernels::elementwise::{permute, weighted_sum};
+use ckd_kernels::linear::Activation;
 use ckd_kernels::normalize::l2_normalize_rows;
+use ckd_kernels::relations::{mutual_divergence, times_exponential};
+use ckd_kernels::row_losses::{Positives, contrast, weighted_mean};
+use ckd_kernels::similarity::similarities;
 use ckd_settings::{Check, choices, section};
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
 use super::method::{Method, MethodSetting};
 use super::parts::NegativesFrom;
 use super::place::Rows;
-use super::scalar::{nothing, scalar_of_all};
+use super::scalar::nothing;
 
 const NAME: &str = "icd";
 
@@ -190,85 +192,17 @@ pub fn icd(
     if b == 0 || d == 0 {
         return nothing(student);
     }
-    let (s_host, t_host) = (on_host(student.tensor())?, on_host(teacher.tensor())?);
-    let (s, t) = (elements(&s_host)?, elements(&t_host)?);
-    let asked = f64::from(theta.item()?).exp();
-    let k = asked.min(LARGEST_SCALE);
-    let mut cosines = vec![0f32; b * b];
-    product(&mut cosines, (b, b, d), &s, Form::Plain, &t, Form::Transposed, Accumulate::Replace);
-    let shift = f64::from(bias.item()?);
-    let z: Vec<f64> = cosines.iter().map(|&cosine| k * f64::from(cosine) + shift).collect();
-    let (loss, by_z) = match part {
-        IcdPart::Contrast => contrast(&z, b),
-        IcdPart::Invariance(direction) => invariance(&z, b, direction),
-    };
-
-    let by_cosine: Vec<f32> = by_z.iter().map(|g| (k * g) as f32).collect();
-    let mut by_s = vec![0f32; b * d];
-    product(&mut by_s, (b, d, b), &by_cosine, Form::Plain, &t, Form::Plain, Accumulate::Replace);
-    let mut by_t = vec![0f32; b * d];
-    product(&mut by_t, (b, d, b), &by_cosine, Form::Transposed, &s, Form::Plain, Accumulate::Replace);
-    let by_k: f64 = by_z.iter().zip(&cosines).map(|(g, &cosine)| g * f64::from(cosine)).sum();
-    let by_theta = if asked <= LARGEST_SCALE { by_k * k } else { 0.0 };
-    let by_bias: f64 = by_z.iter().sum();
-    let number = |value: f64, like: &Value| -> Result<Option<Tensor>, DistillError> {
-        Ok(Some(from_elements(vec![value as f32], like.dims(), like.tensor())?))
-    };
-    let gradients = vec![
-        Some(from_elements(by_s, (b, d), student.tensor())?),
-        Some(from_elements(by_t, (b, d), teacher.tensor())?),
-        number(by_theta, theta)?,
-        number(by_bias, bias)?,
-    ];
-    scalar_of_all(&[student, teacher, theta, bias], loss, gradients)
-}
-
-/// The log-softmax of each row of a b x b matrix.
-fn log_softmax(z: &[f64], b: usize) -> Vec<f64> {
-    z.chunks_exact(b)
-        .flat_map(|row| {
-            let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-            let log_total = row.iter().map(|z| (z - top).exp()).sum::<f64>().ln() + top;
-            row.iter().map(move |z| z - log_total)
-        })
-        .collect()
-}
-
-fn transposed(z: &[f64], b: usize) -> Vec<f64> {
-    (0..b * b).map(|at| z[at % b * b + at / b]).collect()
-}
-
-fn contrast(z: &[f64], b: usize) -> (f64, Vec<f64>) {
-    let logs = log_softmax(z, b);
-    let loss = -(0..b).map(|i| logs[i * b + i]).sum::<f64>() / b as f64;
-    let own = |at: usize| if at % b == at / b { 1.0 } else { 0.0 };
-    let by_z = logs.iter().enumerate().map(|(at, log)| (log.exp() - own(at)) / b as f64);
-    (loss, by_z.collect())
-}
-
-fn invariance(z: &[f64], b: usize, direction: Direction) -> (f64, Vec<f64>) {
-    let turned = transposed(z, b);
-    // KL(a || c): a is made of z or of its transpose, c of the other one.
-    let (log_a, log_c) = match direction {
-        Direction::TeacherAnchors => (log_softmax(&turned, b), log_softmax(z, b)),
-        Direction::StudentAnchors => (log_softmax(z, b), log_softmax(&turned, b)),
-    };
-    let (mut by_a, mut by_c) = (vec![0f64; b * b], vec![0f64; b * b]);
-    let mut loss = 0.0;
-    for i in 0..b {
-        let row = i * b..(i + 1) * b;
-        let kl: f64 = row.clone().map(|at| log_a[at].exp() * (log_a[at] - log_c[at])).sum();
-        loss += kl / b as f64;
-        for at in row {
-            let a = log_a[at].exp();
-            by_a[at] = a * (log_a[at] - log_c[at] - kl) / b as f64;
-            by_c[at] = (log_c[at].exp() - a) / b as f64;
+    let z = times_exponential(&similarities(student, teacher, 1.0)?, theta, LARGEST_SCALE)?;
+    let losses = match part {
+        IcdPart::Contrast => contrast(&z, Positives::Own)?,
+        IcdPart::Invariance(direction) => {
+            let turned = permute(&z, &[1, 0])?;
+            match direction {
+                Direction::TeacherAnchors => mutual_divergence(&turned, &z)?,
+                Direction::StudentAnchors => mutual_divergence(&z, &turned)?,
+            }
         }
-    }
-    let (by_z, by_turned) = match direction {
-        Direction::TeacherAnchors => (by_c, by_a),
-        Direction::StudentAnchors => (by_a, by_c),
     };
-    let back = transposed(&by_turned, b);
-    (loss, by_z.iter().zip(back).map(|(a, b)| a + b).collect())
+    // A shift of all of z changes no softmax.
+    Ok(weighted_sum(&[(&weighted_mean(&losses, None)?, 1.0), (&nothing(bias)?, 1.0)])?)
 }

@@ -76,6 +76,18 @@ pub(crate) fn through_hard_swish(g: f32, x: f32) -> f32 {
     }
 }
 
+/// The sigmoid of one number.
+#[inline]
+pub(crate) fn sigmoid(x: f32) -> f32 {
+    (1.0 + (-f64::from(x)).exp()).recip() as f32
+}
+
+/// The gradient `g` through a sigmoid whose output was `y`.
+#[inline]
+pub(crate) fn through_sigmoid(g: f32, y: f32) -> f32 {
+    g * y * (1.0 - y)
+}
+
 /// The gradient `g` through a ReLU6 whose output was `y`; 0 at 0 and at 6, and NaN outputs let it through.
 #[inline]
 pub(crate) fn through_clip(g: f32, y: f32) -> f32 {

@@ -9,7 +9,9 @@ use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
 pub use crate::pointwise::add_in_place;
-use crate::pointwise::{Function, hard_sigmoid_gradient, hard_swish_gradient, map, sum_of};
+use crate::pointwise::{
+    Function, hard_sigmoid_gradient, hard_swish_gradient, map, sigmoid_gradient, sum_of,
+};
 use crate::{Error, Result, Value};
 
 /// Sum a + b, element by element.
@@ -117,6 +119,19 @@ pub fn hard_swish(a: &Value) -> Result<Value> {
     let out = map(Function::HardSwish, a.tensor())?;
     let input = a.tensor().clone();
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_swish_gradient(g, &input)?)])))
+}
+
+/// Sigmoid: 1 / (1 + exp(-a)).
+///
+/// # Shapes
+/// Any, to the same.
+///
+/// # Errors
+/// If `a` is not f32.
+pub fn sigmoid(a: &Value) -> Result<Value> {
+    let out = map(Function::Sigmoid, a.tensor())?;
+    let result = out.clone();
+    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(sigmoid_gradient(g, &result)?)])))
 }
 
 /// Reshapes `a`, whose elements count row-major.

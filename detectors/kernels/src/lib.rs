@@ -17,6 +17,7 @@
 //! | [`windows`] | small windows around pixels of a map |
 //! | [`losses`] | losses: value and gradient in one pass |
 //! | [`similarity`], [`row_losses`] | inner products of rows; a loss for each row, and their mean |
+//! | [`relations`] | losses of rows and their batch: correlations, distances, angles, mixtures |
 //! | [`bank`] | memory banks of rows |
 //! | [`maps`] | comparisons of feature maps: value and gradient |
 //! | [`scalar`] | scalars whose gradients are known |
@@ -82,6 +83,7 @@ pub mod precision;
 pub mod product;
 pub mod ranking;
 pub mod reduce;
+pub mod relations;
 pub mod resample;
 pub mod resize;
 pub mod roi_align;

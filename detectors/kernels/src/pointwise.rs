@@ -7,8 +7,8 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::activation::{
-    Activation, clipped, hard_sigmoid, hard_swish, rectified, through_clip, through_hard_sigmoid,
-    through_hard_swish, through_relu,
+    Activation, clipped, hard_sigmoid, hard_swish, rectified, sigmoid, through_clip, through_hard_sigmoid,
+    through_hard_swish, through_relu, through_sigmoid,
 };
 use crate::dispatch::{self, Host};
 use crate::in_place::{lend, same_shape};
@@ -32,6 +32,8 @@ pub(crate) enum Function {
     HardSigmoid,
     /// The hard swish.
     HardSwish,
+    /// The sigmoid.
+    Sigmoid,
 }
 
 /// The function of every element of a tensor.
@@ -55,6 +57,7 @@ impl Host for Map<'_> {
             Function::Relu6 => mapped(self.a, clipped),
             Function::HardSigmoid => mapped(self.a, hard_sigmoid),
             Function::HardSwish => mapped(self.a, hard_swish),
+            Function::Sigmoid => mapped(self.a, sigmoid),
         }
     }
 }
@@ -71,6 +74,8 @@ enum Pair {
     ThroughHardSigmoid,
     /// The gradient through a hard swish, of the gradient and the input.
     ThroughHardSwish,
+    /// The gradient through a sigmoid, of the gradient and the result.
+    ThroughSigmoid,
 }
 
 /// The function of the elements of two tensors of equal shape.
@@ -90,6 +95,7 @@ impl Host for Zip<'_> {
             Pair::ThroughRelu6 => zipped(self.a, self.b, through_clip),
             Pair::ThroughHardSigmoid => zipped(self.a, self.b, through_hard_sigmoid),
             Pair::ThroughHardSwish => zipped(self.a, self.b, through_hard_swish),
+            Pair::ThroughSigmoid => zipped(self.a, self.b, through_sigmoid),
         }
     }
 }
@@ -114,6 +120,11 @@ pub(crate) fn hard_sigmoid_gradient(g: &Tensor, x: &Tensor) -> Result<Tensor> {
 /// The gradient `g` through a hard swish of `x`.
 pub(crate) fn hard_swish_gradient(g: &Tensor, x: &Tensor) -> Result<Tensor> {
     zip("hard_swish", Pair::ThroughHardSwish, g, x)
+}
+
+/// The gradient `g` through a sigmoid whose result was `y`.
+pub(crate) fn sigmoid_gradient(g: &Tensor, y: &Tensor) -> Result<Tensor> {
+    zip("sigmoid", Pair::ThroughSigmoid, g, y)
 }
 
 impl Activation {

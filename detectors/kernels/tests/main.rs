@@ -17,6 +17,7 @@ mod optimisers;
 mod passes;
 mod pool;
 mod ranking;
+mod relations;
 mod roi_align;
 mod row_losses;
 mod upsample;

@@ -25,6 +25,7 @@ pub(crate) enum Family {
     Optimisers,
     Pool,
     Ranking,
+    Relations,
     RoiAlign,
     RowLosses,
     Rows,
@@ -39,7 +40,7 @@ macro_rules! text {
 }
 
 impl Family {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::Alignment,
         Self::Channels,
         Self::Conv,
@@ -50,6 +51,7 @@ impl Family {
         Self::Optimisers,
         Self::Pool,
         Self::Ranking,
+        Self::Relations,
         Self::RoiAlign,
         Self::RowLosses,
         Self::Rows,
@@ -70,8 +72,9 @@ impl Family {
             Self::Optimisers => ("ckd_optimisers", text!("optimisers.cu")),
             Self::Pool => ("ckd_pool", text!("pool.cu")),
             Self::Ranking => ("ckd_ranking", text!("selection.cuh", "ranking.cu")),
+            Self::Relations => ("ckd_relations", text!("softmax.cuh", "relations.cu")),
             Self::RoiAlign => ("ckd_roi_align", text!("roi_align.cu")),
-            Self::RowLosses => ("ckd_row_losses", text!("row_losses.cu")),
+            Self::RowLosses => ("ckd_row_losses", text!("softmax.cuh", "row_losses.cu")),
             Self::Rows => ("ckd_rows", text!("rows.cu")),
             Self::Sampling => ("ckd_sampling", text!("sampling.cu")),
             Self::Suppression => ("ckd_suppression", text!("selection.cuh", "suppression.cu")),

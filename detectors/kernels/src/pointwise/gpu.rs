@@ -17,6 +17,7 @@ impl Gpu for Map<'_> {
             Function::Relu6 => (2, 0.0),
             Function::HardSigmoid => (3, 0.0),
             Function::HardSwish => (4, 0.0),
+            Function::Sigmoid => (5, 0.0),
         };
         in_order_of(self.a, &[self.a], device, |count, inputs, out| {
             let arguments = arguments![inputs[0], out.address(), count as i64, code, factor];
@@ -33,6 +34,7 @@ impl Gpu for Zip<'_> {
             Pair::ThroughRelu6 => 2,
             Pair::ThroughHardSigmoid => 3,
             Pair::ThroughHardSwish => 4,
+            Pair::ThroughSigmoid => 5,
         };
         in_order_of(self.a, &[self.a, self.b], device, |count, inputs, out| {
             let arguments = arguments![inputs[0], inputs[1], out.address(), count as i64, code];

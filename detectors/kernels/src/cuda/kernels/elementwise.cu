@@ -13,7 +13,7 @@ __device__ __forceinline__ float hard_swish_of(float x) {
     return x * (y > 6.0f ? 6.0f : y) / 6.0f;
 }
 
-// y = f(x): 0 times the factor, 1 ReLU, 2 ReLU6, 3 hard sigmoid, 4 hard swish.
+// y = f(x): 0 times the factor, 1 ReLU, 2 ReLU6, 3 hard sigmoid, 4 hard swish, 5 sigmoid.
 extern "C" __global__ void map(const float *x, float *y, long long count, int code, float factor) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -23,12 +23,13 @@ extern "C" __global__ void map(const float *x, float *y, long long count, int co
     case 1: value = activate(value, 1); break;
     case 2: value = activate(value, 2); break;
     case 3: value = hard_sigmoid_of(value); break;
-    default: value = hard_swish_of(value);
+    case 4: value = hard_swish_of(value); break;
+    default: value = float(1.0 / (1.0 + exp(-double(value))));
     }
     y[i] = value;
 }
 
-// f(a, b): 0 the sum; the gradient a through 1 ReLU, 2 ReLU6 with the result b, 3 hard sigmoid, 4 hard swish of b.
+// f(a, b): 0 the sum; the gradient a through 1 ReLU, 2 ReLU6 with the result b, 3 hard sigmoid, 4 hard swish of b, 5 sigmoid with the result b.
 extern "C" __global__ void zip(const float *a, const float *b, float *y, long long count, int code) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -38,7 +39,8 @@ extern "C" __global__ void zip(const float *a, const float *b, float *y, long lo
     case 1: value = passes(x, 1) ? g : 0.0f; break;
     case 2: value = passes(x, 2) ? g : 0.0f; break;
     case 3: value = (x <= -3.0f || x >= 3.0f) ? 0.0f : g / 6.0f; break;
-    default: value = x <= -3.0f ? 0.0f : x >= 3.0f ? g : g * (x / 3.0f + 0.5f);
+    case 4: value = x <= -3.0f ? 0.0f : x >= 3.0f ? g : g * (x / 3.0f + 0.5f); break;
+    default: value = g * x * (1.0f - x);
     }
     y[i] = value;
 }
