@@ -146,7 +146,7 @@ fn a_classifiers_step_is_the_cpus() {
     let short = ["schedule.epochs=1", "train.batch_size=28"];
     for method in ["ckd", "kd", "dkd"] {
         let method = format!("distill.0.method={method}");
-        let sets = [&random[..], &short, &[&method]].concat();
+        let sets = [&random[..], &short, &["engine.autotune=true"], &[&method]].concat();
         assert_same_on_both(classifiers, ("distilled.toml", "distilled"), &sets, tolerance);
     }
 }

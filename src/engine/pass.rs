@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
 use ckd_kernels::memory::numbers;
 use ckd_kernels::norm::are_over_parts;
-use ckd_kernels::{Precision, Sink, Value};
+use ckd_kernels::{Algorithms, Precision, Sink, Value};
 
 use super::{EngineError, Result};
 use crate::config;
@@ -112,6 +112,12 @@ pub(super) fn non_finite(step: u64, what: &str, value: f64, terms: &[LossTerm]) 
         losses: losses.join(", "),
         advice: String::new(),
     }
+}
+
+/// Runs `pass` with the arithmetic of `[engine]`.
+pub(crate) fn with_arithmetic<T>(engine: &config::Engine, pass: impl FnOnce() -> T) -> T {
+    let algorithms = if engine.autotune { Algorithms::Fastest } else { Algorithms::Repeatable };
+    algorithms.scope(|| precision(engine).scope(pass))
 }
 
 /// The precision of training's products.

@@ -9,9 +9,7 @@ use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
 pub use crate::pointwise::add_in_place;
-use crate::pointwise::{
-    Function, hard_sigmoid_gradient, hard_swish_gradient, map, sigmoid_gradient, sum_of,
-};
+use crate::pointwise::{Function, hard_sigmoid_gradient, hard_swish_gradient, map, sigmoid_gradient, sum_of};
 use crate::{Error, Result, Value};
 
 /// Sum a + b, element by element.

@@ -31,7 +31,7 @@
 //! | [`reduce`] | sums, maxima, exponentials, softmax of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`flat`], [`deferred`] | tensors as flat vectors; side effects of a pass that wait |
-//! | [`precision`] | f32 or bf16 products |
+//! | [`precision`], `algorithms` | f32 or bf16 products; choice of cuDNN's algorithms |
 //! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
 //! | `microkernel`, `panels`, `transpose` | tiles in registers, packed weights, matrices turned over |
 //! | [`transfers`] | copies from a GPU and launches, counted |
@@ -46,6 +46,7 @@
 
 pub mod activation;
 pub mod adamw;
+mod algorithms;
 pub mod alignment;
 pub mod allocator;
 pub mod antialias;
@@ -100,6 +101,7 @@ pub mod upsample;
 pub mod windows;
 
 pub use activation::Activation;
+pub use algorithms::Algorithms;
 pub use conv::{Conv2dConfig, Epilogue, conv2d};
 pub use error::{CompileError, Error, Result};
 pub use graph::{Gradients, Sink, Value};

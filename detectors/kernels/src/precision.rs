@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::thread::LocalKey;
 
 use crate::simd::Simd;
 
 /// Precision of the factors of a convolution's or a linear layer's products. Sums, weights and results are
 /// f32.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// Not rounded: 24 bits.
     #[default]
@@ -29,14 +30,7 @@ thread_local! {
 impl Precision {
     /// Runs `f` with this precision; the gradients of what it records keep it.
     pub fn scope<T>(self, f: impl FnOnce() -> T) -> T {
-        struct Restore(Precision);
-        impl Drop for Restore {
-            fn drop(&mut self) {
-                CURRENT.set(self.0);
-            }
-        }
-        let _restore = Restore(CURRENT.replace(self));
-        f()
+        within(&CURRENT, self, f)
     }
 
     /// Returns whether this processor multiplies in this precision.
@@ -52,6 +46,18 @@ impl Precision {
     pub(crate) fn asked() -> Self {
         CURRENT.get()
     }
+}
+
+/// Runs `f` while `place` holds `value`, on this thread.
+pub(crate) fn within<V: Copy, T>(place: &'static LocalKey<Cell<V>>, value: V, f: impl FnOnce() -> T) -> T {
+    struct Restore<V: Copy + 'static>(&'static LocalKey<Cell<V>>, V);
+    impl<V: Copy> Drop for Restore<V> {
+        fn drop(&mut self) {
+            self.0.set(self.1);
+        }
+    }
+    let _restore = Restore(place, place.replace(value));
+    f()
 }
 
 impl fmt::Display for Precision {

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use ckd_kernels::allocator::KeepLarge;
 use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
-use ckd_kernels::{Conv2dConfig, Epilogue, Precision, Value, conv2d};
+use ckd_kernels::{Algorithms, Conv2dConfig, Epilogue, Precision, Value, conv2d};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -36,6 +36,28 @@ fn convolution_equals_pytorch() {
         let x = Value::leaf("x", nhwc(&input(case, "x")));
         check_case(case, &conv2d(&x, &leaf(case, "w"), config, epilogue).unwrap());
     });
+}
+
+/// A GPU tries its algorithms, of which some compute no shape; a CPU has one.
+#[test]
+fn the_fastest_algorithms_compute_the_same_convolution() {
+    let step = |algorithms: Algorithms| {
+        algorithms.scope(|| {
+            let (x, w) =
+                (Value::leaf("x", noise(1, &[2, 6, 9, 7])), Value::leaf("w", noise(2, &[4, 3, 3, 3])));
+            let config = Conv2dConfig { padding: [1, 1], groups: 2, ..Conv2dConfig::default() };
+            let y = conv2d(&x, &w, config, Epilogue::default()).unwrap();
+            let gradients = gradients_of(&y, &noise(3, y.dims()));
+            [y.tensor().clone(), gradients["x"].clone(), gradients["w"].clone()]
+        })
+    };
+    let want = step(Algorithms::Repeatable);
+    // Once they are tried, and once they are known.
+    for _ in 0..2 {
+        for (got, want) in step(Algorithms::Fastest).iter().zip(&want) {
+            assert_close(got, want, 1e-4);
+        }
+    }
 }
 
 /// A convolution of the property tests: sizes and configuration.

@@ -70,7 +70,7 @@ fn correlations_are_pearsons_of_rows_and_of_columns() {
                 let of = |s: &Value| correlation(&t, s, temperature, probabilities, relation);
                 assert_scalar(of(&Value::constant(s.clone())), temperature * temperature * (1.0 - mean));
                 if shape[0] == 5 {
-                    check_gradients(&[s.clone()], 1e-2, 1e-4, |s| of(&s[0]).unwrap());
+                    check_gradients(std::slice::from_ref(&s), 1e-2, 1e-4, |s| of(&s[0]).unwrap());
                 }
             }
         }
@@ -116,8 +116,9 @@ fn distances_and_angles_of_rows_are_their_formulas() {
         }
         assert_scalar(angles(&t, &Value::constant(s.clone())), sum / (b * b * b) as f64);
         if b == 5 {
-            check_gradients(&[s.clone()], 1e-2, 1e-4, |s| relative_distances(&t, &s[0]).unwrap());
-            check_gradients(&[s], 1e-3, 1e-3, |s| angles(&t, &s[0]).unwrap());
+            let s = std::slice::from_ref(&s);
+            check_gradients(s, 1e-2, 1e-4, |s| relative_distances(&t, &s[0]).unwrap());
+            check_gradients(s, 1e-3, 1e-3, |s| angles(&t, &s[0]).unwrap());
         }
     }
     // Equal rows have no direction, and no gradient from each other.
@@ -144,7 +145,9 @@ fn a_divergence_of_two_distributions_moves_both() {
     }
     let inputs = [noise(6, &[4, 5]), noise(7, &[4, 5])];
     check_gradients(&inputs, 1e-2, 1e-4, |x| mutual_divergence(&x[0], &x[1]).unwrap());
-    assert!(mutual_divergence(&Value::constant(noise(1, &[2, 3])), &Value::constant(noise(1, &[3, 2]))).is_err());
+    assert!(
+        mutual_divergence(&Value::constant(noise(1, &[2, 3])), &Value::constant(noise(1, &[3, 2]))).is_err()
+    );
 }
 
 #[test]
@@ -167,8 +170,8 @@ fn a_mixture_has_the_shares_of_a_softmax_in_each_row() {
     let inputs: Vec<Tensor> = parts.iter().chain([&weights]).cloned().collect();
     let constants: Vec<Value> = inputs.iter().cloned().map(Value::constant).collect();
     let rows = parts.each_ref().map(rows_of);
-    let want = rows_of(&weights).iter().enumerate().flat_map(|(i, weights)| {
-        let shares: Vec<f64> = log_softmax(weights).iter().map(|log| log.exp()).collect();
+    let want = rows_of(&weights).into_iter().enumerate().flat_map(|(i, weights)| {
+        let shares: Vec<f64> = log_softmax(&weights).iter().map(|log| log.exp()).collect();
         let at = |c: usize| (0..3).map(|l| shares[l] * rows[l][i][c]).sum::<f64>() as f32;
         (0..3).map(at).collect::<Vec<_>>()
     });

@@ -185,6 +185,9 @@ section! {
     pub struct Engine {
         /// Rounding of the factors of products. Evaluation and inference are always f32.
         pub precision: Precision = Precision::F32,
+        /// On a GPU, the fastest of cuDNN's algorithms for each shape instead of those whose results repeat bit by bit. The
+        /// first step of each shape takes longer: it tries all of them. On the CPU it changes nothing.
+        pub autotune: bool = false,
         /// Stages of the student's ResNet whose activations are not kept but computed again: less memory, more time.
         pub recompute: Vec<Stage> = Vec::new(),
     }

@@ -24,7 +24,7 @@ use super::{BACKBONE, build, method_setting};
 use crate::config::{self, Config};
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
-use crate::engine::pass::{GradientSink, Pass, precision};
+use crate::engine::pass::{GradientSink, Pass, with_arithmetic};
 use crate::engine::update::Update;
 use crate::optim::Optimizer;
 use crate::optim::groups::grouped;
@@ -143,7 +143,7 @@ impl Workload {
         let (images, _) = self.scene(config, device)?;
         self.repeat(device, |_| {
             let started = Instant::now();
-            precision(&config.run.engine).scope(|| run(&detector, network, &images))?;
+            with_arithmetic(&config.run.engine, || run(&detector, network, &images))?;
             device.synchronize()?;
             Ok(started.elapsed())
         })
@@ -243,7 +243,7 @@ impl<'c> Learner<'c> {
         let Self { config, student, images, targets, .. } = self;
         let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
         let views = Views { student: images, teacher: images };
-        precision(&config.run.engine).scope(|| {
+        with_arithmetic(&config.run.engine, || {
             let moment = Moment { step, random: &mut random, parts: None };
             training_pass(student, self.distillation.as_ref(), views, targets, moment, gradients)
         })

@@ -11,7 +11,7 @@ use crate::config::OnNonFinite;
 use crate::engine::checkpoint::{self, Restored, TrainState};
 use crate::engine::job::Job;
 use crate::engine::observer::Begin;
-use crate::engine::pass::{non_finite, precision};
+use crate::engine::pass::{non_finite, with_arithmetic};
 use crate::engine::ranks::{PartReport, Report, from_first, spread};
 use crate::engine::task::{Settings, Task};
 use crate::engine::{EngineError, Result};
@@ -191,8 +191,9 @@ impl<T: Task> Training<'_, T> {
         let Some(Ok(batch)) = self.loader.next() else { return Ok(()) };
         let before = self.moved_by_passes()?;
         let setting = self.setting(step * self.parts());
-        let pass = precision(&self.run().engine)
-            .scope(|| self.around.data.pass(&setting, batch, step, &mut Gradients::new()));
+        let pass = with_arithmetic(&self.run().engine, || {
+            self.around.data.pass(&setting, batch, step, &mut Gradients::new())
+        });
         self.put_back(&before)?;
         pass.map(drop)
     }

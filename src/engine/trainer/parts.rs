@@ -12,7 +12,7 @@ use ckd_kernels::graph::{add_into, untracked};
 use super::{Accumulated, BatchOf, Training, position};
 use crate::data::BadImage;
 use crate::distill::Parts;
-use crate::engine::pass::{GradientSink, LossTerm, precision};
+use crate::engine::pass::{GradientSink, LossTerm, with_arithmetic};
 use crate::engine::ranks::{
     Collecting, PartReport, Report, Rows, Summing, effects_over_ranks, own_parts, with_statistics,
 };
@@ -57,7 +57,7 @@ impl<'a, T: Task> Training<'a, T> {
             let run = config.run();
             let pass = || self.around.data.pass(&setting, batch, step, sink);
             let (pass, waiting) =
-                collected(|| precision(&run.engine).scope(|| with_statistics(ranks, &run.train, pass)));
+                collected(|| with_arithmetic(&run.engine, || with_statistics(ranks, &run.train, pass)));
             let pass = match among {
                 Some(among) => among.checked(pass),
                 None => pass,

@@ -273,8 +273,10 @@ impl Boxes {
         }
         let images = spans.len();
         let limit = rules.per_image.min(slots.iter().copied().max().unwrap_or(0));
-        let (order, out) =
-            (Fresh::<i64>::new(device, images * MOST)?, Fresh::<f32>::new(device, images * limit * OF_DETECTION)?);
+        let (order, out) = (
+            Fresh::<i64>::new(device, images * MOST)?,
+            Fresh::<f32>::new(device, images * limit * OF_DETECTION)?,
+        );
         let spans = Table::of_structs(device, &spans)?;
         let arguments = arguments![
             spans.address(),

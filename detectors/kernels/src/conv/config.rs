@@ -1,7 +1,7 @@
 //! Stride, padding, dilation and groups of a convolution.
 
 /// Stride, padding, dilation and groups of a convolution; (vertical, horizontal) each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Conv2dConfig {
     /// Stride: input pixels between neighbouring outputs.
     pub stride: [usize; 2],

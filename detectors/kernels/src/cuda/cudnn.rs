@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cudnn::sys::{
     cudnnConvolutionBwdDataAlgo_t, cudnnConvolutionBwdFilterAlgo_t, cudnnMathType_t, cudnnTensorFormat_t,
@@ -11,14 +11,15 @@ use candle_core::cuda_backend::cudarc::cudnn::{
     ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnError, FilterDescriptor,
     TensorDescriptor, sys::cudnnConvolutionMode_t,
 };
+use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView};
 use candle_core::{CudaDevice, Storage, Tensor};
 
 use super::memory::Fresh;
-use crate::{Conv2dConfig, Error, Precision, Result};
+use crate::{Algorithms, Conv2dConfig, Error, Precision, Result};
 
 /// Sizes of a convolution: maps are (N, C, H, W), weights (K, C / groups, R, S).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Sizes {
     pub(crate) x: [usize; 4],
     pub(crate) w: [usize; 4],
@@ -94,60 +95,176 @@ impl Sizes {
         }
         let told = self.describe(device)?;
         let conv = ConvForward { conv: &told.conv, x: &told.x, w: &told.w, y: &told.y };
-        let algorithm = conv.pick_algorithm().map_err(wrap)?;
-        let mut workspace = workspace(device, conv.get_workspace_size(algorithm).map_err(wrap)?)?;
         with_slices(x, w, |x, w| {
-            // SAFETY: the descriptors are those of the slices.
-            unsafe { conv.launch(algorithm, Some(workspace.slice()), (1.0, 0.0), &x, &w, y.slice()) }
-                .map_err(wrap)
+            let mut run = |algorithm| {
+                let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
+                // SAFETY: the descriptors are those of the slices.
+                unsafe { conv.launch(algorithm, Some(room.slice()), (1.0, 0.0), &x, &w, y.slice()) }
+                    .map_err(wrap)
+            };
+            let usual = || conv.pick_algorithm().map_err(wrap);
+            let algorithm = self.algorithm(device, "forward", &FORWARD, usual, &mut run)?;
+            run(algorithm)
         })?;
         Ok(y)
     }
 
     /// The gradient of x of the gradient `g` (N, OH, OW, K).
     pub(crate) fn input_gradient(&self, device: &CudaDevice, g: &Tensor, w: &Tensor) -> Result<Fresh<f32>> {
-        // The one among the quick algorithms whose sums have a fixed order.
-        const ALGORITHM: cudnnConvolutionBwdDataAlgo_t =
-            cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1;
         let mut dx = Fresh::new(device, self.x.iter().product())?;
         if self.is_empty() {
             return dx.zeroed(device);
         }
         let told = self.describe(device)?;
         let conv = ConvBackwardData { conv: &told.conv, dx: &told.x, w: &told.w, dy: &told.y };
-        let mut workspace = workspace(device, conv.get_workspace_size(ALGORITHM).map_err(wrap)?)?;
         with_slices(w, g, |w, g| {
-            // SAFETY: the descriptors are those of the slices.
-            unsafe { conv.launch(ALGORITHM, Some(workspace.slice()), (1.0, 0.0), dx.slice(), &w, &g) }
-                .map_err(wrap)
+            let mut run = |algorithm| {
+                let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
+                // SAFETY: the descriptors are those of the slices.
+                unsafe { conv.launch(algorithm, Some(room.slice()), (1.0, 0.0), dx.slice(), &w, &g) }
+                    .map_err(wrap)
+            };
+            // The one among the quick algorithms whose sums have a fixed order.
+            let usual = || Ok(cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1);
+            let algorithm = self.algorithm(device, "input", &INPUT_GRADIENT, usual, &mut run)?;
+            run(algorithm)
         })?;
         Ok(dx)
     }
 
     /// The gradient of the weights of the gradient `g` (N, OH, OW, K).
     pub(crate) fn weight_gradient(&self, device: &CudaDevice, g: &Tensor, x: &Tensor) -> Result<Fresh<f32>> {
-        const ALGORITHM: cudnnConvolutionBwdFilterAlgo_t =
-            cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1;
         let mut dw = Fresh::new(device, self.w.iter().product())?;
         if self.is_empty() {
             return dw.zeroed(device);
         }
         let told = self.describe(device)?;
         let conv = ConvBackwardFilter { conv: &told.conv, x: &told.x, dw: &told.w, dy: &told.y };
-        let mut workspace = workspace(device, conv.get_workspace_size(ALGORITHM).map_err(wrap)?)?;
         with_slices(x, g, |x, g| {
-            // SAFETY: the descriptors are those of the slices.
-            unsafe { conv.launch(ALGORITHM, Some(workspace.slice()), (1.0, 0.0), &x, dw.slice(), &g) }
-                .map_err(wrap)
+            let mut run = |algorithm| {
+                let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
+                // SAFETY: the descriptors are those of the slices.
+                unsafe { conv.launch(algorithm, Some(room.slice()), (1.0, 0.0), &x, dw.slice(), &g) }
+                    .map_err(wrap)
+            };
+            let usual = || Ok(cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
+            let algorithm = self.algorithm(device, "weights", &WEIGHT_GRADIENT, usual, &mut run)?;
+            run(algorithm)
         })?;
         Ok(dw)
+    }
+
+    /// The algorithm of `product` that is asked for: the `usual` one, or the fastest of `all`. It is chosen once for each
+    /// shape.
+    fn algorithm<A: Copy + PartialEq>(
+        &self,
+        device: &CudaDevice,
+        product: &'static str,
+        all: &[A],
+        usual: impl FnOnce() -> Result<A>,
+        run: &mut impl FnMut(A) -> Result<()>,
+    ) -> Result<A> {
+        let asked = Algorithms::asked();
+        let key = (device.cuda_stream().context().ordinal(), product, *self, asked);
+        let known = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
+        if let Some(place) = known {
+            return Ok(all[place]);
+        }
+        let chosen = match asked {
+            Algorithms::Repeatable => usual()?,
+            Algorithms::Fastest => fastest(device, all, run)?,
+        };
+        if let Some(place) = all.iter().position(|algorithm| *algorithm == chosen) {
+            CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).insert(key, place);
+        }
+        Ok(chosen)
+    }
+}
+
+/// Algorithms that were chosen, by device, product, shape and what was asked for: their places in the lists below.
+type Chosen = HashMap<(usize, &'static str, Sizes, Algorithms), usize>;
+
+static CHOSEN: LazyLock<Mutex<Chosen>> = LazyLock::new(Mutex::default);
+
+const FORWARD: [cudnnConvolutionFwdAlgo_t; 7] = {
+    use cudnnConvolutionFwdAlgo_t::*;
+    [
+        CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_PRECOMP_GEMM,
+        CUDNN_CONVOLUTION_FWD_ALGO_IMPLICIT_GEMM,
+        CUDNN_CONVOLUTION_FWD_ALGO_GEMM,
+        CUDNN_CONVOLUTION_FWD_ALGO_FFT,
+        CUDNN_CONVOLUTION_FWD_ALGO_FFT_TILING,
+        CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD,
+        CUDNN_CONVOLUTION_FWD_ALGO_WINOGRAD_NONFUSED,
+    ]
+};
+
+const INPUT_GRADIENT: [cudnnConvolutionBwdDataAlgo_t; 6] = {
+    use cudnnConvolutionBwdDataAlgo_t::*;
+    [
+        CUDNN_CONVOLUTION_BWD_DATA_ALGO_1,
+        CUDNN_CONVOLUTION_BWD_DATA_ALGO_0,
+        CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT,
+        CUDNN_CONVOLUTION_BWD_DATA_ALGO_FFT_TILING,
+        CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD,
+        CUDNN_CONVOLUTION_BWD_DATA_ALGO_WINOGRAD_NONFUSED,
+    ]
+};
+
+const WEIGHT_GRADIENT: [cudnnConvolutionBwdFilterAlgo_t; 6] = {
+    use cudnnConvolutionBwdFilterAlgo_t::*;
+    [
+        CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1,
+        CUDNN_CONVOLUTION_BWD_FILTER_ALGO_0,
+        CUDNN_CONVOLUTION_BWD_FILTER_ALGO_3,
+        CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT,
+        CUDNN_CONVOLUTION_BWD_FILTER_ALGO_FFT_TILING,
+        CUDNN_CONVOLUTION_BWD_FILTER_ALGO_WINOGRAD_NONFUSED,
+    ]
+};
+
+/// Runs of an algorithm that are measured together, after one that is not.
+const RUNS: usize = 3;
+
+/// The algorithm of `all` whose runs take the least time on the device. One that cannot compute the shape, or asks for more
+/// memory than there is, is passed over; the error is that of the first where none can.
+fn fastest<A: Copy>(device: &CudaDevice, all: &[A], run: &mut impl FnMut(A) -> Result<()>) -> Result<A> {
+    let stream = device.cuda_stream();
+    let now = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(candle_core::Error::wrap);
+    let mut measure = |algorithm: A| -> Result<f32> {
+        run(algorithm)?;
+        let start = now()?;
+        for _ in 0..RUNS {
+            run(algorithm)?;
+        }
+        Ok(start.elapsed_ms(&now()?).map_err(candle_core::Error::wrap)?)
+    };
+    let (mut best, mut failure) = (None, None);
+    for &algorithm in all {
+        match (measure(algorithm), best) {
+            (Ok(time), Some((least, _))) if time >= least => {}
+            (Ok(time), _) => best = Some((time, algorithm)),
+            (Err(error), _) => failure = failure.or(Some(error)),
+        }
+    }
+    match (best, failure) {
+        (Some((_, algorithm)), _) => Ok(algorithm),
+        (None, Some(error)) => Err(error),
+        (None, None) => Err(Error::invalid("conv2d", "no algorithm to choose from")),
     }
 }
 
 /// Memory that cuDNN works in: it writes before it reads.
-fn workspace(device: &CudaDevice, bytes: usize) -> Result<Fresh<u8>> {
+fn workspace(device: &CudaDevice, bytes: std::result::Result<usize, CudnnError>) -> Result<Fresh<u8>> {
+    let bytes = bytes.map_err(wrap)?;
+    if Algorithms::asked() == Algorithms::Fastest && bytes > MOST_ROOM {
+        return Err(Error::invalid("conv2d", format!("an algorithm asks for {bytes} bytes to work in")));
+    }
     Fresh::new(device, bytes)
 }
+
+/// Bytes that a faster algorithm may work in.
+const MOST_ROOM: usize = 1 << 30;
 
 /// Calls `f` with the numbers of two contiguous f32 tensors.
 fn with_slices<R>(

@@ -93,7 +93,8 @@ impl Host for Correlations<'_> {
     type Output = (Tensor, Tensor);
 
     fn on_host(self) -> Result<(Tensor, Tensor)> {
-        let Self { tensors: [target, like], sizes: (rows, columns), temperature, probabilities, lines } = self;
+        let Self { tensors: [target, like], sizes: (rows, columns), temperature, probabilities, lines } =
+            self;
         let (target, host) = (on_host(target)?, on_host(like)?);
         let probable = |logits: &[f32]| -> Vec<f64> {
             let row = |row: &[f32]| match probabilities {
@@ -115,14 +116,15 @@ impl Host for Correlations<'_> {
             loss += factor * (1.0 - correlation);
             lines.positions(line).zip(derivatives).for_each(|(at, d)| by_probability[at] = -factor * d);
         }
-        let gradient = by_probability.chunks_exact(columns).zip(s.chunks_exact(columns)).flat_map(|(g, p)| {
-            let along: f64 = g.iter().zip(p).map(|(g, p)| g * p).sum();
-            let through = move |(g, p): (&f64, &f64)| match probabilities {
-                Probabilities::Softmax => p * (g - along) / temperature,
-                Probabilities::Sigmoid => p * (1.0 - p) * g / temperature,
-            };
-            g.iter().zip(p).map(through).map(|g| g as f32)
-        });
+        let gradient =
+            by_probability.chunks_exact(columns).zip(s.chunks_exact(columns)).flat_map(|(g, p)| {
+                let along: f64 = g.iter().zip(p).map(|(g, p)| g * p).sum();
+                let through = move |(g, p): (&f64, &f64)| match probabilities {
+                    Probabilities::Softmax => p * (g - along) / temperature,
+                    Probabilities::Sigmoid => p * (1.0 - p) * g / temperature,
+                };
+                g.iter().zip(p).map(through).map(|g| g as f32)
+            });
         let gradient = from_elements(gradient.collect(), (rows, columns), like)?;
         Ok((from_elements(vec![loss as f32], (), like)?, gradient))
     }

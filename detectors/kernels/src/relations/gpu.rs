@@ -94,8 +94,7 @@ impl Gpu for Scaled<'_> {
         let out = Fresh::<f32>::new(device, count)?;
         if count > 0 {
             let (x, exponent) = (x.contiguous()?, exponent.contiguous()?);
-            let arguments =
-                arguments![floats(&x)?, floats(&exponent)?, out.address(), count as i64, largest];
+            let arguments = arguments![floats(&x)?, floats(&exponent)?, out.address(), count as i64, largest];
             launch(device, Family::Relations, "times_exponential", blocks(count)?, [256, 1], arguments)?;
         }
         Ok(out.tensor(x.shape(), device))
@@ -222,8 +221,7 @@ impl Gpu for Angles<'_> {
         let count = b * b * b;
         let losses = Fresh::<f64>::new(device, count.div_ceil(CHUNK))?;
         let share = (count as f64).recip();
-        let arguments =
-            arguments![floats(&cos_t)?, floats(&cos_x)?, losses.address(), count as i64, share];
+        let arguments = arguments![floats(&cos_t)?, floats(&cos_x)?, losses.address(), count as i64, share];
         let grid = [int(count.div_ceil(CHUNK))? as u32, 1, 1];
         launch(device, Family::Relations, "compare_angles", grid, [256, 1], arguments)?;
         let by_apart = unit_rows_gradient(&cos_x.matmul(&unit_x)?, &apart, EPS)?;
