@@ -2,6 +2,7 @@
 
 use std::borrow::Borrow;
 
+use ckd_kernels::upload::Values;
 use image::RgbImage;
 
 use super::box_augment::{Object, Sample};
@@ -16,9 +17,9 @@ pub struct Batch {
     ///
     /// The padding is 0 before normalisation. torchvision pads after it: a model that is to agree
     /// with torchvision normalises only the pixels within [`sizes`](Self::sizes).
-    pub pixels: Vec<f32>,
+    pub pixels: Values,
     /// Pixels for a teacher that resamples otherwise than the student: equal sizes, other values.
-    pub teacher_pixels: Option<Vec<f32>>,
+    pub teacher_pixels: Option<Values>,
     /// Images in the batch.
     pub batch: usize,
     /// Rows, a multiple of the size divisor.
@@ -67,7 +68,7 @@ impl Batch {
             .collect();
         let mut batch = Self::blank(&placements, divisor);
         if items.iter().any(|item| item.teacher_resize.is_some()) {
-            batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()));
+            batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()).into());
         }
         for (place, (item, placement)) in items.iter().zip(&placements).enumerate() {
             let sample = Sample::of(dataset, item.image)?;
@@ -86,7 +87,7 @@ impl Batch {
             .collect();
         let mut batch = Self::blank(&placements, divisor);
         if samples.iter().any(|(item, _)| item.teacher_resize.is_some()) {
-            batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()));
+            batch.teacher_pixels = Some(Vec::with_capacity(batch.pixels.capacity()).into());
         }
         for (place, ((item, sample), placement)) in samples.iter().zip(&placements).enumerate() {
             batch.fill(place, (item, placement), dataset.images[item.image].id, sample);
@@ -131,7 +132,7 @@ impl Batch {
             largest(|placement| placement.resized.1),
         );
         Self {
-            pixels: Vec::with_capacity(batch * height * width * 3),
+            pixels: Vec::with_capacity(batch * height * width * 3).into(),
             teacher_pixels: None,
             batch,
             height,

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ckd_kernels::resample::bytes_to_unit;
+use ckd_kernels::upload::Values;
 use image::RgbImage;
 use rayon::prelude::*;
 
@@ -231,7 +232,7 @@ fn check_labels(classes: &[String], labels: &[u32], from: &Path) -> Result<(), L
 #[derive(Debug, Clone, PartialEq)]
 pub struct LabelledBatch {
     /// RGB in [0, 1], `labels.len()` x `side` x `side` x 3.
-    pub pixels: Vec<f32>,
+    pub pixels: Values,
     /// Height and width in pixels.
     pub side: usize,
     /// The class of each image.
@@ -283,7 +284,7 @@ impl LabelledImages {
             bytes_to_unit(image.as_raw(), out);
         }
         Ok(LabelledBatch {
-            pixels,
+            pixels: pixels.into(),
             side,
             labels: images.iter().map(|&image| self.set.labels[image]).collect(),
             indices: images.iter().map(|&image| image as u32).collect(),
@@ -293,6 +294,10 @@ impl LabelledImages {
 
 impl Source for LabelledImages {
     type Batch = LabelledBatch;
+
+    fn pixels(batch: &mut LabelledBatch) -> Vec<&mut Values> {
+        vec![&mut batch.pixels]
+    }
 
     fn batches_per_epoch(&self) -> usize {
         match self.order {

@@ -16,6 +16,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use ckd_kernels::upload::{Uploads, Values};
+
 use super::batch::{Batch, Item};
 use super::box_augment::{BoxAugment, Sample};
 use super::dataset::{Dataset, Listed};
@@ -111,6 +113,9 @@ pub trait Source: Debug + Send + Sync + 'static {
     /// Type of a batch.
     type Batch: Debug + Clone + Send;
 
+    /// The pixels of a batch, which go to a GPU ahead of it.
+    fn pixels(batch: &mut Self::Batch) -> Vec<&mut Values>;
+
     /// Batches in every epoch.
     fn batches_per_epoch(&self) -> usize;
 
@@ -192,6 +197,21 @@ impl<S: Source> Loader<S> {
         start: Position,
         share: Share,
     ) -> Result<Self, DataError> {
+        Self::uploading(source, workforce, start, share, None)
+    }
+
+    /// Starts the workers over the batches of `source` that are of `share`, from `start` on. The pixels of a batch are sent
+    /// through `uploads` as soon as it is built.
+    ///
+    /// # Errors
+    /// As [`over`](Self::over).
+    pub fn uploading(
+        source: S,
+        workforce: Workforce,
+        start: Position,
+        share: Share,
+        uploads: Option<Uploads>,
+    ) -> Result<Self, DataError> {
         let Workforce { workers, batches_ahead } = workforce;
         for (number, name) in [(workers, "workers"), (batches_ahead, "batches_ahead")] {
             if number == 0 {
@@ -211,6 +231,7 @@ impl<S: Source> Loader<S> {
         let state = State { order, taken: 0, shelf: BTreeMap::new(), stop: false };
         let shared = Arc::new(Shared {
             source,
+            uploads,
             batches_ahead,
             per_epoch,
             share,
@@ -378,6 +399,10 @@ pub struct BoxedImages {
 impl Source for BoxedImages {
     type Batch = Batch;
 
+    fn pixels(batch: &mut Batch) -> Vec<&mut Values> {
+        std::iter::once(&mut batch.pixels).chain(&mut batch.teacher_pixels).collect()
+    }
+
     fn batches_per_epoch(&self) -> usize {
         self.sampler.batches_per_epoch()
     }
@@ -511,6 +536,7 @@ impl BoxedImages {
 #[derive(Debug)]
 struct Shared<S: Source> {
     source: S,
+    uploads: Option<Uploads>,
     batches_ahead: usize,
     per_epoch: usize,
     share: Share,
@@ -549,12 +575,19 @@ struct Job {
 impl<S: Source> Shared<S> {
     fn work(&self) {
         while let Some(job) = self.next_job() {
-            let made =
-                catch_unwind(AssertUnwindSafe(|| self.source.build(job.epoch, job.first, &job.images)))
-                    .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
+            let made = catch_unwind(AssertUnwindSafe(|| self.build(&job)))
+                .unwrap_or_else(|panic| Err(self.panicked(&job, panic.as_ref())));
             self.lock().shelf.insert(job.ticket, made);
             self.changed.notify_all();
         }
+    }
+
+    fn build(&self, job: &Job) -> Result<S::Batch, DataError> {
+        let mut batch = self.source.build(job.epoch, job.first, &job.images)?;
+        if let Some(uploads) = &self.uploads {
+            S::pixels(&mut batch).into_iter().for_each(|pixels| pixels.send(uploads));
+        }
+        Ok(batch)
     }
 
     /// The next batch to build, once there is room for it; `None` when there is no more to do.

@@ -14,9 +14,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
-use ckd_collective::Collective;
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
+use ckd_kernels::upload::Uploads;
 
 use super::checkpoint::{self, Best, NetworkBest, Restored, TrainState};
 use pace::Pace;
@@ -149,7 +149,7 @@ impl<'a, T: Task> Training<'a, T> {
             rehearse(job, around, &student, 1)?;
         }
         let loader =
-            loader_from::<T>(source, config, ranks, position(batches_per_epoch, state.step * parts))?;
+            loader_from::<T>(source, config, around, position(batches_per_epoch, state.step * parts))?;
         around.observers.begin(&Begin {
             label: &job.label,
             folder,
@@ -620,16 +620,17 @@ fn evaluated(measured: &impl Measured) -> Evaluated {
     }
 }
 
-/// The loader of the batches from `at` on that this process makes.
+/// The loader of the batches from `at` on that this process makes, and sends to its GPU.
 fn loader_from<T: Task>(
     source: T::Source,
     config: &T::Config,
-    ranks: &dyn Collective,
+    Surroundings { ranks, device, .. }: &Surroundings<'_, T>,
     at: Position,
 ) -> Result<Loader<T::Source>> {
+    let ranks = *ranks;
     let own = own_parts(ranks, config.run().train.parts() as u64)?;
     let share = Share { index: ranks.rank() as u64, of: ranks.size() as u64, run: own.end - own.start };
-    Ok(Loader::sharing(source, config.workforce(), at, share)?)
+    Ok(Loader::uploading(source, config.workforce(), at, share, Uploads::to(device)?)?)
 }
 
 /// All tensors of a checkpoint.

@@ -140,8 +140,8 @@ impl Samples {
                 let mut left = *count;
                 while left > 0 {
                     let images = left.min(config.run.eval.batch_size.max(1));
-                    let pixels =
-                        (0..images * row).map(|_| f32::from(random.random::<u8>()) / 255.0).collect();
+                    let values = (0..images * row).map(|_| f32::from(random.random::<u8>()) / 255.0);
+                    let pixels = values.collect::<Vec<f32>>().into();
                     show(LabelledBatch { pixels, side, labels: vec![0; images], indices: vec![0; images] })?;
                     left -= images;
                 }

@@ -110,7 +110,7 @@ pub fn graph_input(image: &RgbImage, rule: &InputRule, preprocessing: Preprocess
             let batch = Batch::of_images(std::slice::from_ref(image), resize, 1);
             let (h, w) = batch.sizes[0];
             let shape = (1, batch.height, batch.width, 3);
-            let pixels = Tensor::from_vec(batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
+            let pixels = Tensor::from_slice(&batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
             let sizes = Tensor::new(&[[h as i64, w as i64]], &Device::Cpu)?;
             Ok((vec![("images", pixels), ("sizes", sizes)], (h, w)))
         }
@@ -162,7 +162,7 @@ pub fn raw_difference(
     let resize = rule.resize_rule();
     let batch = Batch::of_images(std::slice::from_ref(image), resize, rule.size_divisor as usize);
     let shape = (1, batch.height, batch.width, 3);
-    let pixels = Tensor::from_vec(batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
+    let pixels = Tensor::from_slice(&batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
     let images = Images { pixels, sizes: batch.sizes };
     let mode = Mode::Inference;
     let pyramid = detector.pyramid(&images, mode)?;

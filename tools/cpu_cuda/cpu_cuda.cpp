@@ -6,7 +6,8 @@
 //   it are faults; fresh memory is NaN; freed memory cannot be touched.
 // - "PTX" is a line with the path of a shared library: nvrtcCompileProgram runs the C++ compiler on the kernel text
 //   with cuda_on_host.h in front of it.
-// - Streams run at once, so order between streams is NOT tested here.
+// - The first stream runs at once. What is copied to the device on another one is copied when its end is waited for, as late
+//   as a GPU may: what is read before is NaN, what is written over before goes wrong.
 #include <sys/mman.h>
 #include <unistd.h>
 #include <chrono>
@@ -15,7 +16,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <dlfcn.h>
+#include <functional>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -31,13 +34,13 @@ typedef uint64_t Ptr;
 
 static std::mutex lock;
 static std::map<Ptr, std::pair<void *, size_t>> blocks;  // start -> mapping
-static size_t in_use = 0, most_in_use = 0, launches = 0, to_host = 0, to_device = 0, copies_to_host = 0, largest_to_host = 0, allocations = 0;
+static size_t in_use = 0, most_in_use = 0, launches = 0, to_host = 0, to_device = 0, copies_to_host = 0, largest_to_host = 0, allocations = 0, late_copies = 0;
 
 static bool talks() { static bool on = std::getenv("CPU_CUDA_TRACE") != nullptr; return on; }
 #define SAY(...) do { if (talks()) std::fprintf(stderr, "cpu_cuda: " __VA_ARGS__); } while (0)
 __attribute__((destructor)) static void report() {
-    SAY("%zu launches, %zu allocations, at most %zu bytes; %zu bytes to the device, %zu in %zu copies to the host, the largest of %zu\n",
-        launches, allocations, most_in_use, to_device, to_host, copies_to_host, largest_to_host);
+    SAY("%zu launches, %zu allocations, at most %zu bytes; %zu bytes to the device, %zu copies of them beside the first stream, %zu in %zu copies to the host, the largest of %zu\n",
+        launches, allocations, most_in_use, to_device, late_copies, to_host, copies_to_host, largest_to_host);
 }
 
 // CPU_CUDA_MOST_TO_HOST=BYTES ends the process at a larger copy to the host: no map may leave the device in a step.
@@ -75,8 +78,25 @@ static size_t memory() { static const char *set = std::getenv("CPU_CUDA_MEMORY")
 API int cuMemAlloc_v2(Ptr *at, size_t size) { return in_use + size <= memory() && (*at = allocate(size)) ? 0 : 2; }
 API int cuMemAllocAsync(Ptr *at, size_t size, void *) { return cuMemAlloc_v2(at, size); }
 API int cuMemFree_v2(Ptr at) { return release(at); }
-API int cuMemFreeAsync(Ptr at, void *) { return release(at); }
-API int cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, void *) { to_device += n; std::memcpy((void *)to, from, n); return 0; }
+struct Stream { std::deque<std::function<void()>> waiting; size_t done = 0; };
+static std::recursive_mutex streams;
+static Stream *first_stream = nullptr;
+static bool is_late(Stream *stream) { return stream && stream != first_stream; }
+static void run(Stream *stream, size_t upto) {
+    std::lock_guard<std::recursive_mutex> held(streams);
+    for (; is_late(stream) && stream->done < upto && !stream->waiting.empty(); stream->done++) stream->waiting.front()(), stream->waiting.pop_front();
+}
+API int cuMemFreeAsync(Ptr at, Stream *stream) { run(stream, SIZE_MAX); return release(at); }
+API int cuMemHostAlloc(void **at, size_t size, unsigned) { return (*at = std::malloc(std::max<size_t>(size, 1))) ? (std::memset(*at, 0xff, size), 0) : 2; }
+API int cuMemFreeHost(void *at) { std::free(at); return 0; }
+API int cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Stream *stream) {
+    to_device += n;
+    auto copy = [=] { std::memcpy((void *)to, from, n); };
+    if (!is_late(stream)) return copy(), 0;
+    std::lock_guard<std::recursive_mutex> held(streams);
+    stream->waiting.push_back(copy), late_copies++;
+    return 0;
+}
 API int cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, void *) { to_host += n, copies_to_host++, largest_to_host = std::max(largest_to_host, n), check_copy(n); std::memcpy(to, (void *)from, n); return 0; }
 API int cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, void *) { std::memmove((void *)to, (void *)from, n); return 0; }
 API int cuMemcpyPeerAsync(Ptr to, void *, Ptr from, void *, size_t n, void *) { std::memmove((void *)to, (void *)from, n); return 0; }
@@ -111,18 +131,22 @@ API int cuCtxGetCurrent(void **context) { *context = context_of_thread; return 0
 API int cuCtxSetCurrent(void *context) { context_of_thread = context; return 0; }
 API int cuCtxSynchronize() { return 0; }
 API int cuCtxDestroy_v2(void *) { return 0; }
-API int cuStreamCreate(void **stream, unsigned) { *stream = (void *)16; return 0; }
-API int cuStreamDestroy_v2(void *) { return 0; }
-API int cuStreamSynchronize(void *) { return 0; }
-API int cuStreamWaitEvent(void *, void *, unsigned) { return 0; }
+API int cuStreamCreate(Stream **stream, unsigned) { *stream = new Stream; if (!first_stream) first_stream = *stream; return 0; }
+API int cuStreamDestroy_v2(Stream *stream) { run(stream, SIZE_MAX); return 0; }
+API int cuStreamSynchronize(Stream *stream) { run(stream, SIZE_MAX); return 0; }
 API int cuStreamIsCapturing(void *, int *status) { *status = 0; return 0; }
-using Event = std::chrono::steady_clock::time_point;
-API int cuEventCreate(Event **event, unsigned) { *event = new Event(std::chrono::steady_clock::now()); return 0; }
+struct Event { std::chrono::steady_clock::time_point at; Stream *stream = nullptr; size_t upto = 0; };
+API int cuEventCreate(Event **event, unsigned) { *event = new Event{std::chrono::steady_clock::now()}; return 0; }
 API int cuEventDestroy_v2(Event *event) { delete event; return 0; }
-API int cuEventRecord(Event *event, void *) { *event = std::chrono::steady_clock::now(); return 0; }
-API int cuEventSynchronize(Event *) { return 0; }
-API int cuEventQuery(Event *) { return 0; }
-API int cuEventElapsedTime_v2(float *ms, const Event *from, const Event *to) { *ms = std::chrono::duration<float, std::milli>(*to - *from).count(); return 0; }
+API int cuEventRecord(Event *event, Stream *stream) {
+    std::lock_guard<std::recursive_mutex> held(streams);
+    *event = {std::chrono::steady_clock::now(), stream, is_late(stream) ? stream->done + stream->waiting.size() : 0};
+    return 0;
+}
+API int cuEventSynchronize(Event *event) { run(event->stream, event->upto); return 0; }
+API int cuStreamWaitEvent(Stream *, Event *event, unsigned) { run(event->stream, event->upto); return 0; }
+API int cuEventQuery(Event *event) { run(event->stream, event->upto); return 0; }
+API int cuEventElapsedTime_v2(float *ms, const Event *from, const Event *to) { *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count(); return 0; }
 API int cuGetErrorString(int code, const char **text) { (void)code; *text = "an error of the stand-in's driver"; return 0; }
 API int cuGetErrorName(int code, const char **text) { return cuGetErrorString(code, text); }
 

@@ -34,7 +34,7 @@
 //! | [`precision`], `algorithms` | f32 or bf16 products; choice of cuDNN's algorithms |
 //! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
 //! | `microkernel`, `panels`, `transpose` | tiles in registers, packed weights, matrices turned over |
-//! | [`transfers`] | copies from a GPU and launches, counted |
+//! | [`upload`], [`transfers`] | copies to a GPU while it computes; copies from it and launches, counted |
 //! | [`flops`], [`peak`] | counting the work of a forward pass; the most that the processor can do |
 //! | [`allocator`] | large blocks stay in the process |
 //! | `error` | [`Error`] |
@@ -97,6 +97,7 @@ pub mod trace;
 pub mod transfers;
 mod transpose;
 pub mod unit_rows;
+pub mod upload;
 pub mod upsample;
 pub mod windows;
 

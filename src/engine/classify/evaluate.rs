@@ -174,7 +174,7 @@ pub fn seen_as(image: RgbImage, config: &ClassifyConfig, device: &Device) -> Res
     let mut pixels = vec![0f32; image.as_raw().len()];
     bytes_to_unit(image.as_raw(), &mut pixels);
     let side = augmentation.side_px as usize;
-    to_device(&mut LabelledBatch { pixels, side, labels: vec![0], indices: vec![0] }, device)
+    to_device(&mut LabelledBatch { pixels: pixels.into(), side, labels: vec![0], indices: vec![0] }, device)
 }
 
 /// The logits of `model`, (N, classes) row by row.

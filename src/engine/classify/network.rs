@@ -1,6 +1,6 @@
 //! The network of a configuration, and a batch as it takes it.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
 use ckd_detectors::images::Images;
 use ckd_detectors::param::Builder;
@@ -34,6 +34,6 @@ pub fn student(config: &ClassifyConfig, classes: usize, builder: Builder) -> Res
 /// If the device has no room.
 pub fn to_device(batch: &mut LabelledBatch, device: &Device) -> Result<Images> {
     let (images, side) = (batch.labels.len(), batch.side);
-    let pixels = Tensor::from_vec(std::mem::take(&mut batch.pixels), (images, side, side, 3), device)?;
+    let pixels = std::mem::take(&mut batch.pixels).into_tensor((images, side, side, 3), device)?;
     Ok(Images { pixels: pixels.permute((0, 3, 1, 2))?, sizes: vec![(side, side); images] })
 }

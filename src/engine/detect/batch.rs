@@ -1,6 +1,6 @@
 //! Batches of images with boxes: which are loaded, and a batch as tensors.
 
-use candle_core::{Device, Tensor};
+use candle_core::Device;
 use ckd_detectors::images::{Images, Target};
 
 use crate::config::{Config, Resize};
@@ -51,14 +51,14 @@ fn teacher_resize(config: &Config) -> Option<Resize> {
 pub fn teacher_images(batch: &mut Batch, device: &Device) -> Result<Option<Images>> {
     let Some(pixels) = batch.teacher_pixels.take() else { return Ok(None) };
     let shape = (batch.batch, batch.height, batch.width, 3);
-    let pixels = Tensor::from_vec(pixels, shape, device)?.permute((0, 3, 1, 2))?;
+    let pixels = pixels.into_tensor(shape, device)?.permute((0, 3, 1, 2))?;
     Ok(Some(Images { pixels, sizes: batch.sizes.clone() }))
 }
 
 /// A batch as the detectors take it.
 pub fn to_device(batch: Batch, device: &Device) -> Result<(Images, Vec<Target>)> {
     let shape = (batch.batch, batch.height, batch.width, 3);
-    let pixels = Tensor::from_vec(batch.pixels, shape, device)?.permute((0, 3, 1, 2))?;
+    let pixels = batch.pixels.into_tensor(shape, device)?.permute((0, 3, 1, 2))?;
     let target =
         |target: data::Target| Target { boxes: target.boxes, labels: target.labels, ignored: target.ignored };
     Ok((Images { pixels, sizes: batch.sizes }, batch.targets.into_iter().map(target).collect()))

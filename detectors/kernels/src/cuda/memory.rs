@@ -138,6 +138,11 @@ impl<T: Number> Fresh<T> {
 }
 
 impl<T> Fresh<T> {
+    /// Memory that was written already.
+    pub(crate) fn of(slice: CudaSlice<T>) -> Self {
+        Self(slice)
+    }
+
     /// The slice, for NVIDIA's libraries.
     pub(crate) fn slice(&mut self) -> &mut CudaSlice<T> {
         &mut self.0
