@@ -139,8 +139,7 @@ impl<T: Task> Training<'_, T> {
         self.compared.set(None);
         let seen = self.state.step * self.parts();
         let source = self.around.data.source(config)?;
-        self.loader =
-            loader_from::<T>(source, config, self.around, position(self.batches_per_epoch, seen))?;
+        self.loader = loader_from::<T>(source, config, self.around, position(self.batches_per_epoch, seen))?;
         self.around.observers.begin(&Begin {
             label: &self.job.label,
             folder,
