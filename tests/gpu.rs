@@ -4,12 +4,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use candle_core::Device;
-use ckd_det::config::{ClassifyConfig, CohortConfig, Config};
+use candle_core::{Device, Tensor};
+use ckd_det::config::{ClassifyConfig, CohortConfig, Config, Document};
 use ckd_det::engine::EngineError;
+use ckd_det::engine::cohort::{CohortSets, MetaBatch, meta_event};
 use ckd_det::engine::detect::bench::{Inference, Workload};
 use ckd_det::engine::job::Start;
-use ckd_det::engine::task::Settings;
+use ckd_det::engine::task::{Settings, Task};
+use ckd_detectors::images::Images;
 
 use crate::distill::support::device;
 use crate::support::colours;
@@ -165,6 +167,36 @@ fn a_cohorts_step_is_the_cpus_and_l_mcls_meta_step_changes_nothing_else() {
     }
 }
 
+/// Where no batch norm divides by next to nothing, as one of images of one colour does, what the meta step moves is the CPU's.
+#[test]
+fn l_mcls_meta_gradient_on_noise_is_the_cpus() {
+    let folder = cohorts();
+    let loaded = folder.load("cohort.toml", &["cohort.method=l_mcl"]).unwrap();
+    let task = CohortSets::gather(&loaded).unwrap().task;
+    let labels: Vec<u32> = (0..16).map(|image| image / 2).collect();
+    let phi = |device: &Device| {
+        let cohort = task.student(&loaded.config, device).unwrap();
+        let Images { pixels, sizes } = cohort::noise(16, 16);
+        let last = pixels.permute((0, 2, 3, 1)).and_then(|pixels| pixels.to_device(device));
+        let pixels = last.and_then(|pixels| pixels.permute((0, 3, 1, 2))).unwrap();
+        let images = Images { pixels, sizes };
+        let batch = MetaBatch { images: &images, labels: &labels, drawn: &[] };
+        let found = meta_event(&loaded.config, &cohort, batch, 0.01).unwrap().phi;
+        let numbers = |tensor: &Tensor| tensor.flatten_all().and_then(|flat| flat.to_vec1::<f32>()).unwrap();
+        found.iter().map(|(name, tensor)| (name.to_string(), numbers(tensor))).collect::<BTreeMap<_, _>>()
+    };
+    let (ours, cpus) = (phi(gpu()), phi(&Device::Cpu));
+    assert_eq!(ours.keys().collect::<Vec<_>>(), cpus.keys().collect::<Vec<_>>());
+    let largest = |values: &[f32]| values.iter().fold(0f32, |largest, value| largest.max(value.abs()));
+    let of_all = cpus.values().map(|values| largest(values)).fold(0.0, f32::max);
+    for (name, cpus) in &cpus {
+        let off: Vec<f32> = ours[name].iter().zip(cpus).map(|(a, b)| a - b).collect();
+        let off = largest(&off) / of_all;
+        eprintln!("{name}: {off:.1e}");
+        assert!(off <= 1e-2 && !ours[name].iter().any(|x| x.is_nan()), "{name}: {off}");
+    }
+}
+
 #[test]
 fn a_checkpoint_moves_from_the_cpu_to_a_gpu_and_back() {
     let (moved, stayed) = (classifiers(), classifiers());
@@ -207,6 +239,22 @@ fn a_comparison_trains_teacher_and_students_on_a_gpu_and_evaluates_them() {
     }
 }
 
+/// The most bytes that a step of so many images selects: 20 of each proposal, or 12 of each anchor that is compared and of as
+/// many that may be positives. It does not depend on the size of the images.
+fn selected(config: &Config, images: u64) -> u64 {
+    let proposals = config.detector.rpn.post_nms_top_n_train as u64;
+    // Compared anchors of an image: the default.
+    images * (20 * proposals).max(2 * 12 * 512)
+}
+
+#[test]
+fn a_published_step_of_16_images_selects_less_than_a_mebibyte() {
+    for recipe in ["coco_r101_r18", "coco_retinanet_r101_r50"] {
+        let config = Config::load(recipe, &[]).unwrap().config;
+        assert!(selected(&config, 16) <= 1 << 20, "{recipe}: {}", selected(&config, 16));
+    }
+}
+
 /// Maps of a step here are 131 KB and more; what goes to the host has the size of the selection.
 #[test]
 fn a_step_copies_no_map_to_the_host_and_waits_three_times() {
@@ -217,7 +265,7 @@ fn a_step_copies_no_map_to_the_host_and_waits_three_times() {
         let counts = workload.training_steps(&config, gpu()).unwrap().gpu;
         eprintln!("{}: {counts:?}", config.run.name);
         assert!(counts.launches > 100, "{counts:?}");
-        assert!(counts.largest <= 16 << 10, "{}: {counts:?}", config.run.name);
+        assert!(counts.largest <= selected(&config, 2), "{}: {counts:?}", config.run.name);
         assert_eq!(counts.copies, waits * u64::from(workload.steps), "{}", config.run.name);
     }
 }
