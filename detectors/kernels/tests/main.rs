@@ -20,5 +20,6 @@ mod ranking;
 mod relations;
 mod roi_align;
 mod row_losses;
+mod upload;
 mod upsample;
 mod windows;
