@@ -15,52 +15,49 @@ fn table(device: &CudaDevice, rows: &[u32]) -> Result<Table<i32>> {
     Table::of_ints(device, &rows.iter().map(|&row| int(row as usize)).collect::<Result<Vec<_>>>()?)
 }
 
+/// The matrix of `shape` that kernel `name` computes of `rows` and of what was drawn from `bank`.
+fn by_drawn(
+    device: &CudaDevice,
+    (name, shape): (&'static str, (usize, usize)),
+    (rows, bank, drawn): (&Tensor, &Tensor, &[u32]),
+    Sizes { columns, d, factor, .. }: Sizes,
+    (grid, block): ([u32; 3], [u32; 2]),
+) -> Result<Tensor> {
+    let count = shape.0 * shape.1;
+    let out = Fresh::<f32>::new(device, count)?;
+    if count > 0 {
+        let (rows, bank, drawn) = (rows.contiguous()?, bank.contiguous()?, table(device, drawn)?);
+        let sizes = (count as i64, int(columns)?, int(d)?);
+        let arguments = arguments![
+            floats(&rows)?,
+            floats(&bank)?,
+            drawn.address(),
+            out.address(),
+            sizes.0,
+            sizes.1,
+            sizes.2,
+            factor
+        ];
+        launch(device, Family::Rows, name, grid, block, arguments)?;
+    }
+    Ok(out.tensor(shape, device))
+}
+
 impl Gpu for Drawn<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let Self { x, bank, drawn, sizes: Sizes { b, columns, d, factor } } = self;
-        let count = b * columns;
-        let out = Fresh::<f32>::new(device, count)?;
-        if count > 0 {
-            let (x, bank, drawn) = (x.contiguous()?, bank.contiguous()?, table(device, drawn)?);
-            let (grid, block) = row_shape(count, 1)?;
-            let sizes = (count as i64, int(columns)?, int(d)?);
-            let arguments = arguments![
-                floats(&x)?,
-                floats(&bank)?,
-                drawn.address(),
-                out.address(),
-                sizes.0,
-                sizes.1,
-                sizes.2,
-                factor
-            ];
-            launch(device, Family::Rows, "drawn_products", grid, block, arguments)?;
-        }
-        Ok(out.tensor((b, columns), device))
+        let Self { x, bank, drawn, sizes } = self;
+        let shape = (sizes.b, sizes.columns);
+        let threads = row_shape(shape.0 * shape.1, 1)?;
+        by_drawn(device, ("drawn_products", shape), (x, bank, drawn), sizes, threads)
     }
 }
 
 impl Gpu for DrawnGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let Self { g, bank, drawn, sizes: Sizes { b, columns, d, factor } } = self;
-        let count = b * d;
-        let out = Fresh::<f32>::new(device, count)?;
-        if count > 0 {
-            let (g, bank, drawn) = (g.contiguous()?, bank.contiguous()?, table(device, drawn)?);
-            let sizes = (count as i64, int(columns)?, int(d)?);
-            let arguments = arguments![
-                floats(&g)?,
-                floats(&bank)?,
-                drawn.address(),
-                out.address(),
-                sizes.0,
-                sizes.1,
-                sizes.2,
-                factor
-            ];
-            launch(device, Family::Rows, "drawn_products_gradient", blocks(count)?, [256, 1], arguments)?;
-        }
-        Ok(out.tensor((b, d), device))
+        let Self { g, bank, drawn, sizes } = self;
+        let shape = (sizes.b, sizes.d);
+        let threads = (blocks(shape.0 * shape.1)?, [256, 1]);
+        by_drawn(device, ("drawn_products_gradient", shape), (g, bank, drawn), sizes, threads)
     }
 }
 
