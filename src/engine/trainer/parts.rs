@@ -120,7 +120,7 @@ impl<'a, T: Task> Training<'a, T> {
             let setting = self.setting_among(step * parts + part, Some(&collecting));
             let pass = || self.around.data.pass(&setting, batch, step, &mut Gradients::new());
             // Statistics and memories move in the pass that follows.
-            let (pass, _unmade) = collected(|| untracked(|| precision(&run.engine).scope(pass)));
+            let (pass, _unmade) = collected(|| untracked(|| with_arithmetic(&run.engine, pass)));
             pass?;
             rows.push(collecting.into_rows());
         }
