@@ -240,10 +240,14 @@ fn predict_draws_every_image_and_writes_coco_results() {
     for (drawn, original) in
         [("predictions/0001-000001.png", images[0]), ("predictions/0002-000001.png", images[1])]
     {
-        assert_eq!(image::image_dimensions(tiny.path(drawn)).unwrap(), (64, 64));
+        // Enlarged by a whole factor, over a line of text.
+        let (width, height) = image::image_dimensions(tiny.path(drawn)).unwrap();
+        assert!(width == 768 && height > 768, "{width} x {height}");
         let [drawn, original] =
             [drawn, original].map(|name| image::open(tiny.path(name)).unwrap().into_rgb8());
-        assert_ne!(drawn, original, "boxes are drawn");
+        let larger = image::imageops::resize(&original, 768, 768, image::imageops::FilterType::CatmullRom);
+        let differ = larger.enumerate_pixels().filter(|(x, y, pixel)| drawn.get_pixel(*x, *y) != *pixel);
+        assert!(differ.count() > 500, "boxes are drawn");
     }
     let results = tiny.json("predictions/results.json");
     let results = results.as_array().unwrap();
@@ -380,13 +384,18 @@ fn a_turned_photograph_is_predicted_on_the_pixels_that_were_annotated() {
             0,
             &["0001-a.png"],
         );
-        image::image_dimensions(tiny.path("predictions/0001-a.png")).unwrap()
+        let (width, height) = image::image_dimensions(tiny.path("predictions/0001-a.png")).unwrap();
+        if width > height { "lying" } else { "upright" }
     };
-    assert_eq!(drawn(&[]), (8, 16), "as a person sees it");
-    assert_eq!(drawn(&["--annotations", "gt.json"]), (16, 8));
+    assert_eq!(drawn(&[]), "upright", "as a person sees it");
+    assert_eq!(drawn(&["--annotations", "gt.json"]), "lying");
     // A box that fits the upright picture alone: a phone's export.
     tiny.write("gt.json", &tiny.text("gt.json").replace("[9, 1, 6, 6]", "[1, 9, 6, 6]"));
-    assert_eq!(drawn(&["--annotations", "gt.json"]), (8, 16), "as training and evaluation take it");
+    assert_eq!(drawn(&["--annotations", "gt.json"]), "upright", "as training and evaluation take it");
+    // Another detector beside it.
+    let args = ["predict", "a.jpg", "--beside", "runs/teacher/last.safetensors"];
+    assert_ended(&tiny.run_program(&args), 0, &["0001-a.png"]);
+    assert_eq!(image::image_dimensions(tiny.path("predictions/0001-a.png")).unwrap().0, 2 * 488 + 8);
     // Who looked at the other side up, and says so nowhere, is told.
     tiny.write("dt.json", r#"[{"image_id": 7, "category_id": 1, "bbox": [1, 9, 6, 6], "score": 0.5}]"#);
     let eval = ["eval", "--gt", "gt.json", "--dt", "dt.json"];

@@ -29,6 +29,7 @@ mod numbers;
 mod observer;
 mod optim;
 mod outputs;
+mod pages;
 mod properties;
 mod ranks;
 mod recipes;

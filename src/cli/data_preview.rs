@@ -11,7 +11,7 @@ use crate::data::loader::BoxedImages;
 use crate::data::{Batch, CategoryMap, ClassIndex, Source};
 use crate::engine::detect::batch::training_batches;
 use crate::engine::detect::sources::Inputs;
-use crate::report::draw::{DrawnBox, Panel, grid, save_png};
+use crate::report::draw::{DrawnBox, Mark, Panel, grid, save_png};
 
 /// Images of a row of the picture.
 const COLUMNS: usize = 4;
@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     panels.truncate(args.images.into());
     let shown = panels.len();
     let rows: Vec<Vec<Panel>> = panels.chunks(COLUMNS).map(<[Panel]>::to_vec).collect();
-    save_png(&args.out, &grid(&rows))?;
+    save_png(&args.out, &grid(&rows, ""))?;
     Ok(say(format!("{shown} training images of pass {} -> {}", args.epoch, args.out.display()))?)
 }
 
@@ -88,12 +88,14 @@ fn panel(batch: &Batch, place: usize, categories: &CategoryMap) -> Panel {
         class: label as usize,
         name: categories.name(ClassIndex(label)).unwrap_or_default().to_owned(),
         score: None,
+        mark: Mark::Plain,
     });
     let ignored = target.ignored.iter().map(|&xyxy| DrawnBox {
         xyxy,
         class: categories.len(),
         name: "ignored".to_owned(),
         score: None,
+        mark: Mark::Plain,
     });
     let title = format!("image {}, {width} x {height}", batch.image_ids[place].0);
     Panel { title, image, boxes: learned.chain(ignored).collect() }

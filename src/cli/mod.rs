@@ -25,6 +25,7 @@ mod doctor;
 mod eval;
 mod eval_classifier;
 mod eval_results;
+mod events;
 mod exit;
 mod export;
 #[cfg(feature = "cuda")]
@@ -43,6 +44,7 @@ mod ranks;
 mod results;
 mod runs;
 mod train;
+mod watch;
 mod weights;
 
 use std::process::ExitCode;
@@ -145,6 +147,8 @@ pub enum Command {
     Runs(runs::Args),
     /// Write a page about runs: curves, classes, errors, settings
     Report(page::Args),
+    /// Serve the page of a run on this machine, and follow the run
+    Watch(watch::Args),
     /// Show, check, compare and list configurations, and explain their keys
     Config(config::Args),
     /// List the methods of distillation with their keys, defaults and papers
@@ -168,6 +172,7 @@ impl Command {
             | Self::Methods(_)
             | Self::Doctor(_)
             | Self::Runs(_)
+            | Self::Watch(_)
             | Self::Completions(_)
             | Self::Man(_) => true,
             Self::New(_)
@@ -214,6 +219,7 @@ impl Command {
             Self::Methods(args) => methods::run(args),
             Self::Runs(args) => runs::run(&args),
             Self::Report(args) => page::run(&args),
+            Self::Watch(args) => watch::run(&args),
             Self::Bench(args) => bench::run(args, context),
             Self::Doctor(args) => doctor::run(args, context),
             Self::Completions(args) => completions::run(args, Cli::command()),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use std::time::Instant;
 
+use ckd_detectors::postprocess::Detections;
 use serde::Serialize;
 
 use super::annotated::Annotated;
@@ -13,11 +14,12 @@ use super::model::{Model, ModelArgs};
 use super::output::{Output, folder};
 use super::results::Results;
 use super::{Context, UsageError, predict_classifier, say};
-use crate::data::{ClassIndex, decode};
+use crate::data::{Annotation, CategoryId, CategoryMap, ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
+use crate::eval::{Detection, Found, Verdict, judged};
 use crate::machine::peak_memory_mib;
-use crate::report::draw::{DrawnBox, draw_boxes, save_png};
+use crate::report::draw::{DrawnBox, Mark, Panel, annotated, grid, save_png};
 use crate::weights::WeightsFile;
 
 /// Arguments of `predict`.
@@ -25,6 +27,7 @@ use crate::weights::WeightsFile;
 #[command(after_help = "\
 Without --score, the results hold all that the detector gives (what scores above its own threshold), and \
 pictures show boxes from 0.5 on. With it, both have boxes from that score on. \
+With --annotations the pictures show the truth, too, and tell hits, false boxes and missed objects apart. \
 An image that cannot be read is reported and left out; the exit code is then 1. \
 With a classifier there are no pictures: the five likeliest classes of each image are printed and written.
 
@@ -34,6 +37,7 @@ Examples:
   ckd-det predict --no-pictures --json - photo.jpg | jq
   ckd-det predict --recursive photos/               all below the folder
   ckd-det predict --annotations instances_val.json val/   ids for eval --gt --dt
+  ckd-det predict --run runs/one --beside runs/teacher/last.safetensors a.jpg
   ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
 pub struct Args {
     /// Image files, folders of them, or patterns such as 'a/*.jpg'
@@ -58,6 +62,9 @@ pub struct Args {
     /// Draw and report boxes from this score on [default: draw from 0.5 on, report all]
     #[arg(long, value_name = "S", value_parser = score)]
     score: Option<f32>,
+    /// Show what another detector finds beside it, a teacher beside its student; results are of the first one
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["no_pictures", "benchmark"])]
+    beside: Option<PathBuf>,
     /// Write no pictures
     #[arg(long)]
     no_pictures: bool,
@@ -116,6 +123,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         let detectors_only = [
             (args.score.is_some(), "--score"),
             (args.benchmark, "--benchmark"),
+            (args.beside.is_some(), "--beside"),
             (args.annotations.is_some(), "--annotations"),
         ];
         if let Some((_, option)) = detectors_only.into_iter().find(|(given, _)| *given) {
@@ -133,29 +141,23 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     if args.benchmark {
         return benchmark(&args.images, &model, start, context);
     }
+    let beside = args.beside.as_deref().map(|path| other(path, context)).transpose()?;
     let map = model.category_map()?;
     let reported = args.score.unwrap_or(0.0);
     let shown = args.score.unwrap_or(DRAWN_SCORE);
     let mut results = Results::new(&json);
     let read = |index: usize, path: &Path| images.read(index, path);
-    let unread = for_each_image(&args.images, read, |index, file_name, mut image| {
+    let note = format!("boxes with a score of {shown:.2} or more");
+    let unread = for_each_image(&args.images, read, |index, file_name, image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
-        let mut drawn = Vec::new();
+        let mut objects = 0;
         for (detection, &label) in to_coco(&found, images.id(index), &map).zip(&found.labels) {
             let score = detection.score as f32;
             if score < reported {
                 continue;
             }
             let category = map.name(ClassIndex(label)).unwrap_or_default();
-            if score >= shown {
-                let [x, y, w, h] = detection.bbox.map(|value| value as f32);
-                drawn.push(DrawnBox {
-                    xyxy: [x, y, x + w, y + h],
-                    class: label as usize,
-                    name: category.to_owned(),
-                    score: Some(score),
-                });
-            }
+            objects += usize::from(score >= shown);
             results.push(FileResult {
                 image_id: detection.image_id,
                 file_name: file_name.clone(),
@@ -165,11 +167,27 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
                 score: detection.score,
             })?;
         }
-        let mut line = format!("{file_name}: {} objects", drawn.len());
+        let mut line = format!("{file_name}: {objects} objects");
         if !args.no_pictures {
-            draw_boxes(&mut image, &drawn);
+            let of = Drawn { images: &images, index, shown };
+            let own = of.boxes(&found, &map);
             let picture = picture_path(&args.out, index, &args.images[index]);
-            save_png(&picture, &image)?;
+            let truth = of.truth();
+            let drawn = if truth.is_none() && beside.is_none() {
+                annotated(&image, &own, &note)
+            } else {
+                let panel =
+                    |title: &str, boxes| Panel { title: title.to_owned(), image: image.clone(), boxes };
+                let mut row: Vec<Panel> =
+                    truth.into_iter().map(|boxes| panel("ground truth", boxes)).collect();
+                if let Some(other) = &beside {
+                    let found = detect_one(&other.detector, &image, &other.config, &context.device)?;
+                    row.push(panel(&named_by(&other.file.path), of.boxes(&found, &other.category_map()?)));
+                }
+                row.push(panel(&named_by(&model.file.path), own));
+                grid(&[row], &note)
+            };
+            save_png(&picture, &drawn)?;
             line += &format!(" -> {}", picture.display());
         }
         Ok(json.say(line)?)
@@ -179,6 +197,84 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         results.finish()?;
         Ok(json.say(format!("{count} detections -> {}", json.told()))?)
     })
+}
+
+/// The detector whose findings are shown beside.
+fn other(path: &Path, context: &Context) -> anyhow::Result<Model> {
+    let model = ModelArgs { run: None, weights: Some(path.to_owned()), ema: false, config: None };
+    model.open(&context.device, |_| {
+        Err(UsageError(format!(
+            "{} does not name its classes: --beside needs weights of a run or an export",
+            path.display()
+        ))
+        .into())
+    })
+}
+
+/// A weights file in a title: its name and that of its folder.
+fn named_by(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().map(|part| part.to_string_lossy()).collect();
+    parts[parts.len().saturating_sub(2)..].join("/")
+}
+
+/// Boxes of the picture of an image.
+struct Drawn<'a> {
+    images: &'a Annotated,
+    index: usize,
+    /// Least score of a box that is drawn.
+    shown: f32,
+}
+
+impl Drawn<'_> {
+    /// The annotated objects, if they are known.
+    fn truth(&self) -> Option<Vec<DrawnBox>> {
+        let objects = self.images.objects(self.index)?.iter();
+        Some(objects.map(|object| self.object(object, Mark::Plain)).collect())
+    }
+
+    fn object(&self, object: &Annotation, mark: Mark) -> DrawnBox {
+        let (class, name) = (object.category.0 as usize, self.images.name(object.category).to_owned());
+        DrawnBox { xyxy: corners(object.bbox), class, name, score: None, mark }
+    }
+
+    /// What was found: told apart where the objects are known, with those that were missed.
+    fn boxes(&self, found: &Detections, map: &CategoryMap) -> Vec<DrawnBox> {
+        let all = to_coco(found, self.images.id(self.index), map).zip(&found.labels);
+        let shown: Vec<(Detection, u32)> = all
+            .filter(|(detection, _)| detection.score as f32 >= self.shown)
+            .map(|(detection, &label)| (detection, label))
+            .collect();
+        let plain = |(detection, label): &(Detection, u32)| DrawnBox {
+            xyxy: corners(detection.bbox),
+            class: *label as usize,
+            name: map.name(ClassIndex(*label)).unwrap_or_default().to_owned(),
+            score: Some(detection.score as f32),
+            mark: Mark::Plain,
+        };
+        let mut boxes: Vec<DrawnBox> = shown.iter().map(plain).collect();
+        let Some(objects) = self.images.objects(self.index) else { return boxes };
+        let judgeable = |(detection, _): &(Detection, u32)| Found {
+            bbox: detection.bbox,
+            // A category that the annotations do not know is none of theirs.
+            class: self.images.class(CategoryId(detection.category_id)).unwrap_or(ClassIndex(u32::MAX)),
+            score: detection.score,
+        };
+        let verdicts = judged(objects, &shown.iter().map(judgeable).collect::<Vec<_>>());
+        for (drawn, verdict) in boxes.iter_mut().zip(&verdicts.found) {
+            drawn.mark = match verdict {
+                Verdict::Hit => Mark::Hit,
+                Verdict::False => Mark::False,
+                Verdict::Ignored => Mark::Plain,
+            };
+        }
+        boxes.extend(verdicts.missed.iter().map(|&place| self.object(&objects[place], Mark::Missed)));
+        boxes
+    }
+}
+
+fn corners(bbox: [f64; 4]) -> [f32; 4] {
+    let [x, y, w, h] = bbox.map(|value| value as f32);
+    [x, y, x + w, y + h]
 }
 
 /// Times the first boxes from the start of the verb (cold start), then the median image.

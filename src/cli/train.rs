@@ -5,6 +5,7 @@ use std::thread::available_parallelism;
 
 use candle_core::DeviceLocation;
 
+use super::events::Events;
 use super::{Context, UsageError, say};
 use crate::config::{Experiment, Loaded};
 use crate::data::decode::DECODER;
@@ -23,7 +24,7 @@ use crate::report::table::Row;
 A configuration with a teacher distils; with `train.compare_alone` it also trains the same student without \
 the teacher, on the same data order, and prints one table. Everything is written to runs/NAME: config.toml, \
 log.jsonl, log.csv, tensorboard/, report.html, checkpoints/, best.safetensors, last.safetensors, eval/, \
-summary.json, detections.png. \
+summary.json, detections.png, shown/. \
 An earlier run of the same name is kept beside the new one. Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 save the state \
 first; a second one leaves at once.
 
@@ -32,6 +33,7 @@ Examples:
   ckd-det train coco_r101_r18.toml --set data.root=/coco --set optim.lr=0.01
   ckd-det train coco_r101_r18.toml --dry-run
   ckd-det train coco_r101_r18.toml --resume
+  ckd-det train quickstart.toml --quiet --json | jq 'select(.event == \"eval\")'
   ckd-det train quickstart.toml --set seed=1 --set name=quickstart_seed1")]
 pub struct Args {
     /// A file, or the name of a configuration (`ckd-det config list`)
@@ -49,6 +51,9 @@ pub struct Args {
     /// Make every check and a few steps, print time and memory of the whole run, and leave nothing behind
     #[arg(long, conflicts_with = "resume")]
     dry_run: bool,
+    /// Print the events of the run instead of its results, a JSON object a line: begin, step, eval, note, end, finished
+    #[arg(long, conflicts_with = "dry_run")]
+    json: bool,
 }
 
 impl Args {
@@ -69,10 +74,14 @@ impl Args {
 /// Everything that stops a run, see [`crate::engine::EngineError`].
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let experiment = Experiment::load(&args.config, &args.sets)?;
+    let mut observers = observers(context, ShowProgress::default());
+    if args.json {
+        observers = observers.with(Events::default());
+    }
     let request = Request {
         device: &context.device,
         ranks: &*context.ranks,
-        observers: &observers(context, ShowProgress::default()),
+        observers: &observers,
         start: if args.resume { Start::Resume } else { Start::Anew },
         stop: context.interrupt.flag(),
         command: &(command_line(&args, context) + " --resume"),
@@ -86,8 +95,9 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         };
         return forecast(&estimates);
     }
-    let first =
-        |told: &dyn Fn() -> anyhow::Result<()>| if context.ranks.is_first() { told() } else { Ok(()) };
+    // The events have the results, too.
+    let is_told = context.ranks.is_first() && !args.json;
+    let first = |told: &dyn Fn() -> anyhow::Result<()>| if is_told { told() } else { Ok(()) };
     match &experiment {
         Experiment::Detect(loaded) => {
             let finished = train(loaded.as_ref(), &request)?;

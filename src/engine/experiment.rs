@@ -12,7 +12,7 @@ use super::job::{Job, Row, Start, Surroundings, claimed};
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::ranks::{check_statistics, from_first, own_parts, set_patience};
-use super::task::{Gathered, Settings, Task};
+use super::task::{Gathered, Settings, Task, Trained};
 use super::teacher::{self, Teacher, check_folders, folder_of};
 use super::{EngineError, Result, recorded};
 use crate::config::{Loaded, Run};
@@ -171,7 +171,16 @@ fn run_gathered<C: Settings>(
         let students = compare.then_some(&alone).into_iter().chain([&job]);
         let students: Vec<(&str, &RunFolder)> =
             students.map(|job| (job.label.as_str(), &job.folder)).collect();
-        gathered.task.picture(config, &students, &folder, request.device)?;
+        gathered.task.picture(&Trained {
+            config,
+            teacher: distillation.as_ref().map(Distillation::teacher),
+            init: init.as_ref(),
+            students: &students,
+            folder: &folder,
+            device: request.device,
+            step: outcome.steps,
+        })?;
+        request.observers.finished(&folder)?;
     }
     if !claim.is_held() {
         let state = "what it had written by then is gone".to_owned();

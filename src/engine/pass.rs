@@ -32,7 +32,7 @@ pub struct Pass {
 }
 
 /// Durations of the parts of a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PartTimes {
     /// The teacher: its pyramid, and its logits of the student's regions.
     pub teacher: Duration,
@@ -45,9 +45,16 @@ pub struct PartTimes {
 impl Pass {
     /// Result of a pass that is made for its rows alone.
     pub(super) fn for_rows_alone() -> Self {
-        let none = Duration::ZERO;
-        let times = PartTimes { teacher: none, student_forward: none, backward: none };
-        Self { terms: Vec::new(), shares: BTreeMap::new(), times }
+        Self { terms: Vec::new(), shares: BTreeMap::new(), times: PartTimes::default() }
+    }
+}
+
+impl PartTimes {
+    /// Takes in the durations of one more pass.
+    pub(super) fn add(&mut self, pass: Self) {
+        self.teacher += pass.teacher;
+        self.student_forward += pass.student_forward;
+        self.backward += pass.backward;
     }
 }
 

@@ -228,20 +228,31 @@ pub trait Task: Sized {
         Ok(None)
     }
 
-    /// Draws results of the finished `students` of `config` into a file of `folder`; nothing by default. Each student is
-    /// a label and the folder of its files.
+    /// Draws results of the finished networks of an experiment into files of its folder; nothing by default.
     ///
     /// # Errors
     /// Weights or images that cannot be read; a file that cannot be written.
-    fn picture(
-        &self,
-        _config: &Self::Config,
-        _students: &[(&str, &RunFolder)],
-        _folder: &RunFolder,
-        _device: &Device,
-    ) -> Result<()> {
+    fn picture(&self, _trained: &Trained<'_, Self>) -> Result<()> {
         Ok(())
     }
+}
+
+/// The finished networks of an experiment.
+pub struct Trained<'a, T: Task> {
+    /// The experiment.
+    pub config: &'a T::Config,
+    /// The network that was learned from, if there was one.
+    pub teacher: Option<&'a T::Model>,
+    /// The weights that the students began with, if not random ones.
+    pub init: Option<&'a WeightsFile>,
+    /// Label and files of each student; the last one is the experiment's own.
+    pub students: &'a [(&'a str, &'a RunFolder)],
+    /// Folder of the experiment.
+    pub folder: &'a RunFolder,
+    /// Device of all computations.
+    pub device: &'a Device,
+    /// Updates of the last student.
+    pub step: u64,
 }
 
 /// A network as it is written to a file.

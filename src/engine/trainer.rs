@@ -24,7 +24,7 @@ use pace::Pace;
 use super::job::{Job, Row, Start, Surroundings, another_log};
 use super::observer::{Begin, End, Eval, Evaluated, Step, Written};
 use super::outcome::Outcome;
-use super::pass::{LossTerm, non_finite};
+use super::pass::{LossTerm, PartTimes, non_finite};
 use super::ranks::{Plan, check_same, from_first, on_first, own_parts, spread};
 use super::recorded::{self, Record};
 use super::task::{Further, Measured, Setting, Settings, Task};
@@ -63,6 +63,8 @@ pub(super) struct Training<'a, T: Task> {
     bad_images: BTreeSet<PathBuf>,
     /// The losses of the last update.
     terms: Vec<LossTerm>,
+    /// Durations of the parts of the update under way, of this process's batches.
+    times: PartTimes,
     /// Time of the latest checkpoint.
     saved: Instant,
     /// The order in which gradients travel between processes.
@@ -183,6 +185,7 @@ impl<'a, T: Task> Training<'a, T> {
             broken: Vec::new(),
             bad_images,
             terms,
+            times: PartTimes::default(),
             saved,
             plan,
             compared: Cell::new(None),
@@ -379,6 +382,7 @@ impl<'a, T: Task> Training<'a, T> {
         let started = Instant::now();
         let waited_before = self.loader.data_wait();
         let step = self.state.step;
+        self.times = PartTimes::default();
         let Accumulated { terms, gradients, images, kept } = self.accumulate()?;
         if let Some(factor) = self.run().train.spike_factor {
             let loss = terms.iter().map(|term| term.weighted).sum();
@@ -419,6 +423,7 @@ impl<'a, T: Task> Training<'a, T> {
             epoch: self.epoch(),
             took: started.elapsed(),
             waited: self.loader.data_wait() - waited_before,
+            times: self.times,
         })
     }
 

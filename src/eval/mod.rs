@@ -7,6 +7,7 @@
 //! | [`image_names`](ImageNames) | ids of images by the names of their files |
 //! | [`accuracy`](AccuracyMeter) | top-1, top-5, calibration and agreement of a classifier |
 //! | [`analysis`](analyse) | curves, errors by kind, classes taken for others |
+//! | [`hits`](judged) | hits, false boxes and missed objects of an image |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
 //! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
@@ -18,6 +19,7 @@ mod coco;
 mod detections;
 mod error;
 mod ground_truth;
+mod hits;
 mod image_names;
 
 pub use accuracy::{Accuracy, AccuracyMeter};
@@ -26,4 +28,5 @@ pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, ev
 pub use detections::{Detection, Results, read_detections};
 pub use error::EvalError;
 pub use ground_truth::GroundTruth;
+pub use hits::{Found, HIT_IOU, Tally, Verdict, Verdicts, judged};
 pub use image_names::ImageNames;

@@ -52,6 +52,9 @@ fn row(line: &Line, names: &[&str]) -> Option<Vec<(String, String)>> {
             add("images", Some(step.images as f64));
             add("ms", Some(step.ms));
             add("data_wait_ms", Some(step.data_wait_ms));
+            add("teacher_ms", step.teacher_ms);
+            add("forward_ms", step.forward_ms);
+            add("backward_ms", step.backward_ms);
             add("memory_mib", step.memory_mib);
             step.losses.iter().for_each(|(name, value)| add(&format!("loss/{name}"), value.as_f64()));
         }

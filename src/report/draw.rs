@@ -1,16 +1,33 @@
-//! Boxes on images: outlines with class name and score, and several models' boxes side by side.
+//! Boxes on images: outlines with class name and score, hits told from false boxes and missed objects, and several models'
+//! boxes side by side.
 //!
-//! Letters are the public-domain 8x8 font of `font8x8`, enlarged by whole factors.
+//! | file | what lives there |
+//! |---|---|
+//! | `mark` | boxes, and the lines that they are drawn with |
+//! | `labels` | places of labels |
+//! | `text` | letters |
+//! | `canvas` | rectangles of pixels |
 
+mod canvas;
+mod labels;
+mod mark;
+mod text;
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
-use font8x8::UnicodeFonts;
+use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
-use image::imageops::{FilterType, resize};
+use image::imageops::{FilterType, replace, resize};
 use image::{ExtendedColorType, ImageEncoder, Rgb, RgbImage};
 
+use self::canvas::{Area, fill};
+use self::labels::{Wanted, placed};
+use self::mark::{ink_on, outline};
 use crate::fsx;
+pub use mark::{DrawnBox, Mark};
 
 /// A picture could not be saved.
 #[derive(Debug, thiserror::Error)]
@@ -29,19 +46,6 @@ pub enum DrawError {
     Write(#[from] fsx::WriteError),
 }
 
-/// A box to draw.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DrawnBox {
-    /// `[x1, y1, x2, y2]` in pixels of the image; parts outside of it are not drawn.
-    pub xyxy: [f32; 4],
-    /// Index of the class: it chooses the colour.
-    pub class: usize,
-    /// Label of the box, before its score.
-    pub name: String,
-    /// Confidence from 0 to 1; ground truth has none.
-    pub score: Option<f32>,
-}
-
 /// An image with its boxes, under a title.
 #[derive(Clone, Debug)]
 pub struct Panel {
@@ -53,35 +57,78 @@ pub struct Panel {
     pub boxes: Vec<DrawnBox>,
 }
 
-/// Draws `boxes` on `image`; lines and letters grow with the image.
+/// Height of letters beside images.
+const LETTERS: u32 = 17;
+const GAP: u32 = 8;
+const GROUND: Rgb<u8> = Rgb([250, 250, 250]);
+const INK: Rgb<u8> = Rgb([20, 20, 20]);
+
+/// Draws `boxes` on `image`; lines and letters grow with the image. A label that would hide another one is shortened, or
+/// left out: those of missed objects and of low scores first.
 pub fn draw_boxes(image: &mut RgbImage, boxes: &[DrawnBox]) {
     let short_side = image.width().min(image.height());
-    let line = (short_side / 240).clamp(2, 12);
-    let letter = (short_side / 400).clamp(1, 6);
-    // All outlines first, so that no outline crosses a label.
-    for drawn in boxes {
-        outline(image, drawn, line);
+    let line = i64::from((short_side / 150).clamp(2, 12));
+    let letters = (short_side / 28).clamp(14, 64);
+    // All outlines first, so that no outline crosses a label. Missed objects last: hits do not hide them.
+    let mut visible: Vec<(&DrawnBox, Area)> =
+        boxes.iter().filter_map(|drawn| Some((drawn, drawn.area(image)?))).collect();
+    visible.sort_by_key(|(drawn, _)| drawn.mark == Mark::Missed);
+    for (drawn, area) in &visible {
+        outline(image, *area, drawn.mark, drawn.colour(), line);
     }
-    for drawn in boxes {
-        label(image, drawn, line, letter);
+    visible.sort_by_key(|(drawn, _)| (drawn.mark == Mark::Missed, Reverse(thousandths(drawn.score))));
+    let margin = (letters / 6).max(1);
+    let high = i64::from(text::line_height(letters) + margin / 2);
+    let mut wanted = Vec::new();
+    for (drawn, area) in visible {
+        let labels = drawn.labels();
+        let sizes = labels.iter().map(|label| (i64::from(text::width(label, letters) + 2 * margin), high));
+        wanted.push((drawn, Wanted { box_area: area, sizes: sizes.collect() }, labels));
+    }
+    let (boxes, (wanted, labels)): (Vec<_>, (Vec<_>, Vec<_>)) =
+        wanted.into_iter().map(|(drawn, wanted, labels)| (drawn, (wanted, labels))).unzip();
+    for ((place, drawn), labels) in
+        placed(&wanted, image.dimensions(), line).into_iter().zip(boxes).zip(labels)
+    {
+        let Some((form, area)) = place else { continue };
+        fill(image, area, drawn.colour());
+        let at = (area[0] + i64::from(margin), area[1] + i64::from(margin / 4));
+        text::write(image, &labels[form], at, letters, ink_on(drawn.colour()));
     }
 }
 
+/// A score as a number that can be ordered; the truth, which has none, goes first.
+fn thousandths(score: Option<f32>) -> i64 {
+    score.map_or(i64::MAX, |score| (f64::from(score) * 1000.0) as i64)
+}
+
+/// The image with its boxes, enlarged by a whole factor where it is small, over a line that says `note`.
+pub fn annotated(image: &RgbImage, boxes: &[DrawnBox], note: &str) -> RgbImage {
+    /// Images are enlarged to at most so many pixels.
+    const LONG_SIDE: u32 = 800;
+    let (width, height) = image.dimensions();
+    if width == 0 || height == 0 {
+        return image.clone();
+    }
+    let factor = (LONG_SIDE / width.max(height)).max(1);
+    let drawn = with_boxes(image, boxes, (width * factor, height * factor));
+    let marks: BTreeSet<Mark> = boxes.iter().map(|drawn| drawn.mark).collect();
+    with_legend(&drawn, &marks, note)
+}
+
 /// Lays `rows` of panels out as a grid, each panel scaled to a cell of the same width with its title above:
-/// one row an image, one column a model (ground truth, alone, distilled, teacher). Rows may differ in length.
-pub fn grid(rows: &[Vec<Panel>]) -> RgbImage {
+/// one row an image, one column a model (ground truth, teacher, alone, distilled). Rows may differ in length. Below stands
+/// `note`, after a key to the marks of the boxes.
+pub fn grid(rows: &[Vec<Panel>], note: &str) -> RgbImage {
     const CELL_WIDTH: u32 = 480;
-    /// No photograph is this tall; it keeps a hostile one from filling the memory.
-    const MAX_CELL_HEIGHT: u32 = 1920;
-    const GAP: u32 = 8;
-    const TITLE_HEIGHT: u32 = 24;
+    const TITLE_HEIGHT: u32 = 26;
 
     let cells: Vec<Vec<(&str, RgbImage)>> = rows
         .iter()
         .map(|row| {
             row.iter()
                 .filter(|panel| panel.image.width() > 0 && panel.image.height() > 0)
-                .map(|panel| (panel.title.as_str(), scaled(panel, CELL_WIDTH, MAX_CELL_HEIGHT)))
+                .map(|panel| (panel.title.as_str(), cell(panel, CELL_WIDTH)))
                 .collect()
         })
         .collect();
@@ -90,21 +137,103 @@ pub fn grid(rows: &[Vec<Panel>]) -> RgbImage {
         .iter()
         .map(|row| row.iter().map(|(_, cell)| cell.height()).max().unwrap_or(0) + TITLE_HEIGHT + GAP)
         .collect();
-    let mut picture = RgbImage::from_pixel(
-        columns * (CELL_WIDTH + GAP) + GAP,
-        heights.iter().sum::<u32>() + GAP,
-        Rgb([250, 250, 250]),
-    );
+    let mut picture =
+        RgbImage::from_pixel(columns * (CELL_WIDTH + GAP) + GAP, heights.iter().sum::<u32>() + GAP, GROUND);
     let mut top = GAP;
     for (row, height) in cells.iter().zip(heights) {
         for (column, (title, cell)) in row.iter().enumerate() {
             let left = GAP + column as u32 * (CELL_WIDTH + GAP);
-            write_text(&mut picture, title, (i64::from(left), i64::from(top) + 4), 2, Rgb([20, 20, 20]));
-            image::imageops::replace(&mut picture, cell, i64::from(left), i64::from(top + TITLE_HEIGHT));
+            let title = text::fitted(title, LETTERS, CELL_WIDTH);
+            text::write(&mut picture, &title, (left.into(), i64::from(top) + 2), LETTERS, INK);
+            replace(&mut picture, cell, i64::from(left), i64::from(top + TITLE_HEIGHT));
         }
         top += height;
     }
-    picture
+    let marks = rows.iter().flatten().flat_map(|panel| panel.boxes.iter().map(|drawn| drawn.mark)).collect();
+    with_legend(&picture, &marks, note)
+}
+
+/// The panel's image at `width`, its boxes drawn after scaling, so that lines and letters stay crisp.
+pub fn cell(panel: &Panel, width: u32) -> RgbImage {
+    /// No photograph is this tall, in widths; it keeps a hostile one from filling the memory.
+    const TALLEST: u32 = 4;
+    let (from_width, from_height) = panel.image.dimensions();
+    let scale = (f64::from(width) / f64::from(from_width.max(1)))
+        .min(f64::from(TALLEST * width) / f64::from(from_height.max(1)));
+    let side = |pixels: u32| ((f64::from(pixels) * scale).round() as u32).max(1);
+    with_boxes(&panel.image, &panel.boxes, (side(from_width), side(from_height)))
+}
+
+/// The image at another size, with the boxes drawn on it.
+fn with_boxes(image: &RgbImage, boxes: &[DrawnBox], (width, height): (u32, u32)) -> RgbImage {
+    let scale = [width, height].map(f64::from);
+    let scale = [scale[0] / f64::from(image.width()), scale[1] / f64::from(image.height())];
+    let mut scaled = match image.dimensions() == (width, height) {
+        true => image.clone(),
+        false => resize(image, width, height, FilterType::CatmullRom),
+    };
+    let boxes: Vec<DrawnBox> = boxes
+        .iter()
+        .map(|drawn| {
+            let [x1, y1, x2, y2] = drawn.xyxy.map(f64::from);
+            let xyxy = [x1 * scale[0], y1 * scale[1], x2 * scale[0], y2 * scale[1]];
+            DrawnBox { xyxy: xyxy.map(|value| value as f32), ..drawn.clone() }
+        })
+        .collect();
+    draw_boxes(&mut scaled, &boxes);
+    scaled
+}
+
+/// The picture over a key to the marks, and what else is to be said; nothing is added where there is neither.
+fn with_legend(picture: &RgbImage, marks: &BTreeSet<Mark>, note: &str) -> RgbImage {
+    const SAMPLE: u32 = 46;
+    let width = picture.width();
+    let marks = marks.iter().filter_map(|&mark| Some((Some(mark), mark.meaning()?)));
+    let words: Vec<(Option<Mark>, &str)> = marks.chain((!note.is_empty()).then_some((None, note))).collect();
+    let room = width.saturating_sub(2 * GAP);
+    let size = |(mark, words): &(Option<Mark>, &str)| {
+        let sample = if mark.is_some() { SAMPLE + GAP } else { 0 };
+        sample + text::width(words, LETTERS).min(room) + 3 * GAP
+    };
+    // Lines of as many items as have room.
+    let mut lines: Vec<Vec<(Option<Mark>, &str)>> = Vec::new();
+    let mut used = u32::MAX;
+    for item in words {
+        let own = size(&item);
+        if used.saturating_add(own) > room + 3 * GAP {
+            lines.push(Vec::new());
+            used = 0;
+        }
+        used += own;
+        if let Some(line) = lines.last_mut() {
+            line.push(item);
+        }
+    }
+    if lines.is_empty() || width == 0 {
+        return picture.clone();
+    }
+    let line_height = text::line_height(LETTERS) + GAP;
+    let height = picture.height() + GAP + line_height * lines.len() as u32;
+    let mut whole = RgbImage::from_pixel(width, height, GROUND);
+    replace(&mut whole, picture, 0, 0);
+    let mut top = picture.height() + GAP;
+    for line in lines {
+        let mut left = GAP;
+        for item in line {
+            let mut at = left;
+            if let Some(mark) = item.0 {
+                let (x, y) = (i64::from(at), i64::from(top) + 2);
+                let sample = [x, y, x + i64::from(SAMPLE), y + i64::from(LETTERS)];
+                outline(&mut whole, sample, mark, mark.colour(0), 3);
+                at += SAMPLE + GAP;
+            }
+            let words = text::fitted(item.1, LETTERS, width.saturating_sub(at + GAP));
+            text::write(&mut whole, &words, (at.into(), top.into()), LETTERS, INK);
+            left += size(&item);
+        }
+        top += line_height;
+    }
+    whole
 }
 
 /// Writes `image` to `path` as PNG.
@@ -112,7 +241,21 @@ pub fn grid(rows: &[Vec<Panel>]) -> RgbImage {
 /// # Errors
 /// [`DrawError::Encode`] for an image without pixels, [`DrawError::Write`].
 pub fn save_png(path: &Path, image: &RgbImage) -> Result<(), DrawError> {
-    let bytes = png(image).map_err(|source| DrawError::Encode { path: path.to_owned(), source })?;
+    save(path, png(image))
+}
+
+/// Writes `image` to `path` as JPEG of quality 85.
+///
+/// # Errors
+/// [`DrawError::Encode`] for an image without pixels, [`DrawError::Write`].
+pub fn save_jpeg(path: &Path, image: &RgbImage) -> Result<(), DrawError> {
+    let mut bytes = Vec::new();
+    let encoded = JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(image);
+    save(path, encoded.map(|()| bytes))
+}
+
+fn save(path: &Path, encoded: Result<Vec<u8>, image::ImageError>) -> Result<(), DrawError> {
+    let bytes = encoded.map_err(|source| DrawError::Encode { path: path.to_owned(), source })?;
     Ok(fsx::write_atomic(path, &bytes)?)
 }
 
@@ -131,140 +274,12 @@ pub fn png(image: &RgbImage) -> Result<Vec<u8>, image::ImageError> {
     Ok(png.into_inner())
 }
 
-/// The panel's image at `width`, boxes drawn after scaling, so that lines and letters stay crisp.
-fn scaled(panel: &Panel, width: u32, max_height: u32) -> RgbImage {
-    let (from_width, from_height) = panel.image.dimensions();
-    let scale =
-        (f64::from(width) / f64::from(from_width)).min(f64::from(max_height) / f64::from(from_height));
-    let side = |pixels: u32| ((f64::from(pixels) * scale).round() as u32).max(1);
-    let mut image = resize(&panel.image, side(from_width), side(from_height), FilterType::Triangle);
-    let boxes: Vec<DrawnBox> = panel
-        .boxes
-        .iter()
-        .map(|drawn| DrawnBox {
-            xyxy: drawn.xyxy.map(|value| (f64::from(value) * scale) as f32),
-            ..drawn.clone()
-        })
-        .collect();
-    draw_boxes(&mut image, &boxes);
-    image
-}
-
-/// The box's edges in the class's colour inside of a thin dark one, which shows on a bright ground.
-fn outline(image: &mut RgbImage, drawn: &DrawnBox, line: u32) {
-    let Some([x1, y1, x2, y2]) = corners(image, drawn.xyxy) else { return };
-    let line = i64::from(line);
-    for inset in -1..line {
-        let colour = if inset < 0 { SHADE } else { colour_of(drawn.class) };
-        let [x1, y1, x2, y2] = [x1 + inset, y1 + inset, x2 - inset, y2 - inset];
-        if x1 > x2 || y1 > y2 {
-            continue;
-        }
-        fill(image, [x1, y1, x2, y1], colour);
-        fill(image, [x1, y2, x2, y2], colour);
-        fill(image, [x1, y1, x1, y2], colour);
-        fill(image, [x2, y1, x2, y2], colour);
-    }
-}
-
-/// `name 0.87` on a ground of the class's colour, above the box, or inside where there is no room above.
-fn label(image: &mut RgbImage, drawn: &DrawnBox, line: u32, letter: u32) {
-    let Some([x1, y1, _, _]) = corners(image, drawn.xyxy) else { return };
-    let text = match drawn.score {
-        Some(score) => format!("{} {score:.2}", drawn.name),
-        None => drawn.name.clone(),
-    };
-    if text.is_empty() {
-        return;
-    }
-    let (letter_px, margin) = (8 * i64::from(letter), i64::from(letter));
-    let width = text.chars().count() as i64 * letter_px + 2 * margin;
-    let height = letter_px + 2 * margin;
-    let left = x1.min(i64::from(image.width()) - width).max(0);
-    let top = if y1 >= height { y1 - height } else { (y1 + i64::from(line)).max(0) };
-    let ground = colour_of(drawn.class);
-    fill(image, [left, top, left + width - 1, top + height - 1], ground);
-    write_text(image, &text, (left + margin, top + margin), letter, ink_on(ground));
-}
-
-/// Writes `text` with its top left corner at `at`; each font pixel becomes `letter` x `letter` pixels.
-fn write_text(image: &mut RgbImage, text: &str, at: (i64, i64), letter: u32, ink: Rgb<u8>) {
-    let letter = i64::from(letter);
-    for (position, character) in text.chars().enumerate() {
-        let left = at.0 + position as i64 * 8 * letter;
-        if left >= i64::from(image.width()) {
-            return;
-        }
-        for (row, bits) in (0..).zip(glyph(character)) {
-            for column in (0..8).filter(|column| bits >> column & 1 == 1) {
-                let (x, y) = (left + column * letter, at.1 + row * letter);
-                fill(image, [x, y, x + letter - 1, y + letter - 1], ink);
-            }
-        }
-    }
-}
-
-/// Eight rows of eight pixels, the lowest bit leftmost.
-fn glyph(character: char) -> [u8; 8] {
-    font8x8::BASIC_FONTS
-        .get(character)
-        .or_else(|| font8x8::LATIN_FONTS.get(character))
-        .or_else(|| font8x8::GREEK_FONTS.get(character))
-        .or_else(|| font8x8::BASIC_FONTS.get('?'))
-        .unwrap_or([0; 8])
-}
-
-/// Paints the part of the rectangle (corners included) that lies in the image.
-fn fill(image: &mut RgbImage, [x1, y1, x2, y2]: [i64; 4], colour: Rgb<u8>) {
-    let (right, bottom) = (i64::from(image.width()) - 1, i64::from(image.height()) - 1);
-    for y in y1.max(0)..=y2.min(bottom) {
-        for x in x1.max(0)..=x2.min(right) {
-            image.put_pixel(x as u32, y as u32, colour);
-        }
-    }
-}
-
-/// The box's pixels, corners included; `None` if it is no box or has no pixel in the image.
-fn corners(image: &RgbImage, xyxy: [f32; 4]) -> Option<[i64; 4]> {
-    let [x1, y1, x2, y2] = xyxy.map(f64::from);
-    let (width, height) = (f64::from(image.width()), f64::from(image.height()));
-    // Also false for NaN.
-    let visible = x1 <= x2 && y1 <= y2 && x1 < width && y1 < height && x2 > 0.0 && y2 > 0.0;
-    // The float-to-integer cast saturates; a margin of one image keeps far edges outside.
-    visible.then(|| {
-        let clamp = |value: f64, side: f64| value.round().clamp(-side, 2.0 * side) as i64;
-        let (x1, y1) = (clamp(x1, width), clamp(y1, height));
-        [x1, y1, (clamp(x2, width) - 1).max(x1), (clamp(y2, height) - 1).max(y1)]
-    })
-}
-
-const SHADE: Rgb<u8> = Rgb([16, 16, 16]);
-
-/// Bright colours, neighbours far apart: hues at steps of the golden ratio.
-fn colour_of(class: usize) -> Rgb<u8> {
-    let turns = (class % 1_000_000) as f64 * 0.618_033_988_749_895;
-    let sixth = (0.02 + turns).fract() * 6.0;
-    let (saturation, value) = ([0.85, 0.6][class / 7 % 2], [1.0, 0.85][class / 3 % 2]);
-    let channel = |offset: f64| {
-        let position = (offset + sixth) % 6.0;
-        let fall = position.min(4.0 - position).clamp(0.0, 1.0);
-        (255.0 * value * (1.0 - saturation * fall)).round() as u8
-    };
-    Rgb([channel(5.0), channel(3.0), channel(1.0)])
-}
-
-/// Black or white, whichever is easier to read on `ground` (ITU-R BT.601 luma).
-fn ink_on(Rgb([red, green, blue]): Rgb<u8>) -> Rgb<u8> {
-    let luma = 0.299 * f64::from(red) + 0.587 * f64::from(green) + 0.114 * f64::from(blue);
-    if luma > 128.0 { Rgb([0, 0, 0]) } else { Rgb([255, 255, 255]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn drawn(xyxy: [f32; 4], class: usize, score: Option<f32>) -> DrawnBox {
-        DrawnBox { xyxy, class, name: "cell".into(), score }
+        DrawnBox { xyxy, class, name: "cell".into(), score, mark: Mark::Plain }
     }
 
     fn grey() -> RgbImage {
@@ -275,7 +290,7 @@ mod tests {
     fn the_outline_lies_on_the_edge_of_the_box() {
         let mut image = grey();
         draw_boxes(&mut image, &[drawn([20.0, 30.0, 60.0, 70.0], 2, None)]);
-        let colour = colour_of(2);
+        let colour = Mark::Plain.colour(2);
         for (x, y) in [(20, 30), (59, 30), (20, 69), (59, 69), (40, 69), (20, 50), (59, 50)] {
             assert_eq!(*image.get_pixel(x, y), colour, "({x}, {y})");
         }
@@ -288,7 +303,7 @@ mod tests {
         for xyxy in [[0.0, 0.0, 9.0, 9.0], [190.0, 110.0, 200.0, 120.0], [-50.0, -50.0, 300.0, 300.0]] {
             let mut image = grey();
             draw_boxes(&mut image, &[drawn(xyxy, 0, Some(0.875))]);
-            let ink = ink_on(colour_of(0));
+            let ink = ink_on(Mark::Plain.colour(0));
             let inked = image.pixels().filter(|&&pixel| pixel == ink).count();
             assert!(inked > 60, "{xyxy:?}: {inked} pixels of text");
         }
@@ -315,21 +330,6 @@ mod tests {
     }
 
     #[test]
-    fn neighbouring_classes_have_colours_far_apart() {
-        for class in 0..100 {
-            let distance = |other: usize| {
-                let (a, b) = (colour_of(class).0, colour_of(other).0);
-                a.iter().zip(b).map(|(&a, b)| u32::from(a.abs_diff(b))).sum::<u32>()
-            };
-            for other in class + 1..class + 4 {
-                assert!(distance(other) >= 100, "{class} and {other}: {}", distance(other));
-            }
-        }
-        let colours: std::collections::BTreeSet<[u8; 3]> = (0..80).map(|class| colour_of(class).0).collect();
-        assert_eq!(colours.len(), 80);
-    }
-
-    #[test]
     fn a_grid_holds_every_panel_at_one_width() {
         let panel = |width, height| Panel {
             title: "student".into(),
@@ -337,9 +337,43 @@ mod tests {
             boxes: vec![drawn([1.0, 1.0, 9.0, 9.0], 1, Some(0.5))],
         };
         let rows = [vec![panel(96, 48), panel(960, 960)], vec![panel(1, 100_000)], vec![panel(0, 0)]];
-        let picture = grid(&rows);
-        assert_eq!(picture.dimensions(), (2 * 488 + 8, (480 + 32) + (1920 + 32) + 32 + 8));
-        assert_eq!(grid(&[]).dimensions(), (8, 8));
+        let picture = grid(&rows, "");
+        assert_eq!(picture.dimensions(), (2 * 488 + 8, (480 + 34) + (1920 + 34) + 34 + 8));
+        assert_eq!(grid(&[], "").dimensions(), (8, 8));
+    }
+
+    #[test]
+    fn a_small_image_is_enlarged_and_says_what_is_drawn() {
+        let image = RgbImage::from_pixel(128, 96, Rgb([90, 90, 90]));
+        let boxes = [drawn([10.0, 10.0, 60.0, 60.0], 1, Some(0.5))];
+        let picture = annotated(&image, &boxes, "score 0.50 or more");
+        assert_eq!(picture.width(), 768);
+        assert!(picture.height() > 576, "{}", picture.height());
+        let below = picture.enumerate_pixels().filter(|(_, y, pixel)| *y > 576 && pixel.0[0] < 100).count();
+        assert!(below > 300, "{below} dark pixels of text");
+        assert_eq!(*picture.get_pixel(60, 200), Mark::Plain.colour(1));
+        assert_eq!(annotated(&image, &[], "").dimensions(), (768, 576));
+        assert_eq!(annotated(&RgbImage::new(0, 5), &boxes, "x").dimensions(), (0, 5));
+        // A hostile shape is not enlarged and not spoiled.
+        assert_eq!(annotated(&RgbImage::new(4000, 1), &boxes, "").dimensions(), (4000, 1));
+    }
+
+    #[test]
+    fn the_key_explains_the_marks_that_there_are() {
+        let image = RgbImage::from_pixel(400, 300, Rgb([90, 90, 90]));
+        let of = |marks: &[Mark]| {
+            let boxes: Vec<DrawnBox> = marks
+                .iter()
+                .map(|&mark| DrawnBox { mark, ..drawn([9.0, 9.0, 50.0, 50.0], 0, None) })
+                .collect();
+            let picture = annotated(&image, &boxes, "");
+            let below =
+                |colour: Rgb<u8>| picture.enumerate_pixels().any(|(_, y, &own)| y > 600 && own == colour);
+            [Mark::Hit, Mark::False, Mark::Missed].map(|mark| below(mark.colour(0)))
+        };
+        assert_eq!(of(&[Mark::Plain]), [false; 3]);
+        assert_eq!(of(&[Mark::Hit, Mark::Missed]), [true, false, true]);
+        assert_eq!(of(&[Mark::False]), [false, true, false]);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! | [`log`] | the metrics log of a run, one JSON object a line |
 //! | [`csv`], [`tensorboard`] | the same numbers for other programs |
 //! | [`page`] | `report.html`: a page about a run, or several |
+//! | [`shown`] | the pictures of a page, listed |
+//! | [`serve`] | an HTTP server for pages on this machine |
 //! | [`run_folder`] | a run on disk: the names of its files, the lines of its log |
 //! | [`progress`] | the progress bar of a training run |
 //! | [`shares`] | each loss term's share of the gradient, in a table |
@@ -19,6 +21,8 @@ pub mod log;
 pub mod page;
 pub mod progress;
 pub mod run_folder;
+pub mod serve;
 pub mod shares;
+pub mod shown;
 pub mod table;
 pub mod tensorboard;

@@ -4,6 +4,8 @@ mod chart;
 mod confusion;
 mod html;
 mod run;
+mod shown;
+mod times;
 
 use std::path::Path;
 
@@ -63,7 +65,10 @@ pub fn page(runs: &[Run]) -> String {
     page += &precision_recall(runs);
     page += &errors(runs);
     runs.iter().for_each(|run| page += &confusion::section(run));
-    runs.iter().for_each(|run| page += &picture(run));
+    let mut room = shown::Room::whole();
+    runs.iter().for_each(|run| page += &shown::sections(run, &mut room));
+    page += &shares(runs);
+    page += &times::section(runs);
     runs.iter().for_each(|run| page += &settings(run));
     runs.iter().for_each(|run| page += &environment(run));
     page += "</main>\n</body>\n</html>\n";
@@ -87,7 +92,14 @@ fn overview(runs: &[Run]) -> String {
             cell(&run.images_per_second().map_or("-".to_owned(), number)),
         ]
     };
-    let rows: Vec<Vec<String>> = runs.iter().enumerate().map(row).collect();
+    let mut rows: Vec<Vec<String>> = runs.iter().enumerate().map(row).collect();
+    for run in runs {
+        let Some(score) = run.teacher else { continue };
+        let nothing = cell("-");
+        let mut row = vec![cell(&format!("teacher of {}", run.label)), cell("trained"), nothing.clone()];
+        row.extend([cell(&number(score)), nothing.clone(), nothing.clone(), nothing.clone(), nothing]);
+        rows.push(row);
+    }
     section("Overview", &table(&head, &rows))
 }
 
@@ -107,8 +119,14 @@ fn curves(runs: &[Run]) -> String {
     let steps = |value: fn(&super::run_folder::StepLine) -> Option<f64>| {
         of(&|run: &Run| run.steps.iter().filter_map(|step| Some((step.step as f64, value(step)?))).collect())
     };
+    let mut scores = of(&Run::scores);
+    let last = runs.iter().map(Run::steps).max().unwrap_or(0) as f64;
+    scores.extend(runs.iter().filter_map(|run| {
+        let (label, score) = (format!("teacher of {}", run.label), run.teacher?);
+        Some(Series { label, points: vec![(0.0, score), (last, score)] })
+    }));
     let mut charts = vec![
-        Chart { has_marks: true, ..chart(measure, "points", of(&Run::scores)) },
+        Chart { has_marks: true, ..chart(measure, "points", scores) },
         chart("Loss", "", steps(|step| Some(step.loss))),
     ];
     for run in runs {
@@ -241,18 +259,22 @@ fn errors(runs: &[Run]) -> String {
     section("Errors by kind", &(about.to_owned() + &table(&head, &rows)))
 }
 
-/// `detections.png`, where it is there and small.
-fn picture(run: &Run) -> String {
-    /// Bytes of a picture that a page takes.
-    const MOST: usize = 1_500_000;
-    let Some(bytes) = std::fs::read(run.folder.detections()).ok().filter(|bytes| bytes.len() <= MOST) else {
-        return String::new();
-    };
-    let image = format!(
-        "<img alt=\"detections beside the truth\" src=\"data:image/png;base64,{}\">\n",
-        html::base64(&bytes)
-    );
-    section(&format!("Detections of {}", run.label), &image)
+/// Whose gradient reached the student over the first steps.
+fn shares(runs: &[Run]) -> String {
+    let mut text = String::new();
+    for run in runs {
+        let Some(shares) = &run.shares else { continue };
+        let rows: Vec<Vec<String>> = shares
+            .shares()
+            .map(|(name, share)| {
+                let norm = shares.gradient_norms.get(name).copied().unwrap_or(0.0);
+                vec![cell(name), bar(share), cell(&number(norm))]
+            })
+            .collect();
+        text += &format!("<h3>{}, over {} passes</h3>\n", escaped(&run.label), shares.passes);
+        text += &table(&headings(&["part", "share of the gradient, %", "mean norm"]), &rows);
+    }
+    section("Whose gradient reaches the student", &text)
 }
 
 /// The configuration: what differs from the defaults, then everything.
@@ -336,10 +358,32 @@ mod tests {
         Run::read(&RunFolder::at(path), name).unwrap()
     }
 
+    /// Pictures, alignment and summary of a finished experiment.
+    fn show(folder: &Path) {
+        fs::create_dir_all(folder.join("shown")).unwrap();
+        fs::write(folder.join("shown/image-0-0.jpg"), [0xff, 0xd8]).unwrap();
+        fs::write(folder.join("shown/map-p3-0.png"), [1, 2]).unwrap();
+        fs::write(folder.join("outside.png"), [1, 2]).unwrap();
+        let panel = |file: &str| serde_json::json!({"title": "student", "told": "3 found, 1 false, 0 missed", "file": file});
+        let shown = serde_json::json!({
+            "note": "boxes",
+            "images": [{"kind": "worst", "name": "<a>.jpg", "panels": [panel("image-0-0.jpg"), panel("../outside.png")]}],
+            "maps": [{"level": "p3", "panels": [panel("map-p3-0.png"), panel("lost.png")]}],
+            "alignment": {"images": 8, "cells": 256, "models": ["before", "alone"], "levels": [["p3", [0.5, 0.875]]]},
+        });
+        fs::write(folder.join("shown/index.json"), shown.to_string()).unwrap();
+        fs::write(folder.join("summary.json"), r#"{"teacher":{"AP":0.4},"student_alone":{}}"#).unwrap();
+        let log = fs::read_to_string(folder.join("log.jsonl")).unwrap();
+        let shares = r#"{"step":9,"shares":{"passes":9,"gradient_norms":{"detection":1.0,"ckd":3.0}}}"#;
+        fs::write(folder.join("log.jsonl"), log + shares + "\n").unwrap();
+    }
+
     #[test]
     fn a_page_has_every_section_and_nothing_from_elsewhere() {
         let folder = tempfile::tempdir().unwrap();
-        let page = page(&[run(folder.path(), "one")]);
+        let one = run(folder.path(), "one");
+        show(one.folder.path());
+        let page = page(&[Run::read(&one.folder, "one").unwrap()]);
         for part in [
             "<h2>Overview</h2>",
             "<h2>Over the steps</h2>",
@@ -354,10 +398,24 @@ mod tests {
             "<h2>Confusion of one</h2>",
             "<h2>Configuration of one</h2>",
             "optim.lr",
+            "<h2>Images of one</h2>",
+            "Worst: &lt;a&gt;.jpg",
+            "3 found, 1 false, 0 missed",
+            "data:image/jpeg;base64,/9g=",
+            "<h2>Feature maps of one</h2>",
+            "<h2>Likeness of one</h2>",
+            "0.875",
+            "<h2>Whose gradient reaches the student</h2>",
+            "75.0",
+            "<h2>Times</h2>",
+            "teacher of one",
+            "<td class=\"number\">40</td>",
         ] {
             assert!(page.contains(part), "{part}");
         }
-        assert!(!page.contains("<cat>") && !page.contains("NaN"));
+        assert!(!page.contains("<cat>") && !page.contains("<a>") && !page.contains("NaN"));
+        // A file that is not beside the list is none of the page's.
+        assert_eq!(page.matches("<img").count(), 2);
         assert!(!page.contains("http://") && !page.contains("https://") && !page.contains("<script"));
         assert!(page.len() < 300_000, "{} bytes", page.len());
     }

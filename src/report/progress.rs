@@ -1,5 +1,5 @@
-//! The progress of a training run: every loss term, learning rate, images a second, the share of time
-//! spent waiting for data, and the time left. It goes to stderr and never into a result.
+//! The progress of a training run: every loss term, epoch, learning rate, images a second, the share of time
+//! spent waiting for data, memory, the time left, and the best evaluation. It goes to stderr and never into a result.
 
 use std::collections::VecDeque;
 use std::io::Write;
@@ -7,10 +7,16 @@ use std::time::{Duration, Instant};
 
 use ckd_settings::printable;
 #[cfg(feature = "cli")]
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::machine::memory_mib;
 
 /// Numbers are means over this many steps.
 const WINDOW: usize = 20;
+
+/// Most redraws of a bar in a second.
+#[cfg(feature = "cli")]
+const REDRAWS: u8 = 5;
 
 /// Amount of progress output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +53,8 @@ pub struct StepReport<'a> {
     pub learning_rate: f64,
     /// Images in the step's batch.
     pub images: usize,
+    /// Passes over the training images so far.
+    pub epoch: f64,
     /// Time that the step waited for its batch.
     pub data_wait: Duration,
 }
@@ -77,6 +85,10 @@ pub struct Progress {
     evaluate_every: Option<u64>,
     /// Seconds of the latest evaluation.
     evaluation: Option<f64>,
+    /// Score and step of the best evaluation.
+    best: Option<(f64, u64)>,
+    /// Time of the latest redraw of the bar.
+    drawn: Option<Instant>,
 }
 
 impl Progress {
@@ -93,6 +105,8 @@ impl Progress {
             last: Instant::now(),
             evaluate_every: None,
             evaluation: None,
+            best: None,
+            drawn: None,
         }
     }
 
@@ -102,9 +116,30 @@ impl Progress {
         Self { evaluate_every: every, ..self }
     }
 
-    /// Takes in how long an evaluation took.
-    pub fn evaluated(&mut self, took: Duration) {
+    /// Takes in how long an evaluation took, and its score, from 0 to 1.
+    pub fn evaluated(&mut self, took: Duration, score: f64) {
         self.evaluation = Some(took.as_secs_f64());
+        if score >= 0.0 && self.best.is_none_or(|(best, _)| score > best) {
+            self.best = Some((score, self.step));
+        }
+    }
+
+    /// Everything but the losses.
+    fn pace(&self, left: &Left) -> String {
+        let memory = memory_mib().map(|memory| format!("  {memory:.0} MiB")).unwrap_or_default();
+        let best = self.best.map(|(score, step)| format!("  best {:.1} at {step}", 100.0 * score));
+        self.recent.pace(left) + &memory + &best.unwrap_or_default()
+    }
+
+    /// Whether the bar may be drawn again; the last step always is.
+    #[cfg(feature = "cli")]
+    fn is_due(&mut self, now: Instant) -> bool {
+        let pause = Duration::from_secs(1) / u32::from(REDRAWS);
+        let is_due = self.step >= self.total || self.drawn.is_none_or(|drawn| now - drawn >= pause);
+        if is_due {
+            self.drawn = Some(now);
+        }
+        is_due
     }
 
     /// Sets the number of steps at the end, which may become smaller on the way.
@@ -133,13 +168,16 @@ impl Progress {
             Verbosity::Quiet => {}
             #[cfg(feature = "cli")]
             Verbosity::Bar => {
-                let (pace, losses) = (self.recent.pace(&left), self.recent.losses());
+                if !self.is_due(now) {
+                    return;
+                }
+                let (pace, losses) = (self.pace(&left), self.recent.losses());
                 self.bar.set_message(format!("{pace}\n  {losses}"));
                 self.bar.set_position(self.step);
             }
             Verbosity::Lines { every } => {
                 if self.step.is_multiple_of(every.max(1)) || self.step == self.total {
-                    let (pace, losses) = (self.recent.pace(&left), self.recent.losses());
+                    let (pace, losses) = (self.pace(&left), self.recent.losses());
                     tell(&format!("{} {}/{}  {losses}  {pace}", self.label, self.step, self.total));
                 }
             }
@@ -169,7 +207,10 @@ impl Progress {
 #[cfg(feature = "cli")]
 fn bar(total_steps: u64, start: u64, label: &str, verbosity: Verbosity) -> ProgressBar {
     let bar = match verbosity {
-        Verbosity::Bar => ProgressBar::new(total_steps).with_position(start),
+        Verbosity::Bar => {
+            let target = ProgressDrawTarget::stderr_with_hz(REDRAWS);
+            ProgressBar::with_draw_target(Some(total_steps), target).with_position(start)
+        }
         Verbosity::Quiet | Verbosity::Lines { .. } => ProgressBar::hidden(),
     };
     bar.set_style(
@@ -187,6 +228,7 @@ struct Recent {
     /// In the order in which the terms first appeared.
     losses: Vec<(String, VecDeque<f64>)>,
     learning_rate: f64,
+    epoch: f64,
     images: VecDeque<f64>,
     seconds: VecDeque<f64>,
     waited: VecDeque<f64>,
@@ -201,6 +243,7 @@ impl Recent {
             }
         }
         self.learning_rate = report.learning_rate;
+        self.epoch = report.epoch;
         push(&mut self.images, report.images as f64);
         push(&mut self.seconds, took.as_secs_f64());
         push(&mut self.waited, report.data_wait.as_secs_f64());
@@ -221,7 +264,8 @@ impl Recent {
         };
         let whole = seconds * left.steps as f64 + left.evaluation.unwrap_or(0.0) * left.evaluations as f64;
         format!(
-            "lr {:.2e}  {:.2} img/s  data wait {wait:.0}%  ETA {}{evaluations}",
+            "epoch {:.2}  lr {:.2e}  {:.2} img/s  data wait {wait:.0}%  ETA {}{evaluations}",
+            self.epoch,
             self.learning_rate,
             mean(&self.images) / seconds,
             duration(whole)
@@ -267,7 +311,8 @@ mod tests {
     const NOTHING: Left = Left { steps: 0, evaluations: 0, evaluation: None };
 
     fn report<'a>(losses: &'a [(&'a str, f64)]) -> StepReport<'a> {
-        StepReport { losses, learning_rate: 0.0125, images: 4, data_wait: Duration::from_millis(100) }
+        let data_wait = Duration::from_millis(100);
+        StepReport { losses, learning_rate: 0.0125, images: 4, epoch: 1.5, data_wait }
     }
 
     #[test]
@@ -277,7 +322,7 @@ mod tests {
         recent.push(&report(&[("rpn_cls", 0.25), ("ckd", 1.0)]), Duration::from_millis(1000));
         assert_eq!(recent.losses(), "rpn_cls 0.3750  ckd 1.5000");
         let left = |evaluations, evaluation| Left { steps: 3725, evaluations, evaluation };
-        let pace = "lr 1.25e-2  4.00 img/s  data wait 10%  ETA";
+        let pace = "epoch 1.50  lr 1.25e-2  4.00 img/s  data wait 10%  ETA";
         assert_eq!(recent.pace(&left(0, None)), format!("{pace} 1:02:05"));
         assert_eq!(recent.pace(&left(1, None)), format!("{pace} 1:02:05 + 1 evaluation"));
         assert_eq!(recent.pace(&left(2, Some(20.0))), format!("{pace} 1:02:45"));
@@ -305,7 +350,7 @@ mod tests {
             recent.push(&report(&[("loss", 2.0)]), Duration::from_secs(2));
         }
         assert_eq!(recent.losses(), "loss 2.0000");
-        assert_eq!(recent.pace(&NOTHING), "lr 1.25e-2  2.00 img/s  data wait 5%  ETA 0:00");
+        assert_eq!(recent.pace(&NOTHING), "epoch 1.50  lr 1.25e-2  2.00 img/s  data wait 5%  ETA 0:00");
     }
 
     #[test]
@@ -315,6 +360,31 @@ mod tests {
         recent.push(&report(&[("loss", f64::NAN)]), Duration::ZERO);
         assert_eq!(recent.losses(), "loss NaN");
         assert!(recent.pace(&Left { steps: u64::MAX, ..NOTHING }).contains("data wait 100%"));
+    }
+
+    #[test]
+    fn the_best_evaluation_so_far_and_the_memory_are_told() {
+        let mut progress = Progress::new(100, 10, "test", Verbosity::Quiet);
+        let told = |progress: &Progress| progress.pace(&NOTHING);
+        assert!(!told(&progress).contains("best"));
+        progress.evaluated(Duration::from_secs(1), -1.0);
+        assert!(!told(&progress).contains("best"), "nothing was measured");
+        progress.evaluated(Duration::from_secs(1), 0.25);
+        progress.step(&report(&[]));
+        progress.evaluated(Duration::from_secs(1), 0.125);
+        assert!(told(&progress).ends_with("  best 25.0 at 10"), "{}", told(&progress));
+        assert_eq!(told(&progress).contains(" MiB"), memory_mib().is_some());
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn a_bar_is_drawn_anew_at_most_five_times_a_second_and_at_the_end() {
+        let mut progress = Progress::new(1000, 0, "test", Verbosity::Quiet);
+        let begin = Instant::now();
+        let draws = (0..1000).filter(|&ms| progress.is_due(begin + Duration::from_millis(ms))).count();
+        assert_eq!(draws, 5);
+        progress.step = 1000;
+        assert!(progress.is_due(begin + Duration::from_millis(1001)));
     }
 
     #[test]

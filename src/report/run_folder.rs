@@ -18,6 +18,7 @@
 //!           outcome.json            the numbers of the last evaluation
 //!           summary.json            the experiment: the outcome, or the comparison
 //!           detections.png          detections beside the truth
+//!           shown/                  pictures for the page: images, feature maps
 //!           alone/                  the run of the student without its teacher
 //! ```
 //!
@@ -188,6 +189,11 @@ impl RunFolder {
         self.path.join("detections.png")
     }
 
+    /// Pictures for the page, and their list ([`Shown`](super::shown::Shown)).
+    pub fn shown(&self) -> PathBuf {
+        self.path.join("shown")
+    }
+
     /// The run of the same student without its teacher.
     pub fn alone(&self) -> Self {
         Self::at(self.path.join("alone"))
@@ -272,6 +278,15 @@ pub struct StepLine {
     pub ms: f64,
     /// Wall time that the update waited for its data, in milliseconds.
     pub data_wait_ms: f64,
+    /// Wall time of the teacher, in milliseconds; logs of earlier versions have none of this and the next two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher_ms: Option<f64>,
+    /// Wall time of the student's forward passes and all losses, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_ms: Option<f64>,
+    /// Wall time of the gradients, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backward_ms: Option<f64>,
     /// Seconds since 1970 when it was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<f64>,
@@ -353,6 +368,9 @@ mod tests {
             epoch: Some(0.2),
             ms: 10.5,
             data_wait_ms: 0.1,
+            teacher_ms: Some(2.5),
+            forward_ms: None,
+            backward_ms: None,
             time: Some(1.5e9),
             memory_mib: None,
         };

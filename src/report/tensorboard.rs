@@ -118,21 +118,21 @@ impl EventFile {
             group: group.to_owned(),
             time,
         };
-        let of_plugin = |tag: &str, what: PluginWhat| SummaryValue {
-            tag: tag.to_owned(),
-            what: Some(SummaryWhat::Tensor(Tensor::nothing())),
-            metadata: Some(Metadata {
-                plugin: Some(Plugin {
-                    name: "hparams".to_owned(),
-                    content: PluginData { version: 0, what: Some(what) }.encode_to_vec(),
-                }),
-            }),
-        };
         let values = vec![
             of_plugin("_hparams_/experiment", PluginWhat::Experiment(experiment)),
             of_plugin("_hparams_/session_start_info", PluginWhat::Start(start)),
         ];
         self.summary(time, 0, values)
+    }
+
+    /// Says how the run ended: TensorBoard shows it beside the hyperparameters.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn add_end(&mut self, time: f64, step: u64, is_success: bool) -> Result<(), WriteError> {
+        let status = if is_success { SessionEnd::SUCCESS } else { SessionEnd::FAILURE };
+        let end = PluginWhat::End(SessionEnd { status, time });
+        self.summary(time, step, vec![of_plugin("_hparams_/session_end_info", end)])
     }
 
     fn summary(&mut self, time: f64, step: u64, value: Vec<SummaryValue>) -> Result<(), WriteError> {
@@ -146,6 +146,16 @@ impl EventFile {
             .write_all(&record)
             .and_then(|()| self.file.flush())
             .map_err(|source| WriteError { path: self.path.clone(), source })
+    }
+}
+
+/// A value of the plugin for hyperparameters.
+fn of_plugin(tag: &str, what: PluginWhat) -> SummaryValue {
+    let content = PluginData { version: 0, what: Some(what) }.encode_to_vec();
+    SummaryValue {
+        tag: tag.to_owned(),
+        what: Some(SummaryWhat::Tensor(Tensor::nothing())),
+        metadata: Some(Metadata { plugin: Some(Plugin { name: "hparams".to_owned(), content }) }),
     }
 }
 
@@ -290,7 +300,7 @@ struct Plugin {
 struct PluginData {
     #[prost(int32, tag = "1")]
     version: i32,
-    #[prost(oneof = "PluginWhat", tags = "2, 3")]
+    #[prost(oneof = "PluginWhat", tags = "2, 3, 4")]
     what: Option<PluginWhat>,
 }
 
@@ -300,6 +310,21 @@ enum PluginWhat {
     Experiment(Experiment),
     #[prost(message, tag = "3")]
     Start(SessionStart),
+    #[prost(message, tag = "4")]
+    End(SessionEnd),
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct SessionEnd {
+    #[prost(int32, tag = "1")]
+    status: i32,
+    #[prost(double, tag = "2")]
+    time: f64,
+}
+
+impl SessionEnd {
+    const SUCCESS: i32 = 1;
+    const FAILURE: i32 = 2;
 }
 
 #[derive(Clone, PartialEq, Message)]

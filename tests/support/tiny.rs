@@ -353,6 +353,10 @@ pub(crate) fn assert_same_tensors(a: &Path, b: &Path) {
     assert!(differing.is_empty(), "{} and {} differ in {differing:?}", a.display(), b.display());
 }
 
+/// Fields of a log that hold wall time and memory.
+const WALL: [&str; 7] =
+    ["ms", "data_wait_ms", "teacher_ms", "forward_ms", "backward_ms", "time", "memory_mib"];
+
 /// The lines of a run's log without the fields that hold wall time.
 pub(crate) fn log(run: &Path) -> Vec<Value> {
     let path = run.join("log.jsonl");
@@ -361,7 +365,7 @@ pub(crate) fn log(run: &Path) -> Vec<Value> {
         .map(|line| {
             let mut line: Value = serde_json::from_str(line).expect("a line of JSON");
             let fields = line.as_object_mut().expect("an object a line");
-            fields.retain(|key, _| !["ms", "data_wait_ms", "time", "memory_mib"].contains(&key.as_str()));
+            fields.retain(|key, _| !WALL.contains(&key.as_str()));
             line
         })
         .collect()

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use candle_core::Device;
 use ckd_detectors::Detector;
+use ckd_detectors::images::Images;
 use ckd_detectors::postprocess::Detections;
 use ckd_kernels::flops;
 use image::RgbImage;
@@ -193,13 +194,7 @@ pub fn detect_images<I: Borrow<RgbImage>>(
     if images.is_empty() {
         return Ok(Vec::new());
     }
-    let input = &config.input;
-    let rule = ResizeRule {
-        short_side_px: input.eval_short_side(),
-        long_side_max_px: input.long_side_px,
-        resize: input.resize,
-    };
-    let batch = Batch::of_images(images, rule, input.size_divisor as usize);
+    let batch = batch_of(images, config);
     let originals = batch.original_sizes.clone();
     let (images, _) = to_device(batch, device)?;
     let found = detector.detect(&images)?.into_iter().zip(&images.sizes).zip(originals);
@@ -208,6 +203,25 @@ pub fn detect_images<I: Borrow<RgbImage>>(
             Ok(found.resized(size, (height as usize, width as usize)).map_err(ckd_detectors::Error::from)?)
         })
         .collect()
+}
+
+/// The images of a network, prepared as `config` says.
+pub(super) fn images_of<I: Borrow<RgbImage>>(
+    images: &[I],
+    config: &Config,
+    device: &Device,
+) -> Result<Images> {
+    Ok(to_device(batch_of(images, config), device)?.0)
+}
+
+fn batch_of<I: Borrow<RgbImage>>(images: &[I], config: &Config) -> Batch {
+    let input = &config.input;
+    let rule = ResizeRule {
+        short_side_px: input.eval_short_side(),
+        long_side_max_px: input.long_side_px,
+        resize: input.resize,
+    };
+    Batch::of_images(images, rule, input.size_divisor as usize)
 }
 
 /// COCO metrics of an evaluation against the ground truth of its data set.

@@ -9,12 +9,14 @@
 //! | `shares` | each part's share of the gradient at the pyramid |
 //! | [`evaluate`] | a detector over a data set |
 //! | `picture` | detections beside the truth |
+//! | `likeness` | feature maps of students beside the teacher's |
 //! | [`mod@bench`] | how long steps and inference take |
 
 pub mod batch;
 pub mod bench;
 pub mod build;
 pub mod evaluate;
+mod likeness;
 pub mod pass;
 mod picture;
 mod shares;
@@ -33,13 +35,13 @@ pub use sources::{DataSets, LoadedSplit};
 use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{analysed, detect_shared, score};
 use self::pass::{Moment, Views, training_pass};
-use self::picture::{draw_detections, evaluation_picture, shown};
+use self::picture::{Extremes, evaluation_picture, shown};
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::{GradientSink, Pass};
 use super::task::{
-    Evaluating, Gathered, Measured, Network, Setting, Settings, Task, blake3_of, parameters_of,
+    Evaluating, Gathered, Measured, Network, Setting, Settings, Task, Trained, blake3_of, parameters_of,
 };
 use super::{Result, classes};
 use crate::config::{Config, Eval, Loaded, Run, Train};
@@ -48,7 +50,6 @@ use crate::data::{Batch, Workforce};
 use crate::distill::Width;
 use crate::distill::{Distill, MethodSetting};
 use crate::eval::{Analysis, BoxMetrics, Detection};
-use crate::report::run_folder::RunFolder;
 use crate::report::table::ModelRow;
 use crate::weights::agree::{self, Role};
 use crate::weights::card::categories_of;
@@ -216,8 +217,9 @@ impl Task for DataSets {
         let metrics = score(&evaluation, &self.truth)?;
         let analysis = analysed(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
+        let extremes = Extremes::of(&self.val, &evaluation);
         let shown = shown(&self.val, evaluation.detections);
-        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, shown })
+        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, extremes, shown })
     }
 
     fn evaluation_picture(&self, measured: &MeasuredDetector) -> Result<Option<RgbImage>> {
@@ -234,14 +236,8 @@ impl Task for DataSets {
         ModelCard { config: config.clone(), categories, provenance }.to_metadata()
     }
 
-    fn picture(
-        &self,
-        config: &Config,
-        students: &[(&str, &RunFolder)],
-        folder: &RunFolder,
-        device: &Device,
-    ) -> Result<()> {
-        draw_detections(&self.val, config, students, &folder.detections(), device)
+    fn picture(&self, trained: &Trained<'_, Self>) -> Result<()> {
+        picture::draw(&self.val, self, trained)
     }
 }
 
@@ -256,6 +252,8 @@ pub struct MeasuredDetector {
     pub ms_per_image: f64,
     /// Multiply-adds of one image, in 10^9.
     pub gflops: f64,
+    /// The worst and the best images.
+    extremes: Extremes,
     /// Detections on the images that are shown.
     shown: Vec<Detection>,
 }
@@ -282,6 +280,7 @@ impl Measured for MeasuredDetector {
 
     fn written(&self) -> serde_json::Value {
         let mut written = serde_json::to_value(&self.metrics).expect("metrics have a JSON form");
+        written["images"] = serde_json::to_value(&self.extremes).expect("numbers have a JSON form");
         written["analysis"] = serde_json::to_value(&self.analysis).expect("an analysis has a JSON form");
         written
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use image::RgbImage;
 
 use crate::engine::error::Result;
-use crate::engine::pass::LossTerm;
+use crate::engine::pass::{LossTerm, PartTimes};
 use crate::engine::task::Network;
 use crate::report::run_folder::{BadImageLine, LeftOutLine, RunFolder, SharesLine};
 
@@ -83,6 +83,14 @@ pub trait Observer {
     fn end(&self, _end: &End) -> Result<()> {
         Ok(())
     }
+
+    /// All parts of a run are finished, and its summary and its pictures are written.
+    ///
+    /// # Errors
+    /// Whatever must not pass unseen.
+    fn finished(&self, _folder: &RunFolder) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl<O: Observer + ?Sized> Observer for &O {
@@ -124,6 +132,10 @@ impl<O: Observer + ?Sized> Observer for &O {
 
     fn end(&self, end: &End) -> Result<()> {
         (**self).end(end)
+    }
+
+    fn finished(&self, folder: &RunFolder) -> Result<()> {
+        (**self).finished(folder)
     }
 }
 
@@ -171,6 +183,8 @@ pub struct Step<'a> {
     pub took: Duration,
     /// Wall time that the update waited for its data.
     pub waited: Duration,
+    /// Durations of its parts, of this process's batches.
+    pub times: PartTimes,
 }
 
 /// Event of a finished evaluation.

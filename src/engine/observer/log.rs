@@ -30,7 +30,7 @@ impl Observer for Log {
     fn step(&self, event: &Step<'_>) -> Result<()> {
         let mut open = self.open.borrow_mut();
         let Some((log, _, every)) = &mut *open else { return Ok(()) };
-        let &Step { step, total, lr, terms, gradient_norm, images, epoch, took, waited } = event;
+        let &Step { step, total, lr, terms, gradient_norm, images, epoch, took, waited, times } = event;
         if !step.is_multiple_of(*every) && step != total {
             return Ok(());
         }
@@ -44,6 +44,9 @@ impl Observer for Log {
             epoch: Some(epoch),
             ms: milliseconds(took),
             data_wait_ms: milliseconds(waited),
+            teacher_ms: Some(milliseconds(times.teacher)),
+            forward_ms: Some(milliseconds(times.student_forward)),
+            backward_ms: Some(milliseconds(times.backward)),
             time: Some(now()),
             memory_mib: memory(),
         })?)

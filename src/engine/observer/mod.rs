@@ -30,7 +30,7 @@ pub use tensorboard::TensorBoard;
 use std::cell::Cell;
 
 use super::error::Result;
-use crate::report::run_folder::{BadImageLine, LeftOutLine, SharesLine};
+use crate::report::run_folder::{BadImageLine, LeftOutLine, RunFolder, SharesLine};
 
 /// The observers of a run, told one after the other.
 ///
@@ -120,6 +120,11 @@ impl<'a> Observers<'a> {
 
     pub(super) fn shares(&self, shares: &SharesLine) -> Result<()> {
         self.told().try_for_each(|observer| observer.shares(shares))
+    }
+
+    /// Tells all that the whole run is finished.
+    pub(super) fn finished(&self, folder: &RunFolder) -> Result<()> {
+        self.told().try_for_each(|observer| observer.finished(folder))
     }
 
     /// Tells all of the end, whatever one of them says.

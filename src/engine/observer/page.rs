@@ -48,4 +48,8 @@ impl Observer for Page {
             _ => Ok(()),
         }
     }
+
+    fn finished(&self, folder: &RunFolder) -> Result<()> {
+        Ok(page::write(folder)?)
+    }
 }

@@ -50,9 +50,9 @@ impl Observer for ShowProgress {
         let Some((progress, _)) = &mut *run else { return Ok(()) };
         let losses: Vec<(&str, f64)> =
             event.terms.iter().map(|term| (term.name.as_str(), term.weighted)).collect();
-        let &Step { lr, images, waited, total, .. } = event;
+        let &Step { lr, images, epoch, waited, total, .. } = event;
         progress.set_total(total);
-        progress.step(&StepReport { losses: &losses, learning_rate: lr, images, data_wait: waited });
+        progress.step(&StepReport { losses: &losses, learning_rate: lr, images, epoch, data_wait: waited });
         Ok(())
     }
 
@@ -67,7 +67,7 @@ impl Observer for ShowProgress {
     fn eval(&self, event: &Eval<'_>) -> Result<()> {
         let mut run = self.run.borrow_mut();
         let Some((progress, label)) = &mut *run else { return Ok(()) };
-        progress.evaluated(event.took);
+        progress.evaluated(event.took, event.weights.headline);
         progress.note(&format!("{label} step {}: {}", event.step, event.weights.told));
         if let Some(average) = event.average {
             progress.note(&format!("{label} step {}, average of the weights: {}", event.step, average.told));

@@ -4,17 +4,17 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::clock::now;
-use super::event::{Begin, Eval, Evaluated, Observer, Step};
+use super::event::{Begin, End, Eval, Evaluated, Observer, Step};
 use crate::config::flat;
 use crate::engine::error::Result;
 use crate::eval::STAT_NAMES;
 use crate::machine::memory_mib;
 use crate::report::csv::measures;
 use crate::report::draw::png;
-use crate::report::run_folder::RunFolder;
+use crate::report::run_folder::{RunFolder, SharesLine};
 use crate::report::tensorboard::{EventFile, Hyperparameter, Point};
 
-/// Writes scalars of updates and evaluations, each evaluation's picture, and the run's settings.
+/// Writes scalars of updates and evaluations, each evaluation's picture, the run's settings and its end.
 #[derive(Debug, Default)]
 pub struct TensorBoard {
     open: RefCell<Option<(EventFile, u64)>>,
@@ -69,6 +69,23 @@ impl Observer for TensorBoard {
             }
         }
         Ok(events.add(now(), event.step, points)?)
+    }
+
+    fn shares(&self, line: &SharesLine) -> Result<()> {
+        let mut open = self.open.borrow_mut();
+        let Some((events, _)) = &mut *open else { return Ok(()) };
+        let shares = line.shares.shares().map(|(name, share)| (format!("share/{name}"), share));
+        Ok(events.add(now(), line.step, scalars(shares.collect()))?)
+    }
+
+    fn end(&self, end: &End) -> Result<()> {
+        let Some((mut events, _)) = self.open.borrow_mut().take() else { return Ok(()) };
+        match *end {
+            End::Finished { step } => Ok(events.add_end(now(), step, true)?),
+            End::Failed { step, .. } => Ok(events.add_end(now(), step, false)?),
+            // It goes on later.
+            End::Interrupted { .. } => Ok(()),
+        }
     }
 }
 

@@ -65,6 +65,7 @@ impl<'a, T: Task> Training<'a, T> {
             match pass {
                 Ok(pass) => {
                     report.computed(&pass.terms, &pass.shares);
+                    self.times.add(pass.times);
                     tree.iter_mut().try_for_each(|tree| tree.add(std::mem::take(&mut gradients)))?;
                     effects.push(waiting);
                     told.push(report);

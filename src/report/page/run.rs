@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::config::{ClassifyConfig, CohortConfig, Config, Document, Key, flat};
 use crate::report::progress::duration;
 use crate::report::run_folder::{EvalLine, Line, RunFolder, RunFolderError, StepLine};
+use crate::report::shares::Shares;
 
 /// Name, AP and AP50 of a class.
 pub(super) type ClassScore = (String, f64, f64);
@@ -23,6 +24,10 @@ pub struct Run {
     left_out: usize,
     bad_images: usize,
     config: BTreeMap<String, String>,
+    /// The shares of the losses in the gradient.
+    pub(super) shares: Option<Shares>,
+    /// Score of the teacher in points, once the experiment is finished.
+    pub(super) teacher: Option<f64>,
     /// The file of the last evaluation.
     last: Option<Value>,
     outcome: Option<Value>,
@@ -48,6 +53,8 @@ impl Run {
             bad_images: 0,
             config: text.parse::<toml::Table>().map(|table| flat(&table)).unwrap_or_default(),
             last: None,
+            shares: None,
+            teacher: json(&folder.summary()).as_ref().and_then(teacher_in),
             outcome: json(&folder.outcome()),
             folder,
         };
@@ -57,7 +64,7 @@ impl Run {
                 Line::Eval(eval) => run.evaluations.push(eval),
                 Line::LeftOut(_) => run.left_out += 1,
                 Line::BadImage(_) => run.bad_images += 1,
-                Line::Shares(_) => {}
+                Line::Shares(line) => run.shares = Some(line.shares),
             }
         }
         run.last = run.evaluations.last().and_then(|eval| json(&run.folder.evaluation(eval.step)));
@@ -81,6 +88,11 @@ impl Run {
             parts.push(own);
         }
         Ok(parts)
+    }
+
+    /// The evaluations so far.
+    pub(super) fn evaluations(&self) -> &[EvalLine] {
+        &self.evaluations
     }
 
     /// Updates so far.
@@ -226,4 +238,11 @@ impl Run {
         facts.extend(teacher.map(|hash| ("BLAKE3 of the teacher".to_owned(), hash.to_owned())));
         facts
     }
+}
+
+/// The teacher's score, in points, in a summary.
+fn teacher_in(summary: &Value) -> Option<f64> {
+    let teacher = summary.get("teacher")?;
+    let score = teacher.get("AP").or_else(|| teacher.get("top1"))?.as_f64()?;
+    (score >= 0.0).then_some(100.0 * score)
 }
