@@ -12,6 +12,8 @@ mod families;
 mod linear;
 mod losses;
 mod maps;
+#[cfg(feature = "cuda")]
+mod nccl;
 mod norm;
 mod optimisers;
 mod passes;
