@@ -881,3 +881,65 @@ fn doctor_tells_what_is_missing_and_leaves_nothing_behind() {
     assert!(alone.lines().count() < 20 && !alone.contains("missing"), "{alone}");
     assert_ended(&here.run_program(&["doctor", "nosuch"]), 2, &["nosuch"]);
 }
+
+#[test]
+fn detectors_are_compared_with_an_interval_over_images_in_any_form() {
+    let tiny = Tiny::new();
+    tiny.write("wider.toml", "extends = \"plain.toml\"\n[student]\nwidth = 16\n");
+    let args = [
+        "compare",
+        "plain.toml",
+        "wider.toml",
+        "--seeds",
+        "0",
+        "--set",
+        "schedule.steps=4",
+        "--out",
+        "table",
+    ];
+    let compare = |more: &[&str]| tiny.run_program(&[&args[..], more].concat());
+    // Nothing is trained where a later run could not be.
+    let two = ["compare", "plain.toml", "plain.toml", "--seeds", "0"];
+    assert_ended(
+        &tiny.run_program(&two),
+        2,
+        &["plain with seed 0 and plain with seed 0", "runs/plain_seed0"],
+    );
+    let again = ["compare", "plain.toml", "--seeds", "3,3"];
+    assert_ended(&tiny.run_program(&again), 2, &["plain with seed 3 and plain with seed 3"]);
+    tiny.write("lost.toml", "extends = \"plain.toml\"\n[student]\ninit = \"nosuch.pth\"\n");
+    let lost = ["compare", "plain.toml", "lost.toml", "--seeds", "0"];
+    assert_ended(&tiny.run_program(&lost), 3, &["error: lost_seed0: ", "student.init = \"nosuch.pth\""]);
+    assert_ended(&compare(&["--format", "excel"]), 2, &["excel", "markdown", "csv", "html"]);
+    assert!(!tiny.path("runs").exists());
+
+    let output = compare(&["--format", "csv"]);
+    assert_ended(&output, 0, &["written to table/compare.json"]);
+    let csv = text(&output);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 1 + 2 * 2, "AP and AP50 of two configurations: {csv}");
+    assert!(
+        lines[0].starts_with("configuration,of,seeds,metric,mean") && lines[3].starts_with("wider,,0,AP,")
+    );
+
+    let entries = tiny.json("table/compare.json");
+    let difference = &entries[1]["difference"];
+    let value = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("no number in {difference}"));
+    let ap = |entry: usize| value(&entries[entry]["runs"][0]["last"][0][1]);
+    assert!((value(&difference["mean"]) - (ap(1) - ap(0))).abs() < 1e-9, "{difference}");
+    let [low, high] = [0, 1].map(|bound| value(&difference["interval"][bound]));
+    assert!(low <= high && (-100.0..=100.0).contains(&low), "{difference}");
+    assert_eq!((&difference["from"], &difference["metric"]), (&Value::from("plain"), &Value::from("AP")));
+    // What was kept is what was measured.
+    let kept = "runs/wider_seed0/val_detections.json";
+    let (val, dt) = ("data/annotations/instances_val.json", tiny.path(kept));
+    let scored = tiny.run_program(&["eval", "--gt", val, "--dt", &dt.display().to_string(), "--json"]);
+    assert!((100.0 * value(&stats(&scored)[0]) - ap(1)).abs() < 1e-9);
+
+    // Typed again, nothing is trained; the forms tell the same.
+    let page = text(&compare(&["--format", "html"]));
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("95 % over images"), "{page}");
+    assert_ended(&compare(&["--format", "table"]), 0, &["configuration", "wider", "AP over plain"]);
+    let piped = tiny.run_program(&[&args[..args.len() - 1], &["-", "--quiet"]].concat());
+    assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).expect("JSON alone"), entries);
+}

@@ -82,6 +82,7 @@ impl ExitStatus {
                 | EngineError::Busy { .. }
                 | EngineError::Parts { .. }
                 | EngineError::Alone(_)
+                | EngineError::SameFolder { .. }
                 | EngineError::Config(_),
             ) => return Some(Self::Usage),
             _ => {}

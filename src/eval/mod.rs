@@ -7,6 +7,7 @@
 //! | [`image_names`](ImageNames) | ids of images by the names of their files |
 //! | [`accuracy`](AccuracyMeter) | top-1, top-5, calibration and agreement of a classifier |
 //! | [`analysis`](analyse) | curves, errors by kind, classes taken for others |
+//! | [`paired`](bootstrap) | whether a difference in AP is more than chance of the images |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
 //! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
@@ -19,6 +20,7 @@ mod detections;
 mod error;
 mod ground_truth;
 mod image_names;
+mod paired;
 
 pub use accuracy::{Accuracy, AccuracyMeter};
 pub use analysis::{Analysis, Confusion, Curve, Errors, Kind, analyse};
@@ -27,3 +29,4 @@ pub use detections::{Detection, Results, read_detections};
 pub use error::EvalError;
 pub use ground_truth::GroundTruth;
 pub use image_names::ImageNames;
+pub use paired::{Matches, PairedDifference, RESAMPLES, bootstrap, matches};

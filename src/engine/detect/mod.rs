@@ -33,7 +33,7 @@ pub use sources::{DataSets, LoadedSplit};
 use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{analysed, detect_shared, score};
 use self::pass::{Views, training_pass};
-use self::picture::{draw_detections, evaluation_picture, shown};
+use self::picture::{draw_detections, evaluation_picture};
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
@@ -215,12 +215,12 @@ impl Task for DataSets {
         let metrics = score(&evaluation, &self.truth)?;
         let analysis = analysed(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
-        let shown = shown(&self.val, evaluation.detections);
-        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, shown })
+        let detections = evaluation.detections;
+        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, detections })
     }
 
     fn evaluation_picture(&self, measured: &MeasuredDetector) -> Result<Option<RgbImage>> {
-        evaluation_picture(&self.val, &measured.shown).map(Some)
+        evaluation_picture(&self.val, &measured.detections).map(Some)
     }
 
     fn card(
@@ -255,8 +255,8 @@ pub struct MeasuredDetector {
     pub ms_per_image: f64,
     /// Multiply-adds of one image, in 10^9.
     pub gflops: f64,
-    /// Detections on the images that are shown.
-    shown: Vec<Detection>,
+    /// All detections.
+    detections: Vec<Detection>,
 }
 
 impl Measured for MeasuredDetector {
@@ -293,6 +293,10 @@ impl Measured for MeasuredDetector {
             gflops: self.gflops,
             ms_per_image: self.ms_per_image,
         }
+    }
+
+    fn detections(&self) -> Option<&[Detection]> {
+        Some(&self.detections)
     }
 
     fn per_class(&self) -> Vec<ClassResult> {
