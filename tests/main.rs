@@ -4,6 +4,7 @@
 
 mod architecture;
 mod bench;
+mod book;
 mod classify;
 mod classify_data;
 mod cli;

@@ -26,9 +26,9 @@ pub struct Args {
 /// Prints the completion script of `program`.
 pub(super) fn run(args: Args, program: Command) -> anyhow::Result<()> {
     let words = Words {
-        configurations: config::list().into_iter().map(|listed| listed.name).collect(),
-        keys: config_keys::paths(),
-        assignments: config_keys::paths().into_iter().map(|path| path + "=").collect(),
+        configurations: config::list().into_iter().map(|listed| kept(listed.name)).collect(),
+        keys: config_keys::paths().into_iter().map(kept).collect(),
+        assignments: config_keys::paths().into_iter().map(|path| kept(path + "=")).collect(),
     };
     let mut program = words.offered("", program);
     let mut script = Vec::new();
@@ -44,10 +44,10 @@ pub(super) fn run(args: Args, program: Command) -> anyhow::Result<()> {
 
 /// Words of configurations that a shell completes.
 struct Words {
-    configurations: Vec<String>,
-    keys: Vec<String>,
+    configurations: Vec<&'static str>,
+    keys: Vec<&'static str>,
     /// Keys as `--set` takes them, each with its sign of equality.
-    assignments: Vec<String>,
+    assignments: Vec<&'static str>,
 }
 
 impl Words {
@@ -63,7 +63,7 @@ impl Words {
             .mut_subcommands(|verb| self.offered(&name, verb))
     }
 
-    fn of(&self, arg: &Arg, is_of_config: bool) -> Option<Vec<String>> {
+    fn of(&self, arg: &Arg, is_of_config: bool) -> Option<Vec<&'static str>> {
         let value = arg.get_value_names()?.first()?.as_str();
         let words = match value {
             "CONFIG" => &self.configurations,
@@ -77,7 +77,7 @@ impl Words {
 
     /// A script of zsh that offers files beside configurations, and puts no space behind a key.
     fn with_files(&self, script: &str) -> String {
-        let list = |words: &[String]| words.join(" ");
+        let list = |words: &[&str]| words.join(" ");
         let functions = format!(
             "_ckd_det_configurations() {{\n    compadd -- {}\n    _files -g '*.toml'\n}}\n\
              _ckd_det_assignments() {{\n    compadd -S '' -- {}\n}}\n",
@@ -90,6 +90,11 @@ impl Words {
             .replace(&format!("({})", list(&self.assignments)), "_ckd_det_assignments");
         format!("{head}\n\n{functions}{rest}")
     }
+}
+
+/// The word for as long as the program runs: clap takes no other ones.
+fn kept(word: String) -> &'static str {
+    word.leak()
 }
 
 /// A script of bash that puts no space behind a key and its sign of equality.
