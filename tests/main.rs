@@ -9,6 +9,7 @@ mod classify;
 mod classify_data;
 mod cli;
 mod cohort;
+mod compare;
 mod config;
 mod config_properties;
 mod data;

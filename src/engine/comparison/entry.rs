@@ -66,13 +66,13 @@ pub struct Difference {
 
 impl Entry {
     /// Results of `runs`, of which numbers describe what `of` says.
-    pub(super) fn new(name: String, of: Option<String>, runs: Vec<Run>) -> Self {
+    pub fn new(name: String, of: Option<String>, runs: Vec<Run>) -> Self {
         let metrics = metrics(&runs);
         Self { name, of, runs, metrics, difference: None }
     }
 
     /// Gain over `first` in the first metric, without an interval.
-    pub(super) fn gain_over(&self, first: &Self) -> Option<Difference> {
+    pub fn gain_over(&self, first: &Self) -> Option<Difference> {
         let metric = self.metrics.first().filter(|metric| metric.mean >= 0.0)?.name;
         let value =
             |run: &Run| run.last.first().filter(|last| last.0 == metric && last.1 >= 0.0).map(|last| last.1);
@@ -114,31 +114,4 @@ fn moments(values: &[f64]) -> (f64, Option<f64>) {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
     (mean, (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn entry(name: &str, values: &[(u64, f64)]) -> Entry {
-        let run = |&(seed, value)| Run {
-            seed,
-            steps: 1,
-            last: vec![("AP", value)],
-            best: None,
-            folder: String::new(),
-        };
-        Entry::new(name.to_owned(), None, values.iter().map(run).collect())
-    }
-
-    #[test]
-    fn a_gain_is_that_of_the_seeds_that_both_have() {
-        let first = entry("alone", &[(0, 20.0), (1, 30.0), (2, 10.0)]);
-        assert_eq!(first.metrics[0].deviation, Some(10.0));
-        let gain = entry("ckd", &[(2, 13.0), (0, 21.0), (7, 90.0)]).gain_over(&first).unwrap();
-        assert_eq!((gain.mean, gain.deviation), (2.0, Some(2f64.sqrt())));
-        assert_eq!(entry("ckd", &[(7, 90.0)]).gain_over(&first), None);
-        // Less than nothing stands for nothing to measure by.
-        assert_eq!(entry("ckd", &[(0, -100.0)]).gain_over(&first), None);
-    }
 }
