@@ -867,7 +867,9 @@ fn a_shell_completes_names_of_configurations_methods_and_keys() {
         let output = bash.args(["--norc", "-c", &ask]).current_dir(here.path("")).output().expect("bash");
         text(&output).lines().map(str::to_owned).collect()
     };
-    assert_eq!(completed(&["ckd-det", "train", "coco_r101_r1"]), ["coco_r101_r18"]);
+    let names = completed(&["ckd-det", "train", "coco_r101_r1"]);
+    assert!(names.contains(&"coco_r101_r18".to_owned()), "{names:?}");
+    assert!(names.iter().all(|name| name.starts_with("coco_r101_r1")), "{names:?}");
     assert!(completed(&["ckd-det", "train", "--set", "optim.l"]).contains(&"optim.lr=".to_owned()));
     assert_eq!(completed(&["ckd-det", "methods", "review"]), ["review_kd"]);
     assert!(completed(&["ckd-det", "config", "explain", "train.pat"]).contains(&"train.patience".to_owned()));

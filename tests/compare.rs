@@ -75,6 +75,13 @@ fn a_difference_has_an_interval_that_depends_on_its_seed_alone() {
     assert_eq!(found.difference, second.ap(&[1; 40]).unwrap() - first.ap(&[1; 40]).unwrap());
     assert!(low < found.difference && found.difference < high && high - low < 0.3, "{found:?}");
     assert_eq!(found.resamples, RESAMPLES);
+    // pycocotools' AP, and its bootstrap with copies of the images (tools/golden/bootstrap.py).
+    let near =
+        |got: f64, want: f64, tolerance: f64| assert!((got - want).abs() <= tolerance, "{got}, {want}");
+    near(first.ap(&[1; 40]).unwrap(), 0.18586662076753832, 1e-12);
+    near(second.ap(&[1; 40]).unwrap(), 0.4559514825986648, 1e-12);
+    near(low, 0.19493471, 0.02);
+    near(high, 0.34345101, 0.02);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
     assert_eq!(pool.install(|| bootstrap(&pair, 7)), Some(found));
     assert_ne!(bootstrap(&pair, 8).unwrap().interval, found.interval);
