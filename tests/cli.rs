@@ -625,6 +625,10 @@ fn configurations_and_keys_are_found_by_a_word() {
     let (all, some) = (lines(&["config", "keys"]), lines(&["config", "keys", "milestones"]));
     assert!(!some.is_empty() && some.len() < all.len() / 20, "{} of {}", some.len(), all.len());
     assert!(some.iter().any(|line| line.starts_with("  milestones = []")), "{some:?}");
+    let reference = lines(&["config", "keys", "--reference"]).join("\n");
+    let written = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md")).unwrap();
+    let advice = "docs/CONFIGURATION.md is stale: write `ckd-det config keys --reference` into it";
+    assert!(written.trim_end() == reference.trim_end(), "{advice}");
     let section = lines(&["config", "keys", "detector.rpn"]);
     assert_eq!(section[0], "[detector.rpn]   # task = \"detect\"");
     assert!(section[1..].iter().all(|line| line.starts_with("  ")), "{section:?}");
@@ -853,6 +857,36 @@ fn help_shows_examples_and_exit_codes() {
     );
     let script = here.run_program(&["completions", "bash"]);
     assert_mentions(&text(&script), &["complete -F", "doctor"]);
+}
+
+#[test]
+fn a_shell_completes_names_of_configurations_methods_and_keys() {
+    let here = Tiny::empty();
+    let script = |shell: &str| text(&here.run_program(&["completions", shell]));
+    here.write("completed.bash", &script("bash"));
+    let completed = |line: &[&str]| -> Vec<String> {
+        let [.., before, word] = line else { panic!("a line has two words") };
+        let ask = format!(
+            "source completed.bash; COMP_WORDS=({}); COMP_CWORD={}; _ckd-det-completed ckd-det '{word}' '{before}'; \
+             printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            line.join(" "),
+            line.len() - 1
+        );
+        let mut bash = std::process::Command::new("bash");
+        let output = bash.args(["--norc", "-c", &ask]).current_dir(here.path("")).output().expect("bash");
+        text(&output).lines().map(str::to_owned).collect()
+    };
+    let names = completed(&["ckd-det", "train", "coco_r101_r1"]);
+    assert!(names.contains(&"coco_r101_r18".to_owned()), "{names:?}");
+    assert!(names.iter().all(|name| name.starts_with("coco_r101_r1")), "{names:?}");
+    assert!(completed(&["ckd-det", "train", "--set", "optim.l"]).contains(&"optim.lr=".to_owned()));
+    assert_eq!(completed(&["ckd-det", "methods", "review"]), ["review_kd"]);
+    assert!(completed(&["ckd-det", "config", "explain", "train.pat"]).contains(&"train.patience".to_owned()));
+    assert!(completed(&["ckd-det", "comp"]).contains(&"compare".to_owned()));
+    let zsh = script("zsh");
+    assert_mentions(&zsh, &["#compdef ckd-det", ":_ckd_det_configurations'", ":_ckd_det_assignments'"]);
+    assert_mentions(&script("fish"), &["optim.lr=", "coco_r101_r18"]);
+    script("powershell");
 }
 
 #[test]

@@ -4,10 +4,12 @@
 
 mod architecture;
 mod bench;
+mod book;
 mod classify;
 mod classify_data;
 mod cli;
 mod cohort;
+mod compare;
 mod config;
 mod config_properties;
 mod data;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::train::{observers, quoted};
 use super::{Context, UsageError, say};
-use crate::engine::comparison::{Jobs, compare, markdown, write};
+use crate::engine::comparison::{Format, Jobs, compare, write};
 use crate::engine::observer::ShowProgress;
 use crate::fsx;
 use crate::report::progress::tell;
@@ -15,14 +15,19 @@ use crate::report::progress::tell;
 #[command(after_help = "\
 Each configuration is trained with each seed in runs/NAME_seedN, one run after the other or --jobs N at once, \
 which share the threads. Results depend on the threads of a run, not on how many run at once: --jobs 4 \
---threads 8 has those of --threads 2. The table has mean and standard deviation of the last evaluations, and is written to compare.json and compare.md after every run. Typed \
-again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
+--threads 8 has those of --threads 2. The table has mean and standard deviation of the last evaluations, and is written to \
+compare.json and compare.md after every run. Typed again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
 program are those it was made with.
+
+Each configuration is compared with the first one, by the seeds that both have: the mean of the differences, their standard \
+deviation, and for detectors the 95 % interval over the validation images (paired bootstrap, 1000 resamples). An interval \
+without 0 means that the gain is not chance of these images; the deviation says how much it depends on the seed.
 
 Examples:
   ckd-det compare cifar10_r56_r20.toml --seeds 0,1,2 --set data.root=/data
   ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1 --out results/cifar10
-  ckd-det compare alone.toml kd.toml --jobs 4")]
+  ckd-det compare alone.toml kd.toml --jobs 4
+  ckd-det compare alone.toml kd.toml --format html > comparison.html")]
 pub struct Args {
     /// Files, or names of configurations
     #[arg(value_name = "CONFIG", required = true)]
@@ -36,7 +41,10 @@ pub struct Args {
     /// Runs at once, each on its share of the threads
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     jobs: NonZeroUsize,
-    /// The folder of compare.json and compare.md; - prints compare.json alone
+    /// The form of the result that is printed [default: markdown, and json with --out -]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// The folder of compare.json and compare.md; - writes none
     #[arg(long, value_name = "DIR", default_value = "runs/compare")]
     out: PathBuf,
 }
@@ -73,7 +81,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     };
     if args.out == Path::new("-") {
         let entries = compare(&args.configs, &args.seeds, &args.sets, &jobs, |_| Ok(()))?;
-        return Ok(say(serde_json::to_string_pretty(&entries)?)?);
+        return Ok(say(args.format.unwrap_or(Format::Json).of(&entries).trim_end())?);
     }
     // Before hours of training, not after them.
     fsx::check_output(&args.out.join("compare.json")).map_err(|error| {
@@ -81,8 +89,16 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     })?;
     let entries =
         compare(&args.configs, &args.seeds, &args.sets, &jobs, |entries| write(entries, &args.out))?;
-    say(markdown(&entries).trim_end())?;
-    Ok(say(format!("written to {}", args.out.join("compare.json").display()))?)
+    write(&entries, &args.out)?;
+    let format = args.format.unwrap_or(Format::Markdown);
+    say(format.of(&entries).trim_end())?;
+    let written = format!("written to {}", args.out.join("compare.json").display());
+    match format {
+        Format::Table | Format::Markdown => say(written)?,
+        // Standard output is the file.
+        Format::Csv | Format::Json | Format::Html => tell(&written),
+    }
+    Ok(())
 }
 
 fn command_line(args: &Args) -> String {

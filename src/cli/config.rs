@@ -43,8 +43,12 @@ Examples:
 Examples:
   ckd-det config keys                    all but those of methods
   ckd-det config keys detector.rpn       those of a section
-  ckd-det config keys milestones         those that have the word")]
+  ckd-det config keys milestones         those that have the word
+  ckd-det config keys --reference        all about all of them, in Markdown")]
     Keys {
+        /// Print all about every key, methods' too, in Markdown
+        #[arg(long, conflicts_with = "word")]
+        reference: bool,
         /// Only those of this section, or with this word in their name or explanation
         #[arg(value_name = "WORD|SECTION")]
         word: Option<String>,
@@ -132,7 +136,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         }
         Action::Check(args) => check(args, context),
         Action::List { word } => list(&word.unwrap_or_default()),
-        Action::Keys { word } => config_keys::list(word.as_deref()),
+        Action::Keys { reference: true, .. } => config_keys::reference(),
+        Action::Keys { word, .. } => config_keys::list(word.as_deref()),
         Action::Explain { keys } => keys.iter().try_for_each(|key| config_keys::explain(key)),
         Action::Diff { a, b, sets } => config_diff::run(&a, &b, &sets),
         Action::Schema { task } => schema(task),

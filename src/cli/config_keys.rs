@@ -33,6 +33,52 @@ fn all() -> Vec<Found> {
     found
 }
 
+/// Every key as `--set` takes it, without tables, in alphabetical order.
+pub(super) fn paths() -> Vec<String> {
+    let of = |found: Found| (found.key.takes != "a table").then(|| found.key.path.replace(".N", ".0"));
+    let mut paths: Vec<String> = all().into_iter().filter_map(of).collect();
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+/// Prints every key of every task and method in Markdown: the reference of the documentation.
+///
+/// # Errors
+/// If standard output cannot be written.
+pub(super) fn reference() -> anyhow::Result<()> {
+    say("<!-- Made by `ckd-det config keys --reference`; a test compares it with the program. -->\n\n\
+         # Configuration reference\n\n\
+         Every key that a configuration may have, with its default. A heading is the table that keys stand in; `N` is a place in \
+         an array of tables, from 0. `ckd-det config explain KEY` prints one, `ckd-det config keys WORD` finds them by a word, and \
+         `ckd-det config schema` prints a JSON Schema for editors.")?;
+    let mut heading = None;
+    for found in &all() {
+        let own = (found.table().to_owned(), found.method.clone(), found.tasks.clone());
+        if heading.as_ref() != Some(&own) {
+            let name = title(found);
+            let name = name.split("   #").next().unwrap_or_default();
+            say(format!("\n## `{name}`\n"))?;
+            if found.tasks.len() < 3 {
+                say(format!("For task = {}.\n", found.tasks()))?;
+            }
+            heading = Some(own);
+        }
+        let text = found.key.documentation.replace('\n', " ");
+        if found.key.takes == "a table" {
+            say(format!("{text}\n"))?;
+            continue;
+        }
+        let name = found.key.path.rsplit('.').next().unwrap_or_default();
+        let default = match &found.key.default {
+            Some(default) => format!("default `{default}`"),
+            None => "required".to_owned(),
+        };
+        say(format!("- **`{name}`**: {}, {default}. {text}", found.key.takes))?;
+    }
+    Ok(())
+}
+
 impl Found {
     /// The table that the key stands in; of a table, that table itself.
     fn table(&self) -> &str {

@@ -99,6 +99,7 @@ impl ExitStatus {
                 | EngineError::Busy { .. }
                 | EngineError::Parts { .. }
                 | EngineError::Alone(_)
+                | EngineError::SameFolder { .. }
                 | EngineError::Config(_),
             ) => return Some(Self::Usage),
             _ => {}

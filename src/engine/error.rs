@@ -95,6 +95,20 @@ pub enum EngineError {
         /// Description of the difference.
         reason: String,
     },
+    /// Two runs of a comparison would have one folder.
+    #[error(
+        "{first} and {second} would both be trained in {}: name each configuration and each seed once, and give configurations \
+         of one file name or of one `name` others",
+        path.display()
+    )]
+    SameFolder {
+        /// The folder.
+        path: PathBuf,
+        /// Configuration and seed of a run.
+        first: String,
+        /// Configuration and seed of the other one.
+        second: String,
+    },
     /// One of several experiments stopped.
     #[error("{name}: {source}")]
     Experiment {

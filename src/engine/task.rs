@@ -24,6 +24,7 @@ use super::pass::{GradientSink, Pass};
 use crate::config::{Document, Eval, Loaded, Run, Train};
 use crate::data::{BadImage, Source, Workforce};
 use crate::distill::{Distill, MethodSetting, Parts};
+use crate::eval::Detection;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row;
 use crate::weights::WeightsFile;
@@ -379,6 +380,11 @@ pub trait Measured {
 
     /// The line of a table for what was measured, which is `networks`.
     fn row(&self, name: &str, networks: &[Network<'_>]) -> Self::Row;
+
+    /// Detections on the held-out images, where the task has boxes: kept with the run.
+    fn detections(&self) -> Option<&[Detection]> {
+        None
+    }
 
     /// Results of each class, where the outcome lists them.
     fn per_class(&self) -> Vec<ClassResult>;

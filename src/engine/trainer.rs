@@ -34,6 +34,7 @@ use crate::config::{Document, OnNonFinite, Run};
 use crate::data::loader::Share;
 use crate::data::{BadImage, DataError, Loader, Position, Source};
 use crate::distill::Parts;
+use crate::fsx;
 use crate::optim::groups::grouped;
 use crate::optim::{Ema, LearningRate, Optimizer, Slot};
 use crate::report::log::digest;
@@ -270,6 +271,12 @@ impl<'a, T: Task> Training<'a, T> {
         };
         for (network, score) in scores(&measured).into_iter().enumerate() {
             on_first(self.around.ranks, || self.write_weights(network, RunFolder::last, score))?;
+        }
+        if let Some(detections) = measured.detections() {
+            on_first(self.around.ranks, || {
+                let json = serde_json::to_vec(detections).expect("detections have a JSON form");
+                Ok(fsx::write_atomic(&self.job.folder.val_detections(), &json)?)
+            })?;
         }
         if let (Some(ema), Some(average)) = (&self.ema, &average) {
             ema.in_place(|| {

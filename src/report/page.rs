@@ -52,13 +52,7 @@ const STYLE: &str = include_str!("page/style.css");
 /// The page of `runs`.
 pub fn page(runs: &[Run]) -> String {
     let names: Vec<&str> = runs.iter().map(|run| run.label.as_str()).collect();
-    let title = escaped(&names.join(", "));
-    let mut page = format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
-         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
-    );
+    let mut page = begin(&names.join(", "));
     page += &overview(runs);
     page += &curves(runs);
     page += &classes(runs);
@@ -71,9 +65,31 @@ pub fn page(runs: &[Run]) -> String {
     page += &times::section(runs);
     runs.iter().for_each(|run| page += &settings(run));
     runs.iter().for_each(|run| page += &environment(run));
-    page += "</main>\n</body>\n</html>\n";
+    page += END;
     page
 }
+
+/// Page of one table: headings, rows, and remarks below it.
+pub fn of_table(title: &str, headings: &[String], rows: &[Vec<String>], remarks: &[String]) -> String {
+    let headings: Vec<String> = headings.iter().map(|heading| escaped(heading)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
+    let remarks: String = remarks.iter().map(|remark| format!("<p>{}</p>\n", escaped(remark))).collect();
+    begin(title) + &table(&headings, &rows) + &remarks + END
+}
+
+/// Head and heading of a page.
+fn begin(title: &str) -> String {
+    let title = escaped(title);
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <meta name=\"color-scheme\" content=\"light dark\">\n<link rel=\"icon\" href=\"data:,\">\n\
+         <title>{title}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n<h1>{title}</h1>\n"
+    )
+}
+
+/// End of a page.
+const END: &str = "</main>\n</body>\n</html>\n";
 
 /// State, accuracy and length of each run.
 fn overview(runs: &[Run]) -> String {

@@ -17,6 +17,7 @@
 //!           ema.safetensors         average of the weights after the last step (train.ema_decay)
 //!           outcome.json            the numbers of the last evaluation
 //!           summary.json            the experiment: the outcome, or the comparison
+//!           val_detections.json     a detector's findings at the last evaluation, as COCO results
 //!           detections.png          detections beside the truth
 //!           shown/                  pictures for the page: images, feature maps
 //!           alone/                  the run of the student without its teacher
@@ -182,6 +183,11 @@ impl RunFolder {
     /// The numbers of the whole experiment.
     pub fn summary(&self) -> PathBuf {
         self.path.join("summary.json")
+    }
+
+    /// Detections of the last evaluation, as a COCO results file.
+    pub fn val_detections(&self) -> PathBuf {
+        self.path.join("val_detections.json")
     }
 
     /// Detections of the finished students beside the truth.

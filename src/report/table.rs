@@ -250,7 +250,7 @@ fn cost(parameters: u64, gflops: f64, ms_per_image: f64) -> [String; 3] {
 }
 
 /// `+1.2`, `-1.2`, and `0.0` where rounding leaves nothing.
-fn signed(value: f64, decimals: usize) -> String {
+pub fn signed(value: f64, decimals: usize) -> String {
     let text = format!("{value:+.decimals$}");
     if text[1..].chars().all(|c| c == '0' || c == '.') { text[1..].to_owned() } else { text }
 }

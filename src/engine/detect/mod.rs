@@ -35,7 +35,7 @@ pub use sources::{DataSets, LoadedSplit};
 use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{analysed, detect_shared, score};
 use self::pass::{Moment, Views, training_pass};
-use self::picture::{Extremes, evaluation_picture, shown};
+use self::picture::{Extremes, evaluation_picture};
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
@@ -218,12 +218,12 @@ impl Task for DataSets {
         let analysis = analysed(&evaluation, &self.truth)?;
         let (ms_per_image, gflops) = (evaluation.ms_per_image, evaluation.gflops);
         let extremes = Extremes::of(&self.val, &evaluation);
-        let shown = shown(&self.val, evaluation.detections);
-        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, extremes, shown })
+        let detections = evaluation.detections;
+        Ok(MeasuredDetector { metrics, analysis, ms_per_image, gflops, extremes, detections })
     }
 
     fn evaluation_picture(&self, measured: &MeasuredDetector) -> Result<Option<RgbImage>> {
-        evaluation_picture(&self.val, &measured.shown).map(Some)
+        evaluation_picture(&self.val, &measured.detections).map(Some)
     }
 
     fn card(
@@ -254,8 +254,8 @@ pub struct MeasuredDetector {
     pub gflops: f64,
     /// The worst and the best images.
     extremes: Extremes,
-    /// Detections on the images that are shown.
-    shown: Vec<Detection>,
+    /// All detections.
+    detections: Vec<Detection>,
 }
 
 impl Measured for MeasuredDetector {
@@ -293,6 +293,10 @@ impl Measured for MeasuredDetector {
             gflops: self.gflops,
             ms_per_image: self.ms_per_image,
         }
+    }
+
+    fn detections(&self) -> Option<&[Detection]> {
+        Some(&self.detections)
     }
 
     fn per_class(&self) -> Vec<ClassResult> {

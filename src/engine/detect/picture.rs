@@ -183,12 +183,6 @@ impl Extremes {
     }
 }
 
-/// Detections on the images of a picture.
-pub(super) fn shown(val: &Dataset, detections: Vec<Detection>) -> Vec<Detection> {
-    let ids: Vec<u64> = shown_images(val).map(|index| val.images[index].id.0).collect();
-    detections.into_iter().filter(|found| ids.contains(&found.image_id)).collect()
-}
-
 /// The truth and `detections` on the images of a picture, a row each.
 pub(super) fn evaluation_picture(val: &Dataset, detections: &[Detection]) -> Result<RgbImage> {
     let mut rows = Vec::new();

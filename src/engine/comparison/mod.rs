@@ -3,65 +3,29 @@
 //! A run goes on where it was interrupted, and is not made again where configuration, teacher and program are those it was
 //! made with; otherwise the old run is kept beside the new one.
 
-use std::fmt::Write;
-use std::path::Path;
+mod entry;
+mod paired;
+mod written;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Device;
 use ckd_collective::Solo;
-use serde::Serialize;
 
 use super::experiment::{self, Request};
 use super::job::{Row, Start};
 use super::observer::Observers;
-use super::task::Settings;
+use super::task::{Settings, Task as _};
 use super::{EngineError, Result, recorded};
 use crate::config::{ConfigError, Experiment, Loaded};
-use crate::fsx;
 use crate::machine::cores;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row as _;
-
-/// Results of the runs of a configuration.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Entry {
-    /// The configuration's name.
-    pub name: String,
-    /// Description of what a run's numbers measure, if not one model: the mean of a cohort's networks.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub of: Option<String>,
-    /// Runs, one for each seed.
-    pub runs: Vec<Run>,
-    /// Mean and spread of each metric, in the order of the runs' metrics.
-    pub metrics: Vec<Metric>,
-}
-
-/// Result of a run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Run {
-    /// Seed of the run.
-    pub seed: u64,
-    /// Updates.
-    pub steps: u64,
-    /// The last evaluation: names and values, in points.
-    pub last: Vec<(&'static str, f64)>,
-    /// The best evaluation's first metric, in points.
-    pub best: Option<f64>,
-    /// Folder of the run.
-    pub folder: String,
-}
-
-/// A metric over the seeds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Metric {
-    /// Name of the metric.
-    pub name: &'static str,
-    /// The mean, in points.
-    pub mean: f64,
-    /// The standard deviation of the sample, in points; `None` for one run.
-    pub deviation: Option<f64>,
-}
+pub use entry::{Difference, Entry, Metric, Run};
+pub use written::{Format, markdown, write};
 
 /// Surroundings of the runs of a comparison, and how many are made at once.
 pub struct Jobs<'a> {
@@ -101,6 +65,7 @@ pub fn compare(
             planned.push(Planned { config: name.clone(), seed, experiment: load(config, seed, sets)? });
         }
     }
+    check(&planned)?;
     let next = AtomicUsize::new(0);
     let ended = Mutex::new(Ended { runs: planned.iter().map(|_| None).collect(), error: None, done });
     let work = || {
@@ -118,7 +83,53 @@ pub fn compare(
         at_once => on_threads(at_once, jobs.threads, &work)?,
     }
     let Ended { runs, error, .. } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-    error.map_or_else(|| Ok(table(&planned, &runs)), Err)
+    if let Some(error) = error {
+        return Err(error);
+    }
+    let mut entries = table(&planned, &runs);
+    paired::compare(&mut entries, |name| match planned.iter().find(|plan| plan.config == name) {
+        Some(Planned { experiment: Experiment::Detect(loaded), .. }) => Some(loaded.as_ref()),
+        _ => None,
+    })?;
+    Ok(entries)
+}
+
+/// Refuses two runs of one folder, and data and weights that are missing, before the first run.
+fn check(planned: &[Planned]) -> Result<()> {
+    let mut seen: BTreeMap<PathBuf, String> = BTreeMap::new();
+    for plan in planned {
+        let of = format!("{} with seed {}", plan.config, plan.seed);
+        if let Some(first) = seen.insert(plan.folder(), of.clone()) {
+            return Err(EngineError::SameFolder { path: plan.folder(), first, second: of });
+        }
+    }
+    // The first run checks its own at once.
+    let mut checked = planned.first().map(|plan| plan.config.clone());
+    for plan in planned {
+        if checked.replace(plan.config.clone()).as_ref() == Some(&plan.config) {
+            continue;
+        }
+        let found = match &plan.experiment {
+            Experiment::Detect(loaded) => find(loaded.as_ref()),
+            Experiment::Classify(loaded) => find(loaded.as_ref()),
+            Experiment::Cohort(loaded) => find(loaded.as_ref()),
+        };
+        found.map_err(|error| EngineError::Experiment {
+            name: plan.name().to_owned(),
+            source: Box::new(error),
+        })?;
+    }
+    Ok(())
+}
+
+/// Finds and loads what the experiment reads, unless its run has ended.
+fn find<C: Settings>(loaded: &Loaded<C>) -> Result<()> {
+    let run = loaded.config.run();
+    let folder = RunFolder::at(run.output.join(&run.name));
+    match folder.outcome().exists() {
+        true => Ok(()),
+        false => C::Task::gather(loaded).map(drop),
+    }
 }
 
 /// Does `work` so many times at once, on so many threads each.
@@ -160,6 +171,16 @@ fn next_of<'p>(planned: &'p [Planned], next: &AtomicUsize) -> Option<(usize, &'p
 type Made = (Run, Option<String>);
 
 impl Planned {
+    /// Folder of the run.
+    fn folder(&self) -> PathBuf {
+        let run = match &self.experiment {
+            Experiment::Detect(loaded) => &loaded.config.run,
+            Experiment::Classify(loaded) => &loaded.config.run,
+            Experiment::Cohort(loaded) => &loaded.config.run,
+        };
+        run.output.join(&run.name)
+    }
+
     fn name(&self) -> &str {
         match &self.experiment {
             Experiment::Detect(loaded) => &loaded.config.run.name,
@@ -213,18 +234,16 @@ impl<D: FnMut(&[Entry]) -> Result<()>> Ended<D> {
 
 /// The entries of the runs that ended.
 fn table(planned: &[Planned], runs: &[Option<Made>]) -> Vec<Entry> {
-    let mut entries: Vec<Entry> = Vec::new();
+    let mut entries: Vec<(String, Option<String>, Vec<Run>)> = Vec::new();
     for (plan, made) in planned.iter().zip(runs) {
         let Some((run, of)) = made else { continue };
-        let at = entries.iter().position(|entry| entry.name == plan.config).unwrap_or_else(|| {
-            let name = plan.config.clone();
-            entries.push(Entry { name, of: of.clone(), runs: Vec::new(), metrics: Vec::new() });
+        let at = entries.iter().position(|entry| entry.0 == plan.config).unwrap_or_else(|| {
+            entries.push((plan.config.clone(), of.clone(), Vec::new()));
             entries.len() - 1
         });
-        entries[at].runs.push(run.clone());
+        entries[at].2.push(run.clone());
     }
-    entries.iter_mut().for_each(|entry| entry.metrics = metrics(&entry.runs));
-    entries
+    entries.into_iter().map(|(name, of, runs)| Entry::new(name, of, runs)).collect()
 }
 
 /// The configuration with its seed, as a run of its own.
@@ -257,82 +276,4 @@ where
         folder: finished.folder.display().to_string(),
     };
     Ok((run, finished.student.row.of_several()))
-}
-
-fn metrics(runs: &[Run]) -> Vec<Metric> {
-    let names = runs.first().map(|run| run.last.iter().map(|(name, _)| *name)).into_iter().flatten();
-    names
-        .enumerate()
-        .map(|(index, name)| {
-            let values: Vec<f64> = runs.iter().filter_map(|run| Some(run.last.get(index)?.1)).collect();
-            let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;
-            let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-            let deviation = (values.len() > 1).then(|| (squares / (values.len() - 1) as f64).sqrt());
-            Metric { name, mean, deviation }
-        })
-        .collect()
-}
-
-/// The entries as a Markdown table: mean ± standard deviation of the last evaluations, in points.
-pub fn markdown(entries: &[Entry]) -> String {
-    let mut names: Vec<&str> = Vec::new();
-    for metric in entries.iter().flat_map(|entry| &entry.metrics) {
-        if !names.contains(&metric.name) {
-            names.push(metric.name);
-        }
-    }
-    let mut text = format!("| configuration | runs | {} |\n|---|---:|", names.join(" | "));
-    text += &"---:|".repeat(names.len());
-    text.push('\n');
-    for entry in entries {
-        let of = entry.of.as_ref().map(|of| format!(" ({of})")).unwrap_or_default();
-        let _ = write!(text, "| {}{of} | {} |", entry.name, entry.runs.len());
-        for name in &names {
-            let cell = match entry.metrics.iter().find(|metric| metric.name == *name) {
-                // Less than nothing stands for nothing to measure by.
-                Some(Metric { mean, .. }) if *mean < 0.0 => "-".to_owned(),
-                Some(Metric { mean, deviation: Some(deviation), .. }) => {
-                    format!("{mean:.2} ± {deviation:.2}")
-                }
-                Some(Metric { mean, deviation: None, .. }) => format!("{mean:.2}"),
-                None => "-".to_owned(),
-            };
-            let _ = write!(text, " {cell} |");
-        }
-        text.push('\n');
-    }
-    text
-}
-
-/// Writes `compare.json` and `compare.md` into `folder`.
-pub fn write(entries: &[Entry], folder: &Path) -> Result<()> {
-    let json = serde_json::to_vec_pretty(entries).expect("entries have a JSON form");
-    fsx::write_atomic(&folder.join("compare.json"), &json)?;
-    Ok(fsx::write_atomic(&folder.join("compare.md"), markdown(entries).as_bytes())?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(seed: u64, top1: f64) -> Run {
-        Run { seed, steps: 1, last: vec![("top-1", top1)], best: None, folder: String::new() }
-    }
-
-    #[test]
-    fn the_table_has_means_and_sample_deviations() {
-        let entry = |name: &str, runs: Vec<Run>| {
-            let metrics = metrics(&runs);
-            Entry { name: name.to_owned(), of: None, runs, metrics }
-        };
-        let entries = [
-            entry("alone", vec![run(0, 60.0), run(1, 62.0), run(2, 64.0)]),
-            entry("ckd", vec![run(0, 65.5)]),
-        ];
-        assert_eq!(entries[0].metrics[0].deviation, Some(2.0));
-        let table = markdown(&entries);
-        assert!(table.contains("| alone | 3 | 62.00 ± 2.00 |"), "{table}");
-        assert!(table.contains("| ckd | 1 | 65.50 |"), "{table}");
-        assert!(table.starts_with("| configuration | runs | top-1 |\n|---|---:|---:|\n"), "{table}");
-    }
 }

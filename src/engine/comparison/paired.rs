@@ -1,0 +1,86 @@
+//! Gains of the configurations of a comparison over the first one, with intervals where detections were kept.
+
+use std::sync::Arc;
+
+use super::entry::{Difference, Entry, Run, pairs};
+use crate::config::{Config, Loaded};
+use crate::engine::Result;
+use crate::engine::detect::LoadedSplit;
+use crate::engine::detect::sources::DataPaths;
+use crate::eval::{self, GroundTruth, Matches, Options, bootstrap, read_detections};
+use crate::report::run_folder::RunFolder;
+
+/// Seed of the resamples: equal runs have equal intervals.
+const SEED: u64 = 0;
+
+/// Compares every configuration with the first one; `detector` finds a configuration that trains a detector by its name.
+///
+/// # Errors
+/// Detections or annotations that cannot be read.
+pub(super) fn compare<'p>(
+    entries: &mut [Entry],
+    detector: impl Fn(&str) -> Option<&'p Loaded<Config>>,
+) -> Result<()> {
+    let Some((first, others)) = entries.split_first_mut() else { return Ok(()) };
+    let mut held_out: Option<HeldOut> = None;
+    for other in others {
+        let Some(gain) = other.gain_over(first) else { continue };
+        other.difference = Some(match (detector(&first.name), detector(&other.name)) {
+            (Some(ours), Some(theirs)) if is_same(ours, theirs) && have_detections(first, other) => {
+                let held_out = match &mut held_out {
+                    Some(held_out) => held_out,
+                    None => held_out.insert(HeldOut::open(ours)?),
+                };
+                with_interval(gain, held_out, &pairs(first, other))?
+            }
+            _ => gain,
+        });
+    }
+    Ok(())
+}
+
+/// Whether both are evaluated on the same images.
+fn is_same(first: &Loaded<Config>, second: &Loaded<Config>) -> bool {
+    let most = |loaded: &Loaded<Config>| loaded.config.run.eval.max_images;
+    DataPaths::of(first).val == DataPaths::of(second).val && most(first) == most(second)
+}
+
+/// Whether all runs kept their detections; runs of earlier versions did not.
+fn have_detections(first: &Entry, second: &Entry) -> bool {
+    pairs(first, second).iter().all(|(a, b)| [a, b].iter().all(|run| folder(run).val_detections().exists()))
+}
+
+fn folder(run: &Run) -> RunFolder {
+    RunFolder::at(&run.folder)
+}
+
+/// Held-out images, and their boxes.
+struct HeldOut {
+    truth: Arc<GroundTruth>,
+    options: Options,
+}
+
+impl HeldOut {
+    fn open(loaded: &Loaded<Config>) -> Result<Self> {
+        let LoadedSplit { dataset, truth, .. } = LoadedSplit::open(&DataPaths::of(loaded).val)?;
+        let most = loaded.config.run.eval.max_images.unwrap_or(usize::MAX);
+        let image_ids = dataset.images.iter().take(most).map(|image| image.id.0).collect();
+        Ok(Self { truth, options: Options { image_ids: Some(image_ids), ..Options::default() } })
+    }
+
+    fn matches(&self, run: &Run) -> Result<Matches> {
+        let detections = read_detections(&folder(run).val_detections())?;
+        Ok(eval::matches(&self.truth, &detections, &self.options)?)
+    }
+}
+
+/// The gain with its interval over images.
+fn with_interval(gain: Difference, held_out: &HeldOut, pairs: &[(&Run, &Run)]) -> Result<Difference> {
+    let matched: Result<Vec<(Matches, Matches)>> = pairs
+        .iter()
+        .map(|(first, second)| Ok((held_out.matches(first)?, held_out.matches(second)?)))
+        .collect();
+    let Some(found) = bootstrap(&matched?, SEED) else { return Ok(gain) };
+    let interval = Some(found.interval.map(|bound| 100.0 * bound));
+    Ok(Difference { interval, better: Some(found.better), ..gain })
+}

@@ -1,0 +1,218 @@
+//! `ckd-det compare`: gains with intervals, forms of the table, checks before the first run.
+
+use ckd_det::data::Instances;
+use ckd_det::engine::comparison::{Difference, Entry, Format, Run};
+use ckd_det::eval::{Detection, GroundTruth, Matches, Options, RESAMPLES, bootstrap, evaluate, matches};
+use serde_json::Value;
+
+use crate::support::tiny::{Tiny, assert_ended};
+
+fn text(output: &std::process::Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Boxes of two classes on `images` images, and detections of them: every so many is a miss, a wrong place, another
+/// class or a box of a crowd.
+fn set(images: &[u32]) -> (Instances, Vec<Detection>, Vec<Detection>) {
+    let mut instances = Instances::of_classes(["cat", "dog"]);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    for (copy, &image) in images.iter().enumerate() {
+        let place = |index: u32| [f64::from(20 + 60 * index), f64::from(10 + 7 * image), 40.0, 36.0];
+        let class = |index: u32| (image + index) % 2;
+        let boxes = (0..1 + image % 4).map(|index| (class(index), place(index)));
+        let image_id = instances.push_image(&format!("{image}-{copy}.jpg"), (400, 300), boxes);
+        if image % 5 == 3 {
+            instances.annotations.last_mut().expect("a box").iscrowd = true;
+        }
+        for index in 0..2 + image % 3 {
+            let [x, y, width, height] = place(index);
+            let kind = (3 * image + index) % 7;
+            let category_id = 1 + u64::from((class(index) + u32::from(kind == 5)) % 2);
+            // No two images have a score in common.
+            let score = 0.9 - 0.1 * f64::from(index) - 0.013 * f64::from(kind) - 0.0001 * f64::from(image);
+            let shifted =
+                |by: f64| Detection { image_id, category_id, bbox: [x + by, y, width, height], score };
+            first.push(shifted(if kind == 2 { 25.0 } else { 3.0 * f64::from(kind) }));
+            if kind != 4 {
+                second.push(shifted(f64::from(kind)));
+            }
+        }
+    }
+    (instances, first, second)
+}
+
+fn matched(images: &[u32]) -> (f64, Matches, Matches) {
+    let (instances, first, second) = set(images);
+    let truth = GroundTruth::of(&instances).unwrap();
+    let ap = evaluate(&truth, &first, &Options::default()).unwrap().stats[0];
+    let of = |found: &[Detection]| matches(&truth, found, &Options::default()).unwrap();
+    (ap, of(&first), of(&second))
+}
+
+#[test]
+fn an_image_that_counts_so_many_times_is_so_many_copies_of_it() {
+    let images: Vec<u32> = (0..12).collect();
+    let (ap, first, _) = matched(&images);
+    assert!((0.05..0.95).contains(&ap), "{ap}: easy or hopeless, and so no test");
+    assert!((first.ap(&[1; 12]).unwrap() - ap).abs() < 1e-12);
+    for counts in [[2, 0, 1, 3, 0, 0, 1, 1, 2, 0, 1, 1], [0, 5, 0, 0, 0, 0, 0, 2, 0, 0, 4, 1], [3; 12]] {
+        let copies: Vec<u32> =
+            images.iter().flat_map(|&image| vec![image; counts[image as usize] as usize]).collect();
+        let (copied, ..) = matched(&copies);
+        let got = first.ap(&counts).unwrap();
+        assert!((got - copied).abs() < 1e-12, "{counts:?}: {got}, the evaluator has {copied}");
+    }
+    assert_eq!(first.ap(&[0; 12]), None);
+}
+
+#[test]
+fn a_difference_has_an_interval_that_depends_on_its_seed_alone() {
+    let images: Vec<u32> = (0..40).collect();
+    let (_, first, second) = matched(&images);
+    let pair = [(first.clone(), second.clone())];
+    let found = bootstrap(&pair, 7).unwrap();
+    let [low, high] = found.interval;
+    assert_eq!(found.difference, second.ap(&[1; 40]).unwrap() - first.ap(&[1; 40]).unwrap());
+    assert!(low < found.difference && found.difference < high && high - low < 0.3, "{found:?}");
+    assert_eq!(found.resamples, RESAMPLES);
+    // pycocotools' AP, and its bootstrap with copies of the images (tools/golden/bootstrap.py).
+    let near =
+        |got: f64, want: f64, tolerance: f64| assert!((got - want).abs() <= tolerance, "{got}, {want}");
+    near(first.ap(&[1; 40]).unwrap(), 0.18586662076753832, 1e-12);
+    near(second.ap(&[1; 40]).unwrap(), 0.4559514825986648, 1e-12);
+    near(low, 0.19493471, 0.02);
+    near(high, 0.34345101, 0.02);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+    assert_eq!(pool.install(|| bootstrap(&pair, 7)), Some(found));
+    assert_ne!(bootstrap(&pair, 8).unwrap().interval, found.interval);
+    let equal = bootstrap(&[(first.clone(), first.clone())], 7).unwrap();
+    assert_eq!((equal.difference, equal.interval, equal.better), (0.0, [0.0; 2], 0.0));
+    let turned = bootstrap(&[(second, first.clone())], 7).unwrap();
+    assert!((turned.interval[0] + high).abs() < 1e-12 && (turned.interval[1] + low).abs() < 1e-12);
+    let (_, other, _) = matched(&images[1..]);
+    assert_eq!(bootstrap(&[(first, other)], 7), None, "other images");
+}
+
+fn seeded(name: &str, values: &[(u64, f64)]) -> Entry {
+    let run =
+        |&(seed, value)| Run { seed, steps: 1, last: vec![("AP", value)], best: None, folder: String::new() };
+    Entry::new(name.to_owned(), None, values.iter().map(run).collect())
+}
+
+#[test]
+fn a_gain_is_that_of_the_seeds_that_both_have() {
+    let first = seeded("alone", &[(0, 20.0), (1, 30.0), (2, 10.0)]);
+    assert_eq!(first.metrics[0].deviation, Some(10.0));
+    let gain = seeded("ckd", &[(2, 13.0), (0, 21.0), (7, 90.0)]).gain_over(&first).unwrap();
+    assert_eq!((gain.mean, gain.deviation), (2.0, Some(2f64.sqrt())));
+    assert_eq!(seeded("ckd", &[(7, 90.0)]).gain_over(&first), None);
+    // Less than nothing stands for nothing to measure by.
+    assert_eq!(seeded("ckd", &[(0, -100.0)]).gain_over(&first), None);
+}
+
+fn entry(name: &str, values: &[f64]) -> Entry {
+    let run =
+        |(seed, &value)| Run { seed, steps: 1, last: vec![("AP", value)], best: None, folder: String::new() };
+    Entry::new(name.to_owned(), None, (0..).zip(values).map(run).collect())
+}
+
+fn entries() -> Vec<Entry> {
+    let mut entries = vec![entry("alone, small", &[60.0, 62.0, 64.0]), entry("ckd<r18>", &[65.5])];
+    let gain = entries[1].gain_over(&entries[0]).unwrap();
+    entries[1].difference = Some(Difference { interval: Some([-0.25, 10.5]), better: Some(0.9), ..gain });
+    entries
+}
+
+#[test]
+fn the_table_has_means_sample_deviations_and_an_interval() {
+    let mut entries = entries();
+    let [table, markdown] = [Format::Table, Format::Markdown].map(|format| format.of(&entries));
+    let heading = "AP over alone, small [95 % over images]";
+    let want = format!("| configuration | runs | AP | {heading} |\n|---|---:|---:|---:|\n");
+    assert!(markdown.starts_with(&want), "{markdown}");
+    assert!(markdown.contains("| alone, small | 3 | 62.00 ± 2.00 | - |\n"), "{markdown}");
+    assert!(markdown.ends_with("| ckd<r18> | 1 | 65.50 | +5.50 [-0.25, +10.50] |\n"), "{markdown}");
+    let widths: Vec<usize> = table.lines().map(|line| line.chars().count()).collect();
+    assert!(widths.iter().all(|width| *width == widths[0]), "{table}");
+    assert!(table.contains("+5.50 [-0.25, +10.50]"), "{table}");
+    entries[1].difference = None;
+    let plain = Format::Markdown.of(&entries);
+    assert!(plain.starts_with("| configuration | runs | AP |\n|---|---:|---:|\n"), "{plain}");
+}
+
+#[test]
+fn csv_has_full_digits_and_quoted_names_and_a_page_escapes_them() {
+    let entries = entries();
+    let csv = Format::Csv.of(&entries);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines[1], "\"alone, small\",,0 1 2,AP,62,2,,,,");
+    assert_eq!(lines[2], "ckd<r18>,,0,AP,65.5,,5.5,,-0.25,10.5");
+    let page = Format::Html.of(&entries);
+    assert!(page.contains("ckd&lt;r18&gt;") && !page.contains("<r18>"), "{page}");
+    assert!(page.contains("paired bootstrap") && !page.contains("http"), "{page}");
+    let json: serde_json::Value = serde_json::from_str(&Format::Json.of(&entries)).unwrap();
+    assert_eq!(json[1]["difference"]["interval"][1], 10.5);
+}
+
+#[test]
+fn detectors_are_compared_with_an_interval_over_images_in_any_form() {
+    let tiny = Tiny::new();
+    tiny.write("wider.toml", "extends = \"plain.toml\"\n[student]\nwidth = 16\n");
+    let args = [
+        "compare",
+        "plain.toml",
+        "wider.toml",
+        "--seeds",
+        "0",
+        "--set",
+        "schedule.steps=4",
+        "--out",
+        "table",
+    ];
+    let compare = |more: &[&str]| tiny.run_program(&[&args[..], more].concat());
+    // Nothing is trained where a later run could not be.
+    let two = ["compare", "plain.toml", "plain.toml", "--seeds", "0"];
+    assert_ended(
+        &tiny.run_program(&two),
+        2,
+        &["plain with seed 0 and plain with seed 0", "runs/plain_seed0"],
+    );
+    let again = ["compare", "plain.toml", "--seeds", "3,3"];
+    assert_ended(&tiny.run_program(&again), 2, &["plain with seed 3 and plain with seed 3"]);
+    tiny.write("lost.toml", "extends = \"plain.toml\"\n[student]\ninit = \"nosuch.pth\"\n");
+    let lost = ["compare", "plain.toml", "lost.toml", "--seeds", "0"];
+    assert_ended(&tiny.run_program(&lost), 3, &["error: lost_seed0: ", "student.init = \"nosuch.pth\""]);
+    assert_ended(&compare(&["--format", "excel"]), 2, &["excel", "markdown", "csv", "html"]);
+    assert!(!tiny.path("runs").exists());
+
+    let output = compare(&["--format", "csv"]);
+    assert_ended(&output, 0, &["written to table/compare.json"]);
+    let csv = text(&output);
+    let lines: Vec<&str> = csv.lines().collect();
+    assert_eq!(lines.len(), 1 + 2 * 2, "AP and AP50 of two configurations: {csv}");
+    assert!(
+        lines[0].starts_with("configuration,of,seeds,metric,mean") && lines[3].starts_with("wider,,0,AP,")
+    );
+
+    let entries = tiny.json("table/compare.json");
+    let difference = &entries[1]["difference"];
+    let value = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("no number in {difference}"));
+    let ap = |entry: usize| value(&entries[entry]["runs"][0]["last"][0][1]);
+    assert!((value(&difference["mean"]) - (ap(1) - ap(0))).abs() < 1e-9, "{difference}");
+    let [low, high] = [0, 1].map(|bound| value(&difference["interval"][bound]));
+    assert!(low <= high && (-100.0..=100.0).contains(&low), "{difference}");
+    assert_eq!((&difference["from"], &difference["metric"]), (&Value::from("plain"), &Value::from("AP")));
+    // What was kept is what was measured.
+    let kept = "runs/wider_seed0/val_detections.json";
+    let (val, dt) = ("data/annotations/instances_val.json", tiny.path(kept));
+    let scored = tiny.run_program(&["eval", "--gt", val, "--dt", &dt.display().to_string(), "--json"]);
+    let scored: Value = serde_json::from_slice(&scored.stdout).expect("JSON alone");
+    assert!((100.0 * value(&scored["stats"][0]) - ap(1)).abs() < 1e-9);
+
+    // Typed again, nothing is trained; the forms tell the same.
+    let page = text(&compare(&["--format", "html"]));
+    assert!(page.starts_with("<!DOCTYPE html>") && page.contains("95 % over images"), "{page}");
+    assert_ended(&compare(&["--format", "table"]), 0, &["configuration", "wider", "AP over plain"]);
+    let piped = tiny.run_program(&[&args[..args.len() - 1], &["-", "--quiet"]].concat());
+    assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).expect("JSON alone"), entries);
+}
