@@ -134,5 +134,5 @@ fn watch_refuses_what_is_no_folder_and_a_port_that_is_taken() {
     assert_ended(&tiny.run_program(&["watch", "runs/none"]), 2, &["there is no folder runs/none"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
-    assert_ended(&tiny.run_program(&["watch", "data", "--port", &port]), 2, &["name another with --port"]);
+    assert_ended(&tiny.run_program(&["watch", ".", "--port", &port]), 2, &["name another with --port"]);
 }

@@ -2,12 +2,13 @@
 //!
 //! Metrics are hotcoco's; this says of each box what a picture shows of it.
 
+use ckd_detectors::boxes::{Xyxy, coverage, iou};
 use serde::Serialize;
 
 use crate::data::{Annotation, ClassIndex};
 
 /// Least IoU of a hit.
-pub const HIT_IOU: f64 = 0.5;
+pub const HIT_IOU: f32 = 0.5;
 
 /// A box that a detector found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -77,11 +78,11 @@ pub fn judged(objects: &[Annotation], found: &[Found]) -> Verdicts {
     for index in order {
         let Found { bbox, class, .. } = &found[index];
         let overlap = |object: &Annotation| match object.crowd {
-            true => overlap(object.bbox, *bbox, area(*bbox)),
-            false => iou(object.bbox, *bbox),
+            true => coverage(&corners(*bbox), &corners(object.bbox)),
+            false => iou(&corners(object.bbox), &corners(*bbox)),
         };
         let of_class = objects.iter().enumerate().filter(|(_, object)| object.category == *class);
-        let near: Vec<(usize, f64)> = of_class
+        let near: Vec<(usize, f32)> = of_class
             .map(|(place, object)| (place, overlap(object)))
             .filter(|&(_, overlap)| overlap >= HIT_IOU)
             .collect();
@@ -97,20 +98,9 @@ pub fn judged(objects: &[Annotation], found: &[Found]) -> Verdicts {
     Verdicts { found: verdicts, missed: missed.collect() }
 }
 
-fn area([_, _, width, height]: [f64; 4]) -> f64 {
-    width.max(0.0) * height.max(0.0)
-}
-
-/// Shared area over `whole`; 0 of nothing.
-fn overlap(a: [f64; 4], b: [f64; 4], whole: f64) -> f64 {
-    let side = |at: usize| (a[at] + a[at + 2]).min(b[at] + b[at + 2]) - a[at].max(b[at]);
-    let shared = side(0).max(0.0) * side(1).max(0.0);
-    if whole > 0.0 { shared / whole } else { 0.0 }
-}
-
-fn iou(a: [f64; 4], b: [f64; 4]) -> f64 {
-    let shared = overlap(a, b, 1.0);
-    overlap(a, b, area(a) + area(b) - shared)
+/// COCO's `[x, y, width, height]` as the corners that `boxes` takes.
+fn corners([x, y, width, height]: [f64; 4]) -> Xyxy {
+    [x, y, x + width, y + height].map(|at| at as f32)
 }
 
 #[cfg(test)]
@@ -118,7 +108,7 @@ mod tests {
     use super::*;
 
     fn object(bbox: [f64; 4], class: u32, crowd: bool) -> Annotation {
-        Annotation { id: 1, bbox, category: ClassIndex(class), area: area(bbox), crowd, ignore: false }
+        Annotation { id: 1, bbox, category: ClassIndex(class), area: bbox[2] * bbox[3], crowd, ignore: false }
     }
 
     fn found(bbox: [f64; 4], class: u32, score: f64) -> Found {
