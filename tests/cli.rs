@@ -867,7 +867,7 @@ fn a_shell_completes_names_of_configurations_methods_and_keys() {
     let completed = |line: &[&str]| -> Vec<String> {
         let [.., before, word] = line else { panic!("a line has two words") };
         let ask = format!(
-            "source completed.bash; COMP_WORDS=({}); COMP_CWORD={}; _ckd-det-completed ckd-det '{word}' '{before}'; \
+            "source completed.bash; COMP_WORDS=({}); COMP_CWORD={}; _ckd_det_completed ckd-det '{word}' '{before}'; \
              printf '%s\\n' \"${{COMPREPLY[@]}}\"",
             line.join(" "),
             line.len() - 1

@@ -98,8 +98,11 @@ fn kept(word: String) -> &'static str {
 }
 
 /// A script of bash that puts no space behind a key and its sign of equality.
+///
+/// clap_complete 4.6.11 takes the hyphen in the program's name for that of a verb in one place, and so finds no verb's words.
 fn without_space_after_keys(script: &str) -> String {
-    let function = "_ckd-det-completed() {\n    _ckd-det \"$@\"\n    \
+    let function = "_ckd_det_completed() {\n    _ckd__det \"$@\"\n    \
                     if [[ ${COMPREPLY[0]-} == *= ]]; then compopt -o nospace 2>/dev/null; fi\n}\n\n";
-    function.to_owned() + &script.replace("complete -F _ckd-det ", "complete -F _ckd-det-completed ")
+    let script = script.replace("ckd__subcmd__det__", "ckd__det__");
+    function.to_owned() + &script.replace("complete -F _ckd__det ", "complete -F _ckd_det_completed ")
 }
