@@ -152,7 +152,9 @@ impl Distiller for Heads {
         let t = unit(&self.teacher, &Value::constant(teacher.clone())).map_err(|error| error.at(at))?;
         let (s, t) = match self.keys.negatives_from {
             NegativesFrom::Part => (s, t),
-            NegativesFrom::Update => (lesson.rows_of_update("student", &s)?, lesson.rows_of_update("teacher", &t)?),
+            NegativesFrom::Update => {
+                (lesson.rows_of_update("student", &s)?, lesson.rows_of_update("teacher", &t)?)
+            }
         };
         let parts = [
             ("contrast", IcdPart::Contrast, weight),
