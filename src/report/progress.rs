@@ -88,6 +88,7 @@ pub struct Progress {
     /// Score and step of the best evaluation.
     best: Option<(f64, u64)>,
     /// Time of the latest redraw of the bar.
+    #[cfg(feature = "cli")]
     drawn: Option<Instant>,
 }
 
@@ -106,6 +107,7 @@ impl Progress {
             evaluate_every: None,
             evaluation: None,
             best: None,
+            #[cfg(feature = "cli")]
             drawn: None,
         }
     }
