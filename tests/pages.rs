@@ -1,4 +1,4 @@
-//! What a person and a script see of a run: events on standard output, the page with its pictures, `watch`.
+//! Events on standard output, the page with its pictures, `watch`: a run as persons and scripts see it.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -237,7 +237,7 @@ impl Drawn<'_> {
         DrawnBox { xyxy: corners(object.bbox), class, name, score: None, mark }
     }
 
-    /// What was found: told apart where the objects are known, with those that were missed.
+    /// Boxes that were found: told apart where the objects are known, with objects that were missed.
     fn boxes(&self, found: &Detections, map: &CategoryMap) -> Vec<DrawnBox> {
         let all = to_coco(found, self.images.id(self.index), map).zip(&found.labels);
         let shown: Vec<(Detection, u32)> = all

@@ -30,7 +30,7 @@ pub(super) fn speaks() -> bool {
 
 /// The processes that share a command.
 pub(super) enum Joined {
-    /// Those of this process, and its device if it was opened already.
+    /// Ranks of this process, and its device if it was opened already.
     Ranks(Arc<dyn Collective>, Option<Device>),
     /// Processes of their own did it on several GPUs; the exit code.
     #[cfg(feature = "cuda")]

@@ -190,7 +190,7 @@ impl<S: Source> Loader<S> {
     /// Starts the workers over the batches of `source` that are of `share`, from `start` on.
     ///
     /// # Errors
-    /// As [`over`](Self::over).
+    /// Errors of [`over`](Self::over).
     pub fn sharing(
         source: S,
         workforce: Workforce,
@@ -204,7 +204,7 @@ impl<S: Source> Loader<S> {
     /// through `uploads` as soon as it is built.
     ///
     /// # Errors
-    /// As [`over`](Self::over).
+    /// Errors of [`over`](Self::over).
     pub fn uploading(
         source: S,
         workforce: Workforce,

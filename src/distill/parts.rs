@@ -39,7 +39,7 @@ pub trait Parts: Debug {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartsError {
-    /// Those of another part did not come.
+    /// Rows of another part did not come.
     #[error("the rows of another part of the update are not there: {reason}")]
     Lost {
         /// The reason.

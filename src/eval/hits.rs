@@ -21,7 +21,7 @@ pub struct Found {
     pub score: f64,
 }
 
-/// What became of a found box.
+/// Verdict on a found box.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// It points at an object of its class that no box with a higher score points at.

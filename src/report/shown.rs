@@ -46,7 +46,7 @@ pub struct ShownMaps {
 pub struct ShownPanel {
     /// The network.
     pub title: String,
-    /// What it found, in words.
+    /// Its findings in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<String>,
     /// Name of the file.

@@ -1,4 +1,4 @@
-//! How alike the feature maps of students and of their teacher are: as pictures, and as one number a level.
+//! Likeness of the feature maps of students and their teacher: as pictures, and as one number a level.
 
 use candle_core::{Device, Tensor};
 use ckd_detectors::Detector;

@@ -202,7 +202,7 @@ fn found_box(val: &Dataset, found: &Detection) -> Option<Found> {
     Some(Found { bbox: found.bbox, class, score: found.score })
 }
 
-/// What of `found` is worth drawing on the image at `index`, and the objects that were missed.
+/// Boxes of `found` that are worth drawing on the image at `index`, and the objects that were missed.
 fn marked(val: &Dataset, index: usize, found: impl Iterator<Item = Found>) -> (Vec<DrawnBox>, Tally) {
     let found: Vec<Found> = found.filter(|found| found.score >= DRAWN_SCORE).collect();
     let objects = val.annotations(index);

@@ -16,7 +16,7 @@ const PAUSE: Duration = Duration::from_micros(50);
 
 /// A process of several that compute on a GPU each.
 ///
-/// What is told beside the sums goes the way of the launcher that started the processes (MPI), or where they were started on one
+/// Everything beside the sums goes the way of the launcher that started the processes (MPI), or where they were started on one
 /// machine without any, through NCCL too.
 #[derive(Debug)]
 pub struct Gpus {

@@ -20,7 +20,7 @@ pub(super) fn width(text: &str, size: u32) -> u32 {
     text.chars().map(|letter| font.h_advance(font.glyph_id(letter))).sum::<f32>().ceil() as u32
 }
 
-/// As much of `text` as is `most` pixels wide, with an ellipsis where more follows.
+/// Beginning of `text` that is `most` pixels wide, with an ellipsis where more follows.
 pub(super) fn fitted(text: &str, size: u32, most: u32) -> String {
     if width(text, size) <= most {
         return text.to_owned();

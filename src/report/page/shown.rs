@@ -11,11 +11,11 @@ use crate::report::shown::{Shown, ShownPanel};
 /// Bytes of pictures that a page takes, before they are written in letters.
 const MOST: usize = 1_900_000;
 
-/// What is left of the bytes of a page's pictures.
+/// Bytes that a page's pictures may still take.
 pub(super) struct Room(usize);
 
 impl Room {
-    /// That of a page without a picture.
+    /// Room of a page without a picture.
     pub(super) fn whole() -> Self {
         Self(MOST)
     }

@@ -96,10 +96,10 @@ pub(crate) fn launch(
     launch_in(&device.cuda_stream(), device, (family, name), grid, block, arguments)
 }
 
-/// As [`launch`], in a stream beside that of the computations.
+/// Launches like [`launch`], in a stream beside that of the computations.
 ///
 /// # Errors
-/// As [`launch`].
+/// Launches like [`launch`].
 pub(super) fn launch_in(
     stream: &CudaStream,
     device: &CudaDevice,

@@ -203,7 +203,7 @@ impl Nccl {
     /// The error of an operation that was started, if NCCL knows of one.
     ///
     /// # Errors
-    /// That one.
+    /// The error that NCCL knows of.
     pub fn check(&self) -> Result<()> {
         let (comm, mut found) = (self.comm(), 0);
         // SAFETY: the communicator lives; NCCL writes one number.
