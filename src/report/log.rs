@@ -104,8 +104,10 @@ pub fn digest(path: &Path) -> Result<Option<String>, LogError> {
     };
     let mut hasher = blake3::Hasher::new();
     for line in text.split(|&byte| byte == b'\n') {
-        // The wall times are the last fields of an update.
-        let wall = line.windows(WALL_TIMES.len()).position(|part| part == WALL_TIMES.as_bytes());
+        // The wall times are the last fields of an update; in a line that is not JSON they are text like the
+        // rest: a number with a zero in front has the digits of another one.
+        let is_json = serde_json::from_slice::<IgnoredAny>(line).is_ok();
+        let wall = line.windows(WALL_TIMES.len()).position(|part| is_json && part == WALL_TIMES.as_bytes());
         let (facts, wall) = line.split_at(wall.unwrap_or(line.len()));
         let keys: Vec<u8> = wall.iter().copied().filter(|byte| !b"0123456789.".contains(byte)).collect();
         hasher.update(facts).update(&keys).update(b"\n");
@@ -263,6 +265,18 @@ mod tests {
         assert_ne!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n{\"step\":2,\"loss\":2.1,\"ms\":7.5}\n"), first);
         assert_ne!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n"), first);
         assert_ne!(of("{\"step\":1,\"loss\":2.5,\"ms\":9}\n{\"step\":2,\"loss\":2.0,\"mr\":7.5}\n"), first);
+    }
+
+    #[test]
+    fn a_wall_time_that_is_no_number_changes_the_digest() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.jsonl");
+        let of = |text: &str| {
+            fs::write(&path, text).unwrap();
+            digest(&path).unwrap().unwrap()
+        };
+        assert_eq!(of("{\"step\":1,\"ms\":10.5}\n"), of("{\"step\":1,\"ms\":11.5}\n"));
+        assert_ne!(of("{\"step\":1,\"ms\":10.5}\n"), of("{\"step\":1,\"ms\":00.5}\n"));
     }
 
     #[test]
