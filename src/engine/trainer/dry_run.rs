@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use super::Training;
+use super::begin::rehearse;
 use super::budget::{Times, minutes};
 use super::pace::{ENOUGH, Pace};
-use super::{Training, rehearse, slots};
+use super::saving::slots;
 use crate::engine::Result;
 use crate::engine::checkpoint;
 use crate::engine::estimate::Estimate;

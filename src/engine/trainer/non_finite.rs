@@ -6,7 +6,9 @@ use candle_core::Tensor;
 use ckd_detectors::param::{Role, write_in_place};
 use ckd_kernels::Gradients;
 
-use super::{Training, bad_images_in, loader_from, position, slots, tensors_of};
+use super::Training;
+use super::begin::{bad_images_in, loader_from, position};
+use super::saving::{slots, tensors_of};
 use crate::config::OnNonFinite;
 use crate::engine::checkpoint::{self, Restored, TrainState};
 use crate::engine::job::Job;

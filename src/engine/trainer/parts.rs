@@ -9,7 +9,8 @@ use ckd_kernels::Gradients;
 use ckd_kernels::deferred::collected;
 use ckd_kernels::graph::{add_into, untracked};
 
-use super::{Accumulated, BatchOf, Training, position};
+use super::begin::position;
+use super::{Accumulated, BatchOf, Training};
 use crate::data::BadImage;
 use crate::distill::Parts;
 use crate::engine::pass::{GradientSink, LossTerm, with_arithmetic};
