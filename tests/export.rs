@@ -13,7 +13,7 @@ use ckd_det::export::onnx::{
     self, ClassifierGraph, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges,
 };
 use ckd_det::export::student::Student;
-use ckd_det::export::verify::{self, Difference, graph_detections, graph_input};
+use ckd_det::export::verify::{Difference, RawDifference, graph_detections, graph_input};
 use ckd_det::export::{self, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage};
 use ckd_det::weights::{ModelCard, WeightsFile};
 use ckd_detectors::backbone::BackboneConfig;
@@ -272,9 +272,26 @@ fn raw_graphs_give_what_the_heads_say() {
         let graph = network.graph(Precision::Full, Preprocessing::Outside, Outputs::Raw);
         let evaluator = Evaluator::new(&graph).unwrap();
         let rule = InputRule::of(&network.config);
-        let (most, largest) =
-            verify::raw_difference(&network.detector, &evaluator, &picture(80, 45), &rule).unwrap();
+        let mut difference = RawDifference::default();
+        difference.add_heads(&network.detector, &evaluator, &picture(80, 45), &rule).unwrap();
+        let RawDifference { most, largest } = difference;
         assert!(largest > 0.1 && most <= 1e-4 * largest, "{base}: {most} of {largest}");
+    }
+}
+
+/// Whoever has no non-maximum suppression in the graph chooses proposals elsewhere and asks the box head.
+#[test]
+fn a_box_head_says_of_proposals_what_the_detector_says() {
+    let tiny = Tiny::new();
+    let rule = |network: &Network| InputRule::of(&network.config);
+    for sets in [&[][..], &["detector.roi.head=\"four_conv_fc\""]] {
+        let network = Network::new(&tiny, "plain.toml", sets);
+        let graph = network.graph(Precision::Full, Preprocessing::Outside, Outputs::BoxHead);
+        let mut difference = RawDifference::default();
+        let evaluator = Evaluator::new(&graph).unwrap();
+        difference.add_box_head(&network.detector, &evaluator, &picture(80, 45), &rule(&network)).unwrap();
+        let RawDifference { most, largest } = difference;
+        assert!(largest > 0.1 && most <= 1e-4 * largest, "{sets:?}: {most} of {largest}");
     }
 }
 
@@ -428,7 +445,9 @@ fn the_verb_writes_every_format_and_leaves_nothing_of_what_it_refuses() {
         0,
         &["1 images"],
     );
-    assert_ended(&export(&["--out", "out/raw.onnx", "--raw", "--images", "1"]), 0, &["raw outputs differ"]);
+    let raw = ["raw outputs differ", "the box head's outputs differ", "raw.box_head.onnx: ", "raw.onnx: "];
+    assert_ended(&export(&["--out", "out/raw.onnx", "--raw", "--images", "1"]), 0, &raw);
+    assert_ended(&export(&["--out", "-", "--format", "onnx", "--raw"]), 1, &["two graphs"]);
     assert_ended(&export(&["--out", "out/s.pth"]), 0, &["3 classes"]);
     assert_ended(&export(&["--out", "out/s.bin", "--format", "torchvision"]), 0, &["3 classes"]);
     assert_eq!(fs::read(tiny.path("out/s.bin")).unwrap(), fs::read(tiny.path("out/s.pth")).unwrap());

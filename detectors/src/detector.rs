@@ -8,6 +8,7 @@ use ckd_kernels::graph::untracked;
 use rand::RngCore;
 
 use crate::backbone::BackboneConfig;
+use crate::boxes::Xyxy;
 use crate::faster_rcnn::FasterRcnn;
 use crate::fcos::Fcos;
 use crate::images::{Images, Normalization, Target};
@@ -17,6 +18,7 @@ use crate::postprocess::Detections;
 use crate::pyramid::Pyramid;
 use crate::regions::Regions;
 use crate::retinanet::RetinaNet;
+use crate::roi_heads::RoiOutput;
 use crate::settings::{Architecture, DetectorSettings};
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
@@ -70,6 +72,24 @@ pub trait Detect: Debug + Send + Sync {
     /// # Errors
     /// If the pyramid is not that of `images`.
     fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>>;
+
+    /// Outputs of the second stage at the regions that the first one proposes in inference; `None` for detectors of one
+    /// stage.
+    ///
+    /// # Errors
+    /// If the pyramid is not that of `images`.
+    fn second_stage(&self, _images: &Images, _pyramid: &[Value]) -> Result<Option<SecondStage>> {
+        Ok(None)
+    }
+}
+
+/// Regions of a batch, and what the second stage says of them.
+#[derive(Debug)]
+pub struct SecondStage {
+    /// Boxes per image, in pixels of the padded images.
+    pub proposals: Vec<Vec<Xyxy>>,
+    /// A row for each of them.
+    pub output: RoiOutput,
 }
 
 /// All that a detector is built from.

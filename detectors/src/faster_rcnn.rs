@@ -5,7 +5,7 @@ use rand::{Rng, RngCore};
 
 use crate::backbone::Trunk;
 use crate::boxes::Xyxy;
-use crate::detector::{Detect, DetectorConfig, no_such_regions};
+use crate::detector::{Detect, DetectorConfig, SecondStage, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn};
 use crate::images::{Images, Normalization, Target};
 use crate::nn::Mode;
@@ -14,7 +14,7 @@ use crate::postprocess::Detections;
 use crate::pyramid::Pyramid;
 use crate::regions::Regions;
 use crate::roi_heads::{RoiHeads, RoiSamples};
-use crate::rpn::Rpn;
+use crate::rpn::{Rpn, RpnOutput};
 use crate::taps::Level;
 use crate::{Losses, Result};
 
@@ -115,9 +115,14 @@ impl FasterRcnn {
     /// Detections in pixels of the padded images.
     pub fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
         let pyramid = self.pyramid(images, Mode::Inference)?;
-        let proposals = self.proposals(images, &pyramid)?;
-        let output = self.heads.forward(&pyramid, &proposals, Mode::Inference)?;
+        let SecondStage { proposals, output } = self.second_stage(images, &pyramid)?;
         self.heads.detections(&output, &proposals, images)
+    }
+
+    fn second_stage(&self, images: &Images, pyramid: &[Value]) -> Result<SecondStage> {
+        let proposals = self.proposals(images, pyramid)?;
+        let output = self.heads.forward(pyramid, &proposals, Mode::Inference)?;
+        Ok(SecondStage { proposals, output })
     }
 
     /// The first stage's regions in inference, per image, best first.
@@ -162,10 +167,15 @@ impl Detect for FasterRcnn {
         self.detect(images)
     }
 
-    /// The pyramid without the level that is subsampled.
-    fn raw_outputs(&self, _images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
-        let named =
-            self.pyramid.levels().iter().zip(pyramid).map(|(level, map)| (level.to_string(), map.clone()));
-        Ok(named.take(pyramid.len() - 1).collect())
+    /// Objectness and deltas of the first stage, and the pyramid without the level that is subsampled.
+    fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>> {
+        let RpnOutput { objectness, deltas, .. } = self.rpn.forward(images, pyramid)?;
+        let maps = self.pyramid.levels().iter().zip(pyramid).take(pyramid.len() - 1);
+        let first = [("objectness".to_owned(), objectness), ("deltas".to_owned(), deltas)];
+        Ok(first.into_iter().chain(maps.map(|(level, map)| (level.to_string(), map.clone()))).collect())
+    }
+
+    fn second_stage(&self, images: &Images, pyramid: &[Value]) -> Result<Option<SecondStage>> {
+        self.second_stage(images, pyramid).map(Some)
     }
 }

@@ -73,7 +73,8 @@ pub struct Args {
     /// The file's format [default: what its name ends in: .safetensors, .pth, .onnx]
     #[arg(long, value_name = "FORMAT")]
     format: Option<FileFormat>,
-    /// ONNX: what the heads say, without suppression: for runtimes that lack it
+    /// ONNX: what the heads say, without suppression: for runtimes that lack it; of a Faster R-CNN, the box head is a
+    /// second file, FILE.box_head.onnx without FILE's ending
     #[arg(long)]
     raw: bool,
     /// ONNX: take u8 photographs and resize in the graph; of a classifier, take resized images in u8

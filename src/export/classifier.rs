@@ -89,7 +89,7 @@ impl ClassifierExport {
     /// # Errors
     /// As [`proved`]; raw outputs, which are for detectors.
     pub fn onnx(&self, options: &OnnxOptions, report: &mut dyn FnMut(&Finding)) -> Result<Vec<u8>> {
-        if options.outputs == Outputs::Raw {
+        if options.outputs != Outputs::Detections {
             let reason = "raw outputs are for detectors; a classifier's graph gives logits anyway".to_owned();
             return Err(ExportError::Unsupported { reason });
         }

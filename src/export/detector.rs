@@ -15,8 +15,8 @@ use super::pictures::{Found, Pictures, data_hash};
 use super::proof::OnnxOptions;
 use super::proof::{Apart, Compared, Finding, ImagesFound, Proof, proved};
 use super::torchvision;
-use super::verify::{Difference, graph_detections, graph_input, raw_difference};
-use crate::config::{Config, Resize};
+use super::verify::{Difference, RawDifference, graph_detections, graph_input};
+use crate::config::{Architecture, Config, Resize};
 use crate::data::CategoryMap;
 use crate::engine::EngineError;
 use crate::engine::detect::build;
@@ -75,15 +75,50 @@ impl DetectorExport {
                 write_safetensors(path, &params.snapshot()?, &self.metadata()).map_err(EngineError::from)?;
             }
             Format::Torchvision => torchvision::write(path, &params.snapshot()?)?,
-            Format::Onnx(options) => fsx::write_atomic(path, &self.onnx(options, report)?)?,
+            Format::Onnx(options) => {
+                let beside = self.box_head_beside(path, options)?;
+                let graph = self.onnx(options, report)?;
+                if let Some(beside) = beside {
+                    fsx::write_atomic(&beside, &self.box_head(options, report)?)?;
+                    report(&self.written(&beside));
+                }
+                fsx::write_atomic(path, &graph)?;
+            }
         }
-        report(&Finding::Written {
+        report(&self.written(path));
+        Ok(())
+    }
+
+    fn written(&self, path: &Path) -> Finding {
+        Finding::Written {
             path: path.to_owned(),
             network: None,
-            parameters: params.weight_count(),
+            parameters: self.detector.params().weight_count(),
             classes: self.card.categories.len(),
-        });
-        Ok(())
+        }
+    }
+
+    /// The file beside `path` of the graph that finishes the raw outputs of a Faster R-CNN: `student.box_head.onnx`.
+    fn box_head_beside(&self, path: &Path, options: &OnnxOptions) -> Result<Option<PathBuf>> {
+        if options.outputs != Outputs::Raw || self.config.detector.architecture != Architecture::FasterRcnn {
+            return Ok(None);
+        }
+        if fsx::is_stdout(path) {
+            let reason = "its raw outputs are two graphs, which need a file name".to_owned();
+            return Err(ExportError::Unsupported { reason });
+        }
+        Ok(Some(path.with_extension("box_head.onnx")))
+    }
+
+    fn box_head(&self, options: &OnnxOptions, report: &mut dyn FnMut(&Finding)) -> Result<Vec<u8>> {
+        let options = OnnxOptions { outputs: Outputs::BoxHead, ..options.clone() };
+        // The images are those of the first graph.
+        let mut difference = |finding: &Finding| {
+            if matches!(finding, Finding::Graph { .. }) {
+                report(finding);
+            }
+        };
+        self.onnx(&options, &mut difference)
     }
 
     /// The content of an ONNX file, once it is shown to be the detector.
@@ -126,23 +161,26 @@ fn thresholds(config: &Config) -> String {
     let detector = &config.detector;
     let (roi, retina, fcos) = (&detector.roi, &detector.retina, &detector.fcos);
     match detector.architecture {
-        crate::config::Architecture::FasterRcnn => json!({
+        Architecture::FasterRcnn => json!({
             "architecture": "faster_rcnn",
+            "box_coder_weights": [10, 10, 5, 5],
             "score_threshold": roi.score_threshold,
             "nms_threshold": roi.nms_threshold,
             "detections_per_image": roi.detections_per_image,
             "rpn_pre_nms_top_n": detector.rpn.pre_nms_top_n_test,
             "rpn_post_nms_top_n": detector.rpn.post_nms_top_n_test,
             "rpn_nms_threshold": detector.rpn.nms_threshold,
+            "rpn_min_size": detector.rpn.min_size,
+            "rpn_score_threshold": detector.rpn.score_threshold,
         }),
-        crate::config::Architecture::RetinaNet => json!({
+        Architecture::RetinaNet => json!({
             "architecture": "retinanet",
             "score_threshold": retina.score_threshold,
             "nms_threshold": retina.nms_threshold,
             "detections_per_image": retina.detections_per_image,
             "topk_candidates": retina.topk_candidates,
         }),
-        crate::config::Architecture::Fcos => json!({
+        Architecture::Fcos => json!({
             "architecture": "fcos",
             "score_threshold": fcos.score_threshold,
             "nms_threshold": fcos.nms_threshold,
@@ -198,7 +236,7 @@ impl Proof for DetectorProof<'_> {
 
     fn compare(&self, graph: &OnnxModel, pictures: &Pictures) -> Result<Compared> {
         let evaluator = Evaluator::new(graph)?;
-        if self.outputs == Outputs::Raw {
+        if self.outputs != Outputs::Detections {
             return self.compare_raw(&evaluator, pictures);
         }
         let mut difference = Difference::default();
@@ -234,11 +272,14 @@ impl Proof for DetectorProof<'_> {
 
 impl DetectorProof<'_> {
     fn compare_raw(&self, evaluator: &Evaluator, pictures: &Pictures) -> Result<Compared> {
-        let (mut most, mut largest) = (0f32, 0f32);
+        let (detector, mut difference) = (&self.export.detector, RawDifference::default());
+        let (of, add): (_, fn(&mut RawDifference, &_, &_, &_, &_) -> _) = match self.outputs {
+            Outputs::BoxHead => ("the box head's outputs", RawDifference::add_box_head),
+            Outputs::Raw | Outputs::Detections => ("raw outputs", RawDifference::add_heads),
+        };
         for picture in pictures.iter() {
-            let (apart, size) = raw_difference(&self.export.detector, evaluator, &picture?.1, &self.rule)?;
-            (most, largest) = (most.max(apart), largest.max(size));
+            add(&mut difference, detector, evaluator, &picture?.1, &self.rule)?;
         }
-        Ok(Compared { apart: Apart::Raw { most, largest }, points: None })
+        Ok(Compared { apart: Apart::Raw { of, difference }, points: None })
     }
 }

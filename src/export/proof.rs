@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::error::{CalibrationGap, ExportError, Result};
 use super::logits::LogitDifference;
 use super::onnx::{OnnxModel, Outputs, Precision, Preprocessing, Ranges};
-use super::verify::Difference;
+use super::verify::{Difference, RawDifference};
 
 /// Storage of weights and activations in an ONNX graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -159,10 +159,10 @@ pub enum Apart {
     },
     /// Raw outputs of a detector's heads.
     Raw {
-        /// The largest difference.
-        most: f32,
-        /// The largest magnitude of the network's own.
-        largest: f32,
+        /// The word for them.
+        of: &'static str,
+        /// Their differences.
+        difference: RawDifference,
     },
 }
 
@@ -176,7 +176,11 @@ impl Apart {
             Self::Boxes(difference) => difference.check(),
             Self::Logits { difference, .. } => difference.check(),
             // False for NaN.
-            Self::Raw { most, largest } if *most <= 1e-3 * largest.max(1.0) => Ok(()),
+            Self::Raw { difference: RawDifference { most, largest }, .. }
+                if *most <= 1e-3 * largest.max(1.0) =>
+            {
+                Ok(())
+            }
             Self::Raw { .. } => Err(ExportError::Drift { reason: self.to_string() }),
         }
     }
@@ -195,8 +199,8 @@ impl fmt::Display for Apart {
         match self {
             Self::Boxes(difference) => difference.fmt(f),
             Self::Logits { difference, .. } => difference.fmt(f),
-            Self::Raw { most, largest } => {
-                write!(f, "raw outputs differ by at most {most:.2e}, the largest value being {largest:.3}")
+            Self::Raw { of, difference: RawDifference { most, largest } } => {
+                write!(f, "{of} differ by at most {most:.2e}, the largest value being {largest:.3}")
             }
         }
     }
@@ -303,6 +307,10 @@ pub fn proved<P: Proof>(
     report: &mut dyn FnMut(&Finding),
 ) -> Result<Vec<u8>> {
     let storage = options.storage;
+    if storage != Storage::Full && options.outputs != Outputs::Detections {
+        let reason = format!("raw outputs are written in f32, not in {}", storage.name());
+        return Err(ExportError::Unsupported { reason });
+    }
     let count = options.images.unwrap_or(P::COMPARED);
     if count == 0 {
         if storage == Storage::Int8Activations {

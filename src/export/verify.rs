@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
+use ckd_detectors::detector::SecondStage;
 use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use ckd_detectors::postprocess::Detections;
 use ckd_detectors::{Detector, boxes};
+use ckd_kernels::Value;
 use image::RgbImage;
 
 use super::error::{ExportError, Result};
@@ -146,43 +148,87 @@ pub fn graph_detections(
     })
 }
 
-/// The largest difference between the raw outputs of the graph and what the student's own layers give on one
-/// image, and the largest value among them: RetinaNet's logits and deltas, the pyramid of Faster R-CNN.
-///
-/// # Errors
-/// If either does not run, or gives other shapes.
-pub fn raw_difference(
-    detector: &Detector,
-    evaluator: &Evaluator,
-    image: &RgbImage,
-    rule: &InputRule,
-) -> Result<(f32, f32)> {
-    let (inputs, _) = graph_input(image, rule, Preprocessing::Outside)?;
-    let outputs = evaluator.run(&inputs)?;
-    let resize = rule.resize_rule();
-    let batch = Batch::of_images(std::slice::from_ref(image), resize, rule.size_divisor as usize);
+/// The largest difference between raw outputs of a graph and of the network, and the largest value among the network's.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct RawDifference {
+    /// The largest difference.
+    pub most: f32,
+    /// The largest magnitude of the network's own.
+    pub largest: f32,
+}
+
+impl RawDifference {
+    /// Adds what both give on one image: RetinaNet's logits and deltas; FCOS's logits, distances and centerness; Faster
+    /// R-CNN's objectness, deltas and pyramid.
+    ///
+    /// # Errors
+    /// If either does not run, or gives other shapes.
+    pub fn add_heads(
+        &mut self,
+        detector: &Detector,
+        graph: &Evaluator,
+        image: &RgbImage,
+        rule: &InputRule,
+    ) -> Result<()> {
+        let (inputs, _) = graph_input(image, rule, Preprocessing::Outside)?;
+        let images = network_input(image, rule)?;
+        let pyramid = detector.pyramid(&images, Mode::Inference)?;
+        self.add(&detector.raw_outputs(&images, &pyramid)?, &graph.run(&inputs)?)
+    }
+
+    /// Adds what a box head and the network's own say of the network's proposals on one image.
+    ///
+    /// # Errors
+    /// As [`add_heads`](Self::add_heads); a detector without a second stage.
+    pub fn add_box_head(
+        &mut self,
+        detector: &Detector,
+        graph: &Evaluator,
+        image: &RgbImage,
+        rule: &InputRule,
+    ) -> Result<()> {
+        let images = network_input(image, rule)?;
+        let pyramid = detector.pyramid(&images, Mode::Inference)?;
+        let Some(SecondStage { proposals, output }) = detector.second_stage(&images, &pyramid)? else {
+            let reason = "the detector has no second stage".to_owned();
+            return Err(ExportError::Unsupported { reason });
+        };
+        let boxes = proposals.concat();
+        let names: Vec<String> = detector.levels().iter().map(ToString::to_string).collect();
+        let maps = names.iter().map(String::as_str).zip(pyramid.iter().map(|map| map.tensor().clone()));
+        let mut inputs: Vec<(&str, Tensor)> = maps.collect();
+        inputs.push(("boxes", Tensor::from_slice(boxes.as_flattened(), (boxes.len(), 4), &Device::Cpu)?));
+        inputs.push(("image", Tensor::zeros(boxes.len(), DType::I64, &Device::Cpu)?));
+        let own = [("logits".to_owned(), output.logits), ("deltas".to_owned(), output.deltas)];
+        self.add(&own, &graph.run(&inputs)?)
+    }
+
+    fn add(&mut self, own: &[(String, Value)], theirs: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, own) in own {
+            let missing = || ExportError::Graph { reason: format!("it gives no {name}") };
+            let theirs = theirs.get(name).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?;
+            let own = own.tensor().flatten_all()?.to_vec1::<f32>()?;
+            if own.len() != theirs.len() {
+                let reason = format!("its {name} has {} values, the student's {}", theirs.len(), own.len());
+                return Err(ExportError::Graph { reason });
+            }
+            for (a, b) in own.iter().zip(&theirs) {
+                let apart = (a - b).abs();
+                // `max` alone passes over NaN.
+                self.most = self.most.max(if apart.is_nan() { f32::INFINITY } else { apart });
+                self.largest = self.largest.max(a.abs());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `image` as the network takes it: resized and padded.
+fn network_input(image: &RgbImage, rule: &InputRule) -> Result<Images> {
+    let batch = Batch::of_images(std::slice::from_ref(image), rule.resize_rule(), rule.size_divisor as usize);
     let shape = (1, batch.height, batch.width, 3);
     let pixels = Tensor::from_slice(&batch.pixels, shape, &Device::Cpu)?.permute((0, 3, 1, 2))?;
-    let images = Images { pixels, sizes: batch.sizes };
-    let mode = Mode::Inference;
-    let pyramid = detector.pyramid(&images, mode)?;
-    let (mut most, mut largest) = (0f32, 0f32);
-    for (name, own) in detector.raw_outputs(&images, &pyramid)? {
-        let missing = || ExportError::Graph { reason: format!("it gives no {name}") };
-        let theirs = outputs.get(&name).ok_or_else(missing)?.flatten_all()?.to_vec1::<f32>()?;
-        let own = own.tensor().flatten_all()?.to_vec1::<f32>()?;
-        if own.len() != theirs.len() {
-            let reason = format!("its {name} has {} values, the student's {}", theirs.len(), own.len());
-            return Err(ExportError::Graph { reason });
-        }
-        for (a, b) in own.iter().zip(&theirs) {
-            let apart = (a - b).abs();
-            // `max` alone passes over NaN.
-            most = most.max(if apart.is_nan() { f32::INFINITY } else { apart });
-            largest = largest.max(a.abs());
-        }
-    }
-    Ok((most, largest))
+    Ok(Images { pixels, sizes: batch.sizes })
 }
 
 #[cfg(test)]

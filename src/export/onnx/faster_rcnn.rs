@@ -5,6 +5,7 @@ use ckd_detectors::fpn::ExtraLevels;
 use ckd_detectors::level_mapper::LevelMapper;
 use ckd_detectors::pyramid::Pyramid;
 use ckd_detectors::roi_heads::{RoiAlign, RoiConfig};
+use ckd_detectors::settings::Architecture;
 
 use super::boxes::{self, Scored};
 use super::graph::{Edge, GraphBuilder, Set, Side};
@@ -13,13 +14,19 @@ use super::layers::{Layers, Then};
 use super::model::Outputs;
 use super::proto::Element;
 use super::trunk::{pyramid, pyramid_inputs};
-use crate::export::error::Result;
+use crate::export::error::{ExportError, Result};
 
 /// The weights of the box coder of the second stage.
 const CODER: [f32; 4] = [10.0, 10.0, 5.0, 5.0];
 
 /// Sides in pixels that a detection must have.
 const MIN_SIZE: f32 = 1e-2;
+
+/// Boxes (R, 4), and the image (R) that each is on.
+struct Rois {
+    boxes: Edge,
+    image: Edge,
+}
 
 /// Outputs of the RPN for each level: objectness (N, A_l), deltas (N, A_l, 4), anchors (A_l, 4).
 struct FirstStage {
@@ -40,16 +47,51 @@ pub(super) fn write(
     let levels = pyramid(layers, &maps, ExtraLevels::Subsample)?;
     let first = first_stage(layers, config, &levels, input)?;
     if outputs == Outputs::Raw {
-        // The second stage is left out, its weights too.
+        // The second stage is a graph of its own.
         layers.leave_out("roi_heads.");
         output_heads(&mut layers.graph, &first, &levels, &shape);
         return Ok(());
     }
     let proposals = propose(&mut layers.graph, config, &first, input);
-    let (logits, deltas) = second_stage(layers, &config.settings.roi, (&levels, &shape), &proposals)?;
+    let rois = rois_of(&mut layers.graph, &proposals);
+    let (logits, deltas) = second_stage(layers, &config.settings.roi, (&levels, &shape), &rois)?;
     let (found, labels) = detections(&mut layers.graph, config, (&logits, &deltas), &proposals, input);
     boxes::output_detections(&mut layers.graph, &found, &labels, categories, input.original.as_ref());
     Ok(())
+}
+
+/// The second stage on its own: class logits and deltas of given boxes on given maps.
+pub(super) fn write_box_head(layers: &mut Layers, config: &DetectorConfig) -> Result<()> {
+    if config.settings.architecture != Architecture::FasterRcnn {
+        let reason = format!("a {} has no box head", config.settings.architecture);
+        return Err(ExportError::Unsupported { reason });
+    }
+    layers.leave_out("backbone.");
+    layers.leave_out("rpn.");
+    let (graph, pyramid) = (&mut layers.graph, config.pyramid()?);
+    let mut levels = Vec::new();
+    for (name, stride) in pyramid.levels().iter().zip(pyramid.map_strides()) {
+        let dims = map_dims(stride);
+        let dims = dims.each_ref().map(|side| Side::Named(side));
+        levels.push(graph.input(&name.to_string(), Element::F32, &dims, "the pyramid's map"));
+    }
+    let (rows, four) = (Side::Named("boxes"), Side::Fixed(4));
+    let doc = "x1, y1, x2, y2 in pixels of the padded images";
+    let boxes = graph.input("boxes", Element::F32, &[rows, four], doc);
+    let image = graph.input("image", Element::I64, &[rows], "image of the batch that each box is on");
+    let rois = Rois { boxes, image };
+    let (logits, deltas) = second_stage(layers, &config.settings.roi, (&levels, &pyramid), &rois)?;
+    let (graph, classes) = (&mut layers.graph, config.classes + 1);
+    let doc = "a logit for each class behind the background, in the order of `ckd_det.categories`, before the softmax";
+    graph.output(&logits, "logits", Element::F32, &[rows, Side::Fixed(classes)], doc);
+    let doc = "dx, dy, dw, dh for the background and each class, times `box_coder_weights` of `ckd_det.postprocess`";
+    graph.output(&deltas, "deltas", Element::F32, &[rows, Side::Fixed(4 * classes)], doc);
+    Ok(())
+}
+
+/// Names of a map's sides.
+fn map_dims(stride: &usize) -> [String; 4] {
+    ["images".to_owned(), "channels".to_owned(), format!("height{stride}"), format!("width{stride}")]
 }
 
 fn first_stage(
@@ -93,8 +135,8 @@ fn output_heads(graph: &mut GraphBuilder, first: &FirstStage, levels: &[Edge], p
         "x1, y1, x2, y2; levels fine to coarse",
     );
     for ((level, name), stride) in levels.iter().zip(pyramid.levels()).zip(pyramid.map_strides()) {
-        let [h, w] = ["height", "width"].map(|side| format!("{side}{stride}"));
-        let dims = [n, Side::Named("channels"), Side::Named(&h), Side::Named(&w)];
+        let dims = map_dims(stride);
+        let dims = dims.each_ref().map(|side| Side::Named(side));
         graph.output(level, &name.to_string(), Element::F32, &dims, "the pyramid's map");
     }
 }
@@ -131,15 +173,26 @@ fn propose(
     boxes::suppress_in_groups(graph, &candidates, groups, limits).0
 }
 
-/// Class logits (N·K, classes + 1) and deltas (N·K, 4 (classes + 1)).
+/// Boxes of all images in one list.
+fn rois_of(graph: &mut GraphBuilder, proposals: &Scored) -> Rois {
+    let boxes = graph.reshape(&proposals.boxes, &[-1, 4]);
+    let shape = graph.op("Shape", &[&proposals.scores]);
+    let images = graph.side(&proposals.scores, 0);
+    let image = graph.range(&images);
+    let image = graph.unsqueeze(&image, &[1]);
+    let image = graph.op("Expand", &[&image, &shape]);
+    let image = graph.reshape(&image, &[-1]);
+    Rois { boxes, image }
+}
+
+/// Class logits (R, classes + 1) and deltas (R, 4 (classes + 1)).
 fn second_stage(
     layers: &mut Layers,
     config: &RoiConfig,
     (levels, pyramid): (&[Edge], &Pyramid),
-    proposals: &Scored,
+    rois: &Rois,
 ) -> Result<(Edge, Edge)> {
-    let pooled = pool(&mut layers.graph, config, (levels, pyramid), proposals);
-    let mut x = pooled;
+    let mut x = pool(&mut layers.graph, config, (levels, pyramid), rois);
     // A head of convolutions has them in order, then one linear layer; torchvision's plain head has two.
     let convs = layers.count(|i| format!("roi_heads.box_head.{i}.0.weight"));
     for i in 0..convs {
@@ -164,20 +217,13 @@ fn second_stage(
     ))
 }
 
-/// The features of each proposal, (N·K, C, P, P), each from the level of its size.
+/// The features of each RoI, (R, C, P, P), each from the level of its size.
 fn pool(
     graph: &mut GraphBuilder,
     config: &RoiConfig,
     (levels, pyramid): (&[Edge], &Pyramid),
-    proposals: &Scored,
+    Rois { boxes: rois, image }: &Rois,
 ) -> Edge {
-    let rois = graph.reshape(&proposals.boxes, &[-1, 4]);
-    let shape = graph.op("Shape", &[&proposals.scores]);
-    let images = graph.side(&proposals.scores, 0);
-    let image = graph.range(&images);
-    let image = graph.unsqueeze(&image, &[1]);
-    let image = graph.op("Expand", &[&image, &shape]);
-    let image = graph.reshape(&image, &[-1]);
     let mapper = LevelMapper::over(pyramid.map_strides());
     let pooled_from = |graph: &mut GraphBuilder, index: usize, rois: &Edge, image: &Edge| {
         let size = config.pool_size as i64;
@@ -195,9 +241,9 @@ fn pool(
         graph.op_with("RoiAlign", &[&levels[index], rois, image], &settings)
     };
     if mapper.levels() == 1 {
-        return pooled_from(graph, 0, &rois, &image);
+        return pooled_from(graph, 0, rois, image);
     }
-    let level = level_of(graph, &rois, &mapper);
+    let level = level_of(graph, rois, &mapper);
     let (mut pooled, mut order) = (Vec::new(), Vec::new());
     for index in 0..mapper.levels() {
         let own = graph.int(index as i64);
@@ -205,13 +251,13 @@ fn pool(
         let places = graph.op("NonZero", &[&own]);
         let places = graph.reshape(&places, &[-1]);
         let (own_rois, own_image) =
-            (graph.op("Gather", &[&rois, &places]), graph.op("Gather", &[&image, &places]));
+            (graph.op("Gather", &[rois, &places]), graph.op("Gather", &[image, &places]));
         pooled.push(pooled_from(graph, index, &own_rois, &own_image));
         order.push(places);
     }
     let pooled = graph.concat(&pooled.iter().collect::<Vec<_>>(), 0);
     let order = graph.concat(&order.iter().collect::<Vec<_>>(), 0);
-    // Where each proposal has gone.
+    // Where each RoI has gone.
     let count = graph.side(&order, 0);
     let places = graph.range(&count);
     let rows = graph.unsqueeze(&order, &[1]);

@@ -19,6 +19,9 @@
 //! divisor and normalisation are in the graph. With preprocessing: `images` u8 (N, H, W, 3), photographs of
 //! one size. The results are lists over the whole batch, and may be empty: `boxes` (D, 4), `labels` (D) of
 //! category ids, `scores` (D), and `image` (D), the image that each is on.
+//!
+//! A box head takes the maps of the pyramid, `boxes` f32 (R, 4) in pixels of the padded images and `image` int64 (R), and
+//! gives `logits` (R, classes + 1), background first, and `deltas` (R, 4 (classes + 1)).
 
 mod boxes;
 mod calibrate;
@@ -47,9 +50,13 @@ pub use model::{DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preproc
 /// The detector whose weights are `params` as a graph.
 ///
 /// # Errors
-/// If a layer is missing, or there is one that the graph has no place for.
+/// If a layer is missing, or there is one that the graph has no place for; a box head of a detector that has none.
 pub fn detector(params: &ParamStore, about: &DetectorGraph<'_>) -> Result<OnnxModel> {
     let mut layers = Layers::new(params, about.precision)?;
+    if about.outputs == Outputs::BoxHead {
+        faster_rcnn::write_box_head(&mut layers, about.config)?;
+        return Ok(OnnxModel::new(layers.finish("box_head")?, about.metadata));
+    }
     let input = input::prepare(&mut layers.graph, &about.rule, about.preprocessing);
     let write = match about.config.settings.architecture {
         Architecture::FasterRcnn => faster_rcnn::write,

@@ -39,6 +39,9 @@ pub enum Outputs {
     /// Outputs of the heads at each anchor, for runtimes that lack NonMaxSuppression: RetinaNet's logits and
     /// deltas, FCOS's logits, distances and centerness; of Faster R-CNN the first stage and the pyramid.
     Raw,
+    /// Second stage of Faster R-CNN on its own, to finish what [`Raw`](Self::Raw) began: class logits and box deltas of
+    /// given boxes on given maps.
+    BoxHead,
 }
 
 /// Rule by which images are resized, normalised and padded.
