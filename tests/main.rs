@@ -38,6 +38,7 @@ mod recipes;
 mod resume;
 mod soak;
 mod support;
+mod taught;
 mod train;
 mod weights;
 mod weights_classifiers;

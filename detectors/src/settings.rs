@@ -121,13 +121,7 @@ impl DetectorSettings {
     /// # Errors
     /// Sizes or ratios that cannot be, or sizes of another number of levels.
     pub fn anchors(&self, pyramid: &Pyramid) -> Result<AnchorGenerator> {
-        let strides = pyramid.strides();
-        let sizes: Vec<Vec<f32>> = match &self.anchor_sizes {
-            Some(sizes) => {
-                sizes.iter().map(|level| level.iter().map(|&size| size as f32).collect()).collect()
-            }
-            None => (0..strides.len()).map(|place| self.default_sizes(place, pyramid)).collect(),
-        };
+        let (strides, sizes) = (pyramid.strides(), self.sizes_of_anchors(pyramid));
         let ratios: Vec<f32> = match self.architecture {
             Architecture::Fcos => vec![1.0],
             _ => self.aspect_ratios.iter().map(|&ratio| ratio as f32).collect(),
@@ -137,6 +131,16 @@ impl DetectorSettings {
             AnchorCorners::Rounded => AnchorGenerator::new(&sizes, &ratios)?,
             AnchorCorners::Exact => AnchorGenerator::exact(&sizes, &ratios, strides)?,
         })
+    }
+
+    /// Sizes of the anchors of each level in pixels: those that are given, or the published ones.
+    pub fn sizes_of_anchors(&self, pyramid: &Pyramid) -> Vec<Vec<f32>> {
+        match &self.anchor_sizes {
+            Some(sizes) => {
+                sizes.iter().map(|level| level.iter().map(|&size| size as f32).collect()).collect()
+            }
+            None => (0..pyramid.strides().len()).map(|place| self.default_sizes(place, pyramid)).collect(),
+        }
     }
 
     /// Keys of this table that weights depend on, with their values as TOML writes them: what a network of the

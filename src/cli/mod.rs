@@ -43,6 +43,7 @@ mod predict_classifier;
 mod ranks;
 mod results;
 mod runs;
+mod taught;
 mod train;
 mod watch;
 mod weights;

@@ -6,6 +6,7 @@ use std::thread::available_parallelism;
 use candle_core::DeviceLocation;
 
 use super::events::Events;
+use super::taught::TeacherArgs;
 use super::{Context, UsageError, say};
 use crate::config::{Experiment, Loaded};
 use crate::data::decode::DECODER;
@@ -32,6 +33,8 @@ Examples:
   ckd-det train quickstart.toml
   ckd-det train coco_r101_r18.toml --set data.root=/coco --set optim.lr=0.01
   ckd-det train coco_r101_r18.toml --dry-run
+  ckd-det train my_student.toml --teacher runs/big/best.safetensors
+  ckd-det train my_student.toml --teacher runs/big --method review_ckd
   ckd-det train coco_r101_r18.toml --resume
   ckd-det train quickstart.toml --quiet --json | jq 'select(.event == \"eval\")'
   ckd-det train quickstart.toml --set seed=1 --set name=quickstart_seed1")]
@@ -42,6 +45,8 @@ pub struct Args {
     /// Change a key: a.b=VALUE, or distill.0.weight=VALUE inside an array
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    #[command(flatten)]
+    teacher: TeacherArgs,
     /// Go on from the last checkpoint of this run
     #[arg(long)]
     resume: bool,
@@ -73,7 +78,7 @@ impl Args {
 /// # Errors
 /// Everything that stops a run, see [`crate::engine::EngineError`].
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
-    let experiment = Experiment::load(&args.config, &args.sets)?;
+    let experiment = args.teacher.load(&args.config, &args.sets)?;
     let mut observers = observers(context, ShowProgress::default());
     if args.json {
         observers = observers.with(Events::default());
@@ -199,6 +204,9 @@ fn command_line(args: &Args, context: &Context) -> String {
     let mut command = format!("ckd-det train {}", quoted(&args.config));
     for set in &args.sets {
         command += &format!(" --set {}", quoted(set));
+    }
+    for option in args.teacher.typed() {
+        command += &format!(" {}", quoted(&option));
     }
     if let Some(gpus) = args.gpus {
         command += &format!(" --gpus {gpus}");

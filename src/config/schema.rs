@@ -126,7 +126,7 @@ impl Config {
     }
 
     /// Rows and maps that a pair of such detectors offers to methods of distillation.
-    fn offer(&self) -> Offer {
+    pub fn offer(&self) -> Offer {
         let architecture = self.detector.architecture;
         let rows = match architecture.logits() {
             Tap::AnchorLogits => RowsAt::AnchorLogits,

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use ckd_detectors::names::Scheme;
+use ckd_detectors::pyramid::Pyramid;
 
 use super::recognise::{Kind, Recognised};
 use super::{ModelCard, WeightsError, WeightsFile};
-use crate::config::{Config, DetectorSettings, Network, Normalization, Resize};
+use crate::config::{Architecture, Config, DetectorSettings, Network, Normalization, Resize};
 
 /// Purpose of weights in a configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,26 +32,16 @@ pub fn check(file: &WeightsFile, config: &Config, role: Role) -> Result<(), Weig
         (Role::Teacher, Some(teacher)) => (
             "teacher",
             facts(
-                config.teacher_detector(),
-                &teacher.network,
+                (config.teacher_detector(), &teacher.network, &config.pyramid(&teacher.network)),
                 config.teacher_normalization(),
                 config.teacher_resize(),
                 "teacher",
             ),
         ),
-        _ => (
-            "student",
-            facts(
-                &config.detector,
-                &config.student.network,
-                &config.normalization,
-                config.input.resize,
-                "student",
-            ),
-        ),
+        _ => ("student", facts_of_student(config, "student")),
     };
     // Under the keys that they have here.
-    let theirs = facts(&own.detector, &own.student.network, &own.normalization, own.input.resize, section);
+    let theirs = facts_of_student(&own, section);
     let matters = |fact: &Fact| role == Role::Teacher || fact.of_trunk;
     let mut report = String::new();
     for theirs in theirs.iter().filter(|fact| matters(fact)) {
@@ -92,9 +83,15 @@ struct Fact {
     of_trunk: bool,
 }
 
+/// Facts of the student of `config` under the keys of `section`.
+fn facts_of_student(config: &Config, section: &str) -> Vec<Fact> {
+    let network = &config.student.network;
+    let network = (&config.detector, network, &config.pyramid(network));
+    facts(network, &config.normalization, config.input.resize, section)
+}
+
 fn facts(
-    detector: &DetectorSettings,
-    network: &Network,
+    (detector, network, pyramid): (&DetectorSettings, &Network, &Pyramid),
     normalization: &Normalization,
     resize: Resize,
     section: &str,
@@ -117,7 +114,54 @@ fn facts(
         fact(resize_key.to_owned(), word(&resize), false),
     ];
     let table = if is_teacher { "teacher.detector" } else { "detector" };
+    let sizes = format!("{:?}", detector.sizes_of_anchors(pyramid));
     let of_detector = detector.facts().into_iter();
-    facts.extend(of_detector.map(|(key, value)| fact(format!("{table}.{key}"), value, false)));
+    facts.extend(of_detector.map(|(key, value)| {
+        // The published sizes are the same, written or not.
+        let value = if key == "anchor_sizes" { sizes.clone() } else { value };
+        fact(format!("{table}.{key}"), value, false)
+    }));
     facts
+}
+
+/// Keys, with their values as TOML, that make the student of `own` the teacher of the student of `config`.
+pub fn keys_of_teacher(own: &Config, config: &Config) -> Vec<(String, String)> {
+    let (network, settings) = (&own.student.network, own.student.network.settings(&own.detector));
+    let own_tables = ["teacher.detector.", "teacher.normalization.", "teacher.resize"];
+    let inherited = facts_of_student(config, "teacher");
+    let is_inherited = |fact: &Fact| {
+        own_tables.iter().any(|table| fact.key.starts_with(table))
+            && inherited.iter().any(|ours| (&ours.key, &ours.value) == (&fact.key, &fact.value))
+    };
+    let theirs = facts_of_student(own, "teacher").into_iter().filter(|fact| !is_inherited(fact));
+    let mut keys: Vec<(String, String)> = theirs.map(|fact| (fact.key, fact.value)).collect();
+    // Shapes show these, so that no file is refused for them.
+    let mut give = |key: &str, value: String| keys.push((format!("teacher.{key}"), value));
+    give("norm", format!("\"{}\"", network.norm));
+    give("fpn_norm", format!("\"{}\"", network.fpn_norm));
+    give("fpn_channels", settings.fpn_channels.to_string());
+    if settings.architecture == Architecture::FasterRcnn {
+        give("head_width", settings.roi.head_width.to_string());
+    }
+    for (key, norm) in settings.head_norms() {
+        give(&format!("detector.{key}"), format!("\"{norm}\""));
+    }
+    keys
+}
+
+/// The configuration whose student the detector in `file` is.
+///
+/// # Errors
+/// A file of no known detector; one whose detections here would not be those that it was trained for.
+pub fn detector_of(file: &WeightsFile) -> Result<Config, WeightsError> {
+    let wrong = |reason: String| WeightsError::Card { path: file.path.clone(), reason };
+    if let Ok(card) = ModelCard::of(file) {
+        return Ok(card.config);
+    }
+    let recognised = Recognised::of(file).map_err(wrong)?;
+    match (recognised.kind, recognised.differs) {
+        (Kind::Detector { .. }, None) => recognised.config(file, &[]),
+        (Kind::Detector { .. }, Some(reason)) => Err(wrong(reason.to_owned())),
+        _ => Err(wrong(format!("it is a {}, not a detector", recognised.name))),
+    }
 }

@@ -120,6 +120,18 @@ impl ClassifyConfig {
         self.run.check_comparison(&self.distill, check);
     }
 
+    /// Rows and maps that teacher and student offer to methods of distillation; without a teacher, the student's.
+    pub fn offer(&self) -> Offer {
+        let ours = self.student.network.stages();
+        let stages = self.teacher.as_ref().map_or(ours, |teacher| teacher.network.stages().min(ours));
+        Offer {
+            networks: "a pair of these classifiers".to_owned(),
+            rows: vec![RowsAt::Logits, RowsAt::Embedding],
+            maps: MapsAt::Stages,
+            levels: (1..=stages).map(|stage| format!("stage{stage}")).collect(),
+        }
+    }
+
     fn check_taught(&self, check: &mut Check<'_>) {
         let Some(teacher) = &self.teacher else {
             check.that(
@@ -139,13 +151,7 @@ impl ClassifyConfig {
             "is missing: the student is to learn from a teacher without weights",
             "give `weights = \"FILE\"`, `train = \"CONFIG\"` or `train = {}`",
         );
-        let stages = teacher.network.stages().min(self.student.network.stages());
-        let offer = Offer {
-            networks: "a pair of these classifiers".to_owned(),
-            rows: vec![RowsAt::Logits, RowsAt::Embedding],
-            maps: MapsAt::Stages,
-            levels: (1..=stages).map(|stage| format!("stage{stage}")).collect(),
-        };
+        let offer = self.offer();
         for (index, entry) in self.distill.iter().enumerate() {
             entry.check_place(&offer, &mut check.within(&format!("distill.{index}")));
         }
