@@ -220,7 +220,7 @@ __device__ __forceinline__ void softened_row(const T *x, double *out, long long 
         out[i] = exp((double(float(x[i])) - top) / temperature - log_total) * times;
 }
 
-extern "C" __global__ void __launch_bounds__(1024)
+extern "C" __global__ void __launch_bounds__(1024, 1)
 softened(const double *x, double *out, long long len, double temperature, double times) {
     __shared__ double parts[32];
     softened_row(x, out, len, temperature, times, parts);
