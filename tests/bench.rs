@@ -102,6 +102,19 @@ fn one_step_takes_as_long_as_its_parts() {
 }
 
 #[test]
+fn a_step_with_negatives_from_all_parts_has_the_pass_that_finds_their_rows() {
+    let tiny = Tiny::new();
+    let bench = ["step", "distilled.toml", "--steps", "1", "--warmup", "0", "--set", "train.accumulate=3"];
+    let own = report(&tiny, &bench);
+    let all = report(&tiny, &[&bench[..], &["--set", "distill.0.negatives_from=update"]].concat());
+    assert!(own["negatives_of_parts"].is_null(), "{own}");
+    assert_eq!(all["negatives_of_parts"], 3);
+    // Both networks run forward twice.
+    let ratio = number(&all["gflop_per_image"]) / number(&own["gflop_per_image"]);
+    assert!((ratio - 2.0).abs() < 1e-6, "{ratio}");
+}
+
+#[test]
 fn inference_is_timed_of_the_student_and_of_the_teacher() {
     let tiny = Tiny::new();
     let args = ["distilled.toml", "--steps", "2", "--set", "train.batch_size=1", "--size", "50x70"];

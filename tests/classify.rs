@@ -2,8 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+#[cfg(target_os = "linux")]
+use std::process::Stdio;
 
 use crate::support::colours;
+#[cfg(target_os = "linux")]
+use crate::support::cores::{assert_disjoint, shares_of};
 use crate::support::mpi::assert_jobs_are_one_process;
 use crate::support::real;
 use crate::support::tiny::{
@@ -513,6 +517,18 @@ fn of_several_runs_at_once_the_one_that_fails_is_named_and_the_others_are_kept()
     let output = small.run_program(&[&args[..], &["--set", "schedule.epochs=1", "--out", "table"]].concat());
     assert_ended(&output, 4, &["error: wrong_seed0: ", "no other run begins"]);
     assert!(small.text("table/compare.json").contains("plain_seed0"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn several_runs_at_once_keep_to_cores_of_their_own() {
+    let small = Small::new();
+    let args = ["compare", "plain.toml", "--seeds", "0,1", "--threads", "2", "--jobs", "2", "--out", "table"];
+    let mut job = small.program(&[&args[..], &["--set", "schedule.epochs=1"]].concat());
+    let job = job.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (output, shares) = shares_of(job, &small.path("."));
+    assert_ended(&output, 0, &["| plain | 2 |"]);
+    assert_disjoint(&shares, 2);
 }
 
 #[test]

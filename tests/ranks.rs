@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use ckd_det::engine::job::Start;
 use serde_json::Value;
 
+#[cfg(target_os = "linux")]
+use crate::support::cores::{assert_disjoint, shares_of};
 use crate::support::mpi::{alone, assert_jobs_are_one_process, launchers};
 use crate::support::tiny::{Tiny, assert_ended, assert_same_run, log, names};
 use crate::support::together::Together;
@@ -279,8 +281,15 @@ fn under_mpirun_a_step_is_timed_together_and_alone() {
             assert!(number(key) > 0.0, "{key}: {report}");
         }
         assert!((0.0..=1.0).contains(&number("hidden")), "{report}");
-        let told = tiny.job(launcher, 2, &args[..7]);
-        assert_ended(&told, 0, &["sums by themselves", "scaling efficiency", "for other processes"]);
+        let update = ["--set", "distill.0.negatives_from=update"];
+        let told = tiny.job(launcher, 2, &[&args[..7], &update].concat());
+        let said = [
+            "sums by themselves",
+            "scaling efficiency",
+            "for other processes",
+            "2 parts; processes exchange rows",
+        ];
+        assert_ended(&told, 0, &said);
         assert_eq!(String::from_utf8_lossy(&told.stdout).matches("a step ").count(), 2, "{told:?}");
     }
 }
@@ -303,6 +312,31 @@ fn under_mpirun_a_process_that_hangs_is_named_and_all_end_with_75() {
     for launcher in launchers() {
         let output = job_with(&Tiny::new(), launcher, "-STOP", &["train.rank_timeout_s=2"]);
         assert_ended(&output, 75, &["after step", "for rank 1"]);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn under_mpirun_processes_that_nobody_has_bound_keep_to_cores_of_their_own() {
+    for launcher in launchers() {
+        let (tiny, _alone) = (Tiny::new(), alone());
+        let mut job = Command::new(launcher);
+        if launcher.contains("openmpi") {
+            job.args(["--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]);
+        }
+        job.args(["-n", "2", env!("CARGO_BIN_EXE_ckd-det"), "train", "plain.toml"]);
+        job.args([
+            "--set",
+            "train.accumulate=2",
+            "--set",
+            "schedule.steps=1",
+            "--set",
+            "schedule.milestones=[1]",
+        ]);
+        job.current_dir(tiny.path(".")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let (output, shares) = shares_of(job.spawn().unwrap(), &tiny.path("."));
+        assert_ended(&output, 0, &["everything is in"]);
+        assert_disjoint(&shares, 2);
     }
 }
 

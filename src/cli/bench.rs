@@ -29,7 +29,8 @@ enum Work {
     #[command(after_help = "\
 Images, boxes and weights are random: neither data nor weight files are needed. A step is one \
 batch of train.batch_size images; without a teacher it is the student's step alone. Under a \
-launcher (mpirun) each process makes one batch of the step, in turns with steps without the others.
+launcher (mpirun) each process makes one batch of the step, in turns with steps without the others. \
+With negatives_from = \"update\" the step is one of the train.accumulate parts of an update.
 
 Examples:
   ckd-det bench step coco_r101_r18 --set train.batch_size=1
@@ -136,6 +137,9 @@ struct Report {
     processes: Option<Processes>,
     /// 10^9 multiply-adds of the forward passes.
     gflop_per_image: f64,
+    /// Parts of an update whose rows each part looks at (`negatives_from = "update"`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    negatives_of_parts: Option<usize>,
     peak_rss_mib: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     peak_gpu_mib: Option<f64>,
@@ -312,6 +316,7 @@ impl Report {
             parts_ms: None,
             processes: None,
             gflop_per_image: timings.multiply_adds_per_image as f64 / 1e9,
+            negatives_of_parts: Some(timings.parts_looked_at).filter(|&parts| parts > 1),
             peak_rss_mib: peak_memory_mib(),
             peak_gpu_mib: timings.peak_gpu_bytes.map(|bytes| bytes as f64 / MIB),
             gpu: GpuWork::of(timings.gpu, workload.steps),
@@ -337,6 +342,13 @@ impl Report {
         }
         say(format!("{:<20} {:>10.2} images/s", "", self.images_per_s))?;
         say(format!("{:<20} {:>10.2} GFLOPs an image", "forward", self.gflop_per_image))?;
+        if let Some(parts) = self.negatives_of_parts {
+            let paid = match self.processes {
+                Some(_) => "parts; processes exchange rows, and one alone runs each part forward twice",
+                None => "parts; each is run forward once more for its rows",
+            };
+            say(format!("{:<20} {parts:>10} {paid}", "negatives from"))?;
+        }
         if let Some(peak) = self.peak_rss_mib {
             say(format!("{:<20} {peak:>10.0} MiB", "peak memory"))?;
         }

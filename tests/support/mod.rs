@@ -1,6 +1,8 @@
 //! What several tests use: small experiments, data made up, files as others write them, real data, sources.
 
 pub(crate) mod colours;
+#[cfg(target_os = "linux")]
+pub(crate) mod cores;
 pub(crate) mod modules;
 pub(crate) mod mpi;
 pub(crate) mod real;

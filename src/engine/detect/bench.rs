@@ -13,6 +13,8 @@ use ckd_detectors::Detector;
 use ckd_detectors::images::{Images, Target};
 use ckd_detectors::init::stream;
 use ckd_detectors::nn::Mode;
+use ckd_kernels::deferred::collected;
+use ckd_kernels::graph::untracked;
 use ckd_kernels::trace::{self, Span};
 use ckd_kernels::transfers::{Counts, counted, peak_memory};
 use ckd_kernels::{Gradients, flops};
@@ -22,9 +24,11 @@ use rand_chacha::ChaCha8Rng;
 use super::pass::{Moment, Views, training_pass};
 use super::{BACKBONE, build, method_setting};
 use crate::config::{self, Config};
+use crate::distill::Parts;
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
 use crate::engine::pass::{GradientSink, Pass, with_arithmetic};
+use crate::engine::ranks::{Collecting, Rows};
 use crate::engine::update::Update;
 use crate::optim::Optimizer;
 use crate::optim::groups::grouped;
@@ -67,6 +71,8 @@ pub struct Timings<T> {
     pub steps: Vec<T>,
     /// Multiply-adds of the forward passes of one image, as [`flops::counted`] counts them.
     pub multiply_adds_per_image: u64,
+    /// Parts of the update whose rows a method looks at in each: 1, unless `negatives_from = "update"`.
+    pub parts_looked_at: usize,
     /// Copies and launches of all counted steps; none on the CPU.
     pub gpu: Counts,
     /// The most bytes held of a GPU's memory; none on the CPU.
@@ -78,9 +84,9 @@ pub struct Timings<T> {
 impl<T> Timings<T> {
     /// Timings with another duration of each step.
     pub fn map<U>(self, of_step: impl Fn(&T) -> U) -> Timings<U> {
-        let Self { steps, multiply_adds_per_image, gpu, peak_gpu_bytes, trace } = self;
+        let Self { steps, multiply_adds_per_image, parts_looked_at, gpu, peak_gpu_bytes, trace } = self;
         let steps = steps.iter().map(of_step).collect();
-        Timings { steps, multiply_adds_per_image, gpu, peak_gpu_bytes, trace }
+        Timings { steps, multiply_adds_per_image, parts_looked_at, gpu, peak_gpu_bytes, trace }
     }
 }
 
@@ -115,15 +121,17 @@ impl Workload {
     /// If the networks cannot be built or run, or a random loss is not finite.
     pub fn training_steps(&self, config: &Config, device: &Device) -> Result<Timings<StepTime>> {
         let mut learner = Learner::new(self, config, device)?;
-        self.repeat(device, |step| {
+        let parts = learner.parts_looked_at(config.run.train.parts());
+        let timings = self.repeat(device, |step| {
             let started = Instant::now();
             let mut gradients = Gradients::new();
-            let pass = learner.pass(step, &mut gradients)?;
+            let pass = learner.pass_among(parts, step, &mut gradients)?;
             learner.update(&gradients, &pass, step, 1.0)?;
             drop(gradients);
             device.synchronize()?;
             Ok(StepTime::of(&pass, started.elapsed()))
-        })
+        })?;
+        Ok(Timings { parts_looked_at: parts, ..timings })
     }
 
     /// Times the inference of a network of `config`.
@@ -154,6 +162,7 @@ impl Workload {
         let mut timings = Timings {
             steps: Vec::new(),
             multiply_adds_per_image: 0,
+            parts_looked_at: 1,
             gpu: Counts::default(),
             peak_gpu_bytes: None,
             trace: Vec::new(),
@@ -238,13 +247,38 @@ impl<'c> Learner<'c> {
         Ok(Self { config, student, distillation, optimizer, images, targets })
     }
 
+    /// The parts whose rows a method looks at, of `parts` that an update has: 1 if none looks at more than its own.
+    fn parts_looked_at(&self, parts: usize) -> usize {
+        let looks = self.distillation.as_ref().is_some_and(|lessons| lessons.looks_at_all_parts(0));
+        if looks { parts } else { 1 }
+    }
+
+    /// Makes a pass of a process that makes all `parts` of an update, one after the other: where a method looks at them all, each
+    /// is run forward once more beforehand. The other parts have the rows of this one.
+    fn pass_among(&self, parts: usize, step: u64, gradients: &mut GradientSink<'_>) -> Result<Pass> {
+        if parts == 1 {
+            return self.pass(step, None, gradients);
+        }
+        let (started, collecting) = (Instant::now(), Collecting::default());
+        let for_rows = || self.pass(step, Some(&collecting), &mut Gradients::new());
+        let first = collected(|| untracked(for_rows)).0?;
+        let forward = started.elapsed() - first.times.teacher;
+        let rows = Rows::Known(vec![collecting.into_rows(); parts]);
+        let part = rows.of_part(0);
+        let pass = self.pass(step, Some(&part), gradients);
+        let mut pass = part.checked(pass)?;
+        pass.times.teacher += first.times.teacher;
+        pass.times.student_forward += forward;
+        Ok(pass)
+    }
+
     /// Runs teacher and student, and gives the gradients to `gradients`.
-    fn pass(&self, step: u64, gradients: &mut GradientSink<'_>) -> Result<Pass> {
+    fn pass(&self, step: u64, parts: Option<&dyn Parts>, gradients: &mut GradientSink<'_>) -> Result<Pass> {
         let Self { config, student, images, targets, .. } = self;
         let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
         let views = Views { student: images, teacher: images };
         with_arithmetic(&config.run.engine, || {
-            let moment = Moment { step, random: &mut random, parts: None };
+            let moment = Moment { step, random: &mut random, parts };
             training_pass(student, self.distillation.as_ref(), views, targets, moment, gradients)
         })
     }

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use candle_core::Device;
 use ckd_collective::Collective;
-use ckd_kernels::{Gradients, Sink};
+use ckd_kernels::{Gradients, Sink, flops};
 
 use super::{Learner, StepTime, Timings, Workload};
 use crate::config::Config;
-use crate::engine::ranks::{Plan, Summing};
+use crate::engine::ranks::{Plan, Rows, Summing};
 use crate::engine::{EngineError, Result};
 
 /// Time of a step together, and of its parts each alone, as one process sees them.
@@ -21,7 +21,7 @@ pub struct SharedStep {
     pub waited: Duration,
     /// Time of the sums that was not hidden behind the walk back: from when all had walked until the sums were there.
     pub open: Duration,
-    /// A step of this process alone, without sums.
+    /// A step of this process alone, without sums, of as many parts.
     pub solo: Duration,
     /// Sums by themselves, copies of the gradients included.
     pub sums: Duration,
@@ -52,11 +52,13 @@ impl Workload {
         let mut learner = Learner::new(self, config, device)?;
         let mut plan = Rc::new(Plan::of(learner.optimizer.parameters()));
         let scale = 1.0 / ranks.size() as f64;
+        let parts = learner.parts_looked_at(ranks.size());
+        let mut multiply_adds = 0;
         let timings = self.repeat(device, |step| {
             ranks.any(false)?;
             let started = Instant::now();
             let mut gradients = Gradients::new();
-            let pass = learner.pass(step, &mut gradients)?;
+            let pass = learner.pass_among(parts, step, &mut gradients)?;
             learner.update(&gradients, &pass, step, 1.0)?;
             device.synchronize()?;
             let solo = started.elapsed();
@@ -67,7 +69,15 @@ impl Workload {
             ranks.any(false)?;
             let started = Instant::now();
             let mut summing = Summing::over(ranks, plan.clone());
-            let pass = learner.pass(step, &mut summing)?;
+            let rows = (parts > 1).then_some(Rows::OfPasses(ranks));
+            let among = rows.as_ref().map(|rows| rows.of_part(ranks.rank() as u64));
+            let pass = || learner.pass(step, among.as_ref().map(|among| among as _), &mut summing);
+            let (pass, counted) = flops::counted(pass);
+            let pass = match among {
+                Some(among) => among.checked(pass)?,
+                None => pass?,
+            };
+            multiply_adds = counted;
             let left = summing.send_all()?.to_vec();
             let walked = started.elapsed();
             ranks.any(false)?;
@@ -82,6 +92,8 @@ impl Workload {
             }
             Ok(SharedStep { work, waited, open, solo, sums })
         })?;
+        let multiply_adds_per_image = multiply_adds / self.batch.max(1) as u64;
+        let timings = Timings { multiply_adds_per_image, parts_looked_at: parts, ..timings };
         Ok(Together { timings, bytes: plan.bytes() })
     }
 }
