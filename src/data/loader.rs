@@ -184,20 +184,7 @@ impl<S: Source> Loader<S> {
     /// # Errors
     /// Without workers, or room for a batch, or if `start` lies behind the end of its epoch.
     pub fn over(source: S, workforce: Workforce, start: Position) -> Result<Self, DataError> {
-        Self::sharing(source, workforce, start, Share::WHOLE)
-    }
-
-    /// Starts the workers over the batches of `source` that are of `share`, from `start` on.
-    ///
-    /// # Errors
-    /// Errors of [`over`](Self::over).
-    pub fn sharing(
-        source: S,
-        workforce: Workforce,
-        start: Position,
-        share: Share,
-    ) -> Result<Self, DataError> {
-        Self::uploading(source, workforce, start, share, None)
+        Self::uploading(source, workforce, start, Share::WHOLE, None)
     }
 
     /// Starts the workers over the batches of `source` that are of `share`, from `start` on. The pixels of a batch are sent

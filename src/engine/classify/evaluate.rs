@@ -12,6 +12,7 @@ use ckd_detectors::taps::Tap;
 use ckd_kernels::flops;
 use ckd_kernels::memory::numbers;
 use ckd_kernels::resample::bytes_to_unit;
+use ckd_kernels::upload::Uploads;
 use image::RgbImage;
 use serde_json::json;
 
@@ -116,7 +117,7 @@ fn classify_batches(
     let limit = config.run.eval.max_images.unwrap_or(usize::MAX).min(set.len());
     let (share, size) = (evaluation_share(ranks), config.run.eval.batch_size);
     let (mut batches, mut first) = (Vec::new(), share.index as usize * size);
-    let mut loader = share_of_batches(set, config, share)?;
+    let mut loader = share_of_batches(set, config, share, Uploads::to(device)?)?;
     while first < limit {
         let Some(batch) = loader.next() else { break };
         let mut batch = batch?;
@@ -145,13 +146,14 @@ pub fn evaluation_batches(
     set: &Arc<Labelled>,
     config: &ClassifyConfig,
 ) -> std::result::Result<Loader<LabelledImages>, DataError> {
-    share_of_batches(set, config, Share::WHOLE)
+    share_of_batches(set, config, Share::WHOLE, None)
 }
 
 fn share_of_batches(
     set: &Arc<Labelled>,
     config: &ClassifyConfig,
     share: Share,
+    uploads: Option<Uploads>,
 ) -> std::result::Result<Loader<LabelledImages>, DataError> {
     let batch = NonZeroUsize::new(config.run.eval.batch_size)
         .ok_or_else(|| DataError::Setting("eval.batch_size must be at least 1".to_owned()))?;
@@ -160,7 +162,7 @@ fn share_of_batches(
         LabelledImages::new(set.clone(), order, config.labelled.input.evaluation(), config.run.seed)?;
     let workforce =
         Workforce { workers: config.labelled.data.workers, batches_ahead: config.labelled.data.queue };
-    Loader::sharing(source, workforce, Position::default(), share)
+    Loader::uploading(source, workforce, Position::default(), share, uploads)
 }
 
 /// Prepares an image as a classifier of `config` sees it at evaluation.

@@ -9,6 +9,7 @@ use ckd_detectors::Detector;
 use ckd_detectors::images::Images;
 use ckd_detectors::postprocess::Detections;
 use ckd_kernels::flops;
+use ckd_kernels::upload::Uploads;
 use image::RgbImage;
 
 use super::batch::{evaluation_batches, to_device};
@@ -142,7 +143,8 @@ fn detect_batches(
     }
     let source = BoxedImages::new(dataset.clone(), settings)?;
     let mut first = share.index as usize * size;
-    let mut loader = Loader::sharing(source, workforce, Position::default(), share)?;
+    let mut loader =
+        Loader::uploading(source, workforce, Position::default(), share, Uploads::to(device)?)?;
     while first < limit {
         let Some(batch) = loader.next() else { break };
         let batch = batch?;
