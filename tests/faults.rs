@@ -91,7 +91,7 @@ fn one_flipped_bit_anywhere_in_a_run_is_noticed_or_harmless() {
 }
 
 /// A configuration of a COCO set in `set`, of which the program makes nothing anew.
-fn coco(tiny: &Tiny) {
+pub(crate) fn coco(tiny: &Tiny) {
     let synth = Synth { images_train: 6, images_val: 3, image_size_px: 64, classes: 3, ..synth() };
     generate(&synth, &tiny.path("set")).unwrap();
     fs::remove_file(tiny.path("set/synth.json")).unwrap();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use ckd_kernels::cuda::nccl::{Id, unique_id};
 
 use super::{ExitStatus, UsageError};
+use crate::report::progress::tell;
 
 /// The variable that tells a process its place: number, processes, and the identity of their communicator.
 const VARIABLE: &str = "CKD_DET_GPUS";
@@ -13,7 +14,7 @@ const VARIABLE: &str = "CKD_DET_GPUS";
 /// Time between two looks at the processes.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Time that the others have to end by themselves once one has failed: the first says what is wrong.
+/// Time that the others have to end by themselves once one has failed.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Place of a process among those that were started.
@@ -79,28 +80,70 @@ struct Started(Vec<Child>);
 impl Started {
     fn wait(&mut self, mut signals: Signals) -> anyhow::Result<u8> {
         let mut ended: Vec<Option<u8>> = vec![None; self.0.len()];
-        let mut failed: Option<(u8, Instant)> = None;
+        let mut failed: Option<Failed> = None;
         loop {
             signals.hand_on(&self.0);
-            for (child, ended) in self.0.iter_mut().zip(&mut ended).filter(|(_, ended)| ended.is_none()) {
+            for (rank, (child, ended)) in self.0.iter_mut().zip(&mut ended).enumerate() {
+                if ended.is_some() {
+                    continue;
+                }
                 let Some(status) = child.try_wait()? else { continue };
                 let code = code_of(status);
                 *ended = Some(code);
-                // One that lost another is not the cause.
-                let is_cause = failed.is_none_or(|(known, _)| known == ExitStatus::RankLost as u8);
-                if code != ExitStatus::Done as u8 && is_cause {
-                    failed = Some((code, failed.map_or_else(Instant::now, |(_, at)| at)));
+                if code == ExitStatus::Done as u8
+                    || failed.as_ref().is_some_and(|known| !known.lost_another())
+                {
+                    continue;
                 }
+                if let Some(signal) = signal_of(status) {
+                    tell(&format!("rank {rank}, on GPU {rank}, was ended by signal {signal}"));
+                }
+                let at = failed.map_or_else(Instant::now, |known| known.at);
+                failed = Some(Failed { rank, code, at });
             }
-            match failed {
+            match &failed {
                 _ if ended.iter().all(Option::is_some) => {
-                    return Ok(failed.map_or(ExitStatus::Done as u8, |(code, _)| code));
+                    return Ok(failed.map_or(ExitStatus::Done as u8, |failed| failed.code));
                 }
-                Some((code, at)) if at.elapsed() > GRACE => return Ok(code),
+                Some(failed) if failed.at.elapsed() > failed.grace() => {
+                    if failed.lost_another() {
+                        let running = (0..ended.len()).filter(|&rank| ended[rank].is_none());
+                        running.for_each(|rank| tell(&still_runs(rank)));
+                    }
+                    return Ok(failed.code);
+                }
                 _ => std::thread::sleep(PAUSE),
             }
         }
     }
+}
+
+/// The process that ends all.
+#[derive(Clone, Copy)]
+struct Failed {
+    rank: usize,
+    code: u8,
+    at: Instant,
+}
+
+impl Failed {
+    /// Whether another one is the cause.
+    fn lost_another(&self) -> bool {
+        self.code == ExitStatus::RankLost as u8
+    }
+
+    /// Time that the others have to end by themselves: none once the first has said what is wrong.
+    fn grace(&self) -> Duration {
+        if self.rank == 0 && !self.lost_another() { Duration::ZERO } else { GRACE }
+    }
+}
+
+/// Says which process the others waited for in vain: NCCL does not know.
+fn still_runs(rank: usize) -> String {
+    format!(
+        "rank {rank}, on GPU {rank}, still ran {} s after another one had waited too long; it is killed",
+        GRACE.as_secs()
+    )
 }
 
 impl Drop for Started {
@@ -115,11 +158,21 @@ impl Drop for Started {
 
 /// The exit code of a process, as a shell counts one that a signal ended.
 fn code_of(status: std::process::ExitStatus) -> u8 {
-    #[cfg(unix)]
-    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+    if let Some(signal) = signal_of(status) {
         return (128 + signal) as u8;
     }
     status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(ExitStatus::Failed as u8)
+}
+
+/// The signal that ended a process.
+#[cfg(unix)]
+fn signal_of(status: std::process::ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal_of(_: std::process::ExitStatus) -> Option<i32> {
+    None
 }
 
 /// Signals that ask the program to stop. A terminal sends Ctrl-C to all processes; the others go to the first of them, and

@@ -6,8 +6,9 @@
 //   it are faults; fresh memory is NaN; freed memory cannot be touched.
 // - "PTX" is a line with the path of a shared library: nvrtcCompileProgram runs the C++ compiler on the kernel text
 //   with cuda_on_host.h in front of it.
-// - The first stream runs at once. What is copied to the device on another one is copied when its end is waited for, as late
-//   as a GPU may: what is read before is NaN, what is written over before goes wrong.
+// - The first stream runs at once. What is asked of another one is done when its end is waited for (streams.h), as late as a
+//   GPU may: what is read before is NaN, what is written over before goes wrong.
+#include "streams.h"
 #include <sys/mman.h>
 #include <unistd.h>
 #include <chrono>
@@ -16,9 +17,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <deque>
 #include <dlfcn.h>
-#include <functional>
 #include <fstream>
 #include <map>
 #include <mutex>
@@ -78,29 +77,20 @@ static size_t memory() { static const char *set = std::getenv("CPU_CUDA_MEMORY")
 API int cuMemAlloc_v2(Ptr *at, size_t size) { return in_use + size <= memory() && (*at = allocate(size)) ? 0 : 2; }
 API int cuMemAllocAsync(Ptr *at, size_t size, void *) { return cuMemAlloc_v2(at, size); }
 API int cuMemFree_v2(Ptr at) { return release(at); }
-struct Stream { std::deque<std::function<void()>> waiting; size_t done = 0; };
-static std::recursive_mutex streams;
-static Stream *first_stream = nullptr;
-static bool is_late(Stream *stream) { return stream && stream != first_stream; }
-static void run(Stream *stream, size_t upto) {
-    std::lock_guard<std::recursive_mutex> held(streams);
-    for (; is_late(stream) && stream->done < upto && !stream->waiting.empty(); stream->done++) stream->waiting.front()(), stream->waiting.pop_front();
-}
-API int cuMemFreeAsync(Ptr at, Stream *stream) { run(stream, SIZE_MAX); return release(at); }
+API int cuMemFreeAsync(Ptr at, Stream *stream) { run(stream, SIZE_MAX, true); return release(at); }
 API int cuMemHostAlloc(void **at, size_t size, unsigned) { return (*at = std::malloc(std::max<size_t>(size, 1))) ? (std::memset(*at, 0xff, size), 0) : 2; }
 API int cuMemFreeHost(void *at) { std::free(at); return 0; }
 API int cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Stream *stream) {
     to_device += n;
-    auto copy = [=] { std::memcpy((void *)to, from, n); };
-    if (!is_late(stream)) return copy(), 0;
-    std::lock_guard<std::recursive_mutex> held(streams);
-    stream->waiting.push_back(copy), late_copies++;
+    if (stream && !stream->is_first) late_copies++;
+    put(stream, [=] { return std::memcpy((void *)to, from, n), true; });
     return 0;
 }
-API int cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, void *) { to_host += n, copies_to_host++, largest_to_host = std::max(largest_to_host, n), check_copy(n); std::memcpy(to, (void *)from, n); return 0; }
-API int cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, void *) { std::memmove((void *)to, (void *)from, n); return 0; }
-API int cuMemcpyPeerAsync(Ptr to, void *, Ptr from, void *, size_t n, void *) { std::memmove((void *)to, (void *)from, n); return 0; }
-API int cuMemsetD8Async(Ptr to, unsigned char value, size_t n, void *) { std::memset((void *)to, value, n); return 0; }
+// Memory of the host that is not page-locked is copied before the call returns.
+API int cuMemcpyDtoHAsync_v2(void *to, Ptr from, size_t n, Stream *stream) { run(stream, SIZE_MAX, true); to_host += n, copies_to_host++, largest_to_host = std::max(largest_to_host, n), check_copy(n); std::memcpy(to, (void *)from, n); return 0; }
+API int cuMemcpyDtoDAsync_v2(Ptr to, Ptr from, size_t n, Stream *stream) { put(stream, [=] { return std::memmove((void *)to, (void *)from, n), true; }); return 0; }
+API int cuMemcpyPeerAsync(Ptr to, void *, Ptr from, void *, size_t n, Stream *stream) { return cuMemcpyDtoDAsync_v2(to, from, n, stream); }
+API int cuMemsetD8Async(Ptr to, unsigned char value, size_t n, Stream *stream) { put(stream, [=] { return std::memset((void *)to, value, n), true; }); return 0; }
 API int cuMemGetInfo_v2(size_t *free, size_t *total) { *total = memory(); *free = *total - std::min(*total, in_use); return 0; }
 API int cuDeviceGetDefaultMemPool(void **pool, int) { *pool = (void *)8; return 0; }
 API int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
@@ -110,7 +100,7 @@ API int cuMemPoolGetAttribute(void *, int, std::uint64_t *value) { *value = most
 API int cuInit(unsigned) { return 0; }
 API int cuDriverGetVersion(int *version) { *version = 13000; return 0; }
 API int cuDeviceTotalMem_v2(size_t *bytes, int) { *bytes = memory(); return 0; }
-static int gpus() { static const char *set = std::getenv("CPU_CUDA_GPUS"); return set ? std::atoi(set) : 1; }
+static int gpus() { static const char *set = std::getenv("CPU_CUDA_GPUS"); return set ? std::atoi(set) : 2; }
 API int cuDeviceGet(int *device, int ordinal) { *device = ordinal; return ordinal >= 0 && ordinal < gpus() ? 0 : 101; }
 API int cuDeviceGetCount(int *count) { *count = gpus(); return 0; }
 API int cuDeviceGetName(char *name, int len, int) { std::snprintf(name, len, "CPU instead of a GPU"); return 0; }
@@ -124,28 +114,35 @@ API int cuDeviceGetAttribute(int *value, int attribute, int) {
     }
     return 0;
 }
-API int cuDevicePrimaryCtxRetain(void **context, int) { *context = (void *)8; return 0; }
+API int cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)uintptr_t(8 * (device + 1)); return 0; }
 API int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
 static thread_local void *context_of_thread = nullptr;
 API int cuCtxGetCurrent(void **context) { *context = context_of_thread; return 0; }
 API int cuCtxSetCurrent(void *context) { context_of_thread = context; return 0; }
 API int cuCtxSynchronize() { return 0; }
 API int cuCtxDestroy_v2(void *) { return 0; }
-API int cuStreamCreate(Stream **stream, unsigned) { *stream = new Stream; if (!first_stream) first_stream = *stream; return 0; }
-API int cuStreamDestroy_v2(Stream *stream) { run(stream, SIZE_MAX); return 0; }
-API int cuStreamSynchronize(Stream *stream) { run(stream, SIZE_MAX); return 0; }
+API int cuStreamCreate(Stream **stream, unsigned) {
+    static std::set<void *> known;
+    std::lock_guard<std::mutex> held(lock);
+    *stream = new Stream{known.insert(context_of_thread).second, {}, {}, 0};
+    return 0;
+}
+API int cuStreamDestroy_v2(Stream *stream) { run(stream, SIZE_MAX, false); return 0; }
+API int cuStreamSynchronize(Stream *stream) { run(stream, SIZE_MAX, true); return 0; }
 API int cuStreamIsCapturing(void *, int *status) { *status = 0; return 0; }
 struct Event { std::chrono::steady_clock::time_point at; Stream *stream = nullptr; size_t upto = 0; };
 API int cuEventCreate(Event **event, unsigned) { *event = new Event{std::chrono::steady_clock::now()}; return 0; }
 API int cuEventDestroy_v2(Event *event) { delete event; return 0; }
 API int cuEventRecord(Event *event, Stream *stream) {
-    std::lock_guard<std::recursive_mutex> held(streams);
-    *event = {std::chrono::steady_clock::now(), stream, is_late(stream) ? stream->done + stream->waiting.size() : 0};
+    *event = {std::chrono::steady_clock::now(), stream, 0};
+    if (!stream) return 0;
+    std::lock_guard<std::recursive_mutex> held(stream->lock);
+    event->upto = stream->done + stream->waiting.size();
     return 0;
 }
-API int cuEventSynchronize(Event *event) { run(event->stream, event->upto); return 0; }
-API int cuStreamWaitEvent(Stream *, Event *event, unsigned) { run(event->stream, event->upto); return 0; }
-API int cuEventQuery(Event *event) { run(event->stream, event->upto); return 0; }
+API int cuEventSynchronize(Event *event) { run(event->stream, event->upto, true); return 0; }
+API int cuStreamWaitEvent(Stream *stream, Event *event, unsigned) { put(stream, [waited = *event] { return run(waited.stream, waited.upto, false); }); return 0; }
+API int cuEventQuery(Event *event) { return run(event->stream, event->upto, false) ? 0 : 600; }
 API int cuEventElapsedTime_v2(float *ms, const Event *from, const Event *to) { *ms = std::chrono::duration<float, std::milli>(to->at - from->at).count(); return 0; }
 API int cuGetErrorString(int code, const char **text) { (void)code; *text = "an error of the stand-in's driver"; return 0; }
 API int cuGetErrorName(int code, const char **text) { return cuGetErrorString(code, text); }
@@ -191,10 +188,11 @@ API int nvrtcCompileProgram(Program *program, int count, const char *const *opti
     std::set<std::string> meeting = functions_with_barriers(program->source);
     std::regex kernel("__global__\\s+void\\s+(?:__launch_bounds__\\([^)]*\\)\\s+)?(\\w+)\\s*\\(");
     for (std::sregex_iterator i(program->source.begin(), program->source.end(), kernel), end; i != end; ++i) text += (meeting.count((*i)[1].str()) ? "ENTRY(" : "ENTRY_WITHOUT_BARRIERS(") + (*i)[1].str() + ")\n";
-    std::ostringstream name;
+    std::ostringstream name, header;
+    header << std::ifstream(std::string(folder) + "/cuda_on_host.h").rdbuf();
     const char *cache = std::getenv("CKD_DET_CACHE");
     if (cache) std::system((std::string("mkdir -p '") + cache + "'").c_str());
-    name << (cache ? cache : "/tmp") << "/cpu_cuda_" << getuid() << "_" << std::hex << std::hash<std::string>()(text);
+    name << (cache ? cache : "/tmp") << "/cpu_cuda_" << getuid() << "_" << std::hex << std::hash<std::string>()(text + header.str());
     bool fused = true;
     for (int i = 0; i < count; i++) fused = fused && std::string(options[i]) != "--fmad=false";
     if (!fused) name << "_unfused";
@@ -222,7 +220,7 @@ API const char *nvrtcGetErrorString(int) { return "an error of the stand-in's NV
 
 // ---- modules and launches
 typedef void (*Entry)(const unsigned *, const unsigned *, unsigned, void **);
-struct Function { std::string name; Entry entry; };
+struct Function { std::string name; Entry entry; const size_t *sizes; };  // sizes of the arguments, up to a 0
 struct Module { void *library; };
 API int cuModuleLoadData(Module **module, const void *image) {
     auto *text = static_cast<const char *>(image);
@@ -328,19 +326,33 @@ API int cuModuleGetFunction(void **function, Module *module, const char *name) {
     void *entry = module->library ? dlsym(module->library, (std::string("host_") + name).c_str()) : nullptr;
     if (!module->library && CANDLE.count(name)) entry = reinterpret_cast<void *>(CANDLE.at(name));
     if (module->library && !entry) return 500;
-    *function = new Function{name, reinterpret_cast<Entry>(entry)};
+    void *sizes = module->library ? dlsym(module->library, (std::string("sizes_") + name).c_str()) : nullptr;
+    *function = new Function{name, reinterpret_cast<Entry>(entry), sizes ? reinterpret_cast<const size_t *(*)()>(sizes)() : nullptr};
     return 0;
 }
-API int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, void *, void **arguments, void **) {
+API int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared, Stream *stream, void **arguments, void **) {
     if (!f->entry) { std::fprintf(stderr, "cpu_cuda: kernel %s has no text here (a kernel of candle's?)\n", f->name.c_str()); return 500; }
     if (shared) { std::fprintf(stderr, "cpu_cuda: %s wants dynamic shared memory\n", f->name.c_str()); return 1; }
-    unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
     static unsigned order = std::getenv("CPU_CUDA_ORDER") ? std::atoi(std::getenv("CPU_CUDA_ORDER")) : 0;
     static std::mutex one_at_a_time;  // a GPU's blocks of two launches may overlap; here they do not
-    std::lock_guard<std::mutex> held(one_at_a_time);
-    launches++;
-    SAY("%s <<<(%u,%u,%u), (%u,%u,%u)>>>\n", f->name.c_str(), gx, gy, gz, bx, by, bz);
-    f->entry(grid, block, order, arguments);
+    {
+        std::lock_guard<std::mutex> held(one_at_a_time);
+        launches++;
+        SAY("%s <<<(%u,%u,%u), (%u,%u,%u)>>>\n", f->name.c_str(), gx, gy, gz, bx, by, bz);
+    }
+    auto launch = [=](void **arguments) {
+        unsigned grid[3] = {gx, gy, gz}, block[3] = {bx, by, bz};
+        std::lock_guard<std::mutex> held(one_at_a_time);
+        f->entry(grid, block, order, arguments);
+    };
+    if (!stream || stream->is_first || !f->sizes) return run(stream, SIZE_MAX, true), launch(arguments), 0;
+    std::vector<std::string> kept;  // the caller's own are gone when a late launch is made
+    for (const size_t *size = f->sizes; *size; size++) kept.emplace_back(static_cast<char *>(arguments[kept.size()]), *size);
+    put(stream, [=]() mutable {
+        std::vector<void *> own;
+        for (auto &argument : kept) own.push_back(argument.data());
+        return launch(own.data()), true;
+    });
     return 0;
 }
 
@@ -482,6 +494,24 @@ API int cudnnConvolutionForward(void *, const void *alpha, const Tensor4 *xd, co
             });
         });
     return accumulate(*yd, y, one(alpha), one(beta), [&](std::vector<double> &sums) { return visit(*xd, *wd, *conv, *yd, [&](size_t i, size_t j, size_t o) { sums[o] += double(get(x, xd->type, i)) * get(w, wd->type, j); }); });
+}
+// Forward, and activation(y + z + bias) of its result. It refuses groups, and without an activation all algorithms but one.
+struct Activation { int mode; };
+API int cudnnCreateActivationDescriptor(Activation **a) { *a = new Activation{}; return 0; }
+API int cudnnSetActivationDescriptor(Activation *a, int mode, int, double) { a->mode = mode; return 0; }
+API int cudnnDestroyActivationDescriptor(Activation *a) { delete a; return 0; }
+API int cudnnConvolutionBiasActivationForward(void *handle, const void *alpha, const Tensor4 *xd, const void *x, const Tensor4 *wd, const void *w, const Conv *conv, int algorithm, void *room, size_t bytes, const void *alpha2, const Tensor4 *zd, const void *z, const Tensor4 *bd, const void *bias, const Activation *act, const Tensor4 *yd, void *y) {
+    if (bd->n != 1 || bd->c != yd->c || bd->h != 1 || bd->w != 1 || zd->n != yd->n || zd->c != yd->c || zd->h != yd->h || zd->w != yd->w) return 2000;
+    if (conv->groups != 1 || (act->mode != 1 && !(act->mode == 5 && algorithm == 1))) return 3000;
+    float zero = 0;
+    if (int status = cudnnConvolutionForward(handle, alpha, xd, x, wd, w, conv, algorithm, room, bytes, &zero, yd, y)) return status;
+    for (int n = 0; n < yd->n; n++) for (int c = 0; c < yd->c; c++) for (int h = 0; h < yd->h; h++) for (int k = 0; k < yd->w; k++) {
+        size_t at = n * yd->sn + c * yd->sc + h * yd->sh + k * yd->sw;
+        float value = get(y, yd->type, at) + get(bias, bd->type, c * bd->sc);
+        if (one(alpha2) != 0) value += one(alpha2) * get(z, zd->type, n * zd->sn + c * zd->sc + h * zd->sh + k * zd->sw);
+        put(y, yd->type, at, act->mode == 1 && value < 0 ? 0 : value);
+    }
+    return 0;
 }
 API int cudnnConvolutionBackwardData(void *, const void *alpha, const Tensor4 *wd, const void *w, const Tensor4 *dyd, const void *dy, const Conv *conv, int, void *, size_t, const void *beta, const Tensor4 *dxd, void *dx) {
     if (is_plain(*dxd) && is_plain(*wd) && is_plain(*dyd))

@@ -180,6 +180,10 @@ void launch_without_barriers(void (*kernel)(A...), const unsigned *grid, const u
             }
 }
 
+template <class... A> const size_t *sizes(void (*)(A...)) {
+    static const size_t all[] = {sizeof(A)..., 0};
+    return all;
+}
 template <class T> T shuffle(T value, unsigned lane, int line) {
     static_assert(sizeof(T) <= 8, "shuffles move 4 or 8 bytes");
     unsigned warp = current & ~31u, count = blockDim.x * blockDim.y * blockDim.z;
@@ -210,8 +214,9 @@ template <class T> const T &__ldg(const T *at) { return *at; }
 inline void __threadfence() {}
 using std::isfinite; using std::isnan; using std::max; using std::min;
 
-// The C entry of a kernel: ENTRY(name) gives host_name(grid, block, seed, arguments).
-#define ENTRY(name) extern "C" void host_##name(const unsigned *grid, const unsigned *block, unsigned seed, void **arguments) { \
+// The C entries of a kernel: ENTRY(name) gives host_name(grid, block, seed, arguments), and sizes_name(), those of its arguments.
+#define SIZES(name) extern "C" const size_t *sizes_##name() { return cuda_on_host::sizes(name); }
+#define ENTRY(name) SIZES(name) extern "C" void host_##name(const unsigned *grid, const unsigned *block, unsigned seed, void **arguments) { \
     cuda_on_host::launch(name, grid, block, seed, arguments); }
-#define ENTRY_WITHOUT_BARRIERS(name) extern "C" void host_##name(const unsigned *grid, const unsigned *block, unsigned seed, void **arguments) { \
+#define ENTRY_WITHOUT_BARRIERS(name) SIZES(name) extern "C" void host_##name(const unsigned *grid, const unsigned *block, unsigned seed, void **arguments) { \
     cuda_on_host::launch_without_barriers(name, grid, block, seed, arguments); }

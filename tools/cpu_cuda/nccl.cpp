@@ -1,6 +1,6 @@
-// NCCL between processes of one machine: the calls that ckd-kernels makes, over Unix sockets. A call is done when it returns, and
-// waits for the other processes as long as it takes; a process that is gone is ncclRemoteError.
-#include <poll.h>
+// NCCL between processes of one machine: the calls that ckd-kernels makes, over Unix sockets. Calls go into a stream and are made
+// in its order. One whose process is gone is never done, and ncclCommGetAsyncError tells it.
+#include "streams.h"
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -11,8 +11,8 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
 #include <deque>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -20,11 +20,12 @@
 enum { SUCCESS = 0, SYSTEM = 2, INVALID = 4, REMOTE = 6 };
 
 struct Id { char text[128]; };
-struct Comm { int rank, size; std::vector<int> sockets; };
+struct Comm { int rank, size; std::vector<int> sockets; int error = SUCCESS; Stream *last = nullptr; };
 struct Move { bool sends; char *at; size_t bytes; int peer; Comm *comm; };
 
 static thread_local int depth = 0;
 static thread_local std::vector<Move> waiting;
+static thread_local Stream *stream_of_group = nullptr;
 
 static size_t size_of(int type) {
     switch (type) {
@@ -37,48 +38,66 @@ static size_t size_of(int type) {
 }
 
 // Moves of one communicator, those to and from a peer in their order.
-static int move_all(std::vector<Move> moves) {
-    if (moves.empty()) return SUCCESS;
-    Comm *comm = moves[0].comm;
-    std::vector<std::deque<Move>> out(comm->size), in(comm->size);
-    for (auto &move : moves) (move.sends ? out : in)[move.peer].push_back(move);
-    auto &to_self = out[comm->rank], &from_self = in[comm->rank];
-    while (!to_self.empty() && !from_self.empty()) {
-        std::memmove(from_self.front().at, to_self.front().at, to_self.front().bytes);
-        to_self.pop_front(), from_self.pop_front();
+struct Moves {
+    Comm *comm;
+    std::vector<std::deque<Move>> out, in;
+    Moves(const std::vector<Move> &moves) : comm(moves[0].comm), out(comm->size), in(comm->size) {
+        for (auto &move : moves) (move.sends ? out : in)[move.peer].push_back(move);
     }
-    if (!to_self.empty() || !from_self.empty()) return INVALID;
-    for (;;) {
-        std::vector<pollfd> open;
-        std::vector<int> peers;
-        for (int peer = 0; peer < comm->size; peer++) {
-            short events = (out[peer].empty() ? 0 : POLLOUT) | (in[peer].empty() ? 0 : POLLIN);
-            if (events) open.push_back({comm->sockets[peer], events, 0}), peers.push_back(peer);
-        }
-        if (open.empty()) return SUCCESS;
-        if (poll(open.data(), open.size(), -1) < 0 && errno != EINTR) return SYSTEM;
-        for (size_t i = 0; i < open.size(); i++) {
-            for (auto *queue : {&out[peers[i]], &in[peers[i]]}) {
-                if (queue->empty()) continue;
-                Move &move = queue->front();
-                if (!(open[i].revents & (move.sends ? POLLOUT : POLLIN))) continue;
-                ssize_t n = move.sends ? send(open[i].fd, move.at, move.bytes, MSG_NOSIGNAL) : recv(open[i].fd, move.at, move.bytes, 0);
-                if (n < 0 && (errno == EAGAIN || errno == EINTR)) continue;
-                if (n <= 0) return REMOTE;
-                move.at += n, move.bytes -= n;
-                if (move.bytes == 0) queue->pop_front();
-            }
-            if (open[i].revents & (POLLERR | POLLNVAL) || (open[i].revents & POLLHUP && !(open[i].revents & POLLIN))) return REMOTE;
-        }
-    }
-}
 
-static int add(Move move) {
-    if (move.bytes) waiting.push_back(move);
-    if (depth > 0) return SUCCESS;
+    // Moves on what can be moved; whether all is done.
+    bool go_on() {
+        if (comm->error) return false;
+        auto &to_self = out[comm->rank], &from_self = in[comm->rank];
+        while (!to_self.empty() && !from_self.empty()) {
+            std::memmove(from_self.front().at, to_self.front().at, to_self.front().bytes);
+            to_self.pop_front(), from_self.pop_front();
+        }
+        bool done = true;
+        for (int peer = 0; peer < comm->size; peer++) {
+            if (peer == comm->rank) continue;
+            for (auto *queue : {&out[peer], &in[peer]}) {
+                while (!queue->empty() && step(queue->front(), comm->sockets[peer])) queue->pop_front();
+                done &= queue->empty();
+            }
+        }
+        return done && !comm->error;
+    }
+
+    // Moves bytes until no more can be moved now; whether these were the last.
+    bool step(Move &move, int socket) {
+        while (move.bytes) {
+            ssize_t n = move.sends ? send(socket, move.at, move.bytes, MSG_NOSIGNAL) : recv(socket, move.at, move.bytes, 0);
+            if (n < 0 && errno == EINTR) continue;
+            if (n < 0 && errno == EAGAIN) return false;
+            if (n <= 0) return comm->error = REMOTE, false;
+            move.at += n, move.bytes -= n;
+        }
+        return true;
+    }
+};
+
+static int end_group() {
     std::vector<Move> moves;
     moves.swap(waiting);
-    return move_all(std::move(moves));
+    if (moves.empty()) return SUCCESS;
+    Comm *comm = moves[0].comm;
+    size_t own[2] = {0, 0};
+    for (auto &move : moves) {
+        if (move.comm != comm || move.peer < 0 || move.peer >= comm->size) return INVALID;
+        if (move.peer == comm->rank) own[move.sends] += move.bytes;
+    }
+    if (own[0] != own[1]) return INVALID;
+    auto all = std::make_shared<Moves>(moves);
+    comm->last = stream_of_group;
+    put(stream_of_group, [all] { return all->go_on(); });
+    return SUCCESS;
+}
+
+static int add(Move move, Stream *stream) {
+    stream_of_group = stream;
+    if (move.bytes) waiting.push_back(move);
+    return depth > 0 ? int(SUCCESS) : end_group();
 }
 
 // An address in the abstract name space, which leaves no file.
@@ -128,30 +147,27 @@ API int ncclCommInitRank(Comm **comm, int size, Id id, int rank) {
     return SUCCESS;
 }
 API int ncclCommDestroy(Comm *comm) {
+    // Calls that are under way end first.
+    while (!comm->error && !run(comm->last, SIZE_MAX, false)) usleep(100);
     for (int own : comm->sockets) if (own >= 0) close(own);
-    delete comm;
+    if (!comm->error) delete comm;  // what could not be done still knows it
     return SUCCESS;
 }
-API int ncclCommGetAsyncError(Comm *, int *code) { *code = SUCCESS; return SUCCESS; }
+API int ncclCommGetAsyncError(Comm *comm, int *code) { *code = comm->error; return SUCCESS; }
 API int ncclGroupStart() { depth++; return SUCCESS; }
-API int ncclGroupEnd() {
-    if (--depth > 0) return SUCCESS;
-    std::vector<Move> moves;
-    moves.swap(waiting);
-    return move_all(std::move(moves));
+API int ncclGroupEnd() { return --depth > 0 ? int(SUCCESS) : end_group(); }
+API int ncclSend(const void *from, size_t count, int type, int peer, Comm *comm, Stream *stream) {
+    return add({true, (char *)from, count * size_of(type), peer, comm}, stream);
 }
-API int ncclSend(const void *from, size_t count, int type, int peer, Comm *comm, void *) {
-    return add({true, (char *)from, count * size_of(type), peer, comm});
+API int ncclRecv(void *to, size_t count, int type, int peer, Comm *comm, Stream *stream) {
+    return add({false, (char *)to, count * size_of(type), peer, comm}, stream);
 }
-API int ncclRecv(void *to, size_t count, int type, int peer, Comm *comm, void *) {
-    return add({false, (char *)to, count * size_of(type), peer, comm});
-}
-API int ncclAllGather(const void *from, void *to, size_t count, int type, Comm *comm, void *) {
+API int ncclAllGather(const void *from, void *to, size_t count, int type, Comm *comm, Stream *stream) {
     size_t bytes = count * size_of(type);
     depth++;
     for (int peer = 0; peer < comm->size; peer++) {
-        add({true, (char *)from, bytes, peer, comm});
-        add({false, (char *)to + peer * bytes, bytes, peer, comm});
+        add({true, (char *)from, bytes, peer, comm}, stream);
+        add({false, (char *)to + peer * bytes, bytes, peer, comm}, stream);
     }
     return ncclGroupEnd();
 }

@@ -143,8 +143,7 @@ fn detect_batches(
     }
     let source = BoxedImages::new(dataset.clone(), settings)?;
     let mut first = share.index as usize * size;
-    let mut loader =
-        Loader::uploading(source, workforce, Position::default(), share, Uploads::to(device)?)?;
+    let mut loader = Loader::uploading(source, workforce, Position::default(), share, Uploads::to(device)?)?;
     while first < limit {
         let Some(batch) = loader.next() else { break };
         let batch = batch?;
