@@ -9,7 +9,7 @@
 //! once all that goes there is at hand.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, IsTerminal, Read, Seek, Write};
+use std::io::{self, BufWriter, IsTerminal, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -96,6 +96,7 @@ pub const STDOUT: &str = "/dev/stdout";
 const MOST_LINKS: usize = 40;
 
 /// Destination of what is written to a path.
+#[derive(Debug)]
 enum Target {
     /// A regular file or a new one, with symbolic links followed.
     File(PathBuf),
@@ -182,6 +183,11 @@ pub fn is_stdout(path: &Path) -> bool {
     matches!(Target::of(path), Ok(Target::Stdout))
 }
 
+/// Whether `path` leads to a stream: standard output, a pipe, a device.
+pub fn is_stream(path: &Path) -> bool {
+    matches!(Target::of(path), Ok(Target::Stdout | Target::Stderr | Target::Stream(_)))
+}
+
 /// Whether `path` names a regular file that a write would replace.
 pub fn is_replaced(path: &Path) -> bool {
     matches!(Target::of(path), Ok(Target::File(place)) if place.exists())
@@ -208,44 +214,138 @@ pub fn write_atomic_with(
     path: &Path,
     fill: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> Result<(), WriteError> {
-    match Target::of(path).map_err(at(path))? {
-        Target::File(place) => replace(&place, fill),
-        stream => pour(&stream, fill).map_err(at(path)),
+    let mut draft = Draft::new(path)?;
+    fill(draft.file()).map_err(at(path))?;
+    draft.commit()
+}
+
+/// A file that is being written: it takes its place when it is [committed](Self::commit), and an earlier one stays if it is
+/// dropped before.
+#[derive(Debug)]
+pub struct Draft {
+    path: PathBuf,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// A temporary file beside the place that it will have.
+    Beside { temporary: tempfile::NamedTempFile<File>, place: PathBuf, listed: Listed },
+    /// A file without a name, for a stream: archives are not written from front to back, and a failure half-way sends
+    /// nothing.
+    Apart { whole: File, target: Target },
+}
+
+/// A temporary file's path among those that are under way.
+#[derive(Debug)]
+struct Listed(PathBuf);
+
+impl Drop for Listed {
+    fn drop(&mut self) {
+        under_way().retain(|other| *other != self.0);
     }
 }
 
-/// Writes a file beside `path`, and renames it over whatever is there, whose permissions it takes.
-fn replace(path: &Path, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), WriteError> {
-    let folder = folder_of(path);
-    create_folder(folder)?;
-    let mut paths = under_way();
-    // Permissions as any new file's (less the user's umask), not tempfile's private ones.
-    let mut temporary = tempfile::Builder::new()
-        .prefix(TEMPORARY.0)
-        .suffix(TEMPORARY.1)
-        .make_in(folder, |name| OpenOptions::new().write(true).create_new(true).open(name))
-        .map_err(at(path))?;
-    let own = temporary.path().to_owned();
-    paths.push(own.clone());
-    drop(paths);
-    let filled = fill(temporary.as_file_mut()).and_then(|()| temporary.as_file().sync_all());
-    let mut paths = under_way();
-    paths.retain(|other| *other != own);
-    filled.map_err(at(path))?;
-    if let Ok(before) = fs::metadata(path) {
+impl Draft {
+    /// A draft of the file at `path`; folders on the way are created.
+    ///
+    /// # Errors
+    /// A path that cannot be written.
+    pub fn new(path: &Path) -> Result<Self, WriteError> {
+        let content = match Target::of(path).map_err(at(path))? {
+            Target::File(place) => Content::beside(place)?,
+            target => Content::Apart { whole: tempfile::tempfile().map_err(at(path))?, target },
+        };
+        Ok(Self { path: path.to_owned(), content })
+    }
+
+    /// The path that the file is written for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn file(&mut self) -> &mut File {
+        match &mut self.content {
+            Content::Beside { temporary, .. } => temporary.as_file_mut(),
+            Content::Apart { whole, .. } => whole,
+        }
+    }
+
+    /// Puts the file in its place, with the permissions of whatever is there.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn commit(self) -> Result<(), WriteError> {
+        match self.content {
+            Content::Beside { temporary, place, listed } => place_at(&place, temporary, listed),
+            Content::Apart { whole, target } => pour(&target, whole).map_err(at(&self.path)),
+        }
+    }
+
+    /// Commits the draft behind a buffer.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn committed(buffered: BufWriter<Self>) -> Result<(), WriteError> {
+        match buffered.into_inner() {
+            Ok(draft) => draft.commit(),
+            Err(error) => {
+                let (source, buffered) = error.into_parts();
+                Err(at(buffered.get_ref().path())(source))
+            }
+        }
+    }
+}
+
+impl Write for Draft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file().flush()
+    }
+}
+
+impl Content {
+    fn beside(place: PathBuf) -> Result<Self, WriteError> {
+        let folder = folder_of(&place);
+        create_folder(folder)?;
+        let mut paths = under_way();
+        // Permissions as any new file's (less the user's umask), not tempfile's private ones.
+        let temporary = tempfile::Builder::new()
+            .prefix(TEMPORARY.0)
+            .suffix(TEMPORARY.1)
+            .make_in(folder, |name| OpenOptions::new().write(true).create_new(true).open(name))
+            .map_err(at(&place))?;
+        let listed = Listed(temporary.path().to_owned());
+        paths.push(listed.0.clone());
+        drop(paths);
+        Ok(Self::Beside { temporary, place, listed })
+    }
+}
+
+/// Renames a temporary file over whatever is at `place`.
+fn place_at(
+    place: &Path,
+    temporary: tempfile::NamedTempFile<File>,
+    listed: Listed,
+) -> Result<(), WriteError> {
+    temporary.as_file().sync_all().map_err(at(place))?;
+    if let Ok(before) = fs::metadata(place) {
         // A file of another user's keeps no permissions, but is written all the same.
         let _ = temporary.as_file().set_permissions(before.permissions());
     }
-    temporary.persist(path).map_err(|failure| at(path)(failure.error))?;
+    // Between the list and the new name nobody may leave.
+    let paths = under_way();
+    temporary.persist(place).map_err(|failure| at(place)(failure.error))?;
     drop(paths);
-    flush_folder(folder).map_err(at(path))
+    drop(listed);
+    flush_folder(folder_of(place)).map_err(at(place))
 }
 
-/// Sends what `fill` produces to a stream. It is produced in a file first: archives are not written from front to back, and a
-/// failure half-way sends nothing.
-fn pour(target: &Target, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-    let mut whole = tempfile::tempfile()?;
-    fill(&mut whole)?;
+/// Sends a file to a stream.
+fn pour(target: &Target, mut whole: File) -> io::Result<()> {
     whole.rewind()?;
     let (mut stream, is_terminal): (Box<dyn Write>, bool) = match target {
         Target::Stdout => (Box::new(io::stdout().lock()), io::stdout().is_terminal()),

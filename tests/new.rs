@@ -112,6 +112,50 @@ fn a_coco_folder_becomes_an_onnx_file_in_four_commands() {
     let again = here.run_program(&["train", "my.toml", "--set", "name=second", "--set", "seed=1"]);
     assert_ended(&again, 0, &["the teacher was trained before: ", "runs/my_teacher"]);
     assert_eq!(names(&here.path("runs")), ["my", "my_teacher", "second"]);
+
+    // Trained networks, by their runs and files.
+    let taught = |networks: &[&str]| {
+        let new = ["new", "coco", "--minutes", "0.001", "--out", "taught.toml", "--force"];
+        here.run_program(&[&new[..], networks].concat())
+    };
+    let said = taught(&["--teacher", "runs/my_teacher", "--student", "runs/my/last.safetensors"]);
+    assert_ended(&said, 0, &["chosen: resnet18 (", "runs/my_teacher/last.safetensors) teaches resnet18 ("]);
+    let config = here.text("taught.toml");
+    assert!(config.contains("[teacher.detector]") && !config.contains("train = {"), "{config}");
+    let trained = here.run_program(&["train", "taught.toml"]);
+    assert_ended(&trained, 0, &["student distilled", "everything is in runs/taught"]);
+    assert_ended(&taught(&["--teacher", "coco/train/000001.png"]), 1, &["000001.png", "neither safetensors"]);
+    assert_ended(&taught(&["--teacher", "coco"]), 1, &["a folder without model.safetensors"]);
+    let other =
+        ["data", "synth", "--out", "other", "--images-train", "8", "--images-val", "2", "--size", "64"];
+    assert_ended(&here.run_program(&[&other[..], &["--classes", "3"]].concat()), 0, &[]);
+    let new = ["new", "other", "--teacher", "runs/my_teacher", "--out", "third.toml", "--minutes", "0.001"];
+    assert_ended(&here.run_program(&new), 2, &["2 classes", "3 classes", "my_teacher/last.safetensors"]);
+    assert!(!here.path("third.toml").exists());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_person_at_a_terminal_is_asked() {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    // util-linux's `script` gives a program a terminal.
+    let has_script = Command::new("script").arg("--version").output();
+    if !has_script.is_ok_and(|told| String::from_utf8_lossy(&told.stdout).contains("util-linux")) {
+        return;
+    }
+    let here = synthetic();
+    let program = format!("{} new coco", env!("CARGO_BIN_EXE_ckd-det"));
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &program, "/dev/null"]).current_dir(here.path("")).env("NO_COLOR", "1");
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    terminal.stdin.take().unwrap().write_all(b"resnet18:8\nresnet18:8\n0.001\nmine\n").unwrap();
+    let output = terminal.wait_with_output().unwrap();
+    let questions =
+        ["teacher, the network", "student, the network", "minutes that training", "written: mine.toml"];
+    assert_ended(&output, 0, &questions);
+    assert!(here.text("mine.toml").contains("width = 8"));
 }
 
 #[test]
@@ -197,6 +241,10 @@ fn a_folder_for_each_class_becomes_an_onnx_file_in_four_commands() {
         &["pets: images by class", "2 classes", "16 images", "4 images", "images of 32x32 px"],
     );
     assert!(said.contains("held_out.txt"), "{said}");
+    let trained = ["new", "pets", "--teacher", "runs/my_teacher", "--student", "resnet8"];
+    let trained = [&trained[..], &["--out", "taught.toml", "--minutes", "0.001"]].concat();
+    assert_ended(&here.run_program(&trained), 0, &["chosen: resnet8 (", "teaches resnet8 from random"]);
+    assert_ended(&here.run_program(&["train", "taught.toml"]), 0, &["student distilled"]);
     // Two of each class.
     let list = here.text("my-split/held_out.txt");
     let of = |class: &str| list.lines().filter(|line| line.starts_with(class)).count();

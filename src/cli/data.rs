@@ -43,6 +43,9 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = "\
+ckd-det data synth --out <DIR> --images-train <N> --images-val <N>
+                          [OPTIONS]")]
 struct SynthArgs {
     /// The folder to make it in
     #[arg(long, value_name = "DIR", value_parser = folder)]

@@ -1,19 +1,25 @@
 //! `ckd-det eval`: COCO mAP of a detector or of a results file, accuracies of a classifier.
 
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::ArgGroup;
 
+use super::eval_results::Summary;
 use super::model::{ModelArgs, check_data_root};
 use super::output::Output;
 use super::{Context, UsageError, eval_classifier, eval_results, say};
 use crate::config::{Experiment, Loaded};
-use crate::data::SplitFiles;
+use crate::data::{Dataset, Image, SplitFiles};
 use crate::engine::classify::ClassifierCard;
-use crate::engine::detect::evaluate::{detect_all, score};
+use crate::engine::detect::evaluate::{Evaluation, detect_all, score};
 use crate::engine::detect::sources::{DataPaths, LoadedSplit};
 use crate::engine::{EngineError, classes};
+use crate::eval::Detection;
+use crate::export::results::{
+    About, ImageNamesBelow, ImageResults, LOCAL_FILES, ResultsError, ResultsFormat,
+};
 use crate::report::progress::is_drawn_on;
 use crate::weights::WeightsFile;
 use crate::weights::card::categories_of;
@@ -29,7 +35,9 @@ Examples:
   ckd-det eval --weights resnet56.pth --config cifar10_r56_r20
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json
-  ckd-det eval --gt instances_val2017.json --dt results.json --json"
+  ckd-det eval --coco-val --save found.json --format fiftyone
+  ckd-det eval --gt instances_val2017.json --dt results.json --json
+  ckd-det eval --gt val.json --dt results.json --summary pycocotools"
 )]
 pub struct Args {
     /// Run a detector over the validation images of its experiment, the latest one if none is named
@@ -43,9 +51,12 @@ pub struct Args {
     /// Only the first so many images
     #[arg(long, value_name = "N", conflicts_with = "gt")]
     max_images: Option<NonZeroUsize>,
-    /// Write the detections as a COCO results file; - is standard output
+    /// Write the detections; - is standard output
     #[arg(long, value_name = "FILE", requires = "coco_val")]
     save: Option<Output>,
+    /// Format of the saved detections: a file, of yolo a folder
+    #[arg(long, value_name = "FORMAT", default_value = "coco", requires = "save")]
+    format: ResultsFormat,
     /// Ground truth: a COCO annotations file
     #[arg(long, value_name = "FILE", requires = "dt")]
     gt: Option<PathBuf>,
@@ -59,6 +70,9 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Extent of what is printed
+    #[arg(long, value_name = "WHAT", default_value = "full", conflicts_with_all = ["json", "max_dets"])]
+    summary: Summary,
 }
 
 /// Three limits, ascending; the last alone stands for 1, 10 and itself.
@@ -80,7 +94,7 @@ fn limits(text: &str) -> Result<[usize; 3], String> {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     check_data_root(args.data_root.as_deref())?;
     match (&args.gt, &args.dt) {
-        (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.max_dets, args.json),
+        (Some(gt), Some(dt)) => eval_results::run(gt, dt, args.max_dets, (args.json, args.summary)),
         _ => run_model(args, context),
     }
 }
@@ -96,6 +110,11 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
             json: args.json,
         };
         if let Some(card) = ClassifierCard::of(&file)? {
+            if args.summary == Summary::Pycocotools {
+                let (path, card) = (file.path.display(), card.described());
+                let help = format!("--summary pycocotools is for detectors, and {path} is {card}");
+                return Err(UsageError(help).into());
+            }
             return eval_classifier::run(&file, card, &asked, context);
         }
         if let Some(name) = &args.model.config
@@ -117,7 +136,10 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         None => say(line),
     };
     if let Some(save) = &args.save {
-        save.check()?;
+        match args.format.is_folder() {
+            true => Output::from(save.path().join("labels/image.txt")).check()?,
+            false => save.check()?,
+        }
     }
     let mut found: Option<(LoadedSplit, SplitFiles)> = None;
     let paths_of = |config: &crate::config::Config| -> anyhow::Result<(LoadedSplit, SplitFiles)> {
@@ -154,11 +176,14 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
     })?;
     bar.finish_and_clear();
     if let Some(save) = &args.save {
-        save.write_json(&evaluation.detections)?;
+        write(&evaluation, &dataset, (args.format, save), &what)?;
     }
     let metrics = score(&evaluation, &truth)?;
     if args.json {
         return Ok(say(&serde_json::to_string(&metrics)?)?);
+    }
+    if args.summary == Summary::Pycocotools {
+        return Ok(say(metrics.summary().trim_end())?);
     }
     say(&format!("{} on {} images", model.file.path.display(), evaluation.image_ids.len()))?;
     say(metrics.to_string().trim_end())?;
@@ -171,4 +196,29 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         }
     }
     Ok(say(&format!("{:.1} ms an image, {:.2} GFLOPs", evaluation.ms_per_image, evaluation.gflops))?)
+}
+
+/// Writes the detections of the images that were evaluated.
+fn write(
+    evaluation: &Evaluation,
+    dataset: &Dataset,
+    (format, to): (ResultsFormat, &Output),
+    model: &str,
+) -> Result<(), ResultsError> {
+    let places: HashMap<u64, usize> =
+        dataset.images.iter().enumerate().map(|(place, image)| (image.id.0, place)).collect();
+    let images: Vec<&Image> = evaluation.image_ids.iter().map(|id| &dataset.images[places[id]]).collect();
+    let names = ImageNamesBelow::of(&images.iter().map(|image| &image.path).collect::<Vec<_>>());
+    let about = About { categories: &dataset.categories, model, names: &names, image_url: LOCAL_FILES };
+    let mut writer = format.writer(to.path(), &about)?;
+    let mut detections: HashMap<u64, Vec<Detection>> = HashMap::new();
+    for detection in &evaluation.detections {
+        detections.entry(detection.image_id).or_default().push(*detection);
+    }
+    for (index, image) in images.into_iter().enumerate() {
+        let detections = detections.get(&image.id.0).map_or(&[][..], Vec::as_slice);
+        let (image_id, size) = (image.id.0, (image.width, image.height));
+        writer.add(&ImageResults { index, image_id, file_name: None, size, detections })?;
+    }
+    writer.finish()
 }

@@ -4,17 +4,33 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::path::Path;
 
+use clap::ValueEnum;
+
 use crate::data::{Instances, coco};
 use crate::eval::{self, Detection, EvalError, GroundTruth, Results};
 use crate::report::progress::tell;
 
+/// Extent of the printed summary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Summary {
+    /// The twelve numbers, AP by class, rows that were left out, time
+    Full,
+    /// The twelve lines of pycocotools' summarize(), byte for byte, and no other
+    Pycocotools,
+}
+
 /// Scores the results file `dt` against the annotation file `gt` and prints pycocotools' twelve lines,
-/// or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`. `max_dets` are the three limits of
+/// and remarks, the lines alone as `summary` says, or, with `json`, one JSON object `{"stats": [the 12 numbers], ...}`. `max_dets` are the three limits of
 /// detections an image and class. A row that names a file is on the image of that name.
 ///
 /// # Errors
 /// A file that cannot be read or is not what it should be; detections of images that `gt` does not list.
-pub(super) fn run(gt: &Path, dt: &Path, max_dets: Option<[usize; 3]>, json: bool) -> anyhow::Result<()> {
+pub(super) fn run(
+    gt: &Path,
+    dt: &Path,
+    max_dets: Option<[usize; 3]>,
+    (json, summary): (bool, Summary),
+) -> anyhow::Result<()> {
     let instances = coco::read(gt).map_err(EvalError::from)?;
     let truth = GroundTruth::of(&instances)?;
     let detections = Results::read(dt)?.on(&instances)?;
@@ -28,6 +44,8 @@ pub(super) fn run(gt: &Path, dt: &Path, max_dets: Option<[usize; 3]>, json: bool
     let mut out = std::io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&metrics)?)?;
+    } else if summary == Summary::Pycocotools {
+        write!(out, "{}", metrics.summary())?;
     } else {
         write!(out, "{metrics}")?;
     }

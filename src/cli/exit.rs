@@ -10,6 +10,7 @@ use crate::data::voc::VocError;
 use crate::data::{DataError, InstancesError};
 use crate::engine::EngineError;
 use crate::export::ExportError;
+use crate::export::results::ResultsError;
 
 /// Exit code of the program; documented in `ckd-det --help`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,9 @@ impl ExitStatus {
 
     fn of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<Self> {
         if cause.is::<ConfigError>() || cause.is::<DeviceError>() || cause.is::<UsageError>() {
+            return Some(Self::Usage);
+        }
+        if let Some(ResultsError::SameName(_) | ResultsError::ClassName { .. }) = cause.downcast_ref() {
             return Some(Self::Usage);
         }
         #[cfg(feature = "cuda")]

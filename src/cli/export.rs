@@ -15,6 +15,7 @@ use crate::export::proof::{ImagesFound, MadeUp};
 use crate::export::{
     CalibrationGap, ClassifierExport, DetectorExport, ExportError, Finding, Format, OnnxOptions, Storage,
 };
+use crate::fsx;
 use crate::report::progress;
 use crate::weights::WeightsFile;
 
@@ -28,6 +29,10 @@ thresholds, where it comes from, and the whole configuration.
 
 torchvision: a state dict (.pth) that torchvision's FasterRCNN or RetinaNet loads with strict=True; labels are the \
 classes in the order of the header above, counted from 1 (FasterRCNN) or 0 (RetinaNet).
+
+hf: a folder with config.json, model.safetensors, preprocessor_config.json and a model card (README.md), as a \
+repository of the Hugging Face Hub has them. `--weights FOLDER` of `eval`, `predict` and `export` reads it. The card \
+states no licence: add it.
 
 onnx: a graph of operator set 17 with everything from pixels to boxes in it; the same texts as metadata.
 
@@ -62,13 +67,14 @@ Examples:
   ckd-det export --out student.onnx --with-preprocess --half
   ckd-det export --out student.onnx --int8 activations --images 100
   ckd-det export --out student.pth
+  ckd-det export --run runs/my --format hf --out my-detector
   ckd-det export --run runs/cifar10_r56_r20 --out classifier.onnx
   ckd-det export --format onnx --out - | gzip > student.onnx.gz")]
 pub struct Args {
     #[command(flatten)]
     model: ModelArgs,
-    /// The file to write; - is standard output, with --format
-    #[arg(long, value_name = "FILE", default_value = "student.safetensors")]
+    /// The file to write, of hf the folder; - is standard output, with --format [default: student.safetensors]
+    #[arg(long, value_name = "FILE", default_value = "student.safetensors", hide_default_value = true)]
     out: Output,
     /// The file's format [default: what its name ends in: .safetensors, .pth, .onnx]
     #[arg(long, value_name = "FORMAT")]
@@ -106,6 +112,8 @@ enum FileFormat {
     Safetensors,
     Torchvision,
     Onnx,
+    /// A folder as a model repository of the Hugging Face Hub has it
+    Hf,
 }
 
 /// Parts that are stored in 8 bits.
@@ -149,6 +157,7 @@ impl Args {
         match format {
             FileFormat::Safetensors => Format::Safetensors,
             FileFormat::Torchvision => Format::Torchvision,
+            FileFormat::Hf => Format::HuggingFace,
             FileFormat::Onnx => Format::Onnx(OnnxOptions {
                 storage: match (self.half, self.int8) {
                     (true, _) => Storage::Half,
@@ -192,7 +201,13 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     if let (true, Some(option)) = (format != FileFormat::Onnx, args.is_about_onnx_only()) {
         return Err(UsageError(format!("{option} is for ONNX: end --out in .onnx")).into());
     }
-    args.out.check()?;
+    match format {
+        FileFormat::Hf if fsx::is_stream(args.out.path()) => {
+            return Err(UsageError("--format hf writes a folder: name it with --out".to_owned()).into());
+        }
+        FileFormat::Hf => Output::from(args.out.path().join("config.json")).check()?,
+        _ => args.out.check()?,
+    }
     let (format, data_root) = (args.in_full(format), args.data_root.as_deref());
     let file = WeightsFile::read(&args.model.find()?)?;
     let mut failed = None;

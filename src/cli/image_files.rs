@@ -92,24 +92,26 @@ pub(super) fn for_each_image(
 }
 
 impl Unread {
-    /// Has results written to `results` by `write`, and fails if there are unread images: the results are
-    /// without them. Those of an earlier command are then left as they are, and where no image was read
+    /// Has `results` written by `write`, and fails if there are unread images: the results are without them.
+    /// If one of the files is of an earlier command, all are then left as they are, and where no image was read
     /// nothing is written.
     ///
     /// # Errors
     /// Lists the images.
     pub(super) fn settle(
         self,
-        results: &Output,
+        results: &[&Output],
         write: impl FnOnce() -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let Self { names, of, are_missing } = self;
-        let is_kept = !names.is_empty() && (names.len() == of || fsx::is_replaced(results.path()));
+        let is_kept = !names.is_empty()
+            && (names.len() == of || results.iter().any(|results| fsx::is_replaced(results.path())));
         if !is_kept {
             write()?;
         }
         let what = if is_kept { "so nothing was written to" } else { "and are not in" };
-        let (count, results) = (names.len(), results.told());
+        let results: Vec<String> = results.iter().map(|results| results.told()).collect();
+        let (count, results) = (names.len(), results.join(", "));
         let unread =
             format!("{count} of the {of} images could not be read {what} {results}: {}", names.join(", "));
         match (count, are_missing) {

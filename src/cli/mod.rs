@@ -41,7 +41,6 @@ mod page;
 mod predict;
 mod predict_classifier;
 mod ranks;
-mod results;
 mod runs;
 mod taught;
 mod train;
@@ -71,7 +70,7 @@ use ranks::{Asked, Joined};
     about = "Train a large object detector, distil it into a small one, and prove that it helped",
     after_help = AFTER_HELP,
     propagate_version = true,
-    max_term_width = 100
+    max_term_width = 120
 )]
 pub struct Cli {
     /// Where to compute: cpu, cuda for the first NVIDIA GPU, or cuda:N for number N
@@ -136,7 +135,7 @@ pub enum Command {
     Compare(compare::Args),
     /// Measure a detector's COCO mAP, or score a results file
     Eval(eval::Args),
-    /// Detect objects on images: draws the boxes and writes COCO results
+    /// Detect objects on images: draws the boxes and writes results for other tools
     Predict(predict::Args),
     /// Write a trained student for deployment
     Export(export::Args),
@@ -160,8 +159,7 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Print a script that completes commands in your shell
     Completions(completions::Args),
-    /// Print a manual page
-    #[command(hide = true)]
+    /// Print a manual page, or write them all
     Man(man::Args),
 }
 

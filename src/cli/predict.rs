@@ -1,23 +1,22 @@
-//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and COCO results; of a classifier,
-//! classes.
+//! `ckd-det predict IMAGES...`: boxes drawn on copies of the images, and results for other tools; of a
+//! classifier, classes.
 
 use std::path::{Path, PathBuf};
 
 use std::time::Instant;
 
 use ckd_detectors::postprocess::Detections;
-use serde::Serialize;
 
 use super::annotated::Annotated;
 use super::image_files::{for_each_image, named};
 use super::model::{Model, ModelArgs};
 use super::output::{Output, folder};
-use super::results::Results;
 use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{Annotation, CategoryId, CategoryMap, ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
 use crate::eval::{Detection, Found, Verdict, judged};
+use crate::export::results::{About, ImageNamesBelow, ImageResults, LOCAL_FILES, ResultsFormat};
 use crate::machine::peak_memory_mib;
 use crate::report::draw::{DrawnBox, Mark, Panel, annotated, grid, save_png};
 use crate::weights::WeightsFile;
@@ -29,6 +28,7 @@ Without --score, the results hold all that the detector gives (what scores above
 pictures show boxes from 0.5 on. With it, both have boxes from that score on. \
 With --annotations the pictures show the truth, too, and tell hits, false boxes and missed objects apart. \
 An image that cannot be read is reported and left out; the exit code is then 1. \
+Other formats than COCO's are written beside the pictures; docs/results-files.md has how other tools read them. \
 With a classifier there are no pictures: the five likeliest classes of each image are printed and written.
 
 Examples:
@@ -36,6 +36,7 @@ Examples:
   ckd-det predict --weights student.safetensors *.jpg --json results.json
   ckd-det predict --no-pictures --json - photo.jpg | jq
   ckd-det predict --recursive photos/               all below the folder
+  ckd-det predict --format yolo,label-studio --score 0.3 photos/
   ckd-det predict --annotations instances_val.json val/   ids for eval --gt --dt
   ckd-det predict --run runs/one --beside runs/teacher/last.safetensors a.jpg
   ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
@@ -55,6 +56,18 @@ pub struct Args {
     /// [default: OUT/results.json]
     #[arg(long, value_name = "FILE")]
     json: Option<Output>,
+    /// Formats of the results, with commas between them
+    #[arg(
+        long,
+        value_name = "FORMATS",
+        value_delimiter = ',',
+        default_value = "coco",
+        conflicts_with = "benchmark"
+    )]
+    format: Vec<ResultsFormat>,
+    /// Label Studio: the address below which it finds the images
+    #[arg(long, value_name = "URL", default_value = LOCAL_FILES)]
+    image_url: String,
     /// Give the results the image ids of this COCO file, by file name, and look at the pixels that it is about
     /// [default: 0, 1, ... in order, and upright pixels]
     #[arg(long, value_name = "FILE", conflicts_with = "benchmark")]
@@ -74,8 +87,20 @@ pub struct Args {
 }
 
 impl Args {
-    fn results(&self) -> Output {
-        self.json.clone().unwrap_or_else(|| self.out.join("results.json").into())
+    /// Files of results, each once.
+    fn results(&self) -> Vec<(ResultsFormat, Output)> {
+        let mut results: Vec<(ResultsFormat, Output)> = Vec::new();
+        let asked = self.json.iter().map(|_| ResultsFormat::Coco).chain(self.format.iter().copied());
+        for format in asked {
+            let place = match (format, &self.json) {
+                (ResultsFormat::Coco, Some(json)) => json.clone(),
+                _ => self.out.join(format.file_name()).into(),
+            };
+            if results.iter().all(|(other, _)| *other != format) {
+                results.push((format, place));
+            }
+        }
+        results
     }
 }
 
@@ -92,27 +117,23 @@ fn score(text: &str) -> Result<f32, String> {
         .ok_or_else(|| "a number from 0 to 1".to_owned())
 }
 
-/// A COCO result that also names its file.
-#[derive(Serialize)]
-struct FileResult {
-    image_id: u64,
-    file_name: String,
-    category_id: u64,
-    category: String,
-    bbox: [f64; 4],
-    score: f64,
-}
-
 /// Runs the verb.
 ///
 /// # Errors
 /// Missing weights. An image that cannot be read is named at once and again at the end; the others are done.
 pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let start = Instant::now();
-    let json = args.results();
+    let results = args.results();
     if !args.benchmark {
-        json.check()?;
+        for (format, place) in &results {
+            match format.is_folder() {
+                true => Output::from(place.path().join("labels/image.txt")).check()?,
+                false => place.check()?,
+            }
+        }
     }
+    // Words go to standard error if results go to standard output.
+    let words = &results[0].1;
     args.images = named(&args.images, args.recursive)?;
     let images = match &args.annotations {
         Some(annotations) => Annotated::of(&args.images, annotations)?,
@@ -125,12 +146,13 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             (args.benchmark, "--benchmark"),
             (args.beside.is_some(), "--beside"),
             (args.annotations.is_some(), "--annotations"),
+            (results.iter().any(|(format, _)| *format != ResultsFormat::Coco), "--format"),
         ];
         if let Some((_, option)) = detectors_only.into_iter().find(|(given, _)| *given) {
             let (path, card) = (file.path.display(), card.described());
             return Err(UsageError(format!("{option} is for detectors, and {path} is {card}")).into());
         }
-        return predict_classifier::run(&args.images, &json, (&file, card), context);
+        return predict_classifier::run(&args.images, words, (&file, card), context);
     }
     let model = args.model.load(file, &context.device, |_| {
         Err(UsageError(
@@ -145,28 +167,30 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let map = model.category_map()?;
     let reported = args.score.unwrap_or(0.0);
     let shown = args.score.unwrap_or(DRAWN_SCORE);
-    let mut results = Results::new(&json);
+    let (names, name) = (ImageNamesBelow::of(&args.images), named_by(&model.file.path));
+    let about = About { categories: &map, model: &name, names: &names, image_url: &args.image_url };
+    let writers = results.iter().map(|(format, place)| format.writer(place.path(), &about));
+    let mut writers = writers.collect::<Result<Vec<_>, _>>()?;
+    let mut count = 0;
     let read = |index: usize, path: &Path| images.read(index, path);
     let note = format!("boxes with a score of {shown:.2} or more");
     let unread = for_each_image(&args.images, read, |index, file_name, image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
-        let mut objects = 0;
-        for (detection, &label) in to_coco(&found, images.id(index), &map).zip(&found.labels) {
-            let score = detection.score as f32;
-            if score < reported {
-                continue;
-            }
-            let category = map.name(ClassIndex(label)).unwrap_or_default();
-            objects += usize::from(score >= shown);
-            results.push(FileResult {
-                image_id: detection.image_id,
-                file_name: file_name.clone(),
-                category_id: detection.category_id,
-                category: category.to_owned(),
-                bbox: detection.bbox,
-                score: detection.score,
-            })?;
+        let image_id = images.id(index);
+        let all = to_coco(&found, image_id, &map);
+        let detections: Vec<Detection> = all.filter(|detection| detection.score as f32 >= reported).collect();
+        let own = ImageResults {
+            index,
+            image_id,
+            file_name: Some(&file_name),
+            size: image.dimensions(),
+            detections: &detections,
+        };
+        for writer in &mut writers {
+            writer.add(&own)?;
         }
+        count += detections.len();
+        let objects = detections.iter().filter(|detection| detection.score as f32 >= shown).count();
         let mut line = format!("{file_name}: {objects} objects");
         if !args.no_pictures {
             let of = Drawn { images: &images, index, shown };
@@ -190,12 +214,18 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             save_png(&picture, &drawn)?;
             line += &format!(" -> {}", picture.display());
         }
-        Ok(json.say(line)?)
+        Ok(words.say(line)?)
     })?;
-    unread.settle(&json, || {
-        let count = results.len();
-        results.finish()?;
-        Ok(json.say(format!("{count} detections -> {}", json.told()))?)
+    let places: Vec<&Output> = results.iter().map(|(_, place)| place).collect();
+    unread.settle(&places, || {
+        writers.into_iter().try_for_each(|writer| writer.finish())?;
+        results.iter().try_for_each(|(format, place)| {
+            let below = match format {
+                ResultsFormat::Coco => String::new(),
+                _ => format!(" (images are named below {})", names.folder().display()),
+            };
+            Ok(words.say(format!("{count} detections -> {}{below}", place.told()))?)
+        })
     })
 }
 

@@ -7,10 +7,10 @@ use serde::Serialize;
 use super::Context;
 use super::image_files::for_each_image;
 use super::output::Output;
-use super::results::Results;
 use crate::data::decode;
 use crate::engine::classify::ClassifierCard;
 use crate::export::labeller::{Guess, Labeller};
+use crate::export::results::JsonRows;
 use crate::weights::WeightsFile;
 
 /// Classes that are named for each image.
@@ -34,7 +34,7 @@ pub(super) fn run(
     context: &Context,
 ) -> anyhow::Result<()> {
     let labeller = Labeller::of(file, card, &context.device)?;
-    let mut results = Results::new(json);
+    let mut results = JsonRows::new(json.path());
     let unread = for_each_image(
         images,
         |_, path| decode::read(path),
@@ -43,10 +43,10 @@ pub(super) fn run(
             let told: Vec<String> =
                 guesses.iter().map(|guess| format!("{} {:.3}", guess.class, guess.probability)).collect();
             json.say(format!("{file_name}: {}", told.join(", ")))?;
-            results.push(FileGuesses { file_name, guesses })
+            Ok(results.push(&FileGuesses { file_name, guesses })?)
         },
     )?;
-    unread.settle(json, || {
+    unread.settle(&[json], || {
         let count = results.len();
         results.finish()?;
         Ok(json.say(format!("{count} images -> {}", json.told()))?)

@@ -386,6 +386,11 @@ pub trait Measured {
         None
     }
 
+    /// Whether the first guess for each held-out image is right, where images have labels: kept with the run.
+    fn hits(&self) -> Option<&[bool]> {
+        None
+    }
+
     /// Results of each class, where the outcome lists them.
     fn per_class(&self) -> Vec<ClassResult>;
 }

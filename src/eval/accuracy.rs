@@ -48,6 +48,7 @@ pub struct AccuracyMeter {
     bins: [Bin; BINS],
     per_class: Vec<[u64; 2]>,
     guesses: Vec<u32>,
+    hits: Vec<bool>,
     teacher: Option<Vec<u32>>,
 }
 
@@ -70,6 +71,7 @@ impl AccuracyMeter {
             bins: [Bin::default(); BINS],
             per_class: vec![[0; 2]; classes],
             guesses: Vec::new(),
+            hits: Vec::new(),
             teacher,
         }
     }
@@ -126,6 +128,12 @@ impl AccuracyMeter {
             self.agreed += u64::from(teacher.get(self.guesses.len()) == Some(&(first as u32)));
         }
         self.guesses.push(first as u32);
+        self.hits.push(is_right);
+    }
+
+    /// Whether the first guess for each image so far is right.
+    pub fn hits(&self) -> &[bool] {
+        &self.hits
     }
 
     /// The first guess for each image so far.

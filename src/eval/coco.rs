@@ -291,9 +291,9 @@ fn mean(values: impl Iterator<Item = f64>) -> f64 {
     if count == 0 { -1.0 } else { sum / count as f64 }
 }
 
-/// pycocotools' twelve lines, then what was left out, if anything was.
-impl fmt::Display for BoxMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl BoxMetrics {
+    /// The twelve lines that pycocotools' `COCOeval.summarize()` prints, byte for byte with COCO's limits of detections.
+    pub fn summary(&self) -> String {
         let [one, ten, most] = self.max_dets;
         let rows = [
             ("0.50:0.95", "all", most),
@@ -309,10 +309,20 @@ impl fmt::Display for BoxMetrics {
             ("0.50:0.95", "medium", most),
             ("0.50:0.95", "large", most),
         ];
+        let mut lines = String::new();
         for (row, ((iou, size, limit), value)) in rows.into_iter().zip(self.stats).enumerate() {
             let title = if row < 6 { "Average Precision  (AP)" } else { "Average Recall     (AR)" };
-            writeln!(f, " {title} @[ IoU={iou:<9} | area={size:>6} | maxDets={limit:>3} ] = {value:0.3}")?;
+            lines +=
+                &format!(" {title} @[ IoU={iou:<9} | area={size:>6} | maxDets={limit:>3} ] = {value:0.3}\n");
         }
+        lines
+    }
+}
+
+/// The summary, then what was left out, if anything was.
+impl fmt::Display for BoxMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.summary())?;
         if self.stats[0] < 0.0 {
             writeln!(f, " nothing to measure: there is no box to find (-1 stands for that)")?;
         }

@@ -8,7 +8,7 @@
 //! | [`accuracy`](AccuracyMeter) | top-1, top-5, calibration and agreement of a classifier |
 //! | [`analysis`](analyse) | curves, errors by kind, classes taken for others |
 //! | [`hits`](judged) | hits, false boxes and missed objects of an image |
-//! | [`paired`](bootstrap) | whether a difference in AP is more than chance of the images |
+//! | [`paired`](bootstrap) | whether a difference in AP or top-1 is more than chance of the images |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
 //! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
@@ -32,4 +32,4 @@ pub use error::EvalError;
 pub use ground_truth::GroundTruth;
 pub use hits::{Found, HIT_IOU, Tally, Verdict, Verdicts, judged};
 pub use image_names::ImageNames;
-pub use paired::{Matches, PairedDifference, RESAMPLES, bootstrap, matches};
+pub use paired::{Matches, PairedDifference, RESAMPLES, bootstrap, bootstrap_hits, matches};

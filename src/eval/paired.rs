@@ -1,5 +1,5 @@
-//! Confidence of a difference in AP: a paired bootstrap over images (B. Efron and R. J. Tibshirani, "An Introduction to
-//! the Bootstrap", 1993, chapters 13 and 16; percentile intervals).
+//! Confidence of a difference in AP or in top-1: a paired bootstrap over images (B. Efron and R. J. Tibshirani, "An
+//! Introduction to the Bootstrap", 1993, chapters 13 and 16; percentile intervals).
 //!
 //! Matching is done once. A resample draws images with replacement, and an image that is drawn n times counts n times:
 //! its AP is that of a data set with n copies of the image.
@@ -48,10 +48,10 @@ struct Found {
     ignored: u16,
 }
 
-/// A difference in AP between two sets of detections of the same images, as a fraction.
+/// A difference in AP or top-1 between two sets of answers on the same images, as a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PairedDifference {
-    /// AP that the second set has more than the first, over all images.
+    /// AP or top-1 that the second set has more than the first, over all images.
     pub difference: f64,
     /// Bounds of the middle 95 % of the resamples.
     pub interval: [f64; 2],
@@ -192,14 +192,52 @@ pub fn bootstrap(pairs: &[(Matches, Matches)], seed: u64) -> Option<PairedDiffer
         let each = pairs.iter().map(|(first, second)| Some(second.ap(counts)? - first.ap(counts)?));
         Some(each.sum::<Option<f64>>()? / pairs.len() as f64)
     };
-    let whole = difference(&vec![1; images.len()])?;
+    resampled(images.len(), seed, difference)
+}
+
+/// Bootstraps the mean difference in top-1 over `pairs`, each whether the first and the second classifier of one seed of
+/// training are right on each image. Resamples are those of [`bootstrap`].
+///
+/// `None` where the classifiers are not all of as many images, or where there is no image.
+///
+/// ```
+/// use ckd_det::eval::bootstrap_hits;
+///
+/// let (first, second) = ([true, false, false, true], [true, true, true, true]);
+/// let found = bootstrap_hits(&[(first.to_vec(), second.to_vec())], 0).expect("as many images");
+/// assert_eq!(found.difference, 0.5);
+/// assert!(found.interval[0] >= 0.0 && found.interval[1] <= 1.0);
+/// ```
+pub fn bootstrap_hits(pairs: &[(Vec<bool>, Vec<bool>)], seed: u64) -> Option<PairedDifference> {
+    let images = pairs.first()?.0.len();
+    if images == 0 || pairs.iter().any(|(first, second)| [first.len(), second.len()] != [images; 2]) {
+        return None;
+    }
+    // Gains of all pairs on each image.
+    let gain = |image: usize| -> i64 {
+        pairs.iter().map(|(first, second)| i64::from(second[image]) - i64::from(first[image])).sum()
+    };
+    let gains: Vec<i64> = (0..images).map(gain).collect();
+    resampled(images, seed, |counts| {
+        let sum: i64 = gains.iter().zip(counts).map(|(gain, &count)| gain * i64::from(count)).sum();
+        Some(sum as f64 / (images * pairs.len()) as f64)
+    })
+}
+
+/// A difference over all of `images` and over resamples of them; `difference` takes how often each image counts.
+fn resampled(
+    images: usize,
+    seed: u64,
+    difference: impl Fn(&[u32]) -> Option<f64> + Sync,
+) -> Option<PairedDifference> {
+    let whole = difference(&vec![1; images])?;
     let mut resampled: Vec<f64> = (0..RESAMPLES as u64)
         .into_par_iter()
         .filter_map(|resample| {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
             random.set_stream(resample);
-            let mut counts = vec![0u32; images.len()];
-            (0..images.len()).for_each(|_| counts[random.random_range(0..images.len())] += 1);
+            let mut counts = vec![0u32; images];
+            (0..images).for_each(|_| counts[random.random_range(0..images)] += 1);
             difference(&counts)
         })
         .collect();

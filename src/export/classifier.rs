@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use ckd_detectors::classifier::Classifier;
 use ckd_detectors::images::Normalization;
+use serde_json::json;
 
 use super::error::{ExportError, Result};
 use super::format::Format;
+use super::hugging_face::{Repository, decimals};
 use super::logits::LogitDifference;
 use super::onnx::evaluate::Evaluator;
 use super::onnx::{self, ClassifierGraph, OnnxModel, Outputs, Precision, Preprocessing, Ranges};
@@ -17,6 +19,7 @@ use super::proof::{Apart, Compared, Finding, ImagesFound, Proof, proved};
 use super::samples::Samples;
 use super::torchvision;
 use crate::config::{ClassifyConfig, Loaded};
+use crate::data::labelled_data::LabelledKind;
 use crate::engine::EngineError;
 use crate::engine::classify::{ClassifierCard, learned_from, logits};
 use crate::engine::task::Settings;
@@ -72,6 +75,9 @@ impl ClassifierExport {
                 let metadata = self.card.to_metadata();
                 write_safetensors(path, &params.snapshot()?, &metadata).map_err(EngineError::from)?;
             }
+            Format::HuggingFace => {
+                self.repository().write(path, &params.snapshot()?, &self.card.to_metadata())?;
+            }
             Format::Torchvision => torchvision::write(path, &params.snapshot()?)?,
             Format::Onnx(options) => fsx::write_atomic(path, &self.onnx(options, report)?)?,
         }
@@ -82,6 +88,46 @@ impl ClassifierExport {
             classes: self.card.classes.len(),
         });
         Ok(())
+    }
+
+    fn repository(&self) -> Repository<'_> {
+        let config = &self.card.config;
+        let (side, normalization) = (config.labelled.input.side_px, config.student_normalization());
+        let data = &config.labelled.data;
+        let mut preprocessor = json!({ "do_resize": true, "size": { "height": side, "width": side } });
+        if let Some(short) = config.labelled.input.eval_resize_px {
+            preprocessor["size"] = json!({ "shortest_edge": short });
+            preprocessor["do_center_crop"] = true.into();
+            preprocessor["crop_size"] = json!({ "height": side, "width": side });
+        }
+        for (key, value) in [
+            ("resample", json!(2)),
+            ("interpolation", json!("bilinear, antialiased")),
+            ("do_rescale", json!(true)),
+            ("rescale_factor", json!(1.0 / 255.0)),
+            ("do_normalize", json!(true)),
+            ("image_mean", json!(decimals(normalization.mean))),
+            ("image_std", json!(decimals(normalization.std))),
+        ] {
+            preprocessor[key] = value;
+        }
+        let hub_data = match data.kind {
+            LabelledKind::Cifar10 => Some("uoft-cs/cifar10"),
+            LabelledKind::Cifar100 => Some("uoft-cs/cifar100"),
+            _ => None,
+        };
+        let name = data.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Repository {
+            task: "image-classification",
+            name: &config.run.name,
+            architecture: vec![("network", config.student.network.to_string())],
+            labels: self.card.classes.iter().map(String::as_str).collect(),
+            category_ids: None,
+            preprocessor,
+            data: (data.kind.to_string(), name),
+            hub_data,
+            quality: ("top1", "accuracy", "top-1 accuracy"),
+        }
     }
 
     /// The content of an ONNX file, once it is shown to be the classifier.

@@ -9,6 +9,7 @@ use serde_json::json;
 
 use super::error::{ExportError, Result};
 use super::format::Format;
+use super::hugging_face::{Repository, decimals};
 use super::onnx::evaluate::Evaluator;
 use super::onnx::{self, DetectorGraph, InputRule, OnnxModel, Outputs, Precision, Preprocessing, Ranges};
 use super::pictures::{Found, Pictures, data_hash};
@@ -73,6 +74,9 @@ impl DetectorExport {
         match format {
             Format::Safetensors => {
                 write_safetensors(path, &params.snapshot()?, &self.metadata()).map_err(EngineError::from)?;
+            }
+            Format::HuggingFace => {
+                self.repository().write(path, &params.snapshot()?, &self.metadata())?;
             }
             Format::Torchvision => torchvision::write(path, &params.snapshot()?)?,
             Format::Onnx(options) => {
@@ -147,6 +151,44 @@ impl DetectorExport {
             outputs: options.outputs,
         };
         proved(&proof, options, report)
+    }
+
+    fn repository(&self) -> Repository<'_> {
+        let Self { config, card, .. } = self;
+        let (input, network) = (&config.input, &config.student.network);
+        let mut architecture = vec![
+            ("detector", config.detector.architecture.to_string()),
+            ("backbone", network.backbone.to_string()),
+        ];
+        architecture.extend(network.width.map(|width| ("width", width.to_string())));
+        let resample = match input.resize {
+            Resize::Bilinear => "bilinear, half-pixel centres, no antialiasing",
+            Resize::PilBilinear => "Pillow's bilinear, antialiased",
+        };
+        let name = config.data.root.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Repository {
+            task: "object-detection",
+            name: &config.run.name,
+            architecture,
+            labels: card.categories.iter().map(|category| category.name.as_str()).collect(),
+            category_ids: Some(card.categories.iter().map(|category| category.id).collect()),
+            preprocessor: json!({
+                "do_resize": true,
+                "size": { "shortest_edge": input.eval_short_side(), "longest_edge": input.long_side_px },
+                "resample": 2,
+                "interpolation": resample,
+                "do_rescale": true,
+                "rescale_factor": 1.0 / 255.0,
+                "do_normalize": true,
+                "image_mean": decimals(config.normalization.mean),
+                "image_std": decimals(config.normalization.std),
+                "do_pad": true,
+                "size_divisor": input.size_divisor,
+            }),
+            data: (config.data.kind.to_string(), name),
+            hub_data: None,
+            quality: ("ap", "mean_average_precision", "AP (COCO, IoU .50 to .95)"),
+        }
     }
 
     fn metadata(&self) -> BTreeMap<String, String> {

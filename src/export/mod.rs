@@ -1,13 +1,15 @@
-//! A trained network in the forms that other programs take, and the proof that each is that network.
+//! A trained network, and what it finds, in the forms that other programs take, with the proof that each is that network.
 //!
 //! | module | what lives there |
 //! |---|---|
 //! | [`student`], [`labeller`] | a detector, a classifier from a weights file, ready for images |
 //! | [`detector`], [`classifier`] | trained networks on their way into a file |
+//! | `hugging_face` | a folder in the layout of the Hugging Face Hub, with a model card |
 //! | `format`, `error` | [`Format`], [`ExportError`] |
 //! | [`proof`] | an ONNX graph beside its network: compare, store smaller, compare again |
 //! | [`pictures`], [`samples`] | images that a detector, a classifier is compared and calibrated on |
 //! | [`verify`], [`logits`] | differences of detections, of logits |
+//! | [`results`] | detections in the files that other programs read |
 //! | [`torchvision`] | a `.pth` that torchvision's own classes load with `strict=True` |
 //! | [`onnx`] | networks as ONNX graphs, and their evaluation |
 
@@ -15,11 +17,13 @@ pub mod classifier;
 pub mod detector;
 mod error;
 mod format;
+mod hugging_face;
 pub mod labeller;
 pub mod logits;
 pub mod onnx;
 pub mod pictures;
 pub mod proof;
+pub mod results;
 pub mod samples;
 pub mod student;
 pub mod torchvision;

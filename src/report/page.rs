@@ -12,7 +12,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::chart::{Chart, Series};
-use self::html::{bar, cell, escaped, headings, number, section, table};
+use self::html::{bar, bar_of, cell, escaped, headings, number, section, table};
 use self::run::ClassScore;
 use super::run_folder::{RunFolder, RunFolderError};
 use crate::fsx::{self, WriteError};
@@ -63,7 +63,8 @@ pub fn page(runs: &[Run]) -> String {
     runs.iter().for_each(|run| page += &shown::sections(run, &mut room));
     page += &shares(runs);
     page += &times::section(runs);
-    runs.iter().for_each(|run| page += &settings(run));
+    let is_open = runs.len() == 1;
+    runs.iter().for_each(|run| page += &settings(run, is_open));
     runs.iter().for_each(|run| page += &environment(run));
     page += END;
     page
@@ -98,7 +99,11 @@ fn overview(runs: &[Run]) -> String {
     let row = |(place, run): (usize, &Run)| {
         let best = run.best();
         vec![
-            format!("<td><span class=\"key s{}\"></span>{}</td>", place % 8, escaped(&run.label)),
+            format!(
+                "<td class=\"run\"><span class=\"key s{}\"></span>{}</td>",
+                place % 8,
+                escaped(&run.label)
+            ),
             cell(&run.state()),
             cell(&run.steps().to_string()),
             cell(&run.scores().last().map_or("-".to_owned(), |&(_, score)| number(score))),
@@ -169,11 +174,12 @@ fn curves(runs: &[Run]) -> String {
 
 /// AP of each class at the last evaluation.
 fn classes(runs: &[Run]) -> String {
-    let measured: Vec<(&Run, Vec<ClassScore>)> =
-        runs.iter().map(|run| (run, run.classes())).filter(|(_, classes)| !classes.is_empty()).collect();
-    let Some((_, first)) = measured.first() else { return String::new() };
+    let all = runs.iter().enumerate().map(|(series, run)| (series, run, run.classes()));
+    let measured: Vec<(usize, &Run, Vec<ClassScore>)> =
+        all.filter(|(_, _, classes)| !classes.is_empty()).collect();
+    let Some((_, _, first)) = measured.first() else { return String::new() };
     let mut head = headings(&["class"]);
-    for (run, _) in &measured {
+    for (_, run, _) in &measured {
         let of = if measured.len() > 1 { format!(" {}", run.label) } else { String::new() };
         head.extend(headings(&[&format!("AP{of}"), &format!("AP50{of}")]));
     }
@@ -182,9 +188,9 @@ fn classes(runs: &[Run]) -> String {
         .enumerate()
         .map(|(place, (name, ..))| {
             let mut row = vec![cell(name)];
-            for (_, classes) in &measured {
+            for (series, _, classes) in &measured {
                 match classes.get(place).filter(|(other, ..)| other == name) {
-                    Some(&(_, ap, ap50)) => row.extend([bar(ap), bar(ap50)]),
+                    Some(&(_, ap, ap50)) => row.extend([bar_of(*series, ap), bar_of(*series, ap50)]),
                     None => row.extend([cell("-"), cell("-")]),
                 }
             }
@@ -293,8 +299,8 @@ fn shares(runs: &[Run]) -> String {
     section("Whose gradient reaches the student", &text)
 }
 
-/// The configuration: what differs from the defaults, then everything.
-fn settings(run: &Run) -> String {
+/// The configuration: what differs from the defaults, unfolded or not, then everything.
+fn settings(run: &Run, is_open: bool) -> String {
     let row = |(key, value, default): &(String, String, Option<String>)| {
         vec![
             format!("<td><code>{}</code></td>", escaped(key)),
@@ -314,7 +320,10 @@ fn settings(run: &Run) -> String {
         return String::new();
     }
     let content = format!(
-        "<p>What differs from the defaults, or has none:</p>\n{}<details><summary>All {} values</summary>\n{}</details>\n",
+        "<details{}><summary>{} values differ from the defaults, or have none</summary>\n{}</details>\n\
+         <details><summary>All {} values</summary>\n{}</details>\n",
+        if is_open { " open" } else { "" },
+        own.len(),
         table(&head, &own),
         all.len(),
         table(&head, &all)

@@ -18,6 +18,7 @@
 //!           outcome.json            the numbers of the last evaluation
 //!           summary.json            the experiment: the outcome, or the comparison
 //!           val_detections.json     a detector's findings at the last evaluation, as COCO results
+//!           val_hits.txt            a classifier's last evaluation: a digit an image, 1 where its first guess is right
 //!           detections.png          detections beside the truth
 //!           shown/                  pictures for the page: images, feature maps
 //!           alone/                  the run of the student without its teacher
@@ -188,6 +189,11 @@ impl RunFolder {
     /// Detections of the last evaluation, as a COCO results file.
     pub fn val_detections(&self) -> PathBuf {
         self.path.join("val_detections.json")
+    }
+
+    /// Hits of a classifier's last evaluation: a digit an image, 1 where the first guess is right.
+    pub fn val_hits(&self) -> PathBuf {
+        self.path.join("val_hits.txt")
     }
 
     /// Detections of the finished students beside the truth.

@@ -19,6 +19,9 @@ use super::torch::{self, LEGACY_MAGIC};
 use super::{TrainedEpsilon, WeightsError, epsilon, numpy};
 use crate::fsx;
 
+/// Name of the weights in a folder in the layout of the Hugging Face Hub.
+pub const HUB_WEIGHTS: &str = "model.safetensors";
+
 /// A file's tensors, as f32 on the host under torchvision's names, and what else it says.
 #[derive(Debug)]
 pub struct WeightsFile {
@@ -74,6 +77,8 @@ impl std::fmt::Display for Format {
 impl WeightsFile {
     /// Reads the file at `path` as [`read_as`](Self::read_as) does, its state dict found by itself.
     ///
+    /// Of a folder in the layout of the Hugging Face Hub, its [`HUB_WEIGHTS`] are read.
+    ///
     /// # Errors
     /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed.
     pub fn read(path: &Path) -> Result<Self, WeightsError> {
@@ -107,6 +112,17 @@ impl WeightsFile {
     /// [`WeightsError::Read`], or [`WeightsError::Format`] for anything that is not whole and well-formed, or does not
     /// have what `selection` names.
     pub fn read_as(path: &Path, selection: &Selection) -> Result<Self, WeightsError> {
+        let of_folder = path.join(HUB_WEIGHTS);
+        let wrong = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
+        let path = match path.is_dir() {
+            true if of_folder.is_file() => &*of_folder,
+            true => {
+                return Err(wrong(format!(
+                    "it is a folder without {HUB_WEIGHTS}; name a weights file, or a run with --run"
+                )));
+            }
+            false => path,
+        };
         let wrong = |reason: String| WeightsError::Format { path: path.to_owned(), reason };
         let Some((format, bytes)) = recognise(path).map_err(read_error(path))? else {
             return Err(wrong(

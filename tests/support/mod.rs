@@ -10,3 +10,4 @@ pub(crate) mod source;
 pub(crate) mod tiny;
 pub(crate) mod together;
 pub(crate) mod torch_file;
+pub(crate) mod typed;

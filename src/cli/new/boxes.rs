@@ -8,6 +8,7 @@ use ckd_detectors::backbone::Backbone;
 use super::budget::{FEW_PASSES, Time, measure};
 use super::fit::{Anchors, SMALLEST_SIDE_PX, USUAL, anchors, coverage, in_steps, short_side};
 use super::survey::{Parts, paths};
+use super::trained::Trained;
 use super::wish::{HELD_OUT, Wish, network, toml_text, write};
 use crate::cli::{Context, UsageError, say};
 use crate::config::{Config, Document};
@@ -34,6 +35,9 @@ pub(super) fn make(data: Data, has_val: bool, wish: &Wish, context: &Context) ->
         anyhow::bail!(
             "the training part has no box to learn from: look at its annotations with `ckd-det data check`"
         );
+    }
+    if let Chosen::Trained(teacher) = &networks.teacher {
+        teacher.check_classes("the training part", &parts.train.0.categories)?;
     }
     for class in parts.unlearned() {
         say(format!("note: no training image has a box of the class {class:?}: it will not be found"))?;
@@ -128,26 +132,94 @@ fn divided(data: &Data, wish: &Wish) -> anyhow::Result<Data> {
     Ok(divided)
 }
 
-/// Teacher and student: backbones, and channels of their first layers.
+/// Teacher and student.
 struct Networks {
-    teacher: (Backbone, Option<usize>),
-    student: (Backbone, Option<usize>),
+    teacher: Chosen,
+    student: Chosen,
+}
+
+/// A network of the configuration.
+enum Chosen {
+    /// A backbone with random weights, and the channels of its first layer.
+    Named(Backbone, Option<usize>),
+    /// A detector that was trained before.
+    Trained(Box<Trained>),
+}
+
+impl Chosen {
+    /// The network that `given` names: a backbone, or else trained weights; `usual` if nothing is given.
+    fn of(given: Option<&String>, usual: &str) -> anyhow::Result<Self> {
+        let text = given.map_or(usual, String::as_str);
+        let name = text.split(':').next().unwrap_or_default();
+        if name.parse::<Backbone>().is_err()
+            && let Some(trained) = Trained::of(text)?
+        {
+            return Ok(Self::Trained(Box::new(trained)));
+        }
+        let (word, width) = network(text)?;
+        let backbone = word.parse::<Backbone>().map_err(|_| {
+            let names: Vec<&str> = Backbone::all().map(Backbone::name).collect();
+            UsageError(format!(
+                "{word:?} is no backbone of a detector, and no weights file or run is there by that name; choose from {}",
+                names.join(", ")
+            ))
+        })?;
+        Ok(Self::Named(backbone, width))
+    }
+
+    /// The network in words.
+    fn told(&self) -> String {
+        match self {
+            Self::Named(backbone, Some(width)) => format!("{backbone} of {width} channels"),
+            Self::Named(backbone, None) => backbone.to_string(),
+            Self::Trained(trained) => trained.told(),
+        }
+    }
+
+    /// Keys of a network with random weights.
+    fn keys(backbone: Backbone, width: Option<usize>) -> String {
+        let width = width.map(|width| format!("width = {width} # channels of the first layer\n"));
+        format!("backbone = \"{backbone}\"\n{}norm = \"bn\"\n", width.unwrap_or_default())
+    }
 }
 
 impl Networks {
-    fn of(wish: &Wish) -> Result<Self, UsageError> {
-        let known = |given: Option<&String>, usual: &str| {
-            let (word, width) = network(given, usual)?;
-            let backbone = word.parse::<Backbone>().map_err(|_| {
-                let names: Vec<&str> = Backbone::all().map(Backbone::name).collect();
-                UsageError(format!("{word:?} is no backbone of a detector; choose from {}", names.join(", ")))
-            })?;
-            Ok((backbone, width))
-        };
+    fn of(wish: &Wish) -> anyhow::Result<Self> {
         Ok(Self {
-            teacher: known(wish.teacher.as_ref(), "resnet34:32")?,
-            student: known(wish.student.as_ref(), "resnet18:16")?,
+            teacher: Chosen::of(wish.teacher.as_ref(), "resnet34:32")?,
+            student: Chosen::of(wish.student.as_ref(), "resnet18:16")?,
         })
+    }
+
+    /// Weights that training begins with, in words.
+    fn weights(&self) -> &'static str {
+        match (&self.teacher, &self.student) {
+            (Chosen::Named(..), Chosen::Named(..)) => ", both from random weights",
+            (Chosen::Trained(_), Chosen::Named(..)) => ", which begins with random weights",
+            (Chosen::Named(..), Chosen::Trained(_)) => "; the teacher begins with random weights",
+            (Chosen::Trained(_), Chosen::Trained(_)) => "",
+        }
+    }
+
+    /// The table of the teacher.
+    fn teacher(&self, passes: u64) -> String {
+        match &self.teacher {
+            Chosen::Named(backbone, width) => format!(
+                "# The teacher is trained first, on the same data, and found again by every later run of these settings.\n\
+                 # With weights of your own: weights = \"FILE\" instead of `train`.\n[teacher]\n{}train = {{ schedule = \
+                 {{ epochs = {passes} }} }} # what it has of its own; all else is as below\n",
+                Chosen::keys(*backbone, *width)
+            ),
+            Chosen::Trained(trained) => trained.as_teacher(),
+        }
+    }
+
+    /// The table of the student.
+    fn student(&self) -> String {
+        match &self.student {
+            Chosen::Named(backbone, width) => format!("[student]\n{}", Chosen::keys(*backbone, *width)),
+            Chosen::Trained(trained) => trained.as_student(),
+        }
     }
 }
 
@@ -173,14 +245,11 @@ impl Plan<'_> {
     fn tell(&self, shapes: &[super::fit::Shape]) -> anyhow::Result<()> {
         let percent = |anchors: &Anchors| 100.0 * coverage(shapes, self.short_side, anchors);
         let Anchors { sizes, ratios } = &self.anchors;
-        let called = |(backbone, width): &(Backbone, Option<usize>)| match width {
-            Some(width) => format!("{backbone} of {width} channels"),
-            None => backbone.to_string(),
-        };
         say(format!(
-            "chosen: {} teaches {}, both from random weights; images of {} px (shorter side)",
-            called(&self.networks.teacher),
-            called(&self.networks.student),
+            "chosen: {} teaches {}{}; images of {} px (shorter side)",
+            self.networks.teacher.told(),
+            self.networks.student.told(),
+            self.networks.weights(),
             self.short_side
         ))?;
         say(format!(
@@ -240,11 +309,7 @@ impl Plan<'_> {
                 time.pass, wish.minutes
             )
         });
-        let table = |(backbone, width): &(Backbone, Option<usize>)| {
-            let width = width.map(|width| format!("width = {width} # channels of the first layer\n"));
-            format!("backbone = \"{backbone}\"\n{}norm = \"bn\"\n", width.unwrap_or_default())
-        };
-        let (teacher, student) = (table(&self.networks.teacher), table(&self.networks.student));
+        let (teacher, student) = (self.networks.teacher(*passes), self.networks.student());
         format!(
             "\
 # A teacher, a student, and what the student learns from it; made by `ckd-det new {}`
@@ -279,12 +344,7 @@ batch_per_image = 128
 head_width = 256
 detections_per_image = {detections} # twice the fullest image's objects, 50 to 300
 
-# The teacher is trained first, on the same data, and found again by every later run of these settings.
-# With weights of your own: weights = \"FILE\" instead of `train`.
-[teacher]
-{teacher}train = {{ schedule = {{ epochs = {passes} }} }} # what it has of its own; all else is as below
-
-[student]
+{teacher}
 {student}
 [[distill]] # the classes of regions, by contrast
 method = \"ckd\"

@@ -7,6 +7,7 @@ use ckd_detectors::classifier::Architecture;
 
 use super::budget::measure;
 use super::fit::quantile;
+use super::trained::TrainedClassifier;
 use super::wish::{HELD_OUT, Wish, network, toml_text, write};
 use crate::cli::{Context, UsageError, check_labelled, say};
 use crate::data::cifar::Split;
@@ -26,12 +27,20 @@ pub(super) fn make(
     wish: &Wish,
     context: &Context,
 ) -> anyhow::Result<String> {
-    let known = |given: Option<&String>, usual: &str| {
-        let (word, width) = network(given, usual)?;
+    let known = |given: Option<&String>, usual: &str| -> anyhow::Result<Chosen> {
+        let text = given.map_or(usual, String::as_str);
+        if text.parse::<Architecture>().is_err()
+            && let Some(trained) = TrainedClassifier::of(text)?
+        {
+            return Ok(Chosen { network: trained.network(), trained: Some(trained) });
+        }
+        let (word, width) = network(text)?;
         match (word.parse::<Architecture>(), width) {
-            (Ok(network), None) => Ok(network),
-            (Ok(_), Some(_)) => Err(UsageError(format!("a classifier has one width: name it {word} alone"))),
-            (Err(error), _) => Err(UsageError(error.to_string())),
+            (Ok(network), None) => Ok(Chosen { network, trained: None }),
+            (Ok(_), Some(_)) => {
+                Err(UsageError(format!("a classifier has one width: name it {word} alone")).into())
+            }
+            (Err(error), _) => Err(UsageError(error.to_string()).into()),
         }
     };
     let (teacher, student) =
@@ -56,6 +65,9 @@ pub(super) fn make(
         say(format!("{} held-out images are training images too, first: {}", shared.len(), first.display()))?;
     }
     let (images, side) = (train.len(), side_px(&train));
+    if let Some(trained) = &teacher.trained {
+        trained.card.check_classes(&trained.weights, &train.classes)?;
+    }
     LabelledSets::new(train, val, &root)?;
     let plan =
         Plan { data: &data, teacher, student, side, images, bad_share: bad as f64 / all.max(1) as f64, wish };
@@ -67,14 +79,32 @@ pub(super) fn make(
         time.pass, wish.minutes
     );
     say(format!(
-        "chosen: {teacher} teaches {student}, both from random weights; images of {side}x{side} px, {} a step, \
-         learning rate {}",
+        "chosen: {} teaches {}; images of {side}x{side} px, {} a step, learning rate {}",
+        plan.teacher.told(),
+        plan.student.told(),
         plan.batch(),
         plan.lr()
     ))?;
     time.warn(passes)?;
     write(&wish.out, &plan.toml(passes, &timed))?;
     Ok(format!("{passes} passes, about {:.1} minutes on this machine", time.minutes(passes)))
+}
+
+/// A network of the configuration.
+struct Chosen {
+    network: Architecture,
+    /// Its weights, if it was trained before.
+    trained: Option<TrainedClassifier>,
+}
+
+impl Chosen {
+    /// The network in words.
+    fn told(&self) -> String {
+        match &self.trained {
+            Some(trained) => format!("{} ({})", self.network, trained.weights.display()),
+            None => format!("{} from random weights", self.network),
+        }
+    }
 }
 
 /// Holds out a part of each class, and writes it down beside the configuration.
@@ -115,8 +145,8 @@ fn side_px(set: &Labelled) -> u32 {
 /// All that the configuration says.
 struct Plan<'a> {
     data: &'a LabelledData,
-    teacher: Architecture,
-    student: Architecture,
+    teacher: Chosen,
+    student: Chosen,
     side: u32,
     images: usize,
     bad_share: f64,
@@ -136,7 +166,28 @@ impl Plan<'_> {
     }
 
     fn toml(&self, passes: u64, timed: &str) -> String {
-        let Self { data, teacher, student, side, images, wish, .. } = self;
+        let Self { data, side, images, wish, .. } = self;
+        let teacher = match &self.teacher.trained {
+            Some(trained) => {
+                let normalization = trained.card.config.student_normalization();
+                format!(
+                    "[teacher]\nnetwork = \"{}\"\nweights = {}\nnormalization = {{ mean = {:?}, std = {:?} }}\n",
+                    self.teacher.network,
+                    toml_text(&trained.weights),
+                    normalization.mean,
+                    normalization.std
+                )
+            }
+            None => format!(
+                "# The teacher is trained first, on the same data, and found again by every later run of these settings.\n\
+                 [teacher]\nnetwork = \"{}\"\ntrain = {{ schedule = {{ epochs = {passes} }} }} # what it has of its own; \
+                 all else is as below\n",
+                self.teacher.network
+            ),
+        };
+        let init = self.student.trained.as_ref();
+        let init = init.map_or(String::new(), |trained| format!("init = {}\n", toml_text(&trained.weights)));
+        let student = format!("[student]\nnetwork = \"{}\"\n{init}", self.student.network);
         let (batch, lr) = (self.batch(), self.lr());
         let warmup = ((images / batch).max(1) as u64 * passes / 10).clamp(1, 100);
         let mut parts = format!("train = {}\n", toml_text(&data.train));
@@ -170,14 +221,8 @@ side_px = {side}
 crop = \"random_resized\" # a random part of the image, 8 to 100 % of its area
 eval_resize_px = {resized} # then the middle {side} px
 
-# The teacher is trained first, on the same data, and found again by every later run of these settings.
-[teacher]
-network = \"{teacher}\"
-train = {{ schedule = {{ epochs = {passes} }} }} # what it has of its own; all else is as below
-
-[student]
-network = \"{student}\"
-
+{teacher}
+{student}
 [[distill]]
 method = \"dkd\"
 at = \"logits\"

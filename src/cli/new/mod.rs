@@ -5,6 +5,7 @@ mod budget;
 mod fit;
 mod labels;
 mod survey;
+mod trained;
 mod wish;
 
 use std::io::{BufRead, IsTerminal, stdin};
@@ -32,6 +33,7 @@ Examples:
   ckd-det new photos/ --out cells.toml --minutes 60
   ckd-det new photos/ --teacher resnet50 --student mobilenet_v2
   ckd-det new photos/ --teacher resnet34:32 --student resnet18:16 --yes
+  ckd-det new photos/ --teacher runs/big --student resnet18:16
   ckd-det new photos/ --format voc
 
 Then:
@@ -42,12 +44,13 @@ pub struct Args {
     /// The folder of the data set
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
-    /// The network to learn from, with :N the channels of its first layer [default: resnet34:32; of images by class
-    /// resnet56]
-    #[arg(long, value_name = "NETWORK[:N]")]
+    /// The network to learn from: its name, with :N the channels of its first layer, or a trained one by its weights
+    /// file or its run's folder [default: resnet34:32; of images by class resnet56]
+    #[arg(long, value_name = "NETWORK[:N]|FILE|RUN")]
     teacher: Option<String>,
-    /// The network to ship [default: resnet18:16; of images by class resnet20]
-    #[arg(long, value_name = "NETWORK[:N]")]
+    /// The network to ship: its name, or a trained one that it begins with [default: resnet18:16; of images by class
+    /// resnet20]
+    #[arg(long, value_name = "NETWORK[:N]|FILE|RUN")]
     student: Option<String>,
     /// The configuration to write [default: my.toml]
     #[arg(long, value_name = "FILE.toml")]
@@ -122,7 +125,8 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             args.seed
         ))?;
     }
-    let wish = wish(args, folder, context)?;
+    let asks = !args.yes && !context.quiet && stdin().is_terminal() && std::io::stderr().is_terminal();
+    let wish = wish(args, folder, asks.then(|| stdin().lock()))?;
     let made = match found.data {
         FoundData::Boxes(data) => boxes::make(*data, found.has_val, &wish, context)?,
         FoundData::Labels(data) => labels::make(*data, found.has_val, &wish, context)?,
@@ -131,15 +135,18 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     next(&wish)
 }
 
-/// The arguments, and on a terminal the answers to what they leave open.
-fn wish(args: Args, folder: PathBuf, context: &Context) -> anyhow::Result<Wish> {
-    let asks = !args.yes && !context.quiet && stdin().is_terminal() && std::io::stderr().is_terminal();
-    let ask = |question: &str, given: Option<String>| match given {
-        None if asks => answer(question),
-        given => Ok(given),
+/// The arguments, and the answers to what they leave open, if there is a person to ask.
+fn wish(args: Args, folder: PathBuf, mut person: Option<impl BufRead>) -> anyhow::Result<Wish> {
+    let mut ask = |question: &str, given: Option<String>| match (given, &mut person) {
+        (None, Some(person)) => answer(question, person),
+        (given, _) => Ok(given),
     };
-    let teacher = ask("teacher, the network to learn from [enter: chosen by the data]", args.teacher)?;
-    let student = ask("student, the network to ship [enter: chosen by the data]", args.student)?;
+    let question =
+        "teacher, the network to learn from: a name, a weights file or a run [enter: chosen by the data]";
+    let teacher = ask(question, args.teacher)?;
+    let question =
+        "student, the network to ship: a name, a weights file or a run [enter: chosen by the data]";
+    let student = ask(question, args.student)?;
     let given = ask("minutes that training may take [30]", args.minutes.map(|minutes| minutes.to_string()))?;
     let minutes = given.map_or(Ok(30.0), |text| minutes(&text)).map_err(UsageError)?;
     let given = ask("file of the configuration [my.toml]", args.out.map(|out| out.display().to_string()))?;
@@ -159,10 +166,10 @@ fn wish(args: Args, folder: PathBuf, context: &Context) -> anyhow::Result<Wish> 
 }
 
 /// The line that is typed; `None` for an empty one.
-fn answer(question: &str) -> anyhow::Result<Option<String>> {
+fn answer(question: &str, person: &mut impl BufRead) -> anyhow::Result<Option<String>> {
     tell(&format!("{question}:"));
     let mut line = String::new();
-    stdin().lock().read_line(&mut line)?;
+    person.read_line(&mut line)?;
     let line = line.trim();
     Ok((!line.is_empty()).then(|| line.to_owned()))
 }
@@ -175,4 +182,46 @@ fn next(wish: &Wish) -> anyhow::Result<()> {
     say(format!("  ckd-det train {config}"))?;
     say(format!("  ckd-det eval --run {run}"))?;
     Ok(say(format!("  ckd-det export --run {run} --out {}", quoted(&format!("{name}.onnx"))))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn wished(args: &[&str], answers: Option<&str>) -> anyhow::Result<Wish> {
+        let typed = Typed::parse_from([&["new", "photos"], args].concat());
+        wish(typed.args, PathBuf::from("/photos"), answers.map(|text| Cursor::new(text.to_owned())))
+    }
+
+    #[test]
+    fn a_person_is_asked_for_what_no_option_says_and_enter_takes_what_is_proposed() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("cells").display().to_string();
+        let wish = wished(&[], Some(&format!(" resnet34 \n\n5\n{out}\n"))).unwrap();
+        assert_eq!((wish.teacher.as_deref(), wish.student.as_deref()), (Some("resnet34"), None));
+        assert_eq!((wish.minutes, wish.name().as_str()), (5.0, "cells"));
+        assert!(wish.out.extension().is_some_and(|end| end == "toml"));
+        // An option is no question: the first answer is to the next one.
+        let out = ["--out", &out];
+        let wish = wished(&[&["--teacher", "resnet50"][..], &out].concat(), Some("resnet18\n7\n")).unwrap();
+        assert_eq!((wish.teacher.as_deref(), wish.student.as_deref()), (Some("resnet50"), Some("resnet18")));
+        assert_eq!(wish.minutes, 7.0);
+        // Who goes away, and who is not there, takes what is proposed.
+        for answers in [Some(""), None] {
+            let wish = wished(&out, answers).unwrap();
+            assert_eq!((wish.teacher, wish.student, wish.minutes), (None, None, 30.0));
+        }
+        let error = wished(&out, Some("\n\nsoon\n")).err().expect("no number").to_string();
+        assert!(error.contains("a number of minutes above 0"), "{error}");
+    }
 }

@@ -35,8 +35,7 @@ impl Wish {
 pub(super) const HELD_OUT: f64 = 0.2;
 
 /// A network's word and the channels of its first layer.
-pub(super) fn network(given: Option<&String>, usual: &str) -> Result<(String, Option<usize>), UsageError> {
-    let given = given.map_or(usual, String::as_str);
+pub(super) fn network(given: &str) -> Result<(String, Option<usize>), UsageError> {
     let Some((word, width)) = given.split_once(':') else { return Ok((given.to_owned(), None)) };
     let width = width.parse().ok().filter(|width| *width > 0);
     let wrong = || {

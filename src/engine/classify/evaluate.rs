@@ -38,6 +38,8 @@ pub struct MeasuredClassifier {
     pub accuracy: Accuracy,
     /// The first guess for each image.
     pub guesses: Vec<u32>,
+    /// Whether the first guess for each image is right.
+    pub hits: Vec<bool>,
     /// Median wall time of one image, in milliseconds.
     pub ms_per_image: f64,
     /// Multiply-adds of one image, in 10^9.
@@ -70,6 +72,7 @@ pub fn measure(
     Ok(MeasuredClassifier {
         accuracy: meter.accuracy(),
         guesses: meter.guesses().to_vec(),
+        hits: meter.hits().to_vec(),
         ms_per_image: times.get(times.len() / 2).copied().unwrap_or(0.0),
         gflops: work as f64 / 1e9 / seen.max(1) as f64,
     })
@@ -237,6 +240,10 @@ impl Measured for MeasuredClassifier {
 
     fn row(&self, name: &str, networks: &[Network<'_>]) -> ClassifierRow {
         ClassifierRow { parameters: parameters_of(networks), ..self.line(name) }
+    }
+
+    fn hits(&self) -> Option<&[bool]> {
+        Some(&self.hits)
     }
 
     fn per_class(&self) -> Vec<ClassResult> {

@@ -56,7 +56,7 @@ pub struct Difference {
     pub mean: f64,
     /// Standard deviation over the seeds of the difference of each; `None` for one seed.
     pub deviation: Option<f64>,
-    /// 95 % interval of the mean over images (paired bootstrap); `None` for classifiers.
+    /// 95 % interval of the mean over images (paired bootstrap), where the runs kept what it needs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interval: Option<[f64; 2]>,
     /// Share of the resamples in which the configuration is better.

@@ -1,5 +1,8 @@
-//! Gains of the configurations of a comparison over the first one, with intervals where detections were kept.
+//! Gains of the configurations of a comparison over the first one, with intervals where detections, or hits of
+//! classifiers, were kept.
 
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::entry::{Difference, Entry, Run, pairs};
@@ -7,7 +10,9 @@ use crate::config::{Config, Loaded};
 use crate::engine::Result;
 use crate::engine::detect::LoadedSplit;
 use crate::engine::detect::sources::DataPaths;
-use crate::eval::{self, GroundTruth, Matches, Options, bootstrap, read_detections};
+use crate::eval::{
+    self, GroundTruth, Matches, Options, PairedDifference, bootstrap, bootstrap_hits, read_detections,
+};
 use crate::report::run_folder::RunFolder;
 
 /// Seed of the resamples: equal runs have equal intervals.
@@ -33,7 +38,10 @@ pub(super) fn compare<'p>(
                 };
                 with_interval(gain, held_out, &pairs(first, other))?
             }
-            _ => gain,
+            _ => match hits_of(&pairs(first, other)) {
+                Some(hits) => in_points(gain, bootstrap_hits(&hits, SEED)),
+                None => gain,
+            },
         });
     }
     Ok(())
@@ -80,7 +88,34 @@ fn with_interval(gain: Difference, held_out: &HeldOut, pairs: &[(&Run, &Run)]) -
         .iter()
         .map(|(first, second)| Ok((held_out.matches(first)?, held_out.matches(second)?)))
         .collect();
-    let Some(found) = bootstrap(&matched?, SEED) else { return Ok(gain) };
+    Ok(in_points(gain, bootstrap(&matched?, SEED)))
+}
+
+/// The gain with what a bootstrap found.
+fn in_points(gain: Difference, found: Option<PairedDifference>) -> Difference {
+    let Some(found) = found else { return gain };
     let interval = Some(found.interval.map(|bound| 100.0 * bound));
-    Ok(Difference { interval, better: Some(found.better), ..gain })
+    Difference { interval, better: Some(found.better), ..gain }
+}
+
+/// Hits of classifiers that were evaluated on the same data; runs of earlier versions kept none.
+fn hits_of(pairs: &[(&Run, &Run)]) -> Option<Vec<(Vec<bool>, Vec<bool>)>> {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let data = |run: &Run| read(&folder(run).data());
+    let hits = |run: &Run| -> Option<Vec<bool>> {
+        read(&folder(run).val_hits())?
+            .trim()
+            .chars()
+            .map(|digit| match digit {
+                '0' => Some(false),
+                '1' => Some(true),
+                _ => None,
+            })
+            .collect()
+    };
+    let of = |&(first, second): &(&Run, &Run)| match (data(first), data(second)) {
+        (Some(ours), Some(theirs)) if ours == theirs => Some((hits(first)?, hits(second)?)),
+        _ => None,
+    };
+    pairs.iter().map(of).collect()
 }

@@ -105,6 +105,12 @@ impl<T: Task> Training<'_, T> {
                 Ok(fsx::write_atomic(&self.job.folder.val_detections(), &json)?)
             })?;
         }
+        if let Some(hits) = measured.hits() {
+            on_first(self.around.ranks, || {
+                let digits: String = hits.iter().map(|&hit| if hit { '1' } else { '0' }).collect();
+                Ok(fsx::write_atomic(&self.job.folder.val_hits(), digits.as_bytes())?)
+            })?;
+        }
         if let (Some(ema), Some(average)) = (&self.ema, &average) {
             ema.in_place(|| {
                 let mut scores = scores(average).into_iter().enumerate();

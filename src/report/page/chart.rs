@@ -58,7 +58,7 @@ impl Chart {
                 let (least, most) = ends(&mut points().map(|point| point.1));
                 // All but a quantity that is never near 0 is seen from 0 on.
                 let least = if least > 0.0 && least < 0.7 * most { 0.0 } else { least };
-                [Axis::of(low.min(high), high), Axis::of(least, most)]
+                [Axis::of(low.min(high), high).until(high), Axis::of(least, most)]
             }
         };
         let unit = if self.unit.is_empty() {
@@ -178,12 +178,17 @@ impl Axis {
         Self { low: first, high: if last > first { last } else { first + step }, step }
     }
 
+    /// The axis up to a value, which need not be a round number.
+    fn until(self, high: f64) -> Self {
+        Self { high: if high > self.low { high } else { self.high }, ..self }
+    }
+
     fn share(self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
     fn ticks(self) -> impl Iterator<Item = f64> {
-        let count = ((self.high - self.low) / self.step).round() as usize;
+        let count = ((self.high - self.low) / self.step + 1e-6).floor() as usize;
         (0..=count).map(move |place| self.low + place as f64 * self.step)
     }
 }
@@ -228,6 +233,7 @@ mod tests {
         assert_eq!(told(Axis::of(0.0, 3000.0)), ["0", "1k", "2k", "3k"]);
         assert_eq!(told(Axis::of(12.0, 37.0)), ["10", "20", "30", "40"]);
         assert_eq!(told(Axis::of(0.0, 0.02)), ["0", "0.005", "0.010", "0.015", "0.020"]);
+        assert_eq!(told(Axis::of(0.0, 2500.0).until(2500.0)), ["0", "1k", "2k"], "no room beyond the last");
         assert_eq!(told(Axis::of(5.0, 5.0)).len(), 2, "a constant has an axis");
         assert_eq!(told(Axis::of(0.0, 0.0)).len(), 2);
     }

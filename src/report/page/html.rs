@@ -33,6 +33,11 @@ pub(super) fn bar(share: f64) -> String {
     format!("<td class=\"bar\" style=\"--share:{:.1}%\"><span>{points:.1}</span></td>", points.min(100.0))
 }
 
+/// A [`bar`] in the colour of a series.
+pub(super) fn bar_of(series: usize, share: f64) -> String {
+    bar(share).replacen("class=\"bar\"", &format!("class=\"bar s{}\"", series % 8), 1)
+}
+
 /// A section with a heading; nothing where it has no content.
 pub(super) fn section(heading: &str, content: &str) -> String {
     match content.is_empty() {

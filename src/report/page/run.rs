@@ -80,7 +80,7 @@ impl Run {
         let alone = folder.alone();
         let mut parts = Vec::new();
         if alone.config().exists() {
-            parts.push(Self::read(&alone, &format!("{name}, alone"))?);
+            parts.push(Self::read(&alone, &format!("{name} (alone)"))?);
         }
         let own = Self::read(folder, &name)?;
         // A teacher's folder, and that of a student that has not begun, have nothing to show yet.

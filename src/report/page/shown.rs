@@ -79,14 +79,16 @@ fn maps(run: &Run, shown: &Shown, folder: &Path, room: &mut Room) -> String {
     for level in &shown.maps {
         let panels = figures(&level.panels, &format!("level {}", level.level), folder, room);
         if !panels.is_empty() {
-            text +=
-                &format!("<h3>{}</h3>\n<div class=\"panels maps\">\n{panels}</div>\n", escaped(&level.level));
+            text += &format!(
+                "<div><h3>{}</h3>\n<div class=\"panels maps\">\n{panels}</div></div>\n",
+                escaped(&level.level)
+            );
         }
     }
     if !text.is_empty() {
         let about = "<p>The root mean square over the channels of each level on one held-out image, each map on a scale of \
                      its own.</p>\n";
-        text = about.to_owned() + &text;
+        text = format!("{about}<div class=\"levels\">\n{text}</div>\n");
     }
     section(&format!("Feature maps of {}", run.label), &text)
 }
