@@ -136,10 +136,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         None => say(line),
     };
     if let Some(save) = &args.save {
-        match args.format.is_folder() {
-            true => Output::from(save.path().join("labels/image.txt")).check()?,
-            false => save.check()?,
-        }
+        Output::from(args.format.first_file(save.path())).check()?;
     }
     let mut found: Option<(LoadedSplit, SplitFiles)> = None;
     let paths_of = |config: &crate::config::Config| -> anyhow::Result<(LoadedSplit, SplitFiles)> {

@@ -126,10 +126,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let results = args.results();
     if !args.benchmark {
         for (format, place) in &results {
-            match format.is_folder() {
-                true => Output::from(place.path().join("labels/image.txt")).check()?,
-                false => place.check()?,
-            }
+            Output::from(format.first_file(place.path())).check()?;
         }
     }
     // Words go to standard error if results go to standard output.

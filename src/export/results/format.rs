@@ -1,6 +1,6 @@
 //! Formats of results files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::coco::Coco;
 use super::fiftyone::FiftyOne;
@@ -34,9 +34,12 @@ impl ResultsFormat {
         }
     }
 
-    /// Whether the results are a folder of files.
-    pub fn is_folder(self) -> bool {
-        self == Self::Yolo
+    /// The first file of results at `path`, which is a folder for some formats.
+    pub fn first_file(self, path: &Path) -> PathBuf {
+        match self {
+            Self::Coco | Self::LabelStudio | Self::FiftyOne => path.to_owned(),
+            Self::Yolo => path.join("classes.txt"),
+        }
     }
 }
 
