@@ -1,7 +1,7 @@
 //! Commands that help texts and documents show are commands of the program.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use ckd_det::cli::Cli;
@@ -172,6 +172,53 @@ fn transcript<'a>(lines: &[&'a str]) -> Vec<(&'a str, Vec<&'a str>)> {
     commands
 }
 
+/// Commands of the program in lines that are indented as code, without options in brackets.
+fn listed_commands(page: &str) -> Vec<String> {
+    let (mut commands, mut is_code) = (Vec::new(), false);
+    let mut lines = page.lines();
+    while let Some(line) = lines.next() {
+        is_code ^= line.starts_with("```");
+        let Some(command) = line.strip_prefix("    ").filter(|line| line.starts_with("ckd-det ")) else {
+            continue;
+        };
+        if is_code {
+            continue;
+        }
+        let mut whole = command.to_owned();
+        while let Some(begun) = whole.strip_suffix('\\') {
+            whole = begun.to_owned() + lines.next().expect("a line behind the backslash").trim();
+        }
+        while let Some((start, end)) = whole.find('[').zip(whole.find(']')).filter(|(start, end)| start < end)
+        {
+            whole.replace_range(start..=end, "");
+        }
+        commands.push(whole);
+    }
+    commands
+}
+
+#[test]
+fn commands_that_the_documents_list_are_commands_with_keys_that_there_are() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut read = 0;
+    for path in pages(root) {
+        for command in listed_commands(&fs::read_to_string(&path).unwrap()) {
+            check(&path.display().to_string(), &Typed::of(&command));
+            read += 1;
+        }
+    }
+    assert!(read > 20, "{read}");
+}
+
+/// The README and the pages of the book.
+fn pages(root: &Path) -> Vec<PathBuf> {
+    let mut pages: Vec<PathBuf> =
+        names(&root.join("docs")).into_iter().map(|name| root.join("docs").join(name)).collect();
+    pages.extend([root.join("README.md"), root.join("CONTRIBUTING.md")]);
+    pages.retain(|path| path.extension().is_some_and(|end| end == "md"));
+    pages
+}
+
 /// Runs a command in a folder; what it printed, in the order in which a terminal shows it.
 #[cfg(unix)]
 fn run(here: &Tiny, typed: &Typed) -> (bool, String) {
@@ -191,12 +238,9 @@ fn run(here: &Tiny, typed: &Typed) -> (bool, String) {
 #[test]
 fn transcripts_of_the_documents_are_what_the_program_prints() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut pages: Vec<_> =
-        names(&root.join("docs")).into_iter().map(|name| root.join("docs").join(name)).collect();
-    pages.push(root.join("README.md"));
     let (mut ran, mut read) = (0, 0);
-    for path in pages.iter().filter(|path| path.extension().is_some_and(|end| end == "md")) {
-        let (page, here) = (fs::read_to_string(path).unwrap(), Tiny::empty());
+    for path in pages(root) {
+        let (page, here) = (fs::read_to_string(&path).unwrap(), Tiny::empty());
         for block in blocks(&page).iter().filter(|block| block.language.starts_with("console")) {
             let place = format!("{}:{}", path.display(), block.line);
             let is_run = match block.language {

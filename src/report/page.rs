@@ -256,22 +256,23 @@ fn errors(runs: &[Run]) -> String {
         ("background", "Background", "nothing is there"),
         ("missed", "Missed", "an object that nothing points at"),
     ];
-    let found: Vec<(&Run, &Value)> =
-        runs.iter().filter_map(|run| Some((run, run.analysis()?.get("errors")?))).collect();
+    let all = runs.iter().enumerate();
+    let found: Vec<(usize, &Run, &Value)> =
+        all.filter_map(|(series, run)| Some((series, run, run.analysis()?.get("errors")?))).collect();
     if found.is_empty() {
         return String::new();
     }
     let mut head = headings(&["kind", "what it is"]);
-    for (run, _) in &found {
+    for (_, run, _) in &found {
         let of = if found.len() > 1 { format!(" {}", run.label) } else { String::new() };
         head.extend(headings(&[&format!("count{of}"), &format!("AP50 lost{of}")]));
     }
     let row = |(key, name, meaning): &(&str, &str, &str)| {
         let mut row = vec![cell(name), cell(meaning)];
-        for (_, errors) in &found {
+        for (series, _, errors) in &found {
             let of = |what: &str| errors.get(key).and_then(|kind| kind.get(what)).and_then(Value::as_f64);
             row.push(cell(&of("count").map_or("-".to_owned(), number)));
-            row.push(of("ap50_lost").map_or(cell("-"), bar));
+            row.push(of("ap50_lost").map_or(cell("-"), |lost| bar_of(*series, lost)));
         }
         row
     };
