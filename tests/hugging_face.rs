@@ -96,7 +96,7 @@ fn a_card_quotes_what_a_user_named_and_is_read_by_yaml() {
          anchor_sizes = [[8.0], [16.0], [32.0], [64.0], [128.0]]\n[detector.retina]\nhead_convs = 1\n\
          [input]\nshort_side_px = [64]\nlong_side_px = 64\n[data]\nkind = \"coco\"\nroot = \".\"\n\
          train_images = \".\"\nval_images = \".\"\ntrain_annotations = \"gt.json\"\nval_annotations = \"gt.json\"\n\
-         [student]\nbackbone = \"resnet18\"\nwidth = 8\nnorm = \"bn\"\n[optim]\nlr = 0.001\n[schedule]\nsteps = 1\n\
+         [student]\nbackbone = \"resnet18\"\nwidth = 8\nnorm = \"bn\"\n[optim]\nlr = 0.001\n[schedule]\nsteps = 1\nkind = \"constant\"\n\
          [train]\nbatch_size = 1\n",
     );
     assert_ended(&here.run_program(&["train", "a.toml", "--quiet"]), 0, &[]);
