@@ -2,12 +2,12 @@
 
 use crate::support::tiny::{Tiny, assert_ended};
 
-const ONE_STEP: [&str; 4] = ["--set", "schedule.steps=1", "--set", "schedule.milestones=[]"];
+const ONE_STEP: [&str; 2] = ["--set", "schedule.steps=1"];
 
 /// A folder with the finished run of a wider network.
 fn with_teacher() -> Tiny {
     let tiny = Tiny::new();
-    tiny.train("teacher.toml", &["schedule.steps=1", "schedule.milestones=[]", "detector.roi.head_width=48"])
+    tiny.train("teacher.toml", &["schedule.steps=1", "detector.roi.head_width=48"])
         .unwrap_or_else(|error| panic!("{error}"));
     tiny
 }

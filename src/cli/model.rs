@@ -161,3 +161,18 @@ fn latest_run() -> Option<PathBuf> {
         .max()
         .map(|(_, path)| path)
 }
+
+/// The weights that `given` names, in full: a file, the last ones of a run's folder, or a folder in the Hub's layout; `None`
+/// if nothing is there.
+///
+/// # Errors
+/// A current folder that cannot be told.
+pub(super) fn weights_at(given: &Path) -> Result<Option<PathBuf>, UsageError> {
+    if !given.exists() {
+        return Ok(None);
+    }
+    let run = RunFolder::at(given).last();
+    let weights = if given.is_dir() && run.exists() { run } else { given.to_owned() };
+    let whole = std::path::absolute(&weights);
+    whole.map(Some).map_err(|error| UsageError(format!("{}: {error}", weights.display())))
+}

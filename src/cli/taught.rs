@@ -6,13 +6,13 @@ use candle_core::Device;
 use clap::builder::PossibleValuesParser;
 
 use super::UsageError;
+use super::model::weights_at;
 use crate::config::{Architecture, ClassifyConfig, Config, ConfigError, Experiment};
 use crate::distill::{Distill, MethodCard, Offer, methods};
 use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::method_setting;
 use crate::report::progress::tell;
-use crate::report::run_folder::RunFolder;
 use crate::weights::agree::{detector_of, keys_of_teacher};
 use crate::weights::recognise::{Kind, Recognised};
 use crate::weights::{ModelCard, WeightsFile};
@@ -79,7 +79,10 @@ impl<'a> Lesson<'a> {
     /// # Errors
     /// A configuration that has a teacher; a network that cannot be its teacher.
     pub(super) fn of(config: &'a str, sets: &'a [String], file: &Path) -> anyhow::Result<Self> {
-        let alone = Experiment::load(config, &[sets, &["distill=[]".to_owned()]].concat())?;
+        let alone = Experiment::load(
+            config,
+            &but_of_entries(sets).chain(["distill=[]".to_owned()]).collect::<Vec<_>>(),
+        )?;
         let has_teacher = match &alone {
             Experiment::Detect(loaded) => loaded.config.teacher.is_some(),
             Experiment::Classify(loaded) => loaded.config.teacher.is_some(),
@@ -96,7 +99,10 @@ impl<'a> Lesson<'a> {
             );
             return Err(UsageError(reason).into());
         }
-        let path = weights_at(file)?;
+        let path = weights_at(file)?.ok_or_else(|| {
+            let takes = "--teacher takes a weights file or the folder of a finished run";
+            EngineError::Missing(format!("there is no {}: {takes}", file.display()))
+        })?;
         let weights = WeightsFile::read(&path).map_err(EngineError::from)?;
         let (mut keys, classes) = match &alone {
             Experiment::Detect(loaded) => detector(&weights, &loaded.config)?,
@@ -113,7 +119,7 @@ impl<'a> Lesson<'a> {
     /// # Errors
     /// The reason why a method does not fit.
     pub(super) fn with(&self, methods: &[String]) -> anyhow::Result<(Experiment, Vec<String>)> {
-        let taught = Experiment::load(self.config, &self.sets_with(&[]))?;
+        let taught = self.taught(&[])?;
         let (offer, usual, entries): (_, &[&str], _) = match &taught {
             Experiment::Detect(loaded) => {
                 (loaded.config.offer(), &["ckd", "rcka"], loaded.config.distill.len())
@@ -122,7 +128,7 @@ impl<'a> Lesson<'a> {
             Experiment::Cohort(_) => return Ok((taught, Vec::new())),
         };
         if methods.is_empty() && entries > 0 {
-            return Ok((taught, Vec::new()));
+            return Ok((Experiment::load(self.config, &self.sets_with(&[]))?, Vec::new()));
         }
         let words: Vec<&str> = match methods {
             [] => usual.to_vec(),
@@ -143,7 +149,7 @@ impl<'a> Lesson<'a> {
     /// # Errors
     /// A pair that is none, whatever the method.
     pub(super) fn fitting(&self) -> anyhow::Result<Vec<(&'static str, Result<String, String>)>> {
-        let taught = Experiment::load(self.config, &self.sets_with(&[]))?;
+        let taught = self.taught(&[])?;
         let offer = match &taught {
             Experiment::Detect(loaded) => loaded.config.offer(),
             Experiment::Classify(loaded) => loaded.config.offer(),
@@ -156,6 +162,12 @@ impl<'a> Lesson<'a> {
     fn sets_with(&self, entries: &[String]) -> Vec<String> {
         let distill = (!entries.is_empty()).then(|| format!("distill=[{}]", entries.join(", ")));
         self.keys.iter().cloned().chain(distill).chain(self.sets.iter().cloned()).collect()
+    }
+
+    /// The experiment with its teacher, and with the entries of `distill` alone.
+    fn taught(&self, distill: &[String]) -> Result<Experiment, ConfigError> {
+        let sets = self.keys.iter().cloned().chain(but_of_entries(self.sets)).chain(distill.iter().cloned());
+        Experiment::load(self.config, &sets.collect::<Vec<_>>())
     }
 
     /// The `[[distill]]` entry of the method `word` for the networks of `taught`.
@@ -175,11 +187,7 @@ impl<'a> Lesson<'a> {
     }
 
     fn try_entry(&self, entry: &str) -> Result<(), String> {
-        // Changes of entries are for all of them together.
-        let sets = self.sets.iter().filter(|set| !set.starts_with("distill"));
-        let entry = format!("distill=[{entry}]");
-        let sets: Vec<String> = self.keys.iter().chain(sets).cloned().chain([entry]).collect();
-        match Experiment::load(self.config, &sets).map_err(|error| in_a_line(&error))? {
+        match self.taught(&[format!("distill=[{entry}]")]).map_err(|error| in_a_line(&error))? {
             Experiment::Detect(loaded) => {
                 let Some(classes) = self.classes else { return Ok(()) };
                 let setting = method_setting(&loaded.config, classes, &Device::Cpu)
@@ -192,25 +200,17 @@ impl<'a> Lesson<'a> {
     }
 }
 
+/// What the user sets, but for changes of entries, which are for all entries together.
+fn but_of_entries(sets: &[String]) -> impl Iterator<Item = String> {
+    sets.iter().filter(|set| !set.starts_with("distill")).cloned()
+}
+
 /// The methods that a word of `--method` stands for.
 fn parts(word: &str) -> Vec<&str> {
     match word {
         REVIEW_CKD => vec!["ckd", "review_kd"],
         word => vec![word],
     }
-}
-
-/// The weights file that `given` names: itself, or the last weights of a run.
-fn weights_at(given: &Path) -> anyhow::Result<PathBuf> {
-    let path = if given.is_dir() { RunFolder::at(given).last() } else { given.to_owned() };
-    if !path.exists() {
-        let what = format!(
-            "there is no {}: --teacher takes a weights file or the folder of a finished run",
-            path.display()
-        );
-        return Err(EngineError::Missing(what).into());
-    }
-    Ok(std::path::absolute(&path)?)
 }
 
 /// Keys of a detector as the teacher of `student`, and its classes.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use ckd_detectors::classifier::Architecture as Classifier;
 
 use crate::cli::UsageError;
+use crate::cli::model::weights_at;
 use crate::config::Architecture;
 use crate::data::CategoryMap;
 use crate::engine::EngineError;
 use crate::engine::classes;
 use crate::engine::classify::ClassifierCard;
-use crate::report::run_folder::RunFolder;
 use crate::weights::{ModelCard, WeightsFile};
 
 /// A detector that was trained before.
@@ -27,28 +27,13 @@ pub(super) struct TrainedClassifier {
     pub(super) card: ClassifierCard,
 }
 
-/// The weights that `given` names: a file, or a folder of a run or in the Hub's layout; `None` if nothing is there.
-///
-/// # Errors
-/// A folder without weights.
-fn weights(given: &str) -> Result<Option<PathBuf>, UsageError> {
-    let path = Path::new(given);
-    if !path.exists() {
-        return Ok(None);
-    }
-    let run = RunFolder::at(path).last();
-    let weights = if path.is_dir() && run.exists() { run } else { path.to_owned() };
-    let whole = std::path::absolute(&weights);
-    whole.map(Some).map_err(|error| UsageError(format!("{}: {error}", weights.display())))
-}
-
 impl Trained {
     /// The detector that `given` names, if a file or folder is there.
     ///
     /// # Errors
     /// A file that says nothing of its network, or is another network's.
     pub(super) fn of(given: &str) -> anyhow::Result<Option<Self>> {
-        let Some(weights) = weights(given)? else { return Ok(None) };
+        let Some(weights) = weights_at(Path::new(given))? else { return Ok(None) };
         let file = WeightsFile::read(&weights).map_err(EngineError::from)?;
         if let Some(card) = ClassifierCard::of(&file)? {
             let card = card.described();
@@ -138,7 +123,7 @@ impl TrainedClassifier {
     /// # Errors
     /// A file that says nothing of its network, or is a detector's.
     pub(super) fn of(given: &str) -> anyhow::Result<Option<Self>> {
-        let Some(weights) = weights(given)? else { return Ok(None) };
+        let Some(weights) = weights_at(Path::new(given))? else { return Ok(None) };
         let file = WeightsFile::read(&weights).map_err(EngineError::from)?;
         let no_card =
             || UsageError(format!("{given} does not describe a classifier: name a run or an export"));
