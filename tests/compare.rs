@@ -1,7 +1,5 @@
 //! `ckd-det compare`: gains with intervals, forms of the table, checks before the first run.
 
-use std::io::Write;
-
 use ckd_det::data::Instances;
 use ckd_det::engine::comparison::{Difference, Entry, Format, Run};
 use ckd_det::eval::{
@@ -114,46 +112,6 @@ fn a_gain_in_top_1_has_numpys_interval() {
     assert!((turned.interval[0] + found.interval[1]).abs() < 1e-12);
     assert_eq!(bootstrap_hits(&[(vec![true], vec![true, false])], 0), None, "other images");
     assert_eq!((bootstrap_hits(&[], 0), bootstrap_hits(&[(Vec::new(), Vec::new())], 0)), (None, None));
-}
-
-/// Time of a comparison of COCO's size: 5,000 images, 80 classes, 100 detections an image.
-#[test]
-#[ignore = "takes a minute"]
-fn the_bootstrap_of_five_thousand_images_is_timed() {
-    let names: Vec<String> = (0..80).map(|class| format!("class {class}")).collect();
-    let mut instances = Instances::of_classes(names);
-    let mut found = [Vec::new(), Vec::new()];
-    // A small generator: numbers from 0 to 1.
-    let mut state = 1u64;
-    let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as f64 / f64::from(1u32 << 31)
-    };
-    for image in 0..5000 {
-        let boxes: Vec<(u32, [f64; 4])> = (0..7)
-            .map(|_| ((80.0 * next()) as u32, [500.0 * next(), 400.0 * next(), 20.0 + 80.0 * next(), 60.0]))
-            .collect();
-        let image_id = instances.push_image(&format!("{image}.jpg"), (640, 480), boxes.clone());
-        for detections in &mut found {
-            for detection in 0..100 {
-                let (class, [x, y, w, h]) = boxes[detection % 7];
-                let shift = 40.0 * next() * next();
-                let category_id = 1 + u64::from(if next() < 0.7 { class } else { (class + 1) % 80 });
-                let bbox = [x + shift, y, w, h];
-                detections.push(Detection { image_id, category_id, bbox, score: next() });
-            }
-        }
-    }
-    let truth = GroundTruth::of(&instances).unwrap();
-    let start = std::time::Instant::now();
-    let [first, second] = found.map(|found| matches(&truth, &found, &Options::default()).unwrap());
-    let matched = start.elapsed();
-    let found = bootstrap(&[(first, second)], 0).unwrap();
-    let all = start.elapsed();
-    let told =
-        format!("matching twice {matched:.1?}, {RESAMPLES} resamples {:.1?}: {found:?}", all - matched);
-    writeln!(std::io::stdout(), "{told}").unwrap();
-    assert_eq!(found.resamples, RESAMPLES);
 }
 
 fn seeded(name: &str, values: &[(u64, f64)]) -> Entry {
