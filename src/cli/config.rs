@@ -68,7 +68,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   ckd-det config diff coco_r101_r18 mine.toml
-  ckd-det config diff quickstart quickstart --set student.width=16
+  ckd-det config diff quickstart quickstart --set student.width=24
   ckd-det config diff runs/a/config.toml runs/b/config.toml")]
     Diff {
         /// A file, or the name of a configuration
