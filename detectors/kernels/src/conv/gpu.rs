@@ -62,26 +62,23 @@ pub(crate) fn code(activation: Activation) -> i32 {
     }
 }
 
-/// activation(scale y + shift + residual) in place, over rows of `c` channels.
+/// activation(y + shift + residual) in place, over rows of `c` channels.
 fn finish(
     device: &CudaDevice,
     y: &Fresh<f32>,
     count: usize,
     c: usize,
-    tables: [Option<&Tensor>; 2],
+    shift: Option<&Tensor>,
     residual: Option<&Tensor>,
     activation: Activation,
 ) -> Result<()> {
-    let nothing = tables.iter().all(Option::is_none) && residual.is_none();
+    let nothing = shift.is_none() && residual.is_none();
     if count == 0 || nothing && activation == Activation::Identity {
         return Ok(());
     }
-    let [scale, shift] = tables.map(|table| table.map(Tensor::contiguous).transpose());
-    let (scale, shift) = (scale?, shift?);
     let arguments = arguments![
         y.address(),
-        floats_or_null(scale.as_ref())?,
-        floats_or_null(shift.as_ref())?,
+        floats_or_null(shift)?,
         floats_or_null(residual)?,
         count as i64,
         int(c)?,
@@ -95,11 +92,22 @@ impl Gpu for Forward<'_> {
         let sizes = self.geometry.sizes();
         let &Geometry { n, oh, ow, k, precision, .. } = self.geometry;
         let x = factors(device, nhwc(self.x)?, None, precision)?;
-        let w = factors(device, nhwc(self.weight)?, None, precision)?;
+        // A frozen norm's factors go into the weights, as on the CPU.
+        let w = factors(device, nhwc(self.weight)?, self.scale, precision)?;
         let residual = self.residual.map(nhwc).transpose()?;
-        let y = sizes.forward(device, &x, &w)?;
-        let tables = [self.scale, self.shift];
-        finish(device, &y, n * oh * ow * k, k, tables, residual.as_ref(), self.activation)?;
+        let shift = self.shift.map(Tensor::contiguous).transpose()?;
+        let fused = match &shift {
+            Some(shift) => sizes.finished(device, (&x, &w), (shift, residual.as_ref()), self.activation)?,
+            None => None,
+        };
+        let y = match fused {
+            Some(y) => y,
+            None => {
+                let y = sizes.forward(device, &x, &w)?;
+                finish(device, &y, n * oh * ow * k, k, shift.as_ref(), residual.as_ref(), self.activation)?;
+                y
+            }
+        };
         y.map((n, oh, ow, k), device)
     }
 }

@@ -1,22 +1,23 @@
 //! Convolutions by cuDNN, channels last: forward, gradient of the input, gradient of the weights.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cudnn::sys::{
-    cudnnConvolutionBwdDataAlgo_t, cudnnConvolutionBwdFilterAlgo_t, cudnnConvolutionFwdAlgo_t,
-    cudnnMathType_t, cudnnTensorFormat_t,
+    cudnnActivationMode_t, cudnnConvolutionBwdDataAlgo_t, cudnnConvolutionBwdFilterAlgo_t,
+    cudnnConvolutionFwdAlgo_t, cudnnMathType_t, cudnnNanPropagation_t, cudnnTensorFormat_t,
 };
 use candle_core::cuda_backend::cudarc::cudnn::{
-    ConvBackwardData, ConvBackwardFilter, ConvDescriptor, ConvForward, Cudnn, CudnnError, FilterDescriptor,
-    TensorDescriptor, sys::cudnnConvolutionMode_t,
+    ConvBackwardData, ConvBackwardFilter, ConvBiasActivationForward, ConvDescriptor, ConvForward, Cudnn,
+    CudnnError, FilterDescriptor, TensorDescriptor, sys::cudnnConvolutionMode_t,
 };
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView};
 use candle_core::{CudaDevice, Storage, Tensor};
 
 use super::memory::Fresh;
+use crate::activation::Activation;
 use crate::{Algorithms, Conv2dConfig, Error, Precision, Result};
 
 /// Sizes of a convolution: maps are (N, C, H, W), weights (K, C / groups, R, S).
@@ -52,6 +53,14 @@ fn cudnn(device: &CudaDevice) -> Result<Arc<Cudnn>> {
             Ok(handle)
         }
     })
+}
+
+/// Convolutions with an activation that cuDNN refused, by device and code of the activation.
+static REFUSED: LazyLock<Mutex<HashSet<(usize, Sizes, u32)>>> = LazyLock::new(Mutex::default);
+
+/// Whether cuDNN has no such operation: 9, and from version 9 on 3000 and the next.
+fn is_refusal(CudnnError(status): CudnnError) -> bool {
+    matches!(status as u32, 9 | 3000..4000)
 }
 
 fn wrap(error: CudnnError) -> Error {
@@ -108,6 +117,78 @@ impl Sizes {
             run(algorithm)
         })?;
         Ok(y)
+    }
+
+    /// activation(the convolution of `x` with `w` + `shift` + `residual`) by one launch of cuDNN; `None` where it has no such
+    /// form: another activation than ReLU, or a shape that it refuses.
+    ///
+    /// # Shapes
+    /// `x` and `w` of [`forward`](Self::forward); `shift` (K), `residual` (N, OH, OW, K).
+    ///
+    /// # Errors
+    /// Errors of cuDNN and the driver, apart from a refusal.
+    pub(crate) fn finished(
+        &self,
+        device: &CudaDevice,
+        (x, w): (&Tensor, &Tensor),
+        (shift, residual): (&Tensor, Option<&Tensor>),
+        activation: Activation,
+    ) -> Result<Option<Fresh<f32>>> {
+        let mode = match activation {
+            Activation::Identity => cudnnActivationMode_t::CUDNN_ACTIVATION_IDENTITY,
+            Activation::Relu => cudnnActivationMode_t::CUDNN_ACTIVATION_RELU,
+            Activation::Relu6 => return Ok(None),
+        };
+        let key = (device.cuda_stream().context().ordinal(), *self, mode as u32);
+        if self.is_empty() || REFUSED.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return Ok(None);
+        }
+        let mut y = Fresh::new(device, self.y.iter().product())?;
+        let (told, handle) = (self.describe(device)?, cudnn(device)?);
+        let propagates = cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
+        let act = handle.create_activation::<f32>(mode, propagates, 0.0).map_err(wrap)?;
+        let last = cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
+        let bias = handle.create_4d_tensor(last, [1, self.y[1] as i32, 1, 1]).map_err(wrap)?;
+        let Described { conv, x: of_x, w: of_w, y: of_y } = &told;
+        let fused =
+            ConvBiasActivationForward { conv, act: &act, x: of_x, w: of_w, z: of_y, bias: &bias, y: of_y };
+        // Without an activation there is the first of them only.
+        let (all, product) = match activation {
+            Activation::Identity => (&FORWARD[..1], "forward and shift"),
+            _ => (&FORWARD[..], "forward and ReLU"),
+        };
+        // What is added 0 times is not read.
+        let (z, times) = residual.map_or((x, 0.0), |residual| (residual, 1.0));
+        let refused = Cell::new(false);
+        let failed = |error| {
+            refused.set(refused.get() || is_refusal(error));
+            wrap(error)
+        };
+        let done = with_slices(x, w, |x, w| {
+            with_slices(z, shift, |z, shift| {
+                let mut run = |algorithm| {
+                    let mut room = workspace(device, fused.get_workspace_size(algorithm))?;
+                    let room = Some(room.slice());
+                    // SAFETY: the descriptors are those of the slices.
+                    unsafe { fused.launch(algorithm, room, (1.0, times), &x, &w, &z, &shift, y.slice()) }
+                        .map_err(failed)
+                };
+                let usual = || match activation {
+                    Activation::Identity => Ok(FORWARD[0]),
+                    _ => fused.pick_algorithm().map_err(wrap),
+                };
+                let algorithm = self.algorithm(device, product, all, usual, &mut run)?;
+                run(algorithm)
+            })
+        });
+        match done {
+            Ok(()) => Ok(Some(y)),
+            Err(_) if refused.get() => {
+                REFUSED.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// The gradient of x of the gradient `g` (N, OH, OW, K).

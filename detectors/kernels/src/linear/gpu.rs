@@ -17,7 +17,6 @@ impl Gpu for Linear<'_> {
         if count > 0 && (bias.is_some() || code(activation) != 0) {
             let arguments = arguments![
                 floats(&out)?,
-                floats_or_null(None)?,
                 floats_or_null(bias.as_ref())?,
                 floats_or_null(None)?,
                 count as i64,

@@ -1,12 +1,11 @@
 // What surrounds cuDNN's products: epilogues, scaled and rounded weights.
 
-// y = activation(scale x + shift + residual) over rows of c channels, in place.
-extern "C" __global__ void epilogue(float *y, const float *scale, const float *shift, const float *residual, long long count, int c, int activation) {
+// y = activation(y + shift + residual) over rows of c channels, in place.
+extern "C" __global__ void epilogue(float *y, const float *shift, const float *residual, long long count, int c, int activation) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c);
     float value = y[i];
-    if (scale) value *= scale[channel];
     if (shift) value += shift[channel];
     if (residual) value += residual[i];
     y[i] = activate(value, activation);
