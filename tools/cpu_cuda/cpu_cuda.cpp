@@ -78,11 +78,34 @@ API int cuMemAlloc_v2(Ptr *at, size_t size) { return in_use + size <= memory() &
 API int cuMemAllocAsync(Ptr *at, size_t size, void *) { return cuMemAlloc_v2(at, size); }
 API int cuMemFree_v2(Ptr at) { return release(at); }
 API int cuMemFreeAsync(Ptr at, Stream *stream) { run(stream, SIZE_MAX, true); return release(at); }
-API int cuMemHostAlloc(void **at, size_t size, unsigned) { return (*at = std::malloc(std::max<size_t>(size, 1))) ? (std::memset(*at, 0xff, size), 0) : 2; }
-API int cuMemFreeHost(void *at) { std::free(at); return 0; }
+static std::map<const void *, size_t> page_locked;
+static bool is_page_locked(const void *at) {
+    std::lock_guard<std::mutex> held(lock);
+    auto next = page_locked.upper_bound(at);
+    return next != page_locked.begin() && at < static_cast<const char *>((--next)->first) + next->second;
+}
+API int cuMemHostAlloc(void **at, size_t size, unsigned) {
+    if (!(*at = std::malloc(std::max<size_t>(size, 1)))) return 2;
+    std::memset(*at, 0xff, size);
+    std::lock_guard<std::mutex> held(lock);
+    page_locked[*at] = size;
+    return 0;
+}
+API int cuMemFreeHost(void *at) {
+    std::lock_guard<std::mutex> held(lock);
+    page_locked.erase(at), std::free(at);
+    return 0;
+}
 API int cuMemcpyHtoDAsync_v2(Ptr to, const void *from, size_t n, Stream *stream) {
     to_device += n;
-    if (stream && !stream->is_first) late_copies++;
+    bool is_late = stream && !stream->is_first;
+    if (is_late) late_copies++;
+    if (is_late && !is_page_locked(from)) {
+        // The caller may write over other memory once the call has returned.
+        std::string own(static_cast<const char *>(from), n);
+        put(stream, [=] { return std::memcpy((void *)to, own.data(), n), true; });
+        return 0;
+    }
     put(stream, [=] { return std::memcpy((void *)to, from, n), true; });
     return 0;
 }
