@@ -14,9 +14,10 @@
 //! ```
 //!
 //! H q and (dg/dphi)ᵀ q are central differences of first-order gradients at theta ± eps q: one pair of passes
-//! gives both. What the objective treats as a constant (the targets of its KL terms) must be that of the
-//! unperturbed theta in both passes: the objective [holds](Objective::hold) it. Then the result equals
-//! reverse-mode differentiation of the unrolled steps. The authors' code lost the factor wd on q; it is here.
+//! gives both. What reverse mode takes for a constant at theta must be that constant in both passes: the targets of KL
+//! terms, and the choices of ReLUs and poolings, across whose kinks a difference would step. The unperturbed pass
+//! [keeps](Slope::held) all of it. Then the result equals reverse-mode differentiation of the unrolled steps. The authors'
+//! code lost the factor wd on q; it is here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,35 +30,57 @@ use super::distiller::DistillError;
 /// Tensors by name: parameters, or gradients by them. A missing gradient is 0.
 pub type Parameters = BTreeMap<Arc<str>, Tensor>;
 
+/// A loss of a meta step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Loss of the virtual updates, which phi weighs.
+    Inner,
+    /// Loss of the task.
+    Outer,
+}
+
+/// A loss at a point: value, gradients, and what was a constant there.
+#[derive(Debug, Clone)]
+pub struct Slope<H> {
+    /// Value of the loss.
+    pub loss: f64,
+    /// Gradient by theta.
+    pub theta: Parameters,
+    /// Gradient by phi.
+    pub phi: Parameters,
+    /// Constants of the loss at this point.
+    pub held: H,
+}
+
 /// The two losses of a meta step.
 pub trait Objective {
-    /// Constants of the inner loss.
+    /// Constants of a loss at a point.
     type Held;
     /// Errors of the networks.
     type Error: From<DistillError>;
 
-    /// The constants of the inner loss at `theta`.
+    /// `loss` and its gradients at (`theta`, `phi`).
     ///
     /// # Errors
     /// Errors of the networks.
-    fn hold(&self, theta: &Parameters) -> Result<Self::Held, Self::Error>;
-
-    /// The gradients of the inner loss by theta and by phi, with the constants `held`.
-    ///
-    /// # Errors
-    /// Errors of the networks.
-    fn inner(
+    fn slope(
         &self,
+        loss: Loss,
+        theta: &Parameters,
+        phi: &Parameters,
+    ) -> Result<Slope<Self::Held>, Self::Error>;
+
+    /// The gradients of `loss` by theta and by phi beside the point that `held` is of, with its constants.
+    ///
+    /// # Errors
+    /// Errors of the networks.
+    fn slope_beside(
+        &self,
+        loss: Loss,
         theta: &Parameters,
         phi: &Parameters,
         held: &Self::Held,
     ) -> Result<(Parameters, Parameters), Self::Error>;
-
-    /// The outer loss and its gradient by theta.
-    ///
-    /// # Errors
-    /// Errors of the networks.
-    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), Self::Error>;
 }
 
 /// The virtual steps.
@@ -102,25 +125,22 @@ pub fn meta_gradient<O: Objective>(
     let mut velocity = Parameters::new();
     let mut passed = Vec::with_capacity(inner_steps + 1);
     for number in 0..=inner_steps {
-        let (gradient, held) = match number < inner_steps {
-            true => {
-                let held = objective.hold(&theta)?;
-                (objective.inner(&theta, phi, &held)?.0, Some(held))
-            }
-            false => (objective.outer(&theta)?.1, None),
-        };
+        let of = if number < inner_steps { Loss::Inner } else { Loss::Outer };
+        let Slope { theta: gradient, held, .. } = objective.slope(of, &theta, phi)?;
         let decayed = combined(&theta, weight_decay, &gradient, 1.0)?;
         velocity = combined(&decayed, 1.0, &velocity, momentum)?;
         let next = combined(&theta, 1.0, &velocity, -lr)?;
-        passed.push((std::mem::replace(&mut theta, next), held));
+        passed.push((of, std::mem::replace(&mut theta, next), held));
     }
-    let (loss, mut by_theta) = objective.outer(&theta)?;
+    let Slope { loss, theta: mut by_theta, .. } = objective.slope(Loss::Outer, &theta, phi)?;
 
     let mut by_velocity = Parameters::new();
     let mut by_phi = Parameters::new();
-    for (before, held) in passed.iter().rev() {
+    // What a step held is freed once the walk has passed it.
+    while let Some((of, before, held)) = passed.pop() {
         let q = combined(&by_velocity, 1.0, &by_theta, -lr)?;
-        let (curved, crossed) = differences(objective, before, phi, held.as_ref(), &q, step.difference)?;
+        let beside = |theta: &Parameters| objective.slope_beside(of, theta, phi, &held);
+        let (curved, crossed) = differences(&before, &q, step.difference, beside)?;
         by_phi = combined(&by_phi, 1.0, &crossed, 1.0)?;
         by_theta = combined(&combined(&by_theta, 1.0, &q, weight_decay)?, 1.0, &curved, 1.0)?;
         by_velocity = combined(&q, momentum, &Parameters::new(), 0.0)?;
@@ -128,28 +148,20 @@ pub fn meta_gradient<O: Objective>(
     Ok(MetaGradient { loss, phi: by_phi, theta })
 }
 
-/// H q and (dg/dphi)ᵀ q at `theta`, of the inner loss (with what it holds) or of the outer one.
-fn differences<O: Objective>(
-    objective: &O,
+/// H q and (dg/dphi)ᵀ q at `theta`, from the gradients `beside` it.
+fn differences<E: From<DistillError>>(
     theta: &Parameters,
-    phi: &Parameters,
-    held: Option<&O::Held>,
     q: &Parameters,
     difference: f64,
-) -> Result<(Parameters, Parameters), O::Error> {
+    beside: impl Fn(&Parameters) -> Result<(Parameters, Parameters), E>,
+) -> Result<(Parameters, Parameters), E> {
     let length = norm(q)?;
     if length == 0.0 {
         return Ok((Parameters::new(), Parameters::new()));
     }
     let size = norm(theta)?;
     let eps = difference * if size > 0.0 { size } else { 1.0 } / length;
-    let at = |eps: f64| {
-        let moved = combined(theta, 1.0, q, eps)?;
-        match held {
-            Some(held) => objective.inner(&moved, phi, held),
-            None => Ok((objective.outer(&moved)?.1, Parameters::new())),
-        }
-    };
+    let at = |eps: f64| beside(&combined(theta, 1.0, q, eps)?);
     let (above, below) = (at(eps)?, at(-eps)?);
     let slope = |above: &Parameters, below: &Parameters| combined(above, 0.5 / eps, below, -0.5 / eps);
     Ok((slope(&above.0, &below.0)?, slope(&above.1, &below.1)?))

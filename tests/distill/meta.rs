@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use ckd_det::distill::DistillError;
 use ckd_det::distill::mcl::{Pair, Targets, layer_weights, pair};
-use ckd_det::distill::meta::{MetaStep, Objective, Parameters, meta_gradient};
+use ckd_det::distill::meta::{Loss, MetaStep, Objective, Parameters, Slope, meta_gradient};
 use ckd_kernels::linear::Activation::Identity;
 use ckd_kernels::losses::softmax_cross_entropy;
 use ckd_kernels::{Value, linear};
@@ -35,11 +35,10 @@ fn tanh(x: &Value) -> Value {
 }
 
 impl Peers {
-    fn layers(&self, theta: &Parameters, network: usize, track: bool) -> Vec<Layer> {
+    fn layers(&self, theta: &Parameters, network: usize) -> Vec<Layer> {
         let weight = |name: &str, layer: usize| {
             let name = format!("{name}_{network}_{layer}");
-            let tensor = theta[name.as_str()].clone();
-            if track { Value::leaf(name.as_str(), tensor) } else { Value::constant(tensor) }
+            Value::leaf(name.as_str(), theta[name.as_str()].clone())
         };
         let mut x = Value::constant(self.x.clone());
         let times = |x: &Value, w: &Value| linear(x, w, None, Identity).unwrap();
@@ -64,12 +63,8 @@ impl Peers {
     }
 }
 
-impl Objective for Peers {
-    type Held = Vec<Targets>;
-    type Error = DistillError;
-
-    fn hold(&self, theta: &Parameters) -> Result<Vec<Targets>, DistillError> {
-        let networks = [0, 1].map(|network| self.layers(theta, network, false));
+impl Peers {
+    fn targets(&self, networks: &[Vec<Layer>; 2]) -> Result<Vec<Targets>, DistillError> {
         Self::pairs()
             .map(|(l, k)| {
                 let (u, v) = (&networks[0][l].embedding, &networks[1][k].embedding);
@@ -78,37 +73,65 @@ impl Objective for Peers {
             .collect()
     }
 
-    fn inner(
+    fn contrast(
         &self,
-        theta: &Parameters,
+        networks: &[Vec<Layer>; 2],
         phi: &Parameters,
-        held: &Vec<Targets>,
-    ) -> Result<(Parameters, Parameters), DistillError> {
-        let networks = [0, 1].map(|network| self.layers(theta, network, true));
+        targets: &[Targets],
+    ) -> Result<Value, DistillError> {
         let mapped = |network: usize, layer: usize| {
             let name = format!("A_{network}_{layer}");
             let weight = Value::leaf(name.as_str(), phi[name.as_str()].clone());
             linear(&networks[network][layer].feature, &weight, None, Identity).unwrap()
         };
         let mut terms = Vec::new();
-        for ((l, k), targets) in Self::pairs().zip(held) {
+        for ((l, k), targets) in Self::pairs().zip(targets) {
             let weights = layer_weights(&mapped(0, l), &mapped(1, k))?;
             let (u, v) = (&networks[0][l].embedding, &networks[1][k].embedding);
             terms.push((pair(u, v, &self.labels, &weights, &self.pair, Some(targets))?, 2.0));
         }
-        Ok(Self::split(&sum(&terms)))
+        Ok(sum(&terms))
     }
 
-    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), DistillError> {
-        let mut terms = Vec::new();
-        for network in 0..2 {
-            for layer in self.layers(theta, network, true) {
-                let rows = self.labels.len() as f64;
-                terms.push((softmax_cross_entropy(&layer.logits, &self.labels, rows)?, 1.0));
-            }
-        }
-        let loss = sum(&terms);
-        Ok((f64::from(loss.item()?), Self::split(&loss).0))
+    fn labelled(&self, networks: &[Vec<Layer>; 2]) -> Result<Value, DistillError> {
+        let rows = self.labels.len() as f64;
+        let of = |layer: &Layer| Ok((softmax_cross_entropy(&layer.logits, &self.labels, rows)?, 1.0));
+        Ok(sum(&networks.iter().flatten().map(of).collect::<Result<Vec<_>, DistillError>>()?))
+    }
+}
+
+impl Objective for Peers {
+    type Held = Vec<Targets>;
+    type Error = DistillError;
+
+    fn slope(
+        &self,
+        loss: Loss,
+        theta: &Parameters,
+        phi: &Parameters,
+    ) -> Result<Slope<Vec<Targets>>, DistillError> {
+        let networks = [0, 1].map(|network| self.layers(theta, network));
+        let held = self.targets(&networks)?;
+        let loss = match loss {
+            Loss::Inner => self.contrast(&networks, phi, &held)?,
+            Loss::Outer => self.labelled(&networks)?,
+        };
+        let (theta, phi) = Self::split(&loss);
+        Ok(Slope { loss: loss.item()?.into(), theta, phi, held })
+    }
+
+    fn slope_beside(
+        &self,
+        loss: Loss,
+        theta: &Parameters,
+        phi: &Parameters,
+        held: &Vec<Targets>,
+    ) -> Result<(Parameters, Parameters), DistillError> {
+        let networks = [0, 1].map(|network| self.layers(theta, network));
+        Ok(Self::split(&match loss {
+            Loss::Inner => self.contrast(&networks, phi, held)?,
+            Loss::Outer => self.labelled(&networks)?,
+        }))
     }
 }
 
@@ -164,24 +187,31 @@ impl Objective for Quadratic {
     type Held = ();
     type Error = DistillError;
 
-    fn hold(&self, _: &Parameters) -> Result<(), DistillError> {
-        Ok(())
+    fn slope(&self, loss: Loss, theta: &Parameters, phi: &Parameters) -> Result<Slope<()>, DistillError> {
+        let (t, p) = (flat(&theta["t"])[0], flat(&phi["p"])[0]);
+        let one = |name: &str, value: f32| BTreeMap::from([(Arc::from(name), tensor(&[value], &[1]))]);
+        Ok(match loss {
+            Loss::Inner => Slope {
+                loss: f64::from(t * t * p / 2.0),
+                theta: one("t", t * p),
+                phi: one("p", t * t / 2.0),
+                held: (),
+            },
+            Loss::Outer => {
+                Slope { loss: f64::from(t * t / 2.0), theta: one("t", t), phi: Parameters::new(), held: () }
+            }
+        })
     }
 
-    fn inner(
+    fn slope_beside(
         &self,
+        loss: Loss,
         theta: &Parameters,
         phi: &Parameters,
         (): &(),
     ) -> Result<(Parameters, Parameters), DistillError> {
-        let (t, p) = (flat(&theta["t"])[0], flat(&phi["p"])[0]);
-        let one = |name: &str, value: f32| BTreeMap::from([(Arc::from(name), tensor(&[value], &[1]))]);
-        Ok((one("t", t * p), one("p", t * t / 2.0)))
-    }
-
-    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters), DistillError> {
-        let t = flat(&theta["t"])[0];
-        Ok((f64::from(t * t / 2.0), BTreeMap::from([(Arc::from("t"), tensor(&[t], &[1]))])))
+        let Slope { theta, phi, .. } = self.slope(loss, theta, phi)?;
+        Ok((theta, phi))
     }
 }
 

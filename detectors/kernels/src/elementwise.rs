@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
+use crate::piecewise::{Piecewise, applied};
 pub use crate::pointwise::add_in_place;
 use crate::pointwise::{Function, hard_sigmoid_gradient, hard_swish_gradient, map, sigmoid_gradient, sum_of};
 use crate::{Error, Result, Value};
@@ -71,9 +72,11 @@ pub fn scale(a: &Value, factor: f64) -> Result<Value> {
 /// # Errors
 /// If `a` is not f32.
 pub fn relu(a: &Value) -> Result<Value> {
-    let out = map(Function::Relu, a.tensor())?;
-    let saved = out.clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu.mask(g, &saved)?)])))
+    applied(Piecewise::Relu, a, || {
+        let out = map(Function::Relu, a.tensor())?;
+        let saved = out.clone();
+        Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu.mask(g, &saved)?)])))
+    })
 }
 
 /// ReLU6: min(max(a, 0), 6) (Howard et al. 2017); the derivative at 0 and at 6 is 0.
@@ -84,9 +87,11 @@ pub fn relu(a: &Value) -> Result<Value> {
 /// # Errors
 /// If `a` is not f32.
 pub fn relu6(a: &Value) -> Result<Value> {
-    let out = map(Function::Relu6, a.tensor())?;
-    let saved = out.clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu6.mask(g, &saved)?)])))
+    applied(Piecewise::Relu6, a, || {
+        let out = map(Function::Relu6, a.tensor())?;
+        let saved = out.clone();
+        Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(Activation::Relu6.mask(g, &saved)?)])))
+    })
 }
 
 /// Hard sigmoid: min(max(a + 3, 0), 6) / 6 (Howard et al. 2019, arXiv 1905.02244); the derivative at -3 and
@@ -98,9 +103,11 @@ pub fn relu6(a: &Value) -> Result<Value> {
 /// # Errors
 /// If `a` is not f32.
 pub fn hard_sigmoid(a: &Value) -> Result<Value> {
-    let out = map(Function::HardSigmoid, a.tensor())?;
-    let input = a.tensor().clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_sigmoid_gradient(g, &input)?)])))
+    applied(Piecewise::HardSigmoid, a, || {
+        let out = map(Function::HardSigmoid, a.tensor())?;
+        let input = a.tensor().clone();
+        Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_sigmoid_gradient(g, &input)?)])))
+    })
 }
 
 /// Hard swish: a min(max(a + 3, 0), 6) / 6 (Howard et al. 2019); the derivative at -3 is 0 and at 3 is 1.
@@ -114,9 +121,11 @@ pub fn hard_sigmoid(a: &Value) -> Result<Value> {
 /// # Errors
 /// If `a` is not f32.
 pub fn hard_swish(a: &Value) -> Result<Value> {
-    let out = map(Function::HardSwish, a.tensor())?;
-    let input = a.tensor().clone();
-    Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_swish_gradient(g, &input)?)])))
+    applied(Piecewise::HardSwish, a, || {
+        let out = map(Function::HardSwish, a.tensor())?;
+        let input = a.tensor().clone();
+        Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(hard_swish_gradient(g, &input)?)])))
+    })
 }
 
 /// Sigmoid: 1 / (1 + exp(-a)).

@@ -20,7 +20,7 @@ use candle_core::{Tensor, Var};
 
 use crate::memory::on_host;
 use crate::pointwise::{add_in_place, sum_of};
-use crate::{Error, Precision, Result};
+use crate::{Error, Precision, Result, pattern};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
 
@@ -69,7 +69,8 @@ pub fn recomputed<E: From<Error> + Display>(
     f: impl Fn(&Value) -> std::result::Result<Value, E> + Send + 'static,
 ) -> std::result::Result<Value, E> {
     let leaves: Vec<&Value> = parameters.iter().copied().filter(|value| value.is_tracked()).collect();
-    if UNTRACKED.get() || (leaves.is_empty() && !x.is_tracked()) {
+    // Choices of a pass are kept in the order of its operations: each may run once.
+    if UNTRACKED.get() || pattern::is_on() || (leaves.is_empty() && !x.is_tracked()) {
         return f(x);
     }
     let result = untracked(|| f(x))?;
@@ -225,8 +226,8 @@ impl Value {
     /// Returns this value as an operation may keep it for its gradient.
     pub(crate) fn saved(&self) -> Saved {
         match &self.remake {
-            Some(make) => Saved::Remake(make.clone(), Precision::asked()),
-            None => Saved::Tensor(self.tensor.clone()),
+            Some(make) if !pattern::is_on() => Saved::Remake(make.clone(), Precision::asked()),
+            _ => Saved::Tensor(self.tensor.clone()),
         }
     }
 

@@ -8,9 +8,10 @@
 //! | [`mod@linear`], [`product`] | fully connected layers; matrix products of slices |
 //! | [`activation`] | [`Activation`]: ReLU, ReLU6 |
 //! | [`elementwise`], `pointwise` | sums, scalings, hard swish, views, gathers; the passes they are made of |
+//! | [`pattern`], `piecewise` | [`ActivationPattern`](pattern::ActivationPattern): ReLUs and poolings that choose as in another pass |
 //! | [`channels`] | channels picked, shuffled and scaled; halved maps |
 //! | [`norm`] | frozen and training batch norm, group norm |
-//! | [`normalize`] | unit rows, log-softmax |
+//! | [`normalize`], [`standardize`] | unit rows, log-softmax; centred and standardised rows |
 //! | [`pool`] | max pooling with padding, average pooling |
 //! | [`upsample`], [`resize`] | nearest (and the FPN's top-down sum), bilinear |
 //! | [`roi_align`] | RoIAlign, on one map or a pyramid |
@@ -77,7 +78,9 @@ pub mod norm;
 pub mod normalize;
 mod panels;
 pub mod patches;
+pub mod pattern;
 pub mod peak;
+mod piecewise;
 mod pointwise;
 pub mod pool;
 pub mod precision;
@@ -93,6 +96,7 @@ pub mod scalar;
 pub mod sgd;
 pub mod simd;
 pub mod similarity;
+pub mod standardize;
 pub mod trace;
 pub mod transfers;
 mod transpose;

@@ -10,6 +10,7 @@ use crate::conv::pixels::{self, Sizes};
 use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_elements, on_host};
 use crate::microkernel::Finish;
+use crate::piecewise::after;
 pub use crate::product::{Accumulate, Form, product, product_on_this_thread};
 use crate::reduce::column_sums;
 use crate::{Error, Precision, Result, Value};
@@ -32,6 +33,17 @@ pub fn linear(x: &Value, weight: &Value, bias: Option<&Value>, activation: Activ
         ));
     }
     crate::flops::count(m * i * o);
+    after(activation, |activation| layer(x, weight, bias, activation, (m, i, o)))
+}
+
+/// A fully connected layer of m rows, i inputs and o outputs.
+fn layer(
+    x: &Value,
+    weight: &Value,
+    bias: Option<&Value>,
+    activation: Activation,
+    (m, i, o): (usize, usize, usize),
+) -> Result<Value> {
     let size = Sizes { m, i, o, precision: Precision::asked() };
     let (saved_x, saved_w) = (x.tensor().clone(), weight.tensor().clone());
     let layer = Linear { size, x: &saved_x, weight: &saved_w, bias: bias.map(Value::tensor), activation };

@@ -17,6 +17,7 @@ mod nccl;
 mod norm;
 mod optimisers;
 mod passes;
+mod pattern;
 mod pool;
 mod ranking;
 mod relations;

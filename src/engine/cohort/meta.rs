@@ -9,13 +9,13 @@ use ckd_detectors::nn::Mode;
 use ckd_detectors::param::{ParamStore, write_in_place};
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::weighted_sum;
-use ckd_kernels::graph::untracked;
+use ckd_kernels::pattern::ActivationPattern;
 
 use super::model::{Cohort, Layer};
 use super::pass::{likenesses, weights};
 use crate::config::CohortConfig;
 use crate::distill::mcl::Likenesses;
-use crate::distill::meta::{MetaGradient, MetaStep, Objective, Parameters, meta_gradient};
+use crate::distill::meta::{Loss, MetaGradient, MetaStep, Objective, Parameters, Slope, meta_gradient};
 use crate::engine::{EngineError, Result};
 
 /// The batch of a meta step.
@@ -83,6 +83,9 @@ impl Saved {
     }
 }
 
+/// Scalars and their weights in a loss.
+type Terms = Vec<(Value, f64)>;
+
 /// The losses of the virtual updates.
 struct Lookahead<'a> {
     config: &'a CohortConfig,
@@ -101,58 +104,77 @@ impl Lookahead<'_> {
         Ok(())
     }
 
-    fn likenesses(&self, layers: &[Vec<Layer>]) -> Result<Likenesses> {
-        likenesses(self.config, self.cohort, layers, self.batch.drawn)
-    }
-
-    fn split(&self, loss: &Value) -> Result<(Parameters, Parameters)> {
-        let of_phi = |name: &str| self.cohort.phi().get(name).is_some();
-        Ok(loss.backward()?.into_iter().partition(|(name, _)| !of_phi(name)))
-    }
-}
-
-impl Objective for Lookahead<'_> {
-    type Held = Likenesses;
-    type Error = EngineError;
-
-    fn hold(&self, theta: &Parameters) -> Result<Likenesses> {
-        self.place(theta)?;
-        let layers = untracked(|| self.cohort.layers(self.batch.images, Mode::Train))?;
-        Ok(self.likenesses(&layers)?.detached())
-    }
-
-    fn inner(
+    /// A loss and its gradients by theta and by phi; with `targets`, its soft terms aim at these.
+    fn at(
         &self,
+        loss: Loss,
         theta: &Parameters,
         phi: &Parameters,
-        held: &Likenesses,
-    ) -> Result<(Parameters, Parameters)> {
+        targets: Option<&Likenesses>,
+    ) -> Result<Slope<Option<Likenesses>>> {
         self.place(theta)?;
         phi.iter().try_for_each(|(name, tensor)| self.cohort.phi().set(name, tensor))?;
         let layers = self.cohort.layers(self.batch.images, Mode::Train)?;
-        let likenesses = self.likenesses(&layers)?;
-        let weights = weights(self.cohort, &layers, &likenesses)?;
-        let terms =
-            likenesses.layer_wise(self.batch.labels, &weights, &self.config.cohort.pair(), Some(held))?;
-        drop((layers, likenesses));
-        if terms.is_empty() {
-            return Ok((Parameters::new(), Parameters::new()));
-        }
-        let loss = weighted_sum(&terms.iter().map(|term| (&term.value, term.weight)).collect::<Vec<_>>())?;
+        let (terms, held) = match loss {
+            Loss::Inner => self.contrasts(&layers, targets)?,
+            Loss::Outer => (self.labelled(&layers)?, None),
+        };
+        drop(layers);
+        let loss = weighted_sum(&terms.iter().map(|(term, weight)| (term, *weight)).collect::<Vec<_>>())?;
         drop(terms);
-        self.split(&loss)
+        let of_phi = |name: &str| self.cohort.phi().get(name).is_some();
+        let (phi, theta) = loss.backward()?.into_iter().partition(|(name, _)| of_phi(name));
+        Ok(Slope { loss: loss.item()?.into(), theta, phi, held })
     }
 
-    fn outer(&self, theta: &Parameters) -> Result<(f64, Parameters)> {
-        self.place(theta)?;
-        let layers = self.cohort.layers(self.batch.images, Mode::Train)?;
-        let of = |logits: &Value| {
-            smoothed_cross_entropy(logits, self.batch.labels, self.config.labelled.label_smoothing)
+    /// The contrastive terms with their weights, and the targets of the soft ones.
+    fn contrasts(
+        &self,
+        layers: &[Vec<Layer>],
+        targets: Option<&Likenesses>,
+    ) -> Result<(Terms, Option<Likenesses>)> {
+        let likenesses = likenesses(self.config, self.cohort, layers, self.batch.drawn)?;
+        let weights = weights(self.cohort, layers, &likenesses)?;
+        let pair = self.config.cohort.pair();
+        let terms = likenesses.layer_wise(self.batch.labels, &weights, &pair, targets)?;
+        let terms = terms.into_iter().map(|term| (term.value, term.weight)).collect();
+        Ok((terms, targets.is_none().then(|| likenesses.detached())))
+    }
+
+    /// The cross-entropies of all layers with the labels.
+    fn labelled(&self, layers: &[Vec<Layer>]) -> Result<Terms> {
+        let of = |layer: &Layer| {
+            let smoothing = self.config.labelled.label_smoothing;
+            Ok((smoothed_cross_entropy(&layer.logits, self.batch.labels, smoothing)?, 1.0))
         };
-        let losses =
-            layers.iter().flatten().map(|layer| Ok(of(&layer.logits)?)).collect::<Result<Vec<_>>>()?;
-        let loss = weighted_sum(&losses.iter().map(|loss| (loss, 1.0)).collect::<Vec<_>>())?;
-        drop((layers, losses));
-        Ok((f64::from(loss.item()?), self.split(&loss)?.0))
+        layers.iter().flatten().map(of).collect()
+    }
+}
+
+/// What reverse mode takes for a constant at a point: the targets of soft terms, and the choices of ReLUs and poolings.
+struct Held {
+    targets: Option<Likenesses>,
+    pattern: ActivationPattern,
+}
+
+impl Objective for Lookahead<'_> {
+    type Held = Held;
+    type Error = EngineError;
+
+    fn slope(&self, loss: Loss, theta: &Parameters, phi: &Parameters) -> Result<Slope<Held>> {
+        let (found, pattern) = ActivationPattern::recorded(|| self.at(loss, theta, phi, None));
+        let Slope { loss, theta, phi, held: targets } = found?;
+        Ok(Slope { loss, theta, phi, held: Held { targets, pattern } })
+    }
+
+    fn slope_beside(
+        &self,
+        loss: Loss,
+        theta: &Parameters,
+        phi: &Parameters,
+        held: &Held,
+    ) -> Result<(Parameters, Parameters)> {
+        let found = held.pattern.held(|| self.at(loss, theta, phi, held.targets.as_ref()))?;
+        Ok((found.theta, found.phi))
     }
 }

@@ -34,6 +34,7 @@ pub use epilogue::Epilogue;
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::{code, scaled_rows_of};
 
+use crate::piecewise::after;
 use crate::{Result, Value};
 use dense::convolve;
 use geometry::Geometry;
@@ -49,10 +50,13 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     let geometry = Geometry::new(x.tensor(), weight.tensor(), config)?;
     let Geometry { n, oh, ow, k, r, s, .. } = geometry;
     crate::flops::count(n * oh * ow * k * r * s * geometry.group_channels().0);
-    match widened::outputs(&geometry) {
-        Some(outputs) if epilogue.fits(k) && x.tensor().device().is_cpu() => {
-            widened::convolve_widened(x, weight, config, epilogue, outputs)
+    after(epilogue.activation, |activation| {
+        let epilogue = Epilogue { activation, ..epilogue };
+        match widened::outputs(&geometry) {
+            Some(outputs) if epilogue.fits(k) && x.tensor().device().is_cpu() => {
+                widened::convolve_widened(x, weight, config, epilogue, outputs)
+            }
+            _ => convolve(x, weight, config, epilogue),
         }
-        _ => convolve(x, weight, config, epilogue),
-    }
+    })
 }

@@ -8,6 +8,7 @@ use super::tables::{check_table, dims, to_vec};
 use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_channels_last, from_elements, nhwc};
+use crate::piecewise::after;
 use crate::{Error, Result, Value};
 
 /// Residual and activation that follow a norm in the same pass over memory.
@@ -76,6 +77,26 @@ pub(super) fn normalize(
     if grouping.is_shared && !x.tensor().device().is_cpu() {
         return Err(Error::invalid(name, "statistics over several parts are computed on the CPU only"));
     }
+    let mut moments = None;
+    let out = after(fused.activation, |activation| {
+        let fused = NormEpilogue { activation, ..fused };
+        let (out, own) = normalized(x, weight, bias, eps, grouping, fused)?;
+        moments = Some(own);
+        Ok(out)
+    })?;
+    let moments = moments.ok_or_else(|| Error::invalid(name, "nothing was measured"))?;
+    Ok((out, moments))
+}
+
+/// [`normalize`] of operands that fit, with the activation that `fused` names.
+fn normalized(
+    x: &Value,
+    weight: &Value,
+    bias: &Value,
+    eps: f64,
+    grouping: Grouping,
+    fused: NormEpilogue,
+) -> Result<(Value, Tensor)> {
     let input = nhwc(x.tensor())?;
     let residual = fused.residual.map(|residual| nhwc(residual.tensor())).transpose()?;
     let gain = weight.tensor().clone();

@@ -10,6 +10,7 @@ use candle_core::{Device, Tensor};
 
 use crate::dispatch::{self, Host};
 use crate::memory::{both_written, elements, elements_of, from_channels_last, nhwc, written_in_chunks};
+use crate::pattern::{Asked, asked, check, keep};
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -44,8 +45,21 @@ pub fn max_pool2d(x: &Value, kernel: usize, stride: usize, padding: usize) -> Re
     };
     let windows = Windows { kernel, stride, padding, h, w, oh, ow, c };
     let input = nhwc(x.tensor())?;
-    let pool = MaxPool { x: &input, windows, keep_winners: x.is_tracked() };
-    let (out, winners) = dispatch::run(&input, pool)?;
+    let (out, winners) = match asked()? {
+        Asked::Repeat(winners) => {
+            check(&winners, input.dim(0)? * oh * ow * c)?;
+            (dispatch::run(&input, MaxPoolTaken { x: &input, winners: &winners, windows })?, winners)
+        }
+        asked => {
+            let is_kept = matches!(asked, Asked::Keep);
+            let keep_winners = is_kept || x.is_tracked();
+            let found = dispatch::run(&input, MaxPool { x: &input, windows, keep_winners })?;
+            if is_kept {
+                keep(found.1.clone());
+            }
+            found
+        }
+    };
     Ok(Value::operation(&[x], out, move |g| {
         let gradient = MaxPoolGradient { g: &nhwc(g)?, winners: &winners, windows };
         Ok(vec![Some(dispatch::run(g, gradient)?)])
@@ -75,6 +89,34 @@ impl Host for MaxPool<'_> {
         });
         let count = winners.len();
         Ok((from_channels_last(out, (n, oh, ow, c), x)?, Tensor::from_vec(winners, count, &Device::Cpu)?))
+    }
+}
+
+/// A map (N, H, W, C), and the kernel position that each number of the result is taken from.
+struct MaxPoolTaken<'a> {
+    x: &'a Tensor,
+    winners: &'a Tensor,
+    windows: Windows,
+}
+
+impl Host for MaxPoolTaken<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let Windows { h, w, oh, ow, c, kernel, stride, padding } = self.windows;
+        let n = self.x.dim(0)?;
+        let (input, winners) = (elements(self.x)?, elements_of::<u8>(self.winners)?);
+        let out = written_in_chunks(n * oh * ow * c, ow * c, |row, out| {
+            let (image, oy) = (&input[row / oh * h * w * c..][..h * w * c], row % oh);
+            let winners = winners[row * ow * c..][..ow * c].iter().enumerate();
+            out.extend(winners.map(|(at, &winner)| {
+                let (ox, channel, winner) = (at / c, at % c, usize::from(winner));
+                let (y, x) =
+                    (oy * stride + winner / kernel - padding, ox * stride + winner % kernel - padding);
+                image[(y * w + x) * c + channel]
+            }));
+        });
+        from_channels_last(out, (n, oh, ow, c), self.x)
     }
 }
 

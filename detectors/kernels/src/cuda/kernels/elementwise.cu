@@ -45,6 +45,34 @@ extern "C" __global__ void zip(const float *a, const float *b, float *y, long lo
     y[i] = value;
 }
 
+// The piece of a piecewise function that each number lies on: 0 up to `low`, 2 from `high` on, 1 between.
+extern "C" __global__ void pieces(const float *x, u8 *pieces, long long count, float low, float high) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) pieces[i] = u8(int(!(x[i] <= low)) + int(x[i] >= high));
+}
+
+// The given piece at x of 0 ReLU, 1 ReLU6, 2 hard sigmoid, 3 hard swish.
+extern "C" __global__ void on_pieces(const float *x, const u8 *pieces, float *y, long long count, int code) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float value = x[i];
+    if (pieces[i] == 0) value = 0.0f;
+    else if (pieces[i] == 1) value = code < 2 ? value : code == 2 ? (value + 3.0f) / 6.0f : value * (value + 3.0f) / 6.0f;
+    else value = code == 1 ? 6.0f : code == 2 ? 1.0f : value;
+    y[i] = value;
+}
+
+// The gradient g through that piece at x.
+extern "C" __global__ void through_pieces(const float *g, const float *x, const u8 *pieces, float *dx, long long count, int code) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    float value = g[i];
+    if (pieces[i] == 0) value = 0.0f;
+    else if (pieces[i] == 1) value = code < 2 ? value : code == 2 ? value / 6.0f : value * (x[i] / 3.0f + 0.5f);
+    else value = code == 1 || code == 2 ? 0.0f : value;
+    dx[i] = value;
+}
+
 extern "C" __global__ void add_in_place(float *to, const float *from, long long count) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i < count) to[i] += from[i];

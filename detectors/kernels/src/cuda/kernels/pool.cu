@@ -19,6 +19,16 @@ extern "C" __global__ void max_pool(const float *x, float *y, u8 *winners, long 
     if (winners) winners[i] = u8(at);
 }
 
+// The number of each window at the position that is named for it.
+extern "C" __global__ void max_pool_taken(const float *x, const u8 *winners, float *y, long long count, int h, int w, int c, int oh, int ow,
+                                          int kernel, int stride, int padding) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    int channel = int(i % c), ox = int(i / c % ow), oy = int(i / c / ow % oh), image = int(i / c / ow / oh);
+    int py = oy * stride + winners[i] / kernel - padding, px = ox * stride + winners[i] % kernel - padding;
+    y[i] = x[(((long long)image * h + py) * w + px) * c + channel];
+}
+
 extern "C" __global__ void max_pool_gradient(const float *g, const u8 *winners, float *dx, long long count, int h, int w, int c, int oh, int ow,
                                              int kernel, int stride, int padding) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;

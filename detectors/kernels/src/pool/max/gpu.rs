@@ -2,7 +2,7 @@
 
 use candle_core::{CudaDevice, Tensor};
 
-use super::{MaxPool, MaxPoolGradient, Windows};
+use super::{MaxPool, MaxPoolGradient, MaxPoolTaken, Windows};
 use crate::Result;
 use crate::cuda::{Argument, Family, Fresh, address, arguments, blocks, floats, int, launch, null};
 use crate::dispatch::Gpu;
@@ -33,6 +33,22 @@ impl Gpu for MaxPool<'_> {
             launch(device, Family::Pool, "max_pool", blocks(count)?, [256, 1], &arguments)?;
         }
         Ok((out.map((n, oh, ow, c), device)?, winners.tensor(kept, device)))
+    }
+}
+
+impl Gpu for MaxPoolTaken<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let Windows { oh, ow, c, .. } = self.windows;
+        let n = self.x.dim(0)?;
+        let count = n * oh * ow * c;
+        let out = Fresh::<f32>::new(device, count)?;
+        if count > 0 {
+            let winners = address::<u8>(self.winners)?;
+            let own = *arguments![floats(self.x)?, winners, out.address(), count as i64];
+            let arguments: Vec<Argument> = own.into_iter().chain(self.windows.sizes()?).collect();
+            launch(device, Family::Pool, "max_pool_taken", blocks(count)?, [256, 1], &arguments)?;
+        }
+        out.map((n, oh, ow, c), device)
     }
 }
 
