@@ -107,10 +107,38 @@ std = "sample"
 method = "cwd"
 levels = ["p2"]
 weight = 0.1
+
+[[distill]]
+method = "mgd"
+levels = ["p3"]
+weight = 1e-5
+
+[[distill]]
+method = "tbr"
+at = "roi_boxes"
+margin = 0.1
+
+[[distill]]
+method = "box_imitation"
+at = "roi_boxes"
+regions = "all"
+normalizer = "confidence"
+"#;
+
+/// RetinaNet's alone.
+const CROSS_KD: &str = r#"
+[[distill]]
+method = "cross_kd"
+at = "anchor_boxes"
+reuse = 1
+weight = 0.1
+weight_boxes = 0.1
 "#;
 
 /// Those that no detector has taps for.
 const FOR_CLASSIFIERS: [&str; 2] = ["rkd", "crd"];
+/// Those of one-stage detectors.
+const FOR_ONE_STAGE: [&str; 1] = ["cross_kd"];
 
 fn faster(tiny: &Tiny) -> &'static str {
     tiny.write("every.toml", &format!("extends = \"base.toml\"\n{EVERY_METHOD}"));
@@ -139,10 +167,15 @@ fn one_stage(tiny: &Tiny, kind: &str) {
         let next = format!("p{}", level[1..].parse::<u8>().unwrap() + 1);
         text.replace(&format!("\"{level}\""), &format!("\"{next}\""))
     });
-    let text = without(without(text, "kd"), "dkd")
+    let text = without(without(text, "kd"), "dkd");
+    // FCOS has distances from points, no deltas.
+    let text = if kind == "fcos" { without(without(text, "tbr"), "box_imitation") } else { text };
+    let text = text
         .replace("roi_logits", "anchor_logits")
+        .replace("roi_boxes", "anchor_boxes")
         .replace("teacher.toml", &format!("{kind}_teacher.toml"));
-    tiny.write(&format!("{kind}_every.toml"), &format!("extends = \"{kind}_base.toml\"\n{text}"));
+    let own = if kind == "retina" { CROSS_KD } else { "" };
+    tiny.write(&format!("{kind}_every.toml"), &format!("extends = \"{kind}_base.toml\"\n{text}{own}"));
 }
 
 #[test]
@@ -196,7 +229,7 @@ fn every_method_shows_in_the_log_while_it_counts() {
         let expected = match method {
             "fgfi" => [false, true, true, true],
             "mimic" => [true, true, true, false],
-            method => [!FOR_CLASSIFIERS.contains(&method); 4],
+            method => [!FOR_CLASSIFIERS.contains(&method) && !FOR_ONE_STAGE.contains(&method); 4],
         };
         assert_eq!([0, 1, 2, 3].map(|step| has(step, method)), expected, "{method}: {steps:?}");
     }
@@ -283,6 +316,8 @@ fn a_tap_that_the_networks_lack_is_found_before_any_data_is_read() {
     let tiny = Tiny::new();
     for (entry, mentions) in [
         ("method = \"kd\"\nat = \"logits\"", ["\"distill.0.at\" is \"logits\"", "set at = \"roi_logits\""]),
+        ("method = \"tbr\"\nat = \"roi_logits\"", ["which tbr cannot compare", "set at = \"roi_boxes\""]),
+        ("method = \"ckd\"\nat = \"roi_boxes\"", ["which ckd cannot compare", "set at = \"roi_logits\""]),
         ("method = \"rkd\"\nat = \"roi_logits\"", ["which rkd cannot compare", "use another method"]),
         ("method = \"crd\"\nat = \"embedding\"", ["which faster_rcnn does not have", "use another method"]),
         ("method = \"pkd\"\nlevels = [\"p7\"]", ["\"distill.0.levels.0\" is \"p7\"", "p2, p3, p4, p5, p6"]),

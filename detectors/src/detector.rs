@@ -61,6 +61,35 @@ pub trait Detect: Debug + Send + Sync {
     /// If detectors of this architecture have no such regions.
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value>;
 
+    /// Box deltas at `regions`, which may be another detector's.
+    ///
+    /// # Shapes
+    /// Those of [`Regression::deltas`](crate::regions::Regression::deltas).
+    ///
+    /// # Errors
+    /// If detectors of this architecture have no such regions, or their boxes are no deltas to them.
+    fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value>;
+
+    /// Maps inside the dense heads: behind the first `convs` convolutions, before the last one's ReLU.
+    ///
+    /// # Errors
+    /// If detectors of this architecture have no such heads, or the heads fewer convolutions.
+    fn head_maps(&self, _pyramid: &[Value], _convs: usize) -> Result<HeadMaps> {
+        Err(no_dense_heads())
+    }
+
+    /// Class logits and box deltas that the rest of the dense heads makes of maps in place of its own
+    /// [`head_maps`](Self::head_maps).
+    ///
+    /// # Shapes
+    /// (N·A, K) and (N·A, 4).
+    ///
+    /// # Errors
+    /// If detectors of this architecture have no such heads, or the maps do not fit.
+    fn head_outputs(&self, _maps: &HeadMaps, _convs: usize) -> Result<(Value, Value)> {
+        Err(no_dense_heads())
+    }
+
     /// Detections per image, best first, in pixels of the padded images.
     ///
     /// # Errors
@@ -90,6 +119,15 @@ pub struct SecondStage {
     pub proposals: Vec<Vec<Xyxy>>,
     /// A row for each of them.
     pub output: RoiOutput,
+}
+
+/// Maps inside the two dense heads of a detector, one for each level.
+#[derive(Debug, Clone)]
+pub struct HeadMaps {
+    /// Those of the classification head.
+    pub classification: Vec<Value>,
+    /// Those of the regression head.
+    pub regression: Vec<Value>,
 }
 
 /// All that a detector is built from.
@@ -149,6 +187,12 @@ impl Deref for Detector {
     fn deref(&self) -> &Self::Target {
         &*self.0
     }
+}
+
+fn no_dense_heads() -> Error {
+    let reason =
+        "this detector has no dense heads of anchors that another network's could stand in for".to_owned();
+    Error::Invalid { part: "head", reason }
 }
 
 /// The error of regions that an architecture does not have.

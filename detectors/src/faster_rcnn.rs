@@ -40,6 +40,8 @@ pub struct RoiPass {
     pub samples: RoiSamples,
     /// Class logits of the sampled regions (R, K + 1).
     pub logits: Value,
+    /// Box deltas of the sampled regions by class (R, 4 (K + 1)).
+    pub deltas: Value,
 }
 
 impl FasterRcnn {
@@ -98,7 +100,7 @@ impl FasterRcnn {
         let second = self.heads.forward(pyramid, &samples.boxes, Mode::Train)?;
         let mut losses: Losses = self.heads.losses(&second, &samples)?.into();
         losses.extend(rpn_losses);
-        Ok(RoiPass { losses, samples, logits: second.logits })
+        Ok(RoiPass { losses, samples, logits: second.logits, deltas: second.deltas })
     }
 
     /// Class logits of given boxes per image.
@@ -152,13 +154,22 @@ impl Detect for FasterRcnn {
         targets: &[Target],
         mut random: &mut dyn RngCore,
     ) -> Result<(Losses, Regions)> {
-        let RoiPass { losses, samples, logits } = self.train(images, pyramid, targets, &mut random)?;
-        Ok((losses, Regions::Rois { boxes: samples.boxes, labels: samples.labels, logits }))
+        let RoiPass { losses, samples, logits, deltas } =
+            self.train(images, pyramid, targets, &mut random)?;
+        let regression = samples.regression(deltas);
+        Ok((losses, Regions::Rois { boxes: samples.boxes, labels: samples.labels, logits, regression }))
     }
 
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
         match regions {
             Regions::Rois { boxes, .. } => self.roi_logits(pyramid, boxes),
+            Regions::Anchors { .. } => Err(no_such_regions(regions)),
+        }
+    }
+
+    fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
+        match regions {
+            Regions::Rois { boxes, .. } => Ok(self.heads.forward(pyramid, boxes, Mode::Inference)?.deltas),
             Regions::Anchors { .. } => Err(no_such_regions(regions)),
         }
     }

@@ -2,6 +2,7 @@
 
 use ckd_kernels::Value;
 
+use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::taps::Tap;
 
@@ -16,6 +17,8 @@ pub enum Regions {
         labels: Vec<u32>,
         /// Class logits (R, K + 1), background first.
         logits: Value,
+        /// Box regression of the proposals.
+        regression: Regression,
     },
     /// All anchors, or points, of a one-stage detector.
     Anchors {
@@ -23,7 +26,24 @@ pub enum Regions {
         logits: Value,
         /// Rows of the logits that were matched with a true box, ascending, per image.
         positives: Vec<Vec<u32>>,
+        /// Rows of the logits that count neither as objects nor as background, ascending.
+        ignored: Vec<u32>,
+        /// Box regression of the anchors, if boxes are deltas to anchors here.
+        regression: Option<Regression>,
     },
+}
+
+/// Box regression of regions: deltas, and what they are deltas to.
+#[derive(Debug, Clone)]
+pub struct Regression {
+    /// Deltas (R, 4 (K + 1)) of proposals by class, (N·A, 4) of anchors.
+    pub deltas: Value,
+    /// Of each region that is an object's: its row, and the deltas to the true box, in order of the rows.
+    pub truths: Vec<(u32, [f32; 4])>,
+    /// The proposals of all images; the anchors of one image.
+    pub references: Vec<Xyxy>,
+    /// Coder of the deltas.
+    pub coder: BoxCoder,
 }
 
 impl Regions {
@@ -42,6 +62,22 @@ impl Regions {
     pub fn logits(&self) -> &Value {
         let (Self::Rois { logits, .. } | Self::Anchors { logits, .. }) = self;
         logits
+    }
+
+    /// Box regression, if boxes are deltas to these regions.
+    pub fn regression(&self) -> Option<&Regression> {
+        match self {
+            Self::Rois { regression, .. } => Some(regression),
+            Self::Anchors { regression, .. } => regression.as_ref(),
+        }
+    }
+
+    /// Tap of the deltas.
+    pub fn box_tap(&self) -> Tap {
+        match self {
+            Self::Rois { .. } => Tap::RoiBoxes,
+            Self::Anchors { .. } => Tap::AnchorBoxes,
+        }
     }
 
     /// True class of each region; empty where a region may have none or several.

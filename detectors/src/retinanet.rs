@@ -2,7 +2,7 @@
 
 use ckd_kernels::Value;
 use ckd_kernels::boxes::{AnchorGrid, AnchorOutputs, Detections as Among, detections_of_anchors};
-use ckd_kernels::elementwise::rows;
+use ckd_kernels::elementwise::{relu, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
 use ckd_settings::{Check, choices, section};
@@ -13,7 +13,7 @@ use crate::backbone::Trunk;
 use crate::box_coder::BoxCoder;
 use crate::boxes::Xyxy;
 use crate::dense::{anchors_per_cell, by_level, flat, per_anchor, segments};
-use crate::detector::{Detect, DetectorConfig, no_such_regions};
+use crate::detector::{Detect, DetectorConfig, HeadMaps, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
 use crate::init::Init;
@@ -21,7 +21,7 @@ use crate::matcher::{self, Match, Matcher};
 use crate::nn::{Conv2d, ConvBlock, HeadNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Clip, Detections, logit_floor};
-use crate::regions::Regions;
+use crate::regions::{Regions, Regression};
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
@@ -124,6 +124,10 @@ pub struct AnchorPass {
     pub logits: Value,
     /// Rows of the logits that the matcher marked positive, ascending, per image.
     pub positives: Vec<Vec<u32>>,
+    /// Rows of the logits between the matcher's thresholds, or in ignored boxes, ascending.
+    pub ignored: Vec<u32>,
+    /// Box regression of the anchors.
+    pub regression: Regression,
 }
 
 const CODER: BoxCoder = BoxCoder::ANCHORS;
@@ -252,7 +256,16 @@ impl RetinaNet {
             BoxLoss::Giou => giou_loss(&CODER.decode_rows(&deltas, &anchors)?, &truths, per_positive)?,
         };
         let losses = vec![("classification", classification), ("bbox_regression", regression)];
-        Ok(AnchorPass { losses, logits: output.logits, positives })
+        let encode = |(truth, anchor)| CODER.encode(truth, anchor);
+        let regression = Regression {
+            deltas: output.deltas,
+            truths: chosen.into_iter().zip(truths.iter().zip(&anchors).map(encode)).collect(),
+            references: output.anchors,
+            coder: CODER,
+        };
+        let is_ignored = |(_, target): &(u32, &RowTarget)| **target == RowTarget::Ignored;
+        let ignored = (0..).zip(&classes).filter(is_ignored).map(|(row, _)| row).collect();
+        Ok(AnchorPass { losses, logits: output.logits, positives, ignored, regression })
     }
 
     /// Detections in pixels of the padded images.
@@ -309,8 +322,9 @@ impl Detect for RetinaNet {
         targets: &[Target],
         _random: &mut dyn RngCore,
     ) -> Result<(Losses, Regions)> {
-        let AnchorPass { losses, logits, positives } = self.train(images, pyramid, targets)?;
-        Ok((losses, Regions::Anchors { logits, positives }))
+        let AnchorPass { losses, logits, positives, ignored, regression } =
+            self.train(images, pyramid, targets)?;
+        Ok((losses, Regions::Anchors { logits, positives, ignored, regression: Some(regression) }))
     }
 
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
@@ -318,6 +332,28 @@ impl Detect for RetinaNet {
             Regions::Anchors { .. } => self.anchor_logits(pyramid),
             Regions::Rois { .. } => Err(no_such_regions(regions)),
         }
+    }
+
+    fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
+        match regions {
+            Regions::Anchors { regression: Some(_), .. } => {
+                flat(&self.regression.forward(pyramid, 4, Mode::Inference)?)
+            }
+            _ => Err(no_such_regions(regions)),
+        }
+    }
+
+    fn head_maps(&self, pyramid: &[Value], convs: usize) -> Result<HeadMaps> {
+        let of = |head: &Head| pyramid.iter().map(|level| head.before(level, convs)).collect::<Result<_>>();
+        Ok(HeadMaps { classification: of(&self.classification)?, regression: of(&self.regression)? })
+    }
+
+    fn head_outputs(&self, maps: &HeadMaps, convs: usize) -> Result<(Value, Value)> {
+        let of = |head: &Head, maps: &[Value], width: usize| {
+            flat(&maps.iter().map(|map| head.behind(map, convs, width)).collect::<Result<Vec<_>>>()?)
+        };
+        let logits = of(&self.classification, &maps.classification, self.config.classes)?;
+        Ok((logits, of(&self.regression, &maps.regression, 4)?))
     }
 
     fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
@@ -345,6 +381,33 @@ impl Head {
         Ok(Self {
             hidden,
             last: Conv2d::new(&builder.within(last), (width, outputs, 3, 1), weight, last_bias)?,
+        })
+    }
+
+    /// Result of the first `convs` convolutions of a level, before the last one's ReLU; the level itself of none.
+    fn before(&self, level: &Value, convs: usize) -> Result<Value> {
+        let Some((last, others)) = self.first(convs)?.split_last() else { return Ok(level.clone()) };
+        let mut x = level.clone();
+        for conv in others {
+            x = conv.forward(&x, Mode::Inference, Relu)?;
+        }
+        last.forward(&x, Mode::Inference, Identity)
+    }
+
+    /// (N, H·W·A, width) of a map that stands for the result of [`before`](Self::before).
+    fn behind(&self, map: &Value, convs: usize, width: usize) -> Result<Value> {
+        let done = self.first(convs)?.len();
+        let mut x = if done > 0 { relu(map)? } else { map.clone() };
+        for conv in &self.hidden[done..] {
+            x = conv.forward(&x, Mode::Inference, Relu)?;
+        }
+        per_anchor(&self.last.forward(&x, Identity)?, width)
+    }
+
+    fn first(&self, convs: usize) -> Result<&[ConvBlock]> {
+        self.hidden.get(..convs).ok_or_else(|| Error::Invalid {
+            part: "head",
+            reason: format!("its {convs} first convolutions were asked for, it has {}", self.hidden.len()),
         })
     }
 

@@ -20,6 +20,7 @@ use crate::matcher::{self, Match, Matcher};
 use crate::nn::{ConvBlock, HeadNorm, Linear, Mode};
 use crate::param::Builder;
 use crate::postprocess::Detections;
+use crate::regions::Regression;
 use crate::sampler::sample;
 use crate::{Error, Result};
 
@@ -117,6 +118,13 @@ pub struct RoiSamples {
     pub labels: Vec<u32>,
     /// Per positive: its row over all images, and the deltas to its truth.
     positives: Vec<(u32, [f32; 4])>,
+}
+
+impl RoiSamples {
+    /// Box regression of the regions, of which a detector's `deltas` (R, 4 (K + 1)) are.
+    pub(crate) fn regression(&self, deltas: Value) -> Regression {
+        Regression { deltas, truths: self.positives.clone(), references: self.boxes.concat(), coder: CODER }
+    }
 }
 
 /// The box head with its predictors.

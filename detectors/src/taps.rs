@@ -24,6 +24,10 @@ pub enum Tap {
     RoiLogits,
     /// Class logits of chosen anchors (RetinaNet) or points (FCOS), (R, K).
     AnchorLogits,
+    /// Box deltas of the box head on sampled proposals, (R, 4): those of each proposal's class.
+    RoiBoxes,
+    /// Box deltas of chosen anchors (RetinaNet), (R, 4).
+    AnchorBoxes,
     /// A classifier's logits, (N, K).
     Logits,
     /// A classifier's pooled features, (N, D).
@@ -116,6 +120,8 @@ impl fmt::Display for Tap {
             Self::Backbone(stage) => write!(f, "stage{stage}"),
             Self::RoiLogits => f.write_str("roi_logits"),
             Self::AnchorLogits => f.write_str("anchor_logits"),
+            Self::RoiBoxes => f.write_str("roi_boxes"),
+            Self::AnchorBoxes => f.write_str("anchor_boxes"),
             Self::Logits => f.write_str("logits"),
             Self::Embedding => f.write_str("embedding"),
         }
@@ -126,10 +132,12 @@ impl FromStr for Tap {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        const EXPECTED: &str = "p2 to p7, stage1 to stage9, roi_logits, anchor_logits, logits or embedding";
+        const EXPECTED: &str = "p2 to p7, stage1 to stage9, roi_logits, anchor_logits, roi_boxes, anchor_boxes, logits or embedding";
         match name {
             "roi_logits" => Ok(Self::RoiLogits),
             "anchor_logits" => Ok(Self::AnchorLogits),
+            "roi_boxes" => Ok(Self::RoiBoxes),
+            "anchor_boxes" => Ok(Self::AnchorBoxes),
             "logits" => Ok(Self::Logits),
             "embedding" => Ok(Self::Embedding),
             _ => match name.strip_prefix("stage").map(str::as_bytes) {
@@ -164,6 +172,8 @@ mod tests {
             Tap::Backbone(4),
             Tap::RoiLogits,
             Tap::AnchorLogits,
+            Tap::RoiBoxes,
+            Tap::AnchorBoxes,
             Tap::Logits,
             Tap::Embedding,
         ];

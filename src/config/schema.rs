@@ -128,9 +128,11 @@ impl Config {
     /// Rows and maps that a pair of such detectors offers to methods of distillation.
     pub fn offer(&self) -> Offer {
         let architecture = self.detector.architecture;
-        let rows = match architecture.logits() {
-            Tap::AnchorLogits => RowsAt::AnchorLogits,
-            _ => RowsAt::RoiLogits,
+        let rows = match architecture {
+            Architecture::FasterRcnn => vec![RowsAt::RoiLogits, RowsAt::RoiBoxes],
+            Architecture::RetinaNet => vec![RowsAt::AnchorLogits, RowsAt::AnchorBoxes],
+            // Its boxes are distances from points, no deltas.
+            Architecture::Fcos => vec![RowsAt::AnchorLogits],
         };
         let (levels, ours) = (self.common_levels(), self.pyramid(&self.student.network));
         let networks = match &self.teacher {
@@ -141,7 +143,7 @@ impl Config {
             _ => architecture.to_string(),
         };
         let levels = levels.iter().map(Level::to_string).collect();
-        Offer { networks, rows: vec![rows], maps: MapsAt::Fpn, levels }
+        Offer { networks, rows, maps: MapsAt::Fpn, levels }
     }
 
     /// Levels of the feature pyramid that teacher and student have with the same stride; without a teacher,

@@ -23,6 +23,7 @@ use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::parts::NegativesFrom;
 use super::place::Rows;
+use super::prepared::Prepared;
 use super::scalar::{expect_positive, nothing};
 
 /// Below the length of any row of f32 numbers that is not zero.
@@ -48,6 +49,9 @@ section! {
         pub temperature: f32 = 1.0,
         /// Rows that a row is contrasted with.
         pub negatives: Negatives = Negatives::Cross,
+        /// Each row of both sides minus its mean over the classes first: Pearson's correlation instead of the cosine, so
+        /// that a constant added to a row's logits changes nothing. Of no publication.
+        pub center: bool = false,
         /// Whether these rows are those of the batch or of the whole update.
         pub negatives_from: NegativesFrom = NegativesFrom::Part,
     }
@@ -69,7 +73,9 @@ impl Method for Ckd {
 
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (temperature, negatives) = (self.temperature.into(), self.negatives);
-        let rows = OnRows::new(Self::WORD, &self.place).over(self.negatives_from);
+        let rows = OnRows::new(Self::WORD, &self.place)
+            .over(self.negatives_from)
+            .prepared(self.center.then_some(Prepared::Centred));
         Ok(Box::new(rows.term(self.weight.into(), move |teacher, student, _| {
             ckd(teacher, student, temperature, negatives)
         })))

@@ -19,6 +19,7 @@ use super::distiller::{DistillError, Distiller};
 use super::method::{Method, MethodSetting};
 use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
+use super::prepared::standardized;
 use super::rows::paired;
 use super::scalar::{expect_positive, nothing};
 
@@ -36,12 +37,21 @@ section! {
         pub weight_intra: f32 = 1.0,
         /// Divides the logits; its square multiplies the terms. 4 on CIFAR.
         pub temperature: f32 = 1.0,
+        /// Logit standardisation (Sun et al., arXiv 2403.01427): each row of both sides minus its mean, over its
+        /// deviation (at least 0.01) over the classes. Not published for DIST; not for two classes, nor for sigmoids.
+        pub standardize: bool = false,
     }
 }
 
 impl Dist {
     fn check(&self, check: &mut Check<'_>) {
         check.positive("temperature", self.temperature.into());
+        check.that(
+            !self.standardize || self.place.at != RowsAt::AnchorLogits,
+            "standardize",
+            "is true at anchor_logits, whose sigmoids depend on the mean of a row",
+            "leave it out",
+        );
     }
 }
 
@@ -54,7 +64,8 @@ impl Method for Dist {
         vec![("weight", self.weight), ("weight_intra", self.weight_intra)]
     }
 
-    fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
+    fn build(&self, setting: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
+        let prepared = standardized(NAME, self.standardize, &self.place, &setting.widths)?;
         let temperature = self.temperature.into();
         let probabilities = match self.place.at {
             RowsAt::AnchorLogits => Probabilities::Sigmoid,
@@ -62,7 +73,7 @@ impl Method for Dist {
         };
         let relations =
             [("inter", Relation::Inter, self.weight), ("intra", Relation::Intra, self.weight_intra)];
-        let mut rows = OnRows::new(NAME, &self.place);
+        let mut rows = OnRows::new(NAME, &self.place).prepared(prepared);
         for (kind, relation, weight) in relations {
             rows = rows.kind(kind, weight.into(), move |teacher, student, _| {
                 dist(teacher, student, temperature, probabilities, relation)

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
+use ckd_detectors::box_coder::BoxCoder;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::{MissingTap, Tap, Taps, UnknownName};
@@ -56,6 +57,10 @@ pub struct Lesson<'a> {
     pub labels: &'a [u32],
     /// The objects of each image, in pixels of the padded image.
     pub boxes: &'a [Vec<Xyxy>],
+    /// What the box deltas are to become, where a method compares them.
+    pub regression: Option<&'a BoxRows>,
+    /// The dense heads of both networks, where a method lets one go on for the other.
+    pub heads: Option<&'a dyn Heads>,
     /// Padded (height, width) of the images.
     pub image_size: (usize, usize),
     /// The position of each image in the training set.
@@ -76,6 +81,8 @@ impl<'a> Lesson<'a> {
             student,
             labels: &[],
             boxes: &[],
+            regression: None,
+            heads: None,
             image_size: (0, 0),
             samples: &[],
             seed: 0,
@@ -95,6 +102,57 @@ impl<'a> Lesson<'a> {
             None => Ok(rows.clone()),
         }
     }
+}
+
+/// Ground truth beside rows of box deltas (R, 4).
+#[derive(Debug, Clone, PartialEq)]
+pub struct BoxRows {
+    /// Region that each row's deltas start from.
+    pub references: Vec<Xyxy>,
+    /// Deltas to the true box, of regions that are an object's.
+    pub targets: Vec<Option<[f32; 4]>>,
+    /// Probability that the teacher gives its likeliest class of objects.
+    pub confidence: Vec<f32>,
+    /// Divisor of the task's own box loss.
+    pub divisor: f64,
+    /// Coder of the deltas.
+    pub coder: BoxCoder,
+}
+
+/// Access of a lesson to the dense heads of its networks.
+pub trait Heads: std::fmt::Debug {
+    /// Predictions of the teacher's heads, of which the first `convs` convolutions are the student's, and of the teacher alone;
+    /// `entry` is who asks.
+    ///
+    /// # Errors
+    /// Networks without such heads; heads of different widths.
+    fn crossed(&self, convs: usize, entry: &str) -> Result<Crossing, DistillError>;
+}
+
+/// Predictions for all anchors: logits (N·A, K), deltas (N·A, 4).
+#[derive(Debug, Clone)]
+pub struct Predictions {
+    /// Class logits.
+    pub logits: Value,
+    /// Box deltas.
+    pub deltas: Value,
+}
+
+/// Predictions of the teacher's heads from the student's features, and from its own.
+#[derive(Debug, Clone)]
+pub struct Crossing {
+    /// From the student's features.
+    pub crossed: Predictions,
+    /// From the teacher's own.
+    pub teacher: Predictions,
+    /// Anchor of each row.
+    pub anchors: Vec<Xyxy>,
+    /// Coder of the deltas.
+    pub coder: BoxCoder,
+    /// Whether each row counts.
+    pub counts: Vec<bool>,
+    /// Positive anchors of the batch, an image counted at least once.
+    pub positives: f64,
 }
 
 /// Channels or columns that the networks offer at a tap.
@@ -196,6 +254,11 @@ pub(super) fn width_at(widths: &Widths, tap: Tap) -> Result<Width, DistillError>
         source: MissingTap { tap, offered: widths.keys().copied().collect() },
     };
     widths.get(&tap).copied().ok_or_else(missing)
+}
+
+/// The ground truth beside the box deltas that `method` compares.
+pub(super) fn box_rows<'a>(method: &'static str, lesson: &Lesson<'a>) -> Result<&'a BoxRows, DistillError> {
+    lesson.regression.ok_or(DistillError::Lacks { method, what: "the regions that box deltas start from" })
 }
 
 /// The values of teacher and student at `tap`.

@@ -58,7 +58,7 @@ impl Lcka {
     fn or_default(&self, weight: Option<f32>) -> f32 {
         weight.unwrap_or(match self.place.at {
             RowsAt::RoiLogits | RowsAt::AnchorLogits => 1.0,
-            RowsAt::Logits | RowsAt::Embedding => 15.0,
+            _ => 15.0,
         })
     }
 }

@@ -21,7 +21,7 @@ pub trait Method: Section {
     const PAPER: &'static str;
 
     /// The rows that it can compare, if it compares rows.
-    const ROWS: &'static [RowsAt] = RowsAt::ALL;
+    const ROWS: &'static [RowsAt] = RowsAt::VECTORS;
 
     /// Weights in the loss, by key; the method is off if all are 0.
     fn weights(&self) -> Vec<(&'static str, f32)>;

@@ -9,6 +9,9 @@
 //! | `kd`, `dkd`, `dist` | [`kd()`], [`dkd()`], [`dist()`]: logits by divergence, decoupled, by correlation |
 //! | `rkd`, `crd` | [`rkd()`]: relations of samples; [`crd()`]: contrast with a memory |
 //! | `fitnet`, `at`, `review`, `pkd`, `cwd` | feature maps: through a regressor, attention, review ([`hcl`]), [`pkd()`], [`cwd()`] |
+//! | `mgd` | [`mgd()`]: feature maps generated from a part of them |
+//! | `tbr`, `box_imitation` | box deltas: [`bounded`] by the teacher, [`imitated`] |
+//! | `cross_kd` | predictions of the teacher's head from the student's features: [`aligned`], [`class_difference`] |
 //! | `fgfi`, `fgd`, `context` | feature maps where the objects are |
 //! | `mcl`, `meta` | online learning: [`mcl`]'s losses, the gradient of its meta step |
 //! | `bank` | memory banks of samples: [`ByClass`], [`remember`], [`likeness`] |
@@ -16,6 +19,7 @@
 //! | `distiller` | [`Distiller`], [`Lesson`], [`Term`]: a method in training |
 //! | `parts` | [`Parts`]: rows of all parts of an update; [`NegativesFrom`] |
 //! | `on_rows`, `on_maps` | distillers of methods that are a formula |
+//! | `prepared` | [`Prepared`]: rows standardised or centred before they are compared |
 //!
 //! A [`Distiller`] names the taps that it reads and turns what teacher and student found there into loss
 //! [`Term`]s. It knows no detector. The teacher is a constant: a teacher that would get a gradient is an
@@ -34,17 +38,21 @@ mod on_maps;
 mod on_rows;
 pub mod parts;
 mod place;
+mod prepared;
 mod rows;
 mod scalar;
 
 pub use bank::{ByClass, contrast_columns, likeness, remember};
 pub use ckd_kernels::alignment::PatchRows;
-pub use distiller::{DistillError, Distiller, Lesson, Term, Width, Widths};
+pub use distiller::{
+    BoxRows, Crossing, DistillError, Distiller, Heads, Lesson, Predictions, Term, Width, Widths,
+};
 pub use ka::{Kernel, RowNorm, ka};
 pub use maps::mean_squared_difference;
 pub use method::{Method, MethodCard, MethodSetting};
 pub use parts::{AllRows, NegativesFrom, Parts, PartsError};
 pub use place::{Maps, MapsAt, Offer, Place, Rows, RowsAt, Timing};
+pub use prepared::Prepared;
 
 use ckd_detectors::param::Builder;
 use ckd_settings::{Check, Diagnostic, Fields, Key, Node, Read, Section, join, unknown_word};
@@ -120,6 +128,10 @@ methods! {
     fgd: Fgd;
     pkd: Pkd;
     cwd: Cwd;
+    mgd: Mgd;
+    tbr: Tbr;
+    box_imitation: BoxImitation;
+    cross_kd: CrossKd;
 }
 
 /// The summaries of all methods: those that learn from a teacher, then those of cohorts.
@@ -159,7 +171,9 @@ impl Distill {
     /// Anchors compared per image, if it compares anchors.
     pub fn anchors_per_image(&self) -> Option<usize> {
         match self.place() {
-            Place::Rows(rows) if rows.at == RowsAt::AnchorLogits => Some(rows.anchors_per_image),
+            Place::Rows(rows) if matches!(rows.at, RowsAt::AnchorLogits | RowsAt::AnchorBoxes) => {
+                Some(rows.anchors_per_image)
+            }
             _ => None,
         }
     }

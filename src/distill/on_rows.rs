@@ -7,6 +7,7 @@ use ckd_kernels::Value;
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap};
 use super::parts::NegativesFrom;
 use super::place::Rows;
+use super::prepared::Prepared;
 
 type Loss = Box<dyn Fn(&Tensor, &Value, &Lesson<'_>) -> Result<Value, DistillError>>;
 
@@ -16,17 +17,24 @@ pub(super) struct OnRows {
     at: Tap,
     terms: Vec<(String, f64, Loss)>,
     from: NegativesFrom,
+    prepared: Option<Prepared>,
 }
 
 impl OnRows {
     /// The method called `name` at the tap of `rows`, without terms yet.
     pub(super) fn new(name: &'static str, rows: &Rows) -> Self {
-        Self { name, at: rows.at.tap(), terms: Vec::new(), from: NegativesFrom::Part }
+        Self { name, at: rows.at.tap(), terms: Vec::new(), from: NegativesFrom::Part, prepared: None }
     }
 
     /// Over the rows of the part at hand, or of all parts of the update.
     pub(super) fn over(mut self, from: NegativesFrom) -> Self {
         self.from = from;
+        self
+    }
+
+    /// With the rows of both sides prepared first, if there is a way to.
+    pub(super) fn prepared(mut self, prepared: Option<Prepared>) -> Self {
+        self.prepared = prepared;
         self
     }
 
@@ -71,6 +79,13 @@ impl Distiller for OnRows {
             NegativesFrom::Update => {
                 let teacher = lesson.rows_of_update("teacher", &Value::constant(teacher.clone()))?;
                 (teacher.tensor().clone(), lesson.rows_of_update("student", student)?)
+            }
+        };
+        let (teacher, student) = match self.prepared {
+            None => (teacher, student),
+            Some(prepared) => {
+                let of = |rows: &Value| prepared.of(self.name, rows).map_err(|error| error.at(self.at));
+                (of(&Value::constant(teacher))?.tensor().clone(), of(&student)?)
             }
         };
         let term = |(name, weight, loss): &(String, f64, Loss)| {

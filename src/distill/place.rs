@@ -56,6 +56,10 @@ choices! {
         RoiLogits = "roi_logits",
         /// RetinaNet: class logits of the positive anchors and of the teacher's highest-scoring others.
         AnchorLogits = "anchor_logits",
+        /// Faster R-CNN: box deltas of both box heads on the student's sampled proposals, of each proposal's class.
+        RoiBoxes = "roi_boxes",
+        /// RetinaNet: box deltas of the anchors of anchor_logits.
+        AnchorBoxes = "anchor_boxes",
         /// A classifier's logits.
         Logits = "logits",
         /// A classifier's pooled features.
@@ -64,11 +68,20 @@ choices! {
 }
 
 impl RowsAt {
+    /// Rows that a method may compare by their numbers alone: logits and features.
+    pub const VECTORS: &'static [Self] =
+        &[Self::RoiLogits, Self::AnchorLogits, Self::Logits, Self::Embedding];
+
+    /// Rows of box deltas.
+    pub const BOXES: &'static [Self] = &[Self::RoiBoxes, Self::AnchorBoxes];
+
     /// The tap where these rows are found.
     pub fn tap(self) -> Tap {
         match self {
             Self::RoiLogits => Tap::RoiLogits,
             Self::AnchorLogits => Tap::AnchorLogits,
+            Self::RoiBoxes => Tap::RoiBoxes,
+            Self::AnchorBoxes => Tap::AnchorBoxes,
             Self::Logits => Tap::Logits,
             Self::Embedding => Tap::Embedding,
         }
@@ -80,7 +93,7 @@ section! {
     pub struct Rows with timing: Timing = default {
         /// The rows: logits of regions or images, or pooled features.
         pub at: RowsAt,
-        /// Anchors compared per image, at anchor_logits.
+        /// Anchors compared per image, at anchor_logits and anchor_boxes.
         pub anchors_per_image: usize = 512,
     }
 }

@@ -149,7 +149,8 @@ impl Method {
 
     /// A method that no configuration names; it counts at every step.
     fn own(distiller: Box<dyn Distiller>) -> Self {
-        let anchors = distiller.taps().contains(&Tap::AnchorLogits);
+        let taps = distiller.taps();
+        let anchors = taps.contains(&Tap::AnchorLogits) || taps.contains(&Tap::AnchorBoxes);
         Self {
             label: distiller.name().to_owned(),
             timing: Timing::default(),

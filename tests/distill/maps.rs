@@ -2,9 +2,9 @@
 
 use candle_core::Tensor;
 use ckd_det::distill::{
-    Abf, Cwd, Distill, Distiller, Fgd, Fgfi, FitNet, Lesson, Method, MethodSetting, Mimic, Pkd, ReviewKd,
-    Std, Width, Widths, attention_difference, attention_transfer, box_masks, cwd, focal_difference, hcl,
-    imitation_mask, masked_imitation, mean_squared_difference, pkd,
+    Abf, Cwd, Distill, Distiller, Fgd, Fgfi, FitNet, Lesson, Method, MethodSetting, Mgd, Mimic, Pkd,
+    ReviewKd, Std, Width, Widths, attention_difference, attention_transfer, box_masks, cwd, focal_difference,
+    hcl, imitation_mask, masked_imitation, mean_squared_difference, pkd,
 };
 use ckd_detectors::anchors::AnchorGenerator;
 use ckd_detectors::boxes::Xyxy;
@@ -275,7 +275,7 @@ fn all_methods(teacher: usize, student: usize) -> Vec<Box<dyn Distiller>> {
     let anchors = AnchorGenerator::new(&[vec![16.0], vec![32.0]], &[1.0]).unwrap();
     let setting = MethodSetting { anchors: Some(anchors), ..setting(widths(teacher, student)) };
     let at = || maps(&["p3", "p4"]);
-    let entries: [Distill; 7] = [
+    let entries: [Distill; 8] = [
         FitNet { weight: 1.0, ..FitNet::new(at()) }.into(),
         Mimic::new(at()).into(),
         ReviewKd::new(at()).into(),
@@ -290,6 +290,7 @@ fn all_methods(teacher: usize, student: usize) -> Vec<Box<dyn Distiller>> {
         .into(),
         Pkd { weight: 1.0, std: Std::Sample, ..Pkd::new(at()) }.into(),
         Cwd { weight: 1.0, ..Cwd::new(at()) }.into(),
+        Mgd { weight: 1.0, ..Mgd::new(at()) }.into(),
     ];
     entries.iter().map(|entry| entry.distiller(2, &setting).unwrap()).collect()
 }

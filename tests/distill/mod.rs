@@ -1,11 +1,15 @@
 //! Distillation: golden values, the methods' identities, central differences, hostile input.
 
 mod alignment;
+mod boxes;
+mod cross_kd;
 mod logits;
 mod maps;
 mod memory;
 mod meta;
 mod methods;
+mod mgd;
 mod online;
 mod parts;
+mod prepared;
 pub(crate) mod support;

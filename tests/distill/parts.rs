@@ -167,3 +167,29 @@ fn a_method_that_stays_within_its_part_asks_for_no_rows() {
     found(&*method, &teacher, &student, Some(&asked));
     assert!(!method.looks_at_all_parts() && asked.0.into_inner().is_empty());
 }
+
+/// The released detection runs of CKD have two processes that gather nothing: two parts here.
+#[test]
+fn parts_that_look_at_themselves_alone_have_the_mean_loss_of_groups_of_images() {
+    each_next_case("ckd_groups/", |case| {
+        let (groups, rows_a_group) = (case.attr_usize("groups"), case.attr_usize("rows_a_group"));
+        let method = plain(&Ckd {
+            weight: 1.0,
+            temperature: case.attr_f64("tau") as f32,
+            ..Ckd::new(rows(RowsAt::Embedding))
+        });
+        assert!(!method.looks_at_all_parts());
+        let (teacher, student) = (input(case, "teacher"), input(case, "student"));
+        let (mut loss, mut gradient) = (0.0, Vec::new());
+        for group in 0..groups {
+            let of = |x: &Tensor| {
+                computed([x], |[x]| x.narrow(0, group * rows_a_group, rows_a_group)?.contiguous())
+            };
+            let (terms, gradients) = found(&*method, &of(&teacher), &of(&student), None);
+            loss += total(&terms).unwrap().item().unwrap() / groups as f32;
+            gradient.extend(gradients["s"].iter().map(|g| g / groups as f32));
+        }
+        case.check_close("loss", &[loss]);
+        case.check_close("grad_student", &gradient);
+    });
+}

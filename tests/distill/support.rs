@@ -201,6 +201,16 @@ pub(crate) fn own_case(name: &str, test: impl FnOnce(&golden::Case<'_>)) {
     test(&golden::Golden::open(root).case(name));
 }
 
+/// Runs `test` on the cases of the second golden set whose name starts with `prefix`. No such case is a failure.
+pub(crate) fn each_next_case(prefix: &str, test: impl FnMut(&golden::Case<'_>)) {
+    static NEXT: LazyLock<golden::Golden> = LazyLock::new(|| {
+        golden::Golden::open(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/next"))
+    });
+    let cases = NEXT.cases_with_prefix(prefix);
+    assert!(!cases.is_empty(), "no golden case starts with {prefix:?}");
+    cases.iter().for_each(test);
+}
+
 /// The weighted sum of scalars.
 pub(crate) fn sum(terms: &[(Value, f64)]) -> Value {
     weighted_sum(&terms.iter().map(|(term, weight)| (term, *weight)).collect::<Vec<_>>()).unwrap()

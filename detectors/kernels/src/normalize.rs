@@ -12,7 +12,7 @@ use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::row_shape;
+pub(crate) use gpu::{of_rows, row_shape};
 
 /// L2 normalisation of rows: x_i / max(|x_i|, `eps`) for every row i.
 ///

@@ -328,7 +328,7 @@ impl Detect for Fcos {
         _random: &mut dyn RngCore,
     ) -> Result<(Losses, Regions)> {
         let PointPass { losses, logits, positives } = self.train(images, pyramid, targets)?;
-        Ok((losses, Regions::Anchors { logits, positives }))
+        Ok((losses, Regions::Anchors { logits, positives, ignored: Vec::new(), regression: None }))
     }
 
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
@@ -336,6 +336,11 @@ impl Detect for Fcos {
             Regions::Anchors { .. } => self.point_logits(pyramid),
             Regions::Rois { .. } => Err(no_such_regions(regions)),
         }
+    }
+
+    /// Boxes are distances from points here.
+    fn deltas_at(&self, _: &[Value], regions: &Regions) -> Result<Value> {
+        Err(no_such_regions(regions))
     }
 
     fn detect(&self, images: &Images) -> Result<Vec<Detections>> {

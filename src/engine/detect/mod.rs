@@ -14,8 +14,10 @@
 
 pub mod batch;
 pub mod bench;
+mod box_rows;
 pub mod build;
 pub mod evaluate;
+mod heads;
 mod likeness;
 pub mod pass;
 mod picture;

@@ -16,8 +16,10 @@ use ckd_kernels::ranking::{best, row_maxima};
 use ckd_kernels::trace::spanned;
 use rand::RngCore;
 
+use super::box_rows::DeltaRows;
+use super::heads::BothHeads;
 use super::shares::{DETECTION, Ledger};
-use crate::distill::{Lesson, Parts};
+use crate::distill::{Heads, Lesson, Parts, Predictions};
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
 use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
@@ -80,13 +82,33 @@ pub fn training_pass(
             spanned("teacher's logits", device, || teacher_logits(distillation, teacher_pyramid, &regions))
         })?;
         let compared = Compared::new(distillation, &regions, teacher_logits.as_ref())?;
-        let teacher = compared.taps(distillation.teacher(), teacher_pyramid, teacher_logits.as_ref())?;
+        let teacher_deltas = timed(&mut teaching, || {
+            let look = || distillation.teacher().deltas_at(teacher_pyramid, &regions);
+            compared.deltas.is_some().then(look).transpose()
+        })?;
+        let theirs = (teacher_logits.as_ref(), teacher_deltas.as_ref());
+        let teacher = compared.taps(distillation.teacher(), teacher_pyramid, theirs)?;
         let own_logits = teacher_logits.is_some().then(|| regions.logits());
-        let shared = compared.taps(student, &pyramid, own_logits)?;
+        let own_deltas = regions.regression().map(|regression| &regression.deltas);
+        let shared = compared.taps(student, &pyramid, (own_logits, own_deltas))?;
+        let both = match (&teacher_logits, &teacher_deltas) {
+            (Some(logits), Some(deltas)) => Some(BothHeads {
+                student,
+                teacher: distillation.teacher(),
+                pyramid: &pyramid,
+                teacher_pyramid,
+                regions: &regions,
+                predicted: Predictions { logits: logits.clone(), deltas: deltas.clone() },
+                ledger: ledger.as_ref(),
+            }),
+            _ => None,
+        };
         let boxes: Vec<Vec<Xyxy>> = targets.iter().map(|target| target.boxes.clone()).collect();
         let lesson = Lesson {
             labels: regions.labels(),
             boxes: &boxes,
+            heads: both.as_ref().map(|both| both as &dyn Heads),
+            regression: compared.deltas.as_ref().map(|deltas| &deltas.truth),
             image_size: images.padded_size()?,
             seed: random.next_u64(),
             parts,
@@ -99,7 +121,9 @@ pub fn training_pass(
             let pyramid = watched(method.label());
             let wants_logits = method.wants(regions.tap());
             let logits = wants_logits.then(|| student.logits_at(&pyramid, &regions)).transpose()?;
-            compared.taps(student, &pyramid, logits.as_ref()).map(Some)
+            let wants_deltas = method.wants(regions.box_tap());
+            let deltas = wants_deltas.then(|| student.deltas_at(&pyramid, &regions)).transpose()?;
+            compared.taps(student, &pyramid, (logits.as_ref(), deltas.as_ref())).map(Some)
         })?);
         if for_rows_alone {
             return Ok(Pass::for_rows_alone());
@@ -123,7 +147,8 @@ fn teacher_logits(
     pyramid: &[Value],
     regions: &Regions,
 ) -> Result<Option<Value>> {
-    match distillation.wants(regions.tap()) {
+    // Deltas are told by the logits: a proposal's class, the anchors worth comparing, the teacher's confidence.
+    match distillation.wants(regions.tap()) || distillation.wants(regions.box_tap()) {
         true => Ok(Some(distillation.teacher().logits_at(pyramid, regions)?)),
         false => Ok(None),
     }
@@ -135,6 +160,10 @@ struct Compared {
     tap: Tap,
     /// Anchors worth comparing; `None`: all rows.
     chosen: Option<Vec<u32>>,
+    /// Where the deltas are.
+    box_tap: Tap,
+    /// Rows of the deltas, if a method compares them.
+    deltas: Option<DeltaRows>,
 }
 
 impl Compared {
@@ -150,11 +179,21 @@ impl Compared {
             }
             _ => None,
         };
-        Ok(Self { pyramid: wants_pyramid(distillation), tap: regions.tap(), chosen })
+        let deltas = match teacher_logits.filter(|_| distillation.wants(regions.box_tap())) {
+            Some(logits) => DeltaRows::of(regions, logits, chosen.as_deref())?,
+            None => None,
+        };
+        let (tap, box_tap) = (regions.tap(), regions.box_tap());
+        Ok(Self { pyramid: wants_pyramid(distillation), tap, chosen, box_tap, deltas })
     }
 
-    /// Taps of `network` for the methods: its levels, and logits of the regions.
-    fn taps(&self, network: &Detector, pyramid: &[Value], logits: Option<&Value>) -> Result<Taps> {
+    /// Taps of `network` for the methods: its levels, and logits and deltas of the regions.
+    fn taps(
+        &self,
+        network: &Detector,
+        pyramid: &[Value],
+        (logits, deltas): (Option<&Value>, Option<&Value>),
+    ) -> Result<Taps> {
         let levels = if self.pyramid { network.levels() } else { &[] };
         let mut taps: Taps =
             levels.iter().zip(pyramid).map(|(&level, map)| (Tap::Fpn(level), map.clone())).collect();
@@ -164,6 +203,9 @@ impl Compared {
                 None => logits.clone(),
             };
             taps.insert(self.tap, logits);
+        }
+        if let (Some(rows), Some(deltas)) = (&self.deltas, deltas) {
+            taps.insert(self.box_tap, rows.take(deltas)?);
         }
         Ok(taps)
     }

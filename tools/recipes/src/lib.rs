@@ -45,6 +45,11 @@ pub fn recipes() -> BTreeMap<String, String> {
         for (word, title, loss_weight, entries) in METHODS {
             add_240(&mut files, pair, (word, title), loss_weight, entries);
         }
+        let (temperature, weight) = standardised(pair);
+        let entries = format!(
+            "method = \"kd\"\nat = \"logits\"\nweight = {weight:.1}\ntemperature = {temperature:.1}\nstandardize = true\n"
+        );
+        add_240(&mut files, pair, ("kd_ls", "KD of standardised logits"), 0.1, &entries);
         let beta = if DKD_2.contains(&pair) {
             2.0
         } else if DKD_6.contains(&pair) {

@@ -88,6 +88,16 @@ pub(crate) const METHODS: [(&str, &str, f64, &str); 5] = [
     ),
 ];
 
+/// KD of standardised logits: temperature and weight of a pair, those of its authors' logs.
+pub(crate) fn standardised(pair: (&str, &str)) -> (f64, f64) {
+    match pair {
+        ("v13", "v8") => (3.0, 9.0),
+        ("r110", "r20") => (4.0, 12.0),
+        ("r50", "mv2") => (3.0, 1.0),
+        _ => (2.0, 9.0),
+    }
+}
+
 /// The weight of DKD's NCKD: 2 for these, 6 for the next, 8 for all others.
 pub(crate) const DKD_2: [(&str, &str); 2] = [("r56", "r20"), ("r110", "r32")];
 pub(crate) const DKD_6: [(&str, &str); 4] =

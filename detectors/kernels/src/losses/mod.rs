@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `bce` | [`bce_with_logits`]: binary cross-entropy (the RPN's objectness) |
 //! | `focal` | [`sigmoid_focal_loss`] (RetinaNet's classes) |
+//! | `quality` | [`quality_focal_loss`] (towards another network's classes) |
 //! | `smooth_l1` | [`smooth_l1`] (box deltas) |
 //! | `giou` | [`giou_loss`] (boxes) |
 //! | `sums` | [`Divisor`]; the sum over rows |
@@ -18,6 +19,7 @@ mod bce;
 mod cross_entropy;
 mod focal;
 mod giou;
+mod quality;
 mod smooth_l1;
 mod sums;
 
@@ -25,5 +27,6 @@ pub use bce::bce_with_logits;
 pub use cross_entropy::softmax_cross_entropy;
 pub use focal::{FocalTargets, RowTarget, sigmoid_focal_loss};
 pub use giou::giou_loss;
+pub use quality::quality_focal_loss;
 pub use smooth_l1::smooth_l1;
 pub use sums::Divisor;

@@ -79,14 +79,21 @@ pub(super) fn sum_over_rows(
     let host = on_host(input)?;
     let x = elements(&host)?;
     let rows_a_task = CHUNK.div_ceil(width.max(1));
+    let ends: Vec<usize> = parts
+        .iter()
+        .scan(0, |end, part| {
+            *end += part.0;
+            Some(*end)
+        })
+        .collect();
     let (gradient, losses) = both_written(rows, (width, 1), rows_a_task, |first, gradient, losses| {
         let (gradient, end) = (gradient.zeros(), first + losses.len());
-        let mut part = 0..0;
-        for &(rows, divisor) in parts {
-            part = part.end..part.end + rows;
-            let ours = part.start.max(first)..part.end.min(end);
-            if ours.is_empty() {
-                continue;
+        // There may be as many parts as rows.
+        let before = ends.partition_point(|end| *end <= first);
+        for (&(rows, divisor), &part_end) in parts.iter().zip(&ends).skip(before) {
+            let ours = (part_end - rows).max(first)..part_end.min(end);
+            if ours.start >= end {
+                break;
             }
             let gradient = &mut gradient[(ours.start - first) * width..(ours.end - first) * width];
             for (i, gradient) in ours.zip(gradient.chunks_exact_mut(width)) {

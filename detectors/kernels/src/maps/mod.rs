@@ -8,7 +8,7 @@
 //! | `attention` | [`attention_weights`], [`attention_difference`]: softmax of mean sizes, over cells and channels |
 //! | `divergence` | [`channel_divergence`]: channels as distributions over the cells |
 //! | `context` | [`attention_pool`], [`add_to_channels`] |
-//! | `gate` | [`gated_sum`] of two maps |
+//! | `gate`, `mask` | [`gated_sum`] of two maps; [`masked_cells`] |
 //! | `extents`, `sums` | maps of one shape; sums over cells |
 //!
 //! The maps are (N, C, H, W). The `target` is a constant. Sums are in f64, over pieces of fixed size that are added in order:
@@ -22,6 +22,7 @@ mod extents;
 mod gate;
 #[cfg(feature = "cuda")]
 mod gpu;
+mod mask;
 mod pearson;
 mod squared;
 mod sums;
@@ -31,5 +32,6 @@ pub use context::{add_to_channels, attention_pool};
 pub use divergence::channel_divergence;
 pub use energy::energy_difference;
 pub use gate::gated_sum;
+pub use mask::masked_cells;
 pub use pearson::standardized_difference;
 pub use squared::{Weights, squared_difference};

@@ -11,7 +11,7 @@ use crate::dispatch::Gpu;
 const LONG: usize = 2048;
 
 /// The result, in shape of `like`, of kernel `name` over rows of `width` numbers of `inputs`.
-fn by_rows(
+pub(crate) fn of_rows(
     device: &CudaDevice,
     name: &'static str,
     inputs: &[&Tensor],
@@ -42,26 +42,26 @@ pub(crate) fn row_shape(rows: usize, width: usize) -> Result<([u32; 3], [u32; 2]
 
 impl Gpu for UnitRows<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        by_rows(device, "unit_rows", &[self.x], self.d, self.x, arguments![self.eps])
+        of_rows(device, "unit_rows", &[self.x], self.d, self.x, arguments![self.eps])
     }
 }
 
 impl Gpu for UnitRowsGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let Self { g, x, d, eps } = self;
-        by_rows(device, "unit_rows_gradient", &[g, x], d, x, arguments![eps])
+        of_rows(device, "unit_rows_gradient", &[g, x], d, x, arguments![eps])
     }
 }
 
 impl Gpu for LogSoftmax<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        by_rows(device, "log_softmax", &[self.x], self.k, self.x, &[])
+        of_rows(device, "log_softmax", &[self.x], self.k, self.x, &[])
     }
 }
 
 impl Gpu for LogSoftmaxGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let Self { g, y, k } = self;
-        by_rows(device, "log_softmax_gradient", &[g, y], k, y, &[])
+        of_rows(device, "log_softmax_gradient", &[g, y], k, y, &[])
     }
 }

@@ -214,6 +214,35 @@ extern "C" __global__ void focal_dense(const float *x, const Part *parts, int pa
     if (threadIdx.x == 0) losses[row] = sum / divisor;
 }
 
+// A warp a row of k logits: |p - q|^beta BCE(x, q), p and q the sigmoids of logit and target.
+extern "C" __global__ void quality_focal(const float *x, const Part *parts, int part_count, float *gradient, double *losses,
+                                         long long rows, const float *targets, const u8 *counts, int k, float beta) {
+    long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    double divisor = divisor_of(parts, part_count, row), sum = 0.0;
+    float scale = float(1.0 / divisor);
+    for (int i = threadIdx.x; i < k; i += 32) {
+        float value = 0.0f, derivative = 0.0f;
+        if (counts[row]) {
+            float logit = x[row * k + i], t = targets[row * k + i];
+            float e = exp_of_negative(fabsf(logit)), large = 1.0f / (1.0f + e), small = e * large;
+            float p = logit >= 0.0f ? large : small, rest = logit >= 0.0f ? small : large;
+            float et = exp_of_negative(fabsf(t)), large_t = 1.0f / (1.0f + et);
+            float q = t >= 0.0f ? large_t : et * large_t;
+            float entropy = fmaxf(logit, 0.0f) - logit * q + log_of_one_plus(e) + 0.0f * logit + 0.0f * t;
+            float d = p - q, sign = d > 0.0f ? 1.0f : d < 0.0f ? -1.0f : 0.0f;
+            float focus = beta == 1.0f ? fabsf(d) : powf(fabsf(d), beta);
+            float slope = beta == 1.0f ? sign : (d == 0.0f || beta == 0.0f) ? 0.0f : beta * powf(fabsf(d), beta - 1.0f) * sign;
+            value = focus * entropy;
+            derivative = focus * d + slope * p * rest * entropy;
+        }
+        sum += value;
+        gradient[row * k + i] = derivative * scale;
+    }
+    sum = sum_of_warp(sum);
+    if (threadIdx.x == 0) losses[row] = sum / divisor;
+}
+
 // Σ values[i], i below count, by one block of 256 threads, in a fixed order.
 __device__ __forceinline__ double sum_of_block(const double *values, long long count, double *sums) {
     double sum = 0.0;

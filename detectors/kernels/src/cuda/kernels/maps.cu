@@ -413,3 +413,9 @@ gated_sum_gradient(const float *g, const float *x, const float *y, const float *
     by_logits[2 * cell] = float(along_x * of_x * (1.0 - of_x));
     by_logits[2 * cell + 1] = float(along_y * of_y * (1.0 - of_y));
 }
+
+// x (cells, c) times a factor for each cell.
+extern "C" __global__ void masked_cells(const float *x, const float *mask, float *y, long long count, int c) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) y[i] = x[i] * mask[i / c];
+}

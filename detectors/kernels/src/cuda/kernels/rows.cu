@@ -34,6 +34,50 @@ unit_rows_gradient(const float *g, const float *x, float *out, long long rows, i
         out[row * d + i] = float((double(given[i]) - along * double(from[i])) * scale);
 }
 
+// A row's mean, divisor and the factor of its deviations in the gradient; a negative eps stands for the divisor 1.
+struct Moved { double mean, divisor, slope; };
+__device__ __forceinline__ Moved moved_row(const float *x, int d, double eps, double floor, double *parts) {
+    double total = 0.0, squares = 0.0;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) total += double(x[i]);
+    double mean = row_sum(total, parts) / d;
+    if (eps < 0.0) return {mean, 1.0, 0.0};
+    for (int i = threadIdx.x; i < d; i += blockDim.x) squares += (double(x[i]) - mean) * (double(x[i]) - mean);
+    double degrees = d > 1 ? d - 1 : 1, deviation = sqrt(row_sum(squares, parts) / degrees);
+    double divisor = eps + (deviation < floor ? floor : deviation);
+    bool moves = deviation > floor && deviation > 0.0;
+    return {mean, divisor, moves ? 1.0 / (divisor * divisor * degrees * deviation) : 0.0};
+}
+
+// (x - mean) / divisor.
+extern "C" __global__ void __launch_bounds__(1024)
+standardized_rows(const float *x, float *out, long long rows, int d, double eps, double floor) {
+    __shared__ double parts[32];
+    long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    Moved by = moved_row(x + row * d, d, eps, floor, parts);
+    double factor = 1.0 / by.divisor;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) out[row * d + i] = float((double(x[row * d + i]) - by.mean) * factor);
+}
+
+// The gradient of standardised rows.
+extern "C" __global__ void __launch_bounds__(1024)
+standardized_rows_gradient(const float *g, const float *x, float *out, long long rows, int d, double eps, double floor) {
+    __shared__ double parts[32];
+    long long row = blockIdx.x * (long long)blockDim.y + threadIdx.y;
+    if (row >= rows) return;
+    const float *from = x + row * d, *given = g + row * d;
+    Moved by = moved_row(from, d, eps, floor, parts);
+    double total = 0.0, products = 0.0;
+    for (int i = threadIdx.x; i < d; i += blockDim.x) {
+        total += double(given[i]);
+        products += double(from[i]) * double(given[i]);
+    }
+    double mean = row_sum(total, parts) / d;
+    double along = (row_sum(products, parts) - by.mean * mean * d) * by.slope, factor = 1.0 / by.divisor;
+    for (int i = threadIdx.x; i < d; i += blockDim.x)
+        out[row * d + i] = float((double(given[i]) - mean) * factor - along * (double(from[i]) - by.mean));
+}
+
 // x - logsumexp(x).
 extern "C" __global__ void __launch_bounds__(1024) log_softmax(const float *x, float *out, long long rows, int k) {
     __shared__ double parts[32];
