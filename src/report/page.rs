@@ -268,7 +268,7 @@ fn errors(runs: &[Run]) -> String {
         head.extend(headings(&[&format!("count{of}"), &format!("AP50 lost{of}")]));
     }
     let row = |(key, name, meaning): &(&str, &str, &str)| {
-        let mut row = vec![cell(name), cell(meaning)];
+        let mut row = vec![cell(name), format!("<td class=\"note\">{}</td>", escaped(meaning))];
         for (series, _, errors) in &found {
             let of = |what: &str| errors.get(key).and_then(|kind| kind.get(what)).and_then(Value::as_f64);
             row.push(cell(&of("count").map_or("-".to_owned(), number)));

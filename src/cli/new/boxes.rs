@@ -201,19 +201,6 @@ impl Networks {
         }
     }
 
-    /// The table of the teacher.
-    fn teacher(&self, passes: u64) -> String {
-        match &self.teacher {
-            Chosen::Named(backbone, width) => format!(
-                "# The teacher is trained first, on the same data, and found again by every later run of these settings.\n\
-                 # With weights of your own: weights = \"FILE\" instead of `train`.\n[teacher]\n{}train = {{ schedule = \
-                 {{ epochs = {passes} }} }} # what it has of its own; all else is as below\n",
-                Chosen::keys(*backbone, *width)
-            ),
-            Chosen::Trained(trained) => trained.as_teacher(),
-        }
-    }
-
     /// The table of the student.
     fn student(&self) -> String {
         match &self.student {
@@ -281,19 +268,34 @@ impl Plan<'_> {
 
     /// The configuration, its choices explained.
     fn toml(&self) -> anyhow::Result<String> {
-        let without_maps = self.text("");
-        let levels = Config::from_toml(&format!("name = \"x\"\n{without_maps}"), "the new configuration")?
+        let loaded = |teacher: &str| {
+            Config::from_toml(&format!("name = \"x\"\n{}", self.text(teacher, "")), "the new configuration")
+        };
+        let teacher = match &self.networks.teacher {
+            Chosen::Named(backbone, width) => format!(
+                "# The teacher is trained first, on the same data, and found again by every later run of these settings.\n\
+                 # With weights of your own: weights = \"FILE\" instead of `train`.\n[teacher]\n{}train = {{ schedule = \
+                 {{ epochs = {} }} }} # what it has of its own; all else is as below\n",
+                Chosen::keys(*backbone, *width),
+                self.passes
+            ),
+            Chosen::Trained(trained) => {
+                let any = format!("[teacher]\n{}train = {{}}\n", Chosen::keys(Backbone::RESNET18, None));
+                trained.as_teacher(&loaded(&any)?)
+            }
+        };
+        let levels = loaded(&teacher)?
             .common_levels()
             .iter()
             .map(|level| format!("\"{level}\""))
             .collect::<Vec<_>>()
             .join(", ");
-        Ok(self.text(&format!(
+        Ok(self.text(&teacher, &format!(
             "\n[[distill]] # the maps of the pyramid, level by level\nmethod = \"review_kd\"\nlevels = [{levels}]\nweight = 1.2\n"
         )))
     }
 
-    fn text(&self, maps: &str) -> String {
+    fn text(&self, teacher: &str, maps: &str) -> String {
         let Self { wish, batch, passes, short_side, images, .. } = self;
         let (sides, long_side, lr) = (self.short_sides(), self.long_side(), self.lr());
         let Anchors { sizes, ratios } = &self.anchors;
@@ -309,7 +311,7 @@ impl Plan<'_> {
                 time.pass, wish.minutes
             )
         });
-        let (teacher, student) = (self.networks.teacher(*passes), self.networks.student());
+        let student = self.networks.student();
         format!(
             "\
 # A teacher, a student, and what the student learns from it; made by `ckd-det new {}`
