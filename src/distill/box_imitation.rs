@@ -173,8 +173,7 @@ pub fn imitated(
         let reason = format!("deltas {dims:?} for {regions} regions and {} weights", weights.len());
         return Err(DistillError::invalid(NAME, reason));
     }
-    let on: Vec<u32> =
-        (0..).zip(weights).filter(|(_, weight)| **weight != 0.0).map(|(row, _)| row).collect();
+    let on: Vec<u32> = (0..).zip(weights).filter(|(_, weight)| **weight != 0.0).map(|(row, _)| row).collect();
     if on.is_empty() {
         return nothing(student);
     }

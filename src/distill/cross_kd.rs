@@ -20,9 +20,9 @@ use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::losses::quality_focal_loss;
+use ckd_kernels::memory::numbers;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train};
 use ckd_kernels::ranking::row_maxima;
-use ckd_kernels::memory::numbers;
 use ckd_settings::{Check, section};
 
 use super::box_imitation::{BoxMeasure, imitated};
@@ -141,5 +141,12 @@ pub fn box_difference(crossing: &Crossing) -> Result<Value, DistillError> {
     let confidence = highest.iter().map(|logit| (1.0 + (-f64::from(*logit)).exp()).recip() as f32);
     let weights: Vec<f32> =
         confidence.zip(counts).map(|(confidence, counts)| if *counts { confidence } else { 0.0 }).collect();
-    imitated(teacher.deltas.tensor(), &crossed.deltas, (anchors, *coder), &weights, BoxMeasure::Giou, *positives)
+    imitated(
+        teacher.deltas.tensor(),
+        &crossed.deltas,
+        (anchors, *coder),
+        &weights,
+        BoxMeasure::Giou,
+        *positives,
+    )
 }
