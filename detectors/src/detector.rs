@@ -64,7 +64,7 @@ pub trait Detect: Debug + Send + Sync {
     /// Box deltas at `regions`, which may be another detector's.
     ///
     /// # Shapes
-    /// Those of [`Regression::deltas`](crate::regions::Regression::deltas).
+    /// Rows as in [`Regression::deltas`](crate::regions::Regression::deltas).
     ///
     /// # Errors
     /// If detectors of this architecture have no such regions, or their boxes are no deltas to them.
@@ -124,9 +124,9 @@ pub struct SecondStage {
 /// Maps inside the two dense heads of a detector, one for each level.
 #[derive(Debug, Clone)]
 pub struct HeadMaps {
-    /// Those of the classification head.
+    /// Maps of the classification head.
     pub classification: Vec<Value>,
-    /// Those of the regression head.
+    /// Maps of the regression head.
     pub regression: Vec<Value>,
 }
 

@@ -200,7 +200,7 @@ impl<'a> Lesson<'a> {
     }
 }
 
-/// What the user sets, but for changes of entries, which are for all entries together.
+/// Sets of the user without changes of entries, which are for all entries together.
 fn but_of_entries(sets: &[String]) -> impl Iterator<Item = String> {
     sets.iter().filter(|set| !set.starts_with("distill")).cloned()
 }

@@ -116,7 +116,7 @@ impl Host for StandardizedGradient<'_> {
     }
 }
 
-/// What a row is moved by.
+/// Mean and divisor that standardise a row.
 struct Row {
     mean: f64,
     divisor: f64,

@@ -56,7 +56,7 @@ fn recording_changes_no_bit_and_a_pass_with_its_own_pattern_is_that_pass_but_for
     }
 }
 
-/// The same gradient has a difference of its own results of a large step, where a free pass has crossed many kinks.
+/// Differences of a step so large that a free pass crosses many kinks.
 #[test]
 fn with_a_held_pattern_gradients_agree_with_large_differences() {
     let x = images();
