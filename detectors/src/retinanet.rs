@@ -62,6 +62,8 @@ section! {
         pub p6_from: P6From = P6From::P5,
         /// Regression loss of the boxes.
         pub box_loss: BoxLoss = BoxLoss::L1,
+        /// With box_loss = "l1": differences of deltas below it count squared (smooth L1; Detectron2: 0.1).
+        pub smooth_l1_beta: f64 = 0.0,
         /// Time of clipping detections to the image: before or after NMS.
         pub clip: Clip = Clip::BeforeNms,
     }
@@ -77,6 +79,13 @@ impl RetinaSettings {
         check.fraction("score_threshold", self.score_threshold);
         check.fraction("focal_alpha", self.focal_alpha);
         check.not_negative("focal_gamma", self.focal_gamma);
+        check.not_negative("smooth_l1_beta", self.smooth_l1_beta);
+        check.that(
+            self.smooth_l1_beta == 0.0 || self.box_loss == BoxLoss::L1,
+            "smooth_l1_beta",
+            "is given, but box_loss = \"giou\" has no deltas",
+            "leave it out, or set box_loss = \"l1\"",
+        );
     }
 }
 
@@ -251,7 +260,7 @@ impl RetinaNet {
             BoxLoss::L1 => {
                 let encode = |(truth, anchor)| CODER.encode(truth, anchor);
                 let wanted: Vec<[f32; 4]> = truths.iter().zip(&anchors).map(encode).collect();
-                smooth_l1(&deltas, &wanted, 0.0, per_positive)?
+                smooth_l1(&deltas, &wanted, settings.smooth_l1_beta, per_positive)?
             }
             BoxLoss::Giou => giou_loss(&CODER.decode_rows(&deltas, &anchors)?, &truths, per_positive)?,
         };

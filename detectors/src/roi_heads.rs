@@ -74,6 +74,8 @@ section! {
         pub head_norm: HeadNorm = HeadNorm::Bn,
         /// Width of the fully connected layers; a network may override it.
         pub head_width: usize = 1024,
+        /// Smooth L1's beta: differences of deltas below it count squared; 0: L1, as in Detectron2.
+        pub smooth_l1_beta: f64 = 1.0 / 9.0,
     }
 }
 
@@ -92,6 +94,7 @@ impl RoiConfig {
         check.fraction("nms_threshold", self.nms_threshold);
         check.fraction("positive_fraction", self.positive_fraction);
         check.fraction("score_threshold", self.score_threshold);
+        check.not_negative("smooth_l1_beta", self.smooth_l1_beta);
     }
 
     fn sampling(&self) -> Sampling {
@@ -258,7 +261,8 @@ impl RoiHeads {
             .iter()
             .map(|&(row, deltas)| (row * columns as u32 + samples.labels[row as usize], deltas))
             .unzip();
-        let boxes = smooth_l1(&rows(&per_class, &chosen)?, &regression, 1.0 / 9.0, divisor)?;
+        let beta = self.config.smooth_l1_beta;
+        let boxes = smooth_l1(&rows(&per_class, &chosen)?, &regression, beta, divisor)?;
         Ok([("loss_classifier", classifier), ("loss_box_reg", boxes)])
     }
 

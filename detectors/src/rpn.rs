@@ -51,6 +51,8 @@ section! {
         pub score_threshold: f64 = 0.0,
         /// 3x3 convolutions before the outputs. torchvision's `_fpn_v2`: 2.
         pub head_convs: usize = 1,
+        /// Smooth L1's beta: differences of deltas below it count squared; 0: L1, as in Detectron2.
+        pub smooth_l1_beta: f64 = 1.0 / 9.0,
     }
 }
 
@@ -72,6 +74,7 @@ impl RpnConfig {
         check.fraction("positive_fraction", self.positive_fraction);
         check.fraction("score_threshold", self.score_threshold);
         check.not_negative("min_size", self.min_size);
+        check.not_negative("smooth_l1_beta", self.smooth_l1_beta);
         // Boxes are f32.
         check.that(
             (self.min_size as f32).is_finite(),
@@ -243,16 +246,17 @@ impl Rpn {
         let grid = self.grid(images, levels)?;
         let samples = Samples::draw((&self.matcher, &self.config), &grid.anchors, targets, random)?;
         let cells = Cells::of(&samples.anchors, &grid, anchors_per_cell(&self.anchors)?);
+        let beta = self.config.smooth_l1_beta;
         // With a second 3x3 convolution, a window would have to end where the map does.
         if self.hidden.len() == 1 && cells.are_few(&grid, images.sizes.len()) {
             let output = untracked(|| self.everywhere(levels, grid))?;
             let (objectness, deltas) = self.at(&cells, levels)?;
-            return Ok((samples.losses(&objectness, &deltas)?, output));
+            return Ok((samples.losses(&objectness, &deltas, beta)?, output));
         }
         let output = self.everywhere(levels, grid)?;
         let objectness = rows(&output.objectness, &samples.anchors)?;
         let deltas = rows(&output.deltas, &samples.anchors)?;
-        Ok((samples.losses(&objectness, &deltas)?, output))
+        Ok((samples.losses(&objectness, &deltas, beta)?, output))
     }
 }
 

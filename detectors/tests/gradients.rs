@@ -35,9 +35,11 @@ const CHANGES: [f64; 4] = [1e-3, 2.5e-4, 6e-5, 3e-5];
 
 #[test]
 fn the_gradient_of_faster_rcnn_is_the_slope_of_its_loss() -> Result<()> {
-    for norm in [NormKind::Bn, NormKind::Gn] {
+    // The beta of smooth L1: torchvision's, and Detectron2's.
+    for (norm, beta) in [(NormKind::Bn, 1.0 / 9.0), (NormKind::Gn, 1.0 / 9.0), (NormKind::Bn, 0.0)] {
         let mut config = support::tiny_faster_rcnn(3);
         config.backbone.norm = norm;
+        (config.settings.rpn.smooth_l1_beta, config.settings.roi.smooth_l1_beta) = (beta, beta);
         let (images, targets) = scene();
         let parts = Parts::new(&config)?;
         let samples = parts.samples(&images, &targets)?;
@@ -77,11 +79,38 @@ fn the_gradient_of_faster_rcnn_is_the_slope_of_its_loss() -> Result<()> {
     Ok(())
 }
 
+/// |d| - beta / 2 or d² / (2 beta) of each of the four deltas of a positive: at most beta / 2 below |d|.
+#[test]
+fn smooth_l1s_beta_lowers_each_box_loss_by_half_of_it_for_each_delta_at_most() -> Result<()> {
+    let (images, targets) = scene();
+    let losses = |beta: f64| -> Result<Losses> {
+        let mut config = support::tiny_faster_rcnn(3);
+        (config.settings.rpn.smooth_l1_beta, config.settings.roi.smooth_l1_beta) = (beta, beta);
+        let parts = Parts::new(&config)?;
+        let samples = parts.samples(&images, &targets)?;
+        parts.losses(&images, &targets, &samples)
+    };
+    let (plain, rounded) = (losses(0.0)?, losses(1.0 / 9.0)?);
+    for ((name, plain), (_, rounded)) in plain.iter().zip(&rounded) {
+        let (plain, rounded) = (f64::from(plain.item()?), f64::from(rounded.item()?));
+        match *name {
+            "loss_box_reg" | "loss_rpn_box_reg" => {
+                // Of all that are sampled, some are positives.
+                let most = 4.0 * 0.5 / 9.0;
+                assert!(plain > rounded && plain - rounded < most, "{name}: {plain} and {rounded}");
+            }
+            _ => assert_eq!(plain, rounded, "{name}"),
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn the_gradient_of_retinanet_is_the_slope_of_its_loss() -> Result<()> {
-    for norm in [NormKind::Bn, NormKind::FrozenBn] {
+    for (norm, beta) in [(NormKind::Bn, 0.0), (NormKind::FrozenBn, 0.0), (NormKind::FrozenBn, 0.1)] {
         let mut config = support::tiny_retinanet(3);
         config.backbone.norm = norm;
+        config.settings.retina.smooth_l1_beta = beta;
         // On each level, p7 with its one cell too, some object finds its best anchor.
         let sizes = [8.0, 16.0, 24.0, 32.0, 128.0].map(|size| vec![size]);
         config.settings.anchor_sizes = Some(sizes.into());

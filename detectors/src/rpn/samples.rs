@@ -58,10 +58,15 @@ impl Samples {
         Ok(samples)
     }
 
-    /// The losses of what the head says of these anchors: `objectness` (S, 1) and `deltas` (S, 4).
-    pub(super) fn losses(&self, objectness: &Value, deltas: &Value) -> Result<[(&'static str, Value); 2]> {
+    /// The losses of what the head says of these anchors: `objectness` (S, 1) and `deltas` (S, 4), with smooth L1's `beta`.
+    pub(super) fn losses(
+        &self,
+        objectness: &Value,
+        deltas: &Value,
+        beta: f64,
+    ) -> Result<[(&'static str, Value); 2]> {
         let divisor = self.anchors.len().max(1) as f64;
-        let boxes = smooth_l1(&rows(deltas, &self.positives)?, &self.regression, 1.0 / 9.0, divisor)?;
+        let boxes = smooth_l1(&rows(deltas, &self.positives)?, &self.regression, beta, divisor)?;
         let objectness = bce_with_logits(objectness, &self.labels, divisor)?;
         Ok([("loss_objectness", objectness), ("loss_rpn_box_reg", boxes)])
     }
