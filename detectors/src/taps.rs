@@ -20,6 +20,8 @@ pub enum Tap {
     Fpn(Level),
     /// The output of a stage of the trunk, counted from 1 (`layer1`), (N, C, H, W).
     Backbone(u8),
+    /// The same before the stage's last ReLU; where a norm and a ReLU begin the next stage, behind that norm, (N, C, H, W).
+    PreActivation(u8),
     /// Class logits of the box head on sampled proposals, (R, K + 1), background first.
     RoiLogits,
     /// Class logits of chosen anchors (RetinaNet) or points (FCOS), (R, K).
@@ -118,6 +120,7 @@ impl fmt::Display for Tap {
         match self {
             Self::Fpn(level) => level.fmt(f),
             Self::Backbone(stage) => write!(f, "stage{stage}"),
+            Self::PreActivation(stage) => write!(f, "stage{stage}{BEFORE_RELU}"),
             Self::RoiLogits => f.write_str("roi_logits"),
             Self::AnchorLogits => f.write_str("anchor_logits"),
             Self::RoiBoxes => f.write_str("roi_boxes"),
@@ -128,11 +131,14 @@ impl fmt::Display for Tap {
     }
 }
 
+/// End of a pre-activation's name.
+const BEFORE_RELU: &str = "_before_relu";
+
 impl FromStr for Tap {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        const EXPECTED: &str = "p2 to p7, stage1 to stage9, roi_logits, anchor_logits, roi_boxes, anchor_boxes, logits or embedding";
+        const EXPECTED: &str = "p2 to p7, stage1 to stage9 (stage1_before_relu ..), roi_logits, anchor_logits, roi_boxes, anchor_boxes, logits or embedding";
         match name {
             "roi_logits" => Ok(Self::RoiLogits),
             "anchor_logits" => Ok(Self::AnchorLogits),
@@ -140,8 +146,11 @@ impl FromStr for Tap {
             "anchor_boxes" => Ok(Self::AnchorBoxes),
             "logits" => Ok(Self::Logits),
             "embedding" => Ok(Self::Embedding),
-            _ => match name.strip_prefix("stage").map(str::as_bytes) {
-                Some([digit @ b'1'..=b'9']) => Ok(Self::Backbone(digit - b'0')),
+            _ => match name.strip_prefix("stage").map(|rest| rest.as_bytes().split_at_checked(1)) {
+                Some(Some((&[digit @ b'1'..=b'9'], b""))) => Ok(Self::Backbone(digit - b'0')),
+                Some(Some((&[digit @ b'1'..=b'9'], rest))) if rest == BEFORE_RELU.as_bytes() => {
+                    Ok(Self::PreActivation(digit - b'0'))
+                }
                 _ => name.parse().map(Self::Fpn).map_err(|_| UnknownName {
                     kind: "tap",
                     name: name.to_owned(),
@@ -170,6 +179,7 @@ mod tests {
             Tap::Fpn(Level(2)),
             Tap::Fpn(Level(7)),
             Tap::Backbone(4),
+            Tap::PreActivation(3),
             Tap::RoiLogits,
             Tap::AnchorLogits,
             Tap::RoiBoxes,
@@ -180,7 +190,20 @@ mod tests {
         for tap in all {
             assert_eq!(tap.to_string().parse(), Ok(tap));
         }
-        for wrong in ["", "p1", "p8", "p10", "p", "P3", "stage0", "stage12", "fpn", "roi logits", "é3"] {
+        for wrong in [
+            "",
+            "p1",
+            "p8",
+            "p10",
+            "p",
+            "P3",
+            "stage0",
+            "stage12",
+            "stage0_before_relu",
+            "fpn",
+            "roi logits",
+            "é3",
+        ] {
             let message = wrong.parse::<Tap>().unwrap_err().to_string();
             assert!(message.contains("p2 to p7"), "{message}");
         }

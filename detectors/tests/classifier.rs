@@ -13,6 +13,7 @@ use ckd_detectors::nn::{Mode, NormKind};
 use ckd_detectors::param::{Builder, ParamStore, Role};
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
+use ckd_kernels::elementwise::relu;
 use ckd_kernels::losses::softmax_cross_entropy;
 
 // ---- names and sizes ----
@@ -207,6 +208,45 @@ fn every_stage_is_a_tap() -> Result<()> {
             (Tap::Embedding, vec![2, 1280]),
         ]
     );
+    Ok(())
+}
+
+/// relu(stageN_before_relu) is stageN of a ResNet; of a wide one it is what its next norm makes of stageN.
+#[test]
+fn preactivations_are_what_the_last_relu_of_a_stage_sees() -> Result<()> {
+    let x = random_images(1, (2, 3, 32, 32));
+    for name in ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", "shufflenet_v2"] {
+        let network = name.parse::<Architecture>()?.build(builder(), 5)?;
+        let (plain, found) = (network.forward(&x, Mode::Inference)?, network.with_preactivations(&x)?);
+        for (tap, value) in plain.iter() {
+            assert_eq!(
+                values(found.require(tap).expect("the same taps").tensor()),
+                values(value.tensor()),
+                "{name}: {tap}"
+            );
+        }
+        let before: Vec<(u8, &Value)> = found
+            .iter()
+            .filter_map(
+                |(tap, map)| if let Tap::PreActivation(stage) = tap { Some((stage, map)) } else { None },
+            )
+            .collect();
+        let stages = plain.iter().filter(|(tap, _)| matches!(tap, Tap::Backbone(_))).count();
+        let is_known = name != "shufflenet_v2";
+        assert_eq!(before.len(), if is_known { stages } else { 0 }, "{name}");
+        for (stage, map) in before {
+            let after = plain.require(Tap::Backbone(stage)).expect("a stage").tensor();
+            assert!(values(map.tensor()).iter().any(|x| *x < 0.0), "{name}: stage{stage} below 0");
+            if name.starts_with("wrn") {
+                // Before any training a norm divides by the square root of 1 + its epsilon.
+                let factor = (1.0f32 + 1e-5).sqrt().recip();
+                let pairs = values(map.tensor()).into_iter().zip(values(after));
+                assert!(pairs.into_iter().all(|(a, b)| (a - factor * b).abs() <= 1e-6 * b.abs()), "{name}");
+            } else {
+                assert_eq!(values(relu(map)?.tensor()), values(after), "{name}: stage{stage}");
+            }
+        }
+    }
     Ok(())
 }
 

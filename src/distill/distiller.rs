@@ -250,7 +250,7 @@ impl DistillError {
 /// The width at `tap`, which a method that trains something must know beforehand.
 pub(super) fn width_at(widths: &Widths, tap: Tap) -> Result<Width, DistillError> {
     let missing = || DistillError::MissingTap {
-        role: "student",
+        role: if matches!(tap, Tap::PreActivation(_)) { "teacher" } else { "student" },
         source: MissingTap { tap, offered: widths.keys().copied().collect() },
     };
     widths.get(&tap).copied().ok_or_else(missing)
@@ -266,11 +266,26 @@ pub(super) fn box_rows<'a>(method: &'static str, lesson: &Lesson<'a>) -> Result<
 /// # Shapes
 /// As the networks offer them.
 pub(super) fn at_tap<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<(&'a Tensor, &'a Value), DistillError> {
-    let missing = |role| move |source| DistillError::MissingTap { role, source };
-    let teacher = lesson.teacher.require(tap).map_err(missing("teacher"))?;
-    let student = lesson.student.require(tap).map_err(missing("student"))?;
+    Ok((teacher_at(tap, lesson)?, student_at(tap, lesson)?))
+}
+
+/// The teacher's value at `tap`.
+///
+/// # Shapes
+/// As the network offers it.
+pub(super) fn teacher_at<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<&'a Tensor, DistillError> {
+    let missing = |source| DistillError::MissingTap { role: "teacher", source };
+    let teacher = lesson.teacher.require(tap).map_err(missing)?;
     if teacher.is_tracked() {
         return Err(DistillError::TrackedTeacher { tap });
     }
-    Ok((teacher.tensor(), student))
+    Ok(teacher.tensor())
+}
+
+/// The student's value at `tap`.
+///
+/// # Shapes
+/// As the network offers it.
+pub(super) fn student_at<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<&'a Value, DistillError> {
+    lesson.student.require(tap).map_err(|source| DistillError::MissingTap { role: "student", source })
 }

@@ -23,6 +23,9 @@ pub trait Method: Section {
     /// The rows that it can compare, if it compares rows.
     const ROWS: &'static [RowsAt] = RowsAt::VECTORS;
 
+    /// Whether `levels` of its maps may end with "embedding", the pooled features: maps of one cell.
+    const POOLED: bool = false;
+
     /// Weights in the loss, by key; the method is off if all are 0.
     fn weights(&self) -> Vec<(&'static str, f32)>;
 

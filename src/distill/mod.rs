@@ -51,6 +51,7 @@ pub use ka::{Kernel, RowNorm, ka};
 pub use maps::mean_squared_difference;
 pub use method::{Method, MethodCard, MethodSetting};
 pub use parts::{AllRows, NegativesFrom, Parts, PartsError};
+use place::Compared;
 pub use place::{Maps, MapsAt, Offer, Place, Rows, RowsAt, Timing};
 pub use prepared::Prepared;
 
@@ -180,10 +181,10 @@ impl Distill {
 
     /// Checks whether the method finds what its entry names in networks that offer `offer`.
     pub fn check_place(&self, offer: &Offer, check: &mut Check<'_>) {
-        fn rows<M: Method>(_: &M) -> &'static [RowsAt] {
-            M::ROWS
+        fn compared<M: Method>(_: &M) -> Compared {
+            Compared { rows: M::ROWS, pooled: M::POOLED }
         }
-        offer.check(self.word(), with_section!(self, entry => rows(entry)), self.place(), check);
+        offer.check(self.word(), with_section!(self, entry => compared(entry)), self.place(), check);
     }
 
     /// The distiller of the entry at `index` of `[[distill]]`; what it trains is called `distill.INDEX...`.

@@ -170,6 +170,14 @@ impl<'a> From<&'a Maps> for Place<'a> {
     }
 }
 
+/// Rows and levels that a method can compare.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Compared {
+    pub(super) rows: &'static [RowsAt],
+    /// Whether pooled features may be its deepest map.
+    pub(super) pooled: bool,
+}
+
 /// Rows and maps that the networks of a configuration have in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
@@ -184,11 +192,11 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Checks whether `method`, which can compare some rows, finds in these networks what its entry names.
-    pub fn check(&self, method: &str, comparable: &[RowsAt], place: Place<'_>, check: &mut Check<'_>) {
+    /// Checks whether `method` finds in these networks what its entry names and what it can compare.
+    pub(super) fn check(&self, method: &str, compared: Compared, place: Place<'_>, check: &mut Check<'_>) {
         match place {
-            Place::Rows(rows) => self.check_rows(method, comparable, rows.at, check),
-            Place::Maps(maps) => self.check_maps(maps, check),
+            Place::Rows(rows) => self.check_rows(method, compared.rows, rows.at, check),
+            Place::Maps(maps) => self.check_maps(maps, compared.pooled, check),
         }
     }
 
@@ -210,19 +218,23 @@ impl Offer {
         check.that(self.rows.contains(&at) && comparable.contains(&at), "at", message, help);
     }
 
-    fn check_maps(&self, maps: &Maps, check: &mut Check<'_>) {
+    fn check_maps(&self, maps: &Maps, pooled: bool, check: &mut Check<'_>) {
+        let mut known = self.levels.clone();
+        if pooled && self.rows.contains(&RowsAt::Embedding) {
+            known.push(RowsAt::Embedding.to_string());
+        }
         check.that(
             maps.at == self.maps,
             "at",
             format!("is \"{}\", which {} does not have", maps.at, self.networks),
             format!("set at = \"{}\"", self.maps),
         );
-        let choose = || format!("choose from {}", self.levels.join(", "));
+        let choose = || format!("choose from {}", known.join(", "));
         check.that(!maps.levels.is_empty(), "levels", "is empty", choose());
         for (index, level) in maps.levels.iter().enumerate() {
             let key = format!("levels.{index}");
             check.that(
-                self.levels.contains(level),
+                known.contains(level),
                 &key,
                 format!("is \"{level}\", which {} does not have", self.networks),
                 choose(),

@@ -1,8 +1,8 @@
 //! Knowledge review (ReviewKD; Chen et al., CVPR 2021, arXiv 2104.09044).
 //!
 //! From the deepest level to the finest, the student's map is fused with what came from above (ABF,
-//! attention-based fusion) and compared with the teacher's map at several scales (HCL, hierarchical context
-//! loss).
+//! attention-based fusion), brought to the size of the teacher's, and compared with it at several scales (HCL,
+//! hierarchical context loss).
 
 use candle_core::Tensor;
 use ckd_detectors::init::Init;
@@ -15,9 +15,9 @@ use ckd_kernels::linear::Activation;
 use ckd_kernels::maps::gated_sum;
 use ckd_kernels::pool::adaptive_avg_pool2d;
 use ckd_kernels::upsample::upsample_nearest;
-use ckd_settings::{Check, section};
+use ckd_settings::{Check, choices, section};
 
-use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
+use super::distiller::{DistillError, Distiller, Lesson, Term, student_at, teacher_at, width_at};
 use super::layers::{ConvBn, conv_1x1};
 use super::maps::mean_squared_difference;
 use super::method::{Method, MethodSetting};
@@ -28,14 +28,27 @@ const NAME: &str = "review_kd";
 /// The widest fused map that is chosen by itself.
 const WIDEST: usize = 512;
 
+choices! {
+    /// The teacher's maps that a review compares.
+    pub enum TeacherMaps {
+        /// Those that its stages put out, as of the student.
+        Activated = "activated",
+        /// Those before the last ReLU of each stage, as the authors have it for classifiers.
+        BeforeRelu = "before_relu",
+    }
+}
+
 section! {
     /// Knowledge review: from the deepest level to the finest, the student's maps are fused by trained
-    /// attention (ABF) and compared with the teacher's at several scales (HCL).
+    /// attention (ABF) and compared with the teacher's at several scales (HCL). Of classifiers, the deepest of `levels` may be
+    /// "embedding", the pooled features.
     pub struct ReviewKd with place: Maps {
         /// Weight of all levels together: 1 to 2 for detectors, 0.6 to 8 on CIFAR-100.
         pub weight: f32 = 1.0,
         /// Width of the fused maps. Default: that of the student's deepest map, at most 512.
         pub width: Option<usize>,
+        /// The teacher's maps; of a pooled embedding there is one.
+        pub teacher_maps: TeacherMaps = TeacherMaps::Activated,
     }
 }
 
@@ -48,6 +61,7 @@ impl ReviewKd {
 impl Method for ReviewKd {
     const WORD: &'static str = NAME;
     const PAPER: &'static str = "Chen et al., CVPR 2021, arXiv 2104.09044";
+    const POOLED: bool = true;
 
     fn weights(&self) -> Vec<(&'static str, f32)> {
         vec![("weight", self.weight)]
@@ -59,22 +73,41 @@ impl Method for ReviewKd {
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
         let (at, widths) = (self.place.taps()?, &setting.widths);
+        let levels: Vec<Reviewed> = at.iter().map(|&tap| self.teacher_maps.reviewed(tap)).collect();
         let last = at.last().copied().map(|tap| width_at(widths, tap)).transpose()?;
         let width = self.width.unwrap_or_else(|| last.map_or(1, |last| last.student.min(WIDEST)));
-        let fusion = |(index, tap): (usize, &Tap)| {
-            let own = width_at(widths, *tap)?;
+        let fusion = |(index, level): (usize, &Reviewed)| {
+            let (own, theirs) = (width_at(widths, level.student)?, width_at(widths, level.teacher)?);
             let depth = if index + 1 == at.len() { Depth::Deepest } else { Depth::Fused };
-            Abf::new(&builder.within(tap), (own.student, width, own.teacher), depth)
+            Abf::new(&builder.within(level.student), (own.student, width, theirs.teacher), depth)
         };
-        let fusions = at.iter().enumerate().map(fusion).collect::<Result<_, _>>()?;
-        Ok(Box::new(Review { at, weight: self.weight.into(), fusions, params: builder.finish() }))
+        let fusions = levels.iter().enumerate().map(fusion).collect::<Result<_, _>>()?;
+        Ok(Box::new(Review { levels, weight: self.weight.into(), fusions, params: builder.finish() }))
+    }
+}
+
+/// Taps that are compared.
+#[derive(Debug, Clone, Copy)]
+struct Reviewed {
+    student: Tap,
+    teacher: Tap,
+}
+
+impl TeacherMaps {
+    /// The taps of the level at `tap`.
+    fn reviewed(self, tap: Tap) -> Reviewed {
+        let teacher = match (self, tap) {
+            (Self::BeforeRelu, Tap::Backbone(stage)) => Tap::PreActivation(stage),
+            _ => tap,
+        };
+        Reviewed { student: tap, teacher }
     }
 }
 
 /// ReviewKD over some maps, finest first, with its fusions.
 #[derive(Debug)]
 struct Review {
-    at: Vec<Tap>,
+    levels: Vec<Reviewed>,
     weight: f64,
     fusions: Vec<Abf>,
     params: ParamStore,
@@ -86,19 +119,23 @@ impl Distiller for Review {
     }
 
     fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
+        let mut taps: Vec<Tap> =
+            self.levels.iter().flat_map(|level| [level.student, level.teacher]).collect();
+        taps.dedup();
+        taps
     }
 
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
         let mut terms = Vec::new();
         let mut above: Option<Value> = None;
-        for (&tap, fusion) in self.at.iter().zip(&self.fusions).rev() {
-            let (teacher, student) = at_tap(tap, lesson)?;
+        for (level, fusion) in self.levels.iter().zip(&self.fusions).rev() {
+            let tap = level.student;
+            let (teacher, student) = (teacher_at(level.teacher, lesson)?, student_at(tap, lesson)?);
             let (teacher, student) = (as_map(&Value::constant(teacher.clone()))?, as_map(student)?);
             let mut level = || -> Result<Value, DistillError> {
-                let (compared, fused) = fusion.forward(&student, above.as_ref())?;
+                let (compared, fused) = fusion.forward(&student, above.as_ref(), &teacher)?;
                 above = Some(fused);
-                hcl(teacher.tensor(), &to_size(&compared, &teacher)?)
+                hcl(teacher.tensor(), &compared)
             };
             let value = level().map_err(|error| error.at(tap))?;
             terms.push(Term { name: format!("{NAME}/{tap}"), value, weight: self.weight });
@@ -186,11 +223,16 @@ impl Abf {
         })
     }
 
-    /// The map that is compared with the teacher, and the fused map for the next finer level.
+    /// The map that is compared with the teacher's, and the fused map for the next finer level, both of the teacher's size.
     ///
     /// # Shapes
-    /// `map` (N, C, H, W), `above` (N, width, H', W'); (N, C_teacher, H, W) and (N, width, H, W).
-    fn forward(&self, map: &Value, above: Option<&Value>) -> Result<(Value, Value), DistillError> {
+    /// `map` (N, C, H, W), `above` (N, width, H', W'), `teacher` (N, D, H'', W''); (N, D, H'', W'') and (N, width, H'', W'').
+    fn forward(
+        &self,
+        map: &Value,
+        above: Option<&Value>,
+        teacher: &Value,
+    ) -> Result<(Value, Value), DistillError> {
         let x = self.reduce.forward(map, Activation::Identity)?;
         let fused = match (&self.attention, above) {
             (Some(attention), Some(above)) => {
@@ -200,6 +242,7 @@ impl Abf {
             }
             _ => x,
         };
+        let fused = to_size(&fused, teacher)?;
         Ok((self.expand.forward(&fused, Activation::Identity)?, fused))
     }
 

@@ -131,6 +131,12 @@ impl<M> Distillation<M> {
         self.methods.iter().any(|method| method.wants(tap))
     }
 
+    /// Whether a method compares the teacher's pre-activations.
+    pub(super) fn wants_preactivations(&self) -> bool {
+        let is_one = |tap: &Tap| matches!(tap, Tap::PreActivation(_));
+        self.methods.iter().any(|method| method.distiller.taps().iter().any(is_one))
+    }
+
     /// The most anchors that a method compares per image; `None` if none compares anchors.
     pub(super) fn anchors_per_image(&self) -> Option<usize> {
         self.methods.iter().filter_map(|method| method.anchors_per_image).max()

@@ -12,4 +12,5 @@ mod mgd;
 mod online;
 mod parts;
 mod prepared;
+mod review;
 pub(crate) mod support;

@@ -7,7 +7,7 @@
 
 use ckd_kernels::Value;
 use ckd_kernels::channels::halve_and_pad;
-use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_kernels::linear::Activation::{self, Identity, Relu};
 
 use super::Behind;
 use super::stages::{Block, Stage, Staged, Stages};
@@ -139,14 +139,25 @@ impl BasicBlock {
     }
 }
 
-impl Block for BasicBlock {
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+impl BasicBlock {
+    /// activation(residual function + shortcut).
+    fn ended_by(&self, activation: Activation, x: &Value, mode: Mode) -> Result<Value> {
         let y = self.conv1.forward(x, mode, None, Relu)?;
         let shortcut = match &self.shortcut {
             Shortcut::Identity => x.clone(),
             Shortcut::Halved(outputs) => halve_and_pad(x, *outputs)?,
             Shortcut::Convolved(conv) => conv.forward(x, mode, None, Identity)?,
         };
-        self.conv2.forward(&y, mode, Some(&shortcut), Relu)
+        self.conv2.forward(&y, mode, Some(&shortcut), activation)
+    }
+}
+
+impl Block for BasicBlock {
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+        self.ended_by(Relu, x, mode)
+    }
+
+    fn before_relu(&self, x: &Value) -> Result<Option<Value>> {
+        self.ended_by(Identity, x, Mode::Inference).map(Some)
     }
 }

@@ -2,7 +2,7 @@
 //! stride 1 and no pooling.
 
 use ckd_kernels::Value;
-use ckd_kernels::linear::Activation::{Identity, Relu};
+use ckd_kernels::linear::Activation::{self, Identity, Relu};
 
 use super::Behind;
 use super::layers::{ConvBn, ConvShape};
@@ -75,14 +75,25 @@ impl Bottleneck {
     }
 }
 
-impl Block for Bottleneck {
-    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+impl Bottleneck {
+    /// activation(residual function + shortcut).
+    fn ended_by(&self, activation: Activation, x: &Value, mode: Mode) -> Result<Value> {
         let shortcut = match &self.shortcut {
             Some(shortcut) => shortcut.forward(x, mode, None, Identity)?,
             None => x.clone(),
         };
         let y = self.convs[0].forward(x, mode, None, Relu)?;
         let y = self.convs[1].forward(&y, mode, None, Relu)?;
-        self.convs[2].forward(&y, mode, Some(&shortcut), Relu)
+        self.convs[2].forward(&y, mode, Some(&shortcut), activation)
+    }
+}
+
+impl Block for Bottleneck {
+    fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
+        self.ended_by(Relu, x, mode)
+    }
+
+    fn before_relu(&self, x: &Value) -> Result<Option<Value>> {
+        self.ended_by(Identity, x, Mode::Inference).map(Some)
     }
 }

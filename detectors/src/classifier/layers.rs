@@ -108,8 +108,13 @@ impl BatchNorm {
         if self.uses_batch(mode) {
             return self.train(x, None, Activation::Relu);
         }
+        Ok(relu(&self.frozen(x)?)?)
+    }
+
+    /// norm(x) by its running statistics.
+    pub(super) fn frozen(&self, x: &Value) -> Result<Value> {
         let [mean, var] = [&self.mean, &self.var].map(|table| Value::constant(table.clone()));
-        Ok(relu(&frozen_batch_norm(x, &self.weight, &self.bias, &mean, &var, EPSILON)?)?)
+        Ok(frozen_batch_norm(x, &self.weight, &self.bias, &mean, &var, EPSILON)?)
     }
 }
 

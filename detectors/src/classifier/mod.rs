@@ -68,6 +68,15 @@ pub trait Network: Debug {
     /// # Shapes
     /// (N, 3, H, W), normalised and of any size, to maps (N, C, H', W'), `embedding` (N, D) and `logits` (N, classes).
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps>;
+
+    /// The same at inference with the pre-activations `stage1_before_relu`, .. where the network has them: ResNets and wide
+    /// ResNets for 32x32 pixels.
+    ///
+    /// # Shapes
+    /// As [`forward`](Self::forward).
+    fn with_preactivations(&self, x: &Value) -> Result<Taps> {
+        self.forward(x, Mode::Inference)
+    }
 }
 
 /// The last stages of a network and its linear layer, on a map of the stage before them: the end of a network, or a
@@ -153,12 +162,19 @@ impl Classifier {
         self.network.forward(&images.normalized(&self.normalization)?, mode)
     }
 
-    /// The shapes of all taps for one image of `size` (height, width): what a method's own layers are made to fit.
+    /// Normalises the images and runs the network at inference: the taps of [`forward`](Self::forward) and, where the network
+    /// has them, the pre-activations `stage1_before_relu`, ...
+    pub fn with_preactivations(&self, images: &Images) -> Result<Taps> {
+        self.network.with_preactivations(&images.normalized(&self.normalization)?)
+    }
+
+    /// The shapes of all taps for one image of `size` (height, width), pre-activations among them: what a method's own layers
+    /// are made to fit.
     pub fn tap_shapes(&self, (height, width): (usize, usize)) -> Result<BTreeMap<Tap, Vec<usize>>> {
         let device = self.params().iter().next().map(|(_, param)| param.value.tensor().device().clone());
         let blank =
             Tensor::zeros((1, 3, height, width), DType::F32, &device.unwrap_or(candle_core::Device::Cpu))?;
-        let taps = untracked(|| self.network.forward(&Value::constant(blank), Mode::Inference))?;
+        let taps = untracked(|| self.network.with_preactivations(&Value::constant(blank)))?;
         Ok(taps.iter().map(|(tap, value)| (tap, value.dims().to_vec())).collect())
     }
 }

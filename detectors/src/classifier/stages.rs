@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 
 use ckd_kernels::Value;
+use ckd_kernels::elementwise::relu;
 use ckd_kernels::linear::Activation::Relu;
 
 use super::layers::{BatchNorm, Conv, ConvBn};
@@ -10,12 +11,22 @@ use super::{Network, Tail, taps};
 use crate::Result;
 use crate::nn::{ConvNorm, Linear, Mode};
 use crate::param::{Builder, ParamStore};
-use crate::taps::Taps;
+use crate::taps::{Tap, Taps};
 
 /// From a map to a map.
 pub(super) trait Block: Debug {
     /// (N, C, H, W) to (N, C', H', W').
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value>;
+
+    /// The result at inference without the ReLU that ends the block; `None` if none does.
+    fn before_relu(&self, _x: &Value) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
+    /// `x` behind the norm that begins the block, at inference and before its ReLU; `None` if none does.
+    fn normed(&self, _x: &Value) -> Result<Option<Value>> {
+        Ok(None)
+    }
 }
 
 /// The blocks of a stage.
@@ -44,6 +55,37 @@ impl Staged {
     }
 }
 
+impl Stages {
+    /// Taps at inference, with the stages' maps before their last ReLU where the blocks have one.
+    fn with_preactivations(&self, x: &Value) -> Result<Taps> {
+        let mut x = x.clone();
+        let mut maps = Vec::with_capacity(self.stages.len());
+        let mut before = Vec::new();
+        for (number, stage) in (1..).zip(&self.stages) {
+            for (place, block) in (1..).zip(stage) {
+                let ending = if place == stage.len() { block.before_relu(&x)? } else { None };
+                x = match &ending {
+                    Some(map) => relu(map)?,
+                    None => block.forward(&x, Mode::Inference)?,
+                };
+                before.extend(ending.map(|map| (number, map)));
+            }
+            maps.push(x.clone());
+        }
+        let behind = self.stages.iter().skip(1).map(|stage| stage.first()).chain([self.last.as_ref()]);
+        for ((number, map), behind) in (1..).zip(&maps).zip(behind) {
+            let normed = behind.map(|block| block.normed(map)).transpose()?.flatten();
+            before.extend(normed.map(|map| (number, map)));
+        }
+        if let Some(last) = &self.last {
+            x = last.forward(&x, Mode::Inference)?;
+        }
+        let mut found = taps(maps, &x, &self.linear)?;
+        before.into_iter().for_each(|(number, map)| found.insert(Tap::PreActivation(number), map));
+        Ok(found)
+    }
+}
+
 impl Network for Staged {
     fn params(&self) -> &ParamStore {
         &self.params
@@ -55,6 +97,10 @@ impl Network for Staged {
 
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps> {
         self.tail.forward(&self.stem.forward(x, mode)?, mode)
+    }
+
+    fn with_preactivations(&self, x: &Value) -> Result<Taps> {
+        self.tail.with_preactivations(&self.stem.forward(x, Mode::Inference)?)
     }
 }
 
@@ -104,5 +150,9 @@ impl Block for Conv {
 impl Block for BatchNorm {
     fn forward(&self, x: &Value, mode: Mode) -> Result<Value> {
         self.forward_relu(x, mode)
+    }
+
+    fn normed(&self, x: &Value) -> Result<Option<Value>> {
+        self.frozen(x).map(Some)
     }
 }

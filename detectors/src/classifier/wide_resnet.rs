@@ -106,4 +106,8 @@ impl Block for WideBlock {
         let y = self.conv1.forward(&y, mode, None, Relu)?;
         self.conv2.forward(&y, Some(&shortcut))
     }
+
+    fn normed(&self, x: &Value) -> Result<Option<Value>> {
+        self.norm1.frozen(x).map(Some)
+    }
 }

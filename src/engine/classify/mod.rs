@@ -154,12 +154,17 @@ impl Task for LabelledSets {
         let side = config.labelled.input.side_px as usize;
         let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
         let width = |(tap, shape): (&Tap, &Vec<usize>)| {
-            Some((*tap, Width { teacher: *theirs.get(tap)?.get(1)?, student: *shape.get(1)? }))
+            // The teacher's pre-activations are compared with what the student's stages put out.
+            let own = match *tap {
+                Tap::PreActivation(stage) => Tap::Backbone(stage),
+                tap => tap,
+            };
+            Some((*tap, Width { teacher: *shape.get(1)?, student: *ours.get(&own)?.get(1)? }))
         };
         Ok(MethodSetting {
             seed: config.run.seed,
             device,
-            widths: ours.iter().filter_map(width).collect(),
+            widths: theirs.iter().filter_map(width).collect(),
             anchors: None,
             classes: self.train.labels.clone(),
             share_steps: config.run.train.share_steps,

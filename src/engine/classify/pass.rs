@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use ckd_detectors::classifier::smoothed_cross_entropy;
+use ckd_detectors::classifier::{Classifier, smoothed_cross_entropy};
 use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use ckd_detectors::taps::Tap;
@@ -17,6 +17,7 @@ use crate::data::LabelledBatch;
 use crate::distill::{Lesson, Parts};
 use ckd_kernels::Gradients;
 
+use crate::engine::distillation::Distillation;
 use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
 use crate::engine::task::Setting;
 use crate::engine::{EngineError, Result};
@@ -58,7 +59,11 @@ fn pass_of(
     let side = batch.side;
     // The teacher goes first: its activations are gone before the student's are kept.
     let taught = timed(&mut teaching, || {
-        lessons.map(|lessons| lessons.teacher().forward(images, Mode::Inference)).transpose()
+        let look = |lessons: &Distillation<Classifier>| match lessons.wants_preactivations() {
+            true => lessons.teacher().with_preactivations(images),
+            false => lessons.teacher().forward(images, Mode::Inference),
+        };
+        lessons.map(look).transpose()
     })?;
     let taps = match (setting.config.run.task, setting.config.probe.bn) {
         (Task::Probe, Bn::Frozen) => setting.student.forward_probing(images, Mode::Inference)?,

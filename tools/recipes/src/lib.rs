@@ -74,7 +74,8 @@ pub fn recipes() -> BTreeMap<String, String> {
     for (teacher, student, weight) in REVIEW {
         let pair = (teacher, student);
         let entries = format!(
-            "method = \"review_kd\"\nat = \"stages\"\nlevels = [{}]\nweight = {weight:.1}\nwarmup_steps = {WARMUP_STEPS}\n",
+            "method = \"review_kd\"\nat = \"stages\"\nlevels = [{}, \"embedding\"]\nteacher_maps = \"before_relu\"\nweight = {weight:.1}\n\
+             warmup_steps = {WARMUP_STEPS}\n",
             stages(pair)
         );
         add_240(&mut files, pair, ("review", "knowledge review"), 1.0, &entries);
