@@ -35,6 +35,7 @@ mod optim;
 mod outputs;
 mod pages;
 mod properties;
+mod published;
 mod ranks;
 mod recipes;
 mod results_files;
