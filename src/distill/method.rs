@@ -54,8 +54,6 @@ pub struct MethodSetting<'a> {
     pub anchors: Option<AnchorGenerator>,
     /// The class of each training image of a classifier.
     pub classes: Vec<u32>,
-    /// Over so many first steps, each method's part of the gradient is measured.
-    pub share_steps: u64,
 }
 
 /// A summary of a method: word, purpose, publication and keys.

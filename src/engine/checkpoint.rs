@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{EngineError, Result};
 use crate::fsx;
 use crate::optim::Slot;
+use crate::report::shares::Shares;
 use crate::weights::file::write_safetensors;
 use crate::weights::{WeightsError, WeightsFile};
 
@@ -49,6 +50,9 @@ pub struct TrainState {
     /// The last losses, where spikes are guarded against.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub losses: Vec<f64>,
+    /// Gradients of the measured steps so far, until they are reported.
+    #[serde(default, skip_serializing_if = "Shares::is_empty")]
+    pub shares: Shares,
     /// BLAKE3 of the settings of the run; checkpoints of earlier versions have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,

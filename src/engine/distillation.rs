@@ -4,8 +4,9 @@ use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::{Tap, Taps};
 use ckd_kernels::Value;
 
-use super::Result;
+use super::{Result, balance};
 use crate::distill::{Distill, Distiller, Lesson, MethodSetting, Term, Timing};
+use crate::report::shares::Shares;
 
 /// Anchors of an image that a caller's own method compares: the default of `anchors_per_image`.
 const ANCHORS_PER_IMAGE: usize = 512;
@@ -14,13 +15,14 @@ const ANCHORS_PER_IMAGE: usize = 512;
 pub struct Distillation<M> {
     teacher: M,
     methods: Vec<Method>,
-    share_steps: u64,
 }
 
 /// Distillation method of a run.
 pub(super) struct Method {
     /// Label in the report of shares.
     label: String,
+    /// Keys of its weights in the configuration, with their values; none of a caller's own method.
+    weights: Vec<(String, f32)>,
     distiller: Box<dyn Distiller>,
     timing: Timing,
     anchors_per_image: Option<usize>,
@@ -41,8 +43,7 @@ impl<M> Distillation<M> {
         let mut methods: Vec<Method> =
             on.map(|(index, entry)| Method::new(index, entry, setting)).collect::<Result<_>>()?;
         methods.extend(own.into_iter().map(Method::own));
-        let share_steps = setting.share_steps;
-        Ok((!methods.is_empty()).then_some(Self { teacher, methods, share_steps }))
+        Ok((!methods.is_empty()).then_some(Self { teacher, methods }))
     }
 
     /// The network that is learned from.
@@ -66,15 +67,10 @@ impl<M> Distillation<M> {
         methods.any(|method| method.distiller.looks_at_all_parts())
     }
 
-    /// Whether `step` is measured.
-    pub(super) fn is_measured(&self, step: u64) -> bool {
-        step < self.share_steps
-    }
-
-    /// Labels in the report of shares, of the methods that count at `step`.
-    pub(super) fn labels(&self, step: u64) -> impl Iterator<Item = &str> {
-        let counting = self.methods.iter().filter(move |method| method.timing.factor(step) > 0.0);
-        counting.map(|method| method.label.as_str())
+    /// The methods that count at `step`: label in the report of shares, and the part of the weight that counts then.
+    pub(super) fn counting(&self, step: u64) -> impl Iterator<Item = (&str, f64)> {
+        let all = self.methods.iter().map(move |method| (method.label.as_str(), method.timing.factor(step)));
+        all.filter(|(_, factor)| *factor > 0.0)
     }
 
     /// The terms of the method called `label`, as in [`terms`](Self::terms).
@@ -126,6 +122,23 @@ impl<M> Distillation<M> {
         Ok(())
     }
 
+    /// A warning for each method whose part of the gradient, of those measured, is far from the task's.
+    pub(super) fn unbalanced(&self, shares: &Shares) -> Vec<String> {
+        let is_method = |name: &&String| self.methods.iter().any(|method| method.label == **name);
+        let Some((task, &own)) = shares.gradient_norms.iter().find(|(name, _)| !is_method(name)) else {
+            return Vec::new();
+        };
+        let of = |method: &Method| {
+            balance::warning(
+                &method.label,
+                &method.weights,
+                *shares.gradient_norms.get(&method.label)?,
+                (task, own),
+            )
+        };
+        self.methods.iter().filter_map(of).collect()
+    }
+
     /// Whether a method compares what is at `tap`.
     pub(super) fn wants(&self, tap: Tap) -> bool {
         self.methods.iter().any(|method| method.wants(tap))
@@ -145,8 +158,10 @@ impl<M> Distillation<M> {
 
 impl Method {
     fn new(index: usize, entry: &Distill, setting: &MethodSetting<'_>) -> Result<Self> {
+        let key = |(key, weight)| (format!("distill.{index}.{key}"), weight);
         Ok(Self {
             label: format!("{} (distill.{index})", entry.word()),
+            weights: entry.weights().into_iter().map(key).collect(),
             distiller: entry.distiller(index, setting)?,
             timing: entry.timing().clone(),
             anchors_per_image: entry.anchors_per_image(),
@@ -159,6 +174,7 @@ impl Method {
         let anchors = taps.contains(&Tap::AnchorLogits) || taps.contains(&Tap::AnchorBoxes);
         Self {
             label: distiller.name().to_owned(),
+            weights: Vec::new(),
             timing: Timing::default(),
             anchors_per_image: anchors.then_some(ANCHORS_PER_IMAGE),
             distiller,

@@ -20,6 +20,7 @@
 //! | [`outcome`], [`classes`] | the numbers a job ended with; class lists that must agree |
 //! | [`comparison`] | several experiments and seeds, one table |
 
+mod balance;
 pub mod checkpoint;
 pub mod claim;
 pub mod classes;

@@ -1,6 +1,5 @@
 //! Results of a training pass, whatever is trained: loss terms, times, and gradients as they leave the walk back.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
@@ -25,8 +24,6 @@ pub struct LossTerm {
 pub struct Pass {
     /// Every term of the loss.
     pub terms: Vec<LossTerm>,
-    /// The length of the gradient at the student's pyramid by what it comes from, if the step is measured.
-    pub shares: BTreeMap<String, f64>,
     /// Durations of the parts.
     pub times: PartTimes,
 }
@@ -45,7 +42,7 @@ pub struct PartTimes {
 impl Pass {
     /// Result of a pass that is made for its rows alone.
     pub(super) fn for_rows_alone() -> Self {
-        Self { terms: Vec::new(), shares: BTreeMap::new(), times: PartTimes::default() }
+        Self { terms: Vec::new(), times: PartTimes::default() }
     }
 }
 
@@ -83,7 +80,7 @@ pub(super) fn walk_back(
     checked?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
-    Ok(Pass { terms, shares: BTreeMap::new(), times })
+    Ok(Pass { terms, times })
 }
 
 /// The values of all terms, in one copy from a GPU.

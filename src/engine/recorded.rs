@@ -125,6 +125,7 @@ fn that_matter<C: Settings>(config: &C) -> C {
     let (workers, queue, train) = config.speed();
     (*workers, *queue) = (1, 1);
     train.log_every = 1;
+    train.share_steps = None;
     train.checkpoint_every = None;
     train.checkpoint_minutes = 0.0;
     train.keep_checkpoints = 1;

@@ -175,6 +175,17 @@ pub trait Task: Sized {
         gradients: &mut GradientSink<'_>,
     ) -> Result<Pass>;
 
+    /// The length of the gradient of each part of the losses of one batch at `step`: those of the task, and of each method that
+    /// counts. Empty where no method has a part of its own.
+    fn gradient_norms(
+        &self,
+        _setting: &Setting<'_, Self>,
+        _batch: <Self::Source as Source>::Batch,
+        _step: u64,
+    ) -> Result<BTreeMap<String, f64>> {
+        Ok(BTreeMap::new())
+    }
+
     /// Whether something follows the update after which `updates` are finished.
     fn keeps(_config: &Self::Config, _updates: u64) -> bool {
         false

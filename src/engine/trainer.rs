@@ -32,7 +32,6 @@ use crate::data::{BadImage, DataError, Loader, Source};
 use crate::distill::Parts;
 use crate::optim::{Ema, LearningRate, Optimizer};
 use crate::report::run_folder::{BadImageLine, SharesLine};
-use crate::report::shares::Shares;
 use pace::Pace;
 
 /// A job under way.
@@ -45,7 +44,8 @@ pub(super) struct Training<'a, T: Task> {
     state: TrainState,
     rate: LearningRate,
     loader: Loader<T::Source>,
-    shares: Shares,
+    /// Time that the measuring of shares took, of the update under way.
+    measuring: Duration,
     batches_per_epoch: u64,
     /// Images of the batches that this process has drawn for the step under way.
     drawn: Vec<Vec<u64>>,
@@ -140,7 +140,7 @@ impl<'a, T: Task> Training<'a, T> {
             self.refuse_if_lost()?;
             let started = Instant::now();
             self.step()?;
-            let fitted = self.fit(started.elapsed())?;
+            let fitted = self.fit(started.elapsed().saturating_sub(self.measuring))?;
             let step = self.state.step;
             let due = |every: Option<u64>| every.is_some_and(|every| every > 0 && step.is_multiple_of(every));
             self.state.evaluation_due = due(evaluate_every) || step >= self.rate.total_steps();
@@ -157,9 +157,6 @@ impl<'a, T: Task> Training<'a, T> {
                 self.save()?;
             }
             self.refuse_if(stop)?;
-        }
-        if self.shares.passes > 0 {
-            self.around.observers.note(&self.shares.to_string());
         }
         let evaluation = match last {
             Some(evaluation) => evaluation,
@@ -252,12 +249,7 @@ impl<'a, T: Task> Training<'a, T> {
         if let Some(ema) = &mut self.ema {
             ema.update(self.state.step)?;
         }
-        if self.state.step == self.run().train.share_steps && self.shares.passes > 0 {
-            self.around.observers.note(&self.shares.to_string());
-            let shares = SharesLine { step: self.state.step, shares: self.shares.clone() };
-            self.around.observers.shares(&shares)?;
-        }
-
+        self.tell_shares()?;
         self.around.observers.step(&Step {
             step: self.state.step,
             total: self.rate.total_steps(),
@@ -266,10 +258,25 @@ impl<'a, T: Task> Training<'a, T> {
             gradient_norm,
             images,
             epoch: self.epoch(),
-            took: started.elapsed(),
+            took: started.elapsed().saturating_sub(self.measuring),
             waited: self.loader.data_wait() - waited_before,
             times: self.times,
         })
+    }
+
+    /// Reports whose gradient reached the student in the measured steps, after the last one.
+    fn tell_shares(&mut self) -> Result<()> {
+        let step = self.state.step;
+        if self.state.shares.passes == 0 || step < self.run().train.share_steps().min(self.rate.total_steps())
+        {
+            return Ok(());
+        }
+        let shares = std::mem::take(&mut self.state.shares);
+        let observers = self.around.observers;
+        observers.note(&shares.to_string());
+        let lessons = self.job.distillation.iter();
+        lessons.flat_map(|lessons| lessons.unbalanced(&shares)).for_each(|warning| observers.note(&warning));
+        observers.shares(&SharesLine { step, shares })
     }
 
     /// The update that follows the one just made.

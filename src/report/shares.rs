@@ -20,6 +20,11 @@ pub struct Shares {
 }
 
 impl Shares {
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.passes == 0
+    }
+
     /// Takes in the lengths of one pass.
     pub fn add(&mut self, norms: &BTreeMap<String, f64>) {
         if norms.is_empty() {

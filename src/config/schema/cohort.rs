@@ -48,7 +48,7 @@ impl CohortConfig {
             "give 2 or more; 128 with data.order = \"class_pairs\" is the authors'",
         );
         check.that(
-            self.run.train.share_steps == 0,
+            self.run.train.share_steps.unwrap_or(0) == 0,
             "train.share_steps",
             "is of methods that learn from a teacher",
             "leave it out",

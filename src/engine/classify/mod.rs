@@ -167,7 +167,6 @@ impl Task for LabelledSets {
             widths: theirs.iter().filter_map(width).collect(),
             anchors: None,
             classes: self.train.labels.clone(),
-            share_steps: config.run.train.share_steps,
         })
     }
 
@@ -200,6 +199,15 @@ impl Task for LabelledSets {
         gradients: &mut GradientSink<'_>,
     ) -> Result<Pass> {
         pass::training_pass(setting, batch, step, gradients)
+    }
+
+    fn gradient_norms(
+        &self,
+        setting: &Setting<'_, Self>,
+        batch: LabelledBatch,
+        step: u64,
+    ) -> Result<BTreeMap<String, f64>> {
+        shares::gradient_norms(setting, batch, step)
     }
 
     fn measure(

@@ -1,6 +1,5 @@
 //! One batch of labelled images: the teacher looks, the student learns.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use ckd_detectors::classifier::{Classifier, smoothed_cross_entropy};
@@ -10,20 +9,17 @@ use ckd_detectors::taps::Tap;
 use rand::RngCore;
 
 use super::network::to_device;
-use super::shares::{Part, gradient_norms};
+use super::shares::Part;
 use super::sources::LabelledSets;
 use crate::config::{Bn, Task};
 use crate::data::LabelledBatch;
 use crate::distill::{Lesson, Parts};
-use ckd_kernels::Gradients;
-
 use crate::engine::distillation::Distillation;
 use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
 use crate::engine::task::Setting;
 use crate::engine::{EngineError, Result};
 
-/// Runs teacher and student on one batch at `step` and gives the gradients to `gradients`; a measured step computes those of
-/// each part first.
+/// Runs teacher and student on one batch at `step` and gives the gradients to `gradients`.
 pub(super) fn training_pass(
     setting: &Setting<'_, LabelledSets>,
     mut batch: LabelledBatch,
@@ -31,22 +27,11 @@ pub(super) fn training_pass(
     gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let images = to_device(&mut batch, setting.device)?;
-    let for_rows_alone = setting.parts.is_some_and(Parts::is_for_rows_alone);
-    let shares = match setting.lessons.filter(|lessons| lessons.is_active(step)) {
-        Some(lessons) if lessons.is_measured(step) && !for_rows_alone => {
-            gradient_norms(setting.student.params(), lessons, step, |part| {
-                let mut gradients = Gradients::new();
-                pass_of(part, setting, (&images, &batch), step, &mut gradients)?;
-                Ok(gradients)
-            })?
-        }
-        _ => BTreeMap::new(),
-    };
-    Ok(Pass { shares, ..pass_of(Part::All, setting, (&images, &batch), step, gradients)? })
+    pass_of(Part::All, setting, (&images, &batch), step, gradients)
 }
 
-/// The same for one part of the loss.
-fn pass_of(
+/// Runs teacher and student on one batch at `step` and gives the gradients of one part of the loss to `gradients`.
+pub(super) fn pass_of(
     part: Part<'_>,
     setting: &Setting<'_, LabelledSets>,
     (images, batch): (&Images, &LabelledBatch),

@@ -1,20 +1,20 @@
 //! Whose gradient moves a classifier: the length, over all its weights, of the gradient of each part of its loss alone.
 //!
 //! Its parts meet nowhere but in the weights (one method looks at a stage, another at the logits), so a measured step
-//! walks through the network once for each. Running statistics, which those walks would move, stay: the step itself is as if
-//! it had not been measured.
+//! walks through the network once for each.
 
 use std::collections::BTreeMap;
 use std::iter::once;
 
-use ckd_detectors::classifier::Classifier;
-use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
-use ckd_kernels::deferred::collected;
 use ckd_kernels::sgd::squared_norm;
 
+use super::network::to_device;
+use super::pass::pass_of;
+use super::sources::LabelledSets;
+use crate::data::LabelledBatch;
 use crate::engine::Result;
-use crate::engine::distillation::Distillation;
+use crate::engine::task::Setting;
 
 /// Selection of the terms of a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,20 +30,22 @@ pub(super) enum Part<'a> {
 /// The name of the loss of the true classes.
 const CLASSIFICATION: &str = "classification";
 
-/// The length of the gradient at the weights of `student` of each part's pass at `step`.
+/// The length of the gradient at the student's weights of each part of the loss of `batch` at `step`.
 pub(super) fn gradient_norms(
-    student: &ParamStore,
-    lessons: &Distillation<Classifier>,
+    setting: &Setting<'_, LabelledSets>,
+    mut batch: LabelledBatch,
     step: u64,
-    gradients_of: impl Fn(Part<'_>) -> Result<Gradients>,
 ) -> Result<BTreeMap<String, f64>> {
-    let parts = once((CLASSIFICATION, Part::Task))
-        .chain(lessons.labels(step).map(|label| (label, Part::Method(label))));
+    let images = to_device(&mut batch, setting.device)?;
+    let methods = setting.lessons.iter().flat_map(|lessons| lessons.counting(step));
+    let parts =
+        once((CLASSIFICATION, Part::Task)).chain(methods.map(|(label, _)| (label, Part::Method(label))));
     let mut norms = BTreeMap::new();
     for (name, part) in parts {
-        let (gradients, _unmade) = collected(|| gradients_of(part));
-        let gradients = gradients?;
-        let own: Vec<_> = student.trainable().filter_map(|(weight, _)| gradients.get(weight)).collect();
+        let mut gradients = Gradients::new();
+        pass_of(part, setting, (&images, &batch), step, &mut gradients)?;
+        let weights = setting.student.params().trainable();
+        let own: Vec<_> = weights.filter_map(|(weight, _)| gradients.get(weight)).collect();
         norms.insert(name.to_owned(), squared_norm(&own)?.sqrt());
     }
     Ok(norms)

@@ -278,7 +278,7 @@ impl<'c> Learner<'c> {
         let mut random = ChaCha8Rng::seed_from_u64(stream(config.run.seed, &format!("sample/{step}")));
         let views = Views { student: images, teacher: images };
         with_arithmetic(&config.run.engine, || {
-            let moment = Moment { step, random: &mut random, parts };
+            let moment = Moment { step, random: &mut random, parts, ledger: None };
             training_pass(student, self.distillation.as_ref(), views, targets, moment, gradients)
         })
     }

@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use candle_core::Device;
 use ckd_detectors::Detector;
 use ckd_detectors::taps::Tap;
+use ckd_kernels::Gradients;
 use image::RgbImage;
 
 pub use sources::{DataSets, LoadedSplit};
@@ -38,6 +39,7 @@ use self::batch::{teacher_images, to_device, training_batches};
 use self::evaluate::{analysed, detect_shared, score};
 use self::pass::{Moment, Views, training_pass};
 use self::picture::{Extremes, evaluation_picture};
+use self::shares::Ledger;
 use self::sources::{Inputs, find_initial, find_teacher};
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
@@ -196,16 +198,22 @@ impl Task for DataSets {
     fn pass(
         &self,
         setting: &Setting<'_, Self>,
-        mut batch: Batch,
+        batch: Batch,
         step: u64,
         gradients: &mut GradientSink<'_>,
     ) -> Result<Pass> {
-        let teachers = teacher_images(&mut batch, setting.device)?;
-        let (images, targets) = to_device(batch, setting.device)?;
-        let views = Views { student: &images, teacher: teachers.as_ref().unwrap_or(&images) };
-        let mut random = setting.random();
-        let moment = Moment { step, random: &mut random, parts: setting.parts };
-        training_pass(setting.student, setting.lessons, views, &targets, moment, gradients)
+        pass_under(None, setting, batch, step, gradients)
+    }
+
+    fn gradient_norms(
+        &self,
+        setting: &Setting<'_, Self>,
+        batch: Batch,
+        step: u64,
+    ) -> Result<BTreeMap<String, f64>> {
+        let ledger = Ledger::default();
+        pass_under(Some(&ledger), setting, batch, step, &mut Gradients::new())?;
+        Ok(ledger.norms())
     }
 
     fn measure(
@@ -241,6 +249,22 @@ impl Task for DataSets {
     fn picture(&self, trained: &Trained<'_, Self>) -> Result<()> {
         picture::draw(&self.val, self, trained)
     }
+}
+
+/// Runs teacher and student on `batch`; `ledger` notes whose gradients come back.
+fn pass_under(
+    ledger: Option<&Ledger>,
+    setting: &Setting<'_, DataSets>,
+    mut batch: Batch,
+    step: u64,
+    gradients: &mut GradientSink<'_>,
+) -> Result<Pass> {
+    let teachers = teacher_images(&mut batch, setting.device)?;
+    let (images, targets) = to_device(batch, setting.device)?;
+    let views = Views { student: &images, teacher: teachers.as_ref().unwrap_or(&images) };
+    let mut random = setting.random();
+    let moment = Moment { step, random: &mut random, parts: setting.parts, ledger };
+    training_pass(setting.student, setting.lessons, views, &targets, moment, gradients)
 }
 
 /// Metrics and cost of one evaluation of a detector.
@@ -329,6 +353,5 @@ pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -
         widths: levels.map(|level| (Tap::Fpn(level), channels)).chain(rows).collect(),
         anchors: Some(detector.anchors(&pyramid)?),
         classes: Vec::new(),
-        share_steps: config.run.train.share_steps,
     })
 }

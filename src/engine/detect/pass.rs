@@ -41,6 +41,8 @@ pub struct Moment<'a> {
     pub random: &'a mut dyn RngCore,
     /// The other parts of the update, where a method looks at them.
     pub parts: Option<&'a dyn Parts>,
+    /// Notes whose gradients come back, in a pass that is made to learn that.
+    pub ledger: Option<&'a Ledger>,
 }
 
 /// Runs teacher and student on one batch and gives the gradients to `gradients`.
@@ -49,16 +51,13 @@ pub fn training_pass(
     distillation: Option<&Distillation<Detector>>,
     Views { student: images, teacher: teacher_images }: Views,
     targets: &[Target],
-    Moment { step, random, parts }: Moment<'_>,
+    Moment { step, random, parts, ledger }: Moment<'_>,
     gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let for_rows_alone = parts.is_some_and(Parts::is_for_rows_alone);
     let started = Instant::now();
     let mut teaching = Duration::ZERO;
     let distillation = distillation.filter(|distillation| distillation.is_active(step));
-    let ledger =
-        distillation.filter(|distillation| distillation.is_measured(step)).map(|_| Ledger::default());
-    let ledger = ledger.filter(|_| !for_rows_alone);
     // The teacher goes first: its activations are gone before the student's are kept.
     let device = images.pixels.device();
     let teacher_pyramid = timed(&mut teaching, || {
@@ -67,7 +66,7 @@ pub fn training_pass(
     })?;
     let pyramid = spanned("student's pyramid", device, || student.pyramid(images, Mode::Train))?;
     let watched = |name: &str| -> Vec<Value> {
-        match &ledger {
+        match ledger {
             Some(ledger) => pyramid.iter().map(|level| ledger.watch(level, name)).collect(),
             None => pyramid.clone(),
         }
@@ -99,7 +98,7 @@ pub fn training_pass(
                 teacher_pyramid,
                 regions: &regions,
                 predicted: Predictions { logits: logits.clone(), deltas: deltas.clone() },
-                ledger: ledger.as_ref(),
+                ledger,
             }),
             _ => None,
         };
@@ -132,8 +131,7 @@ pub fn training_pass(
     }
     drop((teacher_pyramid, regions));
     drop(pyramid);
-    let pass = spanned("gradients", device, || walk_back(terms, step, started, teaching, gradients))?;
-    Ok(Pass { shares: ledger.map(|ledger| ledger.norms()).unwrap_or_default(), ..pass })
+    spanned("gradients", device, || walk_back(terms, step, started, teaching, gradients))
 }
 
 /// Whether a method compares a level of the pyramid.

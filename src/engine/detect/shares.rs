@@ -1,9 +1,8 @@
 //! Whose gradient moves a detector: the length of each part's gradient at the student's pyramid, where all parts meet.
 //!
-//! In a measured step each part sees a pyramid of its own, the same values behind an operation that does nothing but note
-//! the length of the gradient that comes back; methods that compare logits also run the student's head again, so that
-//! their part is told from that of the detection losses. There is one walk back as always; sums round differently than in
-//! a step that is not measured.
+//! In a pass that measures, each part sees a pyramid of its own, the same values behind an operation that does nothing but
+//! note the length of the gradient that comes back; methods that compare logits also run the student's head again, so that
+//! their part is told from that of the detection losses.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +15,7 @@ pub(super) const DETECTION: &str = "detection";
 
 /// Notes the lengths of gradients of one pass.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ledger(Arc<Mutex<BTreeMap<String, f64>>>);
+pub struct Ledger(Arc<Mutex<BTreeMap<String, f64>>>);
 
 impl Ledger {
     /// `value`, whose gradient is noted under `name`.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ckd_detectors::param::ParamStore;
 use ckd_kernels::upload::Uploads;
@@ -90,7 +90,7 @@ impl<'a, T: Task> Training<'a, T> {
         }
         notes.iter().for_each(|note| around.observers.note(note));
         let plan = Rc::new(Plan::of(optimizer.parameters()));
-        let (shares, drawn, terms, saved) = (Shares::default(), Vec::new(), Vec::new(), Instant::now());
+        let (drawn, terms, saved) = (Vec::new(), Vec::new(), Instant::now());
         let bad_images = if ranks.is_first() { bad_images_in(folder) } else { BTreeSet::new() };
         let mut training = Self {
             job,
@@ -101,7 +101,7 @@ impl<'a, T: Task> Training<'a, T> {
             state,
             rate,
             loader,
-            shares,
+            measuring: Duration::ZERO,
             batches_per_epoch,
             drawn,
             seen: Vec::new(),
@@ -200,6 +200,7 @@ pub(super) fn anew<T: Task>(
         log: None,
         left_out: Vec::new(),
         losses: Vec::new(),
+        shares: Shares::default(),
     })
 }
 

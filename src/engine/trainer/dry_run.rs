@@ -57,7 +57,7 @@ impl<T: Task> Training<'_, T> {
             let started = Instant::now();
             self.drawn.clear();
             self.update()?;
-            pace.add(started.elapsed());
+            pace.add(started.elapsed().saturating_sub(self.measuring));
             self.refuse_if(self.wants_to_stop())?;
         }
         Ok(pace.mean())

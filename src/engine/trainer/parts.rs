@@ -1,8 +1,9 @@
 //! The parts of an update: each process makes some, and all learn of all.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use ckd_collective::Tree;
 use ckd_kernels::Gradients;
@@ -17,13 +18,20 @@ use crate::engine::pass::{GradientSink, LossTerm, with_arithmetic};
 use crate::engine::ranks::{
     Collecting, PartReport, Report, Rows, Summing, effects_over_ranks, own_parts, with_statistics,
 };
-use crate::engine::task::{Settings, Task};
+use crate::engine::task::{Setting, Settings, Task};
 use crate::engine::{EngineError, Result};
 
 impl<'a, T: Task> Training<'a, T> {
     /// Batches of an update.
     pub(super) fn parts(&self) -> u64 {
         self.run().train.parts() as u64
+    }
+
+    /// Whether the parts of the gradient of the step under way are measured.
+    fn is_measured(&self) -> bool {
+        let step = self.state.step;
+        step < self.run().train.share_steps()
+            && self.job.distillation.is_some_and(|lessons| lessons.is_active(step))
     }
 
     /// The gradients of one update's batches, summed as a tree over them, and their side effects.
@@ -37,6 +45,7 @@ impl<'a, T: Task> Training<'a, T> {
         let (mut tree, mut summing) = (Some(Tree::new(added)), Summing::over(ranks, self.plan.clone()));
         let own = own_parts(ranks, parts)?;
         let (mut batches, rows) = self.rows_of_all(own.clone())?;
+        let (measured, mut measuring) = (self.is_measured(), Duration::ZERO);
         for part in own.clone() {
             let batch = batches.pop_front().map_or_else(|| self.draw(), Ok)?;
             let mut report = PartReport::drawn(T::image_ids(&batch), T::images(&batch));
@@ -56,7 +65,15 @@ impl<'a, T: Task> Training<'a, T> {
             let seen = among.as_ref().map(|among| among as &dyn Parts);
             let setting = self.setting_among(step * parts + part, seen);
             let run = config.run();
-            let pass = || self.around.data.pass(&setting, batch, step, sink);
+            let mut shares = BTreeMap::new();
+            let pass = || {
+                if measured {
+                    let started = Instant::now();
+                    shares = gradient_norms(&setting, self.around.data, &batch, step)?;
+                    measuring += started.elapsed();
+                }
+                self.around.data.pass(&setting, batch, step, sink)
+            };
             let (pass, waiting) =
                 collected(|| with_arithmetic(&run.engine, || with_statistics(ranks, &run.train, pass)));
             let pass = match among {
@@ -65,7 +82,7 @@ impl<'a, T: Task> Training<'a, T> {
             };
             match pass {
                 Ok(pass) => {
-                    report.computed(&pass.terms, &pass.shares);
+                    report.computed(&pass.terms, &shares);
                     self.times.add(pass.times);
                     tree.iter_mut().try_for_each(|tree| tree.add(std::mem::take(&mut gradients)))?;
                     effects.push(waiting);
@@ -78,6 +95,7 @@ impl<'a, T: Task> Training<'a, T> {
                 }
             }
         }
+        self.measuring = measuring;
         let mut report = Report::of(step, told, std::mem::take(&mut self.broken));
         report.left = summing.send_all().map_err(|error| self.with_step(error))?.to_vec();
         report.effects = effects.first().map_or(0, Vec::len);
@@ -145,7 +163,7 @@ impl<'a, T: Task> Training<'a, T> {
                 return Err(error);
             }
             sum.images += part.images;
-            self.shares.add(&part.shares());
+            self.state.shares.add(&part.shares());
             for (name, weighted) in part.terms() {
                 let share = weighted / self.parts() as f64;
                 match sum.terms.iter_mut().find(|known| known.name == name) {
@@ -182,6 +200,22 @@ impl<'a, T: Task> Training<'a, T> {
             other => other,
         }
     }
+}
+
+/// The length of the gradient of each part of the losses of `batch`, with each method at its whole weight. Statistics and
+/// memories stay: the step is as if it had not been measured.
+fn gradient_norms<T: Task>(
+    setting: &Setting<'_, T>,
+    data: &T,
+    batch: &BatchOf<T>,
+    step: u64,
+) -> Result<BTreeMap<String, f64>> {
+    let (norms, _unmade) = collected(|| data.gradient_norms(setting, batch.clone(), step));
+    let mut norms = norms?;
+    for (label, factor) in setting.lessons.iter().flat_map(|lessons| lessons.counting(step)) {
+        norms.entry(label.to_owned()).and_modify(|norm| *norm /= factor);
+    }
+    Ok(norms)
 }
 
 /// The sum of two parts' gradients.
