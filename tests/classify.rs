@@ -45,6 +45,7 @@ warmup_steps = 2
 [train]
 batch_size = 8
 log_every = 1
+share_steps = 0
 eval_every = 1
 
 [eval]

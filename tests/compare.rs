@@ -166,8 +166,8 @@ fn csv_has_full_digits_and_quoted_names_and_a_page_escapes_them() {
     let entries = entries();
     let csv = Format::Csv.of(&entries);
     let lines: Vec<&str> = csv.lines().collect();
-    assert_eq!(lines[1], "\"alone, small\",,0 1 2,AP,62,2,,,,");
-    assert_eq!(lines[2], "ckd<r18>,,0,AP,65.5,,5.5,,-0.25,10.5");
+    assert_eq!(lines[1], "\"alone, small\",,0 1 2,AP,62,2,,,,,");
+    assert_eq!(lines[2], "ckd<r18>,,0,AP,65.5,,5.5,,-0.25,10.5,\"alone, small\"");
     let page = Format::Html.of(&entries);
     assert!(page.contains("ckd&lt;r18&gt;") && !page.contains("<r18>"), "{page}");
     assert!(page.contains("paired bootstrap") && !page.contains("http"), "{page}");
@@ -236,4 +236,42 @@ fn detectors_are_compared_with_an_interval_over_images_in_any_form() {
     assert_ended(&compare(&["--format", "table"]), 0, &["configuration", "wider", "AP over plain"]);
     let piped = tiny.run_program(&[&args[..args.len() - 1], &["-", "--quiet"]].concat());
     assert_eq!(serde_json::from_slice::<Value>(&piped.stdout).expect("JSON alone"), entries);
+}
+
+#[test]
+fn a_warm_start_tells_the_gain_of_a_method_from_that_of_more_training() {
+    let tiny = Tiny::new();
+    let args = ["compare", "plain.toml", "distilled.toml", "--warm-start", "--seeds", "0", "--out", "table"];
+    let steps = ["--set", "schedule.steps=2", "--warm-set", "schedule.steps=3"];
+    let compare = |more: &[&str]| tiny.run_program(&[&args[..], &steps, more].concat());
+    // Nothing is trained that could not be compared.
+    let turned = ["compare", "distilled.toml", "plain.toml", "--warm-start", "--seeds", "0"];
+    assert_ended(&tiny.run_program(&turned), 2, &["--warm-start", "must be the student alone"]);
+    tiny.write("longer.toml", "extends = \"distilled.toml\"\n[student]\nwidth = 16\n");
+    let other = ["compare", "plain.toml", "longer.toml", "--warm-start", "--seeds", "0"];
+    assert_ended(&tiny.run_program(&other), 2, &["longer", "student.width is 16 here and", "--warm-set"]);
+    assert_ended(&tiny.run_program(&["compare", "plain.toml", "--warm-set", "seed=1"]), 2, &["--warm-start"]);
+    assert!(!tiny.path("runs").exists());
+
+    let told = compare(&[]);
+    assert_ended(&told, 0, &["AP gained", "over plain |", "over plain_warm |"]);
+    let entries = tiny.json("table/compare.json");
+    let of = |index: usize| (&entries[index]["name"], &entries[index]["difference"]["from"]);
+    let text = Value::from;
+    assert_eq!(entries.as_array().map(Vec::len), Some(3));
+    assert_eq!(of(0), (&text("plain"), &Value::Null));
+    assert_eq!(of(1), (&text("plain_warm"), &text("plain")));
+    assert_eq!(of(2), (&text("distilled_warm"), &text("plain_warm")));
+    assert_eq!((&entries[0]["runs"][0]["steps"], &entries[2]["runs"][0]["steps"]), (&2.into(), &3.into()));
+    for run in ["plain_warm_seed0", "distilled_warm_seed0"] {
+        let config = tiny.text(&format!("runs/{run}/config.toml"));
+        assert!(
+            config.contains("plain_seed0/last.safetensors") && config.contains("freeze_at = 0"),
+            "{config}"
+        );
+    }
+    // Typed again, nothing is trained.
+    let trained = tiny.text("runs/distilled_warm_seed0/log.jsonl");
+    assert_ended(&compare(&["--jobs", "1"]), 0, &["over plain_warm |"]);
+    assert_eq!(tiny.text("runs/distilled_warm_seed0/log.jsonl"), trained);
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::train::{observers, quoted};
 use super::{Context, UsageError, say};
-use crate::engine::comparison::{Format, Jobs, compare, write};
+use crate::engine::comparison::{Format, Jobs, Runs, compare, write};
 use crate::engine::observer::ShowProgress;
 use crate::fsx;
 use crate::report::progress::tell;
@@ -23,10 +23,15 @@ Each configuration is compared with the first one, by the seeds that both have: 
 deviation, and for detectors the 95 % interval over the validation images (paired bootstrap, 1000 resamples). An interval \
 without 0 means that the gain is not chance of these images; the deviation says how much it depends on the seed.
 
+With --warm-start the first configuration, the student alone, is trained, and then every configuration goes on from its last \
+weights. NAME_warm of the first one says what more steps bring without a teacher, and the others are compared with that: what is \
+left is their methods' own.
+
 Examples:
   ckd-det compare cifar10_r56_r20.toml --seeds 0,1,2 --set data.root=/data
   ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1 --out results/cifar10
   ckd-det compare alone.toml kd.toml --jobs 4
+  ckd-det compare alone.toml kd.toml --warm-start --warm-set schedule.steps=2000
   ckd-det compare alone.toml kd.toml --format html > comparison.html")]
 pub struct Args {
     /// Files, or names of configurations
@@ -38,6 +43,12 @@ pub struct Args {
     /// Change a key in all of them: a.b=VALUE
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Also train each on from the first one's last weights, for as many steps: the first one alone, the others by their methods
+    #[arg(long)]
+    warm_start: bool,
+    /// Change a key where a run begins with those weights: a.b=VALUE
+    #[arg(long = "warm-set", value_name = "KEY=VALUE", requires = "warm_start")]
+    warm_sets: Vec<String>,
     /// Runs at once, each on its share of the threads
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     jobs: NonZeroUsize,
@@ -79,16 +90,21 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         observers: &progress,
         failed: &|name, error| tell(&format!("{name} failed, and no other run begins: {error}")),
     };
+    let runs = Runs {
+        configs: &args.configs,
+        seeds: &args.seeds,
+        sets: &args.sets,
+        warm: args.warm_start.then_some(args.warm_sets.as_slice()),
+    };
     if args.out == Path::new("-") {
-        let entries = compare(&args.configs, &args.seeds, &args.sets, &jobs, |_| Ok(()))?;
+        let entries = compare(&runs, &jobs, |_| Ok(()))?;
         return Ok(say(args.format.unwrap_or(Format::Json).of(&entries).trim_end())?);
     }
     // Before hours of training, not after them.
     fsx::check_output(&args.out.join("compare.json")).map_err(|error| {
         UsageError(format!("the table cannot be written to --out, which names a folder: {error}"))
     })?;
-    let entries =
-        compare(&args.configs, &args.seeds, &args.sets, &jobs, |entries| write(entries, &args.out))?;
+    let entries = compare(&runs, &jobs, |entries| write(entries, &args.out))?;
     write(&entries, &args.out)?;
     let format = args.format.unwrap_or(Format::Markdown);
     say(format.of(&entries).trim_end())?;
@@ -107,6 +123,12 @@ fn command_line(args: &Args) -> String {
     let mut command = format!("ckd-det compare {} --seeds {}", configs.join(" "), seeds.join(","));
     for set in &args.sets {
         command += &format!(" --set {}", quoted(set));
+    }
+    if args.warm_start {
+        command += " --warm-start";
+    }
+    for set in &args.warm_sets {
+        command += &format!(" --warm-set {}", quoted(set));
     }
     if args.jobs > NonZeroUsize::MIN {
         command += &format!(" --jobs {}", args.jobs);

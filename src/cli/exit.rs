@@ -104,6 +104,7 @@ impl ExitStatus {
                 | EngineError::Parts { .. }
                 | EngineError::Alone(_)
                 | EngineError::SameFolder { .. }
+                | EngineError::WarmStart { .. }
                 | EngineError::Config(_),
             ) => return Some(Self::Usage),
             _ => {}

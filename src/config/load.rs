@@ -10,7 +10,8 @@ use serde::Serialize;
 use super::embedded;
 use super::error::ConfigError;
 use super::lookup::{ConfigSource, Reference, find};
-use super::schema::{ClassifyConfig, CohortConfig, Config, Task, TrainedBy};
+use super::runs;
+use super::schema::{ClassifyConfig, CohortConfig, Config, Run, Task, TrainedBy};
 use super::sets::{drop_replaced, lay_sets};
 
 /// A checked configuration and where it came from.
@@ -137,6 +138,15 @@ impl Experiment {
             Task::Classify | Task::Probe => Self::Classify(Box::new(Document::load(name, sets)?)),
             Task::Cohort => Self::Cohort(Box::new(Document::load(name, sets)?)),
         })
+    }
+
+    /// The keys that all tasks have.
+    pub fn run(&self) -> &Run {
+        match self {
+            Self::Detect(loaded) => &loaded.config.run,
+            Self::Classify(loaded) => &loaded.config.run,
+            Self::Cohort(loaded) => &loaded.config.run,
+        }
     }
 
     /// Origin of its topmost layer.
@@ -292,7 +302,9 @@ fn tree(source: &ConfigSource, sets: &[String]) -> Result<Node, ConfigError> {
 
 /// The typed configuration of a tree, if nothing is wrong with it.
 fn checked<C: Root>(root: &Node) -> Result<C, ConfigError> {
-    let root = &with_overlays(root);
+    let mut root = with_overlays(root);
+    runs::expand(&mut root)?;
+    let root = &root;
     let mut findings = Vec::new();
     if let Some(node) = root.at("task")
         && let Some(task) = Task::read(node, "task", &mut findings)

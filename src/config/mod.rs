@@ -10,6 +10,7 @@
 //! | `flat`     | a configuration as a list of dotted keys                                 |
 //! | `json_schema` | JSON Schema of configurations, for editors                            |
 //! | `roots`    | the three kinds of configuration: tasks, paths, teachers                 |
+//! | `runs`     | `run:NAME`, the weights of a run, in the place of a file                 |
 //! | `error`    | a configuration that cannot be had                                      |
 //!
 //! A configuration is layered: the file named on the command line, over the files it `extends`, under
@@ -22,6 +23,7 @@ mod json_schema;
 mod load;
 mod lookup;
 mod roots;
+mod runs;
 mod schema;
 mod sets;
 mod teacher;

@@ -109,6 +109,14 @@ pub enum EngineError {
         /// Configuration and seed of the other one.
         second: String,
     },
+    /// Runs of a comparison that cannot begin with one another's weights.
+    #[error("--warm-start: {name}: {reason}")]
+    WarmStart {
+        /// Name of the configuration.
+        name: String,
+        /// The reason, with advice.
+        reason: String,
+    },
     /// One of several experiments stopped.
     #[error("{name}: {source}")]
     Experiment {

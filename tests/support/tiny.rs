@@ -81,6 +81,7 @@ warmup_steps = 2
 [train]
 batch_size = 2
 log_every = 1
+share_steps = 0
 
 [eval]
 batch_size = 2

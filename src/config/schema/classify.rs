@@ -86,7 +86,7 @@ section! {
         /// The network.
         pub network: Architecture,
         /// Weights to begin with; the last layer may have other classes and then starts at random. A probe's
-        /// trained network.
+        /// trained network. `run:NAME` is the last weights of the run of that name below `output`.
         pub init: Option<PathBuf>,
         /// Begin with random weights where the weight files named here do not exist. For timing and trying
         /// out only: such a run's results mean nothing.

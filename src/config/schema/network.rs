@@ -65,11 +65,12 @@ impl Teacher {
 section! {
     /// The network to train.
     pub struct Student with network: Network {
-        /// Weights to begin with: of the backbone (ImageNet) or of a whole detector.
+        /// Weights to begin with: of the backbone (ImageNet) or of a whole detector. `run:NAME` is the last weights of the
+        /// run of that name below `output`.
         pub init: Option<PathBuf>,
         /// Stages of the backbone that stay as loaded, from the image on: 0 none, 1 the stem, 2 the
         /// stem and the first stage (layer1; layers 2 and 3 of a MobileNet), ... 5 all. Default: 2 with
-        /// `init`, else 0.
+        /// `init`, else 0; 0 also with `run:NAME`.
         pub freeze_at: Option<usize>,
     }
 }

@@ -5,26 +5,28 @@
 
 mod entry;
 mod paired;
+mod plan;
 mod written;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::Device;
 use ckd_collective::Solo;
 
+use self::plan::Planned;
 use super::experiment::{self, Request};
 use super::job::{Row, Start};
 use super::observer::Observers;
-use super::task::{Settings, Task as _};
+use super::task::Settings;
 use super::{EngineError, Result, recorded};
-use crate::config::{ConfigError, Experiment, Loaded};
+use crate::config::{Experiment, Loaded};
 use crate::machine::cores;
 use crate::report::run_folder::RunFolder;
 use crate::report::table::Row as _;
 pub use entry::{Difference, Entry, Metric, Run};
+pub use plan::Runs;
 pub use written::{Format, markdown, write};
 
 /// Surroundings of the runs of a comparison, and how many are made at once.
@@ -45,91 +47,52 @@ pub struct Jobs<'a> {
     pub failed: &'a (dyn Fn(&str, &EngineError) + Sync),
 }
 
-/// Runs `configs` with each of `seeds`, `sets` laid over all, and calls `done` with what there is after each run.
+/// Makes `runs`, and calls `done` with what there is after each.
 ///
 /// # Errors
 /// [`EngineError::Experiment`] names the first run that stopped and says why. Runs that are under way come to their end, no
 /// other one begins, and all results are kept.
 pub fn compare(
-    configs: &[String],
-    seeds: &[u64],
-    sets: &[String],
+    runs: &Runs<'_>,
     jobs: &Jobs<'_>,
     done: impl FnMut(&[Entry]) -> Result<()> + Send,
 ) -> Result<Vec<Entry>> {
-    // All are loaded before the first runs: a mistake in the last one shows at once.
-    let mut planned = Vec::new();
-    for config in configs {
-        let name = Path::new(config).file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        for &seed in seeds {
-            planned.push(Planned { config: name.clone(), seed, experiment: load(config, seed, sets)? });
-        }
-    }
-    check(&planned)?;
-    let next = AtomicUsize::new(0);
+    let planned = runs.planned()?;
     let ended = Mutex::new(Ended { runs: planned.iter().map(|_| None).collect(), error: None, done });
-    let work = || {
-        while let Some((index, run)) = next_of(&planned, &next) {
-            let result = run.made(jobs);
-            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = result.and_then(|result| ended.take(&planned, index, result)) {
-                next.store(planned.len(), Ordering::Relaxed);
-                ended.stop(run.name(), error, jobs);
+    // Runs that begin with the weights of others wait for them all.
+    let before = planned.iter().take_while(|run| !run.is_warm()).count();
+    for part in [0..before, before..planned.len()] {
+        let next = AtomicUsize::new(part.start);
+        let work = || {
+            while let Some((index, run)) = next_of(&planned, &part, &next) {
+                let result = run.made(jobs);
+                let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Err(error) = result.and_then(|result| ended.take(&planned, index, result)) {
+                    next.store(part.end, Ordering::Relaxed);
+                    ended.stop(run.name(), error, jobs);
+                }
             }
+        };
+        match jobs.at_once.min(part.len()) {
+            ..=1 => work(),
+            at_once => on_threads(at_once, jobs.threads, &work)?,
         }
-    };
-    match jobs.at_once.min(planned.len()) {
-        ..=1 => work(),
-        at_once => on_threads(at_once, jobs.threads, &work)?,
+        if ended.lock().unwrap_or_else(PoisonError::into_inner).error.is_some() {
+            break;
+        }
     }
-    let Ended { runs, error, .. } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Ended { runs: made, error, .. } = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
     if let Some(error) = error {
         return Err(error);
     }
-    let mut entries = table(&planned, &runs);
-    paired::compare(&mut entries, |name| match planned.iter().find(|plan| plan.config == name) {
+    let mut entries = table(&planned, &made);
+    // What more steps alone gained, and what methods gained over that.
+    let over = |index: usize| usize::from(runs.warm.is_some() && index > 1);
+    paired::compare(&mut entries, over, |name| match planned.iter().find(|plan| plan.config == name) {
         Some(Planned { experiment: Experiment::Detect(loaded), .. }) => Some(loaded.as_ref()),
         _ => None,
     })?;
     Ok(entries)
-}
-
-/// Refuses two runs of one folder, and data and weights that are missing, before the first run.
-fn check(planned: &[Planned]) -> Result<()> {
-    let mut seen: BTreeMap<PathBuf, String> = BTreeMap::new();
-    for plan in planned {
-        let of = format!("{} with seed {}", plan.config, plan.seed);
-        if let Some(first) = seen.insert(plan.folder(), of.clone()) {
-            return Err(EngineError::SameFolder { path: plan.folder(), first, second: of });
-        }
-    }
-    // The first run checks its own at once.
-    let mut checked = planned.first().map(|plan| plan.config.clone());
-    for plan in planned {
-        if checked.replace(plan.config.clone()).as_ref() == Some(&plan.config) {
-            continue;
-        }
-        let found = match &plan.experiment {
-            Experiment::Detect(loaded) => find(loaded.as_ref()),
-            Experiment::Classify(loaded) => find(loaded.as_ref()),
-            Experiment::Cohort(loaded) => find(loaded.as_ref()),
-        };
-        found.map_err(|error| EngineError::Experiment {
-            name: plan.name().to_owned(),
-            source: Box::new(error),
-        })?;
-    }
-    Ok(())
-}
-
-/// Finds and loads what the experiment reads, unless its run has ended.
-fn find<C: Settings>(loaded: &Loaded<C>) -> Result<()> {
-    let run = loaded.config.run();
-    let folder = RunFolder::at(run.output.join(&run.name));
-    match folder.outcome().exists() {
-        true => Ok(()),
-        false => C::Task::gather(loaded).map(drop),
-    }
 }
 
 /// Does `work` so many times at once, on so many threads each.
@@ -153,42 +116,20 @@ fn on_threads(at_once: usize, threads: usize, work: &(dyn Fn() + Sync)) -> Resul
     Ok(())
 }
 
-/// A run that is to be made.
-struct Planned {
-    /// Name of its configuration.
-    config: String,
-    seed: u64,
-    experiment: Experiment,
-}
-
-/// The first run that nobody has begun, with its place.
-fn next_of<'p>(planned: &'p [Planned], next: &AtomicUsize) -> Option<(usize, &'p Planned)> {
+/// The first run of a `part` of the plan that nobody has begun, with its place.
+fn next_of<'p>(
+    planned: &'p [Planned],
+    part: &Range<usize>,
+    next: &AtomicUsize,
+) -> Option<(usize, &'p Planned)> {
     let index = next.fetch_add(1, Ordering::Relaxed);
-    planned.get(index).map(|run| (index, run))
+    part.contains(&index).then(|| (index, &planned[index]))
 }
 
 /// Result of a run, and a description of what its numbers measure, if not one model.
 type Made = (Run, Option<String>);
 
 impl Planned {
-    /// Folder of the run.
-    fn folder(&self) -> PathBuf {
-        let run = match &self.experiment {
-            Experiment::Detect(loaded) => &loaded.config.run,
-            Experiment::Classify(loaded) => &loaded.config.run,
-            Experiment::Cohort(loaded) => &loaded.config.run,
-        };
-        run.output.join(&run.name)
-    }
-
-    fn name(&self) -> &str {
-        match &self.experiment {
-            Experiment::Detect(loaded) => &loaded.config.run.name,
-            Experiment::Classify(loaded) => &loaded.config.run.name,
-            Experiment::Cohort(loaded) => &loaded.config.run.name,
-        }
-    }
-
     fn made(&self, jobs: &Jobs<'_>) -> Result<Made> {
         let request = Request {
             device: jobs.device,
@@ -244,17 +185,6 @@ fn table(planned: &[Planned], runs: &[Option<Made>]) -> Vec<Entry> {
         entries[at].2.push(run.clone());
     }
     entries.into_iter().map(|(name, of, runs)| Entry::new(name, of, runs)).collect()
-}
-
-/// The configuration with its seed, as a run of its own.
-fn load(config: &str, seed: u64, sets: &[String]) -> std::result::Result<Experiment, ConfigError> {
-    let name = match Experiment::load(config, sets)? {
-        Experiment::Detect(loaded) => loaded.config.run.name,
-        Experiment::Classify(loaded) => loaded.config.run.name,
-        Experiment::Cohort(loaded) => loaded.config.run.name,
-    };
-    let own = [format!("seed={seed}"), format!("name={name}_seed{seed}")];
-    Experiment::load(config, &[sets, &own].concat())
 }
 
 /// A run, and what its numbers are of.

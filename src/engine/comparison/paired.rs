@@ -18,17 +18,19 @@ use crate::report::run_folder::RunFolder;
 /// Seed of the resamples: equal runs have equal intervals.
 const SEED: u64 = 0;
 
-/// Compares every configuration with the first one; `detector` finds a configuration that trains a detector by its name.
+/// Compares every configuration but the first with the one that `over` gives for its place; `detector` finds a configuration that trains a detector by its name.
 ///
 /// # Errors
 /// Detections or annotations that cannot be read.
 pub(super) fn compare<'p>(
     entries: &mut [Entry],
+    over: impl Fn(usize) -> usize,
     detector: impl Fn(&str) -> Option<&'p Loaded<Config>>,
 ) -> Result<()> {
-    let Some((first, others)) = entries.split_first_mut() else { return Ok(()) };
     let mut held_out: Option<HeldOut> = None;
-    for other in others {
+    for place in 1..entries.len() {
+        let (before, others) = entries.split_at_mut(place);
+        let (first, other) = (&before[over(place)], &mut others[0]);
         let Some(gain) = other.gain_over(first) else { continue };
         other.difference = Some(match (detector(&first.name), detector(&other.name)) {
             (Some(ours), Some(theirs)) if is_same(ours, theirs) && have_detections(first, other) => {

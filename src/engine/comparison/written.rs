@@ -69,10 +69,14 @@ fn rows(entries: &[Entry]) -> Vec<Vec<String>> {
             names.push(metric.name);
         }
     }
-    let difference = entries.iter().find_map(|entry| entry.difference.as_ref());
+    let differences: Vec<&Difference> =
+        entries.iter().filter_map(|entry| entry.difference.as_ref()).collect();
+    let difference = differences.first();
+    let are_over_one =
+        differences.iter().all(|other| Some(&other.from) == difference.map(|first| &first.from));
     let mut head = vec!["configuration".to_owned(), "runs".to_owned()];
     head.extend(names.iter().map(|&name| name.to_owned()));
-    head.extend(difference.map(heading));
+    head.extend(difference.map(|difference| heading(difference, are_over_one)));
     let row = |entry: &Entry| {
         let of = entry.of.as_ref().map(|of| format!(" ({of})")).unwrap_or_default();
         let mut row = vec![format!("{}{of}", entry.name), entry.runs.len().to_string()];
@@ -80,15 +84,20 @@ fn rows(entries: &[Entry]) -> Vec<Vec<String>> {
             let metric = entry.metrics.iter().find(|metric| metric.name == *name);
             metric.map_or("-".to_owned(), mean)
         }));
-        row.extend(difference.map(|_| entry.difference.as_ref().map_or("-".to_owned(), gain)));
+        row.extend(
+            difference
+                .map(|_| entry.difference.as_ref().map_or("-".to_owned(), |own| gain(own, are_over_one))),
+        );
         row
     };
     std::iter::once(head).chain(entries.iter().map(row)).collect()
 }
 
-fn heading(Difference { metric, from, interval, .. }: &Difference) -> String {
+/// Heading of the gains; where they are not all over one configuration, each says over which it is.
+fn heading(Difference { metric, from, interval, .. }: &Difference, are_over_one: bool) -> String {
     let interval = if interval.is_some() { " [95 % over images]" } else { "" };
-    format!("{metric} over {from}{interval}")
+    let over = if are_over_one { format!(" over {from}") } else { " gained".to_owned() };
+    format!("{metric}{over}{interval}")
 }
 
 fn mean(metric: &Metric) -> String {
@@ -100,11 +109,12 @@ fn mean(metric: &Metric) -> String {
     }
 }
 
-fn gain(difference: &Difference) -> String {
-    let Difference { mean, deviation, interval, .. } = difference;
+fn gain(difference: &Difference, are_over_one: bool) -> String {
+    let Difference { mean, deviation, interval, from, .. } = difference;
     let deviation = deviation.map(|deviation| format!(" ± {deviation:.2}")).unwrap_or_default();
     let interval = interval.map(|[low, high]| format!(" [{}, {}]", signed(low, 2), signed(high, 2)));
-    format!("{}{deviation}{}", signed(*mean, 2), interval.unwrap_or_default())
+    let over = if are_over_one { String::new() } else { format!(" over {from}") };
+    format!("{}{deviation}{}{over}", signed(*mean, 2), interval.unwrap_or_default())
 }
 
 /// Explanations below a page's table.
@@ -125,7 +135,7 @@ fn remarks(entries: &[Entry]) -> Vec<String> {
 
 fn csv(entries: &[Entry]) -> String {
     let mut text =
-        "configuration,of,seeds,metric,mean,deviation,difference,difference_deviation,low95,high95\n"
+        "configuration,of,seeds,metric,mean,deviation,difference,difference_deviation,low95,high95,over\n"
             .to_owned();
     let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
     for entry in entries {
@@ -147,6 +157,7 @@ fn csv(entries: &[Entry]) -> String {
                 number(difference.and_then(|difference| difference.deviation)),
                 number(low),
                 number(high),
+                field(difference.map_or("", |difference| &difference.from)),
             ];
             text += &cells.join(",");
             text.push('\n');

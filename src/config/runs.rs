@@ -1,0 +1,53 @@
+//! `run:NAME` in the place of a file's path: the last weights of a run.
+
+use std::path::PathBuf;
+
+use ckd_settings::{Diagnostic, Entry, Node, Value};
+
+use super::error::ConfigError;
+use crate::report::run_folder::RunFolder;
+
+/// Keys of weights that may be a run's.
+const KEYS: [&str; 2] = ["student.init", "teacher.weights"];
+
+const PREFIX: &str = "run:";
+
+/// Replaces `run:NAME` by the file of that run's last weights, below the configuration's own `output`. A student that begins
+/// there trains all its stages on, unless `student.freeze_at` says otherwise.
+///
+/// # Errors
+/// No name after `run:`.
+pub(super) fn expand(root: &mut Node) -> Result<(), ConfigError> {
+    let output = match root.at("output").map(|node| &node.value) {
+        Some(Value::String(output)) => PathBuf::from(output),
+        _ => PathBuf::from("runs"),
+    };
+    for key in KEYS {
+        let Some(node) = root.at_mut(key) else { continue };
+        let Value::String(path) = &mut node.value else { continue };
+        let Some(name) = path.strip_prefix(PREFIX) else { continue };
+        if name.is_empty() {
+            return Err(Diagnostic::at(node.place.clone(), format!("`{key}` names no run"))
+                .help(format!("write {PREFIX}NAME, the name of a folder in {}", output.display()))
+                .into());
+        }
+        *path = RunFolder::at(output.join(name)).last().to_string_lossy().into_owned();
+        if key == "student.init" {
+            train_all_stages(root);
+        }
+    }
+    Ok(())
+}
+
+fn train_all_stages(root: &mut Node) {
+    let is_detector = match root.at("task").map(|node| &node.value) {
+        Some(Value::String(task)) => task == "detect",
+        _ => true,
+    };
+    let Some(student) = root.at_mut("student").filter(|_| is_detector) else { return };
+    let place = student.place.clone();
+    if let Some(table) = student.table_mut() {
+        let node = Node { value: Value::Integer(0), place: place.clone() };
+        table.entry("freeze_at".to_owned()).or_insert(Entry { key: place, node });
+    }
+}
