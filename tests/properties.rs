@@ -12,6 +12,7 @@ use ckd_det::data::{
 };
 use ckd_det::engine::checkpoint::{self, TrainState};
 use ckd_det::optim::Slot;
+use ckd_det::report::shares::Shares;
 use ckd_detectors::box_coder::{BoxCoder, LARGEST_LOG_RATIO};
 use ckd_detectors::init::Init;
 use ckd_detectors::param::{Builder, ParamStore};
@@ -178,6 +179,10 @@ proptest! {
             networks: Vec::new(),
             teacher: None,
             evaluation_due,
+            shares: Shares {
+                passes: losses.len() as u64,
+                gradient_norms: losses.iter().map(|loss| (format!("{loss}"), loss.abs())).collect(),
+            },
             left_out,
             losses,
             config: Some("of the settings".to_owned()),
