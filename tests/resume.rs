@@ -420,3 +420,15 @@ fn ctrl_c_saves_the_state_and_says_how_to_go_on() {
     assert_ended(&resumed, 0, &["AP "]);
     assert_same_run(&whole.path("runs/plain"), &stopped.path("runs/plain"));
 }
+
+#[test]
+fn runs_that_were_moved_to_another_folder_go_on_there_and_their_teacher_is_not_trained_again() {
+    let tiny = Tiny::new();
+    tiny.train("distilled.toml", &["schedule.steps=2"]).unwrap();
+    fs::rename(tiny.path("runs"), tiny.path("moved")).unwrap();
+    let sets = ["schedule.steps=2", "output=moved", "name=again"];
+    let told = tiny.told("distilled.toml", &sets, Start::Anew).unwrap();
+    assert_mentions(&told, &["the teacher was trained before", "moved/teacher/last.safetensors"]);
+    let told = tiny.told("distilled.toml", &["schedule.steps=2", "output=moved"], Start::Resume).unwrap();
+    assert!(!told.contains("other settings"), "{told}");
+}

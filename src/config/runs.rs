@@ -51,3 +51,35 @@ fn train_all_stages(root: &mut Node) {
         table.entry("freeze_at".to_owned()).or_insert(Entry { key: place, node });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Document};
+
+    const STUDENT: &str = "name = \"further\"\n[student]\nbackbone = \"resnet18\"\nnorm = \"bn\"\n";
+
+    fn load(rest: &str, output: &str) -> Result<Config, String> {
+        let rest = format!(
+            "{output}{STUDENT}{rest}[data]\nkind = \"synth\"\nroot = \"data\"\n[data.synth]\n[detector]\narchitecture = \"faster_rcnn\"\n"
+        );
+        Config::from_toml(&rest, "further.toml").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_run_is_the_file_of_its_last_weights_and_its_student_trains_whole() {
+        let student = load("init = \"run:first\"\n", "").unwrap().student;
+        assert_eq!(student.init.unwrap().to_str(), Some("runs/first/last.safetensors"));
+        assert_eq!(student.freeze_at, Some(0));
+        let student = load("init = \"run:first\"\nfreeze_at = 3\n", "output = \"there\"\n").unwrap().student;
+        assert_eq!(student.init.unwrap().to_str(), Some("there/first/last.safetensors"));
+        assert_eq!(student.freeze_at, Some(3));
+        let file = load("init = \"first.safetensors\"\n", "").unwrap().student;
+        assert_eq!((file.init.unwrap().to_str(), file.freeze_at), (Some("first.safetensors"), None));
+    }
+
+    #[test]
+    fn a_run_without_a_name_is_refused_where_it_stands() {
+        let error = load("init = \"run:\"\n", "").unwrap_err();
+        assert!(error.contains("`student.init` names no run") && error.contains("write run:NAME"), "{error}");
+    }
+}

@@ -2,6 +2,7 @@
 //! configuration only.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use super::seal::{self, Sealed};
 use super::task::{Settings, Task as _};
@@ -122,8 +123,11 @@ fn read<C: Settings>(folder: &RunFolder) -> std::result::Result<C, String> {
 /// The configuration with settings of speed and reporting, which may change, all alike.
 fn that_matter<C: Settings>(config: &C) -> C {
     let mut config = config.clone();
-    let (workers, queue, train) = config.speed();
+    let (workers, queue, run) = config.speed();
     (*workers, *queue) = (1, 1);
+    // Where it lies is no matter, and folders move.
+    run.output = PathBuf::new();
+    let train = &mut run.train;
     train.log_every = 1;
     train.share_steps = None;
     train.checkpoint_every = None;

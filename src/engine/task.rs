@@ -21,7 +21,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::{GradientSink, Pass};
-use crate::config::{Document, Eval, Loaded, Run, Train};
+use crate::config::{Document, Eval, Loaded, Run};
 use crate::data::{BadImage, Source, Workforce};
 use crate::distill::{Distill, MethodSetting, Parts};
 use crate::eval::Detection;
@@ -48,8 +48,8 @@ pub trait Settings: Document + Clone + PartialEq + Serialize {
     /// Returns this experiment on the data of `other`: a teacher trains on its student's data.
     fn on_data_of(&self, other: &Self) -> Self;
 
-    /// Settings of speed and reporting, which may change on resume: loader and loop.
-    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train);
+    /// Settings of speed and reporting, which may change on resume: workers and queue of the loader, and the run's.
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run);
 
     /// The settings of evaluations.
     fn evaluation(&mut self) -> &mut Eval;

@@ -36,7 +36,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Gathered, Network, Setting, Settings, Task, blake3_of};
-use crate::config::{ClassifyConfig, Eval, Loaded, Run, Train};
+use crate::config::{ClassifyConfig, Eval, Loaded, Run};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
 use crate::distill::{Distill, MethodSetting, Width};
 use crate::weights::WeightsFile;
@@ -62,9 +62,9 @@ impl Settings for ClassifyConfig {
         config
     }
 
-    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run) {
         let data = &mut self.labelled.data;
-        (&mut data.workers, &mut data.queue, &mut self.run.train)
+        (&mut data.workers, &mut data.queue, &mut self.run)
     }
 
     fn evaluation(&mut self) -> &mut Eval {

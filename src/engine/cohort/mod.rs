@@ -33,7 +33,7 @@ use super::distillation::Distillation;
 use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Further, Gathered, Network, Setting, Settings, Task};
 use super::{EngineError, Result};
-use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run, Train};
+use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
 use crate::distill::mcl::CohortMethod;
 use crate::distill::{MethodSetting, NegativesFrom};
@@ -56,9 +56,9 @@ impl Settings for CohortConfig {
         config
     }
 
-    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run) {
         let data = &mut self.labelled.data;
-        (&mut data.workers, &mut data.queue, &mut self.run.train)
+        (&mut data.workers, &mut data.queue, &mut self.run)
     }
 
     fn evaluation(&mut self) -> &mut Eval {

@@ -48,7 +48,7 @@ use super::task::{
     Evaluating, Gathered, Measured, Network, Setting, Settings, Task, Trained, blake3_of, parameters_of,
 };
 use super::{Result, classes};
-use crate::config::{Config, Eval, Loaded, Run, Train};
+use crate::config::{Config, Eval, Loaded, Run};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
@@ -81,8 +81,8 @@ impl Settings for Config {
         Self { data: other.data.clone(), ..self.clone() }
     }
 
-    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Train) {
-        (&mut self.data.workers, &mut self.data.queue, &mut self.run.train)
+    fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run) {
+        (&mut self.data.workers, &mut self.data.queue, &mut self.run)
     }
 
     fn evaluation(&mut self) -> &mut Eval {
