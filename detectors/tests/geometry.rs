@@ -220,7 +220,7 @@ fn retinanet_detections_are_torchvisions() {
 #[test]
 fn boxes_move_with_the_resized_image_as_torchvisions() {
     each_case("transform_batch", |case| {
-        for image in 0..2 {
+        for image in (0..).take_while(|image| case.has(&format!("image{image}"))) {
             let (_, shape) = case.f32(&format!("image{image}"));
             let mut boxes = case.boxes(&format!("boxes{image}"));
             let to = pair(&case.attrs["image_sizes"][image]);

@@ -131,27 +131,16 @@ fn crd_equals_pytorch() {
 #[test]
 fn the_memory_of_crd_moves_as_pytorchs() {
     golden::each_case("crd_bank_update", |case| {
-        let samples: Vec<u32> = (0..case.attr_usize("rows") as u32).collect();
+        // The samples of the batch are the positives of the loss.
+        let (idx, shape) = case.beside("crd").i64("idx");
+        let samples: Vec<u32> = idx.chunks(shape[1]).map(|row| row[0] as u32).collect();
+        assert_eq!(samples.len(), case.attr_usize("rows"));
         for (bank, new, output) in [("bank_s", "u", "new_bank_s_rows"), ("bank_t", "v", "new_bank_t_rows")] {
             let memory = input(case, bank).copy().unwrap();
-            let idx = crd_positives();
-            let samples = if idx.is_empty() { samples.clone() } else { idx };
             remember(&memory, &samples, &input(case, new), case.attr_f64("momentum")).unwrap();
             case.check_close(output, &flat(&permuted(&memory, &samples)));
         }
     });
-}
-
-/// The samples of the golden CRD batch.
-fn crd_positives() -> Vec<u32> {
-    let mut positives = Vec::new();
-    golden::each_case("crd", |case| {
-        if case.name == "crd" {
-            let (idx, shape) = case.i64("idx");
-            positives = idx.chunks(shape[1]).map(|row| row[0] as u32).collect();
-        }
-    });
-    positives
 }
 
 // ---- identities

@@ -107,7 +107,7 @@ impl Golden {
             attrs: &entry["attrs"],
             entry,
             tensors: self.files.get(text(entry, "file")),
-            root: &self.root,
+            golden: self,
         }
     }
 }
@@ -121,10 +121,15 @@ pub struct Case<'a> {
     pub attrs: &'a Value,
     entry: &'a Value,
     tensors: Option<&'a BTreeMap<String, Stored>>,
-    root: &'a Path,
+    golden: &'a Golden,
 }
 
 impl<'a> Case<'a> {
+    /// The case called `name` of the same root.
+    pub fn beside(&self, name: &str) -> Self {
+        self.golden.case(name)
+    }
+
     /// Whether this root has the tensor, stored or following from the generator.
     pub fn has(&self, key: &str) -> bool {
         self.stored(key).is_some() || self.generated(key).is_some()
@@ -264,7 +269,7 @@ impl<'a> Case<'a> {
     }
 
     fn place(&self) -> String {
-        format!("golden {} of {}", self.name, self.root.display())
+        format!("golden {} of {}", self.name, self.golden.root.display())
     }
 }
 

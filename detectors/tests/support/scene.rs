@@ -22,13 +22,13 @@ impl Scene {
     /// `first_label` is the golden label of our class 0: 1 where label 0 is the background.
     pub fn of(case: &Case, first_label: i64) -> Self {
         let config = &case.attrs["config"];
-        let side = |key: &str| config[key].as_f64().expect("a side in pixels") as f32;
+        let side = |key: &str| config[key].as_f64().expect("a side in pixels");
         let (mut images, mut originals, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-        for image in 0..2 {
+        for image in (0..).take_while(|image| case.has(&format!("image{image}"))) {
             let (pixels, shape) = case.f32(&format!("image{image}"));
             let (h, w) = (shape[1], shape[2]);
-            let (short, long) = (h.min(w) as f32, h.max(w) as f32);
-            let scale = f64::from((side("min_size") / short).min(side("max_size") / long));
+            let (short, long) = (h.min(w) as f64, h.max(w) as f64);
+            let scale = (side("min_size") / short).min(side("max_size") / long);
             let size = ((h as f64 * scale) as usize, (w as f64 * scale) as usize);
             let x = Tensor::from_vec(pixels, (1, 3, h, w), crate::support::device()).expect("an image");
             let resized = resize_bilinear(&Value::constant(x), size).expect("a size");
