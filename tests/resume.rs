@@ -426,9 +426,9 @@ fn runs_that_were_moved_to_another_folder_go_on_there_and_their_teacher_is_not_t
     let tiny = Tiny::new();
     tiny.train("distilled.toml", &["schedule.steps=2"]).unwrap();
     fs::rename(tiny.path("runs"), tiny.path("moved")).unwrap();
-    let sets = ["schedule.steps=2", "output=moved", "name=again"];
-    let told = tiny.told("distilled.toml", &sets, Start::Anew).unwrap();
-    assert_mentions(&told, &["the teacher was trained before", "moved/teacher/last.safetensors"]);
-    let told = tiny.told("distilled.toml", &["schedule.steps=2", "output=moved"], Start::Resume).unwrap();
-    assert!(!told.contains("other settings"), "{told}");
+    let train = ["train", "distilled.toml", "--set", "schedule.steps=2", "--set", "output=moved"];
+    let again = tiny.run_program(&[&train[..], &["--set", "name=again"]].concat());
+    assert_ended(&again, 0, &["the teacher was trained before: moved/teacher/last.safetensors"]);
+    assert_ended(&tiny.run_program(&[&train[..], &["--resume"]].concat()), 0, &["moved/distilled"]);
+    assert!(!tiny.path("runs").exists());
 }

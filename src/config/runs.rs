@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use ckd_settings::{Diagnostic, Entry, Node, Value};
 
 use super::error::ConfigError;
-use crate::report::run_folder::RunFolder;
 
 /// Keys of weights that may be a run's.
 const KEYS: [&str; 2] = ["student.init", "teacher.weights"];
 
 const PREFIX: &str = "run:";
+
+/// File of a run's last weights in its folder.
+const LAST: &str = "last.safetensors";
 
 /// Replaces `run:NAME` by the file of that run's last weights, below the configuration's own `output`. A student that begins
 /// there trains all its stages on, unless `student.freeze_at` says otherwise.
@@ -31,7 +33,7 @@ pub(super) fn expand(root: &mut Node) -> Result<(), ConfigError> {
                 .help(format!("write {PREFIX}NAME, the name of a folder in {}", output.display()))
                 .into());
         }
-        *path = RunFolder::at(output.join(name)).last().to_string_lossy().into_owned();
+        *path = output.join(name).join(LAST).to_string_lossy().into_owned();
         if key == "student.init" {
             train_all_stages(root);
         }

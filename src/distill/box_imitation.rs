@@ -13,15 +13,15 @@ use candle_core::Tensor;
 use ckd_detectors::box_coder::BoxCoder;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::param::Builder;
-use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
 use ckd_kernels::losses::{Divisor, giou_loss, smooth_l1};
 use ckd_kernels::memory::numbers;
 use ckd_settings::{Check, choices, section};
 
-use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, box_rows};
+use super::distiller::{DistillError, Distiller, box_rows};
 use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
 use super::rows::paired;
 use super::scalar::nothing;
@@ -102,38 +102,20 @@ impl Method for BoxImitation {
     }
 
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
-        Ok(Box::new(Imitation(self.clone())))
-    }
-}
-
-#[derive(Debug)]
-struct Imitation(BoxImitation);
-
-impl Distiller for Imitation {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.0.place.at.tap()]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let tap = self.0.place.at.tap();
-        let (teacher, student) = at_tap(tap, lesson)?;
-        let truth = box_rows(NAME, lesson)?;
-        let counts = |target: &Option<[f32; 4]>| target.is_some() || self.0.regions == Imitated::All;
-        let weights: Vec<f32> = (truth.targets.iter().zip(&truth.confidence))
-            .map(|(target, confidence)| if counts(target) { *confidence } else { 0.0 })
-            .collect();
-        let divisor = match self.0.normalizer {
-            Normalizer::Positives => truth.targets.iter().flatten().count().max(1) as f64,
-            Normalizer::Confidence => sum_of_weights(&weights),
-        };
-        let places = (truth.references.as_slice(), truth.coder);
-        let value = imitated(teacher, student, places, &weights, self.0.measure(), divisor);
-        let value = value.map_err(|error| error.at(tap))?;
-        Ok(vec![Term { name: format!("{NAME}/{tap}"), value, weight: self.0.weight.into() }])
+        let (measure, regions, normalizer) = (self.measure(), self.regions, self.normalizer);
+        let rows = OnRows::new(NAME, &self.place);
+        Ok(Box::new(rows.term(self.weight.into(), move |teacher, student, lesson| {
+            let truth = box_rows(NAME, lesson)?;
+            let counts = |target: &Option<[f32; 4]>| target.is_some() || regions == Imitated::All;
+            let weights: Vec<f32> = (truth.targets.iter().zip(&truth.confidence))
+                .map(|(target, confidence)| if counts(target) { *confidence } else { 0.0 })
+                .collect();
+            let divisor = match normalizer {
+                Normalizer::Positives => truth.targets.iter().flatten().count().max(1) as f64,
+                Normalizer::Confidence => sum_of_weights(&weights),
+            };
+            imitated(teacher, student, (truth.references.as_slice(), truth.coder), &weights, measure, divisor)
+        })))
     }
 }
 

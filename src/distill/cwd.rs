@@ -11,7 +11,6 @@ use ckd_kernels::maps::channel_divergence;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller};
-use super::layers::Adapters;
 use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::on_maps::OnMaps;
@@ -50,13 +49,9 @@ impl Method for Cwd {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let maps = OnMaps::new(NAME, &self.place)?;
-        let (adapters, params) = Adapters::new(&self.place.taps()?, &setting.widths, builder)?;
-        let temperature = self.temperature.into();
-        let maps = maps.term(self.weight.into(), move |tap, teacher, student| {
-            cwd(teacher, &adapters.forward(tap, student)?, temperature)
-        });
-        Ok(Box::new(maps.training(params)))
+        let (maps, temperature) = (OnMaps::new(NAME, &self.place)?, self.temperature.into());
+        let loss = move |teacher: &Tensor, student: &Value| cwd(teacher, student, temperature);
+        Ok(Box::new(maps.adapted(self.weight.into(), setting, builder, loss)?))
     }
 }
 

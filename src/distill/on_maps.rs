@@ -2,11 +2,13 @@
 //! level.
 
 use candle_core::Tensor;
-use ckd_detectors::param::ParamStore;
+use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap};
+use super::layers::Adapters;
+use super::method::MethodSetting;
 use super::place::Maps;
 
 type Loss = Box<dyn Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError>>;
@@ -37,6 +39,24 @@ impl OnMaps {
     ) -> Self {
         self.terms.push((None, weight, Box::new(loss)));
         self
+    }
+
+    /// With the term `NAME/TAP` at every level, of the student's map through a 1x1 convolution that `builder` makes where
+    /// widths differ.
+    ///
+    /// # Errors
+    /// A tap without a known width.
+    pub(super) fn adapted(
+        self,
+        weight: f64,
+        setting: &MethodSetting<'_>,
+        builder: Builder,
+        loss: impl Fn(&Tensor, &Value) -> Result<Value, DistillError> + 'static,
+    ) -> Result<Self, DistillError> {
+        let (adapters, params) = Adapters::new(&self.at, &setting.widths, builder)?;
+        let maps =
+            self.term(weight, move |tap, teacher, student| loss(teacher, &adapters.forward(tap, student)?));
+        Ok(maps.training(params))
     }
 
     /// With the term `NAME/TAP/KIND` at every level; the loss as in [`term`](Self::term).

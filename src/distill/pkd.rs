@@ -10,7 +10,6 @@ use ckd_kernels::maps::standardized_difference;
 use ckd_settings::{choices, section};
 
 use super::distiller::{DistillError, Distiller};
-use super::layers::Adapters;
 use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::on_maps::OnMaps;
@@ -54,13 +53,9 @@ impl Method for Pkd {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let maps = OnMaps::new(NAME, &self.place)?;
-        let (adapters, params) = Adapters::new(&self.place.taps()?, &setting.widths, builder)?;
-        let std = self.std;
-        let maps = maps.term(self.weight.into(), move |tap, teacher, student| {
-            pkd(teacher, &adapters.forward(tap, student)?, std)
-        });
-        Ok(Box::new(maps.training(params)))
+        let (maps, std) = (OnMaps::new(NAME, &self.place)?, self.std);
+        let loss = move |teacher: &Tensor, student: &Value| pkd(teacher, student, std);
+        Ok(Box::new(maps.adapted(self.weight.into(), setting, builder, loss)?))
     }
 }
 

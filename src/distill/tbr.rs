@@ -12,15 +12,15 @@
 
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
-use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::{reshape, rows};
 use ckd_kernels::maps::{Weights, squared_difference};
 use ckd_kernels::memory::numbers;
 use ckd_settings::{Check, section};
 
-use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, box_rows};
+use super::distiller::{DistillError, Distiller, box_rows};
 use super::method::{Method, MethodSetting};
+use super::on_rows::OnRows;
 use super::place::{Rows, RowsAt};
 use super::rows::paired;
 use super::scalar::nothing;
@@ -54,29 +54,12 @@ impl Method for Tbr {
     }
 
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
-        Ok(Box::new(Bounded(self.clone())))
-    }
-}
-
-#[derive(Debug)]
-struct Bounded(Tbr);
-
-impl Distiller for Bounded {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        vec![self.0.place.at.tap()]
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let tap = self.0.place.at.tap();
-        let (teacher, student) = at_tap(tap, lesson)?;
-        let truth = box_rows(NAME, lesson)?;
-        let value = bounded(teacher, student, &truth.targets, self.0.margin, truth.divisor);
-        let value = value.map_err(|error| error.at(tap))?;
-        Ok(vec![Term { name: format!("{NAME}/{tap}"), value, weight: self.0.weight.into() }])
+        let margin = self.margin;
+        let rows = OnRows::new(NAME, &self.place);
+        Ok(Box::new(rows.term(self.weight.into(), move |teacher, student, lesson| {
+            let truth = box_rows(NAME, lesson)?;
+            bounded(teacher, student, &truth.targets, margin, truth.divisor)
+        })))
     }
 }
 

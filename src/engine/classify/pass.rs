@@ -9,7 +9,6 @@ use ckd_detectors::taps::Tap;
 use rand::RngCore;
 
 use super::network::to_device;
-use super::shares::Part;
 use super::sources::LabelledSets;
 use crate::config::{Bn, Task};
 use crate::data::LabelledBatch;
@@ -18,6 +17,17 @@ use crate::engine::distillation::Distillation;
 use crate::engine::pass::{GradientSink, Pass, timed, walk_back};
 use crate::engine::task::Setting;
 use crate::engine::{EngineError, Result};
+
+/// Selection of the terms of a loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part<'a> {
+    /// All terms.
+    All,
+    /// The classification loss.
+    Task,
+    /// The terms of the method of this label.
+    Method(&'a str),
+}
 
 /// Runs teacher and student on one batch at `step` and gives the gradients to `gradients`.
 pub(super) fn training_pass(

@@ -10,22 +10,11 @@ use ckd_kernels::Gradients;
 use ckd_kernels::sgd::squared_norm;
 
 use super::network::to_device;
-use super::pass::pass_of;
+use super::pass::{Part, pass_of};
 use super::sources::LabelledSets;
 use crate::data::LabelledBatch;
 use crate::engine::Result;
 use crate::engine::task::Setting;
-
-/// Selection of the terms of a loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Part<'a> {
-    /// All terms.
-    All,
-    /// The classification loss.
-    Task,
-    /// The terms of the method of this label.
-    Method(&'a str),
-}
 
 /// The name of the loss of the true classes.
 const CLASSIFICATION: &str = "classification";
