@@ -424,9 +424,10 @@ fn ctrl_c_saves_the_state_and_says_how_to_go_on() {
 #[test]
 fn runs_that_were_moved_to_another_folder_go_on_there_and_their_teacher_is_not_trained_again() {
     let tiny = Tiny::new();
-    tiny.train("distilled.toml", &["schedule.steps=2"]).unwrap();
+    let train = ["train", "distilled.toml", "--set", "schedule.steps=2"];
+    assert_ended(&tiny.run_program(&train), 0, &["everything is in runs/distilled"]);
     fs::rename(tiny.path("runs"), tiny.path("moved")).unwrap();
-    let train = ["train", "distilled.toml", "--set", "schedule.steps=2", "--set", "output=moved"];
+    let train = [&train[..], &["--set", "output=moved"]].concat();
     let again = tiny.run_program(&[&train[..], &["--set", "name=again"]].concat());
     assert_ended(&again, 0, &["the teacher was trained before: moved/teacher/last.safetensors"]);
     assert_ended(&tiny.run_program(&[&train[..], &["--resume"]].concat()), 0, &["moved/distilled"]);
