@@ -20,7 +20,7 @@ pub enum Tap {
     Fpn(Level),
     /// The output of a stage of the trunk, counted from 1 (`layer1`), (N, C, H, W).
     Backbone(u8),
-    /// The same before the stage's last ReLU; where a norm and a ReLU begin the next stage, behind that norm, (N, C, H, W).
+    /// The output of a stage before its last ReLU; where a norm and a ReLU begin the next stage, behind that norm, (N, C, H, W).
     PreActivation(u8),
     /// Class logits of the box head on sampled proposals, (R, K + 1), background first.
     RoiLogits,

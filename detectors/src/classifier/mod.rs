@@ -69,7 +69,7 @@ pub trait Network: Debug {
     /// (N, 3, H, W), normalised and of any size, to maps (N, C, H', W'), `embedding` (N, D) and `logits` (N, classes).
     fn forward(&self, x: &Value, mode: Mode) -> Result<Taps>;
 
-    /// The same at inference with the pre-activations `stage1_before_relu`, .. where the network has them: ResNets and wide
+    /// Runs the network at inference, with the pre-activations `stage1_before_relu`, .. among the taps where the network has them: ResNets and wide
     /// ResNets for 32x32 pixels.
     ///
     /// # Shapes
