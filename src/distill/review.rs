@@ -31,9 +31,9 @@ const WIDEST: usize = 512;
 choices! {
     /// The teacher's maps that a review compares.
     pub enum TeacherMaps {
-        /// Those that its stages put out, as of the student.
+        /// Outputs of its stages, as of the student.
         Activated = "activated",
-        /// Those before the last ReLU of each stage, as the authors have it for classifiers.
+        /// Maps before the last ReLU of each stage, as the authors have it for classifiers.
         BeforeRelu = "before_relu",
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Planned {
     pub(super) config: String,
     pub(super) seed: u64,
     pub(super) experiment: Experiment,
-    /// The same experiment with weights that are there, where it begins with those of another run.
+    /// For a run that begins with the weights of another: the experiment with weights that are there.
     needs: Option<Experiment>,
 }
 
