@@ -11,6 +11,7 @@ use crate::support::tiny::{
 };
 use candle_core::{Device, Tensor};
 use ckd_det::config::CohortConfig;
+use ckd_det::distill::meta::MetaGradient;
 use ckd_det::engine::EngineError;
 use ckd_det::engine::classify::ClassifierCard;
 use ckd_det::engine::cohort::{Cohort, CohortSets, MetaBatch, meta_event};
@@ -22,7 +23,7 @@ use ckd_det::report::table::Row;
 use ckd_det::weights::WeightsFile;
 use ckd_detectors::images::Images;
 use ckd_detectors::param::ParamStore;
-use ckd_golden::{Golden, tensor as tensor_of, value};
+use ckd_golden::{Case, Golden, value};
 
 pub(crate) const BASE: &str = r#"
 task = "cohort"
@@ -348,74 +349,119 @@ fn assert_slope((config, _, cohort): (CohortConfig, CohortSets, Cohort), drawn: 
 }
 
 /// ResNet-8 beside ResNet-14 against an unroll in float64 (`tools/golden/meta_gradients.py`). Where pre-activations come
-/// near 0, float32 moves some across it, whoever computes: 0.09 and 0.12 were measured, and 0.02 and 0.03 of PyTorch's float32.
+/// near 0, float32 moves some across it, whoever computes: there PyTorch's float32 is the measure, in the least near of three ways.
 #[test]
 fn the_meta_gradient_of_networks_with_relus_is_near_to_a_float64_unroll() {
     let golden = Golden::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/meta"));
-    let settings = &golden.index()["settings"];
-    let count = |key: &str| settings[key].as_u64().expect(key) as usize;
-    let small = Small::new();
+    let mut wrong = Vec::new();
     for case in golden.cases_with_prefix("") {
-        let sets = [
-            "cohort.method=l_mcl".to_owned(),
-            "peer.1.network=resnet14".to_owned(),
-            format!("cohort.width={}", count("width")),
-            format!("cohort.layers.meta_steps={}", case.attr_usize("steps")),
-            "normalization.mean=[0.0,0.0,0.0]".to_owned(),
-            "normalization.std=[1.0,1.0,1.0]".to_owned(),
-        ];
-        let (config, _, cohort) = small.cohort(&sets.iter().map(String::as_str).collect::<Vec<_>>());
-        let stores = CohortSets::networks(&cohort).into_iter().map(|network| network.params);
-        let stores: Vec<&ParamStore> = stores.chain(CohortSets::beside(&cohort)).collect();
-        let moved: BTreeMap<&str, (&ParamStore, Vec<usize>)> = stores
-            .iter()
-            .flat_map(|store| store.trainable().map(|(name, t)| (&**name, (*store, t.dims().to_vec()))))
-            .filter(|(name, _)| !name.starts_with("aggregate."))
-            .collect();
-        for (stream, (name, (store, shape))) in (1000..).zip(&moved) {
-            let at = |index: usize| {
-                let v = value(stream, index as u64);
-                if shape.len() > 1 {
-                    v / (shape[1..].iter().product::<usize>() as f64).sqrt()
-                } else if name.ends_with("weight") {
-                    1.0 + 0.1 * v
-                } else {
-                    0.1 * v
-                }
-            };
-            let values: Vec<f32> = (0..shape.iter().product()).map(|index| at(index) as f32).collect();
-            store.set(name, &Tensor::from_vec(values, shape.as_slice(), &Device::Cpu).unwrap()).unwrap();
-        }
-        let filled = |stream: u64, shape: &[usize]| {
-            let values = tensor_of(stream, shape.iter().product(), 1.0, 0.0);
-            Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
-        };
-        let side = count("side");
-        let images = Images {
-            pixels: filled(1, &[count("images"), 3, side, side]),
-            sizes: vec![(side, side); count("images")],
-        };
-        let labels: Vec<u32> = (0..count("images") as u32).map(|image| image % 10).collect();
-        let batch = MetaBatch { images: &images, labels: &labels, drawn: &[] };
-        let found = meta_event(&config, &cohort, batch, case.attr_f64("lr")).unwrap();
-
+        let found = of_golden_weights(&golden, &case);
         let loss = case.attr_f64("loss");
         assert!((found.loss - loss).abs() < 1e-4 * loss, "{}: F {} for {loss}", case.name, found.loss);
         assert_eq!(found.phi.len(), 12, "every weight and bias of the layer matching");
-        let (mut off, mut length, mut product, mut own) = (0.0, 0.0, 0.0, 0.0);
-        for key in case.outputs() {
-            let got = found.phi[key].flatten_all().unwrap().to_vec1::<f32>().unwrap();
-            let want = case.f32(key).0;
-            let pairs = || got.iter().zip(&want).map(|(a, b)| (f64::from(*a), f64::from(*b)));
-            let square = |of: &dyn Fn((f64, f64)) -> f64| pairs().map(of).sum::<f64>();
-            off += square(&|(a, b)| (a - b) * (a - b));
-            length += square(&|(_, b)| b * b);
-            own += square(&|(a, _)| a * a);
-            product += square(&|(a, b)| a * b);
+        let error_of = |keys: &[&str]| -> f64 {
+            let (mut off, mut length) = (0.0, 0.0);
+            for &key in keys {
+                let got = found.phi[key].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+                for (a, b) in got.iter().zip(&case.f32(key).0) {
+                    off += f64::from(a - b).powi(2);
+                    length += f64::from(*b).powi(2);
+                }
+            }
+            (off / length).sqrt()
+        };
+        let torch = case.attrs["torch_errors"].as_array().expect("errors").iter();
+        let torch = torch.map(|error| error.as_f64().expect("an error")).fold(0.0, f64::max);
+        // Of all weights together, and of each.
+        let [most, most_of_one] =
+            if case.name.starts_with("away/") { [1e-3; 2] } else { [torch, 1.5 * torch] };
+        let keys = case.outputs();
+        let error = error_of(&keys);
+        if error > most {
+            wrong.push(format!("{}: error {error:.2e}, more than {most:.2e}", case.name));
         }
-        let (error, cosine) = ((off / length).sqrt(), product / (length * own).sqrt());
-        let found = format!("{}: relative error {error:.1e}, cosine {cosine:.5}", case.name);
-        assert!(error < 0.15 && cosine > 0.985, "{found}");
+        for key in keys {
+            let error = error_of(&[key]);
+            if error > most_of_one {
+                wrong.push(format!("{}: {key}: error {error:.2e}, more than {most_of_one:.2e}", case.name));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Meta event of a golden case: its weights, images and memories in a cohort.
+fn of_golden_weights(golden: &Golden, case: &Case<'_>) -> MetaGradient {
+    let settings = &golden.index()["settings"];
+    let count = |key: &str| settings[key].as_u64().expect(key) as usize;
+    let flag = |key: &str| case.attrs[key].as_bool().expect(key);
+    let (images, side) = (case.attr_usize("images"), case.attr_usize("side"));
+    let mut sets = vec![
+        "cohort.method=l_mcl".to_owned(),
+        "peer.1.network=resnet14".to_owned(),
+        format!("cohort.width={}", count("width")),
+        format!("cohort.layers.meta_steps={}", case.attr_usize("steps")),
+        "normalization.mean=[0.0,0.0,0.0]".to_owned(),
+        "normalization.std=[1.0,1.0,1.0]".to_owned(),
+    ];
+    let columns = count("columns");
+    if flag("remembered") {
+        sets.push(format!("cohort.bank.negatives={}", columns - 2));
+    }
+    let small = Small::new();
+    let (config, _, cohort) = small.cohort(&sets.iter().map(String::as_str).collect::<Vec<_>>());
+    let stores = CohortSets::networks(&cohort).into_iter().map(|network| network.params);
+    let stores: Vec<&ParamStore> = stores.chain(CohortSets::beside(&cohort)).collect();
+    let moved: BTreeMap<&str, (&ParamStore, Vec<usize>)> = stores
+        .iter()
+        .flat_map(|store| store.trainable().map(|(name, t)| (&**name, (*store, t.dims().to_vec()))))
+        .filter(|(name, _)| !name.starts_with("aggregate."))
+        .collect();
+    let filled = |stream: u64, shape: &[usize], of: &dyn Fn(f64) -> f64| {
+        let all = 0..shape.iter().product::<usize>() as u64;
+        let values: Vec<f32> = all.map(|index| of(value(stream, index)) as f32).collect();
+        Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+    };
+    for (stream, (name, (store, shape))) in (1000..).zip(&moved) {
+        store.set(name, &filled(stream, shape, &|v| golden_weight(name, shape, v))).unwrap();
+    }
+    let images = Images {
+        pixels: filled(case.attr_usize("stream") as u64, &[images, 3, side, side], &|v| v),
+        sizes: vec![(side, side); images],
+    };
+    let mut drawn = Vec::new();
+    if flag("remembered") {
+        let rows = count("remembered");
+        for (peer, stream) in [(0, 2), (1, 3)] {
+            let name = format!("memory.{peer}.rows");
+            let store = stores.iter().find(|store| store.get(&name).is_some()).expect("a memory");
+            let width = count("width");
+            let at = |row: usize, column: usize| value(stream, (row * width + column) as u64);
+            let unit = |row: usize| {
+                let length = (0..width).map(|column| at(row, column).powi(2)).sum::<f64>().sqrt();
+                (0..width).map(move |column| (at(row, column) / length) as f32).collect::<Vec<_>>()
+            };
+            let values: Vec<f32> = (0..rows).flat_map(unit).collect();
+            store.set(&name, &Tensor::from_vec(values, (rows, width), &Device::Cpu).unwrap()).unwrap();
+        }
+        for image in 0..images.sizes.len() {
+            drawn.extend((0..columns).map(|column| ((5 * image + 11 * column) % rows) as u32));
+        }
+    }
+    let labels: Vec<u32> =
+        (0..images.sizes.len() as u32).map(|image| image % case.attr_usize("classes") as u32).collect();
+    let batch = MetaBatch { images: &images, labels: &labels, drawn: &drawn };
+    meta_event(&config, &cohort, batch, case.attr_f64("lr")).unwrap()
+}
+
+/// Weight of a golden case from a number of the generator in [-1, 1).
+fn golden_weight(name: &str, shape: &[usize], v: f64) -> f64 {
+    if shape.len() > 1 {
+        v / (shape[1..].iter().product::<usize>() as f64).sqrt()
+    } else if name.ends_with("weight") {
+        1.0 + 0.1 * v
+    } else {
+        0.1 * v
     }
 }
 

@@ -94,7 +94,7 @@ pub struct MetaStep {
     pub weight_decay: f64,
     /// Steps on the inner loss; one on the outer loss follows.
     pub inner_steps: usize,
-    /// The length of a central difference, relative to that of theta: 1e-3 balances rounding and curvature in
+    /// The length of a central difference, relative to that of theta: 1e-4 balances rounding and curvature in
     /// f32.
     pub difference: f64,
 }

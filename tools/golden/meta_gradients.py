@@ -1,10 +1,14 @@
 """Golden gradients of L-MCL's meta step on networks with ReLUs: ResNet-8 beside ResNet-14, unrolled in float64.
 
+In the cases `kinks` rounding moves some pre-activations across 0, whoever computes; in `away` none comes as near. Each with the
+batch and with memories.
+
     python3 tools/golden/meta_gradients.py tests/golden/meta
 
 Written from docs/METHODS.md with PyTorch's autograd, and not from the program. Weights and images follow from the
-generator of the golden values: parameter number k of all trained ones, sorted by name, is stream 1000 + k; images are stream 1.
-Each case has PyTorch's own float32 error beside the float64 truth.
+generator of the golden values: parameter number k of all trained ones, sorted by name, is stream 1000 + k; images are the
+case's stream, the memories' rows streams 2 and 3, made unit. Each case has the errors of PyTorch's own float32 beside the
+float64 truth: with oneDNN, without it, and with channels last.
 """
 import json
 import pathlib
@@ -16,9 +20,10 @@ import torch
 import torch.nn.functional as F
 
 torch.set_num_threads(2)
-IMAGES, SIDE, WIDTH, CLASSES = 64, 16, 16, 10
+WIDTH, CLASSES = 16, 10
 DEPTHS = (8, 14)
-LR, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
+REMEMBERED, COLUMNS = 28, 8
+MOMENTUM, DECAY = 0.9, 5e-4
 ALPHA, GAMMA, TAU, T = 0.1, 1.0, 0.1, 3.0
 MASK = (1 << 64) - 1
 
@@ -86,6 +91,12 @@ def filled():
     return {n: values[n] for n in theta}, {n: values[n] for n in phi}
 
 
+def relu(x):
+    """ReLU, which notes how near to 0 its inputs come."""
+    relu.nearest = min(relu.nearest, x.detach().abs().min().item())
+    return F.relu(x)
+
+
 def norm(x, p, name):
     return F.batch_norm(x, None, None, p[name + ".weight"], p[name + ".bias"], training=True, eps=1e-5)
 
@@ -96,11 +107,11 @@ def run_tail(x, p, prefix, depth, stage):
         for b in range((depth - 2) // 6):
             at = f"{prefix}layer{s + 1}.{b}."
             stride = 2 if s > 0 and b == 0 else 1
-            y = F.relu(norm(F.conv2d(x, p[at + "conv1.weight"], stride=stride, padding=1), p, at + "bn1"))
+            y = relu(norm(F.conv2d(x, p[at + "conv1.weight"], stride=stride, padding=1), p, at + "bn1"))
             y = norm(F.conv2d(y, p[at + "conv2.weight"], padding=1), p, at + "bn2")
             if at + "downsample.0.weight" in p:
                 x = norm(F.conv2d(x, p[at + "downsample.0.weight"], stride=stride), p, at + "downsample.1")
-            x = F.relu(y + x)
+            x = relu(y + x)
         maps.append(x)
     f = x.mean((2, 3))
     return maps, f, F.linear(f, p[prefix + "fc.weight"], p[prefix + "fc.bias"])
@@ -110,13 +121,13 @@ def layers(x, p):
     """(features, logits, embedding) of every layer of every network."""
     found = []
     for m, depth in enumerate(DEPTHS):
-        stem = F.relu(norm(F.conv2d(x, p[f"peer.{m}.conv1.weight"], padding=1), p, f"peer.{m}.bn1"))
+        stem = relu(norm(F.conv2d(x, p[f"peer.{m}.conv1.weight"], padding=1), p, f"peer.{m}.bn1"))
         maps, *last = run_tail(stem, p, f"peer.{m}.", depth, 0)
         own = [run_tail(maps[s - 1], p, f"heads.{m}.branch.{s}.", depth, s)[1:] for s in (1, 2)] + [last]
         found.append([])
         for l, (f, z) in enumerate(own):
             at = f"heads.{m}.embed.{l}."
-            u = F.linear(F.relu(F.linear(f, p[at + "0.weight"], p[at + "0.bias"])), p[at + "2.weight"], p[at + "2.bias"])
+            u = F.linear(relu(F.linear(f, p[at + "0.weight"], p[at + "0.bias"])), p[at + "2.weight"], p[at + "2.bias"])
             found[-1].append((f, z, F.normalize(u)))
     return found
 
@@ -133,7 +144,21 @@ def nce(g, labels, w):
     return (w * -(logp * positive).sum(1) / positive.sum(1)).mean()
 
 
-def inner(x, labels, theta, phi):
+def first_columns(g, count, w):
+    return (w * (g.logsumexp(1) - g[:, :count].mean(1))).mean()
+
+
+def memories(dtype):
+    rows = [noise(2 + m, (REMEMBERED, WIDTH)) for m in range(2)]
+    return [(r / r.norm(dim=1, keepdim=True)).float().to(dtype) for r in rows]
+
+
+def drawn(images):
+    """The rows of the memories that each image is compared with: itself, one of its class, others."""
+    return (5 * torch.arange(images)[:, None] + 11 * torch.arange(COLUMNS)) % REMEMBERED
+
+
+def inner(x, labels, theta, phi, remembered):
     found, total = layers(x, theta), 0
     for l in range(3):
         for k in range(3):
@@ -141,8 +166,14 @@ def inner(x, labels, theta, phi):
             a = F.linear(f, phi[f"match.0.{l}.weight"], phi[f"match.0.{l}.bias"])
             b = F.linear(h, phi[f"match.1.{k}.weight"], phi[f"match.1.{k}.bias"])
             w = F.cosine_similarity(a, b).sigmoid()
-            uu, vv, uv, vu = u @ u.T / TAU, v @ v.T / TAU, u @ v.T / TAU, v @ u.T / TAU
-            contrast = nce(uu, labels, w) + nce(vv, labels, w) + nce(uv, labels, w) + nce(vu, labels, w)
+            if remembered:
+                rows = [bank[drawn(len(x))] for bank in memories(x.dtype)]
+                to = lambda e, m: torch.einsum("bd,bkd->bk", e, rows[m]) / TAU
+                uu, vv, uv, vu = to(u, 0)[:, 1:], to(v, 1)[:, 1:], to(u, 1), to(v, 0)
+                contrast = sum(first_columns(g, 1, w) for g in (uu, vv)) + sum(first_columns(g, 2, w) for g in (uv, vu))
+            else:
+                uu, vv, uv, vu = u @ u.T / TAU, v @ v.T / TAU, u @ v.T / TAU, v @ u.T / TAU
+                contrast = nce(uu, labels, w) + nce(vv, labels, w) + nce(uv, labels, w) + nce(vu, labels, w)
             soft = klt(uu, vv, w) + klt(vv, uu, w) + klt(uv, vu, w) + klt(vu, uv, w)
             total = total + 2 * (ALPHA * contrast + GAMMA * soft)
     return total
@@ -152,15 +183,17 @@ def outer(x, labels, theta):
     return sum(F.cross_entropy(z, labels) for own in layers(x, theta) for _, z, _ in own)
 
 
-def unrolled(steps, lr, dtype):
+def unrolled(case, dtype, layout=torch.contiguous_format):
+    steps, lr, remembered = case["steps"], case["lr"], case["remembered"]
+    relu.nearest = torch.inf
     theta, phi = filled()
     theta = {n: t.to(dtype).requires_grad_() for n, t in theta.items()}
     phi = {n: t.to(dtype).requires_grad_() for n, t in phi.items()}
-    x = noise(1, (IMAGES, 3, SIDE, SIDE)).to(dtype)
-    labels = torch.arange(IMAGES) % CLASSES
+    x = noise(case["stream"], (case["images"], 3, case["side"], case["side"])).to(dtype).contiguous(memory_format=layout)
+    labels = torch.arange(case["images"]) % case["classes"]
     velocity = {n: torch.zeros_like(t) for n, t in theta.items()}
     for step in range(steps + 1):
-        loss = inner(x, labels, theta, phi) if step < steps else outer(x, labels, theta)
+        loss = inner(x, labels, theta, phi, remembered) if step < steps else outer(x, labels, theta)
         slopes = torch.autograd.grad(loss, list(theta.values()), create_graph=True, allow_unused=True)
         for (n, t), g in zip(list(theta.items()), slopes):
             velocity[n] = MOMENTUM * velocity[n] + DECAY * t + (0 if g is None else g)
@@ -180,26 +213,42 @@ def write(path, tensors):
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
 
+def cases():
+    kinks = dict(images=64, side=16, stream=1, classes=10, lr=0.05)
+    away = dict(images=16, side=4, stream=10, classes=4, lr=0.01)
+    return {
+        "kinks/two_updates": dict(kinks, steps=2, remembered=False),
+        "kinks/four_updates": dict(kinks, steps=4, remembered=False),
+        "kinks/memories": dict(kinks, steps=2, remembered=True),
+        "away/batch": dict(away, steps=2, remembered=False),
+        "away/memories": dict(away, steps=2, remembered=True),
+    }
+
+
 def main(folder):
-    cases, tensors = [], {}
-    for name, steps in [("kinks/two_updates", 2), ("kinks/four_updates", 4)]:
-        loss, exact = unrolled(steps, LR, torch.float64)
-        _, single = unrolled(steps, LR, torch.float32)
+    entries, tensors = [], {}
+    for name, case in cases().items():
+        loss, exact = unrolled(case, torch.float64)
+        nearest = relu.nearest
         flat = lambda g: torch.cat([t.double().flatten() for t in g.values()])
-        error = ((flat(single) - flat(exact)).norm() / flat(exact).norm()).item()
-        cosine = F.cosine_similarity(flat(single), flat(exact), 0).item()
-        print(f"{name}: F {loss:.6f}, |g| {flat(exact).norm():.3e}, float32 of PyTorch: error {error:.2e}, cosine {cosine:.5f}")
-        attrs = dict(steps=steps, lr=LR, loss=loss, torch_error=error, torch_cosine=cosine)
+        errors = []
+        for onednn, layout in [(True, torch.contiguous_format), (False, torch.contiguous_format), (True, torch.channels_last)]:
+            with torch.backends.mkldnn.flags(enabled=onednn):
+                _, single = unrolled(case, torch.float32, layout)
+            errors.append(((flat(single) - flat(exact)).norm() / flat(exact).norm()).item())
+        print(f"{name}: F {loss:.6f}, |g| {flat(exact).norm():.3e}, nearest pre-activation {nearest:.1e}, "
+              f"float32 of PyTorch: {', '.join(f'{error:.2e}' for error in errors)}", flush=True)
+        attrs = dict(case, loss=loss, torch_errors=errors, nearest=nearest)
         outputs = {}
         for n, g in exact.items():
             tensors[f"{name}/{n}"] = g.float().contiguous()
             outputs[n] = dict(shape=list(g.shape), dtype="float32")
         what = "dF/dphi through the unrolled updates, float64"
-        cases.append(dict(name=name, file="meta.safetensors", what=what, attrs=attrs, inputs={}, outputs=outputs))
+        entries.append(dict(name=name, file="meta.safetensors", what=what, attrs=attrs, inputs={}, outputs=outputs))
     folder.mkdir(exist_ok=True)
     write(folder / "meta.safetensors", tensors)
-    settings = dict(images=IMAGES, side=SIDE, width=WIDTH, momentum=MOMENTUM, weight_decay=DECAY)
-    lines = ",\n".join(json.dumps(case) for case in cases)
+    settings = dict(width=WIDTH, momentum=MOMENTUM, weight_decay=DECAY, remembered=REMEMBERED, columns=COLUMNS)
+    lines = ",\n".join(json.dumps(entry) for entry in entries)
     (folder / "index.json").write_text(f'{{"settings": {json.dumps(settings)},\n"cases": [\n{lines}\n]}}\n')
 
 

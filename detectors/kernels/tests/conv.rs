@@ -5,6 +5,7 @@ use std::alloc::System;
 use crate::support::*;
 use candle_core::Tensor;
 use ckd_kernels::allocator::KeepLarge;
+use ckd_kernels::conv::without_winograd;
 use ckd_kernels::elementwise::{add, relu, relu6};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::{Algorithms, Conv2dConfig, Epilogue, Precision, Value, conv2d};
@@ -221,6 +222,13 @@ proptest! {
     fn winograds_form_stays_within_its_stated_error(sizes in winograd_sizes()) {
         for (error, of) in relative_errors(&sizes).into_iter().zip(["y", "x", "w"]) {
             prop_assert!(error < 3e-5, "{of}: {error:.1e}");
+        }
+    }
+
+    #[test]
+    fn plain_sums_of_products_instead_of_winograds_form_are_three_times_nearer(sizes in winograd_sizes()) {
+        for (error, of) in without_winograd(|| relative_errors(&sizes)).into_iter().zip(["y", "x", "w"]) {
+            prop_assert!(error < 1e-5, "{of}: {error:.1e}");
         }
     }
 

@@ -128,7 +128,7 @@ section! {
         /// The learning rate of those weights over that of the networks.
         pub meta_lr_factor: f64 = 1.0,
         /// The length of a central difference over that of the weights.
-        pub meta_difference: f64 = 1e-3,
+        pub meta_difference: f64 = 1e-4,
     }
 }
 

@@ -8,6 +8,7 @@ use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use ckd_detectors::param::{ParamStore, write_in_place};
 use ckd_kernels::Value;
+use ckd_kernels::conv::without_winograd;
 use ckd_kernels::elementwise::weighted_sum;
 use ckd_kernels::pattern::ActivationPattern;
 
@@ -86,7 +87,8 @@ impl Saved {
 /// Scalars and their weights in a loss.
 type Terms = Vec<(Value, f64)>;
 
-/// The losses of the virtual updates.
+/// The losses of the virtual updates. Their convolutions round as little as f32 can: what rounding moves across a ReLU's kink
+/// gets another gradient.
 struct Lookahead<'a> {
     config: &'a CohortConfig,
     cohort: &'a Cohort,
@@ -162,7 +164,8 @@ impl Objective for Lookahead<'_> {
     type Error = EngineError;
 
     fn slope(&self, loss: Loss, theta: &Parameters, phi: &Parameters) -> Result<Slope<Held>> {
-        let (found, pattern) = ActivationPattern::recorded(|| self.at(loss, theta, phi, None));
+        let look = || without_winograd(|| self.at(loss, theta, phi, None));
+        let (found, pattern) = ActivationPattern::recorded(look);
         let Slope { loss, theta, phi, held: targets } = found?;
         Ok(Slope { loss, theta, phi, held: Held { targets, pattern } })
     }
@@ -174,7 +177,8 @@ impl Objective for Lookahead<'_> {
         phi: &Parameters,
         held: &Held,
     ) -> Result<(Parameters, Parameters)> {
-        let found = held.pattern.held(|| self.at(loss, theta, phi, held.targets.as_ref()))?;
+        let look = || without_winograd(|| self.at(loss, theta, phi, held.targets.as_ref()));
+        let found = held.pattern.held(look)?;
         Ok((found.theta, found.phi))
     }
 }

@@ -33,6 +33,7 @@ pub use config::Conv2dConfig;
 pub use epilogue::Epilogue;
 #[cfg(feature = "cuda")]
 pub(crate) use gpu::{code, scaled_rows_of};
+pub use winograd::without_winograd;
 
 use crate::piecewise::after;
 use crate::{Result, Value};

@@ -15,6 +15,20 @@ mod tiles;
 mod transforms;
 mod weight_gradient;
 
+use std::cell::Cell;
+
+use crate::precision::within;
+
+thread_local! {
+    static IS_ON: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Runs `f` without Winograd's form, backward passes within it too: every convolution on the CPU is plain sums of products, which
+/// round less. For what asks on which side of 0 a number is. A GPU's library chooses its algorithms by itself.
+pub fn without_winograd<T>(f: impl FnOnce() -> T) -> T {
+    within(&IS_ON, false, f)
+}
+
 pub(super) use product::convolve;
 pub(super) use tiles::suits;
 pub(super) use weight_gradient::{suits as suits_weight_gradient, weight_gradient};

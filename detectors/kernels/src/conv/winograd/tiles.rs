@@ -2,6 +2,7 @@
 
 use super::super::config::Conv2dConfig;
 use super::super::geometry::Geometry;
+use super::IS_ON;
 
 /// Points of the transformed tile.
 pub(super) const POINTS: usize = 36;
@@ -14,7 +15,7 @@ pub(in super::super) fn suits(geometry: &Geometry) -> bool {
     // Tiles stick out of small maps.
     let covered = oh.next_multiple_of(4) * ow.next_multiple_of(4);
     let plain = [r, s] == [3, 3] && stride == [1, 1] && dilation == [1, 1] && groups == 1;
-    plain && channels && padding.iter().all(|&padding| padding <= 2) && covered <= 2 * oh * ow
+    IS_ON.get() && plain && channels && padding.iter().all(|&padding| padding <= 2) && covered <= 2 * oh * ow
 }
 
 /// The 4x4 tiles of a batch of maps, row by row.
