@@ -60,6 +60,7 @@ pub mod labelled;
 pub mod labelled_data;
 pub mod leakage;
 pub mod loader;
+pub mod mix_up;
 pub mod open;
 pub mod pixels;
 pub mod report;

@@ -52,6 +52,8 @@ pub struct MethodSetting<'a> {
     pub widths: Widths,
     /// The anchors of a detector.
     pub anchors: Option<AnchorGenerator>,
+    /// Training images; 0 where they are not known.
+    pub images: usize,
     /// The class of each training image of a classifier.
     pub classes: Vec<u32>,
 }

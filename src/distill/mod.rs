@@ -12,6 +12,7 @@
 //! | `mgd` | [`mgd()`]: feature maps generated from a part of them |
 //! | `tbr`, `box_imitation` | box deltas: [`bounded`] by the teacher, [`imitated`] |
 //! | `cross_kd` | predictions of the teacher's head from the student's features: [`aligned`], [`class_difference`] |
+//! | `dense`, `queue`, `local`, `projector` | without labels: [`dense()`], [`queue()`], [`local()`] through a [`Projector`] |
 //! | `fgfi`, `fgd`, `context` | feature maps where the objects are |
 //! | `mcl`, `meta` | online learning: [`mcl`]'s losses, the gradient of its meta step |
 //! | `bank` | memory banks of samples: [`ByClass`], [`remember`], [`likeness`] |
@@ -39,6 +40,7 @@ mod on_rows;
 pub mod parts;
 mod place;
 mod prepared;
+mod projector;
 mod rows;
 mod scalar;
 
@@ -54,6 +56,7 @@ pub use parts::{AllRows, NegativesFrom, Parts, PartsError};
 use place::Compared;
 pub use place::{Maps, MapsAt, Offer, Place, Rows, RowsAt, Timing};
 pub use prepared::Prepared;
+pub use projector::Projector;
 
 use ckd_detectors::param::Builder;
 use ckd_settings::{Check, Diagnostic, Fields, Key, Node, Read, Section, join, unknown_word};
@@ -133,6 +136,9 @@ methods! {
     tbr: Tbr;
     box_imitation: BoxImitation;
     cross_kd: CrossKd;
+    dense: DenseFeatures;
+    queue: FeatureQueue;
+    local: LocalFeatures;
 }
 
 /// The summaries of all methods: those that learn from a teacher, then those of cohorts.

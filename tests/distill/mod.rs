@@ -3,6 +3,7 @@
 mod alignment;
 mod boxes;
 mod cross_kd;
+mod label_free;
 mod logits;
 mod maps;
 mod memory;

@@ -57,7 +57,7 @@ pub(crate) fn flat(tensor: &Tensor) -> Vec<f32> {
 
 /// What a method knows before the first step, of networks of these widths.
 pub(crate) fn setting(widths: Widths) -> MethodSetting<'static> {
-    MethodSetting { seed: 7, device: device(), widths, anchors: None, classes: Vec::new() }
+    MethodSetting { seed: 7, device: device(), widths, anchors: None, images: 0, classes: Vec::new() }
 }
 
 /// The method of an entry at `index` of `[[distill]]`.

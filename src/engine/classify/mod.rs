@@ -166,6 +166,7 @@ impl Task for LabelledSets {
             device,
             widths: theirs.iter().filter_map(width).collect(),
             anchors: None,
+            images: self.train.len(),
             classes: self.train.labels.clone(),
         })
     }

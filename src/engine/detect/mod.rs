@@ -176,7 +176,8 @@ impl Task for DataSets {
         _teacher: &Detector,
         device: &'d Device,
     ) -> Result<MethodSetting<'d>> {
-        method_setting(config, self.train.categories.len(), device)
+        let setting = method_setting(config, self.train.categories.len(), device)?;
+        Ok(MethodSetting { images: self.train.images.len(), ..setting })
     }
 
     fn source(&self, config: &Config) -> Result<BoxedImages> {
@@ -352,6 +353,7 @@ pub fn method_setting<'d>(config: &Config, classes: usize, device: &'d Device) -
         device,
         widths: levels.map(|level| (Tap::Fpn(level), channels)).chain(rows).collect(),
         anchors: Some(detector.anchors(&pyramid)?),
+        images: 0,
         classes: Vec::new(),
     })
 }
