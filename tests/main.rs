@@ -35,6 +35,7 @@ mod optim;
 mod outputs;
 mod pages;
 mod properties;
+mod pseudo_labels;
 mod published;
 mod ranks;
 mod recipes;

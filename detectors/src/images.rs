@@ -26,6 +26,15 @@ pub struct Target {
     pub labels: Vec<u32>,
     /// Crowds and other regions where a detection is neither right nor wrong.
     pub ignored: Vec<Xyxy>,
+    /// Weights of the boxes in the losses of what is matched with them; 1 each if there are none.
+    pub weights: Vec<f32>,
+}
+
+impl Target {
+    /// Weight of a box.
+    pub(crate) fn weight(&self, index: u32) -> f64 {
+        self.weights.get(index as usize).map_or(1.0, |&weight| weight.into())
+    }
 }
 
 section! {
@@ -76,13 +85,20 @@ impl Images {
         if targets.len() != self.sizes.len() {
             return refuse(format!("{} of them for {} images", targets.len(), self.sizes.len()));
         }
-        for (image, Target { boxes, labels, .. }) in targets.iter().enumerate() {
+        for (image, Target { boxes, labels, weights, .. }) in targets.iter().enumerate() {
             if boxes.len() != labels.len() {
                 return refuse(format!(
                     "image {image} has {} boxes, but {} labels",
                     boxes.len(),
                     labels.len()
                 ));
+            }
+            if !weights.is_empty() && weights.len() != boxes.len() {
+                let (boxes, weights) = (boxes.len(), weights.len());
+                return refuse(format!("image {image} has {boxes} boxes, but {weights} weights"));
+            }
+            if let Some(weight) = weights.iter().find(|weight| !(**weight > 0.0 && weight.is_finite())) {
+                return refuse(format!("image {image} has a box of weight {weight}; weights are above 0"));
             }
             if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
                 return refuse(format!("image {image} has a label {label}, but there are {classes} classes"));

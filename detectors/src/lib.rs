@@ -48,6 +48,7 @@ pub mod pyramid;
 pub mod regions;
 pub mod retinanet;
 pub mod roi_heads;
+mod row_divisors;
 pub mod rpn;
 pub mod sampler;
 pub mod settings;

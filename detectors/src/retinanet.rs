@@ -4,7 +4,7 @@ use ckd_kernels::Value;
 use ckd_kernels::boxes::{AnchorGrid, AnchorOutputs, Detections as Among, detections_of_anchors};
 use ckd_kernels::elementwise::{relu, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
-use ckd_kernels::losses::{Divisor, FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
+use ckd_kernels::losses::{FocalTargets, RowTarget, giou_loss, sigmoid_focal_loss, smooth_l1};
 use ckd_settings::{Check, choices, section};
 use rand::RngCore;
 
@@ -22,6 +22,7 @@ use crate::nn::{Conv2d, ConvBlock, HeadNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::{Clip, Detections, logit_floor};
 use crate::regions::{Regions, Regression};
+use crate::row_divisors::RowDivisors;
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
@@ -231,13 +232,14 @@ impl RetinaNet {
         let (mut chosen, mut anchors, mut truths) = (Vec::new(), Vec::new(), Vec::new());
         let mut positives = Vec::with_capacity(targets.len());
         // Both losses are means over the images of sums over an image, divided by its number of positives.
-        let (mut per_anchor, mut per_positive) = (Vec::new(), Vec::new());
+        let (mut per_anchor, mut per_positive) = (RowDivisors::default(), RowDivisors::default());
         for (image, target) in targets.iter().enumerate() {
             let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &output.anchors);
-            let mut rows_of = Vec::new();
+            let (mut rows_of, mut weights) = (Vec::new(), Vec::new());
             classes.extend(matches.iter().enumerate().map(|(anchor, matched)| match *matched {
                 Match::Gt(truth) => {
                     rows_of.push((image * count + anchor) as u32);
+                    weights.push((anchor, target.weight(truth)));
                     anchors.push(output.anchors[anchor]);
                     truths.push(target.boxes[truth as usize]);
                     RowTarget::Class(target.labels[truth as usize])
@@ -246,16 +248,20 @@ impl RetinaNet {
                 Match::Between => RowTarget::Ignored,
             }));
             let divisor = (rows_of.len().max(1) * targets.len()) as f64;
-            per_anchor.push((count, divisor));
-            per_positive.push((rows_of.len(), divisor));
+            per_positive.extend(
+                rows_of.len(),
+                divisor,
+                weights.iter().map(|(_, weight)| *weight).enumerate(),
+            );
+            per_anchor.extend(count, divisor, weights);
             chosen.extend_from_slice(&rows_of);
             positives.push(rows_of);
         }
         let (alpha, gamma) = (settings.focal_alpha, settings.focal_gamma);
         let class_targets = FocalTargets::Rows(&classes);
-        let per_anchor = Divisor::Parts(&per_anchor);
+        let per_anchor = per_anchor.divisor();
         let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, per_anchor)?;
-        let (deltas, per_positive) = (rows(&output.deltas, &chosen)?, Divisor::Parts(&per_positive));
+        let (deltas, per_positive) = (rows(&output.deltas, &chosen)?, per_positive.divisor());
         let regression = match settings.box_loss {
             BoxLoss::L1 => {
                 let encode = |(truth, anchor)| CODER.encode(truth, anchor);

@@ -21,6 +21,7 @@ use crate::nn::{ConvBlock, HeadNorm, Linear, Mode};
 use crate::param::Builder;
 use crate::postprocess::Detections;
 use crate::regions::Regression;
+use crate::row_divisors::RowDivisors;
 use crate::sampler::sample;
 use crate::{Error, Result};
 
@@ -121,6 +122,8 @@ pub struct RoiSamples {
     pub labels: Vec<u32>,
     /// Per positive: its row over all images, and the deltas to its truth.
     positives: Vec<(u32, [f32; 4])>,
+    /// Weight of each positive.
+    weights: Vec<f64>,
 }
 
 impl RoiSamples {
@@ -224,7 +227,8 @@ impl RoiHeads {
         random: &mut impl Rng,
     ) -> Result<RoiSamples> {
         let &RoiConfig { batch_per_image: per_image, positive_fraction, .. } = &self.config;
-        let mut samples = RoiSamples { boxes: Vec::new(), labels: Vec::new(), positives: Vec::new() };
+        let mut samples =
+            RoiSamples { boxes: Vec::new(), labels: Vec::new(), positives: Vec::new(), weights: Vec::new() };
         for (mut candidates, target) in proposals.into_iter().zip(targets) {
             candidates.extend_from_slice(&target.boxes);
             let matches = self.matcher.match_boxes(&target.boxes, &target.ignored, &candidates);
@@ -236,6 +240,7 @@ impl RoiHeads {
                 let candidate = candidates[index];
                 samples.labels.push(match matches[index] {
                     Match::Gt(truth) => {
+                        samples.weights.push(target.weight(truth));
                         let truth = truth as usize;
                         let deltas = CODER.encode(&target.boxes[truth], &candidate);
                         samples.positives.push((samples.labels.len() as u32, deltas));
@@ -253,7 +258,12 @@ impl RoiHeads {
     /// The losses `loss_classifier` and `loss_box_reg`.
     pub fn losses(&self, output: &RoiOutput, samples: &RoiSamples) -> Result<[(&'static str, Value); 2]> {
         let divisor = samples.labels.len().max(1) as f64;
-        let classifier = softmax_cross_entropy(&output.logits, &samples.labels, divisor)?;
+        let (mut per_row, mut per_positive) = (RowDivisors::default(), RowDivisors::default());
+        let weights = || samples.weights.iter().copied();
+        let rows_of = samples.positives.iter().map(|&(row, _)| row as usize);
+        per_row.extend(samples.labels.len(), divisor, rows_of.zip(weights()));
+        per_positive.extend(samples.positives.len(), divisor, weights().enumerate());
+        let classifier = softmax_cross_entropy(&output.logits, &samples.labels, per_row.divisor())?;
         let columns = self.classes + 1;
         let per_class = reshape(&output.deltas, &[samples.labels.len() * columns, 4])?;
         let (chosen, regression): (Vec<u32>, Vec<[f32; 4]>) = samples
@@ -262,7 +272,7 @@ impl RoiHeads {
             .map(|&(row, deltas)| (row * columns as u32 + samples.labels[row as usize], deltas))
             .unzip();
         let beta = self.config.smooth_l1_beta;
-        let boxes = smooth_l1(&rows(&per_class, &chosen)?, &regression, beta, divisor)?;
+        let boxes = smooth_l1(&rows(&per_class, &chosen)?, &regression, beta, per_positive.divisor())?;
         Ok([("loss_classifier", classifier), ("loss_box_reg", boxes)])
     }
 

@@ -189,7 +189,7 @@ fn the_gradient_of_the_levels_above_fcos_is_the_slope_of_its_loss() -> Result<()
     louder(detector.params())?;
     let picture = |stream, h, w| (golden::tensor(stream, 3 * h * w, 0.5, 0.5), h, w);
     let images = padded(&[picture(1, 416, 400), picture(2, 390, 416)]);
-    let target = |box_of, label| Target { boxes: vec![box_of], labels: vec![label], ignored: vec![] };
+    let target = |box_of, label| Target { boxes: vec![box_of], labels: vec![label], ..Target::default() };
     let targets = [target([3.0, 2.0, 397.0, 411.0], 0), target([1.0, 5.0, 410.0, 388.0], 2)];
     let losses = || -> Result<Losses> {
         let pyramid = detector.pyramid(&images, Mode::Train)?;
@@ -441,7 +441,7 @@ fn scene() -> (Images, Vec<Target>) {
     let target = |boxes: &[[f32; 4]]| Target {
         boxes: boxes.to_vec(),
         labels: [0, 2, 1].into_iter().take(boxes.len()).collect(),
-        ignored: vec![],
+        ..Target::default()
     };
     let targets = vec![
         target(&[[3.0, 2.0, 29.0, 31.0], [12.5, 8.0, 80.0, 77.0]]),

@@ -223,7 +223,7 @@ fn gradients(detector: &Detector) -> Result<Gradients> {
     let target = || Target {
         boxes: vec![[3.0, 2.0, 29.0, 31.0], [12.5, 8.0, 40.0, 27.0]],
         labels: vec![0, 2],
-        ignored: Vec::new(),
+        ..Target::default()
     };
     let (images, targets) = (scene(), [target(), target()]);
     let pyramid = detector.pyramid(&images, Mode::Train)?;

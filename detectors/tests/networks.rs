@@ -126,7 +126,8 @@ fn degenerate_boxes_leave_the_losses_finite() {
         let detector = build(1, config)?;
         let boxes =
             vec![[10.0; 4], [20.0, 5.0, 20.0, 30.0], [-50.0, -50.0, -20.0, -20.0], [8.0, 8.0, 40.0, 40.0]];
-        let target = Target { labels: vec![0; boxes.len()], boxes, ignored: vec![[3.0; 4]] };
+        let target =
+            Target { labels: vec![0; boxes.len()], boxes, ignored: vec![[3.0; 4]], ..Target::default() };
         let losses = train(&detector, &scene(1), &[target])?;
         for (loss, value) in &losses {
             assert!(value.item()?.is_finite(), "{name}: {loss} = {}", value.item()?);
@@ -165,6 +166,43 @@ fn targets_that_do_not_fit_are_refused() {
             let error = train(&detector, &scene(2), targets).err().map(|error| error.to_string());
             let error = error.unwrap_or_default();
             assert!(error.contains(said), "{name}: {error:?} does not speak of {said}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn weights_of_boxes_scale_the_losses_of_what_is_matched_with_them() {
+    each_detector(|name, config| {
+        let detector = build(1, config)?;
+        let weighted = |weights: &[f32]| Target { weights: weights.to_vec(), ..objects() };
+        let losses = |weights: &[f32]| -> Result<BTreeMap<&'static str, f32>> {
+            let losses = train(&detector, &scene(2), &[weighted(weights), objects()])?;
+            losses.into_iter().map(|(loss, value)| Ok((loss, value.item()?))).collect()
+        };
+        let (plain, half, both) = (losses(&[])?, losses(&[0.5, 0.5])?, losses(&[2.0, 0.25])?);
+        assert_eq!(losses(&[1.0, 1.0])?, plain, "{name}: weights of 1 change nothing");
+        let (first, second) = (losses(&[2.0, 1.0])?, losses(&[1.0, 0.25])?);
+        let mut moved = 0;
+        for (loss, &plain) in &plain {
+            // Each box adds its own part, its weight times what it is matched with; background keeps what it has.
+            let sum = first[loss] + second[loss] - plain;
+            assert!((both[loss] - sum).abs() <= 2e-5 * plain.abs().max(sum.abs()), "{name}: {loss}");
+            assert!(half[loss] <= plain, "{name}: {loss}");
+            moved += usize::from(half[loss] < plain);
+        }
+        assert!(moved >= 2, "{name}: class and box losses are weighted");
+        // Of one image with all boxes at half weight the box losses are halves.
+        let alone = |weights: &[f32]| train(&detector, &scene(1), &[weighted(weights)]);
+        for ((loss, whole), (_, half)) in alone(&[])?.iter().zip(&alone(&[0.5, 0.5])?) {
+            if loss.contains("box_reg") || loss.contains("bbox") {
+                let (whole, half) = (whole.item()?, half.item()?);
+                assert!(whole > 0.0 && (half - 0.5 * whole).abs() <= 1e-6 * whole, "{name}: {loss}");
+            }
+        }
+        for wrong in [vec![1.0], vec![1.0, 0.0], vec![f32::NAN, 1.0], vec![1.0, f32::INFINITY]] {
+            let error = train(&detector, &scene(1), &[weighted(&wrong)]).unwrap_err().to_string();
+            assert!(error.contains("weight"), "{name}: {error}");
         }
         Ok(())
     });
@@ -495,6 +533,7 @@ fn objects() -> Target {
         boxes: vec![[3.0, 2.0, 29.0, 31.0], [12.5, 8.0, 40.0, 27.0]],
         labels: vec![0, 2],
         ignored: vec![[0.0, 20.0, 12.0, 32.0]],
+        weights: Vec::new(),
     }
 }
 

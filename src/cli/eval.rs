@@ -145,7 +145,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
             config.data.root.clone_from(root);
         }
         let val = DataPaths::find_val(&Loaded::of_weights(config))?;
-        Ok((LoadedSplit::open(&val)?, val))
+        Ok((LoadedSplit::of_truth(&val)?, val))
     };
     let model = args.model.open(&context.device, |config| {
         let (split, paths) = paths_of(config)?;

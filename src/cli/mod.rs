@@ -40,6 +40,7 @@ mod output;
 mod page;
 mod predict;
 mod predict_classifier;
+mod predict_labels;
 mod ranks;
 mod runs;
 mod taught;

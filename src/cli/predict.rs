@@ -11,6 +11,7 @@ use super::annotated::Annotated;
 use super::image_files::{for_each_image, named};
 use super::model::{Model, ModelArgs};
 use super::output::{Output, folder};
+use super::predict_labels::{LabelArgs, score};
 use super::{Context, UsageError, predict_classifier, say};
 use crate::data::{Annotation, CategoryId, CategoryMap, ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
@@ -29,6 +30,7 @@ pictures show boxes from 0.5 on. With it, both have boxes from that score on. \
 With --annotations the pictures show the truth, too, and tell hits, false boxes and missed objects apart. \
 An image that cannot be read is reported and left out; the exit code is then 1. \
 Other formats than COCO's are written beside the pictures; docs/results-files.md has how other tools read them. \
+--as-labels turns what is found into labels to train on, with [data.unlabelled] of a configuration (docs/DATA.md). \
 With a classifier there are no pictures: the five likeliest classes of each image are printed and written.
 
 Examples:
@@ -38,6 +40,7 @@ Examples:
   ckd-det predict --recursive photos/               all below the folder
   ckd-det predict --format yolo,label-studio --score 0.3 photos/
   ckd-det predict --annotations instances_val.json val/   ids for eval --gt --dt
+  ckd-det predict --run runs/teacher --no-pictures --as-labels pseudo.json --precision 0.9 unlabelled/
   ckd-det predict --run runs/one --beside runs/teacher/last.safetensors a.jpg
   ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
 pub struct Args {
@@ -84,6 +87,8 @@ pub struct Args {
     /// Time the detector on the images and write nothing: the first boxes, the median image, peak memory
     #[arg(long, conflicts_with_all = ["no_pictures", "json", "score"])]
     benchmark: bool,
+    #[command(flatten)]
+    labels: LabelArgs,
 }
 
 impl Args {
@@ -110,13 +115,6 @@ const DRAWN_SCORE: f32 = 0.5;
 /// Images that a benchmark times at least; the given ones are repeated.
 const TIMED: usize = 10;
 
-fn score(text: &str) -> Result<f32, String> {
-    text.parse()
-        .ok()
-        .filter(|score| (0.0..=1.0).contains(score))
-        .ok_or_else(|| "a number from 0 to 1".to_owned())
-}
-
 /// Runs the verb.
 ///
 /// # Errors
@@ -129,6 +127,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             Output::from(format.first_file(place.path())).check()?;
         }
     }
+    args.labels.check()?;
     // Words go to standard error if results go to standard output.
     let words = &results[0].1;
     args.images = named(&args.images, args.recursive)?;
@@ -143,6 +142,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             (args.benchmark, "--benchmark"),
             (args.beside.is_some(), "--beside"),
             (args.annotations.is_some(), "--annotations"),
+            (args.labels.as_labels.is_some(), "--as-labels"),
             (results.iter().any(|(format, _)| *format != ResultsFormat::Coco), "--format"),
         ];
         if let Some((_, option)) = detectors_only.into_iter().find(|(given, _)| *given) {
@@ -166,6 +166,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let shown = args.score.unwrap_or(DRAWN_SCORE);
     let (names, name) = (ImageNamesBelow::of(&args.images), named_by(&model.file.path));
     let about = About { categories: &map, model: &name, names: &names, image_url: &args.image_url };
+    let mut labels = args.labels.begin(&model, &map, names.folder(), context)?;
     let writers = results.iter().map(|(format, place)| format.writer(place.path(), &about));
     let mut writers = writers.collect::<Result<Vec<_>, _>>()?;
     let mut count = 0;
@@ -174,8 +175,11 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let unread = for_each_image(&args.images, read, |index, file_name, image| {
         let found = detect_one(&model.detector, &image, &model.config, &context.device)?;
         let image_id = images.id(index);
-        let all = to_coco(&found, image_id, &map);
-        let detections: Vec<Detection> = all.filter(|detection| detection.score as f32 >= reported).collect();
+        let mut detections: Vec<Detection> = to_coco(&found, image_id, &map).collect();
+        if let Some(labels) = &mut labels {
+            labels.file.add((image_id, names.name(index)), image.dimensions(), &detections);
+        }
+        detections.retain(|detection| detection.score as f32 >= reported);
         let own = ImageResults {
             index,
             image_id,
@@ -213,9 +217,13 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         }
         Ok(words.say(line)?)
     })?;
-    let places: Vec<&Output> = results.iter().map(|(_, place)| place).collect();
+    let places = results.iter().map(|(_, place)| place).chain(&args.labels.as_labels);
+    let places: Vec<&Output> = places.collect();
     unread.settle(&places, || {
         writers.into_iter().try_for_each(|writer| writer.finish())?;
+        if let Some(labels) = labels {
+            labels.write()?.iter().try_for_each(|line| words.say(line))?;
+        }
         results.iter().try_for_each(|(format, place)| {
             let below = match format {
                 ResultsFormat::Coco => String::new(),

@@ -16,6 +16,10 @@ impl Root for Config {
         if self.data.kind != DataKind::Synth {
             loaded.write_out(&mut self.data.root);
         }
+        if let Some(unlabelled) = &mut self.data.unlabelled {
+            loaded.write_out(&mut unlabelled.annotations);
+            loaded.write_out_given(&mut unlabelled.images);
+        }
         loaded.write_out_given(&mut self.student.init);
         if let Some(teacher) = &mut self.teacher {
             loaded.write_out_given(&mut teacher.weights);

@@ -70,6 +70,13 @@ impl Config {
             );
             entry.check_place(&offer, check);
         }
+        let trains_teacher = self.teacher.as_ref().is_some_and(|teacher| teacher.train.is_some());
+        check.that(
+            self.data.unlabelled.is_none() || !trains_teacher,
+            "data.unlabelled",
+            "is given, but teacher.train trains the teacher on its student's data, pseudo-labels included",
+            "train the teacher first, and name its weights: teacher.weights = \"FILE\"",
+        );
         if let Some(teacher) = &self.teacher {
             self.check_teacher(teacher, &mut check.within("teacher"));
         }

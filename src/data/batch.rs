@@ -45,6 +45,8 @@ pub struct Target {
     pub labels: Vec<u32>,
     /// Crowd and ignored boxes, `xyxy`: what lies in them is neither positive nor negative.
     pub ignored: Vec<[f32; 4]>,
+    /// Weights of the boxes in the losses; 1 each if there are none.
+    pub weights: Vec<f32>,
 }
 
 /// Image of a batch to be made.
@@ -162,9 +164,13 @@ impl Target {
             if object.is_positive {
                 target.boxes.push(moved);
                 target.labels.push(object.class.0);
+                target.weights.push(object.weight);
             } else {
                 target.ignored.push(moved);
             }
+        }
+        if target.weights.iter().all(|weight| *weight == 1.0) {
+            target.weights.clear();
         }
         target
     }

@@ -89,6 +89,10 @@ pub struct Annotation {
     pub crowd: bool,
     /// To be ignored (`ignore`; VOC's `difficult`).
     pub ignore: bool,
+    /// Confidence of the detector that found it; `None` where a person drew it.
+    pub score: Option<f64>,
+    /// Weight in the losses of what is matched with it: 1, or less of a [pseudo-label](super::unlabelled).
+    pub weight: f32,
 }
 
 impl Annotation {
@@ -262,6 +266,9 @@ impl Dataset {
                 part(&class.to_le_bytes());
                 part(&annotation.bbox.map(|value| value.to_bits().to_le_bytes()).concat());
                 part(&[u8::from(annotation.crowd), u8::from(annotation.ignore)]);
+                if annotation.weight != 1.0 {
+                    part(&annotation.weight.to_bits().to_le_bytes());
+                }
             }
         }
         hash.finalize().to_hex().to_string()
@@ -320,6 +327,39 @@ impl Dataset {
         Self { images, categories, annotations, pixels: Store::Files, listed, tolerance }
     }
 
+    /// These images and those of `more` with their boxes as `changed`, whose classes are then these and whose ids follow these;
+    /// `None` where pixels are made in code.
+    pub(super) fn with_more(&self, more: Self, changed: impl Fn(&mut Annotation)) -> Option<Self> {
+        let (Store::Files, Store::Files) = (&self.pixels, &more.pixels) else { return None };
+        let mut all = self.clone();
+        let first = self.images.iter().map(|image| image.id.0 + 1).max().unwrap_or(0);
+        let listed = [self.whole_list(), more.whole_list()];
+        if listed.iter().any(|listed| listed.usable.contains(&None)) {
+            let [ours, theirs] = listed;
+            let moved = theirs.usable.iter().map(|place| place.map(|place| place + self.images.len()));
+            all.listed.usable = ours.usable.into_iter().chain(moved).collect();
+            all.listed.sizes = [ours.sizes, theirs.sizes].concat();
+        }
+        all.tolerance = self.tolerance.and(more.tolerance);
+        all.images.extend((first..).zip(more.images).map(|(id, image)| Image { id: ImageId(id), ..image }));
+        all.annotations.extend(more.annotations.into_iter().map(|mut annotations| {
+            annotations.iter_mut().for_each(&changed);
+            annotations
+        }));
+        Some(all)
+    }
+
+    /// All images as they are listed, also where all of them are usable.
+    fn whole_list(&self) -> Listed {
+        match self.listed.usable.is_empty() {
+            false => self.listed.clone(),
+            true => Listed {
+                usable: (0..self.images.len()).map(Some).collect(),
+                sizes: self.images.iter().map(|image| (image.width, image.height)).collect(),
+            },
+        }
+    }
+
     /// The images as they are listed; empty if all of them are usable.
     pub(super) fn listed(&self) -> &Listed {
         &self.listed
@@ -359,6 +399,7 @@ impl Dataset {
                     area: Some(area),
                     iscrowd: annotation.crowd,
                     ignore: annotation.ignore,
+                    score: annotation.score,
                 });
             }
         }
@@ -431,8 +472,9 @@ impl Dataset {
     }
 
     fn take(&mut self, entry: &AnnotationEntry, category: ClassIndex, image: usize, report: &mut LoadReport) {
-        let &AnnotationEntry { id, bbox, iscrowd: crowd, ignore, .. } = entry;
-        let annotation = Annotation { id, bbox, category, area: entry.area(), crowd, ignore };
+        let &AnnotationEntry { id, bbox, iscrowd: crowd, ignore, score, .. } = entry;
+        let area = entry.area();
+        let annotation = Annotation { id, bbox, category, area, crowd, ignore, score, weight: 1.0 };
         if let Some(kind) = trouble(&annotation, &self.images[image]) {
             report.findings.found(kind, id);
             if kind != FindingKind::Clipped {

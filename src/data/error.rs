@@ -28,6 +28,43 @@ pub enum DataError {
         /// Counts, and the findings that cost the boxes.
         report: Box<LoadReport>,
     },
+    /// Images with pseudo-labels are evaluation images.
+    #[error(
+        "{}: {count} of its images are evaluation images too (first: {}); take them out: what is trained on them measures nothing there",
+        path.display(), first.join(", ")
+    )]
+    PseudoLeak {
+        /// File of the pseudo-labels.
+        path: PathBuf,
+        /// Images of both.
+        count: usize,
+        /// The first few.
+        first: Vec<String>,
+    },
+    /// Pseudo-labels of a class that the training data does not have, or has twice.
+    #[error(
+        "{}: it has boxes of the class \"{class}\", which is no one class of the training data ({}); label with a detector of these classes",
+        path.display(), known.join(", ")
+    )]
+    PseudoClass {
+        /// File of the pseudo-labels.
+        path: PathBuf,
+        /// The class.
+        class: String,
+        /// Classes of the training data.
+        known: Vec<String>,
+    },
+    /// Pseudo-labels where the truth is wanted.
+    #[error(
+        "{}: these boxes were found by a detector ({teacher}) and are no truth to measure by; name labelled images as data.val_annotations, and these as data.unlabelled.annotations",
+        path.display()
+    )]
+    PseudoTruth {
+        /// File of the pseudo-labels.
+        path: PathBuf,
+        /// The detector.
+        teacher: String,
+    },
     /// An image could not be used.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -56,6 +56,13 @@ pub(super) struct Tolerance {
     pub(super) is_exceeded: bool,
 }
 
+impl Tolerance {
+    /// Tolerance of two sets together.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { left: self.left + other.left, is_exceeded: self.is_exceeded || other.is_exceeded }
+    }
+}
+
 /// An image file that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadImage {

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::decode;
 use super::image_policy::BadImages;
+use super::pseudo_labels::PseudoLabels;
 use super::report::{FindingKind, Findings};
 
 /// Images, annotated boxes and categories of one split, with the numbers that its files have.
@@ -21,6 +22,8 @@ pub struct Instances {
     pub annotations: Vec<AnnotationEntry>,
     /// Categories; class 0 is the one with the smallest id.
     pub categories: Vec<CategoryEntry>,
+    /// Origin of boxes that a detector found, where the file tells it.
+    pub pseudo_labels: Option<PseudoLabels>,
     origin: PathBuf,
     findings: Findings,
 }
@@ -64,6 +67,8 @@ pub struct AnnotationEntry {
     pub iscrowd: bool,
     /// To be ignored (VOC's `difficult`).
     pub ignore: bool,
+    /// Confidence of the detector that found it; `None` where a person drew it.
+    pub score: Option<f64>,
 }
 
 /// Why boxes could not be used.
@@ -125,7 +130,7 @@ impl Instances {
         categories: Vec<CategoryEntry>,
     ) -> Self {
         let origin = PathBuf::from("(in memory)");
-        Self { images, annotations, categories, origin, findings: Findings::default() }
+        Self { images, annotations, categories, pseudo_labels: None, origin, findings: Findings::default() }
     }
 
     /// A set without images, of the classes 0, 1, ... in this order; their category ids are 1, 2, ...
@@ -155,6 +160,7 @@ impl Instances {
                 area: None,
                 iscrowd: false,
                 ignore: false,
+                score: None,
             });
         }
         id

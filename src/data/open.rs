@@ -12,6 +12,7 @@ use super::error::DataError;
 use super::image_policy::{ImagePolicy, OnBadImage};
 use super::instances::Instances;
 use super::synth::{Split, Synth};
+use super::unlabelled::Unlabelled;
 use super::{coco, voc, yolo};
 use crate::fsx;
 
@@ -66,6 +67,8 @@ section! {
         pub queue: usize = 4,
         /// Batch wide images with wide ones and tall with tall, to pad less.
         pub group_by_aspect: bool = true,
+        /// Images without labels, which a detector has given boxes.
+        pub unlabelled: Option<Unlabelled>,
         /// Settings of the synthetic images, for kind = "synth".
         pub synth: Option<Synth>,
     }

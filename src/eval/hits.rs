@@ -108,7 +108,16 @@ mod tests {
     use super::*;
 
     fn object(bbox: [f64; 4], class: u32, crowd: bool) -> Annotation {
-        Annotation { id: 1, bbox, category: ClassIndex(class), area: bbox[2] * bbox[3], crowd, ignore: false }
+        Annotation {
+            id: 1,
+            bbox,
+            category: ClassIndex(class),
+            area: bbox[2] * bbox[3],
+            crowd,
+            ignore: false,
+            score: None,
+            weight: 1.0,
+        }
     }
 
     fn found(bbox: [f64; 4], class: u32, score: f64) -> Found {

@@ -9,6 +9,7 @@
 //! | [`analysis`](analyse) | curves, errors by kind, classes taken for others |
 //! | [`hits`](judged) | hits, false boxes and missed objects of an image |
 //! | [`paired`](bootstrap) | whether a difference in AP or top-1 is more than chance of the images |
+//! | [`thresholds`](by_precision) | scores above which boxes are right so often |
 //! | [`coco`](evaluate) | average precision and recall, and their twelve-line summary |
 //!
 //! Matching and the precision-recall curves are hotcoco's; the numbers equal pycocotools'
@@ -23,6 +24,7 @@ mod ground_truth;
 mod hits;
 mod image_names;
 mod paired;
+mod thresholds;
 
 pub use accuracy::{Accuracy, AccuracyMeter};
 pub use analysis::{Analysis, Confusion, Curve, Errors, Kind, analyse};
@@ -33,3 +35,4 @@ pub use ground_truth::GroundTruth;
 pub use hits::{Found, HIT_IOU, Tally, Verdict, Verdicts, judged};
 pub use image_names::ImageNames;
 pub use paired::{Matches, PairedDifference, RESAMPLES, bootstrap, bootstrap_hits, matches};
+pub use thresholds::{FEWEST, by_precision};

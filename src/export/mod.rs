@@ -9,6 +9,7 @@
 //! | [`proof`] | an ONNX graph beside its network: compare, store smaller, compare again |
 //! | [`pictures`], [`samples`] | images that a detector, a classifier is compared and calibrated on |
 //! | [`verify`], [`logits`] | differences of detections, of logits |
+//! | [`pseudo_labels`] | detections as labels to train on |
 //! | [`results`] | detections in the files that other programs read |
 //! | [`torchvision`] | a `.pth` that torchvision's own classes load with `strict=True` |
 //! | [`onnx`] | networks as ONNX graphs, and their evaluation |
@@ -23,6 +24,7 @@ pub mod logits;
 pub mod onnx;
 pub mod pictures;
 pub mod proof;
+pub mod pseudo_labels;
 pub mod results;
 pub mod samples;
 pub mod student;

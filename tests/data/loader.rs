@@ -32,6 +32,8 @@ fn dataset() -> (TempDir, Arc<Dataset>) {
             area: 16.0,
             crowd,
             ignore: false,
+            score: None,
+            weight: 1.0,
         };
         annotations.push(match number {
             3 => vec![],
@@ -331,6 +333,8 @@ fn boxes_of_augmented_batches_are_around_their_pixels() {
             area: f64::from(w * h),
             crowd: false,
             ignore: false,
+            score: None,
+            weight: 1.0,
         }]);
     }
     let dataset = Arc::new(Dataset::from_parts(images, categories, annotations));

@@ -29,6 +29,7 @@ use crate::nn::{Conv2d, GroupNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
 use crate::regions::Regions;
+use crate::row_divisors::RowDivisors;
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
 
@@ -235,6 +236,8 @@ impl Fcos {
         let (mut chosen, mut anchors, mut truths, mut central) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut positives = Vec::with_capacity(targets.len());
+        // Of each positive: its row and its weight.
+        let mut weights = Vec::new();
         for target in targets {
             let points = (output.anchors.as_slice(), output.per_level.as_slice());
             let radius = settings.center_sampling_radius;
@@ -245,6 +248,7 @@ impl Fcos {
                     Match::Gt(truth) => {
                         let own = target.boxes[truth as usize];
                         rows_of.push(classes.len() as u32);
+                        weights.push((classes.len(), target.weight(truth)));
                         anchors.push(*anchor);
                         truths.push(own);
                         central.push(points::centerness(&own, anchor));
@@ -258,12 +262,16 @@ impl Fcos {
             positives.push(rows_of);
         }
         let divisor = chosen.len().max(1) as f64;
+        let (mut per_point, mut per_positive) = (RowDivisors::default(), RowDivisors::default());
+        per_positive.extend(chosen.len(), divisor, weights.iter().map(|(_, weight)| *weight).enumerate());
+        per_point.extend(classes.len(), divisor, weights);
+        let (per_point, per_positive) = (per_point.divisor(), per_positive.divisor());
         let (alpha, gamma) = (settings.focal_alpha, settings.focal_gamma);
         let class_targets = FocalTargets::Rows(&classes);
-        let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, divisor)?;
+        let classification = sigmoid_focal_loss(&output.logits, class_targets, alpha, gamma, per_point)?;
         let boxes = PointCoder.decode_rows(&rows(&output.distances, &chosen)?, &anchors)?;
-        let regression = giou_loss(&boxes, &truths, divisor)?;
-        let centerness = bce_with_logits(&rows(&output.centerness, &chosen)?, &central, divisor)?;
+        let regression = giou_loss(&boxes, &truths, per_positive)?;
+        let centerness = bce_with_logits(&rows(&output.centerness, &chosen)?, &central, per_positive)?;
         let losses = vec![
             ("classification", classification),
             ("bbox_regression", regression),

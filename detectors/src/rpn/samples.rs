@@ -17,6 +17,7 @@ use crate::boxes::Xyxy;
 use crate::dense::per_anchor;
 use crate::images::Target;
 use crate::matcher::{Match, Matcher};
+use crate::row_divisors::RowDivisors;
 use crate::sampler::sample;
 
 /// The anchors that the loss sees.
@@ -30,6 +31,8 @@ pub(super) struct Samples {
     positives: Vec<u32>,
     /// Regression targets (deltas) of the objects.
     regression: Vec<[f32; 4]>,
+    /// Weight of each of the objects.
+    weights: Vec<f64>,
 }
 
 impl Samples {
@@ -50,6 +53,7 @@ impl Samples {
                 samples.positives.push(samples.anchors.len() as u32);
                 samples.anchors.push(flat(anchor));
                 samples.labels.push(1.0);
+                samples.weights.push(target.weight(truth));
                 samples.regression.push(CODER.encode(&target.boxes[truth as usize], &anchors[anchor]));
             }
             samples.anchors.extend(chosen.negatives.iter().map(|&anchor| flat(anchor)));
@@ -66,8 +70,17 @@ impl Samples {
         beta: f64,
     ) -> Result<[(&'static str, Value); 2]> {
         let divisor = self.anchors.len().max(1) as f64;
-        let boxes = smooth_l1(&rows(deltas, &self.positives)?, &self.regression, beta, divisor)?;
-        let objectness = bce_with_logits(objectness, &self.labels, divisor)?;
+        let (mut per_anchor, mut per_object) = (RowDivisors::default(), RowDivisors::default());
+        let weights = || self.weights.iter().copied();
+        per_anchor.extend(
+            self.anchors.len(),
+            divisor,
+            self.positives.iter().map(|&at| at as usize).zip(weights()),
+        );
+        per_object.extend(self.positives.len(), divisor, weights().enumerate());
+        let (chosen, per_object) = (rows(deltas, &self.positives)?, per_object.divisor());
+        let boxes = smooth_l1(&chosen, &self.regression, beta, per_object)?;
+        let objectness = bce_with_logits(objectness, &self.labels, per_anchor.divisor())?;
         Ok([("loss_objectness", objectness), ("loss_rpn_box_reg", boxes)])
     }
 }

@@ -43,7 +43,7 @@ impl Scene {
                     .map(|b| [b[0] * across, b[1] * down, b[2] * across, b[3] * down])
                     .collect(),
                 labels: labels.into_iter().map(|label| (label - first_label) as u32).collect(),
-                ignored: Vec::new(),
+                ..Target::default()
             });
             originals.push((h, w));
         }

@@ -24,6 +24,8 @@ pub(in crate::data) struct Object {
     pub(in crate::data) class: ClassIndex,
     /// A detector is trained to find it; else it is a crowd or to be ignored.
     pub(in crate::data) is_positive: bool,
+    /// Weight in the losses of what is matched with it.
+    pub(in crate::data) weight: f32,
 }
 
 /// A part of an image, in whole pixels.
@@ -53,7 +55,8 @@ impl Sample {
         let object = |annotation: &Annotation| {
             // The data set dropped what leaves no box; parts put together by hand may still have one.
             let xyxy = annotation.clipped(width, height)?;
-            Some(Object { xyxy, class: annotation.category, is_positive: annotation.is_positive() })
+            let (class, is_positive) = (annotation.category, annotation.is_positive());
+            Some(Object { xyxy, class, is_positive, weight: annotation.weight })
         };
         let objects = dataset.annotations(image).iter().filter_map(object).collect();
         Ok(Self { image: pixels, objects })
@@ -137,7 +140,7 @@ pub(super) mod tests {
             let colour = Rgb([100 + 20 * class as u8, 100 + 50 * number as u8, 255]);
             let [x1, y1, x2, y2] = xyxy.map(|side| side as u32);
             (y1..y2).for_each(|y| (x1..x2).for_each(|x| image.put_pixel(x, y, colour)));
-            objects.push(Object { xyxy, class: ClassIndex(class), is_positive: true });
+            objects.push(Object { xyxy, class: ClassIndex(class), is_positive: true, weight: 1.0 });
         }
         Sample { image, objects }
     }
@@ -190,7 +193,7 @@ pub(super) mod tests {
     }
 
     fn object(xyxy: [f32; 4]) -> Object {
-        Object { xyxy, class: ClassIndex(0), is_positive: true }
+        Object { xyxy, class: ClassIndex(0), is_positive: true, weight: 1.0 }
     }
 
     #[test]

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::instances::{AnnotationEntry, CategoryEntry, ImageEntry, Instances, InstancesError};
+use super::pseudo_labels::PseudoLabels;
 use super::report::{FindingKind, Findings};
 
 pub(crate) mod json;
@@ -22,6 +23,8 @@ struct File {
     images: Vec<ImageRow>,
     annotations: Vec<AnnotationRow>,
     categories: Vec<CategoryRow>,
+    #[serde(default)]
+    pseudo_labels: Option<PseudoLabels>,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +62,8 @@ struct AnnotationRow {
     iscrowd: bool,
     #[serde(default, deserialize_with = "json::flag")]
     ignore: bool,
+    #[serde(default)]
+    score: Option<f64>,
 }
 
 /// The segmentations alone, which are read only if a box is missing.
@@ -124,7 +129,10 @@ pub fn parse(text: &[u8], origin: &Path) -> Result<Instances, InstancesError> {
         }
     };
     let annotations = annotations(file.annotations, &outlines, &mut findings).map_err(content)?;
-    Ok(Instances::new(images, annotations, categories).read_from(origin, findings))
+    let pseudo_labels = file.pseudo_labels;
+    let mut set = Instances::new(images, annotations, categories);
+    set.pseudo_labels = pseudo_labels;
+    Ok(set.read_from(origin, findings))
 }
 
 /// Boxes from segmentations, ids for annotations that have none of their own, and true duplicates out.
@@ -194,14 +202,14 @@ fn sameness(entry: &AnnotationEntry, id: u64) -> Sameness {
 impl AnnotationRow {
     /// The annotation, and whether its box is its segmentation's.
     fn entry(self, id: u64, outline: Option<&Outline>) -> Result<(AnnotationEntry, bool), String> {
-        let Self { image_id, category_id, area, iscrowd, ignore, .. } = self;
+        let Self { image_id, category_id, area, iscrowd, ignore, score, .. } = self;
         let of_segmentation = || segmentation::bounds(&outline?.segmentation);
         let Some(bbox) = self.bbox.or_else(of_segmentation) else {
             return Err(format!(
                 "annotation {id}: missing field `bbox`, and no segmentation to take it from; add the box or remove the annotation"
             ));
         };
-        let entry = AnnotationEntry { id, image_id, category_id, bbox, area, iscrowd, ignore };
+        let entry = AnnotationEntry { id, image_id, category_id, bbox, area, iscrowd, ignore, score };
         Ok((entry, self.bbox.is_none()))
     }
 }
@@ -266,6 +274,8 @@ struct Written<'a> {
     images: Vec<WrittenImage<'a>>,
     annotations: Vec<WrittenAnnotation>,
     categories: Vec<WrittenCategory<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pseudo_labels: Option<&'a PseudoLabels>,
 }
 
 #[derive(Serialize)]
@@ -286,6 +296,8 @@ struct WrittenAnnotation {
     iscrowd: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     ignore: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -310,6 +322,7 @@ impl<'a> Written<'a> {
             area: annotation.area,
             iscrowd: u8::from(annotation.iscrowd),
             ignore: annotation.ignore.then_some(1),
+            score: annotation.score,
         });
         let categories = instances
             .categories
@@ -319,6 +332,7 @@ impl<'a> Written<'a> {
             images: images.collect(),
             annotations: annotations.collect(),
             categories: categories.collect(),
+            pseudo_labels: instances.pseudo_labels.as_ref(),
         }
     }
 }

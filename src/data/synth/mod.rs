@@ -250,6 +250,7 @@ fn instances(config: &Synth, classes: &[Class], visible: &[Vec<Visible>]) -> Ins
             area: Some(object.area),
             iscrowd: false,
             ignore: false,
+            score: None,
         })
         .collect();
     let categories = (1..).zip(classes).map(|(id, class)| CategoryEntry { id, name: class.name() }).collect();

@@ -128,6 +128,7 @@ pub fn read(root: &Path, split: &str, classes: &Classes) -> Result<Instances, Vo
                 area: Some(bbox[2] * bbox[3]),
                 iscrowd: false,
                 ignore: object.difficult,
+                score: None,
             });
         }
         images.push(ImageEntry { id, ..image });

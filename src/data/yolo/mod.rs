@@ -81,6 +81,7 @@ pub fn read(root: &Path, split: &str) -> Result<(Instances, PathBuf), YoloError>
                 area: None,
                 iscrowd: false,
                 ignore: false,
+                score: None,
             });
         }
         entries.push(ImageEntry { id, file_name, width, height });

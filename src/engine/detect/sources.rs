@@ -1,11 +1,13 @@
 //! What a run reads: data sets and weights, found before anything is loaded.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, DataKind, Loaded};
+use crate::data::pseudo_labels::PseudoLabels;
 use crate::data::synth::{self, Split};
-use crate::data::{DataError, Dataset, Instances, LoadReport, SplitFiles, leakage};
+use crate::data::unlabelled::{self, Weighting};
+use crate::data::{DataError, Dataset, ImagePolicy, Instances, LoadReport, SplitFiles, coco, leakage};
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::{Result, classes};
 use crate::eval::GroundTruth;
@@ -52,6 +54,39 @@ pub struct DataPaths {
     pub train: SplitFiles,
     /// Held-out images and annotations.
     pub val: SplitFiles,
+    /// Images that a detector has labelled, to train on beside the others.
+    pub unlabelled: Option<PseudoFiles>,
+}
+
+/// Files of images that a detector has labelled.
+#[derive(Debug, Clone)]
+pub struct PseudoFiles {
+    /// File of the boxes.
+    pub annotations: PathBuf,
+    /// Folder of the images, unless it is the one that the file names.
+    pub images: Option<PathBuf>,
+    /// Policy for the files of the images.
+    pub policy: ImagePolicy,
+    /// Weight of a box in the losses.
+    pub weighting: Weighting,
+}
+
+impl PseudoFiles {
+    /// Adds the images to those of `data`.
+    ///
+    /// # Errors
+    /// Files that cannot be used; classes that the data does not have; evaluation images among the images.
+    fn join(&self, data: DataSets) -> Result<DataSets> {
+        let instances = coco::read(&self.annotations).map_err(DataError::from)?;
+        let named = instances.pseudo_labels.as_ref().map(|labels| labels.folder.clone());
+        let beside = || self.annotations.parent().unwrap_or(Path::new("")).to_owned();
+        let folder = self.images.clone().or(named).unwrap_or_else(beside);
+        let policy = ImagePolicy { root: Some(folder.clone()), ..self.policy.clone() };
+        let (set, report) = Dataset::new(&instances, &folder, &policy).map_err(DataError::from)?;
+        let train = unlabelled::joined(&data.train, (set, &report), &data.val, self.weighting)?;
+        let reports = data.reports.into_iter().chain([report]).collect();
+        Ok(DataSets { train: Arc::new(train), reports, ..data })
+    }
 }
 
 impl Inputs {
@@ -67,6 +102,7 @@ impl Inputs {
             &[parts(&data.train, "training"), parts(&data.val, "validation")].concat(),
             "--set data.root=",
         ));
+        missing.extend(data.missing_labels(loaded));
         let teacher = teacher_weights(loaded, &mut missing);
         let init = initial_weights(loaded, &mut missing);
         if let Some(experiment) = &loaded.teacher_experiment {
@@ -102,7 +138,28 @@ impl DataPaths {
             DataKind::Synth => data.root.clone(),
             _ => loaded.resolve(&data.root),
         };
-        Self { train: data.files(&root, Split::Train), val: data.files(&root, Split::Val) }
+        let unlabelled = data.unlabelled.as_ref().map(|own| PseudoFiles {
+            annotations: loaded.resolve(&own.annotations),
+            images: own.images.as_deref().map(|images| loaded.resolve(images)),
+            policy: data.files(&root, Split::Train).policy,
+            weighting: own.weighting,
+        });
+        Self { train: data.files(&root, Split::Train), val: data.files(&root, Split::Val), unlabelled }
+    }
+
+    /// The file of pseudo-labels, if it is missing, and how to get it.
+    fn missing_labels(&self, loaded: &Loaded<Config>) -> Option<String> {
+        let annotations = &loaded.config.data.unlabelled.as_ref()?.annotations;
+        if self.unlabelled.as_ref()?.annotations.exists() {
+            return None;
+        }
+        Some(format!(
+            "boxes that {} needs are missing: data.unlabelled.annotations = {annotations:?}\nlooked at:\n{}\nA trained \
+             detector makes them: ckd-det predict --run RUN --as-labels {} --no-pictures FOLDER",
+            loaded.config.run.name,
+            places(loaded, annotations),
+            annotations.display(),
+        ))
     }
 
     /// Missing files among `wanted`, and how to get them; `option` names another folder.
@@ -128,8 +185,15 @@ impl DataPaths {
     }
 
     /// Both splits, with a report on each.
+    ///
+    /// # Errors
+    /// Files that cannot be used; splits of different classes; nothing to learn from.
     pub fn load(&self) -> Result<DataSets> {
-        DataSets::new(LoadedSplit::open(&self.train)?, LoadedSplit::open(&self.val)?)
+        let data = DataSets::new(LoadedSplit::open(&self.train)?, LoadedSplit::of_truth(&self.val)?)?;
+        match &self.unlabelled {
+            Some(files) => files.join(data),
+            None => Ok(data),
+        }
     }
 }
 
@@ -162,6 +226,19 @@ impl LoadedSplit {
         Self::of(&instances, Dataset::new(&instances, &folder, &files.policy)?)
     }
 
+    /// Reads a split to measure by.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), and boxes that a detector found.
+    pub fn of_truth(files: &SplitFiles) -> Result<Self> {
+        let (instances, folder) = files.open()?;
+        if let Some(PseudoLabels { teacher, .. }) = &instances.pseudo_labels {
+            let (path, teacher) = (files.annotations.clone(), teacher.clone());
+            return Err(DataError::PseudoTruth { path, teacher }.into());
+        }
+        Self::of(&instances, Dataset::new(&instances, &folder, &files.policy)?)
+    }
+
     /// A split of `instances` and the data set that was made of them, by [`Dataset::new`] or
     /// [`Dataset::with_pixels`].
     ///
@@ -180,8 +257,8 @@ pub struct DataSets {
     pub train: Arc<Dataset>,
     /// Validation images.
     pub val: Arc<Dataset>,
-    /// Findings about the data of both splits.
-    pub reports: [LoadReport; 2],
+    /// Findings about the data of both splits, and of pseudo-labels.
+    pub reports: Vec<LoadReport>,
     /// The boxes of `val` as the evaluator takes them.
     pub truth: Arc<GroundTruth>,
 }
@@ -202,7 +279,7 @@ impl DataSets {
         Ok(Self {
             train: train.dataset,
             val: val.dataset,
-            reports: [train.report, val.report],
+            reports: vec![train.report, val.report],
             truth: val.truth,
         })
     }
