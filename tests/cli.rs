@@ -641,7 +641,7 @@ fn a_key_is_explained_by_its_path_its_last_part_or_a_place_in_an_array() {
         &[
             "optim.lr: a finite number",
             "default: required",
-            "\"detect\", \"classify\", \"cohort\"",
+            "\"detect\", \"classify\", \"cohort\", \"pretrain\"",
             "below [optim]",
         ],
     );

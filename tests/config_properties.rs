@@ -249,19 +249,21 @@ fn assert_allowed(schema: &serde_json::Value, value: &serde_json::Value, at: &st
 
 #[test]
 fn every_configuration_is_one_that_the_schema_for_editors_allows() {
-    use ckd_det::config::{ClassifyConfig, CohortConfig, Experiment, json_schema, list};
+    use ckd_det::config::{ClassifyConfig, CohortConfig, Experiment, PretrainConfig, json_schema, list};
     let schemas = [
         json_schema("detect", &Config::keys()),
         json_schema("classify", &ClassifyConfig::keys()),
         json_schema("cohort", &CohortConfig::keys()),
+        json_schema("pretrain", &PretrainConfig::keys()),
     ];
-    let mut seen = [0; 3];
+    let mut seen = [0; 4];
     for listed in list() {
         let experiment = Experiment::load(&listed.name, &[]).unwrap();
         let task = match &experiment {
             Experiment::Detect(_) => 0,
             Experiment::Classify(_) => 1,
             Experiment::Cohort(_) => 2,
+            Experiment::Pretrain(_) => 3,
         };
         let document: toml::Table = toml::from_str(&experiment.resolved_toml()).unwrap();
         assert_allowed(&schemas[task], &serde_json::to_value(document).unwrap(), &listed.name);

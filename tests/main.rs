@@ -34,6 +34,7 @@ mod observer;
 mod optim;
 mod outputs;
 mod pages;
+mod pretrain;
 mod properties;
 mod pseudo_labels;
 mod published;

@@ -7,7 +7,7 @@ use ckd_det::config::{ClassifyConfig, CohortConfig, Config, Document, Experiment
 use toml::{Table, Value};
 
 /// What the repository's own experiments share is of no publication.
-const OWN: [&str; 5] = ["base/", "bccd", "cifar10/", "cifar10_", "quickstart"];
+const OWN: [&str; 6] = ["base/", "bccd", "cifar10/", "cifar10_", "pretrain_", "quickstart"];
 /// A check of the machine.
 const NO_EXPERIMENT: &str = "coco_mini.toml";
 
@@ -36,6 +36,7 @@ fn resolved(name: &str) -> Table {
         Ok(Experiment::Detect(_)) => Config::load(name, &[]).expect("a detector").resolved_toml(),
         Ok(Experiment::Classify(_)) => ClassifyConfig::load(name, &[]).expect("a classifier").resolved_toml(),
         Ok(Experiment::Cohort(_)) => CohortConfig::load(name, &[]).expect("a cohort").resolved_toml(),
+        Ok(Experiment::Pretrain(loaded)) => loaded.resolved_toml(),
         Err(error) => panic!("{name}: {error}"),
     };
     text.parse().expect("TOML")

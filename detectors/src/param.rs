@@ -60,6 +60,12 @@ impl ParamStore {
         self.params.get(name)
     }
 
+    /// The parameters whose names do not begin with `prefix`: the same tensors, not copies.
+    pub fn without(&self, prefix: &str) -> Self {
+        let others = self.iter().filter(|(name, _)| !name.starts_with(prefix));
+        Self { params: others.map(|(name, param)| (name.clone(), param.clone())).collect() }
+    }
+
     /// Number of weights (statistics not counted).
     pub fn weight_count(&self) -> usize {
         self.iter()

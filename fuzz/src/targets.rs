@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
-use ckd_det::config::{ClassifyConfig, CohortConfig, Config, Document};
+use ckd_det::config::{ClassifyConfig, CohortConfig, Config, Document, PretrainConfig};
 use ckd_det::data::{coco, decode, voc, yolo};
 use ckd_det::engine::checkpoint::{self as state, TrainState};
 use ckd_det::engine::outcome::Outcome;
@@ -45,7 +45,11 @@ pub fn targets() -> &'static [Target] {
             seeds: || texts(&["0 0.5 0.5 0.25 0.5\n1 0.1 0.2 0.3 0.4\n"]),
         },
         Target { name: "yolo_yaml", read: yolo_yaml, seeds: || texts(&[YOLO]) },
-        Target { name: "configuration", read: configuration, seeds: || texts(&[CONFIG, CLASSIFY, COHORT]) },
+        Target {
+            name: "configuration",
+            read: configuration,
+            seeds: || texts(&[CONFIG, CLASSIFY, COHORT, PRETRAIN]),
+        },
         Target { name: "image", read: image, seeds: images },
         Target { name: "safetensors", read: weights, seeds: safetensors },
         Target {
@@ -143,14 +147,19 @@ const CLASSIFY: &str = "name = \"a\"\ntask = \"classify\"\n[data]\nkind = \"cifa
 const COHORT: &str = "name = \"a\"\ntask = \"cohort\"\n[data]\nkind = \"cifar10\"\nroot = \"data\"\n[optim]\nlr = 0.1\n\
 [schedule]\nepochs = 2\n[[peer]]\nnetwork = \"resnet8\"\n[[peer]]\nnetwork = \"resnet14\"\n[cohort]\nmethod = \"mcl\"\n";
 
+const PRETRAIN: &str = "name = \"a\"\ntask = \"pretrain\"\n[data]\nroot = \"data\"\n[optim]\nlr = 0.1\n[schedule]\nepochs = 2\n\
+[teacher]\nnetwork = \"resnet20\"\nweights = \"t.th\"\n[student]\nnetwork = \"resnet8\"\n[[distill]]\nmethod = \"dense\"\nat = \"stages\"\n\
+levels = [\"stage3\"]\n";
+
 fn configuration(_: &Path, input: &[u8]) -> String {
     let text = String::from_utf8_lossy(input);
-    let [detect, classify, cohort] = [
+    let all = [
         told(Config::from_toml(&text, "a.toml")),
         told(ClassifyConfig::from_toml(&text, "a.toml")),
         told(CohortConfig::from_toml(&text, "a.toml")),
+        told(PretrainConfig::from_toml(&text, "a.toml")),
     ];
-    format!("{detect} {classify} {cohort}")
+    all.join(" ")
 }
 
 fn encoded(format: ImageFormat) -> Vec<u8> {

@@ -56,6 +56,10 @@ pub(super) fn run(setting: &Setting) -> anyhow::Result<()> {
             measured(*loaded, setting.batches)?
         }
         Experiment::Cohort(loaded) => measured(*loaded, setting.batches)?,
+        Experiment::Pretrain(mut loaded) => {
+            loaded.config.student.init = None;
+            measured(*loaded, setting.batches)?
+        }
     };
     match setting.json {
         true => say(serde_json::to_string(&report)?)?,

@@ -4,7 +4,8 @@ use clap::Subcommand;
 
 use super::{Context, UsageError, config_diff, config_keys, report, say};
 use crate::config::{
-    self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, Task, json_schema,
+    self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, PretrainConfig, Task,
+    json_schema,
 };
 
 /// Arguments of `config`.
@@ -155,6 +156,7 @@ fn schema(task: Task) -> anyhow::Result<()> {
         Task::Detect => Config::keys(),
         Task::Classify | Task::Probe => ClassifyConfig::keys(),
         Task::Cohort => CohortConfig::keys(),
+        Task::Pretrain => PretrainConfig::keys(),
     };
     let schema = json_schema(&format!("ckd-det, task = \"{task}\""), &keys);
     Ok(say(serde_json::to_string_pretty(&schema)?)?)

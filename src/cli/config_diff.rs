@@ -45,6 +45,7 @@ fn values(name: &str, sets: &[String]) -> Result<BTreeMap<String, String>, Confi
             with_teacher(&loaded.config, loaded.teacher_experiment.map(|own| own.config))
         }
         Experiment::Cohort(loaded) => flat(&loaded.config),
+        Experiment::Pretrain(loaded) => flat(&loaded.config),
     })
 }
 

@@ -1,7 +1,7 @@
 //! `ckd-det config keys|explain`: what keys there are, from the sections that declare them.
 
 use super::{UsageError, say};
-use crate::config::{ClassifyConfig, CohortConfig, Config, Document, Key};
+use crate::config::{ClassifyConfig, CohortConfig, Config, Document, Key, PretrainConfig};
 use ckd_settings::did_you_mean;
 
 /// A key, the tasks that have it, and the method of distillation that it belongs to.
@@ -13,8 +13,12 @@ struct Found {
 
 /// Every key of every task, each once.
 fn all() -> Vec<Found> {
-    let tasks =
-        [("detect", Config::keys()), ("classify", ClassifyConfig::keys()), ("cohort", CohortConfig::keys())];
+    let tasks = [
+        ("detect", Config::keys()),
+        ("classify", ClassifyConfig::keys()),
+        ("cohort", CohortConfig::keys()),
+        ("pretrain", PretrainConfig::keys()),
+    ];
     let mut found: Vec<Found> = Vec::new();
     for (task, keys) in tasks {
         let mut method = None;

@@ -7,7 +7,7 @@ use candle_core::DeviceLocation;
 use ckd_kernels::Simd;
 
 use super::{Context, say};
-use crate::config::{ClassifyConfig, Config, DataKind, Experiment, Loaded, list};
+use crate::config::{ClassifyConfig, Config, DataKind, Experiment, Loaded, PretrainConfig, list};
 use crate::data::decode::DECODER;
 use crate::data::synth::Split;
 use crate::fsx;
@@ -167,6 +167,7 @@ fn inputs(name: &str) -> anyhow::Result<()> {
         Experiment::Detect(loaded) => look_for(&loaded, of_detector(&loaded)),
         Experiment::Classify(loaded) => look_for(&loaded, of_classifier(&loaded.config)),
         Experiment::Cohort(loaded) => look_for(&loaded, vec![data(&loaded.config.labelled.data.root)]),
+        Experiment::Pretrain(loaded) => look_for(&loaded, of_backbones(&loaded.config)),
     }
 }
 
@@ -220,6 +221,14 @@ fn of_classifier(config: &ClassifyConfig) -> Vec<Needed> {
     let files = [teacher.and_then(|teacher| teacher.weights.as_deref()), config.student.init.as_deref()];
     let files = files.into_iter().flatten().map(weights);
     std::iter::once(data(&config.labelled.data.root)).chain(files).collect()
+}
+
+fn of_backbones(config: &PretrainConfig) -> Vec<Needed> {
+    let PretrainConfig { teacher, student, .. } = config;
+    let teacher = teacher.weights.as_deref().filter(|_| !teacher.allow_random_weights);
+    let init = student.init.as_deref().filter(|_| !student.allow_random_weights);
+    let files = [teacher, init].into_iter().flatten().map(weights);
+    std::iter::once(data(&config.data.root)).chain(files).collect()
 }
 
 /// Runs are written below the current directory unless the configuration says otherwise.

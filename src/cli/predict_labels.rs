@@ -62,8 +62,8 @@ impl FromStr for ClassScore {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (class, score) = text.rsplit_once('=').ok_or_else(|| "CLASS=S, as in cat=0.8".to_owned())?;
-        Ok(Self { class: class.trim().to_owned(), score: score(score.trim())? })
+        let (class, number) = text.rsplit_once('=').ok_or_else(|| "CLASS=S, as in cat=0.8".to_owned())?;
+        Ok(Self { class: class.trim().to_owned(), score: score(number.trim())? })
     }
 }
 

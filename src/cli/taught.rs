@@ -86,6 +86,7 @@ impl<'a> Lesson<'a> {
         let has_teacher = match &alone {
             Experiment::Detect(loaded) => loaded.config.teacher.is_some(),
             Experiment::Classify(loaded) => loaded.config.teacher.is_some(),
+            Experiment::Pretrain(_) => true,
             Experiment::Cohort(_) => {
                 return Err(UsageError(
                     "the networks of a cohort teach each other: --teacher is not for them".to_owned(),
@@ -107,7 +108,7 @@ impl<'a> Lesson<'a> {
         let (mut keys, classes) = match &alone {
             Experiment::Detect(loaded) => detector(&weights, &loaded.config)?,
             Experiment::Classify(_) => (classifier(&weights)?, None),
-            Experiment::Cohort(_) => (Vec::new(), None),
+            Experiment::Cohort(_) | Experiment::Pretrain(_) => (Vec::new(), None),
         };
         keys.push(format!("teacher.weights={}", toml::Value::String(path.display().to_string())));
         Ok(Self { config, sets, keys, classes })
@@ -125,7 +126,7 @@ impl<'a> Lesson<'a> {
                 (loaded.config.offer(), &["ckd", "rcka"], loaded.config.distill.len())
             }
             Experiment::Classify(loaded) => (loaded.config.offer(), &["dkd"], loaded.config.distill.len()),
-            Experiment::Cohort(_) => return Ok((taught, Vec::new())),
+            Experiment::Cohort(_) | Experiment::Pretrain(_) => return Ok((taught, Vec::new())),
         };
         if methods.is_empty() && entries > 0 {
             return Ok((Experiment::load(self.config, &self.sets_with(&[]))?, Vec::new()));
@@ -153,7 +154,7 @@ impl<'a> Lesson<'a> {
         let offer = match &taught {
             Experiment::Detect(loaded) => loaded.config.offer(),
             Experiment::Classify(loaded) => loaded.config.offer(),
-            Experiment::Cohort(_) => return Ok(Vec::new()),
+            Experiment::Cohort(_) | Experiment::Pretrain(_) => return Ok(Vec::new()),
         };
         Ok(of_teachers().map(|card| (card.method, self.entry(card.method, &taught, &offer))).collect())
     }
@@ -195,7 +196,7 @@ impl<'a> Lesson<'a> {
                 let build = |entry: &Distill| entry.distiller(0, &setting).map(drop);
                 loaded.config.distill.iter().try_for_each(build).map_err(|error| error.to_string())
             }
-            Experiment::Classify(_) | Experiment::Cohort(_) => Ok(()),
+            Experiment::Classify(_) | Experiment::Cohort(_) | Experiment::Pretrain(_) => Ok(()),
         }
     }
 }
@@ -270,7 +271,9 @@ fn candidates(card: &MethodCard, taught: &Experiment, offer: &Offer) -> Vec<Stri
     if has("levels") {
         let (levels, cells) = match taught {
             Experiment::Detect(loaded) => levels_of_maps(&loaded.config, offer),
-            Experiment::Classify(_) | Experiment::Cohort(_) => (offer.levels.clone(), usize::MAX),
+            Experiment::Classify(_) | Experiment::Cohort(_) | Experiment::Pretrain(_) => {
+                (offer.levels.clone(), usize::MAX)
+            }
         };
         let patch = has("patch").then(|| patch(cells)).flatten();
         let patch = patch.map(|side| format!(", patch = {side}")).unwrap_or_default();

@@ -97,6 +97,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             Experiment::Detect(loaded) => dry_run(loaded.as_ref(), &request)?,
             Experiment::Classify(loaded) => dry_run(loaded.as_ref(), &request)?,
             Experiment::Cohort(loaded) => dry_run(loaded.as_ref(), &request)?,
+            Experiment::Pretrain(loaded) => dry_run(loaded.as_ref(), &request)?,
         };
         return forecast(&estimates);
     }
@@ -109,6 +110,10 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
             first(&|| tell(&finished))
         }
         Experiment::Classify(loaded) => {
+            let finished = train(loaded.as_ref(), &request)?;
+            first(&|| tell(&finished))
+        }
+        Experiment::Pretrain(loaded) => {
             let finished = train(loaded.as_ref(), &request)?;
             first(&|| tell(&finished))
         }

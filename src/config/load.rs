@@ -11,7 +11,7 @@ use super::embedded;
 use super::error::ConfigError;
 use super::lookup::{ConfigSource, Reference, find};
 use super::runs;
-use super::schema::{ClassifyConfig, CohortConfig, Config, Run, Task, TrainedBy};
+use super::schema::{ClassifyConfig, CohortConfig, Config, PretrainConfig, Run, Task, TrainedBy};
 use super::sets::{drop_replaced, lay_sets};
 
 /// A checked configuration and where it came from.
@@ -118,6 +118,8 @@ pub enum Experiment {
     Classify(Box<Loaded<ClassifyConfig>>),
     /// `task = "cohort"`.
     Cohort(Box<Loaded<CohortConfig>>),
+    /// `task = "pretrain"`.
+    Pretrain(Box<Loaded<PretrainConfig>>),
 }
 
 impl Experiment {
@@ -137,6 +139,7 @@ impl Experiment {
             Task::Detect => Self::Detect(Box::new(Document::load(name, sets)?)),
             Task::Classify | Task::Probe => Self::Classify(Box::new(Document::load(name, sets)?)),
             Task::Cohort => Self::Cohort(Box::new(Document::load(name, sets)?)),
+            Task::Pretrain => Self::Pretrain(Box::new(Document::load(name, sets)?)),
         })
     }
 
@@ -146,6 +149,7 @@ impl Experiment {
             Self::Detect(loaded) => &loaded.config.run,
             Self::Classify(loaded) => &loaded.config.run,
             Self::Cohort(loaded) => &loaded.config.run,
+            Self::Pretrain(loaded) => &loaded.config.run,
         }
     }
 
@@ -155,6 +159,7 @@ impl Experiment {
             Self::Detect(loaded) => &loaded.source,
             Self::Classify(loaded) => &loaded.source,
             Self::Cohort(loaded) => &loaded.source,
+            Self::Pretrain(loaded) => &loaded.source,
         }
     }
 
@@ -164,6 +169,7 @@ impl Experiment {
             Self::Detect(loaded) => loaded.resolved_toml(),
             Self::Classify(loaded) => loaded.resolved_toml(),
             Self::Cohort(loaded) => loaded.resolved_toml(),
+            Self::Pretrain(loaded) => loaded.resolved_toml(),
         }
     }
 }

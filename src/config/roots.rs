@@ -1,11 +1,11 @@
-//! The three kinds of configuration: their tasks, their paths, and the configuration that trains the teacher.
+//! The four kinds of configuration: their tasks, their paths, and the configuration that trains the teacher.
 
 use ckd_settings::Node;
 
 use super::error::ConfigError;
 use super::load::{Loaded, Root};
 use super::lookup::ConfigSource;
-use super::schema::{ClassifyConfig, CohortConfig, Config, DataKind, Task};
+use super::schema::{ClassifyConfig, CohortConfig, Config, DataKind, PretrainConfig, Task};
 use super::teacher;
 
 impl Root for Config {
@@ -68,6 +68,24 @@ impl Root for CohortConfig {
         loaded.write_out(&mut self.labelled.data.root);
         loaded.write_out_given(&mut self.labelled.data.class_index);
         loaded.write_out_given(&mut self.labelled.data.held_out);
+    }
+
+    fn teacher_experiment(
+        &self,
+        _root: &Node,
+        _trail: &mut Vec<ConfigSource>,
+    ) -> Result<Option<Loaded<Self>>, ConfigError> {
+        Ok(None)
+    }
+}
+
+impl Root for PretrainConfig {
+    const TASKS: &'static [Task] = &[Task::Pretrain];
+
+    fn write_out_paths(&mut self, loaded: &Loaded<Self>) {
+        loaded.write_out(&mut self.data.root);
+        loaded.write_out_given(&mut self.student.init);
+        loaded.write_out_given(&mut self.teacher.weights);
     }
 
     fn teacher_experiment(

@@ -5,6 +5,7 @@
 mod classify;
 mod cohort;
 mod network;
+mod pretrain;
 mod run;
 mod training;
 
@@ -27,9 +28,11 @@ pub use crate::data::labelled_data::{LabelledData, LabelledKind};
 pub use crate::data::open::{Data, DataKind};
 pub use crate::data::synth::Synth;
 pub use crate::data::transform::Resize;
+pub use crate::data::unlabelled_images::{UnlabelledImages, UnlabelledKind};
 pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe};
 pub use cohort::{CohortConfig, Peer};
 pub use network::{Backbone, Network, StrideIn, Student, Teacher, TrainedBy};
+pub use pretrain::{FrozenBackbone, PretrainConfig, TrainedBackbone};
 pub use run::{Run, Task};
 pub use training::{Engine, Eval, OnNonFinite, Precision, Stage, Train};
 

@@ -72,6 +72,7 @@ mod substitutes;
 pub mod synth;
 pub mod transform;
 pub mod unlabelled;
+pub mod unlabelled_images;
 mod usable;
 pub mod voc;
 pub mod yolo;

@@ -8,6 +8,8 @@
 //! normalised_mse    the same of p / |p| and t / |t|: 2 / channels of the cosine's
 //! ```
 
+use std::rc::Rc;
+
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
@@ -63,12 +65,17 @@ impl Method for DenseFeatures {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let projectors = projectors(&self.place.taps()?, &setting.widths, &builder)?;
-        let (maps, distance) = (OnMaps::new(NAME, &self.place)?, self.distance);
-        let maps = maps.term(self.weight.into(), move |tap, teacher, student| {
+        let projectors = Rc::new(projectors(&self.place.taps()?, &setting.widths, &builder)?);
+        let projected = move |tap, teacher: &Tensor, student: &Value| {
             let (_, _, h, w) = teacher.dims4()?;
-            dense(teacher, &at(&projectors, NAME, tap)?.at_size(student, (h, w))?, distance)
-        });
+            at(&projectors, NAME, tap)?.at_size(student, (h, w))
+        };
+        let (distance, own) = (self.distance, projected.clone());
+        let maps = OnMaps::new(NAME, &self.place)?
+            .term(self.weight.into(), move |tap, teacher, student| {
+                dense(teacher, &own(tap, teacher, student)?, distance)
+            })
+            .likened(move |tap, teacher, student| mean_cosine(teacher, &projected(tap, teacher, student)?));
         Ok(Box::new(maps.training(Some(builder.finish()))))
     }
 }
@@ -89,13 +96,24 @@ pub fn dense(teacher: &Tensor, student: &Value, distance: CellDistance) -> Resul
     if distance == CellDistance::Mse {
         return mean_squared_difference(teacher, student);
     }
-    let (target, cells) = (unit_cells(&Value::constant(teacher.clone()))?, unit_cells(student)?);
     if distance == CellDistance::NormalisedMse {
-        let maps = |cells: &Value| reshape(cells, &[cells.dims()[0], cells.dims()[1], 1, 1]);
-        let (target, cells) = (maps(&target)?, maps(&cells)?);
+        let maps = |map: &Value| -> Result<Value, DistillError> {
+            let cells = unit_cells(map)?;
+            Ok(reshape(&cells, &[cells.dims()[0], cells.dims()[1], 1, 1])?)
+        };
+        let (target, cells) = (maps(&Value::constant(teacher.clone()))?, maps(student)?);
         return Ok(squared_difference(target.tensor(), &cells, Weights::default(), count as f64)?);
     }
-    let cosine = weighted_mean(&row_products(&cells, &target)?, None)?;
+    let cosine = mean_cosine(teacher, student)?;
     let one = Value::constant(Tensor::ones((), teacher.dtype(), teacher.device())?);
     Ok(weighted_sum(&[(&one, 1.0), (&cosine, -1.0)])?)
+}
+
+/// The mean cosine of the vectors of all cells.
+///
+/// # Shapes
+/// (N, C, H, W), both; a scalar.
+fn mean_cosine(teacher: &Tensor, student: &Value) -> Result<Value, DistillError> {
+    let (target, cells) = (unit_cells(&Value::constant(teacher.clone()))?, unit_cells(student)?);
+    Ok(weighted_mean(&row_products(&cells, &target)?, None)?)
 }

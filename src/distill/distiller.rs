@@ -34,6 +34,15 @@ pub trait Distiller {
         Ok(())
     }
 
+    /// The mean cosine of the teacher's vectors with the student's, which the method projects into their space; `None` of
+    /// methods that do not.
+    ///
+    /// # Errors
+    /// Errors of [`terms`](Self::terms).
+    fn cosine(&self, _lesson: &Lesson<'_>) -> Result<Option<f64>, DistillError> {
+        Ok(None)
+    }
+
     /// Whether the terms look at rows of the other parts of an update ([`Lesson::parts`]).
     fn looks_at_all_parts(&self) -> bool {
         false

@@ -19,6 +19,7 @@ pub(super) struct OnMaps {
     at: Vec<Tap>,
     terms: Vec<(Option<&'static str>, f64, Loss)>,
     params: Option<ParamStore>,
+    cosine: Option<Loss>,
 }
 
 impl OnMaps {
@@ -27,7 +28,7 @@ impl OnMaps {
     /// # Errors
     /// A level that is no tap.
     pub(super) fn new(name: &'static str, maps: &Maps) -> Result<Self, DistillError> {
-        Ok(Self { name, at: maps.taps()?, terms: Vec::new(), params: None })
+        Ok(Self { name, at: maps.taps()?, terms: Vec::new(), params: None, cosine: None })
     }
 
     /// With the term `NAME/TAP` at every level. The loss takes the level's tap and the maps of teacher and
@@ -70,6 +71,15 @@ impl OnMaps {
         self
     }
 
+    /// With the mean cosine of teacher and student at a level, in the teacher's space.
+    pub(super) fn likened(
+        mut self,
+        cosine: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError> + 'static,
+    ) -> Self {
+        self.cosine = Some(Box::new(cosine));
+        self
+    }
+
     /// With what it trains along with the student.
     pub(super) fn training(mut self, params: Option<ParamStore>) -> Self {
         self.params = params;
@@ -100,6 +110,17 @@ impl Distiller for OnMaps {
             }
         }
         Ok(terms)
+    }
+
+    fn cosine(&self, lesson: &Lesson<'_>) -> Result<Option<f64>, DistillError> {
+        let Some(cosine) = &self.cosine else { return Ok(None) };
+        let mut sum = 0.0;
+        for &tap in &self.at {
+            let (teacher, student) = at_tap(tap, lesson)?;
+            let value = || Ok(f64::from(cosine(tap, teacher, student)?.item()?));
+            sum += value().map_err(|error: DistillError| error.at(tap))?;
+        }
+        Ok(Some(sum / self.at.len().max(1) as f64))
     }
 
     fn params(&self) -> Option<&ParamStore> {

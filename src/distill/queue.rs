@@ -22,7 +22,7 @@ use ckd_kernels::in_place::overwrite;
 use ckd_kernels::memory::numbers;
 use ckd_kernels::pool::global_avg_pool;
 use ckd_kernels::row_losses::{softened_divergence, weighted_mean};
-use ckd_kernels::similarity::similarities;
+use ckd_kernels::similarity::{row_products, similarities};
 use ckd_kernels::{Error, Value};
 use ckd_settings::{Check, section};
 
@@ -203,6 +203,20 @@ impl Distiller for Global {
             take_in().map_err(|error: DistillError| error.at(tap))?;
         }
         Ok(())
+    }
+
+    fn cosine(&self, lesson: &Lesson<'_>) -> Result<Option<f64>, DistillError> {
+        let mut sum = 0.0;
+        for (&tap, (projector, _)) in &self.queues {
+            let (teacher, student) = at_tap(tap, lesson)?;
+            let value = || {
+                let targets = Value::constant(Self::targets(teacher)?);
+                let cosines = row_products(&projector.pooled(student)?, &targets)?;
+                Ok(f64::from(weighted_mean(&cosines, None)?.item()?))
+            };
+            sum += value().map_err(|error: DistillError| error.at(tap))?;
+        }
+        Ok(Some(sum / self.queues.len().max(1) as f64))
     }
 
     fn params(&self) -> Option<&ParamStore> {

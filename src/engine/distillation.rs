@@ -139,6 +139,16 @@ impl<M> Distillation<M> {
         self.methods.iter().filter_map(of).collect()
     }
 
+    /// The mean cosine of the teacher's vectors with the student's over the methods that project these; `None` if none does.
+    pub(super) fn cosine(&self, lesson: &Lesson<'_>) -> Result<Option<f64>> {
+        let mut cosines = Vec::new();
+        for method in &self.methods {
+            cosines.extend(method.distiller.cosine(lesson)?);
+        }
+        let count = cosines.len();
+        Ok((count > 0).then(|| cosines.into_iter().sum::<f64>() / count as f64))
+    }
+
     /// Whether a method compares what is at `tap`.
     pub(super) fn wants(&self, tap: Tap) -> bool {
         self.methods.iter().any(|method| method.wants(tap))

@@ -37,6 +37,7 @@ mod missing;
 pub mod observer;
 pub mod outcome;
 pub mod pass;
+pub mod pretrain;
 mod ranks;
 mod recorded;
 mod room;

@@ -1,7 +1,8 @@
 //! What is trained: the seam between the training loop, which is one, and its tasks.
 //!
 //! A [`Task`] is data together with what a network, a batch, a step and an evaluation are there:
-//! [`DataSets`](super::detect::DataSets) for detectors, [`LabelledSets`](super::classify::LabelledSets) for classifiers.
+//! [`DataSets`](super::detect::DataSets) for detectors, [`LabelledSets`](super::classify::LabelledSets) for classifiers,
+//! [`UnlabelledSets`](super::pretrain::UnlabelledSets) for backbones that learn without labels.
 //! Order, learning rate, update, log, checkpoints, resuming, teachers and comparisons know nothing else of it.
 
 use std::collections::BTreeMap;

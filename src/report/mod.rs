@@ -11,9 +11,11 @@
 //! | [`progress`] | the progress bar of a training run |
 //! | [`shares`] | each loss term's share of the gradient, in a table |
 //! | [`table`] | teacher, student alone and student distilled in one table |
+//! | [`backbone_table`] | a backbone that learned without labels in one line |
 //! | [`cohort_table`] | networks that trained together in one table |
 //! | [`draw`] | boxes on images, and pictures of several models side by side |
 
+pub mod backbone_table;
 pub mod cohort_table;
 pub mod csv;
 pub mod draw;

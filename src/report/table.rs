@@ -245,7 +245,8 @@ impl Row for ClassifierRow {
     }
 }
 
-fn cost(parameters: u64, gflops: f64, ms_per_image: f64) -> [String; 3] {
+/// Cells of a network's cost.
+pub(super) fn cost(parameters: u64, gflops: f64, ms_per_image: f64) -> [String; 3] {
     [format!("{:.2}", parameters as f64 / 1e6), format!("{gflops:.2}"), format!("{ms_per_image:.1}")]
 }
 

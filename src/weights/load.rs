@@ -9,7 +9,7 @@ use ckd_detectors::param::ParamStore;
 use super::{WeightsError, WeightsFile};
 
 /// The prefix of a detector's trunk.
-const BODY: &str = "backbone.body.";
+pub const BODY: &str = "backbone.body.";
 
 /// Loads every tensor of the network, and nothing else.
 ///

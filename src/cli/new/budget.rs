@@ -76,6 +76,7 @@ fn estimates(experiment: &Experiment, context: &Context) -> anyhow::Result<Vec<E
         Experiment::Detect(loaded) => dry_run(loaded.as_ref(), &request)?,
         Experiment::Classify(loaded) => dry_run(loaded.as_ref(), &request)?,
         Experiment::Cohort(loaded) => dry_run(loaded.as_ref(), &request)?,
+        Experiment::Pretrain(loaded) => dry_run(loaded.as_ref(), &request)?,
     })
 }
 

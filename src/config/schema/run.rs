@@ -19,6 +19,8 @@ choices! {
         Probe = "probe",
         /// To name images, several networks together that learn from each other.
         Cohort = "cohort",
+        /// To learn a frozen backbone's features on images without labels.
+        Pretrain = "pretrain",
     }
 }
 

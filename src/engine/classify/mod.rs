@@ -21,7 +21,7 @@ pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen
 pub(super) use network::backbone_has;
 pub use network::{student, to_device};
 pub use sources::{LabelledSets, held_out, learned_from, load_split, read_split};
-pub use weights::{ClassifierCard, load_weights};
+pub use weights::{ClassifierCard, load_body, load_weights};
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

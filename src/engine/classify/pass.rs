@@ -63,7 +63,9 @@ pub(super) fn pass_of(
     let taps = match (setting.config.run.task, setting.config.probe.bn) {
         (Task::Probe, Bn::Frozen) => setting.student.forward_probing(images, Mode::Inference)?,
         (Task::Probe, Bn::Adapt) => setting.student.forward_probing(images, Mode::Train)?,
-        (Task::Classify | Task::Detect | Task::Cohort, _) => setting.student.forward(images, Mode::Train)?,
+        (Task::Classify | Task::Detect | Task::Cohort | Task::Pretrain, _) => {
+            setting.student.forward(images, Mode::Train)?
+        }
     };
     let logits = taps.require(Tap::Logits).map_err(EngineError::missing_tap)?;
     let loss = smoothed_cross_entropy(logits, &batch.labels, setting.config.labelled.label_smoothing)?;

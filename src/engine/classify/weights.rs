@@ -11,6 +11,7 @@ use serde_json::json;
 use super::network::student;
 use crate::config::{ClassifyConfig, Document};
 use crate::engine::{EngineError, Result};
+use crate::weights::load::BODY;
 use crate::weights::{WeightsError, WeightsFile};
 
 const CONFIG: &str = "ckd_det.classify_config";
@@ -19,6 +20,8 @@ const PROVENANCE: &str = "ckd_det.provenance";
 const INPUT: &str = "ckd_det.input";
 /// Prefix of `torch.nn.DataParallel` before every name.
 const DATA_PARALLEL: &str = "module.";
+/// Prefix of the layers of MobileNets in their classifiers, which detectors leave out.
+const FEATURES: &str = "features.";
 
 /// Description of a classifier that its weights carry: all that is needed to use it again, and its origin.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +146,28 @@ pub(super) fn load(
     file: &WeightsFile,
     head: Head,
 ) -> std::result::Result<Vec<String>, WeightsError> {
-    let given = without_prefix(file);
+    load_named(model, file, &without_prefix(file), head)
+}
+
+/// Loads all but the last layer, of a classifier, of a backbone, or of the backbone of a detector.
+///
+/// # Errors
+/// Lists every missing, unexpected and mis-shaped name. Batch norms' `num_batches_tracked` is not missed.
+pub fn load_body(model: &Classifier, file: &WeightsFile) -> std::result::Result<(), WeightsError> {
+    let given = match file.tensors.keys().any(|name| name.starts_with(BODY)) {
+        true => of_detector(model, file),
+        false => without_prefix(file),
+    };
+    load_named(model, file, &given, Head::MayDiffer).map(drop)
+}
+
+/// Loads the tensors `given` of `file` into `model` and names what stays random.
+fn load_named(
+    model: &Classifier,
+    file: &WeightsFile,
+    given: &BTreeMap<String, &Tensor>,
+    head: Head,
+) -> std::result::Result<Vec<String>, WeightsError> {
     let head_prefix = format!("{}.", model.head_prefix());
     let (mut report, mut random, mut fitting) = (Vec::new(), Vec::new(), Vec::new());
     for (name, param) in model.params().iter() {
@@ -174,8 +198,20 @@ pub(super) fn load(
 }
 
 /// The file's tensors without the prefix that all of them may have.
-fn without_prefix(file: &WeightsFile) -> BTreeMap<&str, &Tensor> {
+fn without_prefix(file: &WeightsFile) -> BTreeMap<String, &Tensor> {
     let wrapped = file.tensors.keys().all(|name| name.starts_with(DATA_PARALLEL));
     let cut = if wrapped { DATA_PARALLEL.len() } else { 0 };
-    file.tensors.iter().map(|(name, tensor)| (&name[cut..], tensor)).collect()
+    file.tensors.iter().map(|(name, tensor)| (name[cut..].to_owned(), tensor)).collect()
+}
+
+/// The tensors of a detector's backbone, under the names of a classifier.
+fn of_detector<'f>(model: &Classifier, file: &'f WeightsFile) -> BTreeMap<String, &'f Tensor> {
+    let prefix = match model.params().iter().any(|(name, _)| name.starts_with(FEATURES)) {
+        true => FEATURES,
+        false => "",
+    };
+    let own = |(name, tensor): (&String, &'f Tensor)| {
+        Some((format!("{prefix}{}", name.strip_prefix(BODY)?), tensor))
+    };
+    file.tensors.iter().filter_map(own).collect()
 }

@@ -144,6 +144,7 @@ impl Planned {
             Experiment::Detect(loaded) => one(loaded.as_ref(), self.seed, &request),
             Experiment::Classify(loaded) => one(loaded.as_ref(), self.seed, &request),
             Experiment::Cohort(loaded) => one(loaded.as_ref(), self.seed, &request),
+            Experiment::Pretrain(loaded) => one(loaded.as_ref(), self.seed, &request),
         }
     }
 }

@@ -86,6 +86,7 @@ impl Runs<'_> {
         let is_alone = match &cold {
             Experiment::Detect(loaded) => !teaches(&loaded.config.distill),
             Experiment::Classify(loaded) => !teaches(&loaded.config.distill),
+            Experiment::Pretrain(_) => false,
             Experiment::Cohort(_) => {
                 return Err(refuse("the networks of a cohort begin together".to_owned()));
             }
@@ -119,6 +120,7 @@ fn difference(first: &Experiment, other: &Experiment) -> Option<String> {
         Experiment::Detect(loaded) => flat(&loaded.config),
         Experiment::Classify(loaded) => flat(&loaded.config),
         Experiment::Cohort(loaded) => flat(&loaded.config),
+        Experiment::Pretrain(loaded) => flat(&loaded.config),
     };
     let (ours, theirs) = (of(other), of(first));
     let matters =
@@ -152,6 +154,7 @@ fn check(planned: &[Planned]) -> Result<()> {
             Experiment::Detect(loaded) => find(loaded.as_ref()),
             Experiment::Classify(loaded) => find(loaded.as_ref()),
             Experiment::Cohort(loaded) => find(loaded.as_ref()),
+            Experiment::Pretrain(loaded) => find(loaded.as_ref()),
         };
         found.map_err(|error| EngineError::Experiment {
             name: plan.name().to_owned(),

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::config::{ClassifyConfig, CohortConfig, Config, Document, Key, flat};
+use crate::config::{ClassifyConfig, CohortConfig, Config, Document, Key, PretrainConfig, flat};
 use crate::report::progress::duration;
 use crate::report::run_folder::{EvalLine, Line, RunFolder, RunFolderError, StepLine};
 use crate::report::shares::Shares;
@@ -121,6 +121,7 @@ impl Run {
     pub fn measure(&self) -> Option<&'static str> {
         match self.evaluations.first()?.eval {
             Value::Array(_) => Some("AP"),
+            ref named if named.get("cosine").is_some() => Some("cosine"),
             _ => Some("top-1"),
         }
     }
@@ -130,7 +131,7 @@ impl Run {
         let score = |eval: &EvalLine| {
             let score = match &eval.eval {
                 Value::Array(stats) => stats.first()?.as_f64()?,
-                named => named.get("top1")?.as_f64()?,
+                named => named.get("top1").or_else(|| named.get("cosine"))?.as_f64()?,
             };
             (score >= 0.0).then_some((eval.step as f64, 100.0 * score))
         };
@@ -210,6 +211,7 @@ impl Run {
         let keys: Vec<Key> = match self.config.get("task").map(|task| task.trim_matches('"')) {
             Some("classify" | "probe") => ClassifyConfig::keys(),
             Some("cohort") => CohortConfig::keys(),
+            Some("pretrain") => PretrainConfig::keys(),
             _ => Config::keys(),
         };
         let default = |key: &str| {

@@ -42,6 +42,7 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
         Experiment::Detect(loaded) => drop(Training::of(*loaded).observer(least).run()?),
         Experiment::Classify(loaded) => drop(Training::of(*loaded).observer(least).run()?),
         Experiment::Cohort(loaded) => drop(Training::of(*loaded).observer(least).run()?),
+        Experiment::Pretrain(loaded) => drop(Training::of(*loaded).observer(least).run()?),
     }
     Ok(())
 }

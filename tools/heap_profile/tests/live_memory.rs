@@ -118,6 +118,7 @@ fn the_memory_in_use_does_not_grow_over_the_steps_of_any_task() {
             Experiment::Detect(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
             Experiment::Classify(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
             Experiment::Cohort(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
+            Experiment::Pretrain(loaded) => drop(Training::of(*loaded).observer(&in_use).run().unwrap()),
         }
         let in_use = in_use.0.into_inner();
         let steps = &in_use[in_use.len() - 120..];
