@@ -223,7 +223,7 @@ fn classifiers_and_detectors_begin_with_the_backbone() {
 fn the_program_trains_forecasts_and_refuses() {
     let small = Small::new();
     let output = small.run_program(&["train", "run.toml", "--dry-run"]);
-    assert_ended(&output, 0, &["student distilled", "evaluations of 4 images", "nothing was kept"]);
+    assert_ended(&output, 0, &["backbone", "evaluations of 4 images", "nothing was kept"]);
     assert!(!names(small.path("").as_path()).iter().any(|name| name == "runs"));
     let output = small.run_program(&["train", "run.toml", "--set", "schedule.epochs=1"]);
     assert_ended(

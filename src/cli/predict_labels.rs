@@ -27,7 +27,7 @@ pub(super) struct LabelArgs {
     /// A label scores more than this; what scores less, but more than --ignore-above, is to be ignored
     #[arg(long, value_name = "S", default_value = "0.7", requires = "as_labels", value_parser = score)]
     label_score: f32,
-    /// The same for single classes, with commas between them
+    /// Thresholds of single classes, with commas between them
     #[arg(long, value_name = "CLASS=S", value_delimiter = ',', requires = "as_labels")]
     class_score: Vec<ClassScore>,
     /// Choose the score of each class on the validation images of the detector's experiment: the least with so many of the
@@ -37,7 +37,7 @@ pub(super) struct LabelArgs {
     /// With --precision: where the validation images are, instead of the experiment's data.root
     #[arg(long, value_name = "DIR", requires = "precision")]
     data_root: Option<PathBuf>,
-    /// What scores no more than this is background
+    /// Boxes that score no more than this are background
     #[arg(long, value_name = "S", default_value = "0.3", requires = "as_labels", value_parser = score)]
     ignore_above: f32,
     /// Sides of a box that is used are longer than this

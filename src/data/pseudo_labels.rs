@@ -1,4 +1,4 @@
-//! What a file of pseudo-labels says of itself.
+//! Origin of a file of pseudo-labels: its teacher, its thresholds, its counts.
 
 use std::path::PathBuf;
 

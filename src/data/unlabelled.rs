@@ -17,7 +17,7 @@ use super::report::LoadReport;
 choices! {
     /// Weight of a pseudo-label in the losses of what is matched with it.
     pub enum Weighting {
-        /// Its score.
+        /// The score of the box.
         Soft = "soft",
         /// 1, as of a label that a person drew.
         Hard = "hard",

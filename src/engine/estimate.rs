@@ -107,7 +107,7 @@ fn parts<C: Settings>(
         }
         None => None,
     };
-    let label = if distillation.is_some() { "student distilled" } else { C::Task::LEARNER };
+    let label = if distillation.is_some() { C::Task::TAUGHT } else { C::Task::LEARNER };
     estimates
         .push(job::<C::Task>(claim, config, init.as_ref(), distillation.as_ref(), label).estimate(around)?);
     Ok(estimates)

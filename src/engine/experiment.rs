@@ -150,7 +150,7 @@ fn run_gathered<C: Settings>(
         config,
         folder: folder.clone(),
         claim: &claim,
-        label: if distillation.is_some() { "student distilled" } else { C::Task::LEARNER }.to_owned(),
+        label: if distillation.is_some() { C::Task::TAUGHT } else { C::Task::LEARNER }.to_owned(),
         init: init.as_ref(),
         distillation: distillation.as_ref(),
         teacher_hash,

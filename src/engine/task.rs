@@ -85,6 +85,9 @@ pub trait Task: Sized {
     /// Name of the trained network in the progress, without a teacher.
     const LEARNER: &'static str = "student";
 
+    /// Name of the learner in messages where it learns from a teacher.
+    const TAUGHT: &'static str = "student distilled";
+
     /// The name of [`Measured::headline`] in a weights file.
     const HEADLINE: &'static str;
 

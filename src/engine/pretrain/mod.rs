@@ -82,6 +82,7 @@ impl Task for UnlabelledSets {
     type Measured = MeasuredBackbone;
 
     const LEARNER: &'static str = "backbone";
+    const TAUGHT: &'static str = "backbone";
     const HEADLINE: &'static str = "cosine";
 
     fn gather(loaded: &Loaded<PretrainConfig>) -> Result<Gathered<Self>> {
