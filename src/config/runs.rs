@@ -58,30 +58,26 @@ fn train_all_stages(root: &mut Node) {
 mod tests {
     use crate::config::{Config, Document};
 
-    const STUDENT: &str = "name = \"further\"\n[student]\nbackbone = \"resnet18\"\nnorm = \"bn\"\n";
-
-    fn load(rest: &str, output: &str) -> Result<Config, String> {
-        let rest = format!(
-            "{output}{STUDENT}{rest}[data]\nkind = \"synth\"\nroot = \"data\"\n[data.synth]\n[detector]\narchitecture = \"faster_rcnn\"\n"
-        );
-        Config::from_toml(&rest, "further.toml").map_err(|error| error.to_string())
+    /// `student.init` and `student.freeze_at` of the quickstart with `sets`.
+    fn student(sets: &[&str]) -> Result<(String, Option<usize>), String> {
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        let student = Config::load("quickstart", &sets).map_err(|error| error.to_string())?.config.student;
+        Ok((student.init.expect("a file").display().to_string(), student.freeze_at))
     }
 
     #[test]
     fn a_run_is_the_file_of_its_last_weights_and_its_student_trains_whole() {
-        let student = load("init = \"run:first\"\n", "").unwrap().student;
-        assert_eq!(student.init.unwrap().to_str(), Some("runs/first/last.safetensors"));
-        assert_eq!(student.freeze_at, Some(0));
-        let student = load("init = \"run:first\"\nfreeze_at = 3\n", "output = \"there\"\n").unwrap().student;
-        assert_eq!(student.init.unwrap().to_str(), Some("there/first/last.safetensors"));
-        assert_eq!(student.freeze_at, Some(3));
-        let file = load("init = \"first.safetensors\"\n", "").unwrap().student;
-        assert_eq!((file.init.unwrap().to_str(), file.freeze_at), (Some("first.safetensors"), None));
+        let first = "student.init=run:first";
+        assert_eq!(student(&[first]), Ok(("runs/first/last.safetensors".to_owned(), Some(0))));
+        let there = ("there/first/last.safetensors".to_owned(), Some(3));
+        assert_eq!(student(&[first, "output=there", "student.freeze_at=3"]), Ok(there));
+        let file = ("first.safetensors".to_owned(), None);
+        assert_eq!(student(&["student.init=first.safetensors"]), Ok(file));
     }
 
     #[test]
     fn a_run_without_a_name_is_refused_where_it_stands() {
-        let error = load("init = \"run:\"\n", "").unwrap_err();
+        let error = student(&["student.init=run:"]).unwrap_err();
         assert!(error.contains("`student.init` names no run") && error.contains("write run:NAME"), "{error}");
     }
 }
