@@ -114,6 +114,22 @@ levels = ["p3"]
 weight = 1e-5
 
 [[distill]]
+method = "dense"
+levels = ["p3"]
+weight = 0.1
+
+[[distill]]
+method = "queue"
+levels = ["p5"]
+rows = 4
+weight = 0.1
+
+[[distill]]
+method = "local"
+levels = ["p5"]
+weight = 0.1
+
+[[distill]]
 method = "tbr"
 at = "roi_boxes"
 margin = 0.1
