@@ -345,8 +345,11 @@ fn under_mpirun_processes_that_nobody_has_bound_keep_to_cores_of_their_own() {
 fn under_mpirun_a_process_that_is_killed_ends_all() {
     for launcher in launchers() {
         let output = job_with(&Tiny::new(), launcher, "-KILL", &[]);
-        let code = if launcher.contains("openmpi") { 137 } else { 9 };
-        assert_eq!(output.status.code(), Some(code), "{launcher}: {output:?}");
+        // MPICH's launcher tells of the first end it hears of: the killed process's, or, on a busy machine, that of the one which
+        // the library aborts for waiting on it.
+        let codes: &[i32] = if launcher.contains("openmpi") { &[137] } else { &[9, 6] };
+        let code = output.status.code().expect("an exit code");
+        assert!(codes.contains(&code), "{launcher}: {code}: {output:?}");
     }
 }
 
