@@ -6,7 +6,7 @@ use std::path::Path;
 use ckd_det::config::{ClassifyConfig, CohortConfig, Config, Document, Experiment};
 use toml::{Table, Value};
 
-/// What the repository's own experiments share is of no publication.
+/// Beginnings of the names of the repository's own experiments, which follow no publication.
 const OWN: [&str; 6] = ["base/", "bccd", "cifar10/", "cifar10_", "pretrain_", "quickstart"];
 /// A check of the machine.
 const NO_EXPERIMENT: &str = "coco_mini.toml";
