@@ -164,6 +164,7 @@ fn the_meta_gradient_equals_the_unrolled_one_and_leaves_the_networks_as_they_wer
         for (name, tensor) in &meta.theta {
             case.check_close(&format!("theta3_{name}"), &flat(tensor));
         }
+        assert_eq!(meta.phi.len(), phi.len());
         for (name, gradient) in &meta.phi {
             let key = format!("unroll_{name}");
             case.check_close(&key, &flat(gradient));
