@@ -1,9 +1,10 @@
 //! The kernels one by one, with their share of the measured multiply-add peak.
 //!
-//!     cargo bench -p ckd-kernels -- [--json] [--bf16] [NAME...]
+//!     cargo bench -p ckd-kernels -- [--json] [--bf16 | --int8] [NAME...]
 //!
 //! Times are medians of interleaved rounds: a drift of the machine's speed reaches all kernels alike. The
-//! share is that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %.
+//! share is that of the textbook number of multiply-adds, so Winograd's form can exceed 100 %. With `--int8` the columns are
+//! forward passes in 8 bits: from steps to steps, from f32 to steps and from f32 to f32.
 
 #![allow(clippy::print_stdout, reason = "it prints its table")]
 
@@ -12,6 +13,7 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use ckd_kernels::allocator::KeepLarge;
+use ckd_kernels::eight_bits::{Conv2dInt8, Grid, Map};
 use ckd_kernels::linear::Activation;
 use ckd_kernels::{Conv2dConfig, Epilogue, Precision, Simd, Value, conv2d, linear};
 
@@ -65,8 +67,14 @@ fn main() {
     let json = arguments.iter().any(|argument| argument == "--json");
     let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
     let wanted = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));
-    let mut kernels: Vec<Kernel> = CONVOLUTIONS.iter().map(convolution).collect();
-    kernels.extend(LINEARS.iter().map(fully_connected));
+    let int8 = arguments.iter().any(|argument| argument == "--int8");
+    let mut kernels: Vec<Kernel> = match int8 {
+        true => CONVOLUTIONS.iter().filter(|shape| shape.5 == 1).map(in_8_bits).collect(),
+        false => CONVOLUTIONS.iter().map(convolution).collect(),
+    };
+    if !int8 {
+        kernels.extend(LINEARS.iter().map(fully_connected));
+    }
     kernels.retain(|kernel| wanted(&kernel.name));
     let peak = peak();
     let precision = match arguments.iter().any(|argument| argument == "--bf16") {
@@ -86,7 +94,8 @@ fn main() {
             Simd::level(),
             peak / 1e9
         );
-        println!("{:26} {:>8} {:>5} {:>8} {:>5} {:>8} {:>5}", "ms", "forward", "%", "dx", "%", "dw", "%");
+        let [a, b, c] = if int8 { ["u8-u8", "f32-u8", "f32-f32"] } else { ["forward", "dx", "dw"] };
+        println!("{:26} {a:>8} {:>5} {b:>8} {:>5} {c:>8} {:>5}", "ms", "%", "%", "%");
     }
     for kernel in kernels {
         let medians: Vec<f64> =
@@ -144,6 +153,36 @@ fn convolution(&(name, (n, c, h, w), k, kernel, stride, groups): &Shape) -> Kern
     };
     let multiply_adds = (n * oh * ow * k * kernel * kernel * (c / groups)) as f64;
     Kernel { name: name.to_owned(), multiply_adds, run: Box::new(run), times: Vec::new() }
+}
+
+/// A convolution between maps in steps, from f32 to steps, and between maps in f32.
+fn in_8_bits(&(name, (n, c, h, w), k, kernel, stride, groups): &Shape) -> Kernel {
+    let config = Conv2dConfig { groups, ..Conv2dConfig::new(stride, kernel / 2) };
+    let x = noise(&[n, h, w, c]).permute((0, 3, 1, 2)).unwrap();
+    let weight = noise(&[k, kernel, kernel, c / groups]).permute((0, 3, 1, 2)).unwrap();
+    let grid = Grid::of_range(-1.0, 1.0);
+    let layer = Conv2dInt8::new(&weight, None, Some(&noise(&[k])), config, grid).unwrap();
+    let (oh, ow) = (config.output_size(0, h, kernel).unwrap(), config.output_size(1, w, kernel).unwrap());
+    let real = Map::Real(x);
+    let steps = match c.is_multiple_of(4) {
+        true => rounded(&real, c, grid),
+        false => real.clone(),
+    };
+    let run = move || {
+        let forward = |x: &Map, output: Option<Grid>| {
+            seconds(|| layer.forward(x, None, Activation::Relu, output).unwrap())
+        };
+        vec![forward(&steps, Some(grid)), forward(&real, Some(grid)), forward(&real, None)]
+    };
+    let multiply_adds = (n * oh * ow * k * kernel * kernel * (c / groups)) as f64;
+    Kernel { name: name.to_owned(), multiply_adds, run: Box::new(run), times: Vec::new() }
+}
+
+/// A map in steps: what a layer that passes it on gives.
+fn rounded(map: &Map, c: usize, grid: Grid) -> Map {
+    let identity = Tensor::eye(c, DType::F32, &Device::Cpu).unwrap().reshape((c, c, 1, 1)).unwrap();
+    let layer = Conv2dInt8::new(&identity, None, None, Conv2dConfig::default(), grid).unwrap();
+    layer.forward(map, None, Activation::Identity, Some(grid)).unwrap()
 }
 
 fn fully_connected(&(name, m, i, o): &(&str, usize, usize, usize)) -> Kernel {

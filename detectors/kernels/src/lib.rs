@@ -32,6 +32,7 @@
 //! | [`reduce`] | sums, maxima, exponentials, softmax of rows |
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`flat`], [`deferred`] | tensors as flat vectors; side effects of a pass that wait |
+//! | [`eight_bits`] | frozen layers in int8 |
 //! | [`precision`], `algorithms` | f32 or bf16 products; choice of cuDNN's algorithms |
 //! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
 //! | `microkernel`, `panels`, `transpose` | tiles in registers, packed weights, matrices turned over |
@@ -59,6 +60,7 @@ pub mod conv;
 pub mod cuda;
 pub mod deferred;
 mod dispatch;
+pub mod eight_bits;
 pub mod elementwise;
 pub mod ema;
 mod error;

@@ -6,6 +6,7 @@ mod alignment;
 mod antialias;
 mod channels;
 mod conv;
+mod eight_bits;
 mod elementwise;
 #[cfg(feature = "cuda")]
 mod families;
