@@ -13,6 +13,16 @@ pub enum Activation {
 }
 
 impl Activation {
+    /// The least number that it gives.
+    pub(crate) fn least(self) -> f32 {
+        if self == Self::Identity { f32::NEG_INFINITY } else { 0.0 }
+    }
+
+    /// The largest number that it gives.
+    pub(crate) fn most(self) -> f32 {
+        if self == Self::Relu6 { SIX } else { f32::INFINITY }
+    }
+
     /// Applies the activation to every number; NaN stays NaN.
     #[inline(always)]
     pub(crate) fn apply(self, values: &mut [f32]) {

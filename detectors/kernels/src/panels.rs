@@ -9,13 +9,13 @@ use crate::precision::pair;
 use crate::simd::for_each_level;
 
 /// Floats that start at a multiple of 64 bytes: a vector load never straddles two cache lines.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Aligned {
     lines: Vec<Line>,
     len: usize,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 #[repr(C, align(64))]
 struct Line([f32; LINE]);
 
@@ -48,6 +48,18 @@ impl Aligned {
     pub(crate) fn as_slice(&self) -> &[f32] {
         // SAFETY: the lines are `len` or more consecutive floats.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    /// Bits of the numbers.
+    pub(crate) fn as_bits(&self) -> &[u32] {
+        // SAFETY: as above; both types take any bits.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    /// Bits of the numbers, to be overwritten.
+    pub(crate) fn as_mut_bits(&mut self) -> &mut [u32] {
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
 
     pub(crate) fn as_mut_slice(&mut self) -> &mut [f32] {

@@ -5,7 +5,6 @@
 use std::arch::x86_64::*;
 
 use super::dot::{Call, Out, Residual};
-use crate::activation::{Activation, SIX};
 use crate::microkernel::COLUMNS;
 
 /// Quads of a panel that are asked for ahead of their use.
@@ -31,15 +30,6 @@ pub(super) unsafe fn dot(call: &Call) {
             (_, false) => tile::<4, 1>(call),
         }
     }
-}
-
-/// Written out: a loop would index the sums, and so keep all of them in memory.
-macro_rules! finish_rows {
-    ($call:ident, $sums:ident, $masks:ident, $rows:ident: $($row:literal)*) => {$(
-        if $row < $rows && $row < $call.rows {
-            finish_row($call, $row, $sums[$row % $rows], &$masks);
-        }
-    )*};
 }
 
 /// R rows (at least as many as there are) by V vectors.
@@ -69,61 +59,128 @@ unsafe fn tile<const R: usize, const V: usize>(call: &Call) {
                 panel = panel.add(COLUMNS);
             }
         }
-        let masks: [__mmask16; V] =
-            std::array::from_fn(|v| ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16);
-        finish_rows!(call, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
+        match (call.out, call.residual) {
+            (Out::Real { .. }, Residual::None) => finish::<R, V, REAL, NOTHING>(call, sums),
+            (Out::Real { .. }, Residual::Real(_)) => finish::<R, V, REAL, NUMBERS>(call, sums),
+            (Out::Real { .. }, Residual::Steps(..)) => finish::<R, V, REAL, STEPS>(call, sums),
+            (Out::Steps { .. }, Residual::None) => finish::<R, V, STEPS, NOTHING>(call, sums),
+            (Out::Steps { .. }, Residual::Real(_)) => finish::<R, V, STEPS, NUMBERS>(call, sums),
+            (Out::Steps { .. }, Residual::Steps(..)) => finish::<R, V, STEPS, STEPS>(call, sums),
+        }
+    }
+}
+
+/// Forms of a result and of what is added to it.
+const NOTHING: u8 = 0;
+const REAL: u8 = 1;
+const NUMBERS: u8 = 1;
+const STEPS: u8 = 2;
+
+/// Constants of a tile's finish, in registers.
+struct Finish<'a> {
+    call: &'a Call<'a>,
+    inverse: __m512,
+    lower: __m512,
+    upper: __m512,
+    zero: __m512i,
+    added_zero: __m512i,
+    added_scale: __m512,
+}
+
+/// Written out: a loop would index the sums, and so keep all of them in memory.
+macro_rules! finish_rows {
+    ($finish:ident, $sums:ident, $rows:ident: $($row:literal)*) => {$(
+        if $row < $rows && $row < $finish.call.rows {
+            finish_row::<V, OUT, ADDED>(&$finish, $row, $sums[$row % $rows]);
+        }
+    )*};
+}
+
+/// Finishes and writes the sums: to an `OUT`, with an `ADDED`.
+///
+/// # Safety
+/// Every access of `call` is in bounds, and its operands have these forms.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+#[inline]
+unsafe fn finish<const R: usize, const V: usize, const OUT: u8, const ADDED: u8>(
+    call: &Call,
+    sums: [[__m512i; V]; R],
+) {
+    let (inverse, lower, upper, zero) = match call.out {
+        Out::Real { .. } => (0.0, call.activation.least(), call.activation.most(), 0),
+        Out::Steps { rule, .. } => (rule.inverse, rule.lower, rule.upper, rule.zero),
+    };
+    let (added_zero, added_scale) = match call.residual {
+        Residual::Steps(_, grid) => (grid.zero, grid.scale),
+        _ => (0, 0.0),
+    };
+    let finish = Finish {
+        call,
+        inverse: _mm512_set1_ps(inverse),
+        lower: _mm512_set1_ps(lower),
+        upper: _mm512_set1_ps(upper),
+        zero: _mm512_set1_epi32(i32::from(zero)),
+        added_zero: _mm512_set1_epi32(i32::from(added_zero)),
+        added_scale: _mm512_set1_ps(added_scale),
+    };
+    // SAFETY: passed on.
+    unsafe {
+        finish_rows!(finish, sums, R: 0 1 2 3 4 5 6 7 8 9 10 11);
     }
 }
 
 /// Finishes and writes the sums of one row.
 ///
 /// # Safety
-/// Every access of `call` is in bounds.
+/// As [`finish`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
 #[inline]
-unsafe fn finish_row<const V: usize>(call: &Call, row: usize, sums: [__m512i; V], masks: &[__mmask16; V]) {
+unsafe fn finish_row<const V: usize, const OUT: u8, const ADDED: u8>(
+    finish: &Finish,
+    row: usize,
+    sums: [__m512i; V],
+) {
+    let call = finish.call;
     // SAFETY: the caller checked every access.
     unsafe {
         let start = call.out_starts[row];
         for v in 0..V {
             let at = start + 16 * v;
-            let (scale, shift) =
-                (_mm512_loadu_ps(call.scale.add(16 * v)), _mm512_loadu_ps(call.shift.add(16 * v)));
+            let mask = ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16;
+            let scale = _mm512_loadu_ps(call.scale.add(16 * v));
+            let shift = _mm512_loadu_ps(call.shift.add(16 * v));
             let mut number = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[v]), scale, shift);
             match call.residual {
-                Residual::None => {}
-                Residual::Real(numbers) => {
-                    number = _mm512_add_ps(
-                        number,
-                        _mm512_maskz_loadu_ps(masks[v], numbers.as_ptr().wrapping_add(at)),
-                    );
+                Residual::Real(numbers) if ADDED == NUMBERS => {
+                    let numbers = _mm512_maskz_loadu_ps(mask, numbers.as_ptr().wrapping_add(at));
+                    number = _mm512_add_ps(number, numbers);
                 }
-                Residual::Steps(steps, grid) => {
-                    let steps = _mm_maskz_loadu_epi8(masks[v], steps.as_ptr().wrapping_add(at).cast());
-                    let zero = _mm512_set1_epi32(i32::from(grid.zero));
-                    let steps = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(steps), zero));
-                    number = _mm512_add_ps(number, _mm512_mul_ps(steps, _mm512_set1_ps(grid.scale)));
+                Residual::Steps(steps, _) if ADDED == STEPS => {
+                    let steps = _mm_maskz_loadu_epi8(mask, steps.as_ptr().wrapping_add(at).cast());
+                    let steps = _mm512_sub_epi32(_mm512_cvtepu8_epi32(steps), finish.added_zero);
+                    let numbers = _mm512_mul_ps(_mm512_cvtepi32_ps(steps), finish.added_scale);
+                    number = _mm512_add_ps(number, numbers);
                 }
-            }
-            // The second operand of a minimum or maximum wins where it is NaN.
-            if call.activation != Activation::Identity {
-                number = _mm512_max_ps(_mm512_setzero_ps(), number);
-            }
-            if call.activation == Activation::Relu6 {
-                number = _mm512_min_ps(_mm512_set1_ps(SIX), number);
+                _ => {}
             }
             match call.out {
-                Out::Real(out) => _mm512_mask_storeu_ps(out.wrapping_add(at), masks[v], number),
-                Out::Steps(out, grid, inverse) => {
-                    let (low, high) = grid.reach();
-                    let steps = _mm512_mul_ps(number, _mm512_set1_ps(inverse));
-                    // The first bound where it is NaN.
-                    let steps = _mm512_max_ps(steps, _mm512_set1_ps(low));
-                    let steps = _mm512_min_ps(steps, _mm512_set1_ps(high));
-                    let zero = _mm512_set1_epi32(i32::from(grid.zero));
-                    let steps = _mm512_add_epi32(_mm512_cvtps_epi32(steps), zero);
-                    _mm_mask_storeu_epi8(out.wrapping_add(at).cast(), masks[v], _mm512_cvtepi32_epi8(steps));
+                Out::Real { out, stream } if OUT == REAL => {
+                    // The second operand of a minimum or maximum wins where it is NaN.
+                    number = _mm512_min_ps(finish.upper, _mm512_max_ps(finish.lower, number));
+                    match stream {
+                        true => _mm512_stream_ps(out.wrapping_add(at), number),
+                        false => _mm512_mask_storeu_ps(out.wrapping_add(at), mask, number),
+                    }
                 }
+                Out::Steps { out, .. } if OUT == STEPS => {
+                    let steps = _mm512_mul_ps(number, finish.inverse);
+                    // The bound where it is NaN.
+                    let steps = _mm512_min_ps(_mm512_max_ps(steps, finish.lower), finish.upper);
+                    let steps =
+                        _mm512_cvtepi32_epi8(_mm512_add_epi32(_mm512_cvtps_epi32(steps), finish.zero));
+                    _mm_mask_storeu_epi8(out.wrapping_add(at).cast(), mask, steps);
+                }
+                _ => {}
             }
         }
     }

@@ -12,10 +12,14 @@ use super::sweep::{Source, Sweep};
 use crate::activation::Activation;
 use crate::memory::{channels_last, elements, from_channels_last, nhwc, numbers};
 use crate::microkernel::COLUMNS;
+use crate::panels::Aligned;
 use crate::{Conv2dConfig, Error, Result};
 
 /// Most numbers that a sum takes: 255 · 127 times as many stay below 2³¹.
 const LONGEST: usize = 66_000;
+
+/// Floats of a result that is larger than what the caches may still hold when it is read.
+const STREAMED: usize = 6 << 20;
 
 /// A convolution of a frozen network in 8 bits: activation(scale · (x * w) + shift + residual), as
 /// [`conv2d`](crate::conv2d)'s, with its input and weights rounded.
@@ -35,7 +39,7 @@ pub struct Conv2dInt8 {
 #[derive(Debug)]
 struct Group {
     /// Panels of 32 columns, (inner, 32) row-major each, four inner numbers a quad.
-    panels: Vec<u32>,
+    panels: Aligned,
     /// Begin of the sums, their unit and what is added, by column, filled to whole panels.
     first: Vec<i32>,
     scale: Vec<f32>,
@@ -195,7 +199,9 @@ impl Conv2dInt8 {
             None => {
                 let len = n * oh * ow * k;
                 let mut values: Vec<f32> = Vec::with_capacity(len);
-                sweep.run(&mut values.spare_capacity_mut()[..len], k, panels, |places| Memory::Real(places));
+                sweep.run(&mut values.spare_capacity_mut()[..len], k, panels, |places| {
+                    Memory::Real(places, len >= STREAMED)
+                });
                 // SAFETY: as above.
                 unsafe { values.set_len(len) };
                 let like = Tensor::zeros((), candle_core::DType::F32, &candle_core::Device::Cpu)?;
@@ -232,11 +238,11 @@ impl Group {
         let filled = columns.next_multiple_of(COLUMNS);
         let tap_quads = channels.div_ceil(4);
         let inner = taps * tap_quads;
-        let mut panels = vec![0; inner * filled];
+        let mut panels = Aligned::zeros(inner * filled);
         let mut first = vec![0; filled];
         let (mut scale, mut shifts) = (vec![0.0; filled], vec![0.0; filled]);
         for (column, row) in steps.chunks_exact(taps * channels).enumerate() {
-            let panel = &mut panels[column / COLUMNS * inner * COLUMNS..];
+            let panel = &mut panels.as_mut_bits()[column / COLUMNS * inner * COLUMNS..];
             for (tap, row) in row.chunks_exact(channels).enumerate() {
                 for (quad, weights) in row.chunks(4).enumerate() {
                     let mut bytes = [0; 4];
@@ -254,14 +260,15 @@ impl Group {
 
     /// Quads of panel `index` and the numbers of its columns.
     fn panel(&self, index: usize) -> (&[u32], Columns<'_>) {
-        let size = self.panels.len() / (self.first.len() / COLUMNS);
+        let panels = self.panels.as_bits();
+        let size = panels.len() / (self.first.len() / COLUMNS);
         let columns = index * COLUMNS..(index + 1) * COLUMNS;
         let numbers = Columns {
             first: &self.first[columns.clone()],
             scale: &self.scale[columns.clone()],
             shift: &self.shift[columns],
         };
-        (&self.panels[index * size..][..size], numbers)
+        (&panels[index * size..][..size], numbers)
     }
 }
 

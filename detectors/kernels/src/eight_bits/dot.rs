@@ -3,7 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-use super::grid::Grid;
+use super::grid::{Grid, Rounding};
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
@@ -40,7 +40,8 @@ pub(super) enum Residual<'a> {
 
 /// Memory that results are written to.
 pub(super) enum Memory<'a> {
-    Real(&'a mut [MaybeUninit<f32>]),
+    /// With whether to write around the caches.
+    Real(&'a mut [MaybeUninit<f32>], bool),
     Steps(&'a mut [MaybeUninit<u8>], Grid),
 }
 
@@ -48,7 +49,7 @@ impl<'a> Memory<'a> {
     /// The memory from element `start` on.
     pub(super) fn from(self, start: usize) -> Self {
         match self {
-            Self::Real(places) => Self::Real(&mut places[start..]),
+            Self::Real(places, stream) => Self::Real(&mut places[start..], stream),
             Self::Steps(places, grid) => Self::Steps(&mut places[start..], grid),
         }
     }
@@ -81,9 +82,10 @@ pub(super) struct Call<'a> {
 /// Start of the memory that results are written to.
 #[derive(Clone, Copy)]
 pub(super) enum Out {
-    Real(*mut f32),
-    /// With the grid and 1 / its scale.
-    Steps(*mut u8, Grid, f32),
+    /// Whole vectors are written past the caches if they `stream`; all their places are multiples of 64 bytes then.
+    Real { out: *mut f32, stream: bool },
+    /// As steps of a grid.
+    Steps { out: *mut u8, rule: Rounding },
 }
 
 /// Writes activation(scale · (left · panel + first) + shift + residual) to `target`.
@@ -115,10 +117,16 @@ pub(super) fn dot(
     assert!(tables.iter().all(|&len| len >= COLUMNS), "dot: columns without numbers");
     let end = last(target.starts) + columns;
     let (out, room) = match target.memory {
-        Memory::Real(places) => (Out::Real(places.as_mut_ptr().cast()), places.len()),
-        Memory::Steps(places, grid) => {
-            (Out::Steps(places.as_mut_ptr().cast(), grid, 1.0 / grid.scale), places.len())
+        Memory::Real(places, stream) => {
+            let out = places.as_mut_ptr().cast::<f32>();
+            let aligned = (out as usize).is_multiple_of(64)
+                && target.starts.iter().all(|start| start.is_multiple_of(16));
+            (Out::Real { out, stream: stream && aligned && columns.is_multiple_of(16) }, places.len())
         }
+        Memory::Steps(places, grid) => (
+            Out::Steps { out: places.as_mut_ptr().cast(), rule: Rounding::new(grid, activation) },
+            places.len(),
+        ),
     };
     assert!(end <= room, "dot: target too short");
     let added = match residual {
@@ -202,7 +210,7 @@ mod tests {
             }
             None => {
                 let mut out = [MaybeUninit::new(7f32); ROWS * 40];
-                let target = Target { memory: Memory::Real(&mut out), starts, columns };
+                let target = Target { memory: Memory::Real(&mut out, false), starts, columns };
                 dot(level, left, panel, of, target, residual, activation);
                 // SAFETY: as above.
                 out.iter().map(|number| unsafe { number.assume_init() }.to_bits()).collect()
@@ -285,7 +293,7 @@ mod tests {
         let mut out = [MaybeUninit::new(0f32); COLUMNS];
         let left = Left { quads: &[1; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }] };
         let of = Columns { first: &[0; COLUMNS], scale: &[0.0; COLUMNS], shift: &[0.0; COLUMNS] };
-        let target = Target { memory: Memory::Real(&mut out), starts: &[0], columns: COLUMNS };
+        let target = Target { memory: Memory::Real(&mut out, false), starts: &[0], columns: COLUMNS };
         dot(Simd::Scalar, left, &[1; 4 * COLUMNS], of, target, Residual::None, Activation::Identity);
     }
 }

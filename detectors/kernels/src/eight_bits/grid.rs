@@ -1,5 +1,6 @@
 //! Steps of 8 bits.
 
+use crate::activation::Activation;
 use crate::simd::for_each_level;
 
 /// 256 equal steps: number = (step − zero) · scale.
@@ -18,7 +19,7 @@ const LAST: f32 = 255.0;
 const LARGEST: f32 = 127.0;
 
 /// 1.5 · 2²³: a sum with it has the rounded number (nearest, ties to even) in its low bits.
-pub(super) const ROUNDING: f32 = 12_582_912.0;
+const ROUNDING: f32 = 12_582_912.0;
 
 impl Grid {
     /// Grid of the range from `low` to `high`, widened to hold 0, which has a step of its own.
@@ -29,23 +30,6 @@ impl Grid {
         Self { scale, zero: (-low / scale).round_ties_even().clamp(0.0, LAST) as u8 }
     }
 
-    /// Steps below and above that of 0.
-    #[inline(always)]
-    pub(super) fn reach(self) -> (f32, f32) {
-        (-f32::from(self.zero), LAST - f32::from(self.zero))
-    }
-
-    /// The step of `number`: nearest, ties to even, the first or the last one beyond the range. The quotient is
-    /// a product with 1 / scale; it decides ties within a rounding of f32.
-    #[inline(always)]
-    pub(super) fn step(self, number: f32, inverse: f32) -> u8 {
-        let (low, high) = self.reach();
-        let steps = number * inverse;
-        let steps = if steps > low { steps } else { low };
-        let steps = if steps < high { steps } else { high };
-        ((steps + ROUNDING).to_bits() as u8).wrapping_add(self.zero)
-    }
-
     /// Number of `step`.
     #[inline(always)]
     pub(super) fn number(self, step: u8) -> f32 {
@@ -53,12 +37,41 @@ impl Grid {
     }
 }
 
+/// The step of a number, behind an activation: nearest, ties to even, the first or the last one beyond the range.
+///
+/// The quotient by the scale is a product with 1 / scale: ties are those of the product.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rounding {
+    pub(super) inverse: f32,
+    /// Bounds of the quotient.
+    pub(super) lower: f32,
+    pub(super) upper: f32,
+    pub(super) zero: u8,
+}
+
+impl Rounding {
+    pub(super) fn new(grid: Grid, activation: Activation) -> Self {
+        let (inverse, zero) = (1.0 / grid.scale, f32::from(grid.zero));
+        let upper = (LAST - zero).min(activation.most() * inverse);
+        Self { inverse, lower: (-zero).max(activation.least() * inverse), upper, zero: grid.zero }
+    }
+
+    /// The step of `number`; the lowest where it is NaN.
+    #[inline(always)]
+    pub(super) fn step(self, number: f32) -> u8 {
+        let steps = number * self.inverse;
+        let steps = if steps > self.lower { steps } else { self.lower };
+        let steps = if steps < self.upper { steps } else { self.upper };
+        ((steps + ROUNDING).to_bits() as u8).wrapping_add(self.zero)
+    }
+}
+
 for_each_level! {
     /// `numbers` as steps of `grid`.
     pub(super) fn to_steps(grid: Grid, numbers: &[f32], steps: &mut [u8]) {
-        let inverse = 1.0 / grid.scale;
+        let rule = Rounding::new(grid, Activation::Identity);
         for (step, &number) in steps.iter_mut().zip(numbers) {
-            *step = grid.step(number, inverse);
+            *step = rule.step(number);
         }
     }
 }

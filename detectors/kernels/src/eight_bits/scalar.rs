@@ -46,10 +46,12 @@ pub(super) unsafe fn finish_row(call: &Call, row: usize, first: usize, sums: &[i
                 Residual::Real(numbers) => number += *numbers.get_unchecked(at + j),
                 Residual::Steps(steps, grid) => number += grid.number(*steps.get_unchecked(at + j)),
             }
-            call.activation.apply(std::slice::from_mut(&mut number));
             match call.out {
-                Out::Real(out) => *out.add(at + j) = number,
-                Out::Steps(out, grid, inverse) => *out.add(at + j) = grid.step(number, inverse),
+                Out::Real { out, .. } => {
+                    call.activation.apply(std::slice::from_mut(&mut number));
+                    *out.add(at + j) = number;
+                }
+                Out::Steps { out, rule } => *out.add(at + j) = rule.step(number),
             }
         }
     }

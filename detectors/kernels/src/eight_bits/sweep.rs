@@ -197,18 +197,22 @@ impl Sweep<'_> {
             copied.extend(wanted.skip(copied.len() - known));
             lefts.extend((0..ow).map(|column| known * row_quads + column * self.step() * quads));
         }
-        copy.clear();
-        copy.resize(copied.len() * row_quads, u32::from_le_bytes([self.grid.zero; 4]));
+        let len = copied.len() * row_quads;
+        if copy.len() < len {
+            copy.resize(len, 0);
+        }
+        let nothing = u32::from_le_bytes([self.grid.zero; 4]);
         for (&(image, y), to) in copied.iter().zip(copy.chunks_exact_mut(row_quads.max(1))) {
-            if (0..h as isize).contains(&y) {
-                self.copy_row((image * h + y as usize) * w, to);
+            match (0..h as isize).contains(&y) {
+                true => self.copy_row((image * h + y as usize) * w, to, nothing),
+                false => to.fill(nothing),
             }
         }
-        copy
+        &copy[..len]
     }
 
-    /// Copies the row of source pixels from `start` on to its place between the padding, in steps.
-    fn copy_row(&self, start: usize, to: &mut [u32]) {
+    /// Copies the row of source pixels from `start` on to its place between `nothing`, in steps.
+    fn copy_row(&self, start: usize, to: &mut [u32], nothing: u32) {
         let [_, _, w, c] = self.sizes;
         let quads = self.quads();
         let padding = self.config.padding[1];
@@ -216,15 +220,19 @@ impl Sweep<'_> {
         if self.kernel == [1, 1] {
             // Only the pixels that are seen.
             for (column, to) in to.chunks_exact_mut(quads).enumerate() {
-                if let Some(x) = (column * stride).checked_sub(padding).filter(|x| *x < w) {
-                    self.copy_pixels(start + x, to, c);
+                match (column * stride).checked_sub(padding).filter(|x| *x < w) {
+                    Some(x) => self.copy_pixels(start + x, to, c),
+                    None => to.fill(nothing),
                 }
             }
             return;
         }
         let width = to.len() / quads;
         let inside = w.min(width.saturating_sub(padding));
-        let to = &mut to[padding.min(width) * quads..][..inside * quads];
+        let (left, to) = to.split_at_mut(padding.min(width) * quads);
+        let (to, right) = to.split_at_mut(inside * quads);
+        left.fill(nothing);
+        right.fill(nothing);
         match c.is_multiple_of(4) {
             true => self.copy_pixels(start, to, inside * c),
             false => {
