@@ -17,6 +17,7 @@
 //! | [`names`] | what other programs call the same tensors |
 //! | [`images`], [`taps`] | what goes in; where distillation looks |
 //! | [`nn`], [`param`], [`init`] | layers and their parameters |
+//! | [`eight_bits`] | layers of a frozen network in int8 |
 //! | `candle_module` | networks as `candle_nn` modules (feature `candle-nn`) |
 
 #![forbid(unsafe_code)]
@@ -30,6 +31,7 @@ pub mod candle_module;
 pub mod classifier;
 mod dense;
 pub mod detector;
+pub mod eight_bits;
 mod error;
 pub mod faster_rcnn;
 pub mod fcos;

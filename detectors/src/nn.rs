@@ -1,7 +1,10 @@
 //! Layers: convolutions with their norm, and linear layers.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use ckd_kernels::channels::scale_channels;
+use ckd_kernels::eight_bits::{Conv2dInt8, Grid, Map};
 use ckd_kernels::elementwise::hard_sigmoid;
 use ckd_kernels::graph::is_again;
 use ckd_kernels::linear::Activation;
@@ -13,6 +16,7 @@ use ckd_settings::choices;
 use crate::Result;
 use crate::backbone::BackboneConfig;
 use crate::backbone::plan::{ConvNormPlan, SqueezePlan};
+use crate::eight_bits::LayerInput;
 use crate::init::Init;
 use crate::param::Builder;
 
@@ -91,6 +95,7 @@ pub struct Conv2d {
     weight: Value,
     bias: Value,
     config: Conv2dConfig,
+    input: Arc<LayerInput>,
 }
 
 impl Conv2d {
@@ -101,17 +106,25 @@ impl Conv2d {
         weight: Init,
         bias: Init,
     ) -> Result<Self> {
-        Ok(Self {
-            weight: builder.weight("weight", &[outputs, inputs, kernel, kernel], weight)?,
-            bias: builder.weight("bias", &[outputs], bias)?,
-            config: Conv2dConfig::new(stride, kernel / 2),
-        })
+        let config = Conv2dConfig::new(stride, kernel / 2);
+        let weight = builder.weight("weight", &[outputs, inputs, kernel, kernel], weight)?;
+        let bias = builder.weight("bias", &[outputs], bias)?;
+        let input = builder.input(Conv2dInt8::suits(weight.tensor(), config));
+        Ok(Self { weight, bias, config, input })
     }
 
     /// # Shapes
     /// (N, inputs, H, W) to (N, outputs, H', W').
     pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
-        self.convolve(x, self.config, activation)
+        self.input.look(x)?;
+        let make = |grid| {
+            let (weight, bias) = (self.weight.tensor(), self.bias.tensor());
+            Ok(Conv2dInt8::new(weight, None, Some(bias), self.config, grid)?)
+        };
+        match self.input.layer(make)? {
+            Some(layer) if !x.is_tracked() => rounded(layer, x, None, activation),
+            _ => self.convolve(x, self.config, activation),
+        }
     }
 
     /// Applies the convolution at the centres of windows as large as the kernel.
@@ -128,12 +141,20 @@ impl Conv2d {
     }
 }
 
+/// activation(layer(x) + residual), in f32 on both sides.
+fn rounded(layer: &Conv2dInt8, x: &Value, residual: Option<&Value>, activation: Activation) -> Result<Value> {
+    let real = |value: &Value| Map::Real(value.tensor().clone());
+    let map = layer.forward(&real(x), residual.map(real).as_ref(), activation, None)?;
+    Ok(Value::constant(map.to_real()?))
+}
+
 /// A convolution without bias, followed by a norm.
 #[derive(Debug, Clone)]
 pub struct ConvNorm {
     weight: Value,
     config: Conv2dConfig,
     norm: Norm,
+    input: Arc<LayerInput>,
 }
 
 #[derive(Debug, Clone)]
@@ -202,6 +223,7 @@ impl ConvNorm {
     ) -> Result<Self> {
         let outputs = shape[0];
         let weight = builder.within(conv).weight("weight", &shape, weight)?;
+        let input = builder.within(conv).input(Conv2dInt8::suits(weight.tensor(), config));
         let frozen = builder.is_frozen() || kind == NormKind::FrozenBn;
         let within = if frozen { builder.within(norm).frozen() } else { builder.within(norm) };
         let norm_weight = within.weight("weight", &[outputs], Init::Constant(1.0))?;
@@ -217,7 +239,7 @@ impl ConvNorm {
                 rule,
             },
         };
-        Ok(Self { weight, config, norm })
+        Ok(Self { weight, config, norm, input })
     }
 
     /// Weights of the layer.
@@ -240,6 +262,7 @@ impl ConvNorm {
         residual: Option<&Value>,
         activation: Activation,
     ) -> Result<Value> {
+        self.input.look(x)?;
         match &self.norm {
             Norm::Batch { weight, bias, mean, var, tracks, rule } if mode == Mode::Train && *tracks => {
                 let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
@@ -250,28 +273,106 @@ impl ConvNorm {
                 }
                 Ok(y)
             }
+            Norm::Batch { .. } | Norm::Group { .. } if !x.is_tracked() && self.grid().is_some() => {
+                self.forward_rounded(x, residual, activation)
+            }
             Norm::Batch { weight, bias, mean, var, rule, .. } => {
-                let scale = (weight.tensor() / (var + rule.epsilon)?.sqrt()?)?;
-                let shift = Value::constant((bias.tensor() - (mean * &scale)?)?);
-                let scale = Some(&scale);
+                let (scale, shift) = folded(weight, bias, (mean, var), *rule)?;
+                let (scale, shift) = (Some(&scale), Value::constant(shift));
                 let epilogue = Epilogue { scale, shift: Some(&shift), residual, activation };
                 Ok(conv2d(x, &self.weight, self.config, epilogue)?)
             }
             Norm::Group { weight, bias, groups } => {
                 let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
-                let Some(residual) = residual else {
-                    return Ok(group_norm(&y, weight, bias, *groups, EPSILON, activation)?);
-                };
-                let y = group_norm(&y, weight, bias, *groups, EPSILON, Activation::Identity)?;
-                let sum = ckd_kernels::elementwise::add(&y, residual)?;
-                Ok(match activation {
-                    Activation::Identity => sum,
-                    Activation::Relu => ckd_kernels::elementwise::relu(&sum)?,
-                    Activation::Relu6 => ckd_kernels::elementwise::relu6(&sum)?,
-                })
+                group_normed(&y, (weight, bias, *groups), residual, activation)
             }
         }
     }
+
+    /// Grid that the layer's input is rounded to, if it computes in 8 bits.
+    pub(crate) fn grid(&self) -> Option<Grid> {
+        self.input.grid()
+    }
+
+    /// The layer in 8 bits, its batch norm folded in; `None` if it computes in f32.
+    fn in_8_bits(&self) -> Result<Option<&Conv2dInt8>> {
+        self.input.layer(|grid| {
+            let folded = match &self.norm {
+                Norm::Batch { weight, bias, mean, var, rule, .. } => {
+                    Some(folded(weight, bias, (mean, var), *rule)?)
+                }
+                Norm::Group { .. } => None,
+            };
+            let (scale, shift) = folded.unzip();
+            Ok(Conv2dInt8::new(self.weight.tensor(), scale.as_ref(), shift.as_ref(), self.config, grid)?)
+        })
+    }
+
+    /// [`forward`](Self::forward) in 8 bits, in f32 on both sides.
+    fn forward_rounded(&self, x: &Value, residual: Option<&Value>, activation: Activation) -> Result<Value> {
+        let Some(layer) = self.in_8_bits()? else { unreachable!("the layer has a grid") };
+        match &self.norm {
+            Norm::Batch { .. } => rounded(layer, x, residual, activation),
+            Norm::Group { weight, bias, groups } => {
+                let y = rounded(layer, x, None, Activation::Identity)?;
+                group_normed(&y, (weight, bias, *groups), residual, activation)
+            }
+        }
+    }
+
+    /// [`forward`](Self::forward) between maps of which some are in 8 bits; the result is in steps of `output` where
+    /// that is possible.
+    ///
+    /// # Errors
+    /// If the layer does not compute in 8 bits, or a map in steps is not on its grid.
+    pub(crate) fn forward_map(
+        &self,
+        x: &Map,
+        residual: Option<&Map>,
+        activation: Activation,
+        output: Option<Grid>,
+    ) -> Result<Map> {
+        match (&self.norm, self.in_8_bits()?) {
+            (Norm::Batch { .. }, Some(layer)) => Ok(layer.forward(x, residual, activation, output)?),
+            _ => {
+                let value = |map: &Map| -> Result<Value> { Ok(Value::constant(map.to_real()?)) };
+                let residual = residual.map(value).transpose()?;
+                let y = self.forward(&value(x)?, Mode::Inference, residual.as_ref(), activation)?;
+                Ok(Map::Real(y.tensor().clone()))
+            }
+        }
+    }
+}
+
+/// Scale and shift (K) of a batch norm with its running statistics.
+fn folded(
+    weight: &Value,
+    bias: &Value,
+    (mean, var): (&Tensor, &Tensor),
+    rule: BatchNormRule,
+) -> Result<(Tensor, Tensor)> {
+    let scale = (weight.tensor() / (var + rule.epsilon)?.sqrt()?)?;
+    let shift = (bias.tensor() - (mean * &scale)?)?;
+    Ok((scale, shift))
+}
+
+/// activation(group norm(y) + residual).
+fn group_normed(
+    y: &Value,
+    (weight, bias, groups): (&Value, &Value, usize),
+    residual: Option<&Value>,
+    activation: Activation,
+) -> Result<Value> {
+    let Some(residual) = residual else {
+        return Ok(group_norm(y, weight, bias, groups, EPSILON, activation)?);
+    };
+    let y = group_norm(y, weight, bias, groups, EPSILON, Activation::Identity)?;
+    let sum = ckd_kernels::elementwise::add(&y, residual)?;
+    Ok(match activation {
+        Activation::Identity => sum,
+        Activation::Relu => ckd_kernels::elementwise::relu(&sum)?,
+        Activation::Relu6 => ckd_kernels::elementwise::relu6(&sum)?,
+    })
 }
 
 /// Squeeze-and-excitation (Hu et al. 2018, arXiv 1709.01507) with a hard sigmoid (Howard et al. 2019): each
@@ -393,6 +494,7 @@ pub struct Linear {
     prefix: String,
     weight: Value,
     bias: Value,
+    input: Arc<LayerInput>,
 }
 
 impl Linear {
@@ -413,6 +515,7 @@ impl Linear {
             prefix: builder.prefix().to_owned(),
             weight: builder.weight("weight", &[outputs, inputs], weight)?,
             bias: builder.weight("bias", &[outputs], bias)?,
+            input: builder.input(true),
         })
     }
 
@@ -424,6 +527,17 @@ impl Linear {
     /// # Shapes
     /// (M, inputs) to (M, outputs).
     pub fn forward(&self, x: &Value, activation: Activation) -> Result<Value> {
-        Ok(linear(x, &self.weight, Some(&self.bias), activation)?)
+        self.input.look(x)?;
+        let make = |grid| {
+            let (outputs, inputs) = self.weight.tensor().dims2()?;
+            let kernel = self.weight.tensor().reshape((outputs, inputs, 1, 1))?;
+            Ok(Conv2dInt8::new(&kernel, None, Some(self.bias.tensor()), Conv2dConfig::default(), grid)?)
+        };
+        match self.input.layer(make)? {
+            Some(layer) if !x.is_tracked() => {
+                Ok(Value::constant(layer.forward_rows(x.tensor(), activation)?))
+            }
+            _ => Ok(linear(x, &self.weight, Some(&self.bias), activation)?),
+        }
     }
 }

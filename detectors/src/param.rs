@@ -13,6 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use ckd_kernels::Value;
 use ckd_kernels::in_place::overwrite;
 
+use crate::eight_bits::{InputRanges, LayerInput};
 use crate::init::Init;
 use crate::{Error, Result};
 
@@ -40,6 +41,8 @@ pub struct Param {
 #[derive(Debug, Default)]
 pub struct ParamStore {
     params: BTreeMap<Arc<str>, Param>,
+    /// Inputs of the layers that could run in 8 bits.
+    inputs: BTreeMap<Arc<str>, Arc<LayerInput>>,
 }
 
 impl ParamStore {
@@ -63,7 +66,48 @@ impl ParamStore {
     /// The parameters whose names do not begin with `prefix`: the same tensors, not copies.
     pub fn without(&self, prefix: &str) -> Self {
         let others = self.iter().filter(|(name, _)| !name.starts_with(prefix));
-        Self { params: others.map(|(name, param)| (name.clone(), param.clone())).collect() }
+        let inputs = self.inputs.iter().filter(|(name, _)| !name.starts_with(prefix));
+        Self {
+            params: others.map(|(name, param)| (name.clone(), param.clone())).collect(),
+            inputs: inputs.map(|(name, input)| (name.clone(), input.clone())).collect(),
+        }
+    }
+
+    /// Begins, or ends, to watch what goes into the network's layers: see [`input_ranges`](Self::input_ranges).
+    pub fn watch_inputs(&self, on: bool) {
+        self.inputs.values().for_each(|input| input.watch(on));
+    }
+
+    /// Ranges of what went into the layers since the watch began; of layers that ran.
+    pub fn input_ranges(&self) -> InputRanges {
+        let seen = self.inputs.iter().filter_map(|(name, input)| Some((name.to_string(), input.seen()?)));
+        seen.collect()
+    }
+
+    /// Computes the layers of these names in 8 bits from now on: their inputs are rounded to 256 steps of their ranges, their
+    /// weights to 255 of each output's. Depthwise layers stay in f32. Weights are packed at the next pass, which sees the
+    /// last change of them.
+    ///
+    /// # Errors
+    /// If a weight is trainable or not on the processor, a range is no range, or there is no such layer.
+    pub fn compute_in_8_bits(&self, ranges: &InputRanges) -> Result<()> {
+        let refuse = |reason: String| Err(Error::Invalid { part: "layers in 8 bits", reason });
+        if let Some((name, _)) = self.trainable().next() {
+            return refuse(format!("{name} is trainable; only a frozen network computes so"));
+        }
+        if self.iter().any(|(_, param)| !param.value.tensor().device().is_cpu()) {
+            return refuse("8 bits are for processors; use the device cpu".to_owned());
+        }
+        for (name, &(low, high)) in ranges {
+            let Some(input) = self.inputs.get(name.as_str()) else {
+                return refuse(format!("there is no layer {name}"));
+            };
+            if !(low.is_finite() && high.is_finite() && low <= high) {
+                return refuse(format!("the range of what goes into {name} is {low} to {high}"));
+            }
+            input.round((low, high));
+        }
+        Ok(())
     }
 
     /// Number of weights (statistics not counted).
@@ -194,6 +238,15 @@ impl Builder {
         let earlier = self.store.borrow_mut().params.insert(name.clone(), param);
         assert!(earlier.is_none(), "two layers claim the name {name}");
         Ok(value)
+    }
+
+    /// Input of the layer, if it could run in 8 bits.
+    pub(crate) fn input(&self, could: bool) -> Arc<LayerInput> {
+        let input = Arc::<LayerInput>::default();
+        if could {
+            self.store.borrow_mut().inputs.insert(self.prefix.as_str().into(), input.clone());
+        }
+        input
     }
 
     /// The store, once the network is built.

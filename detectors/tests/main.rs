@@ -8,6 +8,7 @@ mod backbones;
 mod candle_module;
 mod classifier;
 mod detections;
+mod eight_bits;
 mod geometry;
 mod gradients;
 mod mobilenet;

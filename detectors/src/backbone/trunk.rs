@@ -1,5 +1,7 @@
 //! The network that a plan describes.
 
+mod rounded;
+
 use std::sync::Arc;
 
 use ckd_kernels::Value;
@@ -128,11 +130,9 @@ impl Trunk {
                     results.push(map.clone());
                     map
                 }
-                false => stage.run(x, mode, |node, _, value| {
-                    if wanted(index, node) {
-                        results.push(value.clone());
-                    }
-                })?,
+                false => {
+                    stage.run(x, mode, |node| wanted(index, node), |_, value| results.push(value.clone()))?
+                }
             };
         }
         Ok(results)
@@ -142,7 +142,7 @@ impl Trunk {
     pub fn each_step(&self, x: &Value, mode: Mode, mut see: impl FnMut(&Step, &Value)) -> Result<()> {
         let mut x = x.clone();
         for (index, stage) in self.stages.iter().enumerate() {
-            x = stage.run(x, self.mode_of(index, mode), |_, step, value| see(step, value))?;
+            x = stage.run(x, self.mode_of(index, mode), |_| true, &mut see)?;
         }
         Ok(())
     }
@@ -156,7 +156,7 @@ impl Trunk {
 fn again(stage: &Arc<Built>, x: &Value, mode: Mode) -> Result<Value> {
     let weights: Vec<&Value> = stage.steps.iter().flat_map(|(_, operation)| operation.weights()).collect();
     let saved = stage.clone();
-    recomputed(x, &weights, move |x: &Value| saved.run(x.clone(), mode, |_, _, _| {}))
+    recomputed(x, &weights, move |x: &Value| saved.run(x.clone(), mode, |_| false, |_, _| {}))
 }
 
 impl Built {
@@ -185,8 +185,18 @@ impl Built {
         Ok(Self { steps, maps: stage.maps.clone(), last_use })
     }
 
-    /// The last step's result on `x`; each other one is freed, where no gradient needs it, after its last use.
-    fn run(&self, x: Value, mode: Mode, mut see: impl FnMut(Node, &Step, &Value)) -> Result<Value> {
+    /// The last step's result on `x`; shows the results that are `wanted`. Each other one is freed, where no gradient
+    /// needs it, after its last use.
+    fn run(
+        &self,
+        x: Value,
+        mode: Mode,
+        wanted: impl Fn(Node) -> bool,
+        mut see: impl FnMut(&Step, &Value),
+    ) -> Result<Value> {
+        if mode == Mode::Inference && !x.is_tracked() && self.is_rounded() {
+            return self.run_rounded(x, wanted, see);
+        }
         let mut values = vec![Some(x)];
         for (index, (step, operation)) in self.steps.iter().enumerate() {
             let value = |node: Node| values[node.0].as_ref().expect("a step sees what is before it");
@@ -204,7 +214,9 @@ impl Built {
                     values[node.0] = None;
                 }
             }
-            see(Node(index + 1), step, &result);
+            if wanted(Node(index + 1)) {
+                see(step, &result);
+            }
             values.push(Some(result));
         }
         Ok(values.pop().flatten().expect("the last result is kept"))

@@ -1,6 +1,11 @@
 //! Steps of 8 bits.
 
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::Result;
 use crate::activation::Activation;
+use crate::memory::{CHUNK, elements, on_host};
 use crate::simd::for_each_level;
 
 /// 256 equal steps: number = (step − zero) · scale.
@@ -91,6 +96,23 @@ pub fn rounded_rows(weights: &[f32], width: usize) -> (Vec<i8>, Vec<f32>) {
         row.iter().map(move |weight| (weight / scale).round_ties_even() as i8).collect::<Vec<_>>()
     };
     (weights.chunks(width).zip(&scales).flat_map(rounded).collect(), scales)
+}
+
+/// The least and the largest finite number of a tensor; 0 and 0 if there is none.
+///
+/// # Errors
+/// If the tensor is not f32.
+pub fn range_of(tensor: &Tensor) -> Result<(f32, f32)> {
+    let host = on_host(tensor)?;
+    let values = elements(&host)?;
+    let of_chunk = |chunk: &[f32]| {
+        let finite = chunk.iter().filter(|value| value.is_finite());
+        finite
+            .fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), &value| (low.min(value), high.max(value)))
+    };
+    let widest = |a: (f32, f32), b: (f32, f32)| (a.0.min(b.0), a.1.max(b.1));
+    let range = values.par_chunks(CHUNK).map(of_chunk).reduce(|| (f32::INFINITY, f32::NEG_INFINITY), widest);
+    Ok(if range.0 <= range.1 { range } else { (0.0, 0.0) })
 }
 
 #[cfg(test)]

@@ -27,5 +27,5 @@ mod scalar;
 mod sweep;
 
 pub use conv::Conv2dInt8;
-pub use grid::{Grid, rounded_rows};
+pub use grid::{Grid, range_of, rounded_rows};
 pub use map::{Map, Steps};
