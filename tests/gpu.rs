@@ -259,7 +259,15 @@ fn a_published_step_of_16_images_selects_less_than_a_mebibyte() {
 #[test]
 fn a_step_copies_no_map_to_the_host_and_waits_three_times() {
     let tiny = Tiny::new();
-    let workload = Workload { classes: 3, batch: 2, size: (128, 128), warmup: 0, steps: 2, is_traced: false };
+    let workload = Workload {
+        classes: 3,
+        batch: 2,
+        size: (128, 128),
+        warmup: 0,
+        steps: 2,
+        is_traced: false,
+        in_8_bits: false,
+    };
     for (config, waits) in [("distilled.toml", 3), ("retina_distilled.toml", 3), ("fcos_distilled.toml", 3)] {
         let config: Config = tiny.load(config, &ONE_STEP).unwrap().config;
         let counts = workload.training_steps(&config, gpu()).unwrap().gpu;
@@ -273,8 +281,15 @@ fn a_step_copies_no_map_to_the_host_and_waits_three_times() {
 #[test]
 fn detection_copies_what_is_selected_and_no_more() {
     let tiny = Tiny::new();
-    let workload =
-        Workload { classes: 30, batch: 2, size: (128, 128), warmup: 0, steps: 1, is_traced: false };
+    let workload = Workload {
+        classes: 30,
+        batch: 2,
+        size: (128, 128),
+        warmup: 0,
+        steps: 1,
+        is_traced: false,
+        in_8_bits: false,
+    };
     // All class logits of the dense heads: 82 KB and more.
     let few = ["detector.retina.topk_candidates=20", "detector.fcos.topk_candidates=20"];
     for config in ["plain.toml", "retina_plain.toml", "fcos_plain.toml"] {

@@ -89,7 +89,7 @@ fn maps_inside_every_trunk_stay_near_those_of_f32() {
             trunk.forward(&x, Mode::Inference).unwrap().iter().zip(&exact).enumerate()
         {
             let apart = apart(got.tensor(), exact.tensor());
-            assert!(apart > 0.0 && apart < 0.1, "{name}, map {level}: {apart}");
+            assert!(apart > 0.0 && apart < 0.15, "{name}, map {level}: {apart}");
         }
         // A second pass gives the same bits.
         let passes = [0, 1].map(|_| trunk.forward(&x, Mode::Inference).unwrap());

@@ -45,11 +45,15 @@ of train.batch_size images.
 
 Examples:
   ckd-det bench forward coco_r101_r18 --set train.batch_size=1
+  ckd-det bench forward coco_r101_r18 --set train.batch_size=1 --int8
   ckd-det bench forward coco_r101_r18 --set train.batch_size=1 --teacher --json")]
     Forward {
         /// Run the teacher up to its pyramid, as a training step does
         #[arg(long)]
         teacher: bool,
+        /// Compute in 8 bits
+        #[arg(long)]
+        int8: bool,
         #[command(flatten)]
         setting: Setting,
     },
@@ -220,7 +224,7 @@ impl Args {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     let (setting, teacher) = match &args.work {
         Work::Step(setting) => (setting, false),
-        Work::Forward { setting, teacher } => (setting, *teacher),
+        Work::Forward { setting, teacher, .. } => (setting, *teacher),
         Work::Loader(setting) => return bench_loader::run(setting),
     };
     let config = Config::load(&setting.config, &setting.sets)?.config;
@@ -231,6 +235,7 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         warmup: setting.warmup,
         steps: setting.steps,
         is_traced: setting.trace.is_some(),
+        in_8_bits: matches!(args.work, Work::Forward { int8: true, .. }),
     };
     refuse_too_large(&workload)?;
     setting.trace.as_ref().map(Output::check).transpose()?;
@@ -322,7 +327,10 @@ impl Report {
             gpu: GpuWork::of(timings.gpu, workload.steps),
             threads: rayon::current_num_threads(),
             simd: Simd::level().name(),
-            precision: crate::engine::pass::precision(&config.run.engine).to_string(),
+            precision: match workload.in_8_bits {
+                true => "int8".to_owned(),
+                false => crate::engine::pass::precision(&config.run.engine).to_string(),
+            },
         }
     }
 

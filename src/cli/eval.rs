@@ -48,6 +48,9 @@ pub struct Args {
     /// Where the data is, instead of the experiment's data.root
     #[arg(long, value_name = "DIR", conflicts_with = "gt")]
     data_root: Option<PathBuf>,
+    /// Compute in 8 bits, by the ranges in a file of `export --int8 activations`
+    #[arg(long, conflicts_with = "gt")]
+    int8: bool,
     /// Only the first so many images
     #[arg(long, value_name = "N", conflicts_with = "gt")]
     max_images: Option<NonZeroUsize>,
@@ -110,6 +113,10 @@ fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
             json: args.json,
         };
         if let Some(card) = ClassifierCard::of(&file)? {
+            if args.int8 {
+                let (path, card) = (file.path.display(), card.described());
+                return Err(UsageError(format!("--int8 is for detectors, and {path} is {card}")).into());
+            }
             if args.summary == Summary::Pycocotools {
                 let (path, card) = (file.path.display(), card.described());
                 let help = format!("--summary pycocotools is for detectors, and {path} is {card}");
@@ -153,6 +160,9 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         found = Some((split, paths));
         Ok(categories)
     })?;
+    if args.int8 {
+        model.round()?;
+    }
     let (LoadedSplit { dataset, truth, .. }, paths) = match found {
         Some(found) => found,
         None => paths_of(&model.config)?,

@@ -53,6 +53,9 @@ Before it is written, the graph is run operator by operator on validation images
 boxes differ by more than 0.1 pixels or scores by 0.001, nothing is written. That run uses this program's own \
 kernels: `tools/verify_export` asks onnxruntime, and torchvision, the same.
 
+--int8 activations with a .safetensors file keeps the weights in f32 and writes the ranges of activations beside them: \
+`predict --int8`, `eval --int8` and the library's Student::in_8_bits compute by them, in about half the time of f32.
+
 --int8 activations takes the ranges of activations from training images, so that the AP that is printed, of validation \
 images, is of images that the quantised graph has not seen.
 
@@ -90,7 +93,7 @@ pub struct Args {
     #[arg(long, conflicts_with_all = ["int8", "raw"])]
     half: bool,
     /// ONNX: weights in int8, or activations too: their ranges are calibrated on training images (or on
-    /// held-out images that are not used for the comparison)
+    /// held-out images that are not used for the comparison); safetensors: the ranges of activations
     #[arg(long, value_name = "WHAT", num_args = 0..=1, default_missing_value = "weights", conflicts_with = "raw")]
     int8: Option<Int8>,
     /// ONNX: validation images that the graph is compared on; 0 compares nothing [default: 20; of a
@@ -141,12 +144,15 @@ impl Args {
         }
     }
 
-    fn is_about_onnx_only(&self) -> Option<&'static str> {
+    /// The first option that a file of another `format` than ONNX does not take.
+    fn is_about_onnx_only(&self, format: FileFormat) -> Option<&'static str> {
+        let has_ranges = format == FileFormat::Safetensors && self.int8 == Some(Int8::Activations);
+        let int8 = if self.int8 == Some(Int8::Activations) { "--int8 activations" } else { "--int8" };
         [
             (self.raw, "--raw"),
             (self.with_preprocess, "--with-preprocess"),
             (self.half, "--half"),
-            (self.int8.is_some(), "--int8"),
+            (self.int8.is_some() && !has_ranges, int8),
         ]
         .into_iter()
         .find_map(|(given, name)| given.then_some(name))
@@ -155,6 +161,9 @@ impl Args {
     /// The format with its options.
     fn in_full(&self, format: FileFormat) -> Format {
         match format {
+            FileFormat::Safetensors if self.int8.is_some() => {
+                Format::SafetensorsWithRanges { images: self.images, max_loss: self.max_ap_loss }
+            }
             FileFormat::Safetensors => Format::Safetensors,
             FileFormat::Torchvision => Format::Torchvision,
             FileFormat::Hf => Format::HuggingFace,
@@ -198,7 +207,7 @@ impl Args {
 pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     check_data_root(args.data_root.as_deref())?;
     let format = args.format()?;
-    if let (true, Some(option)) = (format != FileFormat::Onnx, args.is_about_onnx_only()) {
+    if let (true, Some(option)) = (format != FileFormat::Onnx, args.is_about_onnx_only(format)) {
         return Err(UsageError(format!("{option} is for ONNX: end --out in .onnx")).into());
     }
     match format {

@@ -12,7 +12,7 @@ use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::build;
 use crate::report::run_folder::RunFolder;
-use crate::weights::card::{Category, category_map};
+use crate::weights::card::{Category, category_map, input_ranges};
 use crate::weights::{ModelCard, WeightsFile};
 
 /// Names a trained detector.
@@ -145,6 +145,22 @@ pub(super) fn check_data_root(root: Option<&Path>) -> anyhow::Result<()> {
 }
 
 impl Model {
+    /// Computes in 8 bits from now on.
+    ///
+    /// # Errors
+    /// A file without the ranges of activations; another device than the processor.
+    pub(super) fn round(&self) -> anyhow::Result<()> {
+        let Some(ranges) = input_ranges(&self.file)? else {
+            return Err(UsageError(format!(
+                "{} has no ranges of activations to compute in 8 bits by; `ckd-det export --int8 activations --out \
+                 FILE.safetensors` writes them",
+                self.file.path.display()
+            ))
+            .into());
+        };
+        Ok(self.detector.params().compute_in_8_bits(&ranges)?)
+    }
+
     /// Class indices to category ids.
     pub(super) fn category_map(&self) -> anyhow::Result<crate::data::CategoryMap> {
         category_map(&self.categories)

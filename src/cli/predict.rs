@@ -42,7 +42,7 @@ Examples:
   ckd-det predict --annotations instances_val.json val/   ids for eval --gt --dt
   ckd-det predict --run runs/teacher --no-pictures --as-labels pseudo.json --precision 0.9 unlabelled/
   ckd-det predict --run runs/one --beside runs/teacher/last.safetensors a.jpg
-  ckd-det predict --weights student.safetensors --benchmark photo.jpg")]
+  ckd-det predict --weights student.safetensors --int8 --benchmark photo.jpg")]
 pub struct Args {
     /// Image files, folders of them, or patterns such as 'a/*.jpg'
     #[arg(value_name = "IMAGES", required = true)]
@@ -81,6 +81,9 @@ pub struct Args {
     /// Show what another detector finds beside it, a teacher beside its student; results are of the first one
     #[arg(long, value_name = "FILE", conflicts_with_all = ["no_pictures", "benchmark"])]
     beside: Option<PathBuf>,
+    /// Compute in 8 bits, by the ranges in a file of `export --int8 activations`
+    #[arg(long)]
+    int8: bool,
     /// Write no pictures
     #[arg(long)]
     no_pictures: bool,
@@ -141,6 +144,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
             (args.score.is_some(), "--score"),
             (args.benchmark, "--benchmark"),
             (args.beside.is_some(), "--beside"),
+            (args.int8, "--int8"),
             (args.annotations.is_some(), "--annotations"),
             (args.labels.as_labels.is_some(), "--as-labels"),
             (results.iter().any(|(format, _)| *format != ResultsFormat::Coco), "--format"),
@@ -157,6 +161,9 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         )
         .into())
     })?;
+    if args.int8 {
+        model.round()?;
+    }
     if args.benchmark {
         return benchmark(&args.images, &model, start, context);
     }

@@ -31,7 +31,7 @@ pub use crate::data::transform::Resize;
 pub use crate::data::unlabelled_images::{UnlabelledImages, UnlabelledKind};
 pub use classify::{Bn, ClassifierStudent, ClassifierTeacher, ClassifyConfig, Labelled, Probe};
 pub use cohort::{CohortConfig, Peer};
-pub use network::{Backbone, Network, StrideIn, Student, Teacher, TrainedBy};
+pub use network::{Backbone, Network, StrideIn, Student, Teacher, TeacherPrecision, TrainedBy};
 pub use pretrain::{FrozenBackbone, PretrainConfig, TrainedBackbone};
 pub use run::{Run, Task};
 pub use training::{Engine, Eval, OnNonFinite, Precision, Stage, Train};

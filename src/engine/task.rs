@@ -144,6 +144,14 @@ pub trait Task: Sized {
     /// Weights that do not fit, or of other classes.
     fn load_teacher(&self, config: &Self::Config, model: &Self::Model, file: WeightsFile) -> Result<()>;
 
+    /// Makes a loaded teacher ready to teach: its arithmetic, where the configuration asks for another than training's.
+    ///
+    /// # Errors
+    /// Images that cannot be read; a network that cannot compute so.
+    fn ready_teacher(&self, _config: &Self::Config, _model: &Self::Model) -> Result<()> {
+        Ok(())
+    }
+
     /// Facts about the networks and the data that methods need before the first step.
     fn method_setting<'d>(
         &self,

@@ -54,6 +54,7 @@ impl<T: Task> Teacher<T> {
             hash = Some(file.hash.clone());
             around.data.load_teacher(config, &model, file)?;
         }
+        around.data.ready_teacher(config, &model)?;
         let row = match trained {
             Some(outcome) => Some(outcome.row),
             None if config.run().train.compare_alone => {

@@ -75,6 +75,10 @@ impl ClassifierExport {
                 let metadata = self.card.to_metadata();
                 write_safetensors(path, &params.snapshot()?, &metadata).map_err(EngineError::from)?;
             }
+            Format::SafetensorsWithRanges { .. } => {
+                let reason = "8 bits without ONNX are for detectors: write an .onnx file".to_owned();
+                return Err(ExportError::Unsupported { reason });
+            }
             Format::HuggingFace => {
                 self.repository().write(path, &params.snapshot()?, &self.card.to_metadata())?;
             }

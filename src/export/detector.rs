@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use ckd_detectors::Detector;
+use ckd_detectors::eight_bits::InputRanges;
 use serde_json::json;
 
-use super::error::{ExportError, Result};
+use super::error::{CalibrationGap, ExportError, Result};
 use super::format::Format;
 use super::hugging_face::{Repository, decimals};
 use super::onnx::evaluate::Evaluator;
@@ -21,10 +22,11 @@ use crate::config::{Architecture, Config, Resize};
 use crate::data::CategoryMap;
 use crate::engine::EngineError;
 use crate::engine::detect::build;
+use crate::engine::detect::eight_bits::watched;
 use crate::engine::detect::evaluate::detect_one;
 use crate::engine::task::Settings;
 use crate::fsx;
-use crate::weights::card::category_map;
+use crate::weights::card::{category_map, ranges_entry};
 use crate::weights::file::write_safetensors;
 use crate::weights::{ModelCard, WeightsFile};
 
@@ -74,6 +76,11 @@ impl DetectorExport {
         match format {
             Format::Safetensors => {
                 write_safetensors(path, &params.snapshot()?, &self.metadata()).map_err(EngineError::from)?;
+            }
+            &Format::SafetensorsWithRanges { images, max_loss } => {
+                let mut metadata = self.metadata();
+                metadata.extend([ranges_entry(&self.ranges(images, max_loss, report)?)]);
+                write_safetensors(path, &params.snapshot()?, &metadata).map_err(EngineError::from)?;
             }
             Format::HuggingFace => {
                 self.repository().write(path, &params.snapshot()?, &self.metadata())?;
@@ -137,20 +144,73 @@ impl DetectorExport {
             );
             return Err(ExportError::Unsupported { reason });
         }
-        let unknown = |id: crate::data::CategoryId| ExportError::Unsupported {
-            reason: format!("the weights list category {} twice", id.0),
-        };
         let proof = DetectorProof {
             export: self,
             settings: build::student_settings(&self.config, self.card.categories.len()),
             rule: InputRule::of(&self.config),
             ids: self.card.categories.iter().map(|category| category.id).collect(),
-            categories: category_map(&self.card.categories).map_err(unknown)?,
+            categories: self.categories()?,
             metadata: self.metadata(),
             preprocessing: options.preprocessing,
             outputs: options.outputs,
         };
         proved(&proof, options, report)
+    }
+
+    /// Ranges of what goes into the detector's layers, once 8 bits by them are shown to lose at most `max_loss` points of AP
+    /// on `count` validation images.
+    fn ranges(
+        &self,
+        count: Option<usize>,
+        max_loss: f64,
+        report: &mut dyn FnMut(&Finding),
+    ) -> Result<InputRanges> {
+        let count = count.unwrap_or(DetectorProof::COMPARED);
+        if count == 0 {
+            return Err(ExportError::Calibration(CalibrationGap::NothingCompared));
+        }
+        let params = self.detector.params();
+        // A network that cannot compute so is refused before anything is read.
+        params.compute_in_8_bits(&InputRanges::new())?;
+        let data_root = self.data_root.as_deref();
+        let compared = Pictures::find(&self.config, data_root, count)?;
+        report(&Finding::ComparedOn(compared.described()));
+        let measured = |name, report: &mut dyn FnMut(&Finding)| -> Result<Option<f64>> {
+            let points = compared.ap(self.found_on(&compared)?)?;
+            report(&Finding::Size { name, bytes: None, measure: DetectorProof::MEASURE, points });
+            Ok(points)
+        };
+        let own = measured("f32", report)?;
+        let (seen, description) = compared.for_calibration(&self.config, data_root, count)?;
+        report(&Finding::CalibratedOn(description));
+        let ranges = watched(&self.detector, || self.found_on(&seen).map(drop))?;
+        params.compute_in_8_bits(&ranges)?;
+        match (own, measured(IN_8_BITS, report)?) {
+            (Some(own), Some(points)) if own - points > max_loss => Err(ExportError::Loss {
+                name: IN_8_BITS,
+                measure: DetectorProof::MEASURE,
+                points: own - points,
+                limit: max_loss,
+            }),
+            _ => Ok(ranges),
+        }
+    }
+
+    /// Detections on `pictures`.
+    fn found_on(&self, pictures: &Pictures) -> Result<Found> {
+        let categories = self.categories()?;
+        let mut found = Found::default();
+        for picture in pictures.iter() {
+            let (id, image) = picture?;
+            found.add(id, &detect_one(&self.detector, &image, &self.config, &Device::Cpu)?, &categories);
+        }
+        Ok(found)
+    }
+
+    fn categories(&self) -> Result<CategoryMap> {
+        category_map(&self.card.categories).map_err(|id| ExportError::Unsupported {
+            reason: format!("the weights list category {} twice", id.0),
+        })
     }
 
     fn repository(&self) -> Repository<'_> {
@@ -197,6 +257,9 @@ impl DetectorExport {
         metadata
     }
 }
+
+/// The word for a detector that computes in 8 bits.
+const IN_8_BITS: &str = "in 8 bits";
 
 /// Postprocessing of the heads' outputs, as JSON for other programs.
 fn thresholds(config: &Config) -> String {

@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 use ckd_detectors::Detector;
+use ckd_detectors::eight_bits::InputRanges;
 use ckd_detectors::postprocess::Detections;
 use image::RgbImage;
 
@@ -14,7 +15,7 @@ use crate::data::pixels::{Pixels, PixelsError};
 use crate::engine::EngineError;
 use crate::engine::detect::build;
 use crate::engine::detect::evaluate::detect_images;
-use crate::weights::card::Category;
+use crate::weights::card::{Category, input_ranges};
 use crate::weights::{ModelCard, WeightsFile};
 
 /// A detector, its classes, and how its images are prepared.
@@ -36,6 +37,8 @@ pub struct Student {
     config: Config,
     categories: Vec<Category>,
     device: Device,
+    ranges: Option<InputRanges>,
+    path: PathBuf,
 }
 
 /// An object on an image.
@@ -60,6 +63,16 @@ pub enum StudentError {
     /// An image that is none.
     #[error(transparent)]
     Pixels(#[from] PixelsError),
+    /// 8 bits were asked for, and the file does not say by which ranges.
+    #[error(
+        "{} has no ranges of activations to compute in 8 bits by; `ckd-det export --int8 activations --out \
+         FILE.safetensors` writes them",
+        path.display()
+    )]
+    NoRanges {
+        /// The file.
+        path: PathBuf,
+    },
     /// The weights or the network.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -82,7 +95,19 @@ impl Student {
         let file = WeightsFile::read(path.as_ref()).map_err(EngineError::from)?;
         let ModelCard { config, categories, .. } = ModelCard::of(&file).map_err(EngineError::from)?;
         let detector = build::loaded(&config, categories.len(), &file, device)?;
-        Ok(Self { detector, config, categories, device: device.clone() })
+        let ranges = input_ranges(&file).map_err(EngineError::from)?;
+        Ok(Self { detector, config, categories, device: device.clone(), ranges, path: file.path })
+    }
+
+    /// Computes in 8 bits from now on: what goes into each layer is rounded by the ranges that `ckd-det export --int8
+    /// activations` put into the file.
+    ///
+    /// # Errors
+    /// A file without ranges; a student that is not on the processor.
+    pub fn in_8_bits(self) -> Result<Self, StudentError> {
+        let Some(ranges) = &self.ranges else { return Err(StudentError::NoRanges { path: self.path }) };
+        self.detector.params().compute_in_8_bits(ranges).map_err(EngineError::from)?;
+        Ok(self)
     }
 
     /// The classes that it knows.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ckd_detectors::eight_bits::InputRanges;
 use serde::{Deserialize, Serialize};
 
 use super::{WeightsError, WeightsFile};
@@ -13,6 +14,7 @@ const CONFIG: &str = "ckd_det.config";
 const CATEGORIES: &str = "ckd_det.categories";
 const PROVENANCE: &str = "ckd_det.provenance";
 const INPUT: &str = "ckd_det.input";
+const INPUT_RANGES: &str = "ckd_det.input_ranges";
 
 /// A class: COCO's id and name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,23 @@ impl ModelCard {
             provenance: serde_json::from_str(entry(PROVENANCE)?).map_err(damaged)?,
         })
     }
+}
+
+/// Header entry of the ranges of what goes into a detector's layers: what it needs to compute in 8 bits.
+pub fn ranges_entry(ranges: &InputRanges) -> (String, String) {
+    (INPUT_RANGES.to_owned(), json(ranges))
+}
+
+/// Ranges of what goes into the layers of the detector in `file`, if it was exported with them.
+///
+/// # Errors
+/// If the entry is damaged.
+pub fn input_ranges(file: &WeightsFile) -> Result<Option<InputRanges>, WeightsError> {
+    let Some(entry) = file.metadata.get(INPUT_RANGES) else { return Ok(None) };
+    serde_json::from_str(entry).map(Some).map_err(|error| {
+        let reason = format!("its ranges (`{INPUT_RANGES}`) are damaged: {error}");
+        WeightsError::Card { path: file.path.clone(), reason }
+    })
 }
 
 fn json(value: &impl Serialize) -> String {

@@ -6,7 +6,7 @@ pub use ckd_detectors::backbone::{Backbone, StrideIn};
 use ckd_detectors::images::Normalization;
 use ckd_detectors::nn::{HeadNorm, NormKind};
 use ckd_detectors::settings::DetectorSettings;
-use ckd_settings::{Check, Diagnostic, Node, Overlay, Read, Value, section};
+use ckd_settings::{Check, Diagnostic, Node, Overlay, Read, Value, choices, section};
 use serde::Serialize;
 
 use crate::data::transform::Resize;
@@ -37,6 +37,16 @@ section! {
     }
 }
 
+choices! {
+    /// Arithmetic of a frozen teacher.
+    pub enum TeacherPrecision {
+        /// That of engine.precision.
+        Engine = "engine",
+        /// 8 bits.
+        Int8 = "int8",
+    }
+}
+
 section! {
     /// The network to learn from: exactly one of `weights` and `train` says where it comes from.
     pub struct Teacher with network: Network {
@@ -51,6 +61,9 @@ section! {
         pub resize: Option<Resize>,
         /// Normalisation of its images. Default: the student's normalisation.
         pub normalization: Option<Normalization>,
+        /// Arithmetic of its forward passes. "int8": 8 bits for what goes into each convolution and linear layer, by ranges seen
+        /// on 32 training images before the first step; on a processor alone.
+        pub precision: TeacherPrecision = TeacherPrecision::Engine,
         /// The keys of [detector] in which it differs from the student; the architecture is the same.
         pub detector: Option<Overlay<DetectorSettings>>,
     }

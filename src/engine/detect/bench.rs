@@ -21,9 +21,10 @@ use ckd_kernels::{Gradients, flops};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::eight_bits::watched;
 use super::pass::{Moment, Views, training_pass};
 use super::{BACKBONE, build, method_setting};
-use crate::config::{self, Config};
+use crate::config::{self, Config, TeacherPrecision};
 use crate::distill::Parts;
 use crate::engine::Result;
 use crate::engine::distillation::Distillation;
@@ -53,6 +54,8 @@ pub struct Workload {
     pub steps: u32,
     /// Whether one more step is recorded, operation by operation.
     pub is_traced: bool,
+    /// Whether inference computes in 8 bits.
+    pub in_8_bits: bool,
 }
 
 /// The network of an experiment whose inference is timed.
@@ -149,6 +152,10 @@ impl Workload {
             Inference::Teacher(teacher) => build::teacher(config, teacher, self.classes, device)?,
         };
         let (images, _) = self.scene(config, device)?;
+        let teacher = if let Inference::Teacher(teacher) = network { Some(teacher) } else { None };
+        if self.in_8_bits || teacher.is_some_and(|teacher| teacher.precision == TeacherPrecision::Int8) {
+            rounded(&detector, &images)?;
+        }
         self.repeat(device, |_| {
             let started = Instant::now();
             with_arithmetic(&config.run.engine, || run(&detector, network, &images))?;
@@ -238,12 +245,17 @@ impl<'c> Learner<'c> {
             }
             None => None,
         };
+        let (images, targets) = workload.scene(config, device)?;
+        if let (Some(lessons), Some(teacher)) = (&distillation, &config.teacher)
+            && teacher.precision == TeacherPrecision::Int8
+        {
+            rounded(lessons.teacher(), &images)?;
+        }
         let student = build::student(config, classes, device)?;
         let beside = distillation.iter().flat_map(Distillation::params);
         let stores: Vec<_> = [student.params()].into_iter().chain(beside).collect();
         let parameters = grouped(&stores, &config.run.optim, |name| name.starts_with(BACKBONE));
         let optimizer = config.run.optim.over(parameters)?;
-        let (images, targets) = workload.scene(config, device)?;
         Ok(Self { config, student, distillation, optimizer, images, targets })
     }
 
@@ -288,6 +300,12 @@ impl<'c> Learner<'c> {
         let update = Update { gradients, lr: 0.0, scale, step, of: "gradient", terms: &pass.terms };
         update.apply(&mut *self.optimizer, &self.config.run.optim).map(drop)
     }
+}
+
+/// Lets `detector` compute in 8 bits, by what goes into its layers on `images`.
+fn rounded(detector: &Detector, images: &Images) -> Result<()> {
+    let ranges = watched(detector, || detector.detect(images).map(drop))?;
+    Ok(detector.params().compute_in_8_bits(&ranges)?)
 }
 
 fn run(detector: &Detector, network: Inference, images: &Images) -> Result<()> {

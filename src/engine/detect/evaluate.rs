@@ -68,6 +68,19 @@ pub(super) fn detect_shared(
     Ok(Evaluation::of(batches))
 }
 
+/// Runs `detector` over the batches of `share`, for what is seen inside it.
+///
+/// # Errors
+/// Images that cannot be read.
+pub(super) fn detect_share(
+    detector: &Detector,
+    dataset: &Arc<Dataset>,
+    config: &Config,
+    place: (&Device, Share),
+) -> Result<()> {
+    detect_batches(detector, dataset, config, place, |_, _| Ok(())).map(drop)
+}
+
 /// Findings on a batch.
 struct Detected {
     detections: Vec<Detection>,

@@ -8,6 +8,7 @@
 //! | [`pass`] | one batch: teacher, student, losses, gradients |
 //! | `shares` | each part's share of the gradient at the pyramid |
 //! | [`evaluate`] | a detector over a data set |
+//! | [`eight_bits`] | a detector in 8 bits, by what goes into its layers |
 //! | `picture` | detections beside the truth |
 //! | `likeness` | feature maps of students beside the teacher's |
 //! | [`mod@bench`] | how long steps and inference take |
@@ -16,6 +17,7 @@ pub mod batch;
 pub mod bench;
 mod box_rows;
 pub mod build;
+pub mod eight_bits;
 pub mod evaluate;
 mod heads;
 mod likeness;
@@ -48,7 +50,7 @@ use super::task::{
     Evaluating, Gathered, Measured, Network, Setting, Settings, Task, Trained, blake3_of, parameters_of,
 };
 use super::{Result, classes};
-use crate::config::{Config, Eval, Loaded, Run};
+use crate::config::{Config, Eval, Loaded, Run, TeacherPrecision};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
@@ -168,6 +170,13 @@ impl Task for DataSets {
         }
         agree::check(&file, config, Role::Teacher)?;
         Ok(load::strict(model.params(), &file)?)
+    }
+
+    fn ready_teacher(&self, config: &Config, model: &Detector) -> Result<()> {
+        match config.teacher.as_ref().map(|teacher| teacher.precision) {
+            Some(TeacherPrecision::Int8) => eight_bits::round(model, &self.train, &config.seen_by_teacher()),
+            Some(TeacherPrecision::Engine) | None => Ok(()),
+        }
     }
 
     fn method_setting<'d>(

@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
+use ckd_kernels::eight_bits::Grid;
 
 use super::evaluate::Evaluator;
 use super::model::OnnxModel;
@@ -13,9 +14,6 @@ use crate::export::error::Result;
 
 /// Operators whose products are worth 8 bits.
 const PRODUCTS: [&str; 2] = ["Conv", "Gemm"];
-
-/// Steps of 8 bits.
-const STEPS: f32 = 255.0;
 
 /// The smallest and the largest value of each tensor that goes into a product; 0 is always within.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -45,9 +43,12 @@ impl Ranges {
     }
 }
 
+/// The operator of residual connections.
+const SUM: &str = "Add";
+
 impl OnnxModel {
-    /// Quantised copy of the graph: the input of every product is rounded to 8 bits within its range. Inputs
-    /// without a range stay f32.
+    /// Quantised copy of the graph: the input of every product is rounded to 8 bits within its range, also where a sum
+    /// reads it later. Inputs without a range stay f32.
     pub fn with_activations_in_8_bits(&self, ranges: &Ranges) -> Self {
         let mut model = self.clone();
         let Some(graph) = &mut model.0.graph else { return model };
@@ -57,7 +58,7 @@ impl OnnxModel {
             let input = node.input.first().cloned().unwrap_or_default();
             if let (true, Some(&range)) = (PRODUCTS.contains(&node.op_type.as_str()), ranges.0.get(&input)) {
                 if quantised.insert(input.clone()) {
-                    let (scale, zero) = grid(range);
+                    let Grid { scale, zero } = Grid::of_range(range.0, range.1);
                     let [scale_name, zero_name] = ["scale", "zero"].map(|part| format!("{input}.{part}"));
                     graph.initializer.push(scalar(&scale_name, Element::F32, scale.to_le_bytes().to_vec()));
                     graph.initializer.push(scalar(&zero_name, Element::U8, vec![zero]));
@@ -67,19 +68,17 @@ impl OnnxModel {
                     nodes.push(linear("DequantizeLinear", [&bytes, &scale_name, &zero_name], &output));
                 }
                 node.input[0] = format!("{input}.rounded");
+            } else if node.op_type == SUM {
+                // A residual connection: the map need not be kept in f32 beside its steps.
+                for input in node.input.iter_mut().filter(|input| quantised.contains(*input)) {
+                    *input = format!("{input}.rounded");
+                }
             }
             nodes.push(node);
         }
         graph.node = nodes;
         model
     }
-}
-
-/// Scale and zero point of a range that holds 0.
-fn grid((low, high): (f32, f32)) -> (f32, u8) {
-    let width = high - low;
-    let scale = if width > 0.0 { width / STEPS } else { 1.0 };
-    (scale, (-low / scale).round_ties_even().clamp(0.0, STEPS) as u8)
 }
 
 fn scalar(name: &str, element: Element, raw_data: Vec<u8>) -> Constant {
@@ -93,20 +92,5 @@ fn linear(kind: &str, inputs: [&str; 3], output: &str) -> Node {
         name: format!("{kind}_{output}"),
         op_type: kind.to_owned(),
         attribute: Vec::<Attribute>::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn zero_has_a_step_of_its_own() {
-        for range in [(-1.0, 3.0), (0.0, 6.0), (-2.0, 0.0), (0.0, 0.0), (-1e-3, 1e4)] {
-            let (scale, zero) = grid(range);
-            let back = |step: f32| (step - f32::from(zero)) * scale;
-            assert_eq!(back(f32::from(zero)), 0.0);
-            assert!(back(0.0) <= range.0 + scale / 2.0 && back(STEPS) >= range.1 - scale / 2.0, "{range:?}");
-        }
     }
 }

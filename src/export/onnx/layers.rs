@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
 use ckd_detectors::param::ParamStore;
+use ckd_kernels::eight_bits::rounded_rows;
 use ckd_kernels::linear::Activation;
 
 use super::graph::{Edge, GraphBuilder, Set};
@@ -137,16 +138,8 @@ impl Layers {
     /// Symmetric int8, one scale for each output channel, its largest weight being ±127.
     fn int8_weight(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Edge {
         let width = dims[1..].iter().product::<usize>().max(1);
-        let scale_of = |row: &[f32]| {
-            let largest = row.iter().fold(0f32, |largest, v| largest.max(v.abs()));
-            if largest > 0.0 { largest / 127.0 } else { 1.0 }
-        };
-        let scales: Vec<f32> = values.chunks(width).map(scale_of).collect();
-        let bytes = values
-            .chunks(width)
-            .zip(&scales)
-            .flat_map(|(row, scale)| row.iter().map(move |v| (v / scale).round_ties_even() as i8 as u8))
-            .collect();
+        let (steps, scales) = rounded_rows(values, width);
+        let bytes = steps.iter().map(|step| step.cast_unsigned()).collect();
         let stored = self.graph.named(name, Element::I8, dims, bytes);
         let scale_bytes = scales.iter().flat_map(|v| v.to_le_bytes()).collect();
         let scale = self.graph.named(&format!("{name}.scale"), Element::F32, &[dims[0]], scale_bytes);
