@@ -16,6 +16,7 @@ mod config_properties;
 mod data;
 mod distill;
 mod distill_runs;
+mod eight_bits;
 mod eval_coco;
 mod examples;
 mod export;

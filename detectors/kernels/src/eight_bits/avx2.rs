@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::Call;
+use super::call::Call;
 use super::scalar::finish_row;
 use crate::microkernel::{COLUMNS, ROWS};
 

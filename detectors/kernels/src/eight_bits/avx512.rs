@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::dot::{Call, Out, Residual};
+use super::call::{Call, Out, Residual};
 use crate::microkernel::COLUMNS;
 
 /// Quads of a panel that are asked for ahead of their use.

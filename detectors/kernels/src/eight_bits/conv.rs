@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 
-use super::dot::{Columns, Memory, Residual};
+use super::call::Residual;
+use super::dot::{Columns, Memory};
 use super::grid::{Grid, rounded_rows};
 use super::map::{Map, Steps};
 use super::sweep::{Source, Sweep};

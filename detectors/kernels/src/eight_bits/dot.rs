@@ -3,6 +3,7 @@
 
 use std::mem::MaybeUninit;
 
+use super::call::{Call, Out, Residual};
 use super::grid::{Grid, Rounding};
 use super::scalar;
 #[cfg(target_arch = "x86_64")]
@@ -30,14 +31,6 @@ pub(super) struct Columns<'a> {
     pub(super) shift: &'a [f32],
 }
 
-/// What is added to the result, element by element, at the offsets of the target.
-#[derive(Clone, Copy)]
-pub(super) enum Residual<'a> {
-    None,
-    Real(&'a [f32]),
-    Steps(&'a [u8], Grid),
-}
-
 /// Memory that results are written to.
 pub(super) enum Memory<'a> {
     /// With whether to write around the caches.
@@ -60,32 +53,6 @@ pub(super) struct Target<'a> {
     pub(super) memory: Memory<'a>,
     pub(super) starts: &'a [usize],
     pub(super) columns: usize,
-}
-
-/// Operands of the product; every access was checked.
-pub(super) struct Call<'a> {
-    pub(super) left: *const u32,
-    pub(super) left_starts: [usize; ROWS],
-    pub(super) segments: &'a [Segment],
-    pub(super) panel: *const u32,
-    pub(super) first: *const i32,
-    pub(super) scale: *const f32,
-    pub(super) shift: *const f32,
-    pub(super) out: Out,
-    pub(super) out_starts: [usize; ROWS],
-    pub(super) rows: usize,
-    pub(super) columns: usize,
-    pub(super) residual: Residual<'a>,
-    pub(super) activation: Activation,
-}
-
-/// Start of the memory that results are written to.
-#[derive(Clone, Copy)]
-pub(super) enum Out {
-    /// Whole vectors are written past the caches if they `stream`; all their places are multiples of 64 bytes then.
-    Real { out: *mut f32, stream: bool },
-    /// As steps of a grid.
-    Steps { out: *mut u8, rule: Rounding },
 }
 
 /// Writes activation(scale · (left · panel + first) + shift + residual) to `target`.

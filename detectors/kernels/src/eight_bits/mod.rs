@@ -11,7 +11,7 @@
 //! | `map` | [`Map`]: a feature map in f32 or in [`Steps`] |
 //! | `conv` | [`Conv2dInt8`]: a layer with packed weights |
 //! | `sweep` | bands of result rows, their source brought together in cache |
-//! | `dot`, `avx512`, `avx2`, `scalar` | tiles of 12 x 32 sums in registers |
+//! | `call`, `dot`, `avx512`, `avx2`, `scalar` | tiles of 12 x 32 sums in registers |
 //!
 //! Every level of vector instructions gives the same bits.
 
@@ -19,6 +19,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod call;
 mod conv;
 mod dot;
 mod grid;

@@ -1,6 +1,6 @@
 //! Tiles in plain Rust: the reference.
 
-use super::dot::{Call, Out, Residual};
+use super::call::{Call, Out, Residual};
 use crate::microkernel::COLUMNS;
 
 /// # Safety

@@ -6,7 +6,8 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::dot::{Columns, Left, Memory, Residual, Target, dot};
+use super::call::Residual;
+use super::dot::{Columns, Left, Memory, Target, dot};
 use super::grid::{Grid, to_steps};
 use super::map::bytes_of_mut;
 use crate::Conv2dConfig;
