@@ -141,7 +141,7 @@ regions = "all"
 normalizer = "confidence"
 "#;
 
-/// RetinaNet's alone.
+/// RetinaNet's and FCOS's.
 const CROSS_KD: &str = r#"
 [[distill]]
 method = "cross_kd"
@@ -155,6 +155,8 @@ weight_boxes = 0.1
 const FOR_CLASSIFIERS: [&str; 2] = ["rkd", "crd"];
 /// Those of one-stage detectors.
 const FOR_ONE_STAGE: [&str; 1] = ["cross_kd"];
+/// Those of two-stage detectors.
+const FOR_TWO_STAGES: [&str; 2] = ["kd", "dkd"];
 
 fn faster(tiny: &Tiny) -> &'static str {
     tiny.write("every.toml", &format!("extends = \"base.toml\"\n{EVERY_METHOD}"));
@@ -184,14 +186,11 @@ fn one_stage(tiny: &Tiny, kind: &str) {
         text.replace(&format!("\"{level}\""), &format!("\"{next}\""))
     });
     let text = without(without(text, "kd"), "dkd");
-    // FCOS has distances from points, no deltas.
-    let text = if kind == "fcos" { without(without(text, "tbr"), "box_imitation") } else { text };
     let text = text
         .replace("roi_logits", "anchor_logits")
         .replace("roi_boxes", "anchor_boxes")
         .replace("teacher.toml", &format!("{kind}_teacher.toml"));
-    let own = if kind == "retina" { CROSS_KD } else { "" };
-    tiny.write(&format!("{kind}_every.toml"), &format!("extends = \"{kind}_base.toml\"\n{text}{own}"));
+    tiny.write(&format!("{kind}_every.toml"), &format!("extends = \"{kind}_base.toml\"\n{text}{CROSS_KD}"));
 }
 
 #[test]
@@ -236,22 +235,26 @@ fn losses(tiny: &Tiny, run: &str) -> Vec<Vec<String>> {
 
 #[test]
 fn every_method_shows_in_the_log_while_it_counts() {
-    let tiny = Tiny::new();
-    tiny.train(faster(&tiny), &["schedule.steps=4", "schedule.milestones=[3]"]).unwrap();
-    let steps = losses(&tiny, "runs/every");
-    let has =
-        |step: usize, method: &str| steps[step].iter().any(|name| name.split('/').next() == Some(method));
-    for method in taught().iter().map(|card| card.method) {
-        let expected = match method {
-            "fgfi" => [false, true, true, true],
-            "mimic" => [true, true, true, false],
-            method => [!FOR_CLASSIFIERS.contains(&method) && !FOR_ONE_STAGE.contains(&method); 4],
-        };
-        assert_eq!([0, 1, 2, 3].map(|step| has(step, method)), expected, "{method}: {steps:?}");
+    let configs: [fn(&Tiny) -> &'static str; 3] = [faster, retina, fcos];
+    for (config, run) in configs.into_iter().zip(["runs/every", "runs/retina_every", "runs/fcos_every"]) {
+        let tiny = Tiny::new();
+        tiny.train(config(&tiny), &["schedule.steps=4", "schedule.milestones=[3]"]).unwrap();
+        let steps = losses(&tiny, run);
+        let has =
+            |step: usize, method: &str| steps[step].iter().any(|name| name.split('/').next() == Some(method));
+        let of_others: &[&str] = if run == "runs/every" { &FOR_ONE_STAGE } else { &FOR_TWO_STAGES };
+        for method in taught().iter().map(|card| card.method) {
+            let expected = match method {
+                "fgfi" => [false, true, true, true],
+                "mimic" => [true, true, true, false],
+                method => [!FOR_CLASSIFIERS.contains(&method) && !of_others.contains(&method); 4],
+            };
+            assert_eq!([0, 1, 2, 3].map(|step| has(step, method)), expected, "{run} {method}: {steps:?}");
+        }
+        let level = if run == "runs/every" { "mimic/p4" } else { "mimic/p5" };
+        let weighted = |step: usize| log(&tiny.path(run))[step]["losses"][level].as_f64().unwrap();
+        assert!(weighted(2) < 0.75 * weighted(1), "it is half in its last step");
     }
-    let weighted =
-        |step: usize| -> f64 { log(&tiny.path("runs/every"))[step]["losses"]["mimic/p4"].as_f64().unwrap() };
-    assert!(weighted(2) < 0.75 * weighted(1), "it is half in its last step");
 }
 
 #[test]

@@ -80,3 +80,16 @@ fn methods_are_listed_that_fit_a_teacher_and_a_student() {
     }
     assert!(rows.len() > 15, "{}", rows.len());
 }
+
+#[test]
+fn the_heads_and_boxes_of_one_stage_detectors_can_be_distilled() {
+    let tiny = Tiny::new();
+    for kind in ["retina", "fcos"] {
+        tiny.train(&format!("{kind}_teacher.toml"), &["schedule.steps=1"]).unwrap();
+        let (teacher, student) = (format!("runs/{kind}_teacher"), format!("{kind}_plain.toml"));
+        let fit = ["cross_kd", "box_imitation", "tbr"]
+            .map(|method| format!("{{ method = \"{method}\", at = \"anchor_boxes\" }}"));
+        let listed = tiny.run_program(&["methods", "--for", &teacher, &student]);
+        assert_ended(&listed, 0, &fit.each_ref().map(String::as_str));
+    }
+}

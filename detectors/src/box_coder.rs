@@ -1,7 +1,7 @@
 //! Box regression targets: how far a ground-truth box lies from its anchor or proposal.
 //!
 //! Girshick et al., "Rich feature hierarchies", CVPR 2014, appendix C: dx = (gx - px) / pw, dw = ln(gw / pw),
-//! likewise dy and dh, each times a weight; torchvision's `BoxCoder`.
+//! likewise dy and dh, each times a weight; torchvision's `BoxCoder`. Or how far its four sides lie from a point.
 
 use candle_core::Tensor;
 use ckd_kernels::Value;
@@ -12,6 +12,41 @@ use crate::{Error, Result};
 
 /// The largest dw and dh that decoding accepts, ln(1000 / 16): exp of an untrained output must not overflow.
 pub const LARGEST_LOG_RATIO: f32 = 4.135_166_6;
+
+/// Coder of the four numbers by which a region tells its box.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RegionCoder {
+    /// Deltas to an anchor or a proposal.
+    Deltas(BoxCoder),
+    /// Distances of the four sides from the centre of an anchor, in sides of the anchor.
+    Distances,
+}
+
+impl RegionCoder {
+    /// Box that the four `numbers` make of `reference`.
+    #[must_use]
+    #[inline]
+    pub fn decode(&self, numbers: &[f32; 4], reference: &Xyxy) -> Xyxy {
+        match self {
+            Self::Deltas(coder) => coder.decode(numbers, reference),
+            Self::Distances => PointCoder.decode(numbers, reference),
+        }
+    }
+
+    /// [`decode`](Self::decode) of every row, with its gradient.
+    ///
+    /// # Shapes
+    /// `numbers` (M, 4) and M `references`; boxes `xyxy` (M, 4).
+    ///
+    /// # Errors
+    /// If the numbers of rows differ.
+    pub fn decode_rows(&self, numbers: &Value, references: &[Xyxy]) -> Result<Value> {
+        match self {
+            Self::Deltas(coder) => coder.decode_rows(numbers, references),
+            Self::Distances => PointCoder.decode_rows(numbers, references),
+        }
+    }
+}
 
 /// Encodes boxes as (dx, dy, dw, dh) relative to a reference box, and back.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -127,6 +162,21 @@ impl BoxCoder {
 pub struct PointCoder;
 
 impl PointCoder {
+    /// Left, upper, right and lower distance of the sides of `target` from the centre of `anchor`; negative beyond a side.
+    #[must_use]
+    #[inline]
+    pub fn encode(&self, target: &Xyxy, anchor: &Xyxy) -> [f32; 4] {
+        let (x, y, width, height) = centre_and_size(anchor);
+        [(x - target[0]) / width, (y - target[1]) / height, (target[2] - x) / width, (target[3] - y) / height]
+    }
+
+    /// Centerness of a point with these distances from the sides of its box (paper, equation 3): 1 in the middle, 0 on a side.
+    #[must_use]
+    #[inline]
+    pub fn centerness(&self, [left, top, right, bottom]: [f32; 4]) -> f32 {
+        (left.min(right) / left.max(right) * (top.min(bottom) / top.max(bottom))).sqrt()
+    }
+
     /// Box whose left, top, right and bottom side are `distances` from the centre of `anchor`. NaN in, NaN out.
     #[must_use]
     #[inline]

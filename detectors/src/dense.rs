@@ -23,6 +23,14 @@ pub(crate) fn anchors_per_cell(anchors: &AnchorGenerator) -> Result<usize> {
     }
 }
 
+/// First `convs` layers of a head's convolutions.
+pub(crate) fn first_convs<T>(layers: &[T], convs: usize) -> Result<&[T]> {
+    layers.get(..convs).ok_or_else(|| Error::Invalid {
+        part: "head",
+        reason: format!("its {convs} first convolutions were asked for, it has {}", layers.len()),
+    })
+}
+
 /// Map of a head as one row per anchor.
 ///
 /// # Shapes

@@ -61,13 +61,13 @@ pub trait Detect: Debug + Send + Sync {
     /// If detectors of this architecture have no such regions.
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value>;
 
-    /// Box deltas at `regions`, which may be another detector's.
+    /// Box deltas at `regions`, which may be another detector's; of points, distances.
     ///
     /// # Shapes
     /// Rows as in [`Regression::deltas`](crate::regions::Regression::deltas).
     ///
     /// # Errors
-    /// If detectors of this architecture have no such regions, or their boxes are no deltas to them.
+    /// If detectors of this architecture have no such regions.
     fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value>;
 
     /// Maps inside the dense heads: behind the first `convs` convolutions, before the last one's ReLU.
@@ -78,7 +78,7 @@ pub trait Detect: Debug + Send + Sync {
         Err(no_dense_heads())
     }
 
-    /// Class logits and box deltas that the rest of the dense heads makes of maps in place of its own
+    /// Class logits and box deltas (of points, distances) that the rest of the dense heads makes of maps in place of its own
     /// [`head_maps`](Self::head_maps).
     ///
     /// # Shapes

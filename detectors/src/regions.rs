@@ -2,7 +2,7 @@
 
 use ckd_kernels::Value;
 
-use crate::box_coder::BoxCoder;
+use crate::box_coder::RegionCoder;
 use crate::boxes::Xyxy;
 use crate::taps::Tap;
 
@@ -28,12 +28,12 @@ pub enum Regions {
         positives: Vec<Vec<u32>>,
         /// Rows of the logits that count neither as objects nor as background, ascending.
         ignored: Vec<u32>,
-        /// Box regression of the anchors, if boxes are deltas to anchors here.
-        regression: Option<Regression>,
+        /// Box regression of the anchors, or points.
+        regression: Regression,
     },
 }
 
-/// Box regression of regions: deltas, and what they are deltas to.
+/// Box regression of regions: deltas, and what they are deltas to. Of points they are distances.
 #[derive(Debug, Clone)]
 pub struct Regression {
     /// Deltas (R, 4 (K + 1)) of proposals by class, (N·A, 4) of anchors.
@@ -43,7 +43,9 @@ pub struct Regression {
     /// The proposals of all images; the anchors of one image.
     pub references: Vec<Xyxy>,
     /// Coder of the deltas.
-    pub coder: BoxCoder,
+    pub coder: RegionCoder,
+    /// Divisor of the detector's own box loss, as one number for the batch.
+    pub divisor: f64,
 }
 
 impl Regions {
@@ -64,12 +66,10 @@ impl Regions {
         logits
     }
 
-    /// Box regression, if boxes are deltas to these regions.
-    pub fn regression(&self) -> Option<&Regression> {
-        match self {
-            Self::Rois { regression, .. } => Some(regression),
-            Self::Anchors { regression, .. } => regression.as_ref(),
-        }
+    /// Box regression.
+    pub fn regression(&self) -> &Regression {
+        let (Self::Rois { regression, .. } | Self::Anchors { regression, .. }) = self;
+        regression
     }
 
     /// Tap of the deltas.

@@ -10,9 +10,9 @@ use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::Trunk;
-use crate::box_coder::BoxCoder;
+use crate::box_coder::{BoxCoder, RegionCoder};
 use crate::boxes::Xyxy;
-use crate::dense::{anchors_per_cell, by_level, flat, per_anchor, segments};
+use crate::dense::{anchors_per_cell, by_level, first_convs, flat, per_anchor, segments};
 use crate::detector::{Detect, DetectorConfig, HeadMaps, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
@@ -276,7 +276,9 @@ impl RetinaNet {
             deltas: output.deltas,
             truths: chosen.into_iter().zip(truths.iter().zip(&anchors).map(encode)).collect(),
             references: output.anchors,
-            coder: CODER,
+            coder: RegionCoder::Deltas(CODER),
+            // The loss has a divisor for each image: here their sum stands for them.
+            divisor: positives.iter().map(|rows| rows.len().max(1)).sum::<usize>().max(1) as f64,
         };
         let is_ignored = |(_, target): &(u32, &RowTarget)| **target == RowTarget::Ignored;
         let ignored = (0..).zip(&classes).filter(is_ignored).map(|(row, _)| row).collect();
@@ -339,7 +341,7 @@ impl Detect for RetinaNet {
     ) -> Result<(Losses, Regions)> {
         let AnchorPass { losses, logits, positives, ignored, regression } =
             self.train(images, pyramid, targets)?;
-        Ok((losses, Regions::Anchors { logits, positives, ignored, regression: Some(regression) }))
+        Ok((losses, Regions::Anchors { logits, positives, ignored, regression }))
     }
 
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
@@ -351,10 +353,8 @@ impl Detect for RetinaNet {
 
     fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
         match regions {
-            Regions::Anchors { regression: Some(_), .. } => {
-                flat(&self.regression.forward(pyramid, 4, Mode::Inference)?)
-            }
-            _ => Err(no_such_regions(regions)),
+            Regions::Anchors { .. } => flat(&self.regression.forward(pyramid, 4, Mode::Inference)?),
+            Regions::Rois { .. } => Err(no_such_regions(regions)),
         }
     }
 
@@ -420,10 +420,7 @@ impl Head {
     }
 
     fn first(&self, convs: usize) -> Result<&[ConvBlock]> {
-        self.hidden.get(..convs).ok_or_else(|| Error::Invalid {
-            part: "head",
-            reason: format!("its {convs} first convolutions were asked for, it has {}", self.hidden.len()),
-        })
+        first_convs(&self.hidden, convs)
     }
 
     /// Returns a (N, H·W·A, width) value for each level.

@@ -11,7 +11,7 @@ use ckd_kernels::roi_align::{Alignment, Sampling, multi_level_roi_align};
 use ckd_settings::{Check, choices, section};
 use rand::Rng;
 
-use crate::box_coder::BoxCoder;
+use crate::box_coder::{BoxCoder, RegionCoder};
 use crate::boxes::Xyxy;
 use crate::images::{Images, Target};
 use crate::init::Init;
@@ -129,7 +129,13 @@ pub struct RoiSamples {
 impl RoiSamples {
     /// Box regression of the regions, of which a detector's `deltas` (R, 4 (K + 1)) are.
     pub(crate) fn regression(&self, deltas: Value) -> Regression {
-        Regression { deltas, truths: self.positives.clone(), references: self.boxes.concat(), coder: CODER }
+        Regression {
+            deltas,
+            truths: self.positives.clone(),
+            references: self.boxes.concat(),
+            coder: RegionCoder::Deltas(CODER),
+            divisor: self.labels.len().max(1) as f64,
+        }
     }
 }
 

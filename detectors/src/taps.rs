@@ -28,7 +28,7 @@ pub enum Tap {
     AnchorLogits,
     /// Box deltas of the box head on sampled proposals, (R, 4): those of each proposal's class.
     RoiBoxes,
-    /// Box deltas of chosen anchors (RetinaNet), (R, 4).
+    /// Box deltas of chosen anchors (RetinaNet), or distances from chosen points (FCOS), (R, 4).
     AnchorBoxes,
     /// A classifier's logits, (N, K).
     Logits,

@@ -11,6 +11,7 @@ mod detections;
 mod eight_bits;
 mod geometry;
 mod gradients;
+mod heads;
 mod mobilenet;
 mod models;
 mod networks;

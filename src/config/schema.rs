@@ -140,9 +140,7 @@ impl Config {
         let architecture = self.detector.architecture;
         let rows = match architecture {
             Architecture::FasterRcnn => vec![RowsAt::RoiLogits, RowsAt::RoiBoxes],
-            Architecture::RetinaNet => vec![RowsAt::AnchorLogits, RowsAt::AnchorBoxes],
-            // Its boxes are distances from points, no deltas.
-            Architecture::Fcos => vec![RowsAt::AnchorLogits],
+            Architecture::RetinaNet | Architecture::Fcos => vec![RowsAt::AnchorLogits, RowsAt::AnchorBoxes],
         };
         let (levels, ours) = (self.common_levels(), self.pyramid(&self.student.network));
         let networks = match &self.teacher {

@@ -1,7 +1,7 @@
 //! Imitation of the teacher's boxes, weighted by its confidence: the general form behind the box terms of CrossKD (Wang et al.,
 //! CVPR 2024, arXiv 2306.11369) and its kin.
 //!
-//! With s_i and t_i the deltas of student and teacher from the same region i:
+//! With s_i and t_i the deltas of student and teacher from the same region i (of FCOS's points, the distances of the four sides):
 //!
 //! ```text
 //! w_i = mask_i conf_i                    conf_i: the teacher's probability of its likeliest class of objects
@@ -10,12 +10,12 @@
 //! ```
 
 use candle_core::Tensor;
-use ckd_detectors::box_coder::BoxCoder;
+use ckd_detectors::box_coder::RegionCoder;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::elementwise::rows;
-use ckd_kernels::losses::{Divisor, giou_loss, smooth_l1};
+use ckd_kernels::losses::{Divisor, giou_loss, log_iou_loss, smooth_l1};
 use ckd_kernels::memory::numbers;
 use ckd_settings::{Check, choices, section};
 
@@ -126,6 +126,8 @@ pub enum BoxMeasure {
     SmoothL1(f64),
     /// 1 - GIoU of the boxes.
     Giou,
+    /// -ln IoU of the boxes.
+    LogIou,
 }
 
 /// Sum of weights as a divisor, which is never 0.
@@ -143,7 +145,7 @@ pub fn sum_of_weights(weights: &[f32]) -> f64 {
 pub fn imitated(
     teacher: &Tensor,
     student: &Value,
-    (references, coder): (&[Xyxy], BoxCoder),
+    (references, coder): (&[Xyxy], RegionCoder),
     weights: &[f32],
     measure: BoxMeasure,
     divisor: f64,
@@ -161,21 +163,20 @@ pub fn imitated(
     }
     let theirs = numbers(teacher)?;
     let (theirs, _) = theirs.as_chunks::<4>();
-    // Each row is a part of its own: the divisor over its weight.
-    let parts: Vec<(usize, f64)> =
-        on.iter().map(|&row| (1, divisor / f64::from(weights[row as usize]))).collect();
     let own = rows(student, &on)?;
     let each = on.iter().map(|&row| row as usize);
+    // Each row is a part of its own: the divisor over its weight.
+    let parts: Vec<(usize, f64)> = each.clone().map(|row| (1, divisor / f64::from(weights[row]))).collect();
+    if let BoxMeasure::SmoothL1(beta) = measure {
+        let wanted: Vec<[f32; 4]> = each.map(|row| theirs[row]).collect();
+        return Ok(smooth_l1(&own, &wanted, beta, Divisor::Parts(&parts))?);
+    }
+    let wanted: Vec<Xyxy> = each.clone().map(|row| coder.decode(&theirs[row], &references[row])).collect();
+    let references: Vec<Xyxy> = each.map(|row| references[row]).collect();
+    let boxes = coder.decode_rows(&own, &references)?;
+    let divisor = Divisor::Parts(&parts);
     Ok(match measure {
-        BoxMeasure::SmoothL1(beta) => {
-            let wanted: Vec<[f32; 4]> = each.map(|row| theirs[row]).collect();
-            smooth_l1(&own, &wanted, beta, Divisor::Parts(&parts))?
-        }
-        BoxMeasure::Giou => {
-            let wanted: Vec<Xyxy> =
-                each.clone().map(|row| coder.decode(&theirs[row], &references[row])).collect();
-            let references: Vec<Xyxy> = each.map(|row| references[row]).collect();
-            giou_loss(&coder.decode_rows(&own, &references)?, &wanted, Divisor::Parts(&parts))?
-        }
+        BoxMeasure::LogIou => log_iou_loss(&boxes, &wanted, divisor)?,
+        _ => giou_loss(&boxes, &wanted, divisor)?,
     })
 }

@@ -12,10 +12,12 @@
 //! ```
 //!
 //! j runs over all anchors, counts_j is 0 for those between the matcher's thresholds, and N is the number of the batch's positive
-//! anchors, an image counted at least once. The student's own predictors learn from the task alone. A deviation has 1e-6 under its
-//! root, so that a dead channel's gradient stays finite; the authors add 1e-6 to it.
+//! anchors, an image counted at least once. Of FCOS j runs over all points (counts_j is 0 in ignored regions), -ln IoU stands for
+//! 1 - GIoU, and N is the sum of the positive points' centerness. The student's own predictors learn from the task alone. A deviation
+//! has 1e-6 under its root, so that a dead channel's gradient stays finite; the authors add 1e-6 to it.
 
 use candle_core::Tensor;
+use ckd_detectors::box_coder::RegionCoder;
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
@@ -40,11 +42,12 @@ section! {
     /// Cross-head distillation: the rest of the teacher's frozen heads goes on from the student's features, and what it predicts
     /// there is to be the teacher's own predictions. Teacher and student need heads of equal width.
     pub struct CrossKd with place: Rows {
-        /// Weight of the term of classes.
+        /// Weight of the term of classes; for FCOS its authors have 0.4.
         pub weight: f32 = 1.0,
-        /// Weight of the term of boxes; 0 leaves it out.
+        /// Weight of the term of boxes; 0 leaves it out. For FCOS its authors have 0.75.
         pub weight_boxes: f32 = 1.0,
-        /// Convolutions of the student's heads that learn from it; the rest is the teacher's. 0: the pyramid alone learns.
+        /// Convolutions of the student's heads that learn from it; the rest is the teacher's. 0: the pyramid alone learns. For FCOS
+        /// its authors have 2.
         pub reuse: usize = 3,
         /// Exponent of the focus on classes that differ.
         pub beta: f32 = 1.0,
@@ -127,8 +130,8 @@ pub fn aligned(teacher: &Tensor, student: &Value) -> Result<Value, DistillError>
 /// # Errors
 /// Shapes that do not fit.
 pub fn class_difference(crossing: &Crossing, beta: f64) -> Result<Value, DistillError> {
-    let Crossing { crossed, teacher, counts, positives, .. } = crossing;
-    Ok(quality_focal_loss(&crossed.logits, teacher.logits.tensor(), counts, beta, *positives)?)
+    let Crossing { crossed, teacher, counts, divisor, .. } = crossing;
+    Ok(quality_focal_loss(&crossed.logits, teacher.logits.tensor(), counts, beta, *divisor)?)
 }
 
 /// The term of boxes.
@@ -136,17 +139,14 @@ pub fn class_difference(crossing: &Crossing, beta: f64) -> Result<Value, Distill
 /// # Errors
 /// Shapes that do not fit.
 pub fn box_difference(crossing: &Crossing) -> Result<Value, DistillError> {
-    let Crossing { crossed, teacher, anchors, coder, counts, positives } = crossing;
+    let Crossing { crossed, teacher, anchors, coder, counts, divisor } = crossing;
+    let measure = match coder {
+        RegionCoder::Deltas(_) => BoxMeasure::Giou,
+        RegionCoder::Distances => BoxMeasure::LogIou,
+    };
     let highest = numbers(&row_maxima(teacher.logits.tensor())?)?;
     let confidence = highest.iter().map(|logit| (1.0 + (-f64::from(*logit)).exp()).recip() as f32);
     let weights: Vec<f32> =
         confidence.zip(counts).map(|(confidence, counts)| if *counts { confidence } else { 0.0 }).collect();
-    imitated(
-        teacher.deltas.tensor(),
-        &crossed.deltas,
-        (anchors, *coder),
-        &weights,
-        BoxMeasure::Giou,
-        *positives,
-    )
+    imitated(teacher.deltas.tensor(), &crossed.deltas, (anchors, *coder), &weights, measure, *divisor)
 }

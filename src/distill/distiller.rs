@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use candle_core::Tensor;
-use ckd_detectors::box_coder::BoxCoder;
+use ckd_detectors::box_coder::RegionCoder;
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::{MissingTap, Tap, Taps, UnknownName};
@@ -113,7 +113,7 @@ impl<'a> Lesson<'a> {
     }
 }
 
-/// Ground truth beside rows of box deltas (R, 4).
+/// Ground truth beside rows of box deltas, or of distances from points (R, 4).
 #[derive(Debug, Clone, PartialEq)]
 pub struct BoxRows {
     /// Region that each row's deltas start from.
@@ -125,7 +125,7 @@ pub struct BoxRows {
     /// Divisor of the task's own box loss.
     pub divisor: f64,
     /// Coder of the deltas.
-    pub coder: BoxCoder,
+    pub coder: RegionCoder,
 }
 
 /// Access of a lesson to the dense heads of its networks.
@@ -143,7 +143,7 @@ pub trait Heads: std::fmt::Debug {
 pub struct Predictions {
     /// Class logits.
     pub logits: Value,
-    /// Box deltas.
+    /// Box deltas; of points, distances.
     pub deltas: Value,
 }
 
@@ -157,11 +157,11 @@ pub struct Crossing {
     /// Anchor of each row.
     pub anchors: Vec<Xyxy>,
     /// Coder of the deltas.
-    pub coder: BoxCoder,
+    pub coder: RegionCoder,
     /// Whether each row counts.
     pub counts: Vec<bool>,
-    /// Positive anchors of the batch, an image counted at least once.
-    pub positives: f64,
+    /// Divisor of the sums over the batch.
+    pub divisor: f64,
 }
 
 /// Channels or columns that the networks offer at a tap.

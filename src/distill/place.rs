@@ -54,11 +54,11 @@ choices! {
     pub enum RowsAt {
         /// Faster R-CNN: class logits of both box heads on the student's sampled proposals, background first.
         RoiLogits = "roi_logits",
-        /// RetinaNet: class logits of the positive anchors and of the teacher's highest-scoring others.
+        /// RetinaNet, FCOS: class logits of the positive anchors (points) and of the teacher's highest-scoring others.
         AnchorLogits = "anchor_logits",
         /// Faster R-CNN: box deltas of both box heads on the student's sampled proposals, of each proposal's class.
         RoiBoxes = "roi_boxes",
-        /// RetinaNet: box deltas of the anchors of anchor_logits.
+        /// RetinaNet: box deltas of the anchors of anchor_logits; FCOS: distances from the points, in strides.
         AnchorBoxes = "anchor_boxes",
         /// A classifier's logits.
         Logits = "logits",

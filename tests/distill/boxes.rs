@@ -5,7 +5,7 @@ use ckd_det::distill::{
     BoxImitation, BoxMeasure, BoxRows, Distiller, Imitated, Lesson, Normalizer, RowsAt, Tbr, bounded,
     imitated, open_gates, sum_of_weights,
 };
-use ckd_detectors::box_coder::BoxCoder;
+use ckd_detectors::box_coder::{BoxCoder, RegionCoder};
 use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
@@ -65,6 +65,7 @@ fn box_imitation_equals_pytorch() {
             }
             None => BoxCoder::ANCHORS,
         };
+        let coder = RegionCoder::Deltas(coder);
         let references = match kind {
             "giou" => case.boxes("anchors"),
             _ => vec![[0.0, 0.0, 1.0, 1.0]; weights.len()],
@@ -118,7 +119,9 @@ fn imitation_is_0_at_the_teacher_and_its_gradients_agree_with_central_difference
         computed([&teacher, &tensor(&[0.35, -0.3, 0.25, -0.2], &[1, 4])], |[t, by]| t.broadcast_add(&by));
     let (places, weights) = (references(6), [0.9, 0.0, 0.3, 1.0, 0.5, 0.7]);
     for measure in MEASURES {
-        let of = |s: &Value| imitated(&teacher, s, (&places, BoxCoder::ANCHORS), &weights, measure, 2.0);
+        let of = |s: &Value| {
+            imitated(&teacher, s, (&places, RegionCoder::Deltas(BoxCoder::ANCHORS)), &weights, measure, 2.0)
+        };
         assert!(value_of(&teacher, of).abs() < 1e-6, "{measure:?}");
         assert!(value_of(&student, of) > 0.05, "{measure:?}");
         let (_, gradient) = evaluate(&student, of);
@@ -132,7 +135,7 @@ fn a_common_factor_of_the_confidence_counts_unless_it_is_the_divisor() {
     let (teacher, student) = (noise(1, &[3, 4]), noise(2, &[3, 4]));
     let places = references(3);
     let of = |weights: [f32; 3], divisor: f64| {
-        let place = (places.as_slice(), BoxCoder::ANCHORS);
+        let place = (places.as_slice(), RegionCoder::Deltas(BoxCoder::ANCHORS));
         value_of(&student, |s| imitated(&teacher, s, place, &weights, BoxMeasure::Giou, divisor))
     };
     let (weights, half) = ([0.8, 0.2, 0.6], [0.4, 0.1, 0.3]);
@@ -157,7 +160,7 @@ fn truth(targets: Vec<Option<[f32; 4]>>) -> BoxRows {
         targets,
         confidence: (1..=count).map(|row| row as f32 / count as f32).collect(),
         divisor: count as f64,
-        coder: BoxCoder::PROPOSALS,
+        coder: RegionCoder::Deltas(BoxCoder::PROPOSALS),
     }
 }
 

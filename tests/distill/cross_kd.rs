@@ -5,7 +5,7 @@ use ckd_det::distill::{
     CrossKd, Crossing, DistillError, Heads, Lesson, Predictions, RowsAt, aligned, box_difference,
     class_difference,
 };
-use ckd_detectors::box_coder::BoxCoder;
+use ckd_detectors::box_coder::{BoxCoder, RegionCoder};
 use ckd_detectors::taps::Taps;
 use ckd_kernels::elementwise::{add, permute, relu, reshape};
 use ckd_kernels::losses::quality_focal_loss;
@@ -78,9 +78,9 @@ fn cross_predictions_and_their_losses_equal_pytorchs() {
                     deltas: behind(case, "reg", &of_box, 4),
                 },
                 anchors: case.boxes("anchors").repeat(images),
-                coder: BoxCoder::ANCHORS,
+                coder: RegionCoder::Deltas(BoxCoder::ANCHORS),
                 counts: counts(case),
-                positives: case.attr_f64("avg_factor"),
+                divisor: case.attr_f64("avg_factor"),
             }
         };
         let inputs = ["student_cls", "student_reg"];
@@ -95,6 +95,62 @@ fn cross_predictions_and_their_losses_equal_pytorchs() {
             Ok(add(&class_difference(&crossing, case.attr_f64("beta"))?, &box_difference(&crossing)?)?)
         });
     });
+}
+
+/// Predictions for points of strides 4, 8 and 16.
+fn crossed_points(crossed: Predictions, teacher: Predictions, counts: Vec<bool>, divisor: f64) -> Crossing {
+    let square = |at: usize| {
+        let (corner, side) = (20.0 * at as f32, [4.0, 8.0, 16.0][at % 3]);
+        [corner, 300.0 - corner, corner + side, 300.0 - corner + side]
+    };
+    let anchors = (0..counts.len()).map(square).collect();
+    Crossing { crossed, teacher, anchors, coder: RegionCoder::Distances, counts, divisor }
+}
+
+#[test]
+fn losses_of_points_equal_pytorchs() {
+    own_case("cross_kd/points", |case| {
+        let of = |logits: &Value, distances: &Value| {
+            let teacher = |key: &str| Value::constant(input(case, key));
+            let theirs =
+                Predictions { logits: teacher("teacher_logits"), deltas: teacher("teacher_distances") };
+            let counts = case.f32("counts").0.iter().map(|counts| *counts != 0.0).collect();
+            let crossed = Predictions { logits: logits.clone(), deltas: distances.clone() };
+            crossed_points(crossed, theirs, counts, case.attr_f64("divisor"))
+        };
+        let constant = |key: &str| Value::constant(input(case, key));
+        let found = of(&constant("logits"), &constant("distances"));
+        case.check_close("loss_cls", &[class_difference(&found, 1.0).unwrap().item().unwrap()]);
+        case.check_close("loss_reg", &[box_difference(&found).unwrap().item().unwrap()]);
+        check_case(case, "loss", &["logits", "distances"], |leaves| {
+            let found = of(&leaves[0], &leaves[1]);
+            Ok(add(&class_difference(&found, 1.0)?, &box_difference(&found)?)?)
+        });
+    });
+}
+
+#[test]
+fn boxes_of_points_have_no_loss_at_the_teachers_and_a_network_that_diverged_shows() {
+    let logits = Value::constant(noise(1, &[5, 3]));
+    let distances = computed([&noise(2, &[5, 4])], |[d]| d + 2.0);
+    let of = |ours: &Value| {
+        let theirs = Value::constant(distances.clone());
+        let crossed = Predictions { logits: logits.clone(), deltas: ours.clone() };
+        let teacher = Predictions { logits: logits.clone(), deltas: theirs };
+        box_difference(&crossed_points(crossed, teacher, vec![true; 5], 2.0))
+    };
+    assert!(value_of(&distances, of).abs() < 1e-5);
+    // All sides move away from the teacher's by more than a step.
+    let farther =
+        computed([&distances, &tensor(&[0.5, -0.4, 0.3, -0.6], &[1, 4])], |[d, by]| d.broadcast_add(&by));
+    assert!(value_of(&farther, of) > 0.1);
+    check_gradient(&farther, 1, 1e-3, of);
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut values = flat(&farther);
+        values[5] = bad;
+        let value = of(&Value::constant(tensor(&values, &[5, 4]))).unwrap().item().unwrap();
+        assert!(!value.is_finite(), "{bad} is hidden");
+    }
 }
 
 #[test]
@@ -141,9 +197,9 @@ impl Heads for Same {
             crossed: self.0.clone(),
             teacher: self.0.clone(),
             anchors: vec![[0.0, 0.0, 20.0, 30.0]; 5],
-            coder: BoxCoder::ANCHORS,
+            coder: RegionCoder::Deltas(BoxCoder::ANCHORS),
             counts: vec![true; 5],
-            positives: 1.0,
+            divisor: 1.0,
         })
     }
 }

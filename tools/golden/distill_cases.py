@@ -89,6 +89,25 @@ def regressor(teacher, student, weight, scale, shift):
     return F.mse_loss(y, teacher)
 
 
+def crossed_points(logits, distances, teacher_logits, teacher_distances, counts, divisor):
+    q = teacher_logits.sigmoid()
+    difference = (logits.sigmoid() - q).abs() * F.binary_cross_entropy_with_logits(logits, q, reduction="none")
+    by_class = (difference.sum(1) * counts).sum() / divisor
+    area = lambda d: (d[:, 0] + d[:, 2]) * (d[:, 1] + d[:, 3])
+    inner = torch.minimum(distances, teacher_distances)
+    union = area(distances) + area(teacher_distances) - area(inner)
+    iou = (area(inner) / union.clamp(min=1e-6)).clamp(min=1e-6)
+    by_box = (-iou.log() * q.max(1).values * counts).sum() / divisor
+    return {"loss": by_class + by_box, "loss_cls": by_class, "loss_reg": by_box}
+
+
+def points():
+    """Distances from points with what is no accident of random numbers: a box without width, one that is the teacher's."""
+    student, teacher = noise(51, 9, 4).abs() * 3, noise(52, 9, 4).abs() * 3
+    student[1, [0, 2]], student[2] = 0, teacher[2]
+    return student, teacher
+
+
 def main(folder):
     case("fcka/features", "1 - ka of the flattened maps", {}, {"teacher": noise(1, 6, 4, 3, 5), "student": noise(2, 6, 3, 2, 2)},
          lambda teacher, student: 1 - ka(teacher.flatten(1), student.flatten(1)), ["student"])
@@ -112,6 +131,12 @@ def main(folder):
     case("fitnet/conv_bn_relu", "MSE through a 1x1 convolution, batch norm, ReLU", {},
          {"teacher": noise(17, 2, 6, 4, 5), "student": noise(18, 2, 3, 4, 5), "weight": noise(19, 6, 3, 1, 1),
           "scale": 1 + noise(40, 6, scale=0.1), "shift": noise(41, 6, scale=0.1)}, regressor, ["student", "weight", "scale", "shift"])
+    student, teacher = points()
+    counts = torch.tensor([1.0, 1, 1, 1, 0, 1, 1, 1, 1])
+    case("cross_kd/points", "CrossKD's losses for FCOS: quality focal loss with beta 1, -ln IoU of boxes around one point each weighted by the "
+         "teacher's confidence, both over the sum of the positive points' centerness; row 1 has no width, row 2 is the teacher's, row 4 does not count",
+         {"divisor": 1.7}, {"logits": noise(53, 9, 3, scale=3.0), "distances": student, "teacher_logits": noise(54, 9, 3, scale=3.0),
+         "teacher_distances": teacher, "counts": counts}, lambda **tensors: crossed_points(**tensors, divisor=1.7), ["logits", "distances"])
     write(pathlib.Path(folder))
 
 

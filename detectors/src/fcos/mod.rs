@@ -8,7 +8,7 @@ mod postprocess;
 
 use ckd_kernels::Value;
 use ckd_kernels::boxes::{AnchorGrid, AnchorOutputs, Detections as Among, detections_of_anchors};
-use ckd_kernels::elementwise::rows;
+use ckd_kernels::elementwise::{relu, rows};
 use ckd_kernels::linear::Activation::{Identity, Relu};
 use ckd_kernels::losses::{FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss};
 use ckd_kernels::ranking::joint_scores;
@@ -17,10 +17,10 @@ use rand::RngCore;
 
 use crate::anchors::AnchorGenerator;
 use crate::backbone::Trunk;
-use crate::box_coder::PointCoder;
+use crate::box_coder::{PointCoder, RegionCoder};
 use crate::boxes::Xyxy;
-use crate::dense::{anchors_per_cell, by_level, flat, per_anchor, segments};
-use crate::detector::{Detect, DetectorConfig, no_such_regions};
+use crate::dense::{anchors_per_cell, by_level, first_convs, flat, per_anchor, segments};
+use crate::detector::{Detect, DetectorConfig, HeadMaps, no_such_regions};
 use crate::fpn::{ExtraLevels, Fpn, P6From};
 use crate::images::{Images, Target};
 use crate::init::Init;
@@ -28,7 +28,7 @@ use crate::matcher::Match;
 use crate::nn::{Conv2d, GroupNorm, MOST_HEAD_CONVS, Mode};
 use crate::param::{Builder, ParamStore};
 use crate::postprocess::Detections;
-use crate::regions::Regions;
+use crate::regions::{Regions, Regression};
 use crate::row_divisors::RowDivisors;
 use crate::taps::Level;
 use crate::{Error, Losses, Result};
@@ -119,6 +119,10 @@ pub struct PointPass {
     pub logits: Value,
     /// Rows of the logits whose points are positive, ascending, per image.
     pub positives: Vec<Vec<u32>>,
+    /// Rows of the logits whose anchors lie in ignored boxes, ascending.
+    pub ignored: Vec<u32>,
+    /// Box regression of the points.
+    pub regression: Regression,
 }
 
 /// Foreground probability that the head starts from.
@@ -192,11 +196,23 @@ impl Fcos {
     /// # Errors
     /// If the maps are not as wide as the pyramid.
     pub fn point_logits(&self, pyramid: &[Value]) -> Result<Value> {
-        let of_level = |level| {
-            let hidden = self.classification.forward(level)?;
+        self.logits_behind(pyramid, 0)
+    }
+
+    /// Class logits (N·A, K) that the head makes of maps behind its first `convs` convolutions.
+    fn logits_behind(&self, maps: &[Value], convs: usize) -> Result<Value> {
+        let of_level = |map| {
+            let hidden = self.classification.behind(map, convs)?;
             per_anchor(&self.class_logits.forward(&hidden, Identity)?, self.config.classes)
         };
-        flat(&pyramid.iter().map(of_level).collect::<Result<Vec<_>>>()?)
+        flat(&maps.iter().map(of_level).collect::<Result<Vec<_>>>()?)
+    }
+
+    /// Distances (N·A, 4) that the head makes of maps behind its first `convs` convolutions.
+    fn distances_behind(&self, maps: &[Value], convs: usize) -> Result<Value> {
+        let of_level =
+            |map| per_anchor(&self.distances.forward(&self.regression.behind(map, convs)?, Relu)?, 4);
+        flat(&maps.iter().map(of_level).collect::<Result<Vec<_>>>()?)
     }
 
     /// Outputs of both heads on every level.
@@ -207,7 +223,7 @@ impl Fcos {
         images.check_pyramid(pyramid)?;
         let (mut distances, mut centerness) = (Vec::new(), Vec::new());
         for level in pyramid {
-            let hidden = self.regression.forward(level)?;
+            let hidden = self.regression.behind(level, 0)?;
             distances.push(per_anchor(&self.distances.forward(&hidden, Relu)?, 4)?);
             centerness.push(per_anchor(&self.centerness.forward(&hidden, Identity)?, 1)?);
         }
@@ -277,7 +293,17 @@ impl Fcos {
             ("bbox_regression", regression),
             ("bbox_ctrness", centerness),
         ];
-        Ok(PointPass { losses, logits: output.logits, positives })
+        let encode = |(truth, anchor)| PointCoder.encode(truth, anchor);
+        let regression = Regression {
+            deltas: output.distances,
+            truths: chosen.into_iter().zip(truths.iter().zip(&anchors).map(encode)).collect(),
+            references: output.anchors,
+            coder: RegionCoder::Distances,
+            divisor,
+        };
+        let is_ignored = |(_, target): &(u32, &RowTarget)| **target == RowTarget::Ignored;
+        let ignored = (0..).zip(&classes).filter(is_ignored).map(|(row, _)| row).collect();
+        Ok(PointPass { losses, logits: output.logits, positives, ignored, regression })
     }
 
     /// Detections per image, best first, in pixels of the padded images.
@@ -335,8 +361,9 @@ impl Detect for Fcos {
         targets: &[Target],
         _random: &mut dyn RngCore,
     ) -> Result<(Losses, Regions)> {
-        let PointPass { losses, logits, positives } = self.train(images, pyramid, targets)?;
-        Ok((losses, Regions::Anchors { logits, positives, ignored: Vec::new(), regression: None }))
+        let PointPass { losses, logits, positives, ignored, regression } =
+            self.train(images, pyramid, targets)?;
+        Ok((losses, Regions::Anchors { logits, positives, ignored, regression }))
     }
 
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
@@ -346,9 +373,23 @@ impl Detect for Fcos {
         }
     }
 
-    /// Boxes are distances from points here.
-    fn deltas_at(&self, _: &[Value], regions: &Regions) -> Result<Value> {
-        Err(no_such_regions(regions))
+    /// Distances from the points.
+    fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
+        match regions {
+            Regions::Anchors { .. } => self.distances_behind(pyramid, 0),
+            Regions::Rois { .. } => Err(no_such_regions(regions)),
+        }
+    }
+
+    fn head_maps(&self, pyramid: &[Value], convs: usize) -> Result<HeadMaps> {
+        let of =
+            |tower: &Tower| pyramid.iter().map(|level| tower.before(level, convs)).collect::<Result<_>>();
+        Ok(HeadMaps { classification: of(&self.classification)?, regression: of(&self.regression)? })
+    }
+
+    fn head_outputs(&self, maps: &HeadMaps, convs: usize) -> Result<(Value, Value)> {
+        let logits = self.logits_behind(&maps.classification, convs)?;
+        Ok((logits, self.distances_behind(&maps.regression, convs)?))
     }
 
     fn detect(&self, images: &Images) -> Result<Vec<Detections>> {
@@ -374,11 +415,27 @@ impl Tower {
         Ok(Self((0..convs).map(layer).collect::<Result<_>>()?))
     }
 
-    fn forward(&self, level: &Value) -> Result<Value> {
+    /// Result of the first `convs` layers for a level, before the last one's ReLU; the level itself of none.
+    fn before(&self, level: &Value, convs: usize) -> Result<Value> {
         let mut x = level.clone();
-        for (conv, norm) in &self.0 {
+        for (i, (conv, norm)) in self.first(convs)?.iter().enumerate() {
+            let activation = if i + 1 < convs { Relu } else { Identity };
+            x = norm.forward(&conv.forward(&x, Identity)?, activation)?;
+        }
+        Ok(x)
+    }
+
+    /// Result of all layers for a map that stands for that of [`before`](Self::before).
+    fn behind(&self, map: &Value, convs: usize) -> Result<Value> {
+        let done = self.first(convs)?.len();
+        let mut x = if done > 0 { relu(map)? } else { map.clone() };
+        for (conv, norm) in &self.0[done..] {
             x = norm.forward(&conv.forward(&x, Identity)?, Relu)?;
         }
         Ok(x)
+    }
+
+    fn first(&self, convs: usize) -> Result<&[(Conv2d, GroupNorm)]> {
+        first_convs(&self.0, convs)
     }
 }

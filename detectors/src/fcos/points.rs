@@ -7,6 +7,7 @@
 
 use rayon::prelude::*;
 
+use crate::box_coder::PointCoder;
 use crate::boxes::{Xyxy, area};
 use crate::matcher::{Match, spare_ignored};
 
@@ -67,8 +68,7 @@ fn match_point(boxes: &[Xyxy], anchor: &Xyxy, radius: f32, [lower, upper]: [f32;
 
 /// Centerness of the centre of `anchor` in `own` (paper, equation 3): 1 in the middle, 0 on a side.
 pub(super) fn centerness(own: &Xyxy, anchor: &Xyxy) -> f32 {
-    let [left, top, right, bottom] = distances(own, centre(anchor));
-    (left.min(right) / left.max(right) * (top.min(bottom) / top.max(bottom))).sqrt()
+    PointCoder.centerness(distances(own, centre(anchor)))
 }
 
 /// Distances of a point from the left, upper, right and lower side of a box; negative beyond it.

@@ -17,18 +17,15 @@ pub(super) struct DeltaRows {
 
 impl DeltaRows {
     /// The rows at `regions`: of a proposal those of its class, or, of background, those of the teacher's likeliest class of
-    /// objects; of anchors the `chosen` ones. `None` where boxes are no deltas to these regions.
+    /// objects; of anchors the `chosen` ones.
     ///
     /// # Shapes
     /// `teacher_logits` as of the regions.
-    pub(super) fn of(
-        regions: &Regions,
-        teacher_logits: &Value,
-        chosen: Option<&[u32]>,
-    ) -> Result<Option<Self>> {
-        let Some(regression) = regions.regression() else { return Ok(None) };
-        Ok(Some(match (regions, chosen) {
-            (Regions::Anchors { positives, .. }, Some(chosen)) => {
+    pub(super) fn of(regions: &Regions, teacher_logits: &Value, chosen: Option<&[u32]>) -> Result<Self> {
+        let regression = regions.regression();
+        let (coder, divisor) = (regression.coder, regression.divisor);
+        Ok(match (regions, chosen) {
+            (Regions::Anchors { .. }, Some(chosen)) => {
                 let compared = rows(teacher_logits, chosen)?;
                 let confidence = numbers(compared.tensor())?;
                 let confidence = each_row(&confidence, &compared).map(|logits| {
@@ -37,16 +34,14 @@ impl DeltaRows {
                 });
                 let count = regression.references.len().max(1);
                 let references = chosen.iter().map(|&row| regression.references[row as usize % count]);
-                // RetinaNet divides by each image's positives; these are the batch's, an image counted at least once.
-                let positives: usize = positives.iter().map(|rows| rows.len().max(1)).sum();
                 Self {
                     taken: chosen.to_vec(),
                     truth: BoxRows {
                         references: references.collect(),
                         targets: targets(regression, chosen),
                         confidence: confidence.collect(),
-                        divisor: positives.max(1) as f64,
-                        coder: regression.coder,
+                        divisor,
+                        coder,
                     },
                 }
             }
@@ -67,12 +62,12 @@ impl DeltaRows {
                         references: regression.references.clone(),
                         targets: targets(regression, &all),
                         confidence,
-                        divisor: labels.len().max(1) as f64,
-                        coder: regression.coder,
+                        divisor,
+                        coder,
                     },
                 }
             }
-        }))
+        })
     }
 
     /// These rows of a detector's deltas.

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use ckd_detectors::Detector;
+use ckd_detectors::box_coder::{PointCoder, RegionCoder};
 use ckd_detectors::detector::HeadMaps;
-use ckd_detectors::regions::Regions;
+use ckd_detectors::regions::{Regions, Regression};
 use ckd_kernels::Value;
 
 use super::shares::Ledger;
@@ -31,7 +32,7 @@ impl fmt::Debug for BothHeads<'_> {
 
 impl Heads for BothHeads<'_> {
     fn crossed(&self, convs: usize, entry: &str) -> Result<Crossing, DistillError> {
-        let (Regions::Anchors { positives, ignored, regression: Some(regression), .. }, images) =
+        let (Regions::Anchors { ignored, regression, .. }, images) =
             (self.regions, self.pyramid.first().map_or(0, |level| level.dims()[0]))
         else {
             return Err(DistillError::Lacks { method: "cross_kd", what: "anchors" });
@@ -56,14 +57,25 @@ impl Heads for BothHeads<'_> {
         let (logits, deltas) = self.teacher.head_outputs(&maps, convs)?;
         let mut counts = vec![true; regression.references.len() * images];
         ignored.iter().for_each(|&row| counts[row as usize] = false);
-        let positives: usize = positives.iter().map(|rows| rows.len().max(1)).sum();
         Ok(Crossing {
             crossed: Predictions { logits, deltas },
             teacher: self.predicted.clone(),
             anchors: regression.references.repeat(images),
             coder: regression.coder,
             counts,
-            positives: positives.max(1) as f64,
+            divisor: divisor(regression),
         })
+    }
+}
+
+/// Divisor of CrossKD's sums: positive anchors of the batch, an image counted at least once; of points the centerness of
+/// the positive ones, or 1 where there is none.
+fn divisor(regression: &Regression) -> f64 {
+    match regression.coder {
+        RegionCoder::Deltas(_) => regression.divisor,
+        RegionCoder::Distances if regression.truths.is_empty() => 1.0,
+        RegionCoder::Distances => {
+            regression.truths.iter().map(|(_, truth)| f64::from(PointCoder.centerness(*truth))).sum()
+        }
     }
 }

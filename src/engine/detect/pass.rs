@@ -88,8 +88,8 @@ pub fn training_pass(
         let theirs = (teacher_logits.as_ref(), teacher_deltas.as_ref());
         let teacher = compared.taps(distillation.teacher(), teacher_pyramid, theirs)?;
         let own_logits = teacher_logits.is_some().then(|| regions.logits());
-        let own_deltas = regions.regression().map(|regression| &regression.deltas);
-        let shared = compared.taps(student, &pyramid, (own_logits, own_deltas))?;
+        let own_deltas = &regions.regression().deltas;
+        let shared = compared.taps(student, &pyramid, (own_logits, Some(own_deltas)))?;
         let both = match (&teacher_logits, &teacher_deltas) {
             (Some(logits), Some(deltas)) => Some(BothHeads {
                 student,
@@ -178,7 +178,7 @@ impl Compared {
             _ => None,
         };
         let deltas = match teacher_logits.filter(|_| distillation.wants(regions.box_tap())) {
-            Some(logits) => DeltaRows::of(regions, logits, chosen.as_deref())?,
+            Some(logits) => Some(DeltaRows::of(regions, logits, chosen.as_deref())?),
             None => None,
         };
         let (tap, box_tap) = (regions.tap(), regions.box_tap());

@@ -1,4 +1,4 @@
-//! Generalised IoU as a loss (Rezatofighi et al., 2019), in torchvision's form.
+//! Losses of boxes by their IoU: generalised IoU (Rezatofighi et al., 2019), in torchvision's form, and the logarithm of the IoU.
 
 #[cfg(feature = "cuda")]
 mod gpu;
@@ -26,6 +26,46 @@ pub fn giou_loss<'d>(pred: &Value, target: &[[f32; 4]], divisor: impl Into<Divis
     expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
     let parts = divisor.into().parts(NAME, target.len())?;
     recorded(pred, Giou { pred: pred.tensor(), target, parts: &parts })
+}
+
+/// A smaller IoU, or area, counts as so much and has no gradient.
+const LEAST: f64 = 1e-6;
+
+/// Logarithmic IoU loss of boxes (UnitBox; Yu et al. 2016, arXiv 1608.01471): sum_i -ln IoU(pred_i, target_i) / `divisor`. An IoU
+/// counts as 1e-6 at least. A formula of candle's on whichever device: FCOS's paper has it, torchvision's FCOS [`giou_loss`].
+///
+/// # Shapes
+/// As [`giou_loss`].
+///
+/// # Errors
+/// Those of [`giou_loss`].
+pub fn log_iou_loss<'d>(pred: &Value, target: &[[f32; 4]], divisor: impl Into<Divisor<'d>>) -> Result<Value> {
+    const NAME: &str = "log_iou_loss";
+    expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
+    let parts = divisor.into().parts(NAME, target.len())?;
+    if target.is_empty() {
+        // candle has no sums over parts of nothing.
+        return giou_loss(pred, target, 1.0);
+    }
+    let weights: Vec<f32> =
+        parts.iter().flat_map(|&(rows, divisor)| std::iter::repeat_n(divisor.recip() as f32, rows)).collect();
+    let (count, device) = (target.len(), pred.tensor().device());
+    let target = Tensor::from_slice(target.as_flattened(), (count, 4), device)?;
+    let weights = Tensor::from_vec(weights, (count, 1), device)?;
+    let corners =
+        |boxes: &Tensor| Ok::<_, candle_core::Error>((boxes.narrow(1, 0, 2)?, boxes.narrow(1, 2, 2)?));
+    let area = |sides: &Tensor| sides.narrow(1, 0, 1)? * sides.narrow(1, 1, 1)?;
+    Value::from_candle(&[pred], |boxes| {
+        let ((lower, upper), (target_lower, target_upper)) = (corners(&boxes[0])?, corners(&target)?);
+        let inner = (upper.minimum(&target_upper)? - lower.maximum(&target_lower)?)?.maximum(0.0)?;
+        let intersection = area(&inner)?;
+        let areas = (area(&(upper - lower)?)? + area(&(target_upper - target_lower)?)?)?;
+        let union = (areas - &intersection)?;
+        let iou = (intersection / union.maximum(LEAST)?)?.maximum(LEAST)?;
+        // A maximum may hide what is not finite.
+        let shown = (union * 0.0)?;
+        ((shown - iou.log()?)? * weights)?.sum_all()
+    })
 }
 
 struct Giou<'a> {

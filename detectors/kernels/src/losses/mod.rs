@@ -6,7 +6,7 @@
 //! | `focal` | [`sigmoid_focal_loss`] (RetinaNet's classes) |
 //! | `quality` | [`quality_focal_loss`] (towards another network's classes) |
 //! | `smooth_l1` | [`smooth_l1`] (box deltas) |
-//! | `giou` | [`giou_loss`] (boxes) |
+//! | `giou` | [`giou_loss`], [`log_iou_loss`] (boxes) |
 //! | `sums` | [`Divisor`]; the sum over rows |
 //! | `cross_entropy` | [`softmax_cross_entropy`] (the box head's classes) |
 //!
@@ -26,7 +26,7 @@ mod sums;
 pub use bce::bce_with_logits;
 pub use cross_entropy::softmax_cross_entropy;
 pub use focal::{FocalTargets, RowTarget, sigmoid_focal_loss};
-pub use giou::giou_loss;
+pub use giou::{giou_loss, log_iou_loss};
 pub use quality::quality_focal_loss;
 pub use smooth_l1::smooth_l1;
 pub use sums::Divisor;
