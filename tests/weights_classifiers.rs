@@ -57,6 +57,7 @@ fn a_checkpoint_of_each_family_becomes_our_network() {
         ("resnet8x4", ""),
         ("resnet20_a", "module."),
         ("cifar_resnet50", ""),
+        ("resnet110_bottleneck", ""),
         ("wrn_16_2", ""),
         ("vgg8", ""),
         ("cifar_mobilenet_v2", ""),

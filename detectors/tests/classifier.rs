@@ -49,7 +49,7 @@ fn imagenet_resnets_have_the_published_number_of_weights() -> Result<()> {
 }
 
 /// The networks of RepDistiller with 100 classes, as shared/golden counts them: weights, and tensors without the
-/// counters of batch norms.
+/// counters of batch norms. MCL's ResNet-110 of bottlenecks, as PyTorch counts it (`tools/golden/classifiers.py` has its definition).
 #[test]
 fn networks_for_cifar_have_the_published_number_of_weights_and_tensors() -> Result<()> {
     let published = [
@@ -62,6 +62,7 @@ fn networks_for_cifar_have_the_published_number_of_weights_and_tensors() -> Resu
         ("resnet110", 1_736_564, 557),
         ("resnet8x4", 1_233_540, 52),
         ("resnet32x4", 7_433_860, 172),
+        ("resnet110_bottleneck", 1_170_868, 562),
         ("cifar_resnet50", 23_705_252, 267),
         ("wrn_16_1", 180_916, 69),
         ("wrn_16_2", 703_284, 70),
@@ -215,7 +216,9 @@ fn every_stage_is_a_tap() -> Result<()> {
 #[test]
 fn preactivations_are_what_the_last_relu_of_a_stage_sees() -> Result<()> {
     let x = random_images(1, (2, 3, 32, 32));
-    for name in ["resnet20", "resnet8x4", "cifar_resnet50", "wrn_16_2", "shufflenet_v2"] {
+    for name in
+        ["resnet20", "resnet8x4", "cifar_resnet50", "resnet110_bottleneck", "wrn_16_2", "shufflenet_v2"]
+    {
         let network = name.parse::<Architecture>()?.build(builder(), 5)?;
         let (plain, found) = (network.forward(&x, Mode::Inference)?, network.with_preactivations(&x)?);
         for (tap, value) in plain.iter() {
@@ -556,7 +559,7 @@ fn a_branch_with_the_networks_weights_is_the_networks_end() -> Result<()> {
     let mut checked = 0;
     for architecture in Architecture::ALL.iter().filter(|network| network.has_branches()) {
         // The large ones are made of the same parts.
-        if ["resnet110", "resnet110_a", "resnet101"].contains(&architecture.name()) {
+        if ["resnet110", "resnet110_a", "resnet110_bottleneck", "resnet101"].contains(&architecture.name()) {
             continue;
         }
         let network = architecture.build(Builder::new(1, crate::support::device()), 7)?;

@@ -59,33 +59,34 @@ class ResNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    def __init__(self, i, m, s):
+    def __init__(self, i, m, s, shortcut):
         super().__init__()
         self.conv1, self.bn1, self.conv2, self.bn2 = conv(i, m, 1), nn.BatchNorm2d(m), conv(m, m, 3, s), nn.BatchNorm2d(m)
-        self.conv3, self.bn3 = conv(m, 4 * m, 1), nn.BatchNorm2d(4 * m)
-        self.shortcut = nn.Sequential(conv(i, 4 * m, 1, s), nn.BatchNorm2d(4 * m)) if s != 1 or i != 4 * m else nn.Sequential()
+        self.conv3, self.bn3, self.by = conv(m, 4 * m, 1), nn.BatchNorm2d(4 * m), shortcut
+        setattr(self, shortcut, nn.Sequential(conv(i, 4 * m, 1, s), nn.BatchNorm2d(4 * m)) if s != 1 or i != 4 * m else nn.Sequential())
 
     def forward(self, x):
         y = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
-        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+        return F.relu(self.bn3(self.conv3(y)) + getattr(self, self.by)(x))
 
 
-class ResNet50(nn.Module):
-    def __init__(self):
+class Bottlenecks(nn.Module):
+    def __init__(self, width, counts, shortcut, head):
         super().__init__()
-        self.conv1, self.bn1, i = conv(3, 64), nn.BatchNorm2d(64), 64
-        for stage, count in enumerate((3, 4, 6, 3)):
+        self.conv1, self.bn1, i, self.stages, self.head = conv(3, width), nn.BatchNorm2d(width), width, len(counts), head
+        for stage, count in enumerate(counts):
             blocks = []
             for b in range(count):
-                blocks.append(Bottleneck(i, 64 << stage, 2 if stage and b == 0 else 1))
-                i = 256 << stage
+                blocks.append(Bottleneck(i, width << stage, 2 if stage and b == 0 else 1, shortcut))
+                i = 4 * width << stage
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
-        self.linear = nn.Linear(2048, 10)
+        setattr(self, head, nn.Linear(i, 10))
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.linear(x.mean((2, 3)))
+        for stage in range(self.stages):
+            x = getattr(self, f"layer{stage + 1}")(x)
+        return getattr(self, self.head)(x.mean((2, 3)))
 
 
 class WideBlock(nn.Module):
@@ -274,7 +275,9 @@ def mobile_v3():
 narrow, wide = (16, 16, 32, 64), (32, 64, 128, 256)
 NETWORKS = {
     "resnet8": lambda: ResNet(8, narrow), "resnet20": lambda: ResNet(20, narrow), "resnet110": lambda: ResNet(110, narrow),
-    "resnet8x4": lambda: ResNet(8, wide), "resnet32x4": lambda: ResNet(32, wide), "cifar_resnet50": ResNet50,
+    "resnet8x4": lambda: ResNet(8, wide), "resnet32x4": lambda: ResNet(32, wide),
+    "resnet110_bottleneck": lambda: Bottlenecks(16, (12, 12, 12), "downsample", "fc"),
+    "cifar_resnet50": lambda: Bottlenecks(64, (3, 4, 6, 3), "shortcut", "linear"),
     "wrn_16_1": lambda: Wide(16, 1), "wrn_16_2": lambda: Wide(16, 2), "wrn_40_2": lambda: Wide(40, 2),
     "vgg8": lambda: Vgg((1, 1, 1, 1, 1)), "vgg13": lambda: Vgg((2, 2, 2, 2, 2)), "vgg19": lambda: Vgg((2, 2, 4, 4, 4)),
     "cifar_mobilenet_v2": MobileHalf, "shufflenet_v1": ShuffleV1, "shufflenet_v2": ShuffleV2,

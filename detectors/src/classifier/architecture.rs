@@ -7,9 +7,9 @@ use ckd_settings::{Diagnostic, Node, Read, unknown_word};
 
 use super::imagenet::TrunkTail;
 use super::{
-    Behind, CifarResNetConfig, Network, ShortcutOption, Tail, TrunkClassifier, TrunkClassifierConfig, Vgg,
-    VggConfig, WideResNetConfig, cifar_mobilenet_v2, cifar_resnet, cifar_resnet50, shufflenet_v1,
-    shufflenet_v2, wide_resnet,
+    Behind, CifarBottleneckConfig, CifarResNetConfig, Network, ShortcutOption, Tail, TrunkClassifier,
+    TrunkClassifierConfig, Vgg, VggConfig, WideResNetConfig, cifar_bottleneck, cifar_mobilenet_v2,
+    cifar_resnet, shufflenet_v1, shufflenet_v2, wide_resnet,
 };
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::nn::NormKind;
@@ -30,7 +30,7 @@ enum Kind {
         widths: [usize; 4],
         shortcut: ShortcutOption,
     },
-    CifarResNet50,
+    CifarBottleneck(CifarBottleneckConfig),
     WideResNet {
         depth: usize,
         widen: usize,
@@ -78,7 +78,8 @@ impl Architecture {
         option_a("resnet44_a", 44),
         option_a("resnet56_a", 56),
         option_a("resnet110_a", 110),
-        other("cifar_resnet50", Kind::CifarResNet50),
+        other("resnet110_bottleneck", Kind::CifarBottleneck(CifarBottleneckConfig::RESNET110)),
+        other("cifar_resnet50", Kind::CifarBottleneck(CifarBottleneckConfig::RESNET50)),
         wide("wrn_16_1", 16, 1),
         wide("wrn_16_2", 16, 2),
         wide("wrn_40_1", 40, 1),
@@ -136,11 +137,13 @@ impl Architecture {
         } else if size("conv1.weight", 2) != Some(3) {
             return Ok(None);
         } else if shape("layer1.0.conv3.weight").is_some() {
-            let counts = [1, 2, 3, 4].map(blocks);
-            if counts != [3, 4, 6, 3] {
+            let counts: Vec<usize> = (1..).map(blocks).take_while(|count| *count > 0).collect();
+            let known = [CifarBottleneckConfig::RESNET50, CifarBottleneckConfig::RESNET110];
+            let Some(known) = known.into_iter().find(|known| known.blocks == counts) else {
                 return unknown(&format!("a CIFAR ResNet with {counts:?} blocks of three convolutions"));
-            }
-            (Kind::CifarResNet50, "a CIFAR ResNet-50".to_owned(), "linear")
+            };
+            let described = format!("a CIFAR ResNet-{} of bottlenecks", known.depth());
+            (Kind::CifarBottleneck(known), described, known.head)
         } else if blocks(4) > 0 {
             return Ok(None);
         } else {
@@ -169,7 +172,8 @@ impl Architecture {
     pub fn stages(self) -> usize {
         match self.kind {
             Kind::CifarResNet { .. } | Kind::WideResNet { .. } | Kind::ShuffleNetV1 | Kind::ShuffleNetV2 => 3,
-            Kind::CifarResNet50 | Kind::Vgg(_) | Kind::CifarMobileNetV2 => 4,
+            Kind::CifarBottleneck(config) => config.blocks.len(),
+            Kind::Vgg(_) | Kind::CifarMobileNetV2 => 4,
             Kind::Trunk => self.trunk().levels().len(),
         }
     }
@@ -178,7 +182,7 @@ impl Architecture {
     pub fn has_branches(self) -> bool {
         match self.kind {
             Kind::CifarResNet { .. }
-            | Kind::CifarResNet50
+            | Kind::CifarBottleneck(_)
             | Kind::WideResNet { .. }
             | Kind::ShuffleNetV1
             | Kind::ShuffleNetV2 => true,
@@ -203,7 +207,9 @@ impl Architecture {
                 let config = CifarResNetConfig { depth, widths, shortcut, classes };
                 Box::new(cifar_resnet::tail(builder, config, behind)?)
             }
-            Kind::CifarResNet50 => Box::new(cifar_resnet50::tail(builder, classes, behind)?),
+            Kind::CifarBottleneck(config) => {
+                Box::new(cifar_bottleneck::tail(builder, config, classes, behind)?)
+            }
             Kind::WideResNet { depth, widen } => {
                 Box::new(wide_resnet::tail(builder, WideResNetConfig { depth, widen, classes }, behind)?)
             }
@@ -228,7 +234,9 @@ impl Architecture {
                 builder,
                 CifarResNetConfig { depth, widths, shortcut, classes },
             )?),
-            Kind::CifarResNet50 => Box::new(cifar_resnet50::cifar_resnet50(builder, classes)?),
+            Kind::CifarBottleneck(config) => {
+                Box::new(cifar_bottleneck::cifar_bottleneck(builder, config, classes)?)
+            }
             Kind::WideResNet { depth, widen } => {
                 Box::new(wide_resnet::wide_resnet(builder, WideResNetConfig { depth, widen, classes })?)
             }

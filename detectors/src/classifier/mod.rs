@@ -3,7 +3,7 @@
 //! | file | what lives there |
 //! |---|---|
 //! | `architecture` | [`Architecture`]: every network by its name |
-//! | `cifar_resnet`, `cifar_resnet50` | the ResNets for 32x32 pixels |
+//! | `cifar_resnet`, `cifar_bottleneck` | the ResNets for 32x32 pixels |
 //! | `wide_resnet`, `vgg`, `cifar_mobilenet`, `shufflenet_v1`, `shufflenet_v2` | the other networks for 32x32 pixels |
 //! | `imagenet` | the networks for ImageNet: those whose trunks detectors have |
 //! | [`Tail`] | the last stages of a network, or a branch of it |
@@ -16,9 +16,9 @@
 
 mod architecture;
 mod channels;
+mod cifar_bottleneck;
 mod cifar_mobilenet;
 mod cifar_resnet;
-mod cifar_resnet50;
 mod imagenet;
 mod layers;
 mod loss;
@@ -29,9 +29,9 @@ mod vgg;
 mod wide_resnet;
 
 pub use architecture::Architecture;
+pub use cifar_bottleneck::{CifarBottleneckConfig, cifar_bottleneck};
 pub use cifar_mobilenet::cifar_mobilenet_v2;
 pub use cifar_resnet::{CifarResNetConfig, ShortcutOption, cifar_resnet};
-pub use cifar_resnet50::cifar_resnet50;
 pub use imagenet::{TrunkClassifier, TrunkClassifierConfig};
 pub use loss::smoothed_cross_entropy;
 pub use shufflenet_v1::shufflenet_v1;

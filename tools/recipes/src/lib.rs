@@ -116,31 +116,26 @@ pub fn recipes() -> BTreeMap<String, String> {
 pub fn cohorts() -> BTreeMap<String, String> {
     let mut files = BTreeMap::new();
     let copies = |short: &'static str, count: usize| vec![short; count];
-    let mcl = COHORT.iter().flat_map(|short| [2, 4].map(|count| (copies(short, count), "mcl", "MCL")));
-    let lmcl = COHORT.iter().map(|short| (*short, *short)).chain(LMCL);
+    let equal = || COHORT.iter().map(|network| network.short);
+    let mcl = equal().flat_map(|short| [2, 4].map(|count| (copies(short, count), "mcl", "MCL")));
+    let lmcl = equal().map(|short| (short, short)).chain(LMCL);
     let lmcl = lmcl.map(|(first, second)| (vec![first, second], "l_mcl", "L-MCL"));
     for (peers, method, title) in mcl.chain(lmcl) {
         let head = format!("learn from each other by {title}, 300 epochs");
-        let note = match peers.contains(&"r110") {
-            true => {
-                "\n#\n# This ResNet-110 has basic blocks, the authors' has bottlenecks: their table is of another network."
-            }
-            false => "",
-        };
-        add_cohort(&mut files, ("CIFAR-100", &CIFAR), &peers, method, (&head, note), "");
+        add_cohort(&mut files, ("CIFAR-100", &COHORT), &peers, method, &head, "");
     }
     for short in MCL_IMAGENET {
         for count in [2, 4] {
             let head = "learn from each other by MCL with a memory, 90 epochs";
             let more = "\n[cohort.bank]\nnegatives = 8192\n\n[schedule]\nepochs = 90\n";
-            add_cohort(&mut files, ("ImageNet", &IMAGENET), &copies(short, count), "mcl", (head, ""), more);
+            add_cohort(&mut files, ("ImageNet", &IMAGENET), &copies(short, count), "mcl", head, more);
         }
     }
     for (first, second) in LMCL_IMAGENET {
         let head = "learn from each other by L-MCL with a memory, 100 epochs";
         let more = "alpha = 0.01\nbeta = 0.01\n\n[cohort.bank]\nnegatives = 8192\n\n[cohort.layers]\nbranch_blocks = 1\n\
                     meta_every = 500\n";
-        add_cohort(&mut files, ("ImageNet", &IMAGENET), &[first, second], "l_mcl", (head, ""), more);
+        add_cohort(&mut files, ("ImageNet", &IMAGENET), &[first, second], "l_mcl", head, more);
     }
     files
 }
@@ -151,7 +146,7 @@ fn add_cohort(
     (set, networks): (&str, &[Named]),
     peers: &[&str],
     method: &str,
-    (head, note): (&str, &str),
+    head: &str,
     more: &str,
 ) {
     let named: Vec<&Named> = peers.iter().map(|short| find(networks, short)).collect();
@@ -164,7 +159,7 @@ fn add_cohort(
         (false, _) => (titles.join(" and "), peers.join("_")),
     };
     let folder = set.to_lowercase().replace('-', "");
-    let mut text = format!("# {set}: {titles} {head}{note}\nextends = \"../base/{folder}_cohort.toml\"\n");
+    let mut text = format!("# {set}: {titles} {head}\nextends = \"../base/{folder}_cohort.toml\"\n");
     for own in named {
         let _ = write!(text, "\n[[peer]]\nnetwork = \"{}\"\n", own.network);
     }

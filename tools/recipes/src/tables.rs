@@ -140,8 +140,16 @@ pub(crate) const IMAGENET: [Named; 4] = [
 /// Pairs of the released CKD configurations for ImageNet, with their weight.
 pub(crate) const CKD_IMAGENET: [(&str, &str, f64); 2] = [("r34", "r18", 10.0), ("r50", "mv1", 10.0)];
 
-/// Networks of CIFAR-100 whose equal copies learn from each other: by MCL two and four, by L-MCL two.
-pub(crate) const COHORT: [&str; 6] = ["r32", "r56", "r110", "w16_2", "w40_2", "sv2"];
+/// Networks of CIFAR-100 whose equal copies learn from each other: by MCL two and four, by L-MCL two. Their ResNet-110 has
+/// bottlenecks.
+pub(crate) const COHORT: [Named; 6] = [
+    named("r32", "resnet32", "ResNet-32", ""),
+    named("r56", "resnet56", "ResNet-56", ""),
+    named("r110", "resnet110_bottleneck", "ResNet-110 of bottlenecks", ""),
+    named("w16_2", "wrn_16_2", "WRN-16-2", ""),
+    named("w40_2", "wrn_40_2", "WRN-40-2", ""),
+    named("sv2", "shufflenet_v2", "ShuffleNetV2", ""),
+];
 /// Different networks that learn from each other by L-MCL.
 pub(crate) const LMCL: [(&str, &str); 6] = [
     ("r32", "r110"),
