@@ -118,7 +118,7 @@ fn dataset(options: &Options) -> Result<Dataset> {
     let image = |(number, path): (u64, PathBuf)| {
         let (width, height) = decode::size(&path)?;
         let file_name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Image { id: ImageId(number), file_name, width, height, path })
+        Ok(Image { id: ImageId(number), file_name, width, height, path, weight: 1.0 })
     };
     let images = (1..).zip(paths).map(image).collect::<Result<Vec<_>>>()?;
     let categories =

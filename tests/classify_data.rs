@@ -107,6 +107,19 @@ fn stl10_planes_run_column_by_column() {
     }
     fs::write(folder.path().join("train_X.bin"), &images[1..]).unwrap();
     assert!(stl10::load(folder.path(), Split::Train).unwrap_err().to_string().contains("train_X.bin"));
+
+    let none = stl10::unlabelled(folder.path(), "image").unwrap_err().to_string();
+    assert!(none.contains("unlabeled_X.bin"), "{none}");
+    fs::write(folder.path().join("unlabeled_X.bin"), &images).unwrap();
+    let set = stl10::unlabelled(folder.path(), "image").unwrap();
+    assert_eq!(
+        (set.labels.as_slice(), set.classes.as_slice()),
+        ([0, 0].as_slice(), ["image".to_owned()].as_slice())
+    );
+    assert_eq!((pixel(&set, 1, 5, 7), pixel(&set, 0, 5, 7)), ([0, 0, 200], [0, 0, 0]));
+    fs::write(folder.path().join("unlabeled_X.bin"), &images[..30_000]).unwrap();
+    let cut = stl10::unlabelled(folder.path(), "image").unwrap_err().to_string();
+    assert!(cut.contains("30000 bytes, which are no images of 27648"), "{cut}");
 }
 
 fn save(path: &Path, tone: u8) {

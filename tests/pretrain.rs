@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ckd_det::config::{ClassifyConfig, Config, PretrainConfig};
 use ckd_det::engine::experiment::Finding;
+use ckd_det::engine::job::Start;
 
 use crate::support::tiny::{
     Folder, Tiny, assert_ended, assert_mentions, assert_same_run, log, names, tensors,
@@ -150,6 +151,17 @@ fn images_are_blended_unless_that_is_not_wanted() {
 }
 
 #[test]
+fn stl10s_images_without_labels_are_learned_from() {
+    let small = Small::new();
+    let images: Vec<u8> = (0..24u8).flat_map(|image| vec![10 * image; 96 * 96 * 3]).collect();
+    fs::write(small.path("data/unlabeled_X.bin"), images).unwrap();
+    let sets = small.with(&["data.kind=stl10", "schedule.epochs=1"]);
+    let told = small.told("run.toml", &sets.iter().map(String::as_str).collect::<Vec<_>>(), Start::Anew);
+    assert_mentions(&told.unwrap(), &["19 images to learn from, 5 held out"]);
+    assert!(small.path("runs/run/last.safetensors").exists());
+}
+
+#[test]
 fn other_methods_at_stages_go_along() {
     let small = Small::new();
     let more = ["fitnet", "pkd", "local"].map(|method| {
@@ -270,6 +282,11 @@ fn a_backbone_is_no_detector_and_no_classifier() {
     }
     let output = small.run_program(&["runs"]);
     assert_ended(&output, 0, &["run"]);
+    let inspect = ["weights", "inspect", "runs/run/last.safetensors"];
+    assert_ended(&small.run_program(&inspect), 0, &["architecture  resnet8 without its last layer"]);
+    let output = small.run_program(&["weights", "inspect", "--json", "runs/run/last.safetensors"]);
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["architecture"], &report["classes"]), (&"resnet8".into(), &serde_json::Value::Null));
     let unknown = Folder::<Config>::empty();
     assert!(unknown.load("nowhere.toml", &[]).is_err());
 }

@@ -149,10 +149,11 @@ fn pseudo_labels_join_by_the_names_of_their_classes_and_weigh_what_they_scored()
     let (train, val) = (real(&[1, 2], "train"), real(&[3, 4], "val"));
     // The other order of classes, and a box that a person drew.
     let pseudo = || split("pseudo", &[5, 6], ["dog", "cat"], &[(0, Some(0.75)), (1, None)]);
-    let join = |weighting| {
+    let join_by = |weighting, weight| {
         let (set, report) = pseudo();
-        joined(&train, (set, &report), &val, weighting).unwrap()
+        joined(&train, (set, &report), &val, (weighting, weight)).unwrap()
     };
+    let join = |weighting| join_by(weighting, 1.0);
     let told = |set: &Dataset| -> Vec<(u64, u32, f32)> {
         let of = |image: usize| {
             let object = &set.annotations(image)[0];
@@ -164,10 +165,15 @@ fn pseudo_labels_join_by_the_names_of_their_classes_and_weigh_what_they_scored()
     assert_eq!(told(&soft), [(1, 0, 1.0), (2, 1, 1.0), (3, 1, 0.75), (4, 0, 1.0)]);
     assert_eq!(told(&join(Weighting::Hard)), [(1, 0, 1.0), (2, 1, 1.0), (3, 1, 1.0), (4, 0, 1.0)]);
     assert_ne!(soft.blake3(), join(Weighting::Hard).blake3());
+    let half = join_by(Weighting::Soft, 0.5);
+    assert_eq!(told(&half), [(1, 0, 1.0), (2, 1, 1.0), (3, 1, 0.375), (4, 0, 0.5)]);
+    let of_images: Vec<f32> = half.images.iter().map(|image| image.weight).collect();
+    assert_eq!(of_images, [1.0, 1.0, 0.5, 0.5]);
+    assert_ne!(soft.blake3(), half.blake3());
     assert_eq!(soft.pixels(2).unwrap().get_pixel(0, 0).0, [5; 3]);
 
     let refused = |set: (Dataset, LoadReport)| {
-        joined(&train, (set.0, &set.1), &val, Weighting::Soft).unwrap_err().to_string()
+        joined(&train, (set.0, &set.1), &val, (Weighting::Soft, 1.0)).unwrap_err().to_string()
     };
     let leaked = refused(split("leaked", &[7, 3], ["cat", "dog"], &[(0, Some(0.9)), (1, Some(0.9))]));
     assert_mentions(&leaked, &["1 of its images are evaluation images", "3.png"]);
@@ -203,16 +209,55 @@ fn sets<'a>(own: &[&'a str]) -> Vec<&'a str> {
     AS_COCO.iter().copied().chain(own.iter().copied()).collect()
 }
 
-#[test]
-fn hard_pseudo_labels_train_as_real_ones_do_and_soft_ones_less() {
+/// A folder with the synthetic set as a COCO set of two [`halves`].
+fn in_halves() -> Tiny {
     let tiny = Tiny::new();
     tiny.train("plain.toml", &["schedule.steps=1"]).unwrap();
     let base = tiny.text("base.toml");
     let start = base.find("[data.synth]").unwrap();
     let end = base.find("[student]").unwrap();
-    let whole = "data.train_annotations=annotations/instances_train.json";
     tiny.write("base.toml", &format!("{}{}", &base[..start], &base[end..]));
     halves(&tiny, 0.5);
+    tiny
+}
+
+/// The losses of a run's first step.
+fn first_losses(tiny: &Tiny, name: &str) -> BTreeMap<String, f64> {
+    let line = log(&tiny.path(&format!("runs/{name}"))).into_iter().find(|line| line["step"] == 1);
+    serde_json::from_value(line.expect("a first step")["losses"].clone()).unwrap()
+}
+
+#[test]
+fn pseudo_labels_of_weight_0_leave_the_losses_of_the_real_ones_and_others_count_by_their_weight() {
+    let tiny = in_halves();
+    let few = format!("data.train_annotations={}", tiny.path("few.json").display());
+    let pseudo = format!("data.unlabelled.annotations={}", tiny.path("pseudo.json").display());
+    let folder = format!("data.unlabelled.images={}", tiny.path("data/train").display());
+    // All images in one batch, as they are. RetinaNet's losses are means over the images, and no norm mixes them.
+    let fixed = [&*few, "schedule.steps=1", "input.flip_probability=0", "student.norm=frozen_bn"];
+    let losses = |name: &str, own: &[&str]| {
+        tiny.train("retina_plain.toml", &sets(&[&fixed, own, &[&format!("name={name}")]].concat())).unwrap();
+        first_losses(&tiny, name)
+    };
+    let alone = losses("alone", &["train.batch_size=6"]);
+    let [none, half, whole] = ["0", "0.5", "1"].map(|weight| {
+        let weight = format!("data.unlabelled.weight={weight}");
+        losses("with", &[&pseudo, &folder, "train.batch_size=10", &weight])
+    });
+    for (loss, alone) in &alone {
+        assert!((10.0 * none[loss] - 6.0 * alone).abs() <= 1e-5 * alone, "{loss}: {alone} {}", none[loss]);
+        assert!(whole[loss] > none[loss], "{loss}");
+        let mean = 0.5 * (none[loss] + whole[loss]);
+        assert!((half[loss] - mean).abs() <= 1e-5 * mean, "{loss}: {mean} {}", half[loss]);
+    }
+    let negative = tiny.train("retina_plain.toml", &sets(&[&few, &pseudo, "data.unlabelled.weight=-1"]));
+    assert_mentions(&negative.map(drop).unwrap_err().to_string(), &["data.unlabelled.weight", "-1"]);
+}
+
+#[test]
+fn hard_pseudo_labels_train_as_real_ones_do_and_soft_ones_less() {
+    let tiny = in_halves();
+    let whole = "data.train_annotations=annotations/instances_train.json";
     let few = format!("data.train_annotations={}", tiny.path("few.json").display());
     let pseudo = format!("data.unlabelled.annotations={}", tiny.path("pseudo.json").display());
     let folder = format!("data.unlabelled.images={}", tiny.path("data/train").display());
@@ -227,11 +272,7 @@ fn hard_pseudo_labels_train_as_real_ones_do_and_soft_ones_less() {
     run("few", &[&few]);
     let weights = |name: &str| tiny.path(&format!("runs/{name}/last.safetensors"));
     assert_same_tensors(&weights("real"), &weights("hard"));
-    let first = |name: &str| -> BTreeMap<String, f64> {
-        let line = log(&tiny.path(&format!("runs/{name}"))).into_iter().find(|line| line["step"] == 1);
-        serde_json::from_value(line.expect("a first step")["losses"].clone()).unwrap()
-    };
-    let (hard, soft) = (first("hard"), first("soft"));
+    let (hard, soft) = (first_losses(&tiny, "hard"), first_losses(&tiny, "soft"));
     assert!(hard.iter().all(|(loss, value)| soft[loss] <= *value), "{hard:?} {soft:?}");
     assert!(hard.values().sum::<f64>() > soft.values().sum::<f64>());
     assert_ne!(fs::read(weights("few")).unwrap(), fs::read(weights("hard")).unwrap());

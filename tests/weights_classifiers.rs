@@ -45,6 +45,20 @@ fn every_network_for_small_images_is_told_by_its_tensors() {
 }
 
 #[test]
+fn every_network_for_small_images_is_told_without_its_last_layer() {
+    for architecture in of_small_images() {
+        let network = architecture.build(Builder::outline(), 7).unwrap();
+        let body = network.params().without(&format!("{}.", network.head().prefix()));
+        let mut shapes: BTreeMap<String, Vec<usize>> =
+            body.iter().map(|(name, param)| (name.to_string(), param.value.dims().to_vec())).collect();
+        assert_eq!(Architecture::of_small_body(&shapes), Some(architecture));
+        // With a layer beside it, it is another network's.
+        shapes.insert("head.weight".to_owned(), vec![7, 64]);
+        assert_eq!(Architecture::of_small_body(&shapes), None, "{architecture}");
+    }
+}
+
+#[test]
 fn a_checkpoint_of_each_family_becomes_our_network() {
     let tiny = Tiny::new();
     let import = |more: &[&str]| {

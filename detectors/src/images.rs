@@ -18,7 +18,7 @@ pub struct Images {
 }
 
 /// Ground truth of a training image, in pixels of the padded image.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Target {
     /// Boxes to be found.
     pub boxes: Vec<Xyxy>,
@@ -28,6 +28,16 @@ pub struct Target {
     pub ignored: Vec<Xyxy>,
     /// Weights of the boxes in the losses of what is matched with them; 1 each if there are none.
     pub weights: Vec<f32>,
+    /// Weight in the losses of what is matched with no box.
+    pub background: f32,
+}
+
+impl Default for Target {
+    /// An image with nothing on it, whose background counts wholly.
+    fn default() -> Self {
+        let (boxes, labels, ignored, weights) = Default::default();
+        Self { boxes, labels, ignored, weights, background: 1.0 }
+    }
 }
 
 impl Target {
@@ -85,7 +95,7 @@ impl Images {
         if targets.len() != self.sizes.len() {
             return refuse(format!("{} of them for {} images", targets.len(), self.sizes.len()));
         }
-        for (image, Target { boxes, labels, weights, .. }) in targets.iter().enumerate() {
+        for (image, Target { boxes, labels, weights, background, .. }) in targets.iter().enumerate() {
             if boxes.len() != labels.len() {
                 return refuse(format!(
                     "image {image} has {} boxes, but {} labels",
@@ -97,8 +107,10 @@ impl Images {
                 let (boxes, weights) = (boxes.len(), weights.len());
                 return refuse(format!("image {image} has {boxes} boxes, but {weights} weights"));
             }
-            if let Some(weight) = weights.iter().find(|weight| !(**weight > 0.0 && weight.is_finite())) {
-                return refuse(format!("image {image} has a box of weight {weight}; weights are above 0"));
+            let weighed = weights.iter().chain([background]);
+            if let Some(weight) = weighed.into_iter().find(|weight| !(**weight >= 0.0 && weight.is_finite()))
+            {
+                return refuse(format!("image {image} has a weight of {weight}; weights are 0 or above"));
             }
             if let Some(label) = labels.iter().find(|label| **label as usize >= classes) {
                 return refuse(format!("image {image} has a label {label}, but there are {classes} classes"));

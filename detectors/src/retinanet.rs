@@ -248,12 +248,8 @@ impl RetinaNet {
                 Match::Between => RowTarget::Ignored,
             }));
             let divisor = (rows_of.len().max(1) * targets.len()) as f64;
-            per_positive.extend(
-                rows_of.len(),
-                divisor,
-                weights.iter().map(|(_, weight)| *weight).enumerate(),
-            );
-            per_anchor.extend(count, divisor, weights);
+            per_positive.extend_weighted(divisor, weights.iter().map(|(_, weight)| *weight));
+            per_anchor.extend(count, divisor, weights, target.background.into());
             chosen.extend_from_slice(&rows_of);
             positives.push(rows_of);
         }

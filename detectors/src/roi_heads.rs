@@ -122,7 +122,7 @@ pub struct RoiSamples {
     pub labels: Vec<u32>,
     /// Per positive: its row over all images, and the deltas to its truth.
     positives: Vec<(u32, [f32; 4])>,
-    /// Weight of each positive.
+    /// Weight of each box.
     weights: Vec<f64>,
 }
 
@@ -244,9 +244,12 @@ impl RoiHeads {
             let mut boxes = Vec::with_capacity(chosen.len());
             for index in chosen {
                 let candidate = candidates[index];
+                samples.weights.push(match matches[index] {
+                    Match::Gt(truth) => target.weight(truth),
+                    Match::Background | Match::Between => target.background.into(),
+                });
                 samples.labels.push(match matches[index] {
                     Match::Gt(truth) => {
-                        samples.weights.push(target.weight(truth));
                         let truth = truth as usize;
                         let deltas = CODER.encode(&target.boxes[truth], &candidate);
                         samples.positives.push((samples.labels.len() as u32, deltas));
@@ -265,10 +268,9 @@ impl RoiHeads {
     pub fn losses(&self, output: &RoiOutput, samples: &RoiSamples) -> Result<[(&'static str, Value); 2]> {
         let divisor = samples.labels.len().max(1) as f64;
         let (mut per_row, mut per_positive) = (RowDivisors::default(), RowDivisors::default());
-        let weights = || samples.weights.iter().copied();
-        let rows_of = samples.positives.iter().map(|&(row, _)| row as usize);
-        per_row.extend(samples.labels.len(), divisor, rows_of.zip(weights()));
-        per_positive.extend(samples.positives.len(), divisor, weights().enumerate());
+        per_row.extend_weighted(divisor, samples.weights.iter().copied());
+        let positives = samples.positives.iter();
+        per_positive.extend_weighted(divisor, positives.map(|&(row, _)| samples.weights[row as usize]));
         let classifier = softmax_cross_entropy(&output.logits, &samples.labels, per_row.divisor())?;
         let columns = self.classes + 1;
         let per_class = reshape(&output.deltas, &[samples.labels.len() * columns, 4])?;

@@ -19,7 +19,8 @@ fn images() -> Images {
 fn targets() -> [Target; 2] {
     let boxes = vec![[3.0, 2.0, 29.0, 31.0], [12.5, 8.0, 40.0, 27.0]];
     let labels = vec![0, CLASSES as u32 - 1];
-    [Target { boxes, labels, ignored: vec![[0.0, 32.0, 64.0, 60.0]], weights: Vec::new() }, Target::default()]
+    let ignored = vec![[0.0, 32.0, 64.0, 60.0]];
+    [Target { boxes, labels, ignored, ..Target::default() }, Target::default()]
 }
 
 fn regions(detector: &Detector, images: &Images) -> Result<Regions> {

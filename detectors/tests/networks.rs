@@ -200,10 +200,38 @@ fn weights_of_boxes_scale_the_losses_of_what_is_matched_with_them() {
                 assert!(whole > 0.0 && (half - 0.5 * whole).abs() <= 1e-6 * whole, "{name}: {loss}");
             }
         }
-        for wrong in [vec![1.0], vec![1.0, 0.0], vec![f32::NAN, 1.0], vec![1.0, f32::INFINITY]] {
+        for wrong in [vec![1.0], vec![1.0, -0.5], vec![f32::NAN, 1.0], vec![1.0, f32::INFINITY]] {
             let error = train(&detector, &scene(1), &[weighted(&wrong)]).unwrap_err().to_string();
             assert!(error.contains("weight"), "{name}: {error}");
         }
+        Ok(())
+    });
+}
+
+#[test]
+fn an_image_counts_by_the_weights_of_its_boxes_and_its_background() {
+    each_detector(|name, config| {
+        let detector = build(1, config)?;
+        let weighted = |weight: f32| Target { weights: vec![weight; 2], background: weight, ..objects() };
+        let losses = |weight: f32| -> Result<BTreeMap<&'static str, f32>> {
+            let losses = train(&detector, &scene(2), &[weighted(weight), objects()])?;
+            losses.into_iter().map(|(loss, value)| Ok((loss, value.item()?))).collect()
+        };
+        let (none, whole, double) = (losses(0.0)?, losses(1.0)?, losses(2.0)?);
+        for (loss, &none) in &none {
+            assert!(none > 0.0 && none < whole[loss], "{name}: {loss}");
+            let more = 2.0 * whole[loss] - none;
+            assert!((double[loss] - more).abs() <= 2e-5 * more, "{name}: {loss}");
+        }
+        // Alone and of weight 0, it teaches nothing.
+        let losses = train(&detector, &scene(1), &[weighted(0.0)])?;
+        for (loss, value) in &losses {
+            assert_eq!(value.item()?, 0.0, "{name}: {loss}");
+        }
+        let gradients = total(&losses)?.backward()?;
+        assert!(gradients.values().all(|gradient| values(gradient).iter().all(|x| *x == 0.0)), "{name}");
+        let wrong = Target { background: f32::NAN, ..objects() };
+        assert!(train(&detector, &scene(1), &[wrong]).unwrap_err().to_string().contains("weight of NaN"));
         Ok(())
     });
 }
@@ -533,7 +561,7 @@ fn objects() -> Target {
         boxes: vec![[3.0, 2.0, 29.0, 31.0], [12.5, 8.0, 40.0, 27.0]],
         labels: vec![0, 2],
         ignored: vec![[0.0, 20.0, 12.0, 32.0]],
-        weights: Vec::new(),
+        ..Target::default()
     }
 }
 

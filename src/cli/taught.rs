@@ -248,6 +248,11 @@ fn classifier(file: &WeightsFile) -> anyhow::Result<Vec<String>> {
         Ok(Recognised { kind: Kind::Classifier { architecture, .. }, .. }) => {
             Ok(vec![format!("teacher.network=\"{architecture}\"")])
         }
+        Ok(Recognised { name, kind: Kind::Body { .. }, .. }) => Err(UsageError(format!(
+            "{} is a {name} without its last layer, which tells no class; task = \"pretrain\" learns from it",
+            file.path.display()
+        ))
+        .into()),
         Ok(Recognised { name, .. }) => {
             Err(UsageError(format!("{} is {name}, and the student a classifier", file.path.display())).into())
         }

@@ -229,7 +229,10 @@ fn import(args: &Import, context: &Context) -> anyhow::Result<()> {
             load::strict(network.params(), &file)?;
             (network.params().snapshot()?, bare_metadata(&file, &recognised, None))
         }
-        (Kind::Classifier { .. }, Some(_)) => {
+        (Kind::Body { .. }, None | Some(Part::Backbone)) => {
+            (file.tensors.clone(), bare_metadata(&file, &recognised, Some("backbone")))
+        }
+        (Kind::Classifier { .. } | Kind::Body { .. }, Some(_)) => {
             return Err(
                 UsageError(format!("{} is imported whole; leave out --partial", recognised.name)).into()
             );
@@ -389,8 +392,12 @@ fn show(args: &Inspect, file: &WeightsFile) -> anyhow::Result<()> {
     match (&classifier, &recognised) {
         (Some(card), _) => say(format!("architecture  {}", card.described()))?,
         (None, Ok(network)) => {
-            let classes = classes(network).map(|classes| format!(", {classes} outputs for classes"));
-            say(format!("architecture  {}{}", network.name, classes.unwrap_or_default()))?;
+            let outputs = match network.kind {
+                Kind::Body { .. } => " without its last layer".to_owned(),
+                _ => classes(network)
+                    .map_or(String::new(), |classes| format!(", {classes} outputs for classes")),
+            };
+            say(format!("architecture  {}{outputs}", network.name))?;
             for assumed in &network.assumed {
                 say(format!("assumed       {assumed}"))?;
             }
@@ -441,7 +448,7 @@ fn show(args: &Inspect, file: &WeightsFile) -> anyhow::Result<()> {
 fn classes(network: &Recognised) -> Option<usize> {
     match network.kind {
         Kind::Detector { classes } | Kind::Classifier { classes, .. } => Some(classes),
-        Kind::Backbone => None,
+        Kind::Backbone | Kind::Body { .. } => None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use ckd_kernels::upload::Values;
 use image::RgbImage;
 
-use super::box_augment::{Object, Sample};
+use super::box_augment::Sample;
 use super::dataset::{Dataset, Image, ImageId};
 use super::decode::DecodeError;
 use super::transform::{Flip, Placement, Resize, ResizeRule};
@@ -37,7 +37,7 @@ pub struct Batch {
 }
 
 /// The ground truth of one image of a batch; empty for an image with nothing on it.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// `xyxy` in pixels of the resized image.
     pub boxes: Vec<[f32; 4]>,
@@ -47,6 +47,16 @@ pub struct Target {
     pub ignored: Vec<[f32; 4]>,
     /// Weights of the boxes in the losses; 1 each if there are none.
     pub weights: Vec<f32>,
+    /// Weight in the losses of what is matched with no box.
+    pub background: f32,
+}
+
+impl Default for Target {
+    /// An image with nothing on it, whose background counts wholly.
+    fn default() -> Self {
+        let (boxes, labels, ignored, weights) = Default::default();
+        Self { boxes, labels, ignored, weights, background: 1.0 }
+    }
 }
 
 /// Image of a batch to be made.
@@ -104,7 +114,7 @@ impl Batch {
             placement.render(&sample.image, resize, (self.height, self.width), pixels);
         }
         self.image_ids[place] = id;
-        self.targets[place] = Target::of(&sample.objects, placement);
+        self.targets[place] = Target::of(sample, placement);
     }
 
     /// A batch of images without ground truth, for prediction; ids are 0, 1, ...
@@ -157,9 +167,9 @@ fn placement(height: u32, width: u32, rule: ResizeRule, flip: Flip) -> Placement
 }
 
 impl Target {
-    fn of(objects: &[Object], placement: &Placement) -> Self {
-        let mut target = Self::default();
-        for object in objects {
+    fn of(sample: &Sample, placement: &Placement) -> Self {
+        let mut target = Self { background: sample.background, ..Self::default() };
+        for object in &sample.objects {
             let moved = placement.map_box(object.xyxy);
             if object.is_positive {
                 target.boxes.push(moved);

@@ -17,7 +17,7 @@ use super::augment::jitter;
 use super::colour;
 use super::draws::Draws;
 pub use sample::MIN_VISIBLE_PX;
-pub(super) use sample::{Object, Sample};
+pub(super) use sample::Sample;
 
 section! {
     /// Random changes of a detector's training images, boxes moving along; each is off unless it is given.

@@ -60,7 +60,7 @@ impl fmt::Display for ImageId {
 }
 
 /// An image of the data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Image {
     /// Id of the image.
     pub id: ImageId,
@@ -72,6 +72,8 @@ pub struct Image {
     pub height: u32,
     /// Path of the file.
     pub path: PathBuf,
+    /// Weight in the losses of what is matched with none of its objects.
+    pub weight: f32,
 }
 
 /// Annotated object.
@@ -261,6 +263,9 @@ impl Dataset {
         for (image, annotations) in self.images.iter().zip(&self.annotations) {
             part(image.file_name.as_bytes());
             part(&[image.width.to_le_bytes(), image.height.to_le_bytes()].concat());
+            if image.weight != 1.0 {
+                part(&image.weight.to_bits().to_le_bytes());
+            }
             for annotation in annotations {
                 let ClassIndex(class) = annotation.category;
                 part(&class.to_le_bytes());
@@ -329,7 +334,12 @@ impl Dataset {
 
     /// These images and those of `more` with their boxes as `changed`, whose classes are then these and whose ids follow these;
     /// `None` where pixels are made in code.
-    pub(super) fn with_more(&self, more: Self, changed: impl Fn(&mut Annotation)) -> Option<Self> {
+    pub(super) fn with_more(
+        &self,
+        more: Self,
+        weight: f32,
+        changed: impl Fn(&mut Annotation),
+    ) -> Option<Self> {
         let (Store::Files, Store::Files) = (&self.pixels, &more.pixels) else { return None };
         let mut all = self.clone();
         let first = self.images.iter().map(|image| image.id.0 + 1).max().unwrap_or(0);
@@ -341,7 +351,8 @@ impl Dataset {
             all.listed.sizes = [ours.sizes, theirs.sizes].concat();
         }
         all.tolerance = self.tolerance.and(more.tolerance);
-        all.images.extend((first..).zip(more.images).map(|(id, image)| Image { id: ImageId(id), ..image }));
+        let images = (first..).zip(more.images);
+        all.images.extend(images.map(|(id, image)| Image { id: ImageId(id), weight, ..image }));
         all.annotations.extend(more.annotations.into_iter().map(|mut annotations| {
             annotations.iter_mut().for_each(&changed);
             annotations
@@ -529,7 +540,7 @@ fn categories(instances: &Instances, report: &mut LoadReport) -> Result<Category
 
 fn image_of(entry: &ImageEntry, path: impl AsRef<Path>) -> Image {
     let ImageEntry { id, file_name, width, height } = entry.clone();
-    Image { id: ImageId(id), file_name, width, height, path: path.as_ref().to_owned() }
+    Image { id: ImageId(id), file_name, width, height, path: path.as_ref().to_owned(), weight: 1.0 }
 }
 
 /// A box cut to its image if it reaches out of it.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use ckd_settings::{choices, section};
+use ckd_settings::{Check, choices, section};
 
 use super::dataset::{ClassIndex, Dataset};
 use super::error::DataError;
@@ -33,10 +33,19 @@ section! {
         pub images: Option<PathBuf>,
         /// Weight of a box in the class and box losses of what is matched with it.
         pub weighting: Weighting = Weighting::Soft,
+        /// Factor of all that these images, boxes and background, add to the detection losses; 0 leaves them to the methods of
+        /// distillation.
+        pub weight: f32 = 1.0,
     }
 }
 
-/// Adds the images of `pseudo` to `train`; a box counts by its score or wholly. Classes go by their names, and ids of images
+impl Unlabelled {
+    fn check(&self, check: &mut Check<'_>) {
+        check.not_negative("weight", self.weight.into());
+    }
+}
+
+/// Adds the images of `pseudo` to `train`; a box counts by its score or wholly, and all that is of these images by `weight`. Classes go by their names, and ids of images
 /// follow those of `train`.
 ///
 /// # Errors
@@ -46,7 +55,7 @@ pub fn joined(
     train: &Dataset,
     (pseudo, report): (Dataset, &LoadReport),
     val: &Dataset,
-    weighting: Weighting,
+    (weighting, weight): (Weighting, f32),
 ) -> Result<Dataset, DataError> {
     let path = &report.path;
     let paths = |set: &Dataset| set.images.iter().map(|image| image.path.clone()).collect::<Vec<_>>();
@@ -78,11 +87,11 @@ pub fn joined(
         })
         .collect::<Result<_, _>>()?;
     train
-        .with_more(pseudo, |annotation| {
+        .with_more(pseudo, weight, |annotation| {
             annotation.category = classes[annotation.category.0 as usize];
             annotation.weight = match (weighting, annotation.score) {
-                (Weighting::Soft, Some(score)) => score as f32,
-                _ => 1.0,
+                (Weighting::Soft, Some(score)) => weight * score as f32,
+                _ => weight,
             };
         })
         .ok_or_else(|| DataError::Setting("pseudo-labels join images that are files".to_owned()))

@@ -21,6 +21,8 @@ choices! {
         Cifar10 = "cifar10",
         /// CIFAR-100's training images, binary version.
         Cifar100 = "cifar100",
+        /// STL-10's 100,000 images without labels, binary version.
+        Stl10 = "stl10",
     }
 }
 

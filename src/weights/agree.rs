@@ -71,7 +71,7 @@ fn network_of(file: &WeightsFile) -> Result<Option<(Config, Option<&'static str>
         Kind::Detector { .. } | Kind::Backbone => {
             Ok(Some((recognised.config(file, &[])?, recognised.differs)))
         }
-        Kind::Classifier { .. } => Ok(None),
+        Kind::Classifier { .. } | Kind::Body { .. } => Ok(None),
     }
 }
 

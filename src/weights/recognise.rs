@@ -42,6 +42,11 @@ pub enum Kind {
         /// Outputs.
         classes: usize,
     },
+    /// A classifier of small images without its last layer, as `task = "pretrain"` writes it.
+    Body {
+        /// The network.
+        architecture: Architecture,
+    },
 }
 
 /// Faster R-CNN on MobileNetV3-Large, and the one for small images, which has the same tensors.
@@ -65,6 +70,7 @@ impl Recognised {
         })?;
         let kind = match (&structure.family, structure.trunk) {
             (_, Trunk::Classifier { architecture, classes }) => Kind::Classifier { architecture, classes },
+            (_, Trunk::Body { architecture }) => Kind::Body { architecture },
             (
                 Family::FasterRcnn { classes, .. }
                 | Family::RetinaNet { classes, .. }

@@ -26,6 +26,8 @@ pub(super) enum Trunk {
     Backbone { backbone: Backbone, stem_channels: usize },
     /// A whole classifier of small images.
     Classifier { architecture: Architecture, classes: usize },
+    /// One without its last layer.
+    Body { architecture: Architecture },
 }
 
 #[derive(Debug)]
@@ -60,12 +62,15 @@ impl Structure {
         let in_detector = file.tensors.keys().any(|name| name.starts_with("backbone.body."));
         let body = if in_detector { "backbone.body." } else { "" };
         let shape = |name: &str| tensors.by_name.get(name).map(|tensor| tensor.dims().to_vec());
-        let small = Architecture::of_small_images(shape).map_err(|error| match error {
-            ckd_detectors::Error::Invalid { reason, .. } => reason,
-            other => other.to_string(),
-        })?;
+        let small = match Architecture::of_small_images(shape) {
+            Ok(found) => found.map(|(architecture, classes)| Trunk::Classifier { architecture, classes }),
+            Err(error) => match Architecture::of_small_body(&tensors.shapes("")) {
+                Some(architecture) => Some(Trunk::Body { architecture }),
+                None => return Err(reason(error)),
+            },
+        };
         let (trunk, first_norm) = match small {
-            Some((architecture, classes)) => (Trunk::Classifier { architecture, classes }, "bn1".to_owned()),
+            Some(small) => (small, "bn1".to_owned()),
             None => tensors.trunk(body)?,
         };
         let pyramid = tensors.size("backbone.fpn.inner_blocks.0.0.weight", 0);
@@ -93,7 +98,9 @@ impl Structure {
     pub(super) fn name(&self) -> String {
         let trunk = match self.trunk {
             Trunk::Backbone { backbone, .. } => backbone.name().to_owned(),
-            Trunk::Classifier { architecture, .. } => architecture.name().to_owned(),
+            Trunk::Classifier { architecture, .. } | Trunk::Body { architecture } => {
+                architecture.name().to_owned()
+            }
         };
         let version = |is_v2: bool| if is_v2 { "_v2" } else { "" };
         match &self.family {
@@ -156,6 +163,14 @@ impl Structure {
     }
 }
 
+/// What is wrong with a network.
+fn reason(error: ckd_detectors::Error) -> String {
+    match error {
+        ckd_detectors::Error::Invalid { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
+
 impl Tensors<'_> {
     fn has(&self, name: &str) -> bool {
         self.by_name.contains_key(name)
@@ -182,17 +197,17 @@ impl Tensors<'_> {
         })
     }
 
+    /// Shapes of the tensors whose names begin with `prefix`, by the rest of their names.
+    fn shapes(&self, prefix: &str) -> BTreeMap<String, Vec<usize>> {
+        let of_one = |(name, tensor): (&String, &Tensor)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), tensor.dims().to_vec()))
+        };
+        self.by_name.iter().filter_map(of_one).collect()
+    }
+
     /// The trunk in the layer `body`, and its first norm.
     fn trunk(&self, body: &str) -> Result<(Trunk, String), String> {
-        let shapes: BTreeMap<String, Vec<usize>> = self
-            .by_name
-            .iter()
-            .filter_map(|(name, tensor)| Some((name.strip_prefix(body)?.to_owned(), tensor.dims().to_vec())))
-            .collect();
-        let found = Backbone::recognise(&shapes).map_err(|error| match error {
-            ckd_detectors::Error::Invalid { reason, .. } => reason,
-            other => other.to_string(),
-        })?;
+        let found = Backbone::recognise(&self.shapes(body)).map_err(reason)?;
         if let Some(found) = found {
             let Recognised { backbone, stem_channels, first_norm, .. } = found;
             return Ok((Trunk::Backbone { backbone, stem_channels }, format!("{body}{first_norm}")));

@@ -24,7 +24,7 @@ fn dataset() -> (TempDir, Arc<Dataset>) {
         let path = folder.path().join(format!("{number}.png"));
         RgbImage::from_pixel(width, height, Rgb([10 * number as u8; 3])).save(&path).unwrap();
         let id = ImageId(u64::from(number) + 100);
-        images.push(Image { id, file_name: format!("{number}.png"), width, height, path });
+        images.push(Image { id, file_name: format!("{number}.png"), width, height, path, weight: 1.0 });
         let one = |bbox, crowd| Annotation {
             id: u64::from(number),
             bbox,
@@ -325,7 +325,7 @@ fn boxes_of_augmented_batches_are_around_their_pixels() {
         let path = folder.path().join(format!("{number}.png"));
         image.save(&path).unwrap();
         let (id, file_name) = (ImageId(u64::from(number)), format!("{number}.png"));
-        images.push(Image { id, file_name, width, height, path });
+        images.push(Image { id, file_name, width, height, path, weight: 1.0 });
         annotations.push(vec![Annotation {
             id: u64::from(number),
             bbox: [x, y, w, h].map(f64::from),

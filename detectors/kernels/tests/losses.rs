@@ -3,7 +3,8 @@
 use crate::support::{device, golden};
 use candle_core::Tensor;
 use ckd_kernels::losses::{
-    FocalTargets, RowTarget, bce_with_logits, giou_loss, sigmoid_focal_loss, smooth_l1, softmax_cross_entropy,
+    Divisor, FocalTargets, RowTarget, bce_with_logits, giou_loss, log_iou_loss, sigmoid_focal_loss,
+    smooth_l1, softmax_cross_entropy,
 };
 use ckd_kernels::normalize::{l2_normalize_rows, log_softmax};
 use ckd_kernels::{Result, Value};
@@ -166,6 +167,21 @@ fn gradients_agree_with_central_differences() {
     let boxes = [0.0, 0.0, 2.0, 3.0, 0.0, 0.0, 4.0, 4.0, 0.0, 0.0, 1.0, 1.0];
     let target = [[1.0, 1.0, 3.0, 5.0], [1.0, 1.0, 2.0, 3.0], [5.0, 2.0, 6.0, 4.0]];
     check_gradient(&boxes, &[3, 4], 2e-4, |x| giou_loss(x, &target, 2.0));
+    check_gradient(&boxes, &[3, 4], 1e-3, |x| log_iou_loss(x, &target, 2.0));
+}
+
+#[test]
+fn the_logarithm_of_the_iou_is_a_loss_of_boxes() {
+    // Half of the box; the box itself, whose row counts a half; one that lies elsewhere; one that counts nothing.
+    let boxes = [0.0, 0.0, 2.0, 1.0, 0.0, 0.0, 2.0, 1.0, 7.0, 7.0, 8.0, 8.0, 1.0, 1.0, 3.0, 3.0];
+    let target = [[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 1.0], [0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 2.0, 2.0]];
+    let parts = [(1, 1.0), (1, 2.0), (1, 2.0), (1, f64::INFINITY)];
+    let (loss, gradient) = evaluate(&boxes, &[4, 4], |x| log_iou_loss(x, &target, Divisor::Parts(&parts)));
+    let expected = 2f64.ln() - 0.5 * 1e-6f64.ln();
+    assert!((f64::from(loss) - expected).abs() < 1e-5, "{loss}, expected {expected}");
+    // Nothing pulls a box that does not overlap.
+    assert!(gradient[4..].iter().all(|g| g.abs() < 1e-6), "{gradient:?}");
+    assert!((gradient[3] + 1.0).abs() < 1e-6, "the lower side of the first goes down: {gradient:?}");
 }
 
 #[test]
@@ -231,6 +247,7 @@ fn no_rows_give_zero_whatever_the_divisor() {
     check(&[0, 5], &|x| sigmoid_focal_loss(x, FocalTargets::Dense(&[]), 0.25, 2.0, 1.0));
     check(&[0, 4], &|x| smooth_l1(x, &[], 0.0, 0.0));
     check(&[0, 4], &|x| giou_loss(x, &[], 0.0));
+    check(&[0, 4], &|x| log_iou_loss(x, &[], 0.0));
     check(&[0, 5], &|x| softmax_cross_entropy(x, &[], 0.0));
     assert_eq!(log_softmax(&leaf(&[], &[0, 5])).unwrap().dims(), [0, 5]);
     assert_eq!(l2_normalize_rows(&leaf(&[], &[0, 5]), 1e-12).unwrap().dims(), [0, 5]);
@@ -250,6 +267,7 @@ fn a_logit_that_is_not_finite_makes_the_loss_not_finite() {
             not_finite(&[1, 4], &|x| softmax_cross_entropy(x, &[3], 1.0));
             not_finite(&[1, 4], &|x| smooth_l1(x, &[[0.0; 4]], 1.0, 1.0));
             not_finite(&[1, 4], &|x| giou_loss(x, &[[0.0, 0.0, 1.0, 1.0]], 1.0));
+            not_finite(&[1, 4], &|x| log_iou_loss(x, &[[0.0, 0.0, 1.0, 1.0]], 1.0));
             for row in [RowTarget::Background, RowTarget::Class(1)] {
                 not_finite(&[1, 4], &|x| sigmoid_focal_loss(x, FocalTargets::Rows(&[row]), 0.25, 2.0, 1.0));
             }

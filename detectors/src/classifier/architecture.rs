@@ -1,7 +1,9 @@
 //! Every classifier by its name.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use ckd_settings::{Diagnostic, Node, Read, unknown_word};
 
@@ -13,7 +15,7 @@ use super::{
 };
 use crate::backbone::{Backbone, BackboneConfig};
 use crate::nn::NormKind;
-use crate::param::Builder;
+use crate::param::{Builder, Param};
 use crate::{Error, Result};
 
 /// A classifier of fixed structure.
@@ -166,6 +168,19 @@ impl Architecture {
             Some(classes) => Ok(Some((*known, classes))),
             None => unknown(&format!("{described} without a last layer called {head}")),
         }
+    }
+
+    /// The network for 32x32 pixels whose tensors, without the last layer, are exactly those of these names and shapes.
+    pub fn of_small_body(shapes: &BTreeMap<String, Vec<usize>>) -> Option<Self> {
+        let small = Self::ALL.iter().filter(|known| known.kind != Kind::Trunk);
+        small.copied().find(|known| {
+            let Ok(network) = known.build(Builder::outline(), 1) else { return false };
+            let body = network.params().without(&format!("{}.", network.head().prefix()));
+            let fits = |(name, param): (&Arc<str>, &Param)| {
+                shapes.get(&**name).is_some_and(|shape| shape == param.value.dims())
+            };
+            body.iter().count() == shapes.len() && body.iter().all(fits)
+        })
     }
 
     /// Number of stages: the taps `stage1`, `stage2`, ...

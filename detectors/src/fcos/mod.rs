@@ -252,19 +252,19 @@ impl Fcos {
         let (mut chosen, mut anchors, mut truths, mut central) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut positives = Vec::with_capacity(targets.len());
-        // Of each positive: its row and its weight.
-        let mut weights = Vec::new();
+        // Of each image its positives' places with their weights, and the weight of its background.
+        let mut weighed: Vec<(Vec<(usize, f64)>, f64)> = Vec::new();
         for target in targets {
             let points = (output.anchors.as_slice(), output.per_level.as_slice());
             let radius = settings.center_sampling_radius;
             let matches = points::match_points(&target.boxes, &target.ignored, points, radius);
-            let mut rows_of = Vec::new();
-            for (anchor, matched) in output.anchors.iter().zip(&matches) {
+            let (mut rows_of, mut weights) = (Vec::new(), Vec::new());
+            for (place, (anchor, matched)) in output.anchors.iter().zip(&matches).enumerate() {
                 classes.push(match *matched {
                     Match::Gt(truth) => {
                         let own = target.boxes[truth as usize];
                         rows_of.push(classes.len() as u32);
-                        weights.push((classes.len(), target.weight(truth)));
+                        weights.push((place, target.weight(truth)));
                         anchors.push(*anchor);
                         truths.push(own);
                         central.push(points::centerness(&own, anchor));
@@ -276,11 +276,14 @@ impl Fcos {
             }
             chosen.extend_from_slice(&rows_of);
             positives.push(rows_of);
+            weighed.push((weights, target.background.into()));
         }
         let divisor = chosen.len().max(1) as f64;
         let (mut per_point, mut per_positive) = (RowDivisors::default(), RowDivisors::default());
-        per_positive.extend(chosen.len(), divisor, weights.iter().map(|(_, weight)| *weight).enumerate());
-        per_point.extend(classes.len(), divisor, weights);
+        for (weights, background) in weighed {
+            per_positive.extend_weighted(divisor, weights.iter().map(|(_, weight)| *weight));
+            per_point.extend(count, divisor, weights, background);
+        }
         let (per_point, per_positive) = (per_point.divisor(), per_positive.divisor());
         let (alpha, gamma) = (settings.focal_alpha, settings.focal_gamma);
         let class_targets = FocalTargets::Rows(&classes);

@@ -31,7 +31,7 @@ pub(super) struct Samples {
     positives: Vec<u32>,
     /// Regression targets (deltas) of the objects.
     regression: Vec<[f32; 4]>,
-    /// Weight of each of the objects.
+    /// Weight of each sample.
     weights: Vec<f64>,
 }
 
@@ -58,6 +58,7 @@ impl Samples {
             }
             samples.anchors.extend(chosen.negatives.iter().map(|&anchor| flat(anchor)));
             samples.labels.resize(samples.anchors.len(), 0.0);
+            samples.weights.resize(samples.anchors.len(), target.background.into());
         }
         Ok(samples)
     }
@@ -71,13 +72,8 @@ impl Samples {
     ) -> Result<[(&'static str, Value); 2]> {
         let divisor = self.anchors.len().max(1) as f64;
         let (mut per_anchor, mut per_object) = (RowDivisors::default(), RowDivisors::default());
-        let weights = || self.weights.iter().copied();
-        per_anchor.extend(
-            self.anchors.len(),
-            divisor,
-            self.positives.iter().map(|&at| at as usize).zip(weights()),
-        );
-        per_object.extend(self.positives.len(), divisor, weights().enumerate());
+        per_anchor.extend_weighted(divisor, self.weights.iter().copied());
+        per_object.extend_weighted(divisor, self.positives.iter().map(|&at| self.weights[at as usize]));
         let (chosen, per_object) = (rows(deltas, &self.positives)?, per_object.divisor());
         let boxes = smooth_l1(&chosen, &self.regression, beta, per_object)?;
         let objectness = bce_with_logits(objectness, &self.labels, per_anchor.divisor())?;

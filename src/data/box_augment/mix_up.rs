@@ -19,6 +19,8 @@ pub(super) fn mix_up(mut host: Sample, guest: Sample, min_visible: f64, draws: &
             *own = (weight * f64::from(*own) + (1.0 - weight) * f64::from(other)).round() as u8;
         }
     }
+    host.background =
+        (weight * f64::from(host.background) + (1.0 - weight) * f64::from(guest.background)) as f32;
     let scale = [
         image.width() as f32 / guest.image.width() as f32,
         image.height() as f32 / guest.image.height() as f32,

@@ -24,9 +24,11 @@ pub(super) fn mosaic(
 
 /// The samples left above, right above, left below and right below `centre`.
 fn around([x, y]: [i64; 2], samples: impl Iterator<Item = Sample>, side: u32, min_visible: f64) -> Sample {
-    let mut whole = Sample { image: RgbImage::from_pixel(side, side, Rgb([GREY; 3])), objects: Vec::new() };
+    let image = RgbImage::from_pixel(side, side, Rgb([GREY; 3]));
+    let mut whole = Sample { image, objects: Vec::new(), background: 0.0 };
     for (quarter, sample) in samples.enumerate() {
         let (width, height) = sample.image.dimensions();
+        whole.background += 0.25 * sample.background;
         let image = within(&sample.image, (side, side));
         let (w, h) = image.dimensions();
         let left = if quarter % 2 == 0 { x - i64::from(w) } else { x };

@@ -14,6 +14,8 @@ pub const MIN_VISIBLE_PX: f32 = 1.0;
 pub(in crate::data) struct Sample {
     pub(in crate::data) image: RgbImage,
     pub(in crate::data) objects: Vec<Object>,
+    /// Weight in the losses of what is matched with no object.
+    pub(in crate::data) background: f32,
 }
 
 /// An object of a [`Sample`].
@@ -59,7 +61,7 @@ impl Sample {
             Some(Object { xyxy, class, is_positive, weight: annotation.weight })
         };
         let objects = dataset.annotations(image).iter().filter_map(object).collect();
-        Ok(Self { image: pixels, objects })
+        Ok(Self { image: pixels, objects, background: dataset.images[image].weight })
     }
 
     /// The part of the image in `window`, with the objects of which enough is visible there.
@@ -70,7 +72,7 @@ impl Sample {
         let objects = self.objects.into_iter();
         let seen = objects
             .filter_map(|object| object.moved([1.0, 1.0], [x, y]).seen_in((width, height), min_visible));
-        Self { objects: seen.collect(), image }
+        Self { objects: seen.collect(), image, background: self.background }
     }
 
     /// The objects whose centre lies within `window`; crowds and ignored ones all stay.
@@ -142,7 +144,7 @@ pub(super) mod tests {
             (y1..y2).for_each(|y| (x1..x2).for_each(|x| image.put_pixel(x, y, colour)));
             objects.push(Object { xyxy, class: ClassIndex(class), is_positive: true, weight: 1.0 });
         }
-        Sample { image, objects }
+        Sample { image, objects, background: 1.0 }
     }
 
     /// Checks that each box holds the paint of its class and ends where the paint ends, to a pixel; counts the boxes.

@@ -60,8 +60,8 @@ pub fn to_device(batch: Batch, device: &Device) -> Result<(Images, Vec<Target>)>
     let shape = (batch.batch, batch.height, batch.width, 3);
     let pixels = batch.pixels.into_tensor(shape, device)?.permute((0, 3, 1, 2))?;
     let target = |target: data::Target| {
-        let data::Target { boxes, labels, ignored, weights } = target;
-        Target { boxes, labels, ignored, weights }
+        let data::Target { boxes, labels, ignored, weights, background } = target;
+        Target { boxes, labels, ignored, weights, background }
     };
     Ok((Images { pixels, sizes: batch.sizes }, batch.targets.into_iter().map(target).collect()))
 }

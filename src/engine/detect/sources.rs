@@ -67,8 +67,8 @@ pub struct PseudoFiles {
     pub images: Option<PathBuf>,
     /// Policy for the files of the images.
     pub policy: ImagePolicy,
-    /// Weight of a box in the losses.
-    pub weighting: Weighting,
+    /// Weight of a box in the losses, and factor of all weights.
+    pub weighting: (Weighting, f32),
 }
 
 impl PseudoFiles {
@@ -142,7 +142,7 @@ impl DataPaths {
             annotations: loaded.resolve(&own.annotations),
             images: own.images.as_deref().map(|images| loaded.resolve(images)),
             policy: data.files(&root, Split::Train).policy,
-            weighting: own.weighting,
+            weighting: (own.weighting, own.weight),
         });
         Self { train: data.files(&root, Split::Train), val: data.files(&root, Split::Val), unlabelled }
     }

@@ -7,7 +7,7 @@ use crate::config::{Loaded, PretrainConfig};
 use crate::data::cifar::Split;
 use crate::data::labelled_data::{LabelledData, LabelledKind};
 use crate::data::unlabelled_images::UnlabelledKind;
-use crate::data::{DataError, Labelled, image_folder};
+use crate::data::{DataError, Labelled, image_folder, stl10};
 use crate::engine::classify::read_split;
 use crate::engine::missing::{places, refuse, weights};
 use crate::engine::task::Gathered;
@@ -64,6 +64,7 @@ fn listed(config: &PretrainConfig, root: &Path) -> Result<Labelled> {
             let set = set.and_then(|set| set.with_good_headers(root, &config.data.image_policy()));
             return Ok(set.map_err(DataError::from)?);
         }
+        UnlabelledKind::Stl10 => return Ok(stl10::unlabelled(root, IMAGE).map_err(DataError::from)?),
         UnlabelledKind::Cifar10 => LabelledKind::Cifar10,
         UnlabelledKind::Cifar100 => LabelledKind::Cifar100,
     };

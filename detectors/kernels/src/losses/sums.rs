@@ -11,7 +11,7 @@ use crate::reduce::multiply;
 use crate::scalar::with_gradients;
 use crate::{Error, Result, Value};
 
-/// Divisor of a sum over rows.
+/// Divisor of a sum over rows; infinite of rows that count nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Divisor<'a> {
     /// All rows by one number.
@@ -40,11 +40,10 @@ impl Divisor<'_> {
             rows,
             parts.iter().map(|part| part.0).sum(),
         )?;
-        match parts.iter().find(|(rows, divisor)| *rows > 0 && !(divisor.is_finite() && *divisor > 0.0)) {
-            Some((_, divisor)) => Err(Error::invalid(
-                operation,
-                format!("the divisor must be positive and finite, got {divisor}"),
-            )),
+        match parts.iter().find(|(rows, divisor)| *rows > 0 && (divisor.is_nan() || *divisor <= 0.0)) {
+            Some((_, divisor)) => {
+                Err(Error::invalid(operation, format!("the divisor must be positive, got {divisor}")))
+            }
             None => Ok(parts),
         }
     }
