@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use ckd_det::data::draws::Draws;
 use ckd_det::data::unlabelled::{Weighting, joined};
 use ckd_det::data::{CategoryId, CategoryMap, Dataset, ImagePolicy, Instances, LoadReport, coco};
+use ckd_det::engine::detect::jitter::{COPIES, copies, uncertainty};
 use ckd_det::eval::Detection;
 use ckd_det::export::pseudo_labels::{Candidate, LabelFile, LabelRules, Use};
 use ckd_kernels::Value;
@@ -21,6 +23,7 @@ fn rules(thresholds: &[f64]) -> LabelRules {
         thresholds: thresholds.iter().map(|&score| (score, "given")).collect(),
         ignore_above: 0.3,
         min_side_px: 0.01,
+        max_uncertainty: None,
         best_of_each: false,
         keep_empty: false,
     }
@@ -38,6 +41,7 @@ fn labels_are_those_that_pytorch_keeps() {
                 class: class as usize,
                 score: score.into(),
                 sides: [f64::from(x2 - x1), f64::from(y2 - y1)],
+                uncertainty: 0.0,
             })
             .collect();
         let thresholds: Vec<f64> = case.f32("thresholds").0.into_iter().map(f64::from).collect();
@@ -46,7 +50,8 @@ fn labels_are_those_that_pytorch_keeps() {
         case.check_exact("keep", &kept);
     });
     each_next_case("pseudo/stac_floor", |case| {
-        let of = |&score: &f32| Candidate { class: 0, score: score.into(), sides: [9.0, 9.0] };
+        let of =
+            |&score: &f32| Candidate { class: 0, score: score.into(), sides: [9.0, 9.0], uncertainty: 0.0 };
         let found: Vec<Candidate> = case.f32("scores").0.iter().map(of).collect();
         // The released rule is in f32, as scores are.
         let threshold = f64::from(case.attr_f64("tau") as f32);
@@ -88,9 +93,9 @@ fn a_file_of_labels_tells_who_labelled_how_and_how_much() {
         LabelFile::new(rules(&[0.7, 0.5]), &categories, ("teacher.safetensors", "abc"), Path::new("photos"));
     let bbox = [1.0, 2.0, 30.0, 40.0];
     let mixed = [found(3, bbox, 0.9), found(3, bbox, 0.7), found(7, bbox, 0.6), found(7, bbox, 0.3)];
-    file.add((0, "a.jpg"), (100, 80), &mixed);
-    file.add((1, "b.jpg"), (100, 80), &[found(3, bbox, 0.6), found(3, [1.0, 2.0, 0.01, 9.0], 0.99)]);
-    file.add((2, "c.jpg"), (100, 80), &[]);
+    file.add((0, "a.jpg"), (100, 80), &mixed, &[]);
+    file.add((1, "b.jpg"), (100, 80), &[found(3, bbox, 0.6), found(3, [1.0, 2.0, 0.01, 9.0], 0.99)], &[]);
+    file.add((2, "c.jpg"), (100, 80), &[], &[]);
     let text = coco::to_json(&file.finish());
     let written: serde_json::Value = serde_json::from_slice(&text).unwrap();
     let of = |key: &str| -> Vec<serde_json::Value> {
@@ -115,10 +120,46 @@ fn a_file_of_labels_tells_who_labelled_how_and_how_much() {
 
     let all = LabelRules { best_of_each: true, keep_empty: true, ..rules(&[0.7, 0.5]) };
     let mut file = LabelFile::new(all, &categories, ("t", "abc"), Path::new("photos"));
-    file.add((0, "a.jpg"), (100, 80), &[found(3, bbox, 0.1), found(7, bbox, 0.05)]);
-    file.add((1, "b.jpg"), (100, 80), &[]);
+    file.add((0, "a.jpg"), (100, 80), &[found(3, bbox, 0.1), found(7, bbox, 0.05)], &[]);
+    file.add((1, "b.jpg"), (100, 80), &[], &[]);
     let set = file.finish();
     assert_eq!((set.images.len(), set.annotations.len()), (2, 1));
+}
+
+#[test]
+fn a_box_is_as_uncertain_as_pytorch_says_by_its_refined_copies() {
+    each_next_case("pseudo/jitter_uncertainty", |case| {
+        let refined = case.boxes("refined");
+        let found = uncertainty(&refined, refined.len() / COPIES);
+        case.check_close("uncertainty", &found.iter().map(|part| *part as f32).collect::<Vec<_>>());
+        // A sure box is a label, one that is not is to be ignored or nothing, whatever it scores.
+        let sure = LabelRules { max_uncertainty: Some(case.attr_f64("threshold")), ..rules(&[0.7]) };
+        let of = |&uncertainty: &f64| Candidate { class: 0, score: 0.9, sides: [9.0, 9.0], uncertainty };
+        let uses = sure.uses(&found.iter().map(of).collect::<Vec<_>>());
+        case.check_exact(
+            "reliable",
+            &uses.iter().map(|used| i64::from(*used == Use::Label)).collect::<Vec<_>>(),
+        );
+        assert!(uses.iter().all(|used| matches!(used, Use::Label | Use::Ignored)));
+    });
+}
+
+#[test]
+fn copies_are_around_their_box_by_a_part_of_its_sides() {
+    let boxes = vec![[10.0, 20.0, 110.0, 40.0]; 400];
+    let noisy = copies(&boxes, &mut Draws::new(3, "noise", &[]));
+    assert_eq!(noisy.len(), 4000);
+    for (side, width) in [(0, 100.0), (1, 20.0), (2, 100.0), (3, 20.0)] {
+        let moved: Vec<f64> = noisy.iter().map(|own| f64::from(own[side] - boxes[0][side]) / width).collect();
+        let mean = moved.iter().sum::<f64>() / 4000.0;
+        let deviation = (moved.iter().map(|by| (by - mean).powi(2)).sum::<f64>() / 3999.0).sqrt();
+        assert!(mean.abs() < 0.004 && (deviation - 0.06).abs() < 0.003, "{side}: {mean} {deviation}");
+    }
+    // A head that leaves the copies where they are is as uncertain as they were noisy; one that finds the box again is not.
+    let as_noisy = uncertainty(&noisy, boxes.len()).iter().sum::<f64>() / 400.0;
+    assert!((as_noisy - 0.058).abs() < 0.004, "{as_noisy}");
+    assert_eq!(uncertainty(&[boxes[0]; COPIES], 1), [0.0]);
+    assert!(uncertainty(&[], 0).is_empty());
 }
 
 /// A set of images that are all one colour, each with a box of class `class`.
@@ -331,6 +372,25 @@ fn predict_writes_labels_that_a_student_trains_on() {
     };
     let ignored = rows.iter().filter(|row| row["ignore"] == 1).count() as u64;
     assert_eq!((counted("labels"), counted("ignored")), (rows.len() as u64 - ignored, ignored));
+
+    // Of a box that is not sure enough nothing is learned; the others stay what they are.
+    let by_box = |most: &str| {
+        let scores = ["--as-labels", "sure.json", "--label-score", &middle.to_string(), "--ignore-above"];
+        let output =
+            predict(&[&scores[..], &[&low.to_string(), "--keep-empty", "--box-uncertainty", most]].concat());
+        assert_ended(&output, 0, &["-> sure.json"]);
+        let sure = tiny.json("sure.json");
+        let uses = sure["annotations"].as_array().unwrap().iter().map(|row| row["ignore"] == 1);
+        (uses.clone().filter(|is_ignored| !is_ignored).count() as u64, uses.count())
+    };
+    let (all, boxes) = by_box("1e9");
+    assert_eq!(all, counted("labels"));
+    assert_eq!(by_box("1e-9"), (0, boxes));
+    tiny.train("retina_plain.toml", &["schedule.steps=1"]).unwrap();
+    let retina =
+        ["predict", "--run", "runs/retina_plain", "--no-pictures", "data/train", "--as-labels", "r.json"];
+    let refused = tiny.run_program(&[&retina[..], &["--box-uncertainty", "0.02"]].concat());
+    assert_ended(&refused, 2, &["asks the box head of a Faster R-CNN", "is a retinanet"]);
 
     // Thresholds from the labelled validation images: none of this detector's classes is ever so precise by chance.
     let output = predict(&["--as-labels", "sure.json", "--precision", "1", "--class-score", "nothing=0.5"]);

@@ -102,6 +102,15 @@ pub trait Detect: Debug + Send + Sync {
     /// If the pyramid is not that of `images`.
     fn raw_outputs(&self, images: &Images, pyramid: &[Value]) -> Result<Vec<(String, Value)>>;
 
+    /// Boxes that the second stage makes of `boxes` per image, each as of the class in `labels` (0..K), over all images.
+    ///
+    /// # Errors
+    /// If detectors of this architecture have no second stage; if there are not as many labels as boxes, or one is no class.
+    fn refined(&self, _pyramid: &[Value], _boxes: &[Vec<Xyxy>], _labels: &[u32]) -> Result<Vec<Xyxy>> {
+        let reason = "this detector has no second stage that could refine boxes".to_owned();
+        Err(Error::Invalid { part: "box head", reason })
+    }
+
     /// Outputs of the second stage at the regions that the first one proposes in inference; `None` for detectors of one
     /// stage.
     ///

@@ -186,6 +186,10 @@ impl Detect for FasterRcnn {
         Ok(first.into_iter().chain(maps.map(|(level, map)| (level.to_string(), map.clone()))).collect())
     }
 
+    fn refined(&self, pyramid: &[Value], boxes: &[Vec<Xyxy>], labels: &[u32]) -> Result<Vec<Xyxy>> {
+        self.heads.refined(pyramid, boxes, labels)
+    }
+
     fn second_stage(&self, images: &Images, pyramid: &[Value]) -> Result<Option<SecondStage>> {
         self.second_stage(images, pyramid).map(Some)
     }

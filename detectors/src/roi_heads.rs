@@ -225,6 +225,23 @@ impl RoiHeads {
         })
     }
 
+    /// Boxes that the head makes of `boxes` per image, each as of the class in `labels` (0..K), over all images.
+    ///
+    /// # Errors
+    /// If there are not as many labels as boxes, or one is no class.
+    pub fn refined(&self, pyramid: &[Value], boxes: &[Vec<Xyxy>], labels: &[u32]) -> Result<Vec<Xyxy>> {
+        let count = boxes.iter().map(Vec::len).sum::<usize>();
+        if count != labels.len() || labels.iter().any(|&label| label as usize >= self.classes) {
+            let reason = format!("{} labels of {} classes for {count} boxes", labels.len(), self.classes);
+            return Err(Error::Invalid { part: "box head", reason });
+        }
+        let deltas = numbers(self.forward(pyramid, boxes, Mode::Inference)?.deltas.tensor())?;
+        let (deltas, _) = deltas.as_chunks::<4>();
+        let columns = self.classes + 1;
+        let rows = deltas.chunks_exact(columns).zip(labels).zip(boxes.iter().flatten());
+        Ok(rows.map(|((row, &label), own)| CODER.decode(&row[label as usize + 1], own)).collect())
+    }
+
     /// Chooses, among the proposals and the true boxes themselves, the regions to learn from.
     pub fn sample(
         &self,

@@ -184,7 +184,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
         let image_id = images.id(index);
         let mut detections: Vec<Detection> = to_coco(&found, image_id, &map).collect();
         if let Some(labels) = &mut labels {
-            labels.file.add((image_id, names.name(index)), image.dimensions(), &detections);
+            labels.add(&model, (image_id, names.name(index)), &image, (&found, &detections), context)?;
         }
         detections.retain(|detection| detection.score as f32 >= reported);
         let own = ImageResults {

@@ -17,6 +17,9 @@ pub struct PseudoLabels {
     pub ignore_above: f64,
     /// Sides that a box must exceed, in pixels.
     pub min_side_px: f64,
+    /// Uncertainty that the detector is below about a label's box, if that was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_uncertainty: Option<f64>,
     /// Whether the best box of an image counts whatever it scores.
     pub best_of_each: bool,
     /// Images that were looked at.

@@ -1,8 +1,8 @@
 //! Detections as labels to train on: which are labels, which are to be ignored, and a COCO file that says so.
 //!
 //! ```text
-//! label     score > threshold of the class, both sides > min_side_px
-//! ignored   ignore_above < score <= threshold
+//! label     score > threshold of the class, both sides > min_side_px, uncertainty < max_uncertainty
+//! ignored   score > ignore_above, but no label
 //! ```
 //!
 //! With `best_of_each` a label scores at least min(threshold, the image's best score), so that no image with a box goes
@@ -24,6 +24,8 @@ pub struct LabelRules {
     pub ignore_above: f64,
     /// Sides that a box must exceed, in pixels.
     pub min_side_px: f64,
+    /// Uncertainty that the detector must be below about a label's box, if that is asked ([`jitter`](crate::engine::detect::jitter)).
+    pub max_uncertainty: Option<f64>,
     /// Whether the best box of an image is a label whatever it scores.
     pub best_of_each: bool,
     /// Whether images without labels are kept, as images without objects.
@@ -50,6 +52,8 @@ pub struct Candidate {
     pub score: f64,
     /// Width and height, in pixels.
     pub sides: [f64; 2],
+    /// Uncertainty of the detector about the box; 0 where nobody asks.
+    pub uncertainty: f64,
 }
 
 impl LabelRules {
@@ -59,11 +63,12 @@ impl LabelRules {
         let best = found.iter().filter(|found| is_box(found)).map(|found| found.score).fold(0.0, f64::max);
         let one = |found: &Candidate| {
             let threshold = self.thresholds.get(found.class).map_or(f64::INFINITY, |(score, _)| *score);
+            let is_sure = self.max_uncertainty.is_none_or(|most| found.uncertainty < most);
             let is_label = match self.best_of_each {
                 true => found.score >= threshold.min(best),
                 false => found.score > threshold,
             };
-            match (is_box(found), is_label) {
+            match (is_box(found), is_label && is_sure) {
                 (false, _) => Use::Nothing,
                 (true, true) => Use::Label,
                 (true, false) if found.score > self.ignore_above => Use::Ignored,
@@ -106,6 +111,7 @@ impl<'a> LabelFile<'a> {
             folder: folder.to_owned(),
             ignore_above: rules.ignore_above,
             min_side_px: rules.min_side_px,
+            max_uncertainty: rules.max_uncertainty,
             best_of_each: rules.best_of_each,
             images: 0,
             without_labels: 0,
@@ -116,15 +122,24 @@ impl<'a> LabelFile<'a> {
         Self { rules, categories, instances, record }
     }
 
-    /// Adds an image of (width, height), called `name` in the folder, with all that the detector found.
-    pub fn add(&mut self, (id, name): (u64, &str), (width, height): (u32, u32), found: &[Detection]) {
+    /// Adds an image of (width, height), called `name` in the folder, with all that the detector found and its `uncertainty`
+    /// about each box; empty: 0.
+    pub fn add(
+        &mut self,
+        (id, name): (u64, &str),
+        (width, height): (u32, u32),
+        found: &[Detection],
+        uncertainty: &[f64],
+    ) {
         let class = |category: u64| self.categories.class(CategoryId(category)).map(|class| class.0 as usize);
         let known: Vec<(Candidate, &Detection)> = found
             .iter()
-            .filter_map(|found| {
+            .enumerate()
+            .filter_map(|(place, found)| {
                 let [_, _, width, height] = found.bbox;
-                let class = class(found.category_id)?;
-                Some((Candidate { class, score: found.score, sides: [width, height] }, found))
+                let (class, score, sides) = (class(found.category_id)?, found.score, [width, height]);
+                let uncertainty = uncertainty.get(place).copied().unwrap_or(0.0);
+                Some((Candidate { class, score, sides, uncertainty }, found))
             })
             .collect();
         let candidates: Vec<Candidate> = known.iter().map(|(candidate, _)| *candidate).collect();
@@ -155,6 +170,11 @@ impl<'a> LabelFile<'a> {
                 score: Some(found.score),
             });
         }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &LabelRules {
+        &self.rules
     }
 
     /// The counts so far.

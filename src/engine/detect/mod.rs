@@ -20,6 +20,7 @@ pub mod build;
 pub mod eight_bits;
 pub mod evaluate;
 mod heads;
+pub mod jitter;
 mod likeness;
 pub mod pass;
 mod picture;
