@@ -48,7 +48,7 @@ fn a_student_that_was_exported_with_ranges_predicts_and_is_measured_in_8_bits() 
     let ap = |flags: &[&str]| -> f64 {
         let output = tiny.run_program(&[eval.as_slice(), flags].concat());
         assert_ended(&output, 0, &[]);
-        serde_json::from_slice::<Value>(&output.stdout).unwrap()["AP"].as_f64().unwrap()
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["stats"][0].as_f64().unwrap()
     };
     assert!((ap(&[]) - ap(&["--int8"])).abs() < 0.1);
 }
