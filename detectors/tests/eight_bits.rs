@@ -71,7 +71,7 @@ fn maps_inside_every_trunk_stay_near_those_of_f32() {
         ("resnet18", tiny("resnet18", NormKind::FrozenBn, 0)),
         ("resnet50", tiny("resnet50", NormKind::Bn, 0)),
         ("resnext50_32x4d", backbone("resnext50_32x4d")),
-        ("group norm", tiny("resnet50", NormKind::Gn, 0)),
+        ("group norm", tiny("resnet18", NormKind::Gn, 0)),
         ("mobilenet_v2", tiny_mobilenet(NormKind::Bn, 0)),
         ("mobilenet_v3", tiny_mobilenet_v3(NormKind::Bn, 0)),
     ];
@@ -89,7 +89,7 @@ fn maps_inside_every_trunk_stay_near_those_of_f32() {
             trunk.forward(&x, Mode::Inference).unwrap().iter().zip(&exact).enumerate()
         {
             let apart = apart(got.tensor(), exact.tensor());
-            assert!(apart > 0.0 && apart < 0.15, "{name}, map {level}: {apart}");
+            assert!(apart > 0.0 && apart < 0.1, "{name}, map {level}: {apart}");
         }
         // A second pass gives the same bits.
         let passes = [0, 1].map(|_| trunk.forward(&x, Mode::Inference).unwrap());

@@ -1,4 +1,4 @@
-//! What distillation asks of heads: maps inside the dense ones, and what a step's regions are to become.
+//! Heads as distillation asks of them: maps inside the dense ones, and what a step's regions are to become.
 
 use crate::golden;
 use crate::support::{CLASSES, bits_of, build, each_detector, padded};

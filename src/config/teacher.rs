@@ -98,7 +98,7 @@ const NOT_HERE: [(&str, &str); 6] = [
 ];
 
 /// Keys of `[teacher]` that say how it teaches, not which network it is.
-const OF_TEACHING: [&str; 5] = ["weights", "train", "resize", "normalization", "detector"];
+const OF_TEACHING: [&str; 6] = ["weights", "train", "resize", "normalization", "precision", "detector"];
 
 /// The teacher's own experiment: the student's with the teacher as its student, under the `table` of `teacher.train`.
 fn own_tree(root: &Node, table: &Node, source: &ConfigSource) -> Result<Node, ConfigError> {

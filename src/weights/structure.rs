@@ -163,7 +163,7 @@ impl Structure {
     }
 }
 
-/// What is wrong with a network.
+/// Fault of a network, in words.
 fn reason(error: ckd_detectors::Error) -> String {
     match error {
         ckd_detectors::Error::Invalid { reason, .. } => reason,

@@ -18,7 +18,7 @@ const IMAGES: usize = 32;
 /// Runs `look` while the inputs of the layers of `detector` are watched, and gives their ranges.
 ///
 /// # Errors
-/// Those of `look`.
+/// If `look` fails.
 pub fn watched<E>(
     detector: &Detector,
     look: impl FnOnce() -> std::result::Result<(), E>,

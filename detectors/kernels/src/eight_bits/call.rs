@@ -4,7 +4,7 @@ use super::grid::{Grid, Rounding};
 use crate::activation::Activation;
 use crate::microkernel::{ROWS, Segment};
 
-/// What is added to the result, element by element, at the offsets of the target.
+/// Addend of the result, element by element, at the offsets of the target.
 #[derive(Clone, Copy)]
 pub(super) enum Residual<'a> {
     None,

@@ -155,7 +155,7 @@ mod tests {
         Simd::ALL.into_iter().filter(|level| *level <= Simd::highest())
     }
 
-    /// What the target holds afterwards, as bits.
+    /// Content of the target afterwards, as bits.
     #[allow(clippy::too_many_arguments)]
     fn result(
         level: Simd,

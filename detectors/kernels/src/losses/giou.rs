@@ -38,7 +38,7 @@ const LEAST: f64 = 1e-6;
 /// As [`giou_loss`].
 ///
 /// # Errors
-/// Those of [`giou_loss`].
+/// As [`giou_loss`].
 pub fn log_iou_loss<'d>(pred: &Value, target: &[[f32; 4]], divisor: impl Into<Divisor<'d>>) -> Result<Value> {
     const NAME: &str = "log_iou_loss";
     expect_count(NAME, "target rows", rows_of(NAME, pred, 4)?, target.len())?;
