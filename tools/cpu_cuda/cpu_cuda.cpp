@@ -301,6 +301,20 @@ template <float (*F)(float, float)> static void binary(const unsigned *, const u
     auto *left = *static_cast<float **>(a[3]), *right = *static_cast<float **>(a[4]), *to = *static_cast<float **>(a[5]);
     for (size_t i = 0; i < count; i++) to[i] = F(left[place2(i, dims, info, 1)], right[place2(i, dims, info, 2)]);
 }
+static void equal(const unsigned *, const unsigned *, unsigned, void **a) {
+    auto count = *static_cast<size_t *>(a[0]), dims = *static_cast<size_t *>(a[1]);
+    auto *info = *static_cast<size_t **>(a[2]);
+    auto *left = *static_cast<float **>(a[3]), *right = *static_cast<float **>(a[4]);
+    auto *to = *static_cast<uint8_t **>(a[5]);
+    for (size_t i = 0; i < count; i++) to[i] = left[place2(i, dims, info, 1)] == right[place2(i, dims, info, 2)];
+}
+static void cast_u8_f32(const unsigned *, const unsigned *, unsigned, void **a) {
+    auto count = *static_cast<size_t *>(a[0]), dims = *static_cast<size_t *>(a[1]);
+    auto *info = *static_cast<size_t **>(a[2]);
+    auto *from = *static_cast<uint8_t **>(a[3]);
+    auto *to = *static_cast<float **>(a[4]);
+    for (size_t i = 0; i < count; i++) to[i] = from[place(i, dims, info)];
+}
 static void fast_sum(const unsigned *grid, const unsigned *, unsigned, void **a) {
     auto count = *static_cast<size_t *>(a[0]), part = *static_cast<size_t *>(a[1]), dims = *static_cast<size_t *>(a[2]);
     auto *info = *static_cast<size_t **>(a[3]);
@@ -331,6 +345,8 @@ static float plus_of(float a, float b) { return a + b; }
 static float minus_of(float a, float b) { return a - b; }
 static float times_of(float a, float b) { return a * b; }
 static float over_of(float a, float b) { return a / b; }
+static float larger_of(float a, float b) { return std::fmax(a, b); }
+static float smaller_of(float a, float b) { return std::fmin(a, b); }
 static float exp_of(float a) { return std::exp(a); }
 static float square_of(float a) { return a * a; }
 static float negative_of(float a) { return -a; }
@@ -339,6 +355,7 @@ static float sine_of(float a) { return std::sin(a); }
 static float log_of(float a) { return std::log(a); }
 static const std::map<std::string, Entry> CANDLE = {
     {"affine_f32", affine}, {"badd_f32", binary<plus_of>}, {"bsub_f32", binary<minus_of>}, {"bmul_f32", binary<times_of>}, {"bdiv_f32", binary<over_of>},
+    {"bmaximum_f32", binary<larger_of>}, {"bminimum_f32", binary<smaller_of>}, {"eq_f32", equal}, {"cast_u8_f32", cast_u8_f32},
     {"uexp_f32", unary<exp_of>}, {"usqr_f32", unary<square_of>}, {"uneg_f32", unary<negative_of>}, {"usqrt_f32", unary<root_of>}, {"usin_f32", unary<sine_of>}, {"ulog_f32", unary<log_of>},
     {"fast_sum_f32", fast_sum}, {"fast_sum_small_f32", fast_sum_small}, {"copy2d_f32", copy2d<float>}, {"copy2d_u8", copy2d<uint8_t>},
     {"ucopy_f32", ucopy<float>}, {"ucopy_f64", ucopy<double>}, {"ucopy_u8", ucopy<uint8_t>}, {"ucopy_u32", ucopy<uint32_t>},

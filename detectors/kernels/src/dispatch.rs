@@ -61,7 +61,7 @@ fn name_of<W>() -> &'static str {
 }
 
 /// A device's name, as the command line takes it.
-fn device_name(location: &DeviceLocation) -> String {
+pub(crate) fn device_name(location: &DeviceLocation) -> String {
     match location {
         DeviceLocation::Cpu => "cpu".to_owned(),
         DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),

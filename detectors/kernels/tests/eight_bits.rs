@@ -4,7 +4,12 @@ use candle_core::{Device, Tensor};
 use ckd_kernels::eight_bits::{Conv2dInt8, Grid, Map, rounded_rows};
 use ckd_kernels::{Activation, Conv2dConfig, Error};
 
-use crate::support::noise;
+use crate::support;
+
+/// Numbers in [-1, 1), on the processor whatever device the tests run on.
+fn noise(stream: u64, shape: &[usize]) -> Tensor {
+    support::noise(stream, shape).to_device(&Device::Cpu).unwrap()
+}
 
 /// The step of a number: nearest, ties to even, by the product with 1 / scale.
 fn step(grid: Grid, number: f32) -> u8 {

@@ -11,6 +11,7 @@ use super::grid::{Grid, rounded_rows};
 use super::map::{Map, Steps};
 use super::sweep::{Source, Sweep};
 use crate::activation::Activation;
+use crate::dispatch::device_name;
 use crate::memory::{channels_last, elements, from_channels_last, nhwc, numbers};
 use crate::microkernel::COLUMNS;
 use crate::panels::Aligned;
@@ -141,7 +142,7 @@ impl Conv2dInt8 {
             if let Map::Real(map) = map
                 && !map.device().is_cpu()
             {
-                let device = format!("{:?}", map.device().location());
+                let device = device_name(&map.device().location());
                 return Err(Error::Device { kernel: "conv2d in 8 bits", device });
             }
         }
