@@ -8,13 +8,24 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use ckd_kernels::Value;
+use candle_core::Tensor;
 use ckd_kernels::eight_bits::{Conv2dInt8, Grid, range_of};
+use ckd_kernels::{Conv2dConfig, Value};
 
 use crate::Result;
 
 /// Least and largest number that went into each layer, by the layer's name.
 pub type InputRanges = BTreeMap<String, (f32, f32)>;
+
+/// Shortest sum that is worth 8 bits. A trunk's first layers have shorter ones: they are bound by memory, and what they lose no later
+/// layer gives back.
+const SHORTEST: usize = 32;
+
+/// Whether a convolution with `weight` (K, C/groups, R, S) is worth 8 bits.
+pub(crate) fn pays(weight: &Tensor, config: Conv2dConfig) -> bool {
+    let inner: usize = weight.dims()[1..].iter().product();
+    inner >= SHORTEST && Conv2dInt8::suits(weight, config)
+}
 
 /// Input of a layer: watched, or rounded.
 #[derive(Debug, Default)]

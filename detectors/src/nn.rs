@@ -16,7 +16,7 @@ use ckd_settings::choices;
 use crate::Result;
 use crate::backbone::BackboneConfig;
 use crate::backbone::plan::{ConvNormPlan, SqueezePlan};
-use crate::eight_bits::LayerInput;
+use crate::eight_bits::{LayerInput, pays};
 use crate::init::Init;
 use crate::param::Builder;
 
@@ -109,7 +109,7 @@ impl Conv2d {
         let config = Conv2dConfig::new(stride, kernel / 2);
         let weight = builder.weight("weight", &[outputs, inputs, kernel, kernel], weight)?;
         let bias = builder.weight("bias", &[outputs], bias)?;
-        let input = builder.input(Conv2dInt8::suits(weight.tensor(), config));
+        let input = builder.input(pays(weight.tensor(), config));
         Ok(Self { weight, bias, config, input })
     }
 
@@ -223,7 +223,7 @@ impl ConvNorm {
     ) -> Result<Self> {
         let outputs = shape[0];
         let weight = builder.within(conv).weight("weight", &shape, weight)?;
-        let input = builder.within(conv).input(Conv2dInt8::suits(weight.tensor(), config));
+        let input = builder.within(conv).input(pays(weight.tensor(), config));
         let frozen = builder.is_frozen() || kind == NormKind::FrozenBn;
         let within = if frozen { builder.within(norm).frozen() } else { builder.within(norm) };
         let norm_weight = within.weight("weight", &[outputs], Init::Constant(1.0))?;

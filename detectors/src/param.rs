@@ -85,8 +85,8 @@ impl ParamStore {
     }
 
     /// Computes the layers of these names in 8 bits from now on: their inputs are rounded to 256 steps of their ranges, their
-    /// weights to 255 of each output's. Depthwise layers stay in f32. Weights are packed at the next pass, which sees the
-    /// last change of them.
+    /// weights to 255 of each output's. Depthwise layers, and convolutions whose sums take fewer than 32 numbers, stay in f32.
+    /// Weights are packed at the next pass, which sees the last change of them.
     ///
     /// # Errors
     /// If a weight is trainable or not on the processor, a range is no range, or there is no such layer.

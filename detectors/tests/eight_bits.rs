@@ -100,6 +100,24 @@ fn maps_inside_every_trunk_stay_near_those_of_f32() {
 }
 
 #[test]
+fn the_first_layers_of_a_mobilenet_stay_in_f32() {
+    let builder = Builder::new(3, &candle_core::Device::Cpu).frozen();
+    let trunk = Trunk::new(&builder, &backbone("mobilenet_v2")).unwrap();
+    let params = builder.finish();
+    params.watch_inputs(true);
+    let x = Tensor::zeros((1, 3, 32, 32), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap();
+    trunk.forward(&Value::constant(x), Mode::Inference).unwrap();
+    let ranges = params.input_ranges();
+    // 3 x 3 x 3, and 16 and 24 channels.
+    for short in ["0.0", "2.conv.0.0", "3.conv.0.0", "4.conv.0.0"] {
+        assert!(!ranges.contains_key(short), "{short}");
+    }
+    for long in ["1.conv.1", "2.conv.2", "5.conv.0.0", "18.0"] {
+        assert!(ranges.contains_key(long), "{long}");
+    }
+}
+
+#[test]
 fn a_gradient_through_a_frozen_layer_goes_through_f32() {
     each_detector(|name, config| {
         let (exact, detector) = (frozen(config.clone())?, frozen(config)?);

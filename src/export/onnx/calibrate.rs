@@ -9,11 +9,15 @@ use ckd_kernels::eight_bits::Grid;
 
 use super::evaluate::Evaluator;
 use super::model::OnnxModel;
-use super::proto::{Attribute, Constant, Element, Node};
+use super::proto::{Attribute, Constant, Element, Graph, Node};
 use crate::export::error::Result;
 
 /// Operators whose products are worth 8 bits.
 const PRODUCTS: [&str; 2] = ["Conv", "Gemm"];
+
+/// Shortest sum of a convolution over channels that is worth 8 bits: a trunk's first layers have shorter ones, and what they lose no
+/// later layer gives back.
+const SHORTEST: i64 = 32;
 
 /// The smallest and the largest value of each tensor that goes into a product; 0 is always within.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -48,15 +52,18 @@ const SUM: &str = "Add";
 
 impl OnnxModel {
     /// Quantised copy of the graph: the input of every product is rounded to 8 bits within its range, also where a sum
-    /// reads it later. Inputs without a range stay f32.
+    /// reads it later. Inputs without a range stay f32, and those of a trunk's first layers, whose sums take fewer than 32 numbers.
     pub fn with_activations_in_8_bits(&self, ranges: &Ranges) -> Self {
         let mut model = self.clone();
         let Some(graph) = &mut model.0.graph else { return model };
         let mut nodes = Vec::with_capacity(graph.node.len());
         let mut quantised = BTreeSet::new();
+        let short = short_products(graph);
         for mut node in std::mem::take(&mut graph.node) {
             let input = node.input.first().cloned().unwrap_or_default();
-            if let (true, Some(&range)) = (PRODUCTS.contains(&node.op_type.as_str()), ranges.0.get(&input)) {
+            let is_worth = PRODUCTS.contains(&node.op_type.as_str())
+                && !node.output.first().is_some_and(|output| short.contains(output));
+            if let (true, Some(&range)) = (is_worth, ranges.0.get(&input)) {
                 if quantised.insert(input.clone()) {
                     let Grid { scale, zero } = Grid::of_range(range.0, range.1);
                     let [scale_name, zero_name] = ["scale", "zero"].map(|part| format!("{input}.{part}"));
@@ -81,6 +88,33 @@ impl OnnxModel {
     }
 }
 
+/// Results of the convolutions over channels with [short](SHORTEST) sums.
+fn short_products(graph: &Graph) -> BTreeSet<String> {
+    let weights: BTreeMap<&str, &[i64]> =
+        graph.initializer.iter().map(|constant| (constant.name.as_str(), constant.dims.as_slice())).collect();
+    let stored: BTreeMap<&str, &str> = graph
+        .node
+        .iter()
+        .filter(|node| node.op_type == "DequantizeLinear")
+        .map(|node| (node.output[0].as_str(), node.input[0].as_str()))
+        .collect();
+    let is_short = |node: &&Node| {
+        let weight = node.input.get(1).map_or("", String::as_str);
+        let dims = weights.get(stored.get(weight).copied().unwrap_or(weight));
+        // One channel a group is a filter of its own, and not the first layer.
+        dims.is_some_and(|dims| {
+            dims.len() == 4 && dims[1] > 1 && dims[1..].iter().product::<i64>() < SHORTEST
+        })
+    };
+    graph
+        .node
+        .iter()
+        .filter(|node| node.op_type == "Conv")
+        .filter(is_short)
+        .filter_map(|node| node.output.first().cloned())
+        .collect()
+}
+
 fn scalar(name: &str, element: Element, raw_data: Vec<u8>) -> Constant {
     Constant { dims: Vec::new(), data_type: element as i32, name: name.to_owned(), raw_data }
 }
@@ -92,5 +126,45 @@ fn linear(kind: &str, inputs: [&str; 3], output: &str) -> Node {
         name: format!("{kind}_{output}"),
         op_type: kind.to_owned(),
         attribute: Vec::<Attribute>::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::onnx::proto::Model;
+
+    fn conv(number: usize) -> Node {
+        Node {
+            input: vec![format!("x{number}"), format!("weight{number}")],
+            output: vec![format!("y{number}")],
+            op_type: "Conv".to_owned(),
+            ..Node::default()
+        }
+    }
+
+    #[test]
+    fn the_first_layers_of_a_mobilenet_stay_in_f32() {
+        let weights = [[32, 3, 3, 3], [96, 16, 1, 1], [192, 32, 1, 1], [32, 1, 3, 3]];
+        let constant = |(number, dims): (usize, &[i64; 4])| Constant {
+            dims: dims.to_vec(),
+            name: format!("weight{number}"),
+            ..Constant::default()
+        };
+        let graph = Graph {
+            node: (0..weights.len()).map(conv).collect(),
+            initializer: weights.iter().enumerate().map(constant).collect(),
+            ..Graph::default()
+        };
+        let model = OnnxModel(Model { graph: Some(graph), ..Model::default() });
+        let ranges = Ranges((0..weights.len()).map(|number| (format!("x{number}"), (0.0, 6.0))).collect());
+        let rounded = model.with_activations_in_8_bits(&ranges).0.graph.unwrap();
+        let inputs: Vec<&str> = rounded
+            .node
+            .iter()
+            .filter(|node| node.op_type == "Conv")
+            .map(|node| node.input[0].as_str())
+            .collect();
+        assert_eq!(inputs, ["x0", "x1", "x2.rounded", "x3.rounded"]);
     }
 }

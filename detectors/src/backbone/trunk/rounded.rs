@@ -3,6 +3,7 @@
 use ckd_kernels::Value;
 use ckd_kernels::eight_bits::{Grid, Map};
 use ckd_kernels::elementwise::hard_swish;
+use ckd_kernels::linear::Activation;
 use ckd_kernels::pool::max_pool2d;
 
 use super::{Built, Operation};
@@ -54,14 +55,28 @@ impl Built {
     }
 
     /// Grid of all layers that `node` goes into, if there is one and nothing else reads it but sums.
+    ///
+    /// A linear bottleneck that a sum reads stays in f32: nothing bounds its numbers, and it would be rounded again by every block of
+    /// its stage.
     fn read_on(&self, node: Node) -> Option<Grid> {
-        if self.last_use[node.0] >= self.steps.len() {
+        if self.last_use[node.0] >= self.steps.len() || self.is_summed_linear(node) {
             return None;
         }
         let mut readers =
             self.steps.iter().filter(|(step, _)| step.input == node).map(|(_, reader)| reader.grid());
         let first = readers.next()??;
         readers.all(|grid| grid == Some(first)).then_some(first)
+    }
+
+    fn is_summed_linear(&self, node: Node) -> bool {
+        let is_linear = |operation: &Operation| {
+            matches!(operation, Operation::ConvNorm { activation: Activation::Identity, .. })
+        };
+        let made_by = node.0.checked_sub(1).map(|index| &self.steps[index].1);
+        made_by.is_some_and(is_linear)
+            && self.steps.iter().any(|(_, operation)| {
+                matches!(operation, Operation::ConvNorm { residual: Some(residual), .. } if *residual == node)
+            })
     }
 }
 
