@@ -105,23 +105,16 @@ impl Gram {
         let size = (padded * COLUMNS).max(1);
         let starts: Vec<usize> = (0..columns.len()).step_by(padded.max(1)).collect();
         for (panel, first) in self.panels.as_slice().chunks_exact(size).zip((0..).step_by(COLUMNS)) {
-            for starts in starts.chunks(ROWS) {
-                let mut targets = [0; ROWS];
-                targets.iter_mut().zip(starts).for_each(|(target, start)| *target = start + first);
-                let left = Left {
-                    precision: Precision::F32,
-                    values: columns,
-                    starts,
-                    segments: &segments,
-                    next: None,
-                };
-                let target = Target {
-                    memory: Memory::Written(out),
-                    starts: &targets[..starts.len()],
-                    columns: COLUMNS,
-                };
-                dot(level, left, panel, target, Finish::default());
-            }
+            let left = Left {
+                precision: Precision::F32,
+                values: columns,
+                starts: &starts,
+                segments: &segments,
+                ahead: false,
+            };
+            let target =
+                Target { memory: Memory::Written(&mut out[first..]), starts: &starts, columns: COLUMNS };
+            dot(level, left, panel, target, Finish::default());
         }
     }
 

@@ -136,7 +136,6 @@ impl Sweep<'_> {
             }
         });
         let (group_c, group_k) = (window.channels() / self.groups, k / self.groups);
-        let all_lefts = &lefts[..];
         let stream = blocks.len() == 1 && self.source.n * h * w * k >= STREAMED;
         let in_place = window.reads_in_place();
         for group in 0..self.groups {
@@ -153,26 +152,21 @@ impl Sweep<'_> {
                         activation: if last { self.finish.activation } else { Activation::Identity },
                         stream,
                     };
-                    for (tile, (lefts, outs)) in all_lefts.chunks(ROWS).zip(outs.chunks(ROWS)).enumerate() {
+                    let left = Left {
+                        precision: self.precision,
+                        values: &source[group * group_c..],
+                        starts: lefts,
+                        segments: &block.segments,
                         // The first panel meets the source when it is not in cache yet.
-                        let next =
-                            all_lefts.get((tile + 1) * ROWS).filter(|_| panel == 0 && in_place).copied();
-                        let values = &source[group * group_c..];
-                        let left = Left {
-                            precision: self.precision,
-                            values,
-                            starts: lefts,
-                            segments: &block.segments,
-                            next,
-                        };
-                        let memory = Memory::Fresh(&mut out[column..]);
-                        let target = Target { memory, starts: outs, columns: width };
-                        let panel = panels.panel(panel, block.first);
-                        match index {
-                            0 => dot(level, left, panel, target, finish),
-                            // SAFETY: the first block wrote the same places.
-                            _ => unsafe { dot_onto(level, left, panel, target, finish) },
-                        }
+                        ahead: panel == 0 && in_place,
+                    };
+                    let memory = Memory::Fresh(&mut out[column..]);
+                    let target = Target { memory, starts: outs, columns: width };
+                    let panel = panels.panel(panel, block.first);
+                    match index {
+                        0 => dot(level, left, panel, target, finish),
+                        // SAFETY: the first block wrote the same places.
+                        _ => unsafe { dot_onto(level, left, panel, target, finish) },
                     }
                 }
             }

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::call::Call;
 use super::scalar::finish_row;
-use crate::microkernel::{COLUMNS, ROWS};
+use crate::microkernel::{COLUMNS, ROWS, tile_starts};
 
 /// Whether this processor multiplies quads in vectors of 8.
 pub(super) fn has_products() -> bool {
@@ -26,14 +26,17 @@ macro_rules! kernel {
         pub(super) unsafe fn $dot(call: &Call) {
             // SAFETY: passed on; rows beyond the last repeat it.
             unsafe {
-                for first_column in (0..call.columns).step_by(16) {
-                    let mut row = 0;
-                    while row < call.rows {
-                        row += match call.rows - row {
-                            5.. if row + 6 <= ROWS => $block::<6>(call, row, first_column),
-                            3.. => $block::<4>(call, row, first_column),
-                            _ => $block::<2>(call, row, first_column),
-                        };
+                for first in (0..call.left_starts.len()).step_by(ROWS) {
+                    let end = call.left_starts.len().min(first + ROWS);
+                    for first_column in (0..call.columns).step_by(16) {
+                        let mut row = first;
+                        while row < end {
+                            row += match end - row {
+                                5.. => $block::<6>(call, row, first_column),
+                                3.. => $block::<4>(call, row, first_column),
+                                _ => $block::<2>(call, row, first_column),
+                            };
+                        }
                     }
                 }
             }
@@ -48,11 +51,11 @@ macro_rules! kernel {
                 let begin: [__m256i; 2] =
                     std::array::from_fn(|v| _mm256_loadu_si256(call.first.add(first_column + 8 * v).cast()));
                 let mut sums = [begin; R];
+                let starts: [usize; R] = tile_starts(call.left_starts, first);
                 let mut panel = call.panel.add(first_column);
                 for segment in call.segments {
                     let left = call.left.add(segment.offset);
-                    let rows: [*const u32; R] =
-                        std::array::from_fn(|i| left.add(call.left_starts[(first + i).min(ROWS - 1)]));
+                    let rows: [*const u32; R] = std::array::from_fn(|i| left.add(starts[i]));
                     for inner in 0..segment.len {
                         let right: [$prepared; 2] = std::array::from_fn(|v| {
                             let $raw = _mm256_loadu_si256(panel.add(8 * v).cast());
@@ -68,7 +71,7 @@ macro_rules! kernel {
                         panel = panel.add(COLUMNS);
                     }
                 }
-                for (i, sums) in sums.iter().enumerate().take(call.rows - first) {
+                for (i, sums) in sums.iter().enumerate().take(call.left_starts.len() - first) {
                     let mut row = [0i32; 16];
                     _mm256_storeu_si256(row.as_mut_ptr().cast(), sums[0]);
                     _mm256_storeu_si256(row.as_mut_ptr().add(8).cast(), sums[1]);

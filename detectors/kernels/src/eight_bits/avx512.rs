@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::call::{Call, Out, Residual};
-use crate::microkernel::COLUMNS;
+use crate::microkernel::{COLUMNS, ROWS, tile_starts};
 
 /// Quads of a panel that are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
@@ -19,31 +19,35 @@ pub(super) fn is_there() -> bool {
 /// Every access of `call` is in bounds, and the processor has the instructions.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
 pub(super) unsafe fn dot(call: &Call) {
+    let rows = call.left_starts.len();
     // SAFETY: passed on.
     unsafe {
-        match (call.rows, call.columns > 16) {
-            (9.., true) => tile::<12, 2>(call),
-            (5..=8, true) => tile::<8, 2>(call),
-            (_, true) => tile::<4, 2>(call),
-            (9.., false) => tile::<12, 1>(call),
-            (5..=8, false) => tile::<8, 1>(call),
-            (_, false) => tile::<4, 1>(call),
+        for first in (0..rows).step_by(ROWS) {
+            match (rows - first, call.columns > 16) {
+                (9.., true) => tile::<12, 2>(call, first),
+                (5..=8, true) => tile::<8, 2>(call, first),
+                (_, true) => tile::<4, 2>(call, first),
+                (9.., false) => tile::<12, 1>(call, first),
+                (5..=8, false) => tile::<8, 1>(call, first),
+                (_, false) => tile::<4, 1>(call, first),
+            }
         }
     }
 }
 
-/// R rows (at least as many as there are) by V vectors.
+/// The R rows from `at` on, or as many as there are, by V vectors.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
 #[inline]
-unsafe fn tile<const R: usize, const V: usize>(call: &Call) {
+unsafe fn tile<const R: usize, const V: usize>(call: &Call, at: usize) {
     // SAFETY: the caller checked every access.
     unsafe {
         let first: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(call.first.add(16 * v).cast()));
         let mut sums = [first; R];
+        let starts: [usize; R] = tile_starts(call.left_starts, at);
         let mut panel = call.panel;
         for segment in call.segments {
             let left = call.left.add(segment.offset);
-            let rows: [*const u32; R] = std::array::from_fn(|i| left.add(call.left_starts[i]));
+            let rows: [*const u32; R] = std::array::from_fn(|i| left.add(starts[i]));
             for inner in 0..segment.len {
                 // The panel comes from the L2 cache or beyond; a prefetch past its end does nothing.
                 _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
@@ -60,12 +64,12 @@ unsafe fn tile<const R: usize, const V: usize>(call: &Call) {
             }
         }
         match (call.out, call.residual) {
-            (Out::Real { .. }, Residual::None) => finish::<R, V, REAL, NOTHING>(call, sums),
-            (Out::Real { .. }, Residual::Real(_)) => finish::<R, V, REAL, NUMBERS>(call, sums),
-            (Out::Real { .. }, Residual::Steps(..)) => finish::<R, V, REAL, STEPS>(call, sums),
-            (Out::Steps { .. }, Residual::None) => finish::<R, V, STEPS, NOTHING>(call, sums),
-            (Out::Steps { .. }, Residual::Real(_)) => finish::<R, V, STEPS, NUMBERS>(call, sums),
-            (Out::Steps { .. }, Residual::Steps(..)) => finish::<R, V, STEPS, STEPS>(call, sums),
+            (Out::Real { .. }, Residual::None) => finish::<R, V, REAL, NOTHING>(call, at, sums),
+            (Out::Real { .. }, Residual::Real(_)) => finish::<R, V, REAL, NUMBERS>(call, at, sums),
+            (Out::Real { .. }, Residual::Steps(..)) => finish::<R, V, REAL, STEPS>(call, at, sums),
+            (Out::Steps { .. }, Residual::None) => finish::<R, V, STEPS, NOTHING>(call, at, sums),
+            (Out::Steps { .. }, Residual::Real(_)) => finish::<R, V, STEPS, NUMBERS>(call, at, sums),
+            (Out::Steps { .. }, Residual::Steps(..)) => finish::<R, V, STEPS, STEPS>(call, at, sums),
         }
     }
 }
@@ -89,9 +93,10 @@ struct Finish<'a> {
 
 /// Written out: a loop would index the sums, and so keep all of them in memory.
 macro_rules! finish_rows {
-    ($finish:ident, $sums:ident, $rows:ident: $($row:literal)*) => {$(
-        if $row < $rows && $row < $finish.call.rows {
-            finish_row::<V, OUT, ADDED>(&$finish, $row, $sums[$row % $rows]);
+    ($finish:ident, $at:ident, $sums:ident, $rows:ident: $($row:literal)*) => {$(
+        if $row < $rows && $at + $row < $finish.call.out_starts.len() {
+            let start = *$finish.call.out_starts.get_unchecked($at + $row);
+            finish_row::<V, OUT, ADDED>(&$finish, start, $sums[$row % $rows]);
         }
     )*};
 }
@@ -104,6 +109,7 @@ macro_rules! finish_rows {
 #[inline]
 unsafe fn finish<const R: usize, const V: usize, const OUT: u8, const ADDED: u8>(
     call: &Call,
+    at: usize,
     sums: [[__m512i; V]; R],
 ) {
     let (inverse, lower, upper, zero) = match call.out {
@@ -125,11 +131,11 @@ unsafe fn finish<const R: usize, const V: usize, const OUT: u8, const ADDED: u8>
     };
     // SAFETY: passed on.
     unsafe {
-        finish_rows!(finish, sums, R: 0 1 2 3 4 5 6 7 8 9 10 11);
+        finish_rows!(finish, at, sums, R: 0 1 2 3 4 5 6 7 8 9 10 11);
     }
 }
 
-/// Finishes and writes the sums of one row.
+/// Finishes the sums of one row and writes them from `start` on.
 ///
 /// # Safety
 /// As [`finish`].
@@ -137,13 +143,12 @@ unsafe fn finish<const R: usize, const V: usize, const OUT: u8, const ADDED: u8>
 #[inline]
 unsafe fn finish_row<const V: usize, const OUT: u8, const ADDED: u8>(
     finish: &Finish,
-    row: usize,
+    start: usize,
     sums: [__m512i; V],
 ) {
     let call = finish.call;
     // SAFETY: the caller checked every access.
     unsafe {
-        let start = call.out_starts[row];
         for v in 0..V {
             let at = start + 16 * v;
             let mask = ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16;

@@ -2,7 +2,7 @@
 
 use super::grid::{Grid, Rounding};
 use crate::activation::Activation;
-use crate::microkernel::{ROWS, Segment};
+use crate::microkernel::Segment;
 
 /// Addend of the result, element by element, at the offsets of the target.
 #[derive(Clone, Copy)]
@@ -15,15 +15,15 @@ pub(super) enum Residual<'a> {
 /// Operands of the product; every access was checked.
 pub(super) struct Call<'a> {
     pub(super) left: *const u32,
-    pub(super) left_starts: [usize; ROWS],
+    /// As many as `out_starts`: the rows.
+    pub(super) left_starts: &'a [usize],
     pub(super) segments: &'a [Segment],
     pub(super) panel: *const u32,
     pub(super) first: *const i32,
     pub(super) scale: *const f32,
     pub(super) shift: *const f32,
     pub(super) out: Out,
-    pub(super) out_starts: [usize; ROWS],
-    pub(super) rows: usize,
+    pub(super) out_starts: &'a [usize],
     pub(super) columns: usize,
     pub(super) residual: Residual<'a>,
     pub(super) activation: Activation,

@@ -8,12 +8,12 @@ use crate::microkernel::COLUMNS;
 pub(super) unsafe fn dot(call: &Call) {
     // SAFETY: the caller checked every access.
     unsafe {
-        for row in 0..call.rows {
+        for (row, start) in call.left_starts.iter().enumerate() {
             let mut sums = [0i32; COLUMNS];
             sums.copy_from_slice(std::slice::from_raw_parts(call.first, COLUMNS));
             let mut panel = call.panel;
             for segment in call.segments {
-                let left = call.left.add(call.left_starts[row] + segment.offset);
+                let left = call.left.add(start + segment.offset);
                 for inner in 0..segment.len {
                     let factors = (*left.add(inner)).to_le_bytes();
                     for (sum, right) in sums.iter_mut().zip(std::slice::from_raw_parts(panel, COLUMNS)) {

@@ -107,16 +107,11 @@ impl Sweep<'_> {
                         let (panel, columns) = panels(group, index);
                         let column = group * group_k + index * COLUMNS;
                         let width = COLUMNS.min(group_k - index * COLUMNS);
-                        for (lefts, outs) in lefts.chunks(ROWS).zip(outs.chunks(ROWS)) {
-                            let left = Left {
-                                quads: &quads[group * group_quads..],
-                                starts: lefts,
-                                segments: &segments,
-                            };
-                            let memory = memory(&mut *out).from(column);
-                            let target = Target { memory, starts: outs, columns: width };
-                            dot(level, left, panel, columns, target, residual(column), self.activation);
-                        }
+                        let left =
+                            Left { quads: &quads[group * group_quads..], starts: lefts, segments: &segments };
+                        let memory = memory(&mut *out).from(column);
+                        let target = Target { memory, starts: outs, columns: width };
+                        dot(level, left, panel, columns, target, residual(column), self.activation);
                     }
                 }
             });

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::call::{COLUMNS, Dot, Outer, ROWS};
+use super::call::{COLUMNS, Dot, Outer, ROWS, tile_starts};
 use super::scalar::finish_row;
 
 /// # Safety
@@ -13,14 +13,17 @@ use super::scalar::finish_row;
 pub(super) unsafe fn dot(call: &Dot) {
     // SAFETY: passed on; rows beyond the last repeat it.
     unsafe {
-        for first_column in (0..call.columns).step_by(16) {
-            let mut row = 0;
-            while row < call.rows {
-                row += match call.rows - row {
-                    5.. if row + 6 <= ROWS => dot_block::<6>(call, row, first_column),
-                    3.. => dot_block::<4>(call, row, first_column),
-                    _ => dot_block::<2>(call, row, first_column),
-                };
+        for first in (0..call.left_starts.len()).step_by(ROWS) {
+            let end = call.left_starts.len().min(first + ROWS);
+            for first_column in (0..call.columns).step_by(16) {
+                let mut row = first;
+                while row < end {
+                    row += match end - row {
+                        5.. => dot_block::<6>(call, row, first_column),
+                        3.. => dot_block::<4>(call, row, first_column),
+                        _ => dot_block::<2>(call, row, first_column),
+                    };
+                }
             }
         }
     }
@@ -33,11 +36,11 @@ unsafe fn dot_block<const R: usize>(call: &Dot, first: usize, first_column: usiz
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
     // SAFETY: the caller checked every access.
     unsafe {
+        let starts: [usize; R] = tile_starts(call.left_starts, first);
         let mut panel = call.panel.add(first_column);
         for segment in call.segments {
             let left = call.left.add(segment.offset);
-            let rows: [*const f32; R] =
-                std::array::from_fn(|i| left.add(call.left_starts[(first + i).min(ROWS - 1)]));
+            let rows: [*const f32; R] = std::array::from_fn(|i| left.add(starts[i]));
             for inner in 0..segment.len {
                 let right = [_mm256_loadu_ps(panel), _mm256_loadu_ps(panel.add(8))];
                 for i in 0..R {
@@ -49,7 +52,7 @@ unsafe fn dot_block<const R: usize>(call: &Dot, first: usize, first_column: usiz
                 panel = panel.add(COLUMNS);
             }
         }
-        for (i, sums) in sums.iter().enumerate().take(call.rows - first) {
+        for (i, sums) in sums.iter().enumerate().take(call.left_starts.len() - first) {
             let mut row = [0f32; 16];
             _mm256_storeu_ps(row.as_mut_ptr(), sums[0]);
             _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[1]);

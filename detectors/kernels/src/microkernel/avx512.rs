@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::call::{COLUMNS, Dot, Outer};
+use super::call::{COLUMNS, Dot, Outer, ROWS, tile_starts};
 use crate::activation::{Activation, SIX};
 
 /// Number of floats of a panel that are asked for ahead of their use.
@@ -18,30 +18,38 @@ macro_rules! dot_kernel {
         /// Every access of `call` is in bounds, and the processor has the instructions.
         #[target_feature(enable = $features)]
         pub(super) unsafe fn $dot(call: &Dot) {
+            let rows = call.left_starts.len();
             // SAFETY: passed on.
             unsafe {
-                match (call.rows, call.columns > 16) {
-                    (9.., true) => $tile::<12, 2>(call),
-                    (5..=8, true) => $tile::<8, 2>(call),
-                    (_, true) => $tile::<4, 2>(call),
-                    (9.., false) => $tile::<12, 1>(call),
-                    (5..=8, false) => $tile::<8, 1>(call),
-                    (_, false) => $tile::<4, 1>(call),
+                for first in (0..rows).step_by(ROWS) {
+                    match (rows - first, call.columns > 16) {
+                        (9.., true) => $tile::<12, 2>(call, first),
+                        (5..=8, true) => $tile::<8, 2>(call, first),
+                        (_, true) => $tile::<4, 2>(call, first),
+                        (9.., false) => $tile::<12, 1>(call, first),
+                        (5..=8, false) => $tile::<8, 1>(call, first),
+                        (_, false) => $tile::<4, 1>(call, first),
+                    }
                 }
             }
         }
 
-        /// R rows (at least as many as there are) by V vectors.
+        /// The R rows from `first` on, or as many as there are, by V vectors.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn $tile<const R: usize, const V: usize>(call: &Dot) {
+        unsafe fn $tile<const R: usize, const V: usize>(call: &Dot, first: usize) {
             let mut sums = [[_mm512_setzero_ps(); V]; R];
             // SAFETY: the caller checked every access.
             unsafe {
-                let (mut panel, mut next) = (call.panel, call.next);
+                let starts: [usize; R] = tile_starts(call.left_starts, first);
+                let mut panel = call.panel;
+                let mut next = match call.left_starts.get(first + R) {
+                    Some(&start) if call.ahead => call.left.add(start),
+                    _ => panel,
+                };
                 for segment in call.segments {
                     let left = call.left.add(segment.offset);
-                    let rows: [*const f32; R] = std::array::from_fn(|i| left.add(call.left_starts[i]));
+                    let rows: [*const f32; R] = std::array::from_fn(|i| left.add(starts[i]));
                     for inner in 0..segment.len {
                         // The panel comes from the L2 cache or beyond; a prefetch past its end does nothing.
                         _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
@@ -61,7 +69,7 @@ macro_rules! dot_kernel {
                 }
                 let masks: [__mmask16; V] =
                     std::array::from_fn(|v| ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16);
-                finish_rows!(call, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
+                finish_rows!(call, first, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
             }
         }
     };
@@ -69,9 +77,9 @@ macro_rules! dot_kernel {
 
 /// Written out: a loop would index the sums, and so keep all of them in memory.
 macro_rules! finish_rows {
-    ($call:ident, $sums:ident, $masks:ident, $rows:ident: $($row:literal)*) => {$(
-        if $row < $rows && $row < $call.rows {
-            finish_row($call, $row, $sums[$row % $rows], &$masks);
+    ($call:ident, $first:ident, $sums:ident, $masks:ident, $rows:ident: $($row:literal)*) => {$(
+        if $row < $rows && $first + $row < $call.out_starts.len() {
+            finish_row($call, *$call.out_starts.get_unchecked($first + $row), $sums[$row % $rows], &$masks);
         }
     )*};
 }
@@ -88,13 +96,13 @@ fn as_pairs(bits: __m512) -> __m512bh {
     unsafe { std::mem::transmute::<__m512, __m512bh>(bits) }
 }
 
-/// Finishes and writes the sums of one row.
+/// Finishes the sums of one row and writes them from `start` on.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V], masks: &[__mmask16; V]) {
+unsafe fn finish_row<const V: usize>(call: &Dot, start: usize, sums: [__m512; V], masks: &[__mmask16; V]) {
     // SAFETY: the caller checked every access.
     unsafe {
-        let out = call.out.add(call.out_starts[row]);
+        let out = call.out.add(start);
         for v in 0..V {
             let mut sum = sums[v];
             if call.accumulate {
@@ -104,7 +112,7 @@ unsafe fn finish_row<const V: usize>(call: &Dot, row: usize, sums: [__m512; V], 
                 sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], shift.add(16 * v)));
             }
             if let Some(residual) = call.residual {
-                let residual = residual.add(call.out_starts[row] + 16 * v);
+                let residual = residual.add(start + 16 * v);
                 sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], residual));
             }
             // The second operand of a minimum or maximum wins where it is NaN.

@@ -18,14 +18,14 @@ pub(crate) struct Segment {
 #[derive(Clone, Copy)]
 pub(super) struct Dot<'a> {
     pub(super) left: *const f32,
-    pub(super) left_starts: [usize; ROWS],
+    /// As many as `out_starts`: the rows.
+    pub(super) left_starts: &'a [usize],
     pub(super) segments: &'a [Segment],
-    /// Address to read ahead from, a cache line for each inner index.
-    pub(super) next: *const f32,
+    /// Whether the next tile's numbers are asked for while one is computed, a cache line for each inner index.
+    pub(super) ahead: bool,
     pub(super) panel: *const f32,
     pub(super) out: *mut f32,
-    pub(super) out_starts: [usize; ROWS],
-    pub(super) rows: usize,
+    pub(super) out_starts: &'a [usize],
     pub(super) columns: usize,
     pub(super) accumulate: bool,
     pub(super) shift: Option<*const f32>,
@@ -33,6 +33,17 @@ pub(super) struct Dot<'a> {
     pub(super) activation: Activation,
     /// Whole vectors are written past the caches; all their places are multiples of 64 bytes.
     pub(super) stream: bool,
+}
+
+/// The R `starts` from `first` on. Rows that are not there repeat the last one; their sums are not written.
+///
+/// # Safety
+/// There is a row.
+#[inline(always)]
+pub(crate) unsafe fn tile_starts<const R: usize>(starts: &[usize], first: usize) -> [usize; R] {
+    let last = starts.len() - 1;
+    // SAFETY: an index up to the last row's.
+    std::array::from_fn(|i| unsafe { *starts.get_unchecked((first + i).min(last)) })
 }
 
 /// The operands of the sum of outer products.

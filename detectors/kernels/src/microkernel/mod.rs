@@ -1,6 +1,6 @@
 //! The two products that convolutions and linear layers are made of, on tiles that stay in registers.
 //!
-//! - [`dot`]: up to 12 rows, wherever they lie, times a packed panel of 32 columns. Forward passes and
+//! - [`dot`]: rows, wherever they lie, times a packed panel of 32 columns, 12 rows at a time. Forward passes and
 //!   gradients of inputs.
 //! - [`outer`]: the sum of outer products of row pairs, up to 12 by 32. Gradients of weights.
 //!
@@ -17,7 +17,7 @@ mod scalar;
 
 use std::mem::MaybeUninit;
 
-pub(crate) use call::{COLUMNS, ROWS, Segment};
+pub(crate) use call::{COLUMNS, ROWS, Segment, tile_starts};
 use call::{Dot, Outer};
 
 use crate::activation::Activation;
@@ -33,8 +33,8 @@ pub(crate) struct Left<'a> {
     pub(crate) values: &'a [f32],
     pub(crate) starts: &'a [usize],
     pub(crate) segments: &'a [Segment],
-    /// Start of the numbers that are read next: they are asked for while this tile is computed.
-    pub(crate) next: Option<usize>,
+    /// Whether rows come from beyond the caches: those of the next tile are asked for while one is computed.
+    pub(crate) ahead: bool,
 }
 
 /// Fused steps after the sums, in this order.
@@ -84,8 +84,7 @@ pub(crate) struct Target<'a> {
 /// Writes `left` times `panel` (inner x 32, row-major), finished, to `target`.
 ///
 /// # Panics
-/// If a row, the panel, the shift or the residual is too short, or there are not 1 to 12 rows and 1 to 32
-/// columns.
+/// If a row, the panel, the shift or the residual is too short, there are other than 1 to 32 columns, or the target has other rows.
 #[inline]
 pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish: Finish) {
     // SAFETY: what the target holds is not read.
@@ -119,7 +118,10 @@ unsafe fn finished(
 ) {
     let rows = left.starts.len();
     let columns = target.columns;
-    assert!((1..=ROWS).contains(&rows) && target.starts.len() == rows, "dot: {rows} rows");
+    assert!(target.starts.len() == rows, "dot: {rows} rows, {} of the target", target.starts.len());
+    if rows == 0 {
+        return;
+    }
     assert!((1..=COLUMNS).contains(&columns), "dot: {columns} columns");
     let (mut inner, mut reach) = (0, 0);
     for segment in left.segments {
@@ -133,18 +135,15 @@ unsafe fn finished(
     assert!(end <= target.memory.len(), "dot: target too short");
     assert!(finish.shift.is_none_or(|shift| columns <= shift.len()), "dot: shift too short");
     assert!(finish.residual.is_none_or(|residual| end <= residual.len()), "dot: residual too short");
-    // Rows that are not there repeat the last one; their sums are not written.
-    let padded = |starts: &[usize]| std::array::from_fn(|i| starts[i.min(rows - 1)]);
     let out = target.memory.start();
     let call = Dot {
         left: left.values.as_ptr(),
-        left_starts: padded(left.starts),
+        left_starts: left.starts,
         segments: left.segments,
-        next: left.next.map_or(panel.as_ptr(), |next| left.values.as_ptr().wrapping_add(next)),
+        ahead: left.ahead,
         panel: panel.as_ptr(),
         out,
-        out_starts: padded(target.starts),
-        rows,
+        out_starts: target.starts,
         columns,
         accumulate,
         shift: finish.shift.map(<[f32]>::as_ptr),
@@ -254,8 +253,8 @@ mod tests {
 
         #[test]
         fn every_level_computes_the_finished_product(
-            rows in 1..=ROWS, columns in 1..=COLUMNS, lens in prop::collection::vec(0usize..40, 1..4),
-            accumulate: bool, shifted: bool, residual: bool, activation in activations(),
+            rows in 1..=3 * ROWS, columns in 1..=COLUMNS, lens in prop::collection::vec(0usize..40, 1..4),
+            ahead: bool, accumulate: bool, shifted: bool, residual: bool, activation in activations(),
         ) {
             let inner: usize = lens.iter().sum();
             let left = noise(1, 4096);
@@ -267,8 +266,8 @@ mod tests {
             let segments: Vec<Segment> = lens.iter().map(segment).collect();
             let starts: Vec<usize> = (0..rows).map(|i| 37 * (rows - i)).collect();
             let targets: Vec<usize> = (0..rows).map(|i| (i * 5 % rows) * 40).collect();
-            let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, ROWS * 40));
-            let before = noise(5, ROWS * 40);
+            let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, 3 * ROWS * 40));
+            let before = noise(5, 3 * ROWS * 40);
             for level in levels() {
                 let mut out = before.clone();
                 let finish = Finish {
@@ -278,7 +277,7 @@ mod tests {
                     residual: residual.then_some(&other[..]),
                 };
                 let precision = Precision::F32;
-                let factor = Left { precision, values: &left, starts: &starts, segments: &segments, next: None };
+                let factor = Left { precision, values: &left, starts: &starts, segments: &segments, ahead };
                 let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns };
                 match accumulate {
                     // SAFETY: the target is all numbers.
@@ -354,7 +353,7 @@ mod tests {
                 values: &left,
                 starts: &starts,
                 segments: &segments,
-                next: None,
+                ahead: false,
             };
             let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns: 27 };
             dot(level, factor, &panel, target, Finish::default());
@@ -383,7 +382,7 @@ mod tests {
                 values: &[f32::NAN],
                 starts: &[0],
                 segments: &[Segment { offset: 0, len: 1 }],
-                next: None,
+                ahead: false,
             };
             let target = Target { memory: Memory::Fresh(&mut out), starts: &[0], columns: 1 };
             dot(level, left, &[1.0; COLUMNS], target, finish);
@@ -401,7 +400,7 @@ mod tests {
             values: &[1.0; 4],
             starts: &[1],
             segments: &[Segment { offset: 0, len: 4 }],
-            next: None,
+            ahead: false,
         };
         let target = Target { memory: Memory::Written(&mut out), starts: &[0], columns: COLUMNS };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());

@@ -26,13 +26,13 @@ pub(super) unsafe fn dot_pairs(call: &Dot) {
 /// # Safety
 /// Every access of `call` is in bounds.
 unsafe fn sum_rows(call: &Dot, product: impl Fn(f32, f32) -> f32) {
-    for i in 0..call.rows {
+    for (i, start) in call.left_starts.iter().enumerate() {
         let mut sums = [0f32; COLUMNS];
         // SAFETY: the caller checked every access.
         unsafe {
             let mut panel = call.panel;
             for segment in call.segments {
-                let left = call.left.add(call.left_starts[i] + segment.offset);
+                let left = call.left.add(start + segment.offset);
                 for inner in 0..segment.len {
                     let factor = *left.add(inner);
                     for (j, sum) in sums.iter_mut().enumerate() {

@@ -25,6 +25,9 @@ const TASK: usize = 896 * 1024;
 /// divided.
 const SHARED: usize = 2 << 20;
 
+/// Tiles of one product: a whole number of register tiles.
+const GROUP: usize = 8 * ROWS;
+
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
@@ -244,11 +247,11 @@ fn multiply(
     k: usize,
 ) {
     let count = inputs.len() / tile_stride(c);
-    let level = Simd::level();
-    let mut starts = [0; ROWS];
-    let mut targets = [0; ROWS];
-    for tile in (0..count).step_by(ROWS) {
-        let rows = ROWS.min(count - tile);
+    // On the stack: a task has a few hundred tiles.
+    let mut starts = [0; GROUP];
+    let mut targets = [0; GROUP];
+    for tile in (0..count).step_by(GROUP) {
+        let rows = GROUP.min(count - tile);
         for i in 0..rows {
             starts[i] = (tile + i) * tile_stride(c);
             targets[i] = (tile + i) * tile_stride(k);
@@ -258,10 +261,10 @@ fn multiply(
             values: &inputs[point * point_stride(c)..],
             starts: &starts[..rows],
             segments: &[Segment { offset: 0, len: c }],
-            next: None,
+            ahead: false,
         };
         let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
         let target = Target { memory, starts: &targets[..rows], columns: width };
-        dot(level, left, panel, target, Finish::default());
+        dot(Simd::level(), left, panel, target, Finish::default());
     }
 }
