@@ -112,8 +112,12 @@ impl Gram {
                 segments: &segments,
                 ahead: false,
             };
-            let target =
-                Target { memory: Memory::Written(&mut out[first..]), starts: &starts, columns: COLUMNS };
+            let target = Target {
+                memory: Memory::Written(&mut out[first..]),
+                starts: &starts,
+                columns: COLUMNS,
+                ahead: false,
+            };
             dot(level, left, panel, target, Finish::default());
         }
     }

@@ -15,8 +15,8 @@ use crate::export::error::Result;
 /// Operators whose products are worth 8 bits.
 const PRODUCTS: [&str; 2] = ["Conv", "Gemm"];
 
-/// Shortest sum of a convolution over channels that is worth 8 bits: a trunk's first layers have shorter ones, and what they lose no
-/// later layer gives back.
+/// Shortest sum of a convolution that is worth 8 bits. Depthwise layers and a trunk's first ones have shorter ones: they are bound by
+/// memory, and what they lose no later layer gives back.
 const SHORTEST: i64 = 32;
 
 /// The smallest and the largest value of each tensor that goes into a product; 0 is always within.
@@ -52,7 +52,7 @@ const SUM: &str = "Add";
 
 impl OnnxModel {
     /// Quantised copy of the graph: the input of every product is rounded to 8 bits within its range, also where a sum
-    /// reads it later. Inputs without a range stay f32, and those of a trunk's first layers, whose sums take fewer than 32 numbers.
+    /// reads it later. Inputs without a range stay f32, and those of convolutions whose sums take fewer than 32 numbers.
     pub fn with_activations_in_8_bits(&self, ranges: &Ranges) -> Self {
         let mut model = self.clone();
         let Some(graph) = &mut model.0.graph else { return model };
@@ -88,7 +88,7 @@ impl OnnxModel {
     }
 }
 
-/// Results of the convolutions over channels with [short](SHORTEST) sums.
+/// Results of the convolutions with [short](SHORTEST) sums.
 fn short_products(graph: &Graph) -> BTreeSet<String> {
     let weights: BTreeMap<&str, &[i64]> =
         graph.initializer.iter().map(|constant| (constant.name.as_str(), constant.dims.as_slice())).collect();
@@ -101,10 +101,7 @@ fn short_products(graph: &Graph) -> BTreeSet<String> {
     let is_short = |node: &&Node| {
         let weight = node.input.get(1).map_or("", String::as_str);
         let dims = weights.get(stored.get(weight).copied().unwrap_or(weight));
-        // One channel a group is a filter of its own, and not the first layer.
-        dims.is_some_and(|dims| {
-            dims.len() == 4 && dims[1] > 1 && dims[1..].iter().product::<i64>() < SHORTEST
-        })
+        dims.is_some_and(|dims| dims.len() == 4 && dims[1..].iter().product::<i64>() < SHORTEST)
     };
     graph
         .node
@@ -144,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_layers_of_a_mobilenet_stay_in_f32() {
+    fn first_and_depthwise_layers_of_a_mobilenet_stay_in_f32() {
         let weights = [[32, 3, 3, 3], [96, 16, 1, 1], [192, 32, 1, 1], [32, 1, 3, 3]];
         let constant = |(number, dims): (usize, &[i64; 4])| Constant {
             dims: dims.to_vec(),
@@ -165,6 +162,6 @@ mod tests {
             .filter(|node| node.op_type == "Conv")
             .map(|node| node.input[0].as_str())
             .collect();
-        assert_eq!(inputs, ["x0", "x1", "x2.rounded", "x3.rounded"]);
+        assert_eq!(inputs, ["x0", "x1", "x2.rounded", "x3"]);
     }
 }

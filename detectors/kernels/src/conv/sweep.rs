@@ -161,7 +161,7 @@ impl Sweep<'_> {
                         ahead: panel == 0 && in_place,
                     };
                     let memory = Memory::Fresh(&mut out[column..]);
-                    let target = Target { memory, starts: outs, columns: width };
+                    let target = Target { memory, starts: outs, columns: width, ahead: true };
                     let panel = panels.panel(panel, block.first);
                     match index {
                         0 => dot(level, left, panel, target, finish),

@@ -180,10 +180,7 @@ impl<'a> Direct<'a> {
                         let height = channels.len();
                         // A tile of rows at a time.
                         let left = left.at_least(TERMS * height.next_multiple_of(ROWS));
-                        for (tile, to) in left.chunks_exact_mut(TERMS * ROWS).enumerate() {
-                            let rows = ROWS.min(height - tile * ROWS);
-                            pack(self.g, gradients, (channels.start + tile * ROWS, rows), to, ROWS);
-                        }
+                        pack_tiles(self.g, gradients, (channels.start, height), left);
                         for &(offset, to, len) in &runs {
                             for column in (0..len).step_by(COLUMNS) {
                                 let width = COLUMNS.min(len - column);
@@ -208,6 +205,23 @@ impl<'a> Direct<'a> {
                 }
             }
         });
+    }
+}
+
+/// `height` numbers at `first` from each of `starts`, a tile of [`ROWS`] after another, each [`TERMS`] times as long. Every start's
+/// numbers are read at once, as they lie in memory.
+fn pack_tiles(values: &[f32], starts: &[usize], (first, height): (usize, usize), to: &mut [f32]) {
+    for (term, start) in starts.iter().enumerate() {
+        let row = &values[start + first..][..height];
+        let tiles = row.chunks(ROWS).zip(to.chunks_exact_mut(TERMS * ROWS));
+        for (from, to) in tiles {
+            let to = &mut to[term * ROWS..][..ROWS];
+            // Of a known length, a copy is a few moves.
+            match from.first_chunk::<ROWS>() {
+                Some(from) => to.copy_from_slice(from),
+                None => to[..from.len()].copy_from_slice(from),
+            }
+        }
     }
 }
 

@@ -44,6 +44,7 @@ unsafe fn tile<const R: usize, const V: usize>(call: &Call, at: usize) {
         let first: [__m512i; V] = std::array::from_fn(|v| _mm512_loadu_si512(call.first.add(16 * v).cast()));
         let mut sums = [first; R];
         let starts: [usize; R] = tile_starts(call.left_starts, at);
+        ask_for_rows::<R>(call, at);
         let mut panel = call.panel;
         for segment in call.segments {
             let left = call.left.add(segment.offset);
@@ -70,6 +71,39 @@ unsafe fn tile<const R: usize, const V: usize>(call: &Call, at: usize) {
             (Out::Steps { .. }, Residual::None) => finish::<R, V, STEPS, NOTHING>(call, at, sums),
             (Out::Steps { .. }, Residual::Real(_)) => finish::<R, V, STEPS, NUMBERS>(call, at, sums),
             (Out::Steps { .. }, Residual::Steps(..)) => finish::<R, V, STEPS, STEPS>(call, at, sums),
+        }
+    }
+}
+
+/// Asks for what the R rows from `at` on are finished with: it comes from beyond the caches while the sums are computed.
+///
+/// # Safety
+/// There is a row.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,fma")]
+#[inline]
+unsafe fn ask_for_rows<const R: usize>(call: &Call, at: usize) {
+    // SAFETY: there is a row; a prefetch reads nothing.
+    unsafe {
+        for start in tile_starts::<R>(call.out_starts, at) {
+            match call.residual {
+                Residual::None => {}
+                Residual::Real(numbers) => {
+                    let numbers = numbers.as_ptr().wrapping_add(start);
+                    _mm_prefetch::<_MM_HINT_T0>(numbers.cast());
+                    _mm_prefetch::<_MM_HINT_T0>(numbers.wrapping_add(16).cast());
+                }
+                Residual::Steps(steps, _) => {
+                    _mm_prefetch::<_MM_HINT_T0>(steps.as_ptr().wrapping_add(start).cast());
+                }
+            }
+            match call.out {
+                Out::Real { stream: true, .. } => {}
+                Out::Real { out, stream: false } => {
+                    _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(start).cast());
+                    _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(start + 16).cast());
+                }
+                Out::Steps { out, .. } => _mm_prefetch::<_MM_HINT_ET0>(out.wrapping_add(start).cast()),
+            }
         }
     }
 }

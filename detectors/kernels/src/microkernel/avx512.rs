@@ -42,9 +42,10 @@ macro_rules! dot_kernel {
             // SAFETY: the caller checked every access.
             unsafe {
                 let starts: [usize; R] = tile_starts(call.left_starts, first);
+                ask_for_rows::<R>(call, first);
                 let mut panel = call.panel;
                 let mut next = match call.left_starts.get(first + R) {
-                    Some(&start) if call.ahead => call.left.add(start),
+                    Some(&start) if call.left_ahead => call.left.add(start),
                     _ => panel,
                 };
                 for segment in call.segments {
@@ -73,6 +74,28 @@ macro_rules! dot_kernel {
             }
         }
     };
+}
+
+/// Asks for what the R rows from `first` on are finished with: it comes from beyond the caches while the sums are computed.
+///
+/// # Safety
+/// There is a row.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn ask_for_rows<const R: usize>(call: &Dot, first: usize) {
+    // SAFETY: there is a row; a prefetch reads nothing.
+    unsafe {
+        for start in tile_starts::<R>(call.out_starts, first) {
+            for at in [start, start + 16] {
+                if let Some(residual) = call.residual {
+                    _mm_prefetch::<_MM_HINT_T0>(residual.wrapping_add(at).cast());
+                }
+                if call.out_ahead && !call.stream {
+                    _mm_prefetch::<_MM_HINT_ET0>(call.out.wrapping_add(at).cast());
+                }
+            }
+        }
+    }
 }
 
 /// Written out: a loop would index the sums, and so keep all of them in memory.

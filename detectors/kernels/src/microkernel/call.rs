@@ -22,10 +22,12 @@ pub(super) struct Dot<'a> {
     pub(super) left_starts: &'a [usize],
     pub(super) segments: &'a [Segment],
     /// Whether the next tile's numbers are asked for while one is computed, a cache line for each inner index.
-    pub(super) ahead: bool,
+    pub(super) left_ahead: bool,
     pub(super) panel: *const f32,
     pub(super) out: *mut f32,
     pub(super) out_starts: &'a [usize],
+    /// Whether a tile's places are asked for before its sums.
+    pub(super) out_ahead: bool,
     pub(super) columns: usize,
     pub(super) accumulate: bool,
     pub(super) shift: Option<*const f32>,

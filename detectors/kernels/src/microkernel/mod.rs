@@ -79,6 +79,8 @@ pub(crate) struct Target<'a> {
     pub(crate) memory: Memory<'a>,
     pub(crate) starts: &'a [usize],
     pub(crate) columns: usize,
+    /// Whether it lies beyond the caches: its places are asked for before the sums.
+    pub(crate) ahead: bool,
 }
 
 /// Writes `left` times `panel` (inner x 32, row-major), finished, to `target`.
@@ -140,10 +142,11 @@ unsafe fn finished(
         left: left.values.as_ptr(),
         left_starts: left.starts,
         segments: left.segments,
-        ahead: left.ahead,
+        left_ahead: left.ahead,
         panel: panel.as_ptr(),
         out,
         out_starts: target.starts,
+        out_ahead: target.ahead,
         columns,
         accumulate,
         shift: finish.shift.map(<[f32]>::as_ptr),
@@ -278,7 +281,7 @@ mod tests {
                 };
                 let precision = Precision::F32;
                 let factor = Left { precision, values: &left, starts: &starts, segments: &segments, ahead };
-                let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns };
+                let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns, ahead };
                 match accumulate {
                     // SAFETY: the target is all numbers.
                     true => unsafe { dot_onto(level, factor, &panel, target, finish) },
@@ -355,7 +358,8 @@ mod tests {
                 segments: &segments,
                 ahead: false,
             };
-            let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns: 27 };
+            let target =
+                Target { memory: Memory::Written(&mut out), starts: &targets, columns: 27, ahead: false };
             dot(level, factor, &panel, target, Finish::default());
             for (start, target) in starts.iter().zip(targets) {
                 for j in 0..27 {
@@ -384,7 +388,7 @@ mod tests {
                 segments: &[Segment { offset: 0, len: 1 }],
                 ahead: false,
             };
-            let target = Target { memory: Memory::Fresh(&mut out), starts: &[0], columns: 1 };
+            let target = Target { memory: Memory::Fresh(&mut out), starts: &[0], columns: 1, ahead: false };
             dot(level, left, &[1.0; COLUMNS], target, finish);
             // SAFETY: just written.
             assert!(unsafe { out[0].assume_init() }.is_nan(), "{level}");
@@ -402,7 +406,8 @@ mod tests {
             segments: &[Segment { offset: 0, len: 4 }],
             ahead: false,
         };
-        let target = Target { memory: Memory::Written(&mut out), starts: &[0], columns: COLUMNS };
+        let target =
+            Target { memory: Memory::Written(&mut out), starts: &[0], columns: COLUMNS, ahead: false };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }
 }

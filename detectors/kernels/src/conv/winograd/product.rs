@@ -264,7 +264,7 @@ fn multiply(
             ahead: false,
         };
         let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
-        let target = Target { memory, starts: &targets[..rows], columns: width };
+        let target = Target { memory, starts: &targets[..rows], columns: width, ahead: false };
         dot(Simd::level(), left, panel, target, Finish::default());
     }
 }
