@@ -135,6 +135,40 @@ fn resumed_equals_uninterrupted_with_its_queue() {
 }
 
 #[test]
+fn the_methods_shares_of_the_gradient_show_a_weight_that_is_off_and_leave_the_run_as_it_is() {
+    let small = Small::new();
+    let train = |name: &str, sets: &[&str]| {
+        let own = small.with(&[&["schedule.epochs=1", &format!("name={name}")], sets].concat());
+        small.told("run.toml", &own.iter().map(String::as_str).collect::<Vec<_>>(), Start::Anew).unwrap()
+    };
+    let shares = |name: &str| {
+        let lines = log(&small.path(&format!("runs/{name}")));
+        lines.into_iter().find(|line| line["shares"].is_object()).map(|line| line["shares"].clone())
+    };
+    let told = train("usual", &["train.share_steps=2"]);
+    assert_mentions(&told, &["whose gradient reaches the student (2 passes)"]);
+    let usual = shares("usual").unwrap();
+    let norms = usual["gradient_norms"].as_object().unwrap();
+    assert_eq!(norms.keys().collect::<Vec<_>>(), ["dense (distill.0)", "queue (distill.1)"]);
+    assert!(norms.values().all(|norm| norm.as_f64().is_some_and(|norm| norm > 0.0)), "{norms:?}");
+    // Statistics and the queue are those of a run that is not measured.
+    train("unmeasured", &["train.share_steps=0"]);
+    assert_eq!(shares("unmeasured"), None);
+    let checkpoints = names(&small.path("runs/usual/checkpoints"));
+    let last = checkpoints.iter().rfind(|name| name.ends_with(".safetensors")).expect("a checkpoint");
+    for file in ["last.safetensors".to_owned(), format!("checkpoints/{last}")] {
+        let of = |run: &str| tensors(&small.path(&format!("runs/{run}/{file}")));
+        assert_eq!(of("usual"), of("unmeasured"), "{file}");
+    }
+
+    // There is no task's loss: the first method is what the others are beside. Nothing is told of a single one.
+    let told = train("loud", &["train.share_steps=1", "distill.1.weight=1e5"]);
+    assert_mentions(&told, &["queue (distill.1) sends", "the gradient of dense (distill.0)", "--set distill.1.weight="]);
+    train("single", &["distill.1.weight=0"]);
+    assert_eq!(shares("single"), None);
+}
+
+#[test]
 fn images_are_blended_unless_that_is_not_wanted() {
     let small = Small::new();
     let last = |name: &str, own: &str| {

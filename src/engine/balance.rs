@@ -1,19 +1,19 @@
-//! Balance between a method of distillation and the task: the warning where one drowns the other.
+//! Balance between a method of distillation and what it is beside: the warning where one drowns the other.
 
-/// Lengths of a method's gradient, as multiples of the task's, that call for no warning.
+/// Lengths of a method's gradient, as multiples of the other, that call for no warning.
 const USUAL: std::ops::RangeInclusive<f64> = 0.01..=10.0;
 
-/// The warning that the gradient of the method of `label` is far from that of the `task`, which is called so and so long, with
-/// the weights that would make them equal; `None` if it is not far.
+/// The warning that the gradient of the method of `label` is far from that of what it is `beside`, of such a length, with the
+/// weights that would make them equal; `None` if it is not far.
 ///
 /// `weights` are the keys of the method's weights and their values.
 pub(super) fn warning(
     label: &str,
     weights: &[(String, f32)],
     length: f64,
-    (task, task_length): (&str, f64),
+    (beside, its_length): (&str, f64),
 ) -> Option<String> {
-    let ratio = length / task_length;
+    let ratio = length / its_length;
     if !ratio.is_finite() || USUAL.contains(&ratio) {
         return None;
     }
@@ -23,7 +23,7 @@ pub(super) fn warning(
         ));
     }
     let (times, effect) = match ratio > 1.0 {
-        true => (format!("{} times", digits(ratio)), format!("it drowns the {task} losses")),
+        true => (format!("{} times", digits(ratio)), format!("it drowns {beside}")),
         false => (format!("1/{}", digits(1.0 / ratio)), "it hardly counts".to_owned()),
     };
     let on = weights.iter().filter(|(_, weight)| *weight != 0.0);
@@ -34,7 +34,7 @@ pub(super) fn warning(
         false => format!("; {} would make them equal", balanced.join(" ")),
     };
     Some(format!(
-        "warning: {label} sends the student {times} the gradient of the {task} losses: {effect}{remedy} (docs/METHODS.md, Whose gradient is it?)"
+        "warning: {label} sends the student {times} the gradient of {beside}: {effect}{remedy} (docs/METHODS.md, Whose gradient is it?)"
     ))
 }
 
@@ -50,7 +50,7 @@ mod tests {
 
     fn of(length: f64, weights: &[(&str, f32)]) -> Option<String> {
         let weights: Vec<_> = weights.iter().map(|(key, weight)| ((*key).to_owned(), *weight)).collect();
-        warning("ckd (distill.0)", &weights, length, ("detection", 2.0))
+        warning("ckd (distill.0)", &weights, length, ("the detection losses", 2.0))
     }
 
     #[test]
@@ -83,6 +83,6 @@ mod tests {
     }
 
     fn warning_of_nothing() -> Option<String> {
-        warning("ckd", &[], 1.0, ("detection", 0.0))
+        warning("ckd", &[], 1.0, ("the detection losses", 0.0))
     }
 }

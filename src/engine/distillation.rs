@@ -122,18 +122,24 @@ impl<M> Distillation<M> {
         Ok(())
     }
 
-    /// A warning for each method whose part of the gradient, of those measured, is far from the task's.
+    /// A warning for each method whose part of the gradient, of those measured, is far from the task's; where the task has no
+    /// losses of its own, from the first method's.
     pub(super) fn unbalanced(&self, shares: &Shares) -> Vec<String> {
+        let norms = &shares.gradient_norms;
         let is_method = |name: &&String| self.methods.iter().any(|method| method.label == **name);
-        let Some((task, &own)) = shares.gradient_norms.iter().find(|(name, _)| !is_method(name)) else {
-            return Vec::new();
+        let task = norms.iter().find(|(name, _)| !is_method(name));
+        let task = task.map(|(name, length)| (format!("the {name} losses"), *length));
+        let first = || {
+            let mut methods = self.methods.iter();
+            methods.find_map(|method| Some((method.label.clone(), *norms.get(&method.label)?)))
         };
+        let Some((beside, own)) = task.or_else(first) else { return Vec::new() };
         let of = |method: &Method| {
             balance::warning(
                 &method.label,
                 &method.weights,
-                *shares.gradient_norms.get(&method.label)?,
-                (task, own),
+                *norms.get(&method.label)?,
+                (&beside, own),
             )
         };
         self.methods.iter().filter_map(of).collect()

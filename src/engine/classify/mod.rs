@@ -20,6 +20,7 @@ mod weights;
 pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
 pub(super) use network::backbone_has;
 pub use network::{student, to_device};
+pub(super) use shares::length_at;
 pub use sources::{LabelledSets, held_out, learned_from, load_split, read_split};
 pub use weights::{ClassifierCard, load_body, load_weights};
 

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::iter::once;
 
+use ckd_detectors::param::ParamStore;
 use ckd_kernels::Gradients;
 use ckd_kernels::sgd::squared_norm;
 
@@ -33,9 +34,13 @@ pub(super) fn gradient_norms(
     for (name, part) in parts {
         let mut gradients = Gradients::new();
         pass_of(part, setting, (&images, &batch), step, &mut gradients)?;
-        let weights = setting.student.params().trainable();
-        let own: Vec<_> = weights.filter_map(|(weight, _)| gradients.get(weight)).collect();
-        norms.insert(name.to_owned(), squared_norm(&own)?.sqrt());
+        norms.insert(name.to_owned(), length_at(setting.student.params(), &gradients)?);
     }
     Ok(norms)
+}
+
+/// The length of `gradients` over all trained weights of a network.
+pub(in crate::engine) fn length_at(network: &ParamStore, gradients: &Gradients) -> Result<f64> {
+    let own: Vec<_> = network.trainable().filter_map(|(weight, _)| gradients.get(weight)).collect();
+    Ok(squared_norm(&own)?.sqrt())
 }

@@ -5,11 +5,13 @@
 //! | `sources` | images and weights, found before anything is loaded |
 //! | `backbone` | a classifier without its last layer |
 //! | `pass` | one batch: teacher, student, methods, gradients |
+//! | `shares` | whose gradient moves the student |
 //! | `evaluate` | a backbone beside its teacher on held-out images |
 
 mod backbone;
 mod evaluate;
 mod pass;
+mod shares;
 mod sources;
 
 pub use backbone::Backbone;
@@ -188,6 +190,15 @@ impl Task for UnlabelledSets {
         gradients: &mut GradientSink<'_>,
     ) -> Result<Pass> {
         pass::training_pass(setting, batch, step, gradients)
+    }
+
+    fn gradient_norms(
+        &self,
+        setting: &Setting<'_, Self>,
+        batch: LabelledBatch,
+        step: u64,
+    ) -> Result<BTreeMap<String, f64>> {
+        shares::gradient_norms(setting, batch, step)
     }
 
     fn measure(

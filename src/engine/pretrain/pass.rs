@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use ckd_detectors::images::Images;
 use ckd_detectors::nn::Mode;
 use rand::RngCore;
 
@@ -21,6 +22,18 @@ pub(super) fn training_pass(
     gradients: &mut GradientSink<'_>,
 ) -> Result<Pass> {
     let images = to_device(&mut batch, setting.device)?;
+    pass_of(None, setting, (&images, &batch), step, gradients)
+}
+
+/// Runs teacher and student on one batch at `step` and gives the gradients of all methods, or of the one of the label `only`, to
+/// `gradients`.
+pub(super) fn pass_of(
+    only: Option<&str>,
+    setting: &Setting<'_, UnlabelledSets>,
+    (images, batch): (&Images, &LabelledBatch),
+    step: u64,
+    gradients: &mut GradientSink<'_>,
+) -> Result<Pass> {
     let (started, mut teaching) = (Instant::now(), Duration::ZERO);
     let Some(lessons) = setting.lessons.filter(|lessons| lessons.is_active(step)) else {
         let reason = format!("it has no method that counts at step {step}, and nothing else to learn from");
@@ -28,10 +41,10 @@ pub(super) fn training_pass(
     };
     // The teacher goes first: its activations are gone before the student's are kept.
     let taught = timed(&mut teaching, || match lessons.wants_preactivations() {
-        true => lessons.teacher().with_preactivations(&images),
-        false => lessons.teacher().forward(&images, Mode::Inference),
+        true => lessons.teacher().with_preactivations(images),
+        false => lessons.teacher().forward(images, Mode::Inference),
     })?;
-    let taps = setting.student.forward(&images, Mode::Train)?;
+    let taps = setting.student.forward(images, Mode::Train)?;
     let lesson = Lesson {
         image_size: (batch.side, batch.side),
         samples: &batch.indices,
@@ -39,11 +52,16 @@ pub(super) fn training_pass(
         parts: setting.parts,
         ..Lesson::new(&taught, &taps)
     };
-    let terms = lessons.terms(&lesson, step, |_| Ok(None))?;
+    let terms = match only {
+        Some(label) => lessons.terms_of(label, &lesson, step)?,
+        None => lessons.terms(&lesson, step, |_| Ok(None))?,
+    };
     if setting.parts.is_some_and(Parts::is_for_rows_alone) {
         return Ok(Pass::for_rows_alone());
     }
-    lessons.after_step(&lesson, step)?;
+    if only.is_none() {
+        lessons.after_step(&lesson, step)?;
+    }
     drop((taught, taps));
     walk_back(terms, step, started, teaching, gradients)
 }
