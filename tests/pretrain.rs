@@ -163,7 +163,10 @@ fn the_methods_shares_of_the_gradient_show_a_weight_that_is_off_and_leave_the_ru
 
     // There is no task's loss: the first method is what the others are beside. Nothing is told of a single one.
     let told = train("loud", &["train.share_steps=1", "distill.1.weight=1e5"]);
-    assert_mentions(&told, &["queue (distill.1) sends", "the gradient of dense (distill.0)", "--set distill.1.weight="]);
+    assert_mentions(
+        &told,
+        &["queue (distill.1) sends", "the gradient of dense (distill.0)", "--set distill.1.weight="],
+    );
     train("single", &["distill.1.weight=0"]);
     assert_eq!(shares("single"), None);
 }

@@ -37,9 +37,7 @@ impl Method for At {
 
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let maps = OnMaps::new(NAME, &self.place)?;
-        Ok(Box::new(
-            maps.term(self.weight.into(), |_, teacher, student| attention_transfer(teacher, student)),
-        ))
+        Ok(Box::new(maps.term(self.weight, |level| attention_transfer(level.teacher, level.student))))
     }
 }
 

@@ -50,8 +50,9 @@ impl Method for Cwd {
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
         let (maps, temperature) = (OnMaps::new(NAME, &self.place)?, self.temperature.into());
-        let loss = move |teacher: &Tensor, student: &Value| cwd(teacher, student, temperature);
-        Ok(Box::new(maps.adapted(self.weight.into(), setting, builder, loss)?))
+        let maps = maps.adapted(setting, &builder)?;
+        let maps = maps.term(self.weight, move |level| cwd(level.teacher, level.student, temperature));
+        Ok(Box::new(maps.training(builder)))
     }
 }
 

@@ -8,8 +8,6 @@
 //! normalised_mse    the same of p / |p| and t / |t|: 2 / channels of the cosine's
 //! ```
 
-use std::rc::Rc;
-
 use candle_core::Tensor;
 use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
@@ -24,7 +22,7 @@ use super::maps::{mean_squared_difference, paired};
 use super::method::{Method, MethodSetting};
 use super::on_maps::OnMaps;
 use super::place::Maps;
-use super::projector::{at, projectors, unit_cells};
+use super::projector::unit_cells;
 use super::scalar::nothing;
 
 const NAME: &str = "dense";
@@ -65,18 +63,11 @@ impl Method for DenseFeatures {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let projectors = Rc::new(projectors(&self.place.taps()?, &setting.widths, &builder)?);
-        let projected = move |tap, teacher: &Tensor, student: &Value| {
-            let (_, _, h, w) = teacher.dims4()?;
-            at(&projectors, NAME, tap)?.at_size(student, (h, w))
-        };
-        let (distance, own) = (self.distance, projected.clone());
-        let maps = OnMaps::new(NAME, &self.place)?
-            .term(self.weight.into(), move |tap, teacher, student| {
-                dense(teacher, &own(tap, teacher, student)?, distance)
-            })
-            .likened(move |tap, teacher, student| mean_cosine(teacher, &projected(tap, teacher, student)?));
-        Ok(Box::new(maps.training(Some(builder.finish()))))
+        let (maps, distance) = (OnMaps::new(NAME, &self.place)?.projected(setting, &builder)?, self.distance);
+        let maps = maps
+            .term(self.weight, move |level| dense(level.teacher, level.student, distance))
+            .likened(|level| mean_cosine(level.teacher, level.student));
+        Ok(Box::new(maps.training(builder)))
     }
 }
 

@@ -57,9 +57,9 @@ impl Method for Fcka {
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (of, kernel) = (self.of, Kernel { center: self.center, row_norm: self.row_norm });
         let maps = OnMaps::new(NAME, &self.place)?;
-        Ok(Box::new(maps.term(self.weight.into(), move |_, teacher, student| {
-            let teacher = of.matrix(&Value::constant(teacher.clone()))?;
-            misalignment(teacher.tensor(), &of.matrix(student)?, kernel)
+        Ok(Box::new(maps.term(self.weight, move |level| {
+            let teacher = of.matrix(&Value::constant(level.teacher.clone()))?;
+            misalignment(teacher.tensor(), &of.matrix(level.student)?, kernel)
         })))
     }
 }

@@ -12,20 +12,21 @@
 //! cells. Boxes are scaled by the size of the padded images, which the maps cover; the authors' code scales
 //! by each image's own.
 
+use std::collections::BTreeMap;
+
 use candle_core::Tensor;
 use ckd_detectors::boxes::Xyxy;
-use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::maps::{self, Weights, attention_weights, squared_difference};
 use ckd_kernels::memory::from_elements;
 use ckd_settings::{Check, section};
 
 use super::context::{ContextBlock, context_difference};
-use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
-use super::layers::Adapters;
+use super::distiller::{DistillError, Distiller, width_at};
 use super::maps::paired;
 use super::method::{Method, MethodSetting};
+use super::on_maps::{Level, OnMaps};
 use super::place::Maps;
 use super::scalar::nothing;
 
@@ -73,74 +74,38 @@ impl Method for Fgd {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let (at, widths) = (self.place.taps()?, &setting.widths);
-        let adapters = Adapters::layers(&at, widths, &builder)?;
-        let mut blocks = Vec::new();
-        if self.weight_context != 0.0 {
-            for &tap in &at {
-                let width = width_at(widths, tap)?.teacher;
-                let block = |side: &str| ContextBlock::new(&builder.within(tap).within(side), width);
-                blocks.push([block("student")?, block("teacher")?]);
+        let mut maps = OnMaps::new(NAME, &self.place)?.adapted(setting, &builder)?;
+        let temperature = self.temperature.into();
+        for (kind, weight, inside) in
+            [("foreground", self.weight, true), ("background", self.weight_background, false)]
+        {
+            if weight != 0.0 {
+                maps = maps.kind(kind, weight, move |&Level { teacher, student, lesson, .. }| {
+                    let (n, _, h, w) = paired(NAME, teacher, student)?;
+                    let sizes = vec![lesson.image_size; n];
+                    let (foreground, background) = box_masks(lesson.boxes, &sizes, (h, w))?;
+                    let mask = if inside { foreground } else { background };
+                    focal_difference(teacher, student, &mask, temperature)
+                });
             }
         }
-        Ok(Box::new(FocalAndGlobal { keys: self.clone(), at, adapters, blocks, params: builder.finish() }))
-    }
-}
-
-/// FGD on pyramid levels: adapters where the widths differ, and context blocks if they count.
-#[derive(Debug)]
-struct FocalAndGlobal {
-    keys: Fgd,
-    at: Vec<Tap>,
-    adapters: Adapters,
-    blocks: Vec<[ContextBlock; 2]>,
-    params: ParamStore,
-}
-
-impl Distiller for FocalAndGlobal {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        self.at.clone()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let Fgd { weight, weight_background, weight_attention, weight_context, temperature, .. } = self.keys;
-        let temperature = temperature.into();
-        let mut terms = Vec::new();
-        for (index, &tap) in self.at.iter().enumerate() {
-            let (teacher, student) = at_tap(tap, lesson)?;
-            let mut level = || -> Result<(), DistillError> {
-                let student = self.adapters.forward(tap, student)?;
-                let (n, _, h, w) = paired(NAME, teacher, &student)?;
-                let sizes = vec![lesson.image_size; n];
-                let (foreground, background) = box_masks(lesson.boxes, &sizes, (h, w))?;
-                let mut push = |kind: &str, weight: f32, value: &dyn Fn() -> Result<Value, DistillError>| {
-                    if weight != 0.0 {
-                        let name = format!("{NAME}/{tap}/{kind}");
-                        terms.push(Term { name, value: value()?, weight: weight.into() });
-                    }
-                    Ok::<_, DistillError>(())
-                };
-                let focal = |mask: &[f32]| focal_difference(teacher, &student, mask, temperature);
-                push("foreground", weight, &|| focal(&foreground))?;
-                push("background", weight_background, &|| focal(&background))?;
-                push("attention", weight_attention, &|| {
-                    attention_difference(teacher, &student, temperature)
-                })?;
-                push("context", weight_context, &|| {
-                    context_difference(teacher, &student, &self.blocks[index])
-                })
-            };
-            level().map_err(|error| error.at(tap))?;
+        if self.weight_attention != 0.0 {
+            maps = maps.kind("attention", self.weight_attention, move |level| {
+                attention_difference(level.teacher, level.student, temperature)
+            });
         }
-        Ok(terms)
-    }
-
-    fn params(&self) -> Option<&ParamStore> {
-        Some(&self.params)
+        if self.weight_context != 0.0 {
+            let mut blocks = BTreeMap::new();
+            for &tap in maps.at() {
+                let width = width_at(&setting.widths, tap)?.teacher;
+                let block = |side: &str| ContextBlock::new(&builder.within(tap).within(side), width);
+                blocks.insert(tap, [block("student")?, block("teacher")?]);
+            }
+            maps = maps.kind("context", self.weight_context, move |level| {
+                context_difference(level.teacher, level.student, &blocks[&level.tap])
+            });
+        }
+        Ok(Box::new(maps.training(builder)))
     }
 }
 

@@ -98,13 +98,13 @@ fn regression(
     for tap in place.taps()? {
         regressors.insert(tap, Trained::new(regressor, width_at(widths, tap)?, &builder.within(tap))?);
     }
-    let maps = OnMaps::new(name, place)?.training(Some(builder.finish()));
-    Ok(Box::new(maps.term(weight.into(), move |tap, teacher, student| {
-        let (teacher, student) = at_equal_sizes("fitnet", teacher, student)?;
-        let student =
-            regressors.get(&tap).map_or(Ok(student.clone()), |trained| trained.forward(&student))?;
+    let maps = OnMaps::new(name, place)?.term(weight, move |level| {
+        let (teacher, student) = at_equal_sizes("fitnet", level.teacher, level.student)?;
+        let regressor = regressors.get(&level.tap);
+        let student = regressor.map_or(Ok(student.clone()), |trained| trained.forward(&student))?;
         mean_squared_difference(&teacher, &student)
-    })))
+    });
+    Ok(Box::new(maps.training(builder)))
 }
 
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use ckd_detectors::init::Init;
 use ckd_detectors::nn::Conv2d;
-use ckd_detectors::param::{Builder, ParamStore};
+use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train};
@@ -60,19 +60,8 @@ pub(super) fn conv_1x1(builder: &Builder, (inputs, outputs): (usize, usize)) -> 
 pub(super) struct Adapters(BTreeMap<Tap, Conv2d>);
 
 impl Adapters {
-    /// The layers `TAP.align` of the maps at `at`, and their parameters, if there is one.
-    pub(super) fn new(
-        at: &[Tap],
-        widths: &Widths,
-        builder: Builder,
-    ) -> Result<(Self, Option<ParamStore>), DistillError> {
-        let adapters = Self::layers(at, widths, &builder)?;
-        let params = (!adapters.0.is_empty()).then(|| builder.finish());
-        Ok((adapters, params))
-    }
-
-    /// The layers alone, for a method that trains more than these.
-    pub(super) fn layers(at: &[Tap], widths: &Widths, builder: &Builder) -> Result<Self, DistillError> {
+    /// The layers `TAP.align` of the maps at `at`.
+    pub(super) fn new(at: &[Tap], widths: &Widths, builder: &Builder) -> Result<Self, DistillError> {
         let mut layers = BTreeMap::new();
         for &tap in at {
             let Width { teacher, student } = width_at(widths, tap)?;

@@ -21,7 +21,7 @@ use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::on_maps::OnMaps;
 use super::place::Maps;
-use super::projector::{at, projectors, unit_cells};
+use super::projector::unit_cells;
 use super::scalar::{expect_positive, nothing};
 
 const NAME: &str = "local";
@@ -56,13 +56,10 @@ impl Method for LocalFeatures {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let projectors = projectors(&self.place.taps()?, &setting.widths, &builder)?;
-        let (maps, temperature) = (OnMaps::new(NAME, &self.place)?, f64::from(self.temperature));
-        let maps = maps.term(self.weight.into(), move |tap, teacher, student| {
-            let (_, _, h, w) = teacher.dims4()?;
-            local(teacher, &at(&projectors, NAME, tap)?.at_size(student, (h, w))?, temperature)
-        });
-        Ok(Box::new(maps.training(Some(builder.finish()))))
+        let (maps, temperature) = (OnMaps::new(NAME, &self.place)?, self.temperature.into());
+        let maps = maps.projected(setting, &builder)?;
+        let maps = maps.term(self.weight, move |level| local(level.teacher, level.student, temperature));
+        Ok(Box::new(maps.training(builder)))
     }
 }
 

@@ -15,8 +15,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use ckd_detectors::init::{Init, stream};
 use ckd_detectors::nn::Conv2d;
-use ckd_detectors::param::{Builder, ParamStore};
-use ckd_detectors::taps::Tap;
+use ckd_detectors::param::Builder;
 use ckd_kernels::Value;
 use ckd_kernels::channels::scale_channels;
 use ckd_kernels::linear::Activation::{Identity, Relu};
@@ -25,10 +24,10 @@ use ckd_settings::{Check, choices, section};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
-use super::layers::Adapters;
+use super::distiller::{DistillError, Distiller, width_at};
 use super::maps::paired;
 use super::method::{Method, MethodSetting};
+use super::on_maps::{Level, OnMaps};
 use super::place::Maps;
 
 const NAME: &str = "mgd";
@@ -76,52 +75,18 @@ impl Method for Mgd {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let at = self.place.taps()?;
-        let adapters = Adapters::layers(&at, &setting.widths, &builder)?;
+        let maps = OnMaps::new(NAME, &self.place)?.adapted(setting, &builder)?;
         let mut generations = BTreeMap::new();
-        for &tap in &at {
+        for &tap in maps.at() {
             let width = width_at(&setting.widths, tap)?.teacher;
             generations.insert(tap, Generation::new(&builder.within(tap), width)?);
         }
-        Ok(Box::new(Masked { keys: self.clone(), adapters, generations, params: builder.finish() }))
-    }
-}
-
-/// MGD on levels: adapters where the widths differ, and what generates the teacher's maps.
-#[derive(Debug)]
-struct Masked {
-    keys: Mgd,
-    adapters: Adapters,
-    generations: BTreeMap<Tap, Generation>,
-    params: ParamStore,
-}
-
-impl Distiller for Masked {
-    fn name(&self) -> &str {
-        NAME
-    }
-
-    fn taps(&self) -> Vec<Tap> {
-        self.generations.keys().copied().collect()
-    }
-
-    fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
-        let level = |(&tap, generation): (&Tap, &Generation)| {
-            let (teacher, student) = at_tap(tap, lesson)?;
-            let value = || {
-                let student = self.adapters.forward(tap, student)?;
-                let seed = stream(lesson.seed, &format!("{}/{NAME}/{tap}", lesson.entry));
-                let mask = mask_of(&student, self.keys.mask, self.keys.dropped, seed)?;
-                mgd(teacher, &student, &mask, generation)
-            };
-            let value = value().map_err(|error: DistillError| error.at(tap))?;
-            Ok(Term { name: format!("{NAME}/{tap}"), value, weight: self.keys.weight.into() })
-        };
-        self.generations.iter().map(level).collect()
-    }
-
-    fn params(&self) -> Option<&ParamStore> {
-        Some(&self.params)
+        let (of, dropped) = (self.mask, self.dropped);
+        let maps = maps.term(self.weight, move |&Level { tap, teacher, student, lesson }| {
+            let seed = stream(lesson.seed, &format!("{}/{NAME}/{tap}", lesson.entry));
+            mgd(teacher, student, &mask_of(student, of, dropped, seed)?, &generations[&tap])
+        });
+        Ok(Box::new(maps.training(builder)))
     }
 }
 

@@ -10,16 +10,28 @@ use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap};
 use super::layers::Adapters;
 use super::method::MethodSetting;
 use super::place::Maps;
+use super::projector::Projectors;
 
-type Loss = Box<dyn Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError>>;
+/// The maps of teacher and student at a level, (N, C, H, W) each.
+pub(super) struct Level<'l> {
+    pub(super) tap: Tap,
+    pub(super) teacher: &'l Tensor,
+    pub(super) student: &'l Value,
+    pub(super) lesson: &'l Lesson<'l>,
+}
+
+/// Brings the student's map to the teacher's form: once at each level, whatever terms follow.
+type Bring = Box<dyn Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError>>;
+type Loss = Box<dyn Fn(&Level<'_>) -> Result<Value, DistillError>>;
 
 /// Terms over the maps of some levels, each on its own.
 pub(super) struct OnMaps {
     name: &'static str,
     at: Vec<Tap>,
+    bring: Option<Bring>,
     terms: Vec<(Option<&'static str>, f64, Loss)>,
-    params: Option<ParamStore>,
     cosine: Option<Loss>,
+    params: Option<ParamStore>,
 }
 
 impl OnMaps {
@@ -28,62 +40,96 @@ impl OnMaps {
     /// # Errors
     /// A level that is no tap.
     pub(super) fn new(name: &'static str, maps: &Maps) -> Result<Self, DistillError> {
-        Ok(Self { name, at: maps.taps()?, terms: Vec::new(), params: None, cosine: None })
+        Ok(Self { name, at: maps.taps()?, bring: None, terms: Vec::new(), cosine: None, params: None })
     }
 
-    /// With the term `NAME/TAP` at every level. The loss takes the level's tap and the maps of teacher and
-    /// student, (N, C, H, W) each, and gives a scalar.
-    pub(super) fn term(
-        mut self,
-        weight: f64,
-        loss: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError> + 'static,
-    ) -> Self {
-        self.terms.push((None, weight, Box::new(loss)));
-        self
+    /// The levels.
+    pub(super) fn at(&self) -> &[Tap] {
+        &self.at
     }
 
-    /// With the term `NAME/TAP` at every level, of the student's map through a 1x1 convolution that `builder` makes where
-    /// widths differ.
+    /// Of the student's maps through 1x1 convolutions that `builder` makes where widths differ.
     ///
     /// # Errors
     /// A tap without a known width.
     pub(super) fn adapted(
-        self,
-        weight: f64,
+        mut self,
         setting: &MethodSetting<'_>,
-        builder: Builder,
-        loss: impl Fn(&Tensor, &Value) -> Result<Value, DistillError> + 'static,
+        builder: &Builder,
     ) -> Result<Self, DistillError> {
-        let (adapters, params) = Adapters::new(&self.at, &setting.widths, builder)?;
-        let maps =
-            self.term(weight, move |tap, teacher, student| loss(teacher, &adapters.forward(tap, student)?));
-        Ok(maps.training(params))
+        let adapters = Adapters::new(&self.at, &setting.widths, builder)?;
+        self.bring = Some(Box::new(move |tap, _, student| adapters.forward(tap, student)));
+        Ok(self)
     }
 
-    /// With the term `NAME/TAP/KIND` at every level; the loss as in [`term`](Self::term).
+    /// Of the student's maps through projectors that `builder` makes, in the teacher's size.
+    ///
+    /// # Errors
+    /// A tap without a known width.
+    pub(super) fn projected(
+        mut self,
+        setting: &MethodSetting<'_>,
+        builder: &Builder,
+    ) -> Result<Self, DistillError> {
+        let projectors = Projectors::new(&self.at, &setting.widths, builder)?;
+        self.bring = Some(Box::new(move |tap, teacher, student| projectors.forward(tap, teacher, student)));
+        Ok(self)
+    }
+
+    /// With the term `NAME/TAP` at every level; the loss gives a scalar.
+    pub(super) fn term(
+        mut self,
+        weight: impl Into<f64>,
+        loss: impl Fn(&Level<'_>) -> Result<Value, DistillError> + 'static,
+    ) -> Self {
+        self.terms.push((None, weight.into(), Box::new(loss)));
+        self
+    }
+
+    /// With the term `NAME/TAP/KIND` at every level; the loss gives a scalar.
     pub(super) fn kind(
         mut self,
         kind: &'static str,
-        weight: f64,
-        loss: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError> + 'static,
+        weight: impl Into<f64>,
+        loss: impl Fn(&Level<'_>) -> Result<Value, DistillError> + 'static,
     ) -> Self {
-        self.terms.push((Some(kind), weight, Box::new(loss)));
+        self.terms.push((Some(kind), weight.into(), Box::new(loss)));
         self
     }
 
     /// With the mean cosine of teacher and student at a level, in the teacher's space.
     pub(super) fn likened(
         mut self,
-        cosine: impl Fn(Tap, &Tensor, &Value) -> Result<Value, DistillError> + 'static,
+        cosine: impl Fn(&Level<'_>) -> Result<Value, DistillError> + 'static,
     ) -> Self {
         self.cosine = Some(Box::new(cosine));
         self
     }
 
-    /// With what it trains along with the student.
-    pub(super) fn training(mut self, params: Option<ParamStore>) -> Self {
-        self.params = params;
+    /// With what `builder` made, to be trained along with the student.
+    pub(super) fn training(mut self, builder: Builder) -> Self {
+        self.params = Some(builder.finish());
         self
+    }
+
+    /// Calls `work` at every level.
+    fn each(
+        &self,
+        lesson: &Lesson<'_>,
+        mut work: impl FnMut(&Level<'_>) -> Result<(), DistillError>,
+    ) -> Result<(), DistillError> {
+        for &tap in &self.at {
+            let (teacher, student) = at_tap(tap, lesson)?;
+            let mut level = || match &self.bring {
+                None => work(&Level { tap, teacher, student, lesson }),
+                Some(bring) => {
+                    let student = bring(tap, teacher, student)?;
+                    work(&Level { tap, teacher, student: &student, lesson })
+                }
+            };
+            level().map_err(|error| error.at(tap))?;
+        }
+        Ok(())
     }
 }
 
@@ -98,28 +144,26 @@ impl Distiller for OnMaps {
 
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
         let mut terms = Vec::new();
-        for &tap in &self.at {
-            let (teacher, student) = at_tap(tap, lesson)?;
+        self.each(lesson, |level| {
             for (kind, weight, loss) in &self.terms {
-                let value = loss(tap, teacher, student).map_err(|error| error.at(tap))?;
                 let name = match kind {
-                    Some(kind) => format!("{}/{tap}/{kind}", self.name),
-                    None => format!("{}/{tap}", self.name),
+                    Some(kind) => format!("{}/{}/{kind}", self.name, level.tap),
+                    None => format!("{}/{}", self.name, level.tap),
                 };
-                terms.push(Term { name, value, weight: *weight });
+                terms.push(Term { name, value: loss(level)?, weight: *weight });
             }
-        }
+            Ok(())
+        })?;
         Ok(terms)
     }
 
     fn cosine(&self, lesson: &Lesson<'_>) -> Result<Option<f64>, DistillError> {
         let Some(cosine) = &self.cosine else { return Ok(None) };
         let mut sum = 0.0;
-        for &tap in &self.at {
-            let (teacher, student) = at_tap(tap, lesson)?;
-            let value = || Ok(f64::from(cosine(tap, teacher, student)?.item()?));
-            sum += value().map_err(|error: DistillError| error.at(tap))?;
-        }
+        self.each(lesson, |level| {
+            sum += f64::from(cosine(level)?.item()?);
+            Ok(())
+        })?;
         Ok(Some(sum / self.at.len().max(1) as f64))
     }
 

@@ -53,9 +53,9 @@ impl Method for Pkd {
         setting: &MethodSetting<'_>,
         builder: Builder,
     ) -> Result<Box<dyn Distiller>, DistillError> {
-        let (maps, std) = (OnMaps::new(NAME, &self.place)?, self.std);
-        let loss = move |teacher: &Tensor, student: &Value| pkd(teacher, student, std);
-        Ok(Box::new(maps.adapted(self.weight.into(), setting, builder, loss)?))
+        let (maps, std) = (OnMaps::new(NAME, &self.place)?.adapted(setting, &builder)?, self.std);
+        let maps = maps.term(self.weight, move |level| pkd(level.teacher, level.student, std));
+        Ok(Box::new(maps.training(builder)))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use candle_core::Tensor;
 use ckd_detectors::init::Init;
 use ckd_detectors::nn::Conv2d;
 use ckd_detectors::param::Builder;
@@ -64,23 +65,24 @@ impl Projector {
     }
 }
 
-/// Projectors at `taps`, which `builder` makes.
-pub(super) fn projectors(
-    taps: &[Tap],
-    widths: &Widths,
-    builder: &Builder,
-) -> Result<BTreeMap<Tap, Projector>, DistillError> {
-    let one = |&tap: &Tap| Ok((tap, Projector::new(&builder.within(tap), width_at(widths, tap)?)?));
-    taps.iter().map(one).collect()
-}
+/// Projectors of the maps at several taps.
+pub(super) struct Projectors(BTreeMap<Tap, Projector>);
 
-/// The projector at `tap`.
-pub(super) fn at<'p>(
-    projectors: &'p BTreeMap<Tap, Projector>,
-    method: &'static str,
-    tap: Tap,
-) -> Result<&'p Projector, DistillError> {
-    projectors.get(&tap).ok_or_else(|| DistillError::invalid(method, format!("no projector at {tap}")))
+impl Projectors {
+    /// The layers `TAP.projector` of the maps at `at`.
+    pub(super) fn new(at: &[Tap], widths: &Widths, builder: &Builder) -> Result<Self, DistillError> {
+        let one = |&tap: &Tap| Ok((tap, Projector::new(&builder.within(tap), width_at(widths, tap)?)?));
+        Ok(Self(at.iter().map(one).collect::<Result<_, DistillError>>()?))
+    }
+
+    /// The student's map in the teacher's width and size; a map at another tap as it is.
+    ///
+    /// # Shapes
+    /// `teacher` (N, C_teacher, H, W), `student` (N, C_student, h, w); (N, C_teacher, H, W).
+    pub(super) fn forward(&self, tap: Tap, teacher: &Tensor, student: &Value) -> Result<Value, DistillError> {
+        let (_, _, h, w) = teacher.dims4()?;
+        self.0.get(&tap).map_or_else(|| Ok(student.clone()), |projector| projector.at_size(student, (h, w)))
+    }
 }
 
 /// Unit rows; a row of zeros stays one.

@@ -58,8 +58,8 @@ impl Method for Rcka {
         for (kind, rows, weight) in
             kinds.into_iter().filter(|(kind, _, weight)| *kind == "intra" || *weight != 0.0)
         {
-            maps = maps.kind(kind, weight.into(), move |_, teacher, student| {
-                patch_cka(teacher, student, rows, patch, kernel)
+            maps = maps.kind(kind, weight, move |level| {
+                patch_cka(level.teacher, level.student, rows, patch, kernel)
             });
         }
         Ok(Box::new(maps))

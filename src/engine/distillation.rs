@@ -135,12 +135,7 @@ impl<M> Distillation<M> {
         };
         let Some((beside, own)) = task.or_else(first) else { return Vec::new() };
         let of = |method: &Method| {
-            balance::warning(
-                &method.label,
-                &method.weights,
-                *norms.get(&method.label)?,
-                (&beside, own),
-            )
+            balance::warning(&method.label, &method.weights, *norms.get(&method.label)?, (&beside, own))
         };
         self.methods.iter().filter_map(of).collect()
     }

@@ -6,6 +6,7 @@ use super::claim::Claim;
 use super::distillation::Distillation;
 use super::experiment::Request;
 use super::job::{Job, Surroundings, finished};
+use super::missing::initial_weights;
 use super::observer::Observers;
 use super::task::{Gathered, Settings, Task};
 use super::teacher::{self, check_folders, folder_of};
@@ -82,7 +83,7 @@ fn parts<C: Settings>(
     if let Some(experiment) = &loaded.teacher_experiment {
         let own = experiment.resolved().on_data_of(config);
         if finished::<C::Task>(&teacher::place(&own, around.data), &own, None, around.observers).is_none() {
-            let init = C::Task::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
+            let init = initial_weights(experiment)?;
             estimates.push(job::<C::Task>(claim, &own, init.as_ref(), None, "teacher").estimate(around)?);
         }
     }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::distillation::Distillation;
 use super::job::{Job, Row, Start, Surroundings, claimed};
+use super::missing::{Beginning, refuse};
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::ranks::{check_statistics, from_first, own_parts, set_patience};
@@ -83,7 +84,9 @@ pub fn run_on<C: Settings>(
     loaded: &Loaded<C>,
     request: &Request,
 ) -> Result<Finished<Row<C::Task>>> {
-    let (init, teacher) = (C::Task::initial_weights(loaded)?, C::Task::teacher_weights(loaded)?);
+    let mut missing = Vec::new();
+    let Beginning { init, teacher } = Beginning::find(loaded, &mut missing);
+    refuse(missing)?;
     run_gathered(Gathered { task, init, teacher, notes: Vec::new(), bad_images: Vec::new() }, loaded, request)
 }
 

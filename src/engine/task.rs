@@ -22,7 +22,7 @@ use super::Result;
 use super::distillation::Distillation;
 use super::outcome::ClassResult;
 use super::pass::{GradientSink, Pass};
-use crate::config::{Document, Eval, Loaded, Run};
+use crate::config::{Document, Loaded, Run};
 use crate::data::{BadImage, Source, Workforce};
 use crate::distill::{Distill, MethodSetting, Parts};
 use crate::eval::Detection;
@@ -51,9 +51,6 @@ pub trait Settings: Document + Clone + PartialEq + Serialize {
 
     /// Settings of speed and reporting, which may change on resume: workers and queue of the loader, and the run's.
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run);
-
-    /// The settings of evaluations.
-    fn evaluation(&mut self) -> &mut Eval;
 
     /// Distillation methods of the student.
     fn distill(&self) -> &[Distill] {
@@ -100,17 +97,11 @@ pub trait Task: Sized {
     /// BLAKE3 of the data, hexadecimal: what annotations and labels say of it.
     fn blake3(&self) -> String;
 
-    /// The student's initial weights, if it has any.
-    ///
-    /// # Errors
-    /// If they are missing.
-    fn initial_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
+    /// The student's initial weights, if it has any. What is not there is added to `missing`.
+    fn initial_weights(loaded: &Loaded<Self::Config>, missing: &mut Vec<String>) -> Option<PathBuf>;
 
-    /// The teacher's weights, if it has any and no experiment trains it.
-    ///
-    /// # Errors
-    /// If they are missing.
-    fn teacher_weights(loaded: &Loaded<Self::Config>) -> Result<Option<PathBuf>>;
+    /// The teacher's weights, if it has any and no experiment trains it. What is not there is added to `missing`.
+    fn teacher_weights(loaded: &Loaded<Self::Config>, missing: &mut Vec<String>) -> Option<PathBuf>;
 
     /// The student with random weights.
     fn student(&self, config: &Self::Config, device: &Device) -> Result<Self::Model>;

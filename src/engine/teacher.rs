@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::claim::Claim;
 use super::job::{Job, Row, Start, Surroundings, claimed, finished};
+use super::missing::initial_weights;
 use super::observer::Observers;
 use super::outcome::Outcome;
 use super::ranks::{check_statistics, from_first, own_parts};
@@ -131,7 +132,7 @@ pub(super) fn check<T: Task>(
         return Ok(());
     }
     let model = around.data.student(&own, around.device)?;
-    match T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()? {
+    match initial_weights(experiment)? {
         Some(init) => around.data.initialise(&own, &model, &init).map(drop),
         None => Ok(()),
     }
@@ -171,7 +172,7 @@ fn train<T: Task>(
             others.join(", ")
         ));
     }
-    let init = T::initial_weights(experiment)?.as_deref().map(WeightsFile::read).transpose()?;
+    let init = initial_weights(experiment)?;
     let claim = claimed(&folder, around)?;
     let train = |claim: &Claim, start| {
         let job: Job<'_, T> = Job {

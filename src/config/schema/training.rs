@@ -48,9 +48,9 @@ section! {
         /// Log every this many steps.
         pub log_every: u64 = 20,
         /// Over this many first steps, measure each method's part of the gradient and report it, with a warning where a
-        /// weight is far off. Of a detector it is measured at the student's pyramid, of a classifier at all its weights.
-        /// A measured step takes twice as long, or longer, and is the same step bit for bit. Default: 5, and 0 with
-        /// `sync_bn`.
+        /// weight is far off. Of a detector it is measured at the student's pyramid, of a classifier or a backbone at all its
+        /// weights. A measured step takes twice as long, or longer, and is the same step bit for bit. Default: 5, and 0
+        /// with `sync_bn`.
         pub share_steps: Option<u64>,
         /// Treatment of a loss or gradient that is infinite or not a number.
         pub on_non_finite: OnNonFinite = OnNonFinite::Stop,

@@ -18,7 +18,7 @@ mod sources;
 mod weights;
 
 pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
-pub(super) use network::backbone_has;
+pub(super) use network::{backbone_has, widths};
 pub use network::{student, to_device};
 pub(super) use shares::length_at;
 pub use sources::{LabelledSets, held_out, learned_from, load_split, read_split};
@@ -31,15 +31,14 @@ use std::path::PathBuf;
 use candle_core::Device;
 use ckd_detectors::classifier::{Classifier, ClassifierConfig};
 use ckd_detectors::param::Builder;
-use ckd_detectors::taps::Tap;
 
 use super::Result;
 use super::distillation::Distillation;
 use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Gathered, Network, Setting, Settings, Task, blake3_of};
-use crate::config::{ClassifyConfig, Eval, Loaded, Run};
+use crate::config::{ClassifyConfig, Loaded, Run};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
-use crate::distill::{Distill, MethodSetting, Width};
+use crate::distill::{Distill, MethodSetting};
 use crate::weights::WeightsFile;
 
 impl Settings for ClassifyConfig {
@@ -66,10 +65,6 @@ impl Settings for ClassifyConfig {
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run) {
         let data = &mut self.labelled.data;
         (&mut data.workers, &mut data.queue, &mut self.run)
-    }
-
-    fn evaluation(&mut self) -> &mut Eval {
-        &mut self.run.eval
     }
 
     fn distill(&self) -> &[Distill] {
@@ -101,12 +96,12 @@ impl Task for LabelledSets {
         blake3_of(&[self.train.blake3(), self.val.blake3()])
     }
 
-    fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
-        sources::initial_weights(loaded)
+    fn initial_weights(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+        sources::initial_weights(loaded, missing)
     }
 
-    fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
-        sources::teacher_weights(loaded)
+    fn teacher_weights(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+        sources::teacher_weights(loaded, missing)
     }
 
     fn student(&self, config: &ClassifyConfig, device: &Device) -> Result<Classifier> {
@@ -154,18 +149,10 @@ impl Task for LabelledSets {
             student(config, self.train.classes.len(), Builder::new(config.run.seed, device).frozen())?;
         let side = config.labelled.input.side_px as usize;
         let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
-        let width = |(tap, shape): (&Tap, &Vec<usize>)| {
-            // The teacher's pre-activations are compared with what the student's stages put out.
-            let own = match *tap {
-                Tap::PreActivation(stage) => Tap::Backbone(stage),
-                tap => tap,
-            };
-            Some((*tap, Width { teacher: *shape.get(1)?, student: *ours.get(&own)?.get(1)? }))
-        };
         Ok(MethodSetting {
             seed: config.run.seed,
             device,
-            widths: theirs.iter().filter_map(width).collect(),
+            widths: widths(&theirs, &ours),
             anchors: None,
             images: self.train.len(),
             classes: self.train.labels.clone(),

@@ -8,10 +8,9 @@ use crate::config::{ClassifyConfig, LabelledKind, Loaded};
 use crate::data::cifar::{Cifar, Split};
 use crate::data::labelled_data::LabelledData;
 use crate::data::{DataError, Labelled, image_folder, leakage, stl10};
-use crate::engine::missing::{places, refuse, weights};
+use crate::engine::missing::{Beginning, places, refuse, weights};
 use crate::engine::task::Gathered;
 use crate::engine::{EngineError, Result};
-use crate::report::run_folder::RunFolder;
 use crate::weights::labelled_rows;
 
 /// Both splits of a data set of labelled images.
@@ -70,14 +69,7 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
         missing.extend(missing_data(loaded, &root, split));
     }
     missing.dedup();
-    let teacher = find_teacher(loaded, &mut missing);
-    let init = find_initial(loaded, &mut missing);
-    if let Some(experiment) = &loaded.teacher_experiment {
-        let folder = experiment.config.run.output.join(&experiment.config.run.name);
-        if !RunFolder::at(folder).last().exists() {
-            find_initial(experiment, &mut missing);
-        }
-    }
+    let Beginning { init, teacher } = Beginning::find(loaded, &mut missing);
     refuse(missing)?;
     let train = load_split(config, &root, Split::Train)?;
     let val = load_split(config, &root, Split::Test)?;
@@ -109,22 +101,6 @@ pub(super) fn gather(loaded: &Loaded<ClassifyConfig>) -> Result<Gathered<Labelle
 fn left_out(split: &str, set: &Labelled) -> Option<String> {
     let first = &set.left_out.first()?.reason;
     Some(format!("{} {split} images left out since they cannot be used, first: {first}", set.left_out.len()))
-}
-
-/// The student's initial weights.
-pub(super) fn initial_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = find_initial(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
-}
-
-/// The teacher's weights.
-pub(super) fn teacher_weights(loaded: &Loaded<ClassifyConfig>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = find_teacher(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
 }
 
 /// Loads a split of the data set of `config` in `root`, decoded if its images are small.
@@ -244,7 +220,8 @@ fn missing_data(loaded: &Loaded<ClassifyConfig>, root: &Path, split: Split) -> O
     })
 }
 
-fn find_teacher(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+/// The teacher's weights.
+pub(super) fn teacher_weights(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let teacher = loaded.config.teacher.as_ref()?;
     let help = "Put the network's weights there, name another file with --set teacher.weights=FILE, or train the \
                 teacher first by naming its experiment: --set teacher.train=EXPERIMENT.toml";
@@ -252,7 +229,8 @@ fn find_teacher(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> O
     weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
 }
 
-fn find_initial(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+/// The student's initial weights.
+pub(super) fn initial_weights(loaded: &Loaded<ClassifyConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let student = &loaded.config.student;
     let help = "Name another file with --set student.init=FILE";
     weights(loaded, ("student.init", student.init.as_ref()?), student.allow_random_weights, help, missing)

@@ -33,7 +33,7 @@ use super::distillation::Distillation;
 use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Further, Gathered, Network, Setting, Settings, Task};
 use super::{EngineError, Result};
-use crate::config::{ClassifyConfig, CohortConfig, Eval, Loaded, Run};
+use crate::config::{ClassifyConfig, CohortConfig, Loaded, Run};
 use crate::data::{DataError, LabelledBatch, LabelledImages, Source, Workforce};
 use crate::distill::mcl::CohortMethod;
 use crate::distill::{MethodSetting, NegativesFrom};
@@ -59,10 +59,6 @@ impl Settings for CohortConfig {
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run) {
         let data = &mut self.labelled.data;
         (&mut data.workers, &mut data.queue, &mut self.run)
-    }
-
-    fn evaluation(&mut self) -> &mut Eval {
-        &mut self.run.eval
     }
 }
 
@@ -97,12 +93,12 @@ impl Task for CohortSets {
         self.0.blake3()
     }
 
-    fn initial_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {
-        Ok(None)
+    fn initial_weights(_: &Loaded<CohortConfig>, _: &mut Vec<String>) -> Option<PathBuf> {
+        None
     }
 
-    fn teacher_weights(_: &Loaded<CohortConfig>) -> Result<Option<PathBuf>> {
-        Ok(None)
+    fn teacher_weights(_: &Loaded<CohortConfig>, _: &mut Vec<String>) -> Option<PathBuf> {
+        None
     }
 
     fn student(&self, config: &CohortConfig, device: &Device) -> Result<Cohort> {

@@ -43,15 +43,16 @@ use self::evaluate::{analysed, detect_shared, score};
 use self::pass::{Moment, Views, training_pass};
 use self::picture::{Extremes, evaluation_picture};
 use self::shares::Ledger;
-use self::sources::{Inputs, find_initial, find_teacher};
+use self::sources::Inputs;
 use super::distillation::Distillation;
+use super::missing::Beginning;
 use super::outcome::ClassResult;
 use super::pass::{GradientSink, Pass};
 use super::task::{
     Evaluating, Gathered, Measured, Network, Setting, Settings, Task, Trained, blake3_of, parameters_of,
 };
 use super::{Result, classes};
-use crate::config::{Config, Eval, Loaded, Run, TeacherPrecision};
+use crate::config::{Config, Loaded, Run, TeacherPrecision};
 use crate::data::loader::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
@@ -88,10 +89,6 @@ impl Settings for Config {
         (&mut self.data.workers, &mut self.data.queue, &mut self.run)
     }
 
-    fn evaluation(&mut self) -> &mut Eval {
-        &mut self.run.eval
-    }
-
     fn distill(&self) -> &[Distill] {
         &self.distill
     }
@@ -120,7 +117,7 @@ impl Task for DataSets {
     const HEADLINE: &'static str = "ap";
 
     fn gather(loaded: &Loaded<Config>) -> Result<Gathered<Self>> {
-        let Inputs { data, init, teacher } = Inputs::find(loaded)?;
+        let Inputs { data, beginning: Beginning { init, teacher } } = Inputs::find(loaded)?;
         let task = data.load()?;
         let notes = task.reports.iter().map(ToString::to_string).collect();
         let bad_images = task.reports.iter().flat_map(|report| report.bad_images.clone()).collect();
@@ -131,12 +128,12 @@ impl Task for DataSets {
         blake3_of(&[self.train.blake3(), self.val.blake3()])
     }
 
-    fn initial_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
-        find_initial(loaded)
+    fn initial_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
+        sources::initial_weights(loaded, missing)
     }
 
-    fn teacher_weights(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
-        find_teacher(loaded)
+    fn teacher_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
+        sources::teacher_weights(loaded, missing)
     }
 
     fn student(&self, config: &Config, device: &Device) -> Result<Detector> {

@@ -8,43 +8,18 @@ use crate::data::pseudo_labels::PseudoLabels;
 use crate::data::synth::{self, Split};
 use crate::data::unlabelled::{self, Weighting};
 use crate::data::{DataError, Dataset, ImagePolicy, Instances, LoadReport, SplitFiles, coco, leakage};
-use crate::engine::missing::{places, refuse, weights};
+use crate::engine::missing::{Beginning, places, refuse, weights};
 use crate::engine::{Result, classes};
 use crate::eval::GroundTruth;
-use crate::report::run_folder::RunFolder;
 use crate::weights::card::categories_of;
 
 /// Everything on the disk that an experiment reads.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Inputs {
     /// Images and boxes.
     pub data: DataPaths,
-    /// The student's initial weights.
-    pub init: Option<PathBuf>,
-    /// The teacher's weights, unless an experiment trains it.
-    pub teacher: Option<PathBuf>,
-}
-
-/// The initial weights of the student of `loaded`.
-///
-/// # Errors
-/// As [`Inputs::find`].
-pub fn find_initial(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = initial_weights(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
-}
-
-/// The weights of the teacher of `loaded`, unless an experiment trains it.
-///
-/// # Errors
-/// As [`Inputs::find`].
-pub fn find_teacher(loaded: &Loaded<Config>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = teacher_weights(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
+    /// Weights.
+    pub(super) beginning: Beginning,
 }
 
 /// Paths of the data of an experiment.
@@ -103,17 +78,10 @@ impl Inputs {
             "--set data.root=",
         ));
         missing.extend(data.missing_labels(loaded));
-        let teacher = teacher_weights(loaded, &mut missing);
-        let init = initial_weights(loaded, &mut missing);
-        if let Some(experiment) = &loaded.teacher_experiment {
-            let folder = experiment.config.run.output.join(&experiment.config.run.name);
-            if !RunFolder::at(folder).last().exists() {
-                initial_weights(experiment, &mut missing);
-            }
-        }
+        let beginning = Beginning::find(loaded, &mut missing);
         refuse(missing)?;
         make_synthetic(&loaded.config)?;
-        Ok(Self { data, init, teacher })
+        Ok(Self { data, beginning })
     }
 }
 
@@ -294,7 +262,8 @@ fn make_synthetic(config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn teacher_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
+/// The teacher's weights.
+pub(super) fn teacher_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let teacher = loaded.config.teacher.as_ref()?;
     let help = "Put a detector of that build there (tensors named as in torchvision), name another file with --set \
                 teacher.weights=FILE, or train the teacher first by naming its experiment: --set \
@@ -303,7 +272,8 @@ fn teacher_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option
     weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
 }
 
-fn initial_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
+/// The student's initial weights.
+pub(super) fn initial_weights(loaded: &Loaded<Config>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let student = &loaded.config.student;
     let backbone = student.network.backbone;
     let help = match backbone.published() {

@@ -24,17 +24,17 @@ use std::path::PathBuf;
 
 use candle_core::Device;
 use ckd_detectors::param::Builder;
-use ckd_detectors::taps::Tap;
 
 use super::Result;
+use super::classify::widths;
 use super::distillation::Distillation;
 use super::pass::{GradientSink, Pass};
 use super::task::{Evaluating, Gathered, Network, Setting, Settings, Task, blake3_of};
-use crate::config::{Document, Eval, Loaded, PretrainConfig, Run};
+use crate::config::{Document, Loaded, PretrainConfig, Run};
 use crate::data::label_order::BatchOrder;
 use crate::data::unlabelled_images::MixedImages;
 use crate::data::{DataError, LabelledBatch, LabelledImages, Workforce};
-use crate::distill::{Distill, MethodSetting, Width};
+use crate::distill::{Distill, MethodSetting};
 use crate::weights::WeightsFile;
 
 impl Settings for PretrainConfig {
@@ -58,10 +58,6 @@ impl Settings for PretrainConfig {
 
     fn speed(&mut self) -> (&mut usize, &mut usize, &mut Run) {
         (&mut self.data.workers, &mut self.data.queue, &mut self.run)
-    }
-
-    fn evaluation(&mut self) -> &mut Eval {
-        &mut self.run.eval
     }
 
     fn distill(&self) -> &[Distill] {
@@ -95,12 +91,12 @@ impl Task for UnlabelledSets {
         blake3_of(&[self.train.blake3(), self.val.blake3()])
     }
 
-    fn initial_weights(loaded: &Loaded<PretrainConfig>) -> Result<Option<PathBuf>> {
-        sources::initial_weights(loaded)
+    fn initial_weights(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+        sources::initial_weights(loaded, missing)
     }
 
-    fn teacher_weights(loaded: &Loaded<PretrainConfig>) -> Result<Option<PathBuf>> {
-        sources::teacher_weights(loaded)
+    fn teacher_weights(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+        sources::teacher_weights(loaded, missing)
     }
 
     fn student(&self, config: &PretrainConfig, device: &Device) -> Result<Backbone> {
@@ -143,18 +139,10 @@ impl Task for UnlabelledSets {
         )?;
         let side = config.input.side_px as usize;
         let (theirs, ours) = (teacher.tap_shapes((side, side))?, student.tap_shapes((side, side))?);
-        let width = |(tap, shape): (&Tap, &Vec<usize>)| {
-            // The teacher's pre-activations are compared with what the student's stages put out.
-            let own = match *tap {
-                Tap::PreActivation(stage) => Tap::Backbone(stage),
-                tap => tap,
-            };
-            Some((*tap, Width { teacher: *shape.get(1)?, student: *ours.get(&own)?.get(1)? }))
-        };
         Ok(MethodSetting {
             seed: config.run.seed,
             device,
-            widths: theirs.iter().filter_map(width).collect(),
+            widths: widths(&theirs, &ours),
             anchors: None,
             images: self.train.len(),
             classes: Vec::new(),

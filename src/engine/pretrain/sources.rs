@@ -9,7 +9,7 @@ use crate::data::labelled_data::{LabelledData, LabelledKind};
 use crate::data::unlabelled_images::UnlabelledKind;
 use crate::data::{DataError, Labelled, image_folder, stl10};
 use crate::engine::classify::read_split;
-use crate::engine::missing::{places, refuse, weights};
+use crate::engine::missing::{Beginning, places, refuse, weights};
 use crate::engine::task::Gathered;
 use crate::engine::{EngineError, Result};
 
@@ -35,7 +35,7 @@ pub(super) fn gather(loaded: &Loaded<PretrainConfig>) -> Result<Gathered<Unlabel
             places(loaded, &loaded.config.data.root),
         ));
     }
-    let (teacher, init) = (find_teacher(loaded, &mut missing), find_initial(loaded, &mut missing));
+    let Beginning { init, teacher } = Beginning::find(loaded, &mut missing);
     refuse(missing)?;
     let config = &loaded.config;
     let all = listed(config, &root)?;
@@ -77,23 +77,8 @@ fn listed(config: &PretrainConfig, root: &Path) -> Result<Labelled> {
 /// The one class.
 const IMAGE: &str = "image";
 
-/// The student's initial weights.
-pub(super) fn initial_weights(loaded: &Loaded<PretrainConfig>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = find_initial(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
-}
-
 /// The teacher's weights.
-pub(super) fn teacher_weights(loaded: &Loaded<PretrainConfig>) -> Result<Option<PathBuf>> {
-    let mut missing = Vec::new();
-    let found = find_teacher(loaded, &mut missing);
-    refuse(missing)?;
-    Ok(found)
-}
-
-fn find_teacher(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+pub(super) fn teacher_weights(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let teacher = &loaded.config.teacher;
     if loaded.config.distill.is_empty() {
         return None;
@@ -103,7 +88,8 @@ fn find_teacher(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> O
     weights(loaded, ("teacher.weights", teacher.weights.as_ref()?), random, help, missing)
 }
 
-fn find_initial(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
+/// The student's initial weights.
+pub(super) fn initial_weights(loaded: &Loaded<PretrainConfig>, missing: &mut Vec<String>) -> Option<PathBuf> {
     let student = &loaded.config.student;
     let help = "Name another file with --set student.init=FILE";
     weights(loaded, ("student.init", student.init.as_ref()?), student.allow_random_weights, help, missing)

@@ -128,7 +128,8 @@ pub(super) fn rehearse<T: Task>(
     images: usize,
 ) -> Result<()> {
     let mut config = job.config.clone();
-    config.evaluation().max_images = Some(images);
+    let (.., run) = config.speed();
+    run.eval.max_images = Some(images);
     match around.data.measure(&config, student, None, around.evaluating()) {
         // Nothing was begun; the loop says so.
         Err(EngineError::Stopped) => Ok(()),
