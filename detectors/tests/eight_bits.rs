@@ -89,7 +89,9 @@ fn maps_inside_every_trunk_stay_near_those_of_f32() {
             trunk.forward(&x, Mode::Inference).unwrap().iter().zip(&exact).enumerate()
         {
             let apart = apart(got.tensor(), exact.tensor());
-            assert!(apart > 0.0 && apart < 0.1, "{name}, map {level}: {apart}");
+            assert!(apart < 0.1, "{name}, map {level}: {apart}");
+            // The first map of so narrow a MobileNet has short sums only.
+            assert!(apart > 0.0 || level == 0, "{name}, map {level}: {apart}");
         }
         // A second pass gives the same bits.
         let passes = [0, 1].map(|_| trunk.forward(&x, Mode::Inference).unwrap());
@@ -139,7 +141,7 @@ fn what_cannot_compute_in_8_bits_is_refused_by_name() {
     let config = crate::support::tiny_faster_rcnn(3);
     let trainable = build(1, config.clone()).unwrap();
     let one = |layer: &str, range| InputRanges::from([(layer.to_owned(), range)]);
-    let fpn = "backbone.fpn.inner_blocks.0.0";
+    let fpn = "backbone.fpn.layer_blocks.0.0";
     let reason = |result: Result<()>| match result.unwrap_err() {
         Error::Invalid { part, reason } => format!("{part}: {reason}"),
         other => panic!("{other}"),

@@ -100,6 +100,9 @@ impl Gram {
     pub fn multiply(&self, columns: &[f32], out: &mut [f32]) {
         let padded = Self::padded(self.rows);
         assert!(columns.len() == out.len() && columns.len().is_multiple_of(padded.max(1)), "gram: sizes");
+        if columns.is_empty() {
+            return;
+        }
         let level = Simd::level();
         let segments = [Segment { offset: 0, len: self.rows }];
         let size = (padded * COLUMNS).max(1);

@@ -135,6 +135,10 @@ impl Sweep<'_> {
                 outs.push((at + phase.at[1] + column * self.stride[1]) * k);
             }
         });
+        // A narrow band may lie between two rows of the phase.
+        if lefts.is_empty() {
+            return;
+        }
         let (group_c, group_k) = (window.channels() / self.groups, k / self.groups);
         let stream = blocks.len() == 1 && self.source.n * h * w * k >= STREAMED;
         let in_place = window.reads_in_place();

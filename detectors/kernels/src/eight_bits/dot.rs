@@ -58,7 +58,7 @@ pub(super) struct Target<'a> {
 /// Writes activation(scale · (left · panel + first) + shift + residual) to `target`.
 ///
 /// # Panics
-/// If an operand is too short, there are other than 1 to 32 columns, or the target has other rows.
+/// If an operand is too short, there are no rows, other rows of the target, or not 1 to 32 columns.
 #[inline]
 pub(super) fn dot(
     level: Simd,
@@ -70,10 +70,11 @@ pub(super) fn dot(
     activation: Activation,
 ) {
     let (rows, columns) = (left.starts.len(), target.columns);
-    assert!(target.starts.len() == rows, "dot: {rows} rows, {} of the target", target.starts.len());
-    if rows == 0 {
-        return;
-    }
+    assert!(
+        rows > 0 && target.starts.len() == rows,
+        "dot: {rows} rows, {} of the target",
+        target.starts.len()
+    );
     assert!((1..=COLUMNS).contains(&columns), "dot: {columns} columns");
     let (mut inner, mut reach) = (0, 0);
     for segment in left.segments {

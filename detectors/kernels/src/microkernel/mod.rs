@@ -86,7 +86,7 @@ pub(crate) struct Target<'a> {
 /// Writes `left` times `panel` (inner x 32, row-major), finished, to `target`.
 ///
 /// # Panics
-/// If a row, the panel, the shift or the residual is too short, there are other than 1 to 32 columns, or the target has other rows.
+/// If a row, the panel, the shift or the residual is too short, there are no rows, other rows of the target, or not 1 to 32 columns.
 #[inline]
 pub(crate) fn dot(level: Simd, left: Left, panel: &[f32], target: Target, finish: Finish) {
     // SAFETY: what the target holds is not read.
@@ -120,10 +120,11 @@ unsafe fn finished(
 ) {
     let rows = left.starts.len();
     let columns = target.columns;
-    assert!(target.starts.len() == rows, "dot: {rows} rows, {} of the target", target.starts.len());
-    if rows == 0 {
-        return;
-    }
+    assert!(
+        rows > 0 && target.starts.len() == rows,
+        "dot: {rows} rows, {} of the target",
+        target.starts.len()
+    );
     assert!((1..=COLUMNS).contains(&columns), "dot: {columns} columns");
     let (mut inner, mut reach) = (0, 0);
     for segment in left.segments {
