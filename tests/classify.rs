@@ -449,7 +449,8 @@ fn the_program_trains_measures_and_compares() {
     let theirs = small.run_program(&[imported.as_slice(), &["--json"]].concat());
     let theirs: serde_json::Value = serde_json::from_slice(&theirs.stdout).expect("one JSON object");
     assert_eq!(theirs, measured);
-    assert_ended(&small.run_program(&["eval"]), 2, &["--coco-val", "--run DIR"]);
+    assert_ended(&small.run_program(&["eval"]), 0, &["runs/plain/last.safetensors on 20 images", "top-1"]);
+    assert_ended(&small.run_program(&["eval", "--coco-val"]), 2, &["runs/plain", "a detector is needed"]);
     assert_ended(
         &small.run_program(&["config", "show", "plain.toml"]),
         0,

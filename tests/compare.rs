@@ -1,5 +1,6 @@
 //! `ckd-det compare`: gains with intervals, forms of the table, checks before the first run.
 
+use ckd_det::config::CohortConfig;
 use ckd_det::data::Instances;
 use ckd_det::engine::comparison::{Difference, Entry, Format, Run};
 use ckd_det::eval::{
@@ -7,7 +8,9 @@ use ckd_det::eval::{
 };
 use serde_json::Value;
 
-use crate::support::tiny::{Tiny, assert_ended};
+use crate::support::colours;
+use crate::support::tiny::{Folder, Tiny, assert_ended};
+use crate::{classify, cohort};
 
 fn text(output: &std::process::Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
@@ -97,7 +100,8 @@ fn a_difference_has_an_interval_that_depends_on_its_seed_alone() {
 
 #[test]
 fn a_gain_in_top_1_has_numpys_interval() {
-    let of = |is: &dyn Fn(u32) -> bool| (0..400).map(is).collect::<Vec<bool>>();
+    let of =
+        |is: &dyn Fn(u32) -> bool| (0..400).map(|image| f64::from(u8::from(is(image)))).collect::<Vec<f64>>();
     let pair = |seed: u32| (of(&|i| (7 * i + seed) % 5 < 3), of(&|i| (11 * i + 2 * seed) % 8 < 5));
     let pairs: Vec<_> = (0..3).map(pair).collect();
     let found = bootstrap_hits(&pairs, 0).unwrap();
@@ -110,7 +114,7 @@ fn a_gain_in_top_1_has_numpys_interval() {
     let turned: Vec<_> = pairs.iter().map(|(first, second)| (second.clone(), first.clone())).collect();
     let turned = bootstrap_hits(&turned, 0).unwrap();
     assert!((turned.interval[0] + found.interval[1]).abs() < 1e-12);
-    assert_eq!(bootstrap_hits(&[(vec![true], vec![true, false])], 0), None, "other images");
+    assert_eq!(bootstrap_hits(&[(vec![1.0], vec![1.0, 0.0])], 0), None, "other images");
     assert_eq!((bootstrap_hits(&[], 0), bootstrap_hits(&[(Vec::new(), Vec::new())], 0)), (None, None));
 }
 
@@ -274,4 +278,35 @@ fn a_warm_start_tells_the_gain_of_a_method_from_that_of_more_training() {
     let trained = tiny.text("runs/distilled_warm_seed0/log.jsonl");
     assert_ended(&compare(&["--jobs", "1"]), 0, &["over plain_warm |"]);
     assert_eq!(tiny.text("runs/distilled_warm_seed0/log.jsonl"), trained);
+}
+
+#[test]
+fn cohorts_and_classifiers_are_compared_by_the_share_of_networks_that_are_right() {
+    let small = Folder::<CohortConfig>::empty();
+    colours::write(&small.path("data"));
+    small.write("alone.toml", &classify::BASE.replace("epochs = 3", "epochs = 1"));
+    small.write("two.toml", cohort::BASE);
+    let third = "[[peer]]\nnetwork = \"resnet14\"\n\n[cohort]\n";
+    small.write("three.toml", &cohort::BASE.replace("[cohort]\n", third));
+    let compare = ["compare", "alone.toml", "two.toml", "three.toml", "--seeds", "0,1", "--out", "table"];
+    let heading = "top-1 over alone [95 % over images]";
+    assert_ended(&small.run_program(&compare), 0, &["two (mean of 2 peers)", heading]);
+    let table: Value = serde_json::from_str(&small.text("table/compare.json")).unwrap();
+    for (place, networks) in [(1, 2), (2, 3)] {
+        let difference = &table[place]["difference"];
+        let [mean, low, high] = ["/mean", "/interval/0", "/interval/1"]
+            .map(|at| difference.pointer(at).and_then(Value::as_f64).unwrap());
+        assert!(low <= mean + 1e-9 && mean <= high + 1e-9 && low < high, "{difference}");
+        let run = table[place]["runs"][0]["folder"].as_str().unwrap();
+        let hits = small.text(&format!("{run}/val_hits.txt"));
+        assert_eq!(hits.lines().map(str::len).collect::<Vec<_>>(), vec![20; networks]);
+        let share = 100.0 * hits.matches('1').count() as f64 / (20 * networks) as f64;
+        let top1 = table[place]["runs"][0]["last"][0][1].as_f64().unwrap();
+        assert!((share - top1).abs() < 1e-9, "{share} {top1}");
+    }
+    let page = small.text("table/report.html");
+    for run in ["alone_seed0", "two_seed1", "three_seed1"] {
+        assert!(page.contains(&format!("</span>{run}</td>")), "{run} is on the page: {page}");
+    }
+    assert!(page.contains(&heading.replace('<', "&lt;")) && !page.contains("http"), "{page}");
 }

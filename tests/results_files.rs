@@ -3,13 +3,15 @@
 use std::fs;
 use std::path::Path;
 
+use ckd_det::config::ClassifyConfig;
 use ckd_det::data::{CategoryId, CategoryMap};
 use ckd_det::eval::Detection;
-use ckd_det::export::results::{
-    About, ImageNamesBelow, ImageResults, LOCAL_FILES, ResultsError, ResultsFormat,
-};
+use ckd_det::export::results::{About, ImageNamesBelow, ImageResults, ResultsError, ResultsFormat};
+use serde_json::Value;
 
-use crate::support::tiny::{Tiny, assert_ended, names};
+use crate::classify;
+use crate::support::colours;
+use crate::support::tiny::{Folder, Tiny, assert_ended, names};
 
 fn categories(names: [&str; 2]) -> CategoryMap {
     CategoryMap::new(vec![(CategoryId(3), names[0].to_owned()), (CategoryId(7), names[1].to_owned())])
@@ -21,7 +23,7 @@ fn write(format: ResultsFormat, classes: [&str; 2], to: &Path) -> Result<(), Res
     let categories = categories(classes);
     let images = ["set/one/ä b.jpg", "set/two.png"];
     let names = ImageNamesBelow::of(&images);
-    let about = About { categories: &categories, model: "m", names: &names, image_url: LOCAL_FILES };
+    let about = About { categories: &categories, model: "m", names: &names, image_url: None };
     let mut writer = format.writer(to, &about)?;
     let found = |category_id, bbox, score| Detection { image_id: 4, category_id, bbox, score };
     let two = [found(3, [50.0, 25.0, 100.0, 50.0], 0.5), found(7, [0.0, 0.0, 25.0, 12.5], 0.25)];
@@ -78,14 +80,14 @@ fn label_studio_gets_tasks_with_boxes_in_percent_and_a_configuration_with_the_la
     assert_eq!(
         written(ResultsFormat::LabelStudio),
         concat!(
-            r#"[{"data":{"image":"/data/local-files/?d=one/%C3%A4%20b.jpg"},"predictions":[{"model_version":"m","score":0.375,"#,
+            r#"[{"data":{"image":"/data/local-files/?d=set/one/%C3%A4%20b.jpg"},"predictions":[{"model_version":"m","score":0.375,"#,
             r#""result":[{"id":"box1","type":"rectanglelabels","from_name":"label","to_name":"image","original_width":200,"#,
             r#""original_height":100,"image_rotation":0,"value":{"x":25.0,"y":25.0,"width":50.0,"height":50.0,"rotation":0,"#,
             r#""rectanglelabels":["a \"b\" & <c>"]},"score":0.5},{"id":"box2","type":"rectanglelabels","from_name":"label","#,
             r#""to_name":"image","original_width":200,"original_height":100,"image_rotation":0,"value":{"x":0.0,"y":0.0,"#,
             r#""width":12.5,"height":12.5,"rotation":0,"rectanglelabels":["Käfer"]},"score":0.25}]}]}"#,
             "\n",
-            r#",{"data":{"image":"/data/local-files/?d=two.png"},"predictions":[{"model_version":"m","score":0.0,"result":[]}]}"#,
+            r#",{"data":{"image":"/data/local-files/?d=set/two.png"},"predictions":[{"model_version":"m","score":0.0,"result":[]}]}"#,
             "\n]\n"
         )
     );
@@ -120,7 +122,7 @@ fn fiftyone_gets_a_coco_set_with_scores() {
 fn results_that_are_not_finished_leave_the_earlier_file_and_nothing_beside_it() {
     let folder = tempfile::tempdir().unwrap();
     let (categories, names_of) = (categories(CLASSES), ImageNamesBelow::of(&["a.png"]));
-    let about = About { categories: &categories, model: "m", names: &names_of, image_url: LOCAL_FILES };
+    let about = About { categories: &categories, model: "m", names: &names_of, image_url: None };
     for format in [ResultsFormat::Coco, ResultsFormat::LabelStudio, ResultsFormat::FiftyOne] {
         let path = folder.path().join(format.file_name());
         fs::write(&path, "earlier").unwrap();
@@ -172,7 +174,8 @@ fn predict_and_eval_write_the_same_boxes_in_every_format() {
     assert_eq!(fiftyone["images"].as_array().unwrap().len(), 4);
     assert_eq!(tiny.json("predictions/label-studio.json").as_array().unwrap().len(), 4);
 
-    let eval = |format, to| tiny.run_program(&["eval", "--coco-val", "--save", to, "--format", format]);
+    let eval =
+        |format, to| tiny.run_program(&["eval", "--run", "runs/plain", "--save", to, "--format", format]);
     for (format, to) in [("yolo", "yolo"), ("fiftyone", "fiftyone.json"), ("label-studio", "tasks.json")] {
         assert_ended(&eval(format, to), 0, &["on 4 images"]);
     }
@@ -192,4 +195,37 @@ fn predict_and_eval_write_the_same_boxes_in_every_format() {
         &["copies/a.jpg and copies/a.png would both have the label file a.txt"],
     );
     assert!(!tiny.path("none").exists());
+}
+
+#[test]
+fn eval_writes_what_a_classifier_says_of_each_image() {
+    let small = Folder::<ClassifyConfig>::empty();
+    colours::write(&small.path("data"));
+    small.write("plain.toml", classify::BASE);
+    let train = ["train", "plain.toml", "--quiet", "--set", "schedule.epochs=1"];
+    assert_ended(&small.run_program(&train), 0, &[]);
+    let output = small.run_program(&["eval", "--json", "--save", "found.json"]);
+    assert_ended(&output, 0, &[]);
+    let accuracy: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let rows: Vec<Value> = serde_json::from_slice(&fs::read(small.path("found.json")).unwrap()).unwrap();
+    assert_eq!(rows.len(), 20);
+    let is_right = |row: &&Value| row["guesses"][0]["class"] == row["label"];
+    assert_eq!(rows.iter().filter(is_right).count() as f64 / 20.0, accuracy["top1"].as_f64().unwrap());
+    let has_label =
+        |row: &&Value| row["guesses"].as_array().unwrap().iter().any(|guess| guess["class"] == row["label"]);
+    assert_eq!(rows.iter().filter(has_label).count() as f64 / 20.0, accuracy["top5"].as_f64().unwrap());
+    let places: Vec<u64> = rows.iter().filter_map(|row| row["image_id"].as_u64()).collect();
+    assert_eq!(places, (0..20).collect::<Vec<_>>());
+
+    // Results alone on standard output, words beside it.
+    let output = small.run_program(&["eval", "--max-images", "3", "--save", "-"]);
+    assert_ended(&output, 0, &["on 3 images"]);
+    assert_eq!(serde_json::from_slice::<Vec<Value>>(&output.stdout).unwrap(), rows[..3]);
+    let boxes = ["eval", "--save", "found.txt", "--format", "yolo"];
+    assert_ended(
+        &small.run_program(&boxes),
+        2,
+        &["--format is for detectors", "runs/plain/last.safetensors"],
+    );
+    assert_ended(&small.run_program(&["eval", "--save", "runs"]), 2, &["runs", "folder"]);
 }

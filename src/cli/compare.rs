@@ -16,11 +16,11 @@ use crate::report::progress::tell;
 Each configuration is trained with each seed in runs/NAME_seedN, one run after the other or --jobs N at once, \
 which share the threads. Results depend on the threads of a run, not on how many run at once: --jobs 4 \
 --threads 8 has those of --threads 2. The table has mean and standard deviation of the last evaluations, and is written to \
-compare.json and compare.md after every run. Typed again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
+compare.json and compare.md after every run, and to report.html with the curves of all runs on the same axes. Typed again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
 program are those it was made with.
 
 Each configuration is compared with the first one, by the seeds that both have: the mean of the differences, their standard \
-deviation, and for detectors the 95 % interval over the validation images (paired bootstrap, 1000 resamples). An interval \
+deviation, and the 95 % interval over the validation images (paired bootstrap, 1000 resamples). An interval \
 without 0 means that the gain is not chance of these images; the deviation says how much it depends on the seed.
 
 With --warm-start the first configuration, the student alone, is trained, and then every configuration goes on from its last \
@@ -55,7 +55,7 @@ pub struct Args {
     /// The form of the result that is printed [default: markdown, and json with --out -]
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// The folder of compare.json and compare.md; - writes none
+    /// The folder of compare.json, compare.md and report.html; - writes none
     #[arg(long, value_name = "DIR", default_value = "runs/compare")]
     out: PathBuf,
 }

@@ -1,11 +1,13 @@
 //! `ckd-det config show|check|list|keys|explain|diff|schema`
 
+use std::collections::BTreeMap;
+
 use clap::Subcommand;
 
 use super::{Context, UsageError, config_diff, config_keys, report, say};
 use crate::config::{
-    self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, PretrainConfig, Task,
-    json_schema,
+    self, ClassifyConfig, CohortConfig, Config, ConfigSource, Document, Experiment, Listed, PretrainConfig,
+    Task, json_schema,
 };
 
 /// Arguments of `config`.
@@ -91,7 +93,7 @@ Examples:
   ckd-det config schema > ckd-det.schema.json
   ckd-det config schema classify > classify.schema.json")]
     Schema {
-        /// The task of the configurations: detect, classify, probe, cohort
+        /// The task of the configurations: detect, classify, probe, cohort, pretrain
         #[arg(value_name = "TASK", default_value = "detect", value_parser = task)]
         task: Task,
     },
@@ -192,12 +194,24 @@ fn list(word: &str) -> anyhow::Result<()> {
         return Err(UsageError(format!("no configuration has {word:?} in its name or summary")).into());
     }
     let width = all.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
+    let mut groups: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
     for listed in all {
-        let place = match listed.source {
-            ConfigSource::File(path) => path.display().to_string(),
-            ConfigSource::Embedded(_) => "embedded".to_owned(),
-        };
-        say(format!("{:width$}  {} ({place})", listed.name, listed.summary))?;
+        groups.entry(group(&listed.name).to_owned()).or_default().push(listed);
+    }
+    for (place, (name, listed)) in groups.into_iter().enumerate() {
+        say(format!("{}{name}", if place == 0 { "" } else { "\n" }))?;
+        for Listed { name, summary, source } in listed {
+            let place = match source {
+                ConfigSource::File(path) => format!(" ({})", path.display()),
+                ConfigSource::Embedded(_) => String::new(),
+            };
+            say(format!("  {name:width$}  {summary}{place}"))?;
+        }
     }
     Ok(())
+}
+
+/// Heading that a configuration is listed under: its folder, or the data it begins with.
+fn group(name: &str) -> &str {
+    name.split(['/', '_']).next().unwrap_or(name)
 }

@@ -17,9 +17,7 @@ use crate::engine::detect::evaluate::{Evaluation, detect_all, score};
 use crate::engine::detect::sources::{DataPaths, LoadedSplit};
 use crate::engine::{EngineError, classes};
 use crate::eval::Detection;
-use crate::export::results::{
-    About, ImageNamesBelow, ImageResults, LOCAL_FILES, ResultsError, ResultsFormat,
-};
+use crate::export::results::{About, ImageNamesBelow, ImageResults, ResultsError, ResultsFormat};
 use crate::report::progress::is_drawn_on;
 use crate::weights::WeightsFile;
 use crate::weights::card::categories_of;
@@ -29,18 +27,22 @@ use crate::weights::card::categories_of;
 #[command(
     group(ArgGroup::new("what").args(["coco_val", "gt"])),
     after_help = "\
+A run, or a file of weights, says itself whether it is a detector or a classifier; --coco-val insists on a detector. \
+--save writes a detector's boxes in any --format, and of a classifier a JSON array with a row an image: its label and the five \
+likeliest classes.
+
 Examples:
-  ckd-det eval --coco-val                      the latest run
-  ckd-det eval --run runs/my                   on the held-out images
+  ckd-det eval                                 the latest run, on its held-out images
+  ckd-det eval --run runs/my
   ckd-det eval --weights resnet56.pth --config cifar10_r56_r20
   ckd-det eval --coco-val --run runs/coco_r101_r18 --data-root /data/coco
   ckd-det eval --coco-val --weights student.safetensors --json
-  ckd-det eval --coco-val --save found.json --format fiftyone
+  ckd-det eval --run runs/my --save found.json --format fiftyone
   ckd-det eval --gt instances_val2017.json --dt results.json --json
   ckd-det eval --gt val.json --dt results.json --summary pycocotools"
 )]
 pub struct Args {
-    /// Run a detector over the validation images of its experiment, the latest one if none is named
+    /// Refuse anything but a detector
     #[arg(long)]
     coco_val: bool,
     #[command(flatten)]
@@ -54,10 +56,10 @@ pub struct Args {
     /// Only the first so many images
     #[arg(long, value_name = "N", conflicts_with = "gt")]
     max_images: Option<NonZeroUsize>,
-    /// Write the detections; - is standard output
-    #[arg(long, value_name = "FILE", requires = "coco_val")]
+    /// Write what was found on each image; - is standard output
+    #[arg(long, value_name = "FILE", conflicts_with = "gt")]
     save: Option<Output>,
-    /// Format of the saved detections: a file, of yolo a folder
+    /// Format of a detector's boxes: a file, of yolo a folder
     #[arg(long, value_name = "FORMAT", default_value = "coco", requires = "save")]
     format: ResultsFormat,
     /// Ground truth: a COCO annotations file
@@ -102,42 +104,47 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
     }
 }
 
-/// A classifier's weights say what they are; a detector is asked for by name.
+/// Weights say whether they are a classifier's, or the configuration that they come with does.
 fn run_model(args: Args, context: &Context) -> anyhow::Result<()> {
-    let is_named = args.model.run.is_some() || args.model.weights.is_some();
-    if is_named && !args.coco_val {
-        let file = WeightsFile::read(&args.model.find()?)?;
-        let asked = eval_classifier::Asked {
-            data_root: args.data_root.as_deref(),
-            max_images: args.max_images.map(NonZeroUsize::get),
-            json: args.json,
-        };
-        if let Some(card) = ClassifierCard::of(&file)? {
-            if args.int8 {
-                let (path, card) = (file.path.display(), card.described());
-                return Err(UsageError(format!("--int8 is for detectors, and {path} is {card}")).into());
-            }
-            if args.summary == Summary::Pycocotools {
-                let (path, card) = (file.path.display(), card.described());
-                let help = format!("--summary pycocotools is for detectors, and {path} is {card}");
-                return Err(UsageError(help).into());
-            }
-            return eval_classifier::run(&file, card, &asked, context);
-        }
-        if let Some(name) = &args.model.config
-            && let Experiment::Classify(loaded) = Experiment::load(name, &[])?
-        {
-            return eval_classifier::run_imported(&file, *loaded, &asked, context);
-        }
+    let file = WeightsFile::read(&args.model.find()?)?;
+    if args.coco_val {
+        return run_detector(args, file, context);
     }
-    if !args.coco_val && !is_named {
-        let help = "say what to measure: --run DIR or --weights FILE, --coco-val for the latest run, or --gt and --dt";
-        return Err(UsageError(help.to_owned()).into());
+    let asked = eval_classifier::Asked {
+        data_root: args.data_root.as_deref(),
+        max_images: args.max_images.map(NonZeroUsize::get),
+        json: args.json,
+        save: args.save.as_ref(),
+    };
+    if let Some(card) = ClassifierCard::of(&file)? {
+        check_options(&args, &file, &card.described())?;
+        return eval_classifier::run(&file, card, &asked, context);
     }
-    run_detector(args, context)
+    if let Some(name) = &args.model.config
+        && let Experiment::Classify(loaded) = Experiment::load(name, &[])?
+    {
+        check_options(&args, &file, "a classifier's")?;
+        return eval_classifier::run_imported(&file, *loaded, &asked, context);
+    }
+    run_detector(args, file, context)
 }
 
-fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
+/// Refuses options that only detectors have for a file that is what `is` says.
+fn check_options(args: &Args, file: &WeightsFile, is: &str) -> Result<(), UsageError> {
+    let detectors_only = [
+        (args.int8, "--int8"),
+        (args.summary == Summary::Pycocotools, "--summary pycocotools"),
+        (args.format != ResultsFormat::Coco, "--format"),
+    ];
+    match detectors_only.into_iter().find(|(given, _)| *given) {
+        None => Ok(()),
+        Some((_, option)) => {
+            Err(UsageError(format!("{option} is for detectors, and {} is {is}", file.path.display())))
+        }
+    }
+}
+
+fn run_detector(args: Args, file: WeightsFile, context: &Context) -> anyhow::Result<()> {
     let say = |line: &str| match &args.save {
         Some(save) => save.say(line),
         None => say(line),
@@ -154,7 +161,7 @@ fn run_detector(args: Args, context: &Context) -> anyhow::Result<()> {
         let val = DataPaths::find_val(&Loaded::of_weights(config))?;
         Ok((LoadedSplit::of_truth(&val)?, val))
     };
-    let model = args.model.open(&context.device, |config| {
+    let model = args.model.load(file, &context.device, |config| {
         let (split, paths) = paths_of(config)?;
         let categories = categories_of(&split.dataset.categories);
         found = Some((split, paths));
@@ -216,7 +223,7 @@ fn write(
         dataset.images.iter().enumerate().map(|(place, image)| (image.id.0, place)).collect();
     let images: Vec<&Image> = evaluation.image_ids.iter().map(|id| &dataset.images[places[id]]).collect();
     let names = ImageNamesBelow::of(&images.iter().map(|image| &image.path).collect::<Vec<_>>());
-    let about = About { categories: &dataset.categories, model, names: &names, image_url: LOCAL_FILES };
+    let about = About { categories: &dataset.categories, model, names: &names, image_url: None };
     let mut writer = format.writer(to.path(), &about)?;
     let mut detections: HashMap<u64, Vec<Detection>> = HashMap::new();
     for detection in &evaluation.detections {

@@ -1,20 +1,27 @@
 //! `ckd-det eval` of a classifier: accuracies of a run's weights on its held-out images.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ckd_collective::Solo;
 use ckd_detectors::classifier::Architecture;
+use serde::Serialize;
 
+use super::output::Output;
+use super::predict_classifier::NAMED;
 use super::{Context, say};
 use crate::config::{ClassifierTeacher, ClassifyConfig, Loaded};
 use crate::data::Labelled;
 use crate::data::cifar::Split;
 use crate::engine::EngineError;
-use crate::engine::classify::{ClassifierCard, load_split, measure};
+use crate::engine::classify::{ClassifierCard, load_split, measure_each};
 use crate::engine::task::Evaluating;
+use crate::export::labeller::{Guess, likeliest};
+use crate::export::results::JsonRows;
 use crate::weights::recognise::Recognised;
 use crate::weights::{WeightsError, WeightsFile};
 
@@ -26,6 +33,39 @@ pub(super) struct Asked<'a> {
     pub(super) max_images: Option<usize>,
     /// Print one JSON object.
     pub(super) json: bool,
+    /// File of the likeliest classes of each image.
+    pub(super) save: Option<&'a Output>,
+}
+
+impl Asked<'_> {
+    fn say(&self, line: impl AsRef<str>) -> io::Result<()> {
+        match self.save {
+            Some(save) => save.say(line),
+            None => say(line),
+        }
+    }
+}
+
+/// What a classifier says of a held-out image, as `predict` writes it, with its label.
+#[derive(Serialize)]
+struct Row<'a> {
+    /// Place among the held-out images.
+    image_id: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file_name: Option<Cow<'a, str>>,
+    label: &'a str,
+    guesses: Vec<Guess>,
+}
+
+impl<'a> Row<'a> {
+    fn of(set: &'a Labelled, image_id: usize, logits: &[f32]) -> Self {
+        Self {
+            image_id,
+            file_name: set.paths().get(image_id).map(|path| path.to_string_lossy()),
+            label: &set.classes[set.labels[image_id] as usize],
+            guesses: likeliest(logits, &set.classes, NAMED),
+        }
+    }
 }
 
 /// Measures the network of `file`, which `card` describes.
@@ -71,7 +111,7 @@ pub(super) fn run_imported(
     let classes = set.classes.clone();
     let card = ClassifierCard { config: loaded.config, classes, provenance: BTreeMap::new() };
     if !asked.json {
-        say(format!("{network}, told from its tensors"))?;
+        asked.say(format!("{network}, told from its tensors"))?;
     }
     measured(file, &card, set, asked, context)
 }
@@ -105,16 +145,24 @@ fn measured(
     asked: &Asked<'_>,
     context: &Context,
 ) -> anyhow::Result<()> {
-    let model = card.network(file, &context.device)?;
+    if let Some(save) = asked.save {
+        save.check()?;
+    }
+    let mut rows = asked.save.map(|save| JsonRows::new(save.path()));
+    let (model, set) = (card.network(file, &context.device)?, Arc::new(set));
     let (stop, alone) = (AtomicBool::new(false), Solo::default());
     let around = Evaluating { device: &context.device, ranks: &alone, stop: &stop };
-    let measured = measure(&model, &Arc::new(set), &card.config, None, around)?;
+    let measured = measure_each(&model, &set, &card.config, None, around, |image, logits| match &mut rows {
+        Some(rows) => Ok(rows.push(&Row::of(&set, image, logits))?),
+        None => Ok(()),
+    })?;
+    rows.map_or(Ok(()), JsonRows::finish)?;
     let accuracy = &measured.accuracy;
     if asked.json {
-        return Ok(say(serde_json::to_string(accuracy)?)?);
+        return Ok(asked.say(serde_json::to_string(accuracy)?)?);
     }
-    say(format!("{} on {} images", file.path.display(), accuracy.images))?;
+    asked.say(format!("{} on {} images", file.path.display(), accuracy.images))?;
     let [top1, top5, ece] = [accuracy.top1, accuracy.top5, accuracy.ece].map(|fraction| 100.0 * fraction);
-    say(format!("top-1 {top1:.2}  top-5 {top5:.2}  ECE {ece:.2}  NLL {:.4}", accuracy.nll))?;
-    Ok(say(format!("{:.2} ms an image, {:.3} GFLOPs", measured.ms_per_image, measured.gflops))?)
+    asked.say(format!("top-1 {top1:.2}  top-5 {top5:.2}  ECE {ece:.2}  NLL {:.4}", accuracy.nll))?;
+    Ok(asked.say(format!("{:.2} ms an image, {:.3} GFLOPs", measured.ms_per_image, measured.gflops))?)
 }

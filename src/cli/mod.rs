@@ -105,7 +105,7 @@ Examples:
   ckd-det train quickstart.toml         all of it, small, in minutes
   ckd-det new photos/ --out my.toml     a configuration for images of your own
   ckd-det train coco_r101_r18.toml --set data.root=/data/coco
-  ckd-det eval --coco-val               the latest run on its validation images
+  ckd-det eval                          the latest run on its held-out images
   ckd-det predict photo.jpg             boxes drawn, COCO results written
   ckd-det export --out student.safetensors
   ckd-det weights import model.pth --out teacher.safetensors
@@ -134,7 +134,7 @@ pub enum Command {
     Train(train::Args),
     /// Train several experiments with several seeds and tabulate mean and spread
     Compare(compare::Args),
-    /// Measure a detector's COCO mAP, or score a results file
+    /// Measure a detector's COCO mAP or a classifier's accuracy, or score a results file
     Eval(eval::Args),
     /// Detect objects on images: draws the boxes and writes results for other tools
     Predict(predict::Args),

@@ -75,14 +75,15 @@ impl ModelArgs {
             (None, None) if self.ema => {
                 Err(UsageError("--ema is of a run: name it with --run DIR".to_owned()).into())
             }
-            (None, None) => latest_run().ok_or_else(|| {
-                EngineError::Missing(
+            (None, None) => match latest_run() {
+                Some(run) => of_run(&run),
+                None => Err(EngineError::Missing(
                     "no finished run below ./runs: name one with --run DIR or a file with --weights FILE, or make one \
                      with `ckd-det train quickstart.toml`"
                         .to_owned(),
                 )
-                .into()
-            }),
+                .into()),
+            },
         }
     }
 
@@ -168,14 +169,15 @@ impl Model {
     }
 }
 
-/// The finished run below `./runs` that was written last.
+/// The finished run below `./runs` that was written last; it may be a cohort's.
 fn latest_run() -> Option<PathBuf> {
-    let runs = fs::read_dir("runs").ok()?;
-    let weights = runs.filter_map(|run| Some(RunFolder::at(run.ok()?.path()).last()));
-    weights
-        .filter_map(|path| Some((fs::metadata(&path).ok()?.modified().ok()?, path)))
-        .max()
-        .map(|(_, path)| path)
+    let runs = fs::read_dir("runs").ok()?.filter_map(|run| Some(run.ok()?.path()));
+    let written = |weights: PathBuf| fs::metadata(weights).ok()?.modified().ok();
+    let finished = |run: PathBuf| {
+        let networks = [run.clone(), run.join("peer0")].map(|network| RunFolder::at(network).last());
+        Some((networks.into_iter().find_map(written)?, run))
+    };
+    runs.filter_map(finished).max().map(|(_, run)| run)
 }
 
 /// The weights that `given` names, in full: a file, the last ones of a run's folder, or a folder in the Hub's layout; `None`

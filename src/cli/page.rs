@@ -29,7 +29,10 @@ pub struct Args {
 /// # Errors
 /// A folder without a run; a page that cannot be written.
 pub(super) fn run(args: &Args) -> anyhow::Result<()> {
-    let folders: Vec<RunFolder> = args.runs.iter().map(RunFolder::at).collect();
+    let mut folders: Vec<RunFolder> = args.runs.iter().map(RunFolder::at).collect();
+    // The student alone is shown with its run.
+    let shown: Vec<RunFolder> = folders.iter().map(RunFolder::alone).collect();
+    folders.retain(|folder| !shown.contains(folder));
     let out = match (&args.out, &folders[..]) {
         (Some(out), _) => out.clone(),
         (None, [only]) => only.report(),

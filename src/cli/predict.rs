@@ -17,7 +17,7 @@ use crate::data::{Annotation, CategoryId, CategoryMap, ClassIndex, decode};
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::evaluate::{detect_one, to_coco};
 use crate::eval::{Detection, Found, Verdict, judged};
-use crate::export::results::{About, ImageNamesBelow, ImageResults, LOCAL_FILES, ResultsFormat};
+use crate::export::results::{About, ImageNamesBelow, ImageResults, ResultsFormat};
 use crate::machine::peak_memory_mib;
 use crate::report::draw::{DrawnBox, Mark, Panel, annotated, grid, save_png};
 use crate::weights::WeightsFile;
@@ -68,9 +68,9 @@ pub struct Args {
         conflicts_with = "benchmark"
     )]
     format: Vec<ResultsFormat>,
-    /// Label Studio: the address below which it finds the images
-    #[arg(long, value_name = "URL", default_value = LOCAL_FILES)]
-    image_url: String,
+    /// Label Studio: the address below which it finds the images [default: on its machine, see docs/results-files.md]
+    #[arg(long, value_name = "URL")]
+    image_url: Option<String>,
     /// Give the results the image ids of this COCO file, by file name, and look at the pixels that it is about
     /// [default: 0, 1, ... in order, and upright pixels]
     #[arg(long, value_name = "FILE", conflicts_with = "benchmark")]
@@ -172,7 +172,7 @@ pub(super) fn run(mut args: Args, context: &Context) -> anyhow::Result<()> {
     let reported = args.score.unwrap_or(0.0);
     let shown = args.score.unwrap_or(DRAWN_SCORE);
     let (names, name) = (ImageNamesBelow::of(&args.images), named_by(&model.file.path));
-    let about = About { categories: &map, model: &name, names: &names, image_url: &args.image_url };
+    let about = About { categories: &map, model: &name, names: &names, image_url: args.image_url.as_deref() };
     let mut labels = args.labels.begin(&model, &map, names.folder(), context)?;
     let writers = results.iter().map(|(format, place)| format.writer(place.path(), &about));
     let mut writers = writers.collect::<Result<Vec<_>, _>>()?;

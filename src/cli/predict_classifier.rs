@@ -14,7 +14,7 @@ use crate::export::results::JsonRows;
 use crate::weights::WeightsFile;
 
 /// Classes that are named for each image.
-const NAMED: usize = 5;
+pub(super) const NAMED: usize = 5;
 
 #[derive(Serialize)]
 struct FileGuesses {

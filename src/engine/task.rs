@@ -400,9 +400,9 @@ pub trait Measured {
         None
     }
 
-    /// Whether the first guess for each held-out image is right, where images have labels: kept with the run.
-    fn hits(&self) -> Option<&[bool]> {
-        None
+    /// Whether each network's first guess for each held-out image is right, where images have labels: kept with the run.
+    fn hits(&self) -> Vec<&[bool]> {
+        Vec::new()
     }
 
     /// Results of each class, where the outcome lists them.

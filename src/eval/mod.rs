@@ -21,6 +21,7 @@ mod coco;
 mod detections;
 mod error;
 mod ground_truth;
+mod hit_lines;
 mod hits;
 mod image_names;
 mod paired;
@@ -32,6 +33,7 @@ pub use coco::{BoxMetrics, Categories, ClassAp, LeftOut, Options, STAT_NAMES, ev
 pub use detections::{Detection, Results, read_detections};
 pub use error::EvalError;
 pub use ground_truth::GroundTruth;
+pub(crate) use hit_lines::{hit_lines, shares_right};
 pub use hits::{Found, HIT_IOU, Tally, Verdict, Verdicts, judged};
 pub use image_names::ImageNames;
 pub use paired::{Matches, PairedDifference, RESAMPLES, bootstrap, bootstrap_hits, matches};

@@ -206,32 +206,32 @@ pub fn bootstrap(pairs: &[(Matches, Matches)], seed: u64) -> Option<PairedDiffer
     resampled(images.len(), seed, difference)
 }
 
-/// Bootstraps the mean difference in top-1 over `pairs`, each whether the first and the second classifier of one seed of
-/// training are right on each image. Resamples are those of [`bootstrap`].
+/// Bootstraps the mean difference in top-1 over `pairs`, each the first and the second run of one seed of training: on each
+/// image 1 where a classifier is right and 0 where it is not, of several that trained together the share that is right.
+/// Resamples are those of [`bootstrap`].
 ///
-/// `None` where the classifiers are not all of as many images, or where there is no image.
+/// `None` where the runs are not all of as many images, or where there is no image.
 ///
 /// ```
 /// use ckd_det::eval::bootstrap_hits;
 ///
-/// let (first, second) = ([true, false, false, true], [true, true, true, true]);
-/// let found = bootstrap_hits(&[(first.to_vec(), second.to_vec())], 0).expect("as many images");
-/// assert_eq!(found.difference, 0.5);
+/// let (alone, pair) = ([1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 0.5, 1.0]);
+/// let found = bootstrap_hits(&[(alone.to_vec(), pair.to_vec())], 0).expect("as many images");
+/// assert_eq!(found.difference, 0.375);
 /// assert!(found.interval[0] >= 0.0 && found.interval[1] <= 1.0);
 /// ```
-pub fn bootstrap_hits(pairs: &[(Vec<bool>, Vec<bool>)], seed: u64) -> Option<PairedDifference> {
+pub fn bootstrap_hits(pairs: &[(Vec<f64>, Vec<f64>)], seed: u64) -> Option<PairedDifference> {
     let images = pairs.first()?.0.len();
     if images == 0 || pairs.iter().any(|(first, second)| [first.len(), second.len()] != [images; 2]) {
         return None;
     }
     // Gains of all pairs on each image.
-    let gain = |image: usize| -> i64 {
-        pairs.iter().map(|(first, second)| i64::from(second[image]) - i64::from(first[image])).sum()
-    };
-    let gains: Vec<i64> = (0..images).map(gain).collect();
+    let gain =
+        |image: usize| -> f64 { pairs.iter().map(|(first, second)| second[image] - first[image]).sum() };
+    let gains: Vec<f64> = (0..images).map(gain).collect();
     resampled(images, seed, |counts| {
-        let sum: i64 = gains.iter().zip(counts).map(|(gain, &count)| gain * i64::from(count)).sum();
-        Some(sum as f64 / (images * pairs.len()) as f64)
+        let sum: f64 = gains.iter().zip(counts).map(|(gain, &count)| gain * f64::from(count)).sum();
+        Some(sum / (images * pairs.len()) as f64)
     })
 }
 

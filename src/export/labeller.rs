@@ -89,7 +89,8 @@ impl Labeller {
     }
 }
 
-fn likeliest(logits: &[f32], classes: &[String], count: usize) -> Vec<Guess> {
+/// The `count` likeliest of `classes` by their logits; of equals the first comes first.
+pub(crate) fn likeliest(logits: &[f32], classes: &[String], count: usize) -> Vec<Guess> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exp = |logit: f32| f64::from(logit - largest).exp();
     let sum: f64 = logits.iter().map(|&logit| exp(logit)).sum();

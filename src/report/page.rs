@@ -53,11 +53,7 @@ const STYLE: &str = include_str!("page/style.css");
 pub fn page(runs: &[Run]) -> String {
     let names: Vec<&str> = runs.iter().map(|run| run.label.as_str()).collect();
     let mut page = begin(&names.join(", "));
-    page += &overview(runs);
-    page += &curves(runs);
-    page += &classes(runs);
-    page += &precision_recall(runs);
-    page += &errors(runs);
+    page += &side_by_side(runs);
     runs.iter().for_each(|run| page += &confusion::section(run));
     let mut room = shown::Room::whole();
     runs.iter().for_each(|run| page += &shown::sections(run, &mut room));
@@ -70,12 +66,24 @@ pub fn page(runs: &[Run]) -> String {
     page
 }
 
-/// Page of one table: headings, rows, and remarks below it.
-pub fn of_table(title: &str, headings: &[String], rows: &[Vec<String>], remarks: &[String]) -> String {
+/// Sections that show all of `runs` on the same axes and in the same tables.
+fn side_by_side(runs: &[Run]) -> String {
+    [overview, curves, classes, precision_recall, errors].iter().map(|section| section(runs)).collect()
+}
+
+/// Page of a table (headings, rows, and remarks below it) of what `runs` came to, and of these runs side by side.
+pub fn of_table(
+    title: &str,
+    headings: &[String],
+    rows: &[Vec<String>],
+    remarks: &[String],
+    runs: &[Run],
+) -> String {
     let headings: Vec<String> = headings.iter().map(|heading| escaped(heading)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
     let remarks: String = remarks.iter().map(|remark| format!("<p>{}</p>\n", escaped(remark))).collect();
-    begin(title) + &table(&headings, &rows) + &remarks + END
+    let of_runs = if runs.is_empty() { String::new() } else { side_by_side(runs) };
+    begin(title) + &table(&headings, &rows) + &remarks + &of_runs + END
 }
 
 /// Head and heading of a page.
@@ -124,6 +132,9 @@ fn overview(runs: &[Run]) -> String {
     section("Overview", &table(&head, &rows))
 }
 
+/// Most runs whose losses have a chart each.
+const CHARTS: usize = 4;
+
 /// Curves over the steps: accuracy, losses, learning rate, gradient, times, memory.
 fn curves(runs: &[Run]) -> String {
     let of = |value: &dyn Fn(&Run) -> Vec<(f64, f64)>| -> Vec<Series> {
@@ -152,7 +163,7 @@ fn curves(runs: &[Run]) -> String {
     ];
     for run in runs {
         let terms = run.terms();
-        if terms.len() > 1 {
+        if terms.len() > 1 && runs.len() <= CHARTS {
             let series = terms.into_iter().map(|(label, points)| Series { label, points }).collect();
             let title = if runs.len() > 1 { format!("Losses of {}", run.label) } else { "Losses".to_owned() };
             charts.push(chart(&title, "", series));

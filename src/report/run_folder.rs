@@ -18,7 +18,8 @@
 //!           outcome.json            the numbers of the last evaluation
 //!           summary.json            the experiment: the outcome, or the comparison
 //!           val_detections.json     a detector's findings at the last evaluation, as COCO results
-//!           val_hits.txt            a classifier's last evaluation: a digit an image, 1 where its first guess is right
+//!           val_hits.txt            a classifier's last evaluation: a digit an image, 1 where its first guess is right; of a
+//!                                   cohort a line a network
 //!           detections.png          detections beside the truth
 //!           shown/                  pictures for the page: images, feature maps
 //!           alone/                  the run of the student without its teacher
@@ -191,7 +192,7 @@ impl RunFolder {
         self.path.join("val_detections.json")
     }
 
-    /// Hits of a classifier's last evaluation: a digit an image, 1 where the first guess is right.
+    /// Hits of a classifier's last evaluation: a digit an image, 1 where the first guess is right; a line a network.
     pub fn val_hits(&self) -> PathBuf {
         self.path.join("val_hits.txt")
     }

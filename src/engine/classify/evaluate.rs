@@ -58,12 +58,31 @@ pub fn measure(
     teacher: Option<Vec<u32>>,
     around: Evaluating<'_>,
 ) -> Result<MeasuredClassifier> {
+    measure_each(model, set, config, teacher, around, |_, _| Ok(()))
+}
+
+/// Measures as [`measure`], and tells `hear` of each image: its place in `set`, and its logits.
+///
+/// # Errors
+/// Errors of [`measure`] and of `hear`.
+pub fn measure_each(
+    model: &Classifier,
+    set: &Arc<Labelled>,
+    config: &ClassifyConfig,
+    teacher: Option<Vec<u32>>,
+    around: Evaluating<'_>,
+    mut hear: impl FnMut(usize, &[f32]) -> Result<()>,
+) -> Result<MeasuredClassifier> {
     let own = classify_batches(model, set, config, around);
     let batches = merged(around.ranks, own, Classified::write, Classified::read)?;
     let mut meter = AccuracyMeter::new(set.classes.len(), teacher);
     let (mut times, mut work, mut seen) = (Vec::new(), 0, 0);
     for batch in batches {
         meter.add(&batch.logits, &batch.labels)?;
+        for (&image, logits) in batch.indices.iter().zip(batch.logits.chunks_exact(set.classes.len().max(1)))
+        {
+            hear(image as usize, logits)?;
+        }
         times.push(batch.ms);
         work += batch.multiply_adds;
         seen += batch.seen;
@@ -83,6 +102,8 @@ struct Classified {
     /// Logits of the images that count, row by row.
     logits: Vec<f32>,
     labels: Vec<u32>,
+    /// Places of the images in the set.
+    indices: Vec<u32>,
     /// Images computed.
     seen: u64,
     /// Milliseconds of an image.
@@ -94,6 +115,7 @@ impl Classified {
     fn write(&self, packet: &mut Packet) {
         packet.singles(&self.logits);
         packet.wholes(&self.labels);
+        packet.wholes(&self.indices);
         packet.whole(self.seen);
         packet.real(self.ms);
         packet.whole(self.multiply_adds);
@@ -103,6 +125,7 @@ impl Classified {
         Ok(Self {
             logits: reader.singles()?,
             labels: reader.wholes()?,
+            indices: reader.wholes()?,
             seen: reader.whole()?,
             ms: reader.real()?,
             multiply_adds: reader.whole()?,
@@ -129,10 +152,11 @@ fn classify_batches(
         let (values, multiply_adds) = flops::counted(|| logits(model, &images));
         let mut values = values?;
         let ms = start.elapsed().as_secs_f64() * 1e3 / batch.labels.len() as f64;
-        let (seen, mut labels) = (batch.labels.len() as u64, batch.labels);
-        labels.truncate(limit - first);
+        let seen = batch.labels.len() as u64;
+        let [mut labels, mut indices] = [batch.labels, batch.indices];
+        [&mut labels, &mut indices].into_iter().for_each(|of_image| of_image.truncate(limit - first));
         values.truncate(labels.len() * set.classes.len());
-        batches.push(Classified { logits: values, labels, seen, ms, multiply_adds });
+        batches.push(Classified { logits: values, labels, indices, seen, ms, multiply_adds });
         first += share.of as usize * size;
         if first < limit {
             stop::check(stop)?;
@@ -242,8 +266,8 @@ impl Measured for MeasuredClassifier {
         ClassifierRow { parameters: parameters_of(networks), ..self.line(name) }
     }
 
-    fn hits(&self) -> Option<&[bool]> {
-        Some(&self.hits)
+    fn hits(&self) -> Vec<&[bool]> {
+        vec![&self.hits]
     }
 
     fn per_class(&self) -> Vec<ClassResult> {

@@ -17,7 +17,7 @@ mod shares;
 mod sources;
 mod weights;
 
-pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, seen_as};
+pub use evaluate::{MeasuredClassifier, evaluation_batches, logits, measure, measure_each, seen_as};
 pub(super) use network::{backbone_has, widths};
 pub use network::{student, to_device};
 pub(super) use shares::length_at;

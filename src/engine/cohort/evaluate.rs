@@ -66,6 +66,10 @@ impl Measured for MeasuredCohort {
         CohortRow::new(name, self.peers.iter().zip(networks).map(row).collect())
     }
 
+    fn hits(&self) -> Vec<&[bool]> {
+        self.peers.iter().flat_map(|(_, peer)| peer.hits()).collect()
+    }
+
     fn per_class(&self) -> Vec<ClassResult> {
         Vec::new()
     }

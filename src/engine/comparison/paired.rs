@@ -1,5 +1,5 @@
 //! Gains of the configurations of a comparison over the first one, with intervals where detections, or hits of
-//! classifiers, were kept.
+//! classifiers and cohorts, were kept.
 
 use std::fs;
 use std::path::Path;
@@ -100,21 +100,11 @@ fn in_points(gain: Difference, found: Option<PairedDifference>) -> Difference {
     Difference { interval, better: Some(found.better), ..gain }
 }
 
-/// Hits of classifiers that were evaluated on the same data; runs of earlier versions kept none.
-fn hits_of(pairs: &[(&Run, &Run)]) -> Option<Vec<(Vec<bool>, Vec<bool>)>> {
+/// Hits of classifiers, or of cohorts, that were evaluated on the same data; runs of earlier versions kept none.
+fn hits_of(pairs: &[(&Run, &Run)]) -> Option<Vec<(Vec<f64>, Vec<f64>)>> {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let data = |run: &Run| read(&folder(run).data());
-    let hits = |run: &Run| -> Option<Vec<bool>> {
-        read(&folder(run).val_hits())?
-            .trim()
-            .chars()
-            .map(|digit| match digit {
-                '0' => Some(false),
-                '1' => Some(true),
-                _ => None,
-            })
-            .collect()
-    };
+    let hits = |run: &Run| eval::shares_right(&read(&folder(run).val_hits())?);
     let of = |&(first, second): &(&Run, &Run)| match (data(first), data(second)) {
         (Some(ours), Some(theirs)) if ours == theirs => Some((hits(first)?, hits(second)?)),
         _ => None,

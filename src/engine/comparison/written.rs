@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::entry::{Difference, Entry, Metric};
+use super::entry::{Difference, Entry, Metric, Run};
 use crate::engine::Result;
 use crate::fsx;
 use crate::report::page;
+use crate::report::run_folder::RunFolder;
 use crate::report::table::{aligned, signed};
 
 /// Form of a comparison.
@@ -34,7 +35,7 @@ impl Format {
             Self::Json => serde_json::to_string_pretty(entries).expect("entries have a JSON form") + "\n",
             Self::Html => {
                 let rows = rows(entries);
-                page::of_table("Comparison", &rows[0], &rows[1..], &remarks(entries))
+                page::of_table("Comparison", &rows[0], &rows[1..], &remarks(entries), &shown(entries))
             }
         }
     }
@@ -52,13 +53,25 @@ pub fn markdown(entries: &[Entry]) -> String {
     line(&rows[0]) + &rule + &body
 }
 
-/// Writes `compare.json` and `compare.md` into `folder`.
+/// Writes `compare.json`, `compare.md` and `report.html` into `folder`.
 ///
 /// # Errors
 /// Files that cannot be written.
 pub fn write(entries: &[Entry], folder: &Path) -> Result<()> {
     fsx::write_atomic(&folder.join("compare.json"), Format::Json.of(entries).trim_end().as_bytes())?;
-    Ok(fsx::write_atomic(&folder.join("compare.md"), markdown(entries).as_bytes())?)
+    fsx::write_atomic(&folder.join("compare.md"), markdown(entries).as_bytes())?;
+    Ok(fsx::write_atomic(&folder.join("report.html"), Format::Html.of(entries).as_bytes())?)
+}
+
+/// Runs of which the files can be read: a page is no reason to fail.
+fn shown(entries: &[Entry]) -> Vec<page::Run> {
+    let runs = entries.iter().flat_map(|entry| &entry.runs);
+    let read = |run: &Run| {
+        let folder = RunFolder::at(&run.folder);
+        let name = folder.path().file_name()?.to_string_lossy().into_owned();
+        page::Run::read(&folder, &name).ok()
+    };
+    runs.filter_map(read).collect()
 }
 
 /// Headings, and a row for each configuration.
@@ -130,6 +143,7 @@ fn remarks(entries: &[Entry]) -> Vec<String> {
                 .to_owned(),
         );
     }
+    remarks.push("Each run has a page of its own, report.html in its folder.".to_owned());
     remarks
 }
 

@@ -13,6 +13,7 @@ use crate::engine::outcome::Outcome;
 use crate::engine::ranks::on_first;
 use crate::engine::task::{Measured, Task};
 use crate::engine::{EngineError, Result};
+use crate::eval::hit_lines;
 use crate::fsx;
 use crate::report::log::digest;
 use crate::report::run_folder::RunFolder;
@@ -105,10 +106,10 @@ impl<T: Task> Training<'_, T> {
                 Ok(fsx::write_atomic(&self.job.folder.val_detections(), &json)?)
             })?;
         }
-        if let Some(hits) = measured.hits() {
+        let hits = measured.hits();
+        if !hits.is_empty() {
             on_first(self.around.ranks, || {
-                let digits: String = hits.iter().map(|&hit| if hit { '1' } else { '0' }).collect();
-                Ok(fsx::write_atomic(&self.job.folder.val_hits(), digits.as_bytes())?)
+                Ok(fsx::write_atomic(&self.job.folder.val_hits(), hit_lines(&hits).as_bytes())?)
             })?;
         }
         if let (Some(ema), Some(average)) = (&self.ema, &average) {

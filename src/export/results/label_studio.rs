@@ -12,9 +12,14 @@ use crate::data::{CategoryId, CategoryMap};
 use crate::eval::Detection;
 use crate::fsx;
 
+/// Beginning of the addresses of images that Label Studio serves from its own machine, below its document root.
+const LOCAL_FILES: &str = "/data/local-files/?d=";
+
 /// Writer of an array of tasks, a task an image.
 pub(super) struct LabelStudio<'a> {
     tasks: JsonRows,
+    /// Beginning of the images' addresses.
+    address: String,
     /// Path of the labelling configuration; none beside a stream.
     configuration: Option<PathBuf>,
     about: &'a About<'a>,
@@ -23,13 +28,20 @@ pub(super) struct LabelStudio<'a> {
 impl<'a> LabelStudio<'a> {
     pub(super) fn new(path: &Path, about: &'a About<'a>) -> Self {
         let configuration = (!fsx::is_stream(path)).then(|| path.with_extension("xml"));
-        Self { tasks: JsonRows::new(path), configuration, about }
+        let address = about.image_url.map_or_else(|| served(about.names.folder()), str::to_owned);
+        Self { tasks: JsonRows::new(path), address, configuration, about }
     }
+}
+
+/// Address of a local folder. Label Studio refuses its document root itself as a storage, so the folder is one below it.
+fn served(folder: &Path) -> String {
+    let name = folder.file_name().map(|name| format!("{}/", percent_encoded(&name.to_string_lossy())));
+    format!("{LOCAL_FILES}{}", name.unwrap_or_default())
 }
 
 impl ResultsWriter for LabelStudio<'_> {
     fn add(&mut self, image: &ImageResults<'_>) -> Result<(), ResultsError> {
-        let About { categories, model, names, image_url } = self.about;
+        let About { categories, model, names, .. } = self.about;
         let (width, height) = image.size;
         let percent = |part: f64, whole: u32| 100.0 * part / f64::from(whole);
         let mut regions = Vec::with_capacity(image.detections.len());
@@ -59,7 +71,7 @@ impl ResultsWriter for LabelStudio<'_> {
         let sum = image.detections.iter().fold(0.0, |sum, detection| sum + detection.score);
         let mean = sum / image.detections.len().max(1) as f64;
         Ok(self.tasks.push(&json!({
-            "data": { "image": format!("{image_url}{}", percent_encoded(names.name(image.index))) },
+            "data": { "image": format!("{}{}", self.address, percent_encoded(names.name(image.index))) },
             "predictions": [{ "model_version": model, "score": mean, "result": regions }],
         }))?)
     }

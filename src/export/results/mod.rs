@@ -24,4 +24,4 @@ mod yolo;
 pub use format::ResultsFormat;
 pub use json_rows::JsonRows;
 pub use names::{ImageNamesBelow, SameName};
-pub use writer::{About, ImageResults, LOCAL_FILES, ResultsError, ResultsWriter};
+pub use writer::{About, ImageResults, ResultsError, ResultsWriter};

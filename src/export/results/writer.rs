@@ -14,12 +14,10 @@ pub struct About<'a> {
     pub model: &'a str,
     /// The images, and their names in the files.
     pub names: &'a ImageNamesBelow,
-    /// Address that Label Studio finds the images at: their names, percent-encoded, are put behind it.
-    pub image_url: &'a str,
+    /// Address that Label Studio finds the images at: their names, percent-encoded, are put behind it. Without one, it
+    /// serves them from its machine, below the folder that holds the folder of all images.
+    pub image_url: Option<&'a str>,
 }
-
-/// Beginning of the addresses of images that Label Studio serves from a folder of its own machine.
-pub const LOCAL_FILES: &str = "/data/local-files/?d=";
 
 /// Detections of an image.
 #[derive(Debug)]
