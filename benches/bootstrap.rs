@@ -1,11 +1,12 @@
-//! How long `compare` takes for an interval over images: two detectors on 5,000 images, COCO's number.
+//! Time of an interval over images, which `compare` takes, and of an evaluation with its analysis by kind of error, which a training
+//! takes: detectors on 5,000 images, COCO's number.
 //!
 //! ```text
 //! cargo bench --bench bootstrap
 //! ```
 //!
-//! 80 classes, 7 objects and 100 detections an image, made up. Printed are the wall times of matching both detectors and of
-//! all resamples.
+//! 80 classes, 7 objects and 100 detections an image, made up. Printed are the wall times of the evaluation and the analysis of one
+//! detector, of matching both, and of all resamples.
 
 #![allow(clippy::print_stdout)]
 
@@ -13,7 +14,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use ckd_det::data::Instances;
-use ckd_det::eval::{Detection, GroundTruth, Options, RESAMPLES, bootstrap, matches};
+use ckd_det::eval::{Detection, GroundTruth, Options, RESAMPLES, analyse, bootstrap, evaluate, matches};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -46,6 +47,11 @@ fn main() -> Result<()> {
         }
     }
     let truth = GroundTruth::of(&instances)?;
+    let start = Instant::now();
+    let ap = evaluate(&truth, &found[0], &Options::default())?.stats[0];
+    let evaluated = start.elapsed();
+    analyse(&truth, &found[0], &Options::default())?;
+    println!("evaluation {evaluated:.1?} (AP {ap:.3}), analysis {:.1?}", start.elapsed() - evaluated);
     let start = Instant::now();
     let [first, second] = found.map(|found| matches(&truth, &found, &Options::default()));
     let pair = [(first?, second?)];

@@ -1,9 +1,8 @@
 //! `ckd-det eval` of a classifier: accuracies of a run's weights on its held-out images.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -52,7 +51,7 @@ struct Row<'a> {
     /// Place among the held-out images.
     image_id: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    file_name: Option<Cow<'a, str>>,
+    file_name: Option<PathBuf>,
     label: &'a str,
     guesses: Vec<Guess>,
 }
@@ -61,7 +60,8 @@ impl<'a> Row<'a> {
     fn of(set: &'a Labelled, image_id: usize, logits: &[f32]) -> Self {
         Self {
             image_id,
-            file_name: set.paths().get(image_id).map(|path| path.to_string_lossy()),
+            // The parts of the path, without those that lead nowhere.
+            file_name: set.paths().get(image_id).map(|path| path.components().collect()),
             label: &set.classes[set.labels[image_id] as usize],
             guesses: likeliest(logits, &set.classes, NAMED),
         }

@@ -110,7 +110,7 @@ impl ModelArgs {
     ) -> anyhow::Result<Model> {
         if let Some(card) = ClassifierCard::of(&file)? {
             return Err(UsageError(format!(
-                "{} is {}, and a detector is needed here; `ckd-det eval --weights`, `predict` and `export` take both",
+                "{} is {}, and a detector is needed here; `ckd-det eval` without --coco-val, `predict` and `export` take both",
                 file.path.display(),
                 card.described()
             ))
