@@ -311,11 +311,10 @@ fn a_backbone_is_no_detector_and_no_classifier() {
     let small = Small::new();
     let one = small.with(&["schedule.epochs=1"]);
     small.train("run.toml", &one.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
-    for verb in [&["eval", "--run", "runs/run"][..], &["predict", "--run", "runs/run", "data/0.png"]] {
-        let output = small.run_program(verb);
-        assert!(!output.status.success());
-        let text = String::from_utf8_lossy(&output.stderr);
-        assert!(!text.contains("panicked"), "{text}");
+    let export = ["export", "--run", "runs/run", "--out", "backbone.onnx"];
+    for verb in [&["eval"][..], &["predict", "--run", "runs/run", "data/0.png"], &export] {
+        let advice = ["runs/run learned features without labels", "student.init = \"run:run\""];
+        assert_ended(&small.run_program(verb), 2, &advice);
     }
     let output = small.run_program(&["runs"]);
     assert_ended(&output, 0, &["run"]);

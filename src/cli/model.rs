@@ -7,7 +7,7 @@ use candle_core::Device;
 use ckd_detectors::Detector;
 
 use super::UsageError;
-use crate::config::{Config, Document};
+use crate::config::{Config, Document, Experiment};
 use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::build;
@@ -48,6 +48,13 @@ impl ModelArgs {
         let of_run = |run: &Path| -> anyhow::Result<PathBuf> {
             let weights = self.weights_in(&RunFolder::at(run));
             match weights.exists() {
+                true if is_pretraining(&RunFolder::at(run)) => Err(UsageError(format!(
+                    "{} learned features without labels, so it finds and names nothing; a detector or a classifier begins \
+                     with it by student.init = \"run:{}\"",
+                    run.display(),
+                    run.file_name().unwrap_or_default().display()
+                ))
+                .into()),
                 true => Ok(weights),
                 false if RunFolder::at(run.join("peer0")).last().exists() => Err(UsageError(format!(
                     "{} is a cohort's run: name one of its networks, --run {}",
@@ -167,6 +174,11 @@ impl Model {
         category_map(&self.categories)
             .map_err(|id| UsageError(format!("the weights list category {} twice", id.0)).into())
     }
+}
+
+/// Whether a run trained a backbone alone.
+fn is_pretraining(run: &RunFolder) -> bool {
+    matches!(Experiment::load(run.config(), &[]), Ok(Experiment::Pretrain(_)))
 }
 
 /// The finished run below `./runs` that was written last; it may be a cohort's.
