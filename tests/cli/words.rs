@@ -18,7 +18,7 @@ fn configurations_and_keys_are_found_by_a_word() {
     let (listed, headings): (Vec<_>, Vec<_>) =
         some.iter().filter(|line| !line.is_empty()).partition(|line| line.starts_with("  "));
     assert!(listed.iter().all(|line| line.to_lowercase().contains("mobilenet")), "{some:?}");
-    assert_eq!(headings, ["bccd", "cifar100", "coco"], "{some:?}");
+    assert_eq!(headings, ["bccd", "cifar100", "coco", "imagenet"], "{some:?}");
     let (all, some) = (lines(&["config", "keys"]), lines(&["config", "keys", "milestones"]));
     assert!(!some.is_empty() && some.len() < all.len() / 20, "{} of {}", some.len(), all.len());
     assert!(some.iter().any(|line| line.starts_with("  milestones = []")), "{some:?}");
