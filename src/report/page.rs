@@ -132,7 +132,7 @@ fn overview(runs: &[Run]) -> String {
     section("Overview", &table(&head, &rows))
 }
 
-/// Most runs whose losses have a chart each.
+/// Most runs whose losses have a chart each, and whose networks have curves each.
 const CHARTS: usize = 4;
 
 /// Curves over the steps: accuracy, losses, learning rate, gradient, times, memory.
@@ -157,6 +157,10 @@ fn curves(runs: &[Run]) -> String {
         let (label, score) = (format!("teacher of {}", run.label), run.teacher?);
         Some(Series { label, points: vec![(0.0, score), (last, score)] })
     }));
+    if runs.len() <= CHARTS {
+        let peers = runs.iter().flat_map(Run::peers);
+        scores.extend(peers.map(|(label, points)| Series { label, points }));
+    }
     let mut charts = vec![
         Chart { has_marks: true, ..chart(measure, "points", scores) },
         chart("Loss", "", steps(|step| Some(step.loss))),

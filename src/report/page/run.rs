@@ -138,6 +138,17 @@ impl Run {
         self.evaluations.iter().filter_map(score).collect()
     }
 
+    /// Name and top-1, in points, at each evaluation of each network that trained with others.
+    pub(super) fn peers(&self) -> Vec<(String, Vec<(f64, f64)>)> {
+        let first = self.evaluations.first().and_then(|eval| eval.eval.get("peers")?.as_array());
+        let count = first.map_or(0, Vec::len);
+        let score = |eval: &EvalLine, peer: usize| {
+            Some((eval.step as f64, 100.0 * eval.eval.get("peers")?.get(peer)?.get("top1")?.as_f64()?))
+        };
+        let of = |peer| self.evaluations.iter().filter_map(|eval| score(eval, peer)).collect();
+        (0..count).map(|peer| (format!("peer{peer} of {}", self.label), of(peer))).collect()
+    }
+
     /// Step and score, in points, of the best evaluation.
     pub fn best(&self) -> Option<(f64, f64)> {
         // The first of equals, as the run has it.
