@@ -17,7 +17,12 @@ const PRODUCTS: [&str; 2] = ["Conv", "Gemm"];
 
 /// Shortest sum of a convolution that is worth 8 bits. Depthwise layers and a trunk's first ones have shorter ones: they are bound by
 /// memory, and what they lose no later layer gives back.
-const SHORTEST: i64 = 32;
+const SHORTEST: usize = 32;
+
+/// Whether a layer with a weight of this shape stays in f32, its weight too.
+pub(super) fn stays_in_f32(shape: &[usize]) -> bool {
+    shape.len() == 4 && shape[1..].iter().product::<usize>() < SHORTEST
+}
 
 /// The smallest and the largest value of each tensor that goes into a product; 0 is always within.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -88,28 +93,17 @@ impl OnnxModel {
     }
 }
 
-/// Results of the convolutions with [short](SHORTEST) sums.
+/// Results of the convolutions that [stay in f32](stays_in_f32).
 fn short_products(graph: &Graph) -> BTreeSet<String> {
-    let weights: BTreeMap<&str, &[i64]> =
-        graph.initializer.iter().map(|constant| (constant.name.as_str(), constant.dims.as_slice())).collect();
-    let stored: BTreeMap<&str, &str> = graph
-        .node
-        .iter()
-        .filter(|node| node.op_type == "DequantizeLinear")
-        .map(|node| (node.output[0].as_str(), node.input[0].as_str()))
-        .collect();
-    let is_short = |node: &&Node| {
-        let weight = node.input.get(1).map_or("", String::as_str);
-        let dims = weights.get(stored.get(weight).copied().unwrap_or(weight));
-        dims.is_some_and(|dims| dims.len() == 4 && dims[1..].iter().product::<i64>() < SHORTEST)
+    let is_short = |constant: &&Constant| {
+        stays_in_f32(&constant.dims.iter().map(|&size| size as usize).collect::<Vec<_>>())
     };
-    graph
-        .node
-        .iter()
-        .filter(|node| node.op_type == "Conv")
-        .filter(is_short)
-        .filter_map(|node| node.output.first().cloned())
-        .collect()
+    let weights: BTreeSet<&str> =
+        graph.initializer.iter().filter(is_short).map(|constant| constant.name.as_str()).collect();
+    let is_short = |node: &&Node| {
+        node.op_type == "Conv" && node.input.get(1).is_some_and(|weight| weights.contains(weight.as_str()))
+    };
+    graph.node.iter().filter(is_short).filter_map(|node| node.output.first().cloned()).collect()
 }
 
 fn scalar(name: &str, element: Element, raw_data: Vec<u8>) -> Constant {

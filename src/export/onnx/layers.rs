@@ -8,6 +8,7 @@ use ckd_detectors::param::ParamStore;
 use ckd_kernels::eight_bits::rounded_rows;
 use ckd_kernels::linear::Activation;
 
+use super::calibrate::stays_in_f32;
 use super::graph::{Edge, GraphBuilder, Set};
 use super::model::Precision;
 use super::proto::Element;
@@ -122,7 +123,7 @@ impl Layers {
 
     fn write(&mut self, name: &str, dims: &[usize], values: &[f32]) -> Edge {
         match self.precision {
-            Precision::Int8 if dims.len() > 1 => self.int8_weight(name, dims, values),
+            Precision::Int8 if dims.len() > 1 && !stays_in_f32(dims) => self.int8_weight(name, dims, values),
             Precision::Half => {
                 let bytes = values.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
                 let stored = self.graph.named(name, Element::F16, dims, bytes);

@@ -18,7 +18,8 @@ pub enum Precision {
     Full,
     /// f16: half the size.
     Half,
-    /// int8, symmetric, a scale for each output channel; biases stay f32: a quarter of the size.
+    /// int8, symmetric, a scale for each output channel; biases, and weights of convolutions whose sums take fewer than 32 numbers, stay
+    /// f32: a quarter of the size.
     Int8,
 }
 
