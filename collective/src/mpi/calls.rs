@@ -1,12 +1,15 @@
 //! The functions of MPI that this crate calls, with checked results.
 
 use std::ffi::{c_char, c_int, c_void};
+use std::time::Duration;
 
 use super::library::{Abi, Handle, Library};
 use crate::{Error, Result};
 
 /// Longest name that a library gives for itself or a machine (`MPI_MAX_LIBRARY_VERSION_STRING`).
 const NAME: usize = 8192;
+/// Time that a launcher has to pass on what a process said before it ended all.
+const PASSED_ON: Duration = Duration::from_millis(200);
 
 /// An operation under way. Its buffers must live, and stay untouched, until [`Calls::is_done`] says so.
 #[derive(Debug)]
@@ -234,8 +237,10 @@ impl Calls {
         self.check("MPI_Test", code).map(|()| done != 0)
     }
 
-    /// Ends all processes.
+    /// Ends all processes, once the launcher has had time to pass on what this one said: MPICH's ends at once, and with it what
+    /// it has not read yet.
     pub(super) fn abort(&self, code: u8) -> ! {
+        std::thread::sleep(PASSED_ON);
         // SAFETY: MPI is initialised.
         unsafe { (self.functions.abort)(self.abi.world, code.into()) };
         std::process::exit(code.into())
