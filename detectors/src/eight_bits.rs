@@ -17,14 +17,18 @@ use crate::Result;
 /// Least and largest number that went into each layer, by the layer's name.
 pub type InputRanges = BTreeMap<String, (f32, f32)>;
 
-/// Shortest sum that is worth 8 bits. A trunk's first layers have shorter ones: they are bound by memory, and what they lose no later
-/// layer gives back.
+/// Shortest sum of a convolution that is worth 8 bits.
 const SHORTEST: usize = 32;
 
-/// Whether a convolution with `weight` (K, C/groups, R, S) is worth 8 bits.
+/// Whether a convolution with a weight of this `shape` (K, C/groups, R, S) is worth 8 bits. Depthwise layers and a trunk's first ones, whose
+/// sums take fewer than 32 numbers, are not: they are bound by memory, and what they lose no later layer gives back.
+pub fn is_worth(shape: &[usize]) -> bool {
+    shape.iter().skip(1).product::<usize>() >= SHORTEST
+}
+
+/// Whether a convolution with `weight` (K, C/groups, R, S) is worth 8 bits, and can run so.
 pub(crate) fn pays(weight: &Tensor, config: Conv2dConfig) -> bool {
-    let inner: usize = weight.dims()[1..].iter().product();
-    inner >= SHORTEST && Conv2dInt8::suits(weight, config)
+    is_worth(weight.dims()) && Conv2dInt8::suits(weight, config)
 }
 
 /// Input of a layer: watched, or rounded.

@@ -45,7 +45,7 @@ impl Asked<'_> {
     }
 }
 
-/// What a classifier says of a held-out image, as `predict` writes it, with its label.
+/// Answer to a held-out image, as `predict` writes it, with the label.
 #[derive(Serialize)]
 struct Row<'a> {
     /// Place among the held-out images.

@@ -75,13 +75,13 @@ impl Projectors {
         Ok(Self(at.iter().map(one).collect::<Result<_, DistillError>>()?))
     }
 
-    /// The student's map in the teacher's width and size; a map at another tap as it is.
+    /// The student's map in the teacher's width and size.
     ///
     /// # Shapes
     /// `teacher` (N, C_teacher, H, W), `student` (N, C_student, h, w); (N, C_teacher, H, W).
     pub(super) fn forward(&self, tap: Tap, teacher: &Tensor, student: &Value) -> Result<Value, DistillError> {
         let (_, _, h, w) = teacher.dims4()?;
-        self.0.get(&tap).map_or_else(|| Ok(student.clone()), |projector| projector.at_size(student, (h, w)))
+        self.0[&tap].at_size(student, (h, w))
     }
 }
 

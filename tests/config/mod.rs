@@ -30,7 +30,7 @@ steps = 10
 milestones = [5]
 "#;
 
-/// What makes [`SMALL`] distil.
+/// Sections that make [`SMALL`] distil.
 const TEACHER: &str = r#"
 [teacher]
 backbone = "resnet50"

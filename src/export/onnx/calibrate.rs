@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle_core::Tensor;
+use ckd_detectors::eight_bits::is_worth;
 use ckd_kernels::eight_bits::Grid;
 
 use super::evaluate::Evaluator;
@@ -15,13 +16,9 @@ use crate::export::error::Result;
 /// Operators whose products are worth 8 bits.
 const PRODUCTS: [&str; 2] = ["Conv", "Gemm"];
 
-/// Shortest sum of a convolution that is worth 8 bits. Depthwise layers and a trunk's first ones have shorter ones: they are bound by
-/// memory, and what they lose no later layer gives back.
-const SHORTEST: usize = 32;
-
-/// Whether a layer with a weight of this shape stays in f32, its weight too.
+/// Whether a layer with a weight of this shape stays in f32, its weight too: a convolution that is not worth 8 bits.
 pub(super) fn stays_in_f32(shape: &[usize]) -> bool {
-    shape.len() == 4 && shape[1..].iter().product::<usize>() < SHORTEST
+    shape.len() == 4 && !is_worth(shape)
 }
 
 /// The smallest and the largest value of each tensor that goes into a product; 0 is always within.

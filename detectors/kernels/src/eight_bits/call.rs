@@ -15,7 +15,7 @@ pub(super) enum Residual<'a> {
 /// Operands of the product; every access was checked.
 pub(super) struct Call<'a> {
     pub(super) left: *const u32,
-    /// As many as `out_starts`: the rows.
+    /// Starts of the rows, as many as `out_starts`.
     pub(super) left_starts: &'a [usize],
     pub(super) segments: &'a [Segment],
     pub(super) panel: *const u32,

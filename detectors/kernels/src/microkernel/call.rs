@@ -18,7 +18,7 @@ pub(crate) struct Segment {
 #[derive(Clone, Copy)]
 pub(super) struct Dot<'a> {
     pub(super) left: *const f32,
-    /// As many as `out_starts`: the rows.
+    /// Starts of the rows, as many as `out_starts`.
     pub(super) left_starts: &'a [usize],
     pub(super) segments: &'a [Segment],
     /// Whether the next tile's numbers are asked for while one is computed, a cache line for each inner index.

@@ -247,7 +247,7 @@ fn multiply(
     k: usize,
 ) {
     let count = inputs.len() / tile_stride(c);
-    // On the stack: a task has a few hundred tiles.
+    let level = Simd::level();
     let mut starts = [0; GROUP];
     let mut targets = [0; GROUP];
     for tile in (0..count).step_by(GROUP) {
@@ -265,6 +265,6 @@ fn multiply(
         };
         let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
         let target = Target { memory, starts: &targets[..rows], columns: width, ahead: false };
-        dot(Simd::level(), left, panel, target, Finish::default());
+        dot(level, left, panel, target, Finish::default());
     }
 }
