@@ -62,6 +62,13 @@ struct Kernel {
     times: Vec<Vec<f64>>,
 }
 
+impl Kernel {
+    /// Runs of a round: a kernel of less than a millisecond is hardly ever the first after a pause.
+    fn repeats(&self) -> usize {
+        (4e9 / self.multiply_adds).clamp(1.0, 20.0) as usize
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let json = arguments.iter().any(|argument| argument == "--json");
@@ -83,8 +90,10 @@ fn main() {
     };
     for _ in 0..7 {
         for kernel in &mut kernels {
-            let times = precision.scope(|| (kernel.run)());
-            kernel.times.push(times);
+            for _ in 0..kernel.repeats() {
+                let times = precision.scope(|| (kernel.run)());
+                kernel.times.push(times);
+            }
         }
     }
     if !json {

@@ -6,7 +6,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "indexed loops of fixed length stay in registers")]
 
-use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Target, Terms, dot, outer};
+use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Starts, Target, Terms, dot, outer};
 use crate::panels::Aligned;
 use crate::precision::Precision;
 use crate::reduce;
@@ -107,17 +107,18 @@ impl Gram {
         let segments = [Segment { offset: 0, len: self.rows }];
         let size = (padded * COLUMNS).max(1);
         let starts: Vec<usize> = (0..columns.len()).step_by(padded.max(1)).collect();
+        let starts = Starts::new(&starts);
         for (panel, first) in self.panels.as_slice().chunks_exact(size).zip((0..).step_by(COLUMNS)) {
             let left = Left {
                 precision: Precision::F32,
                 values: columns,
-                starts: &starts,
+                starts,
                 segments: &segments,
                 ahead: false,
             };
             let target = Target {
                 memory: Memory::Written(&mut out[first..]),
-                starts: &starts,
+                starts,
                 columns: COLUMNS,
                 ahead: false,
             };

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::geometry::Phase;
 use super::map::Map;
 use crate::activation::Activation;
-use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Target, dot, dot_onto};
+use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Starts, Target, dot, dot_onto};
 use crate::panels::{Aligned, Panels};
 use crate::precision::{Precision, pack};
 use crate::simd::Simd;
@@ -139,6 +139,7 @@ impl Sweep<'_> {
         if lefts.is_empty() {
             return;
         }
+        let (starts, places) = (Starts::new(lefts), Starts::new(outs));
         let (group_c, group_k) = (window.channels() / self.groups, k / self.groups);
         let stream = blocks.len() == 1 && self.source.n * h * w * k >= STREAMED;
         let in_place = window.reads_in_place();
@@ -159,13 +160,13 @@ impl Sweep<'_> {
                     let left = Left {
                         precision: self.precision,
                         values: &source[group * group_c..],
-                        starts: lefts,
+                        starts,
                         segments: &block.segments,
                         // The first panel meets the source when it is not in cache yet.
                         ahead: panel == 0 && in_place,
                     };
                     let memory = Memory::Fresh(&mut out[column..]);
-                    let target = Target { memory, starts: outs, columns: width, ahead: true };
+                    let target = Target { memory, starts: places, columns: width, ahead: true };
                     let panel = panels.panel(panel, block.first);
                     match index {
                         0 => dot(level, left, panel, target, finish),

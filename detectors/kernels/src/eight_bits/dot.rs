@@ -9,14 +9,14 @@ use super::scalar;
 #[cfg(target_arch = "x86_64")]
 use super::{avx2, avx512};
 use crate::activation::Activation;
-use crate::microkernel::{COLUMNS, Segment};
+use crate::microkernel::{COLUMNS, Segment, Starts};
 use crate::simd::Simd;
 
-/// Rows of the product: row i starts at `starts[i]`, and its quads are those of the segments in turn.
+/// Rows of the product: the quads of a row are those of the segments in turn.
 #[derive(Clone, Copy)]
 pub(super) struct Left<'a> {
     pub(super) quads: &'a [u32],
-    pub(super) starts: &'a [usize],
+    pub(super) starts: Starts<'a>,
     pub(super) segments: &'a [Segment],
 }
 
@@ -48,10 +48,10 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Destination of the results: row i to `starts[i]`, `columns` of them.
+/// Destination of the results, `columns` of each row.
 pub(super) struct Target<'a> {
     pub(super) memory: Memory<'a>,
-    pub(super) starts: &'a [usize],
+    pub(super) starts: Starts<'a>,
     pub(super) columns: usize,
 }
 
@@ -69,29 +69,24 @@ pub(super) fn dot(
     residual: Residual,
     activation: Activation,
 ) {
-    let (rows, columns) = (left.starts.len(), target.columns);
-    assert!(
-        rows > 0 && target.starts.len() == rows,
-        "dot: {rows} rows, {} of the target",
-        target.starts.len()
-    );
+    let columns = target.columns;
+    let (rows, targets) = (left.starts.each().len(), target.starts.each().len());
+    assert!(rows > 0 && targets == rows, "dot: {rows} rows, {targets} of the target");
     assert!((1..=COLUMNS).contains(&columns), "dot: {columns} columns");
     let (mut inner, mut reach) = (0, 0);
     for segment in left.segments {
         inner += segment.len;
         reach = reach.max(segment.offset + segment.len);
     }
-    let last = |starts: &[usize]| starts.iter().copied().max().unwrap_or(0);
-    assert!(last(left.starts) + reach <= left.quads.len(), "dot: left factor too short");
+    assert!(left.starts.furthest() + reach <= left.quads.len(), "dot: left factor too short");
     assert!(inner * COLUMNS <= panel.len(), "dot: panel too short");
     let tables = [of.first.len(), of.scale.len(), of.shift.len()];
     assert!(tables.iter().all(|&len| len >= COLUMNS), "dot: columns without numbers");
-    let end = last(target.starts) + columns;
+    let end = target.starts.furthest() + columns;
     let (out, room) = match target.memory {
         Memory::Real(places, stream) => {
             let out = places.as_mut_ptr().cast::<f32>();
-            let aligned = (out as usize).is_multiple_of(64)
-                && target.starts.iter().all(|start| start.is_multiple_of(16));
+            let aligned = (out as usize).is_multiple_of(64) && target.starts.are_multiples_of(16);
             (Out::Real { out, stream: stream && aligned && columns.is_multiple_of(16) }, places.len())
         }
         Memory::Steps(places, grid) => (
@@ -108,14 +103,14 @@ pub(super) fn dot(
     assert!(end <= added, "dot: residual too short");
     let call = Call {
         left: left.quads.as_ptr(),
-        left_starts: left.starts,
+        left_starts: left.starts.each(),
         segments: left.segments,
         panel: panel.as_ptr(),
         first: of.first.as_ptr(),
         scale: of.scale.as_ptr(),
         shift: of.shift.as_ptr(),
         out,
-        out_starts: target.starts,
+        out_starts: target.starts.each(),
         columns,
         residual,
         activation,
@@ -213,7 +208,7 @@ mod tests {
             let other = Grid { scale: 0.01, zero: 100 };
             let residual = [Residual::None, Residual::Real(&real), Residual::Steps(&steps, other)][added];
             let grid = in_steps.then_some(Grid { scale: 0.013, zero: 90 });
-            let left = Left { quads: &quads, starts: &starts, segments: &segments };
+            let left = Left { quads: &quads, starts: Starts::new(&starts), segments: &segments };
             for level in levels() {
                 let got = result(level, left, &panel, of, (&targets, columns), residual, activation, grid);
                 let mut expected = vec![grid.map_or(7f32.to_bits(), |_| 7); 3 * ROWS * 40];
@@ -260,9 +255,9 @@ mod tests {
     #[should_panic(expected = "left factor too short")]
     fn a_row_beyond_the_end_is_refused() {
         let mut out = [MaybeUninit::new(0f32); COLUMNS];
-        let left = Left { quads: &[1; 4], starts: &[1], segments: &[Segment { offset: 0, len: 4 }] };
+        let left = Left { quads: &[1; 4], starts: Starts::new(&[1]), segments: &[Segment { offset: 0, len: 4 }] };
         let of = Columns { first: &[0; COLUMNS], scale: &[0.0; COLUMNS], shift: &[0.0; COLUMNS] };
-        let target = Target { memory: Memory::Real(&mut out, false), starts: &[0], columns: COLUMNS };
+        let target = Target { memory: Memory::Real(&mut out, false), starts: Starts::new(&[0]), columns: COLUMNS };
         dot(Simd::Scalar, left, &[1; 4 * COLUMNS], of, target, Residual::None, Activation::Identity);
     }
 }

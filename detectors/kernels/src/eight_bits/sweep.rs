@@ -12,7 +12,7 @@ use super::grid::{Grid, to_steps};
 use super::map::bytes_of_mut;
 use crate::Conv2dConfig;
 use crate::activation::Activation;
-use crate::microkernel::{COLUMNS, ROWS, Segment};
+use crate::microkernel::{COLUMNS, ROWS, Segment, Starts};
 use crate::simd::Simd;
 
 /// Numbers of a source map, channels last.
@@ -95,6 +95,7 @@ impl Sweep<'_> {
                 let rows = first..first + out.len() / (ow * a_pixel);
                 let quads = self.gather(rows.clone(), copy, lefts);
                 outs.extend((0..lefts.len()).map(|pixel| pixel * k));
+                let (starts, places) = (Starts::new(lefts), Starts::new(outs));
                 let residual = |column: usize| match self.residual {
                     Residual::None => Residual::None,
                     Residual::Real(numbers) => Residual::Real(&numbers[first * ow * k + column..]),
@@ -108,9 +109,9 @@ impl Sweep<'_> {
                         let column = group * group_k + index * COLUMNS;
                         let width = COLUMNS.min(group_k - index * COLUMNS);
                         let left =
-                            Left { quads: &quads[group * group_quads..], starts: lefts, segments: &segments };
+                            Left { quads: &quads[group * group_quads..], starts, segments: &segments };
                         let memory = memory(&mut *out).from(column);
-                        let target = Target { memory, starts: outs, columns: width };
+                        let target = Target { memory, starts: places, columns: width };
                         dot(level, left, panel, columns, target, residual(column), self.activation);
                     }
                 }

@@ -37,6 +37,35 @@ pub(super) struct Dot<'a> {
     pub(super) stream: bool,
 }
 
+/// Where rows start: looked through once for all products of the same rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Starts<'a> {
+    each: &'a [usize],
+    furthest: usize,
+    joined: usize,
+}
+
+impl<'a> Starts<'a> {
+    pub(crate) fn new(each: &'a [usize]) -> Self {
+        let (furthest, joined) =
+            each.iter().fold((0, 0), |(furthest, joined), &start| (start.max(furthest), start | joined));
+        Self { each, furthest, joined }
+    }
+
+    pub(crate) fn each(self) -> &'a [usize] {
+        self.each
+    }
+
+    pub(crate) fn furthest(self) -> usize {
+        self.furthest
+    }
+
+    /// Returns whether all are multiples of `count`, a power of two.
+    pub(crate) fn are_multiples_of(self, count: usize) -> bool {
+        self.joined.is_multiple_of(count)
+    }
+}
+
 /// The R `starts` from `first` on. Rows that are not there repeat the last one; their sums are not written.
 ///
 /// # Safety

@@ -17,21 +17,20 @@ mod scalar;
 
 use std::mem::MaybeUninit;
 
-pub(crate) use call::{COLUMNS, ROWS, Segment, tile_starts};
+pub(crate) use call::{COLUMNS, ROWS, Segment, Starts, tile_starts};
 use call::{Dot, Outer};
 
 use crate::activation::Activation;
 use crate::precision::Precision;
 use crate::simd::Simd;
 
-/// The left factor of [`dot`]: row i starts at `starts[i]`, and its numbers are those of the segments in
-/// turn.
+/// The left factor of [`dot`]: the numbers of a row are those of the segments in turn.
 #[derive(Clone, Copy)]
 pub(crate) struct Left<'a> {
     /// Precision of both factors; numbers of [`Precision::Bf16`] are pairs, multiplied one by one.
     pub(crate) precision: Precision,
     pub(crate) values: &'a [f32],
-    pub(crate) starts: &'a [usize],
+    pub(crate) starts: Starts<'a>,
     pub(crate) segments: &'a [Segment],
     /// Whether rows come from beyond the caches: those of the next tile are asked for while one is computed.
     pub(crate) ahead: bool,
@@ -74,10 +73,10 @@ impl Memory<'_> {
     }
 }
 
-/// Destination of the sums: row i to `starts[i]`, `columns` of them.
+/// Destination of the sums, `columns` of each row.
 pub(crate) struct Target<'a> {
     pub(crate) memory: Memory<'a>,
-    pub(crate) starts: &'a [usize],
+    pub(crate) starts: Starts<'a>,
     pub(crate) columns: usize,
     /// Whether it lies beyond the caches: its places are asked for before the sums.
     pub(crate) ahead: bool,
@@ -118,35 +117,30 @@ unsafe fn finished(
     finish: Finish,
     accumulate: bool,
 ) {
-    let rows = left.starts.len();
     let columns = target.columns;
-    assert!(
-        rows > 0 && target.starts.len() == rows,
-        "dot: {rows} rows, {} of the target",
-        target.starts.len()
-    );
+    let (rows, targets) = (left.starts.each().len(), target.starts.each().len());
+    assert!(rows > 0 && targets == rows, "dot: {rows} rows, {targets} of the target");
     assert!((1..=COLUMNS).contains(&columns), "dot: {columns} columns");
     let (mut inner, mut reach) = (0, 0);
     for segment in left.segments {
         inner += segment.len;
         reach = reach.max(segment.offset + segment.len);
     }
-    let last = |starts: &[usize]| starts.iter().copied().max().unwrap_or(0);
-    assert!(last(left.starts) + reach <= left.values.len(), "dot: left factor too short");
+    assert!(left.starts.furthest() + reach <= left.values.len(), "dot: left factor too short");
     assert!(inner * COLUMNS <= panel.len(), "dot: panel too short");
-    let end = last(target.starts) + columns;
+    let end = target.starts.furthest() + columns;
     assert!(end <= target.memory.len(), "dot: target too short");
     assert!(finish.shift.is_none_or(|shift| columns <= shift.len()), "dot: shift too short");
     assert!(finish.residual.is_none_or(|residual| end <= residual.len()), "dot: residual too short");
     let out = target.memory.start();
     let call = Dot {
         left: left.values.as_ptr(),
-        left_starts: left.starts,
+        left_starts: left.starts.each(),
         segments: left.segments,
         left_ahead: left.ahead,
         panel: panel.as_ptr(),
         out,
-        out_starts: target.starts,
+        out_starts: target.starts.each(),
         out_ahead: target.ahead,
         columns,
         accumulate,
@@ -156,7 +150,7 @@ unsafe fn finished(
         stream: finish.stream
             && columns.is_multiple_of(16)
             && (out as usize).is_multiple_of(64)
-            && target.starts.iter().all(|start| start.is_multiple_of(16)),
+            && target.starts.are_multiples_of(16),
     };
     // SAFETY: the largest offset of every access was checked above, and the caller says that what is read of
     // the target was written; `level` is only in use if the processor has it.
@@ -281,8 +275,8 @@ mod tests {
                     residual: residual.then_some(&other[..]),
                 };
                 let precision = Precision::F32;
-                let factor = Left { precision, values: &left, starts: &starts, segments: &segments, ahead };
-                let target = Target { memory: Memory::Written(&mut out), starts: &targets, columns, ahead };
+                let factor = Left { precision, values: &left, starts: Starts::new(&starts), segments: &segments, ahead };
+                let target = Target { memory: Memory::Written(&mut out), starts: Starts::new(&targets), columns, ahead };
                 match accumulate {
                     // SAFETY: the target is all numbers.
                     true => unsafe { dot_onto(level, factor, &panel, target, finish) },
@@ -355,12 +349,12 @@ mod tests {
             let factor = Left {
                 precision: Precision::Bf16,
                 values: &left,
-                starts: &starts,
+                starts: Starts::new(&starts),
                 segments: &segments,
                 ahead: false,
             };
             let target =
-                Target { memory: Memory::Written(&mut out), starts: &targets, columns: 27, ahead: false };
+                Target { memory: Memory::Written(&mut out), starts: Starts::new(&targets), columns: 27, ahead: false };
             dot(level, factor, &panel, target, Finish::default());
             for (start, target) in starts.iter().zip(targets) {
                 for j in 0..27 {
@@ -385,11 +379,11 @@ mod tests {
             let left = Left {
                 precision: Precision::F32,
                 values: &[f32::NAN],
-                starts: &[0],
+                starts: Starts::new(&[0]),
                 segments: &[Segment { offset: 0, len: 1 }],
                 ahead: false,
             };
-            let target = Target { memory: Memory::Fresh(&mut out), starts: &[0], columns: 1, ahead: false };
+            let target = Target { memory: Memory::Fresh(&mut out), starts: Starts::new(&[0]), columns: 1, ahead: false };
             dot(level, left, &[1.0; COLUMNS], target, finish);
             // SAFETY: just written.
             assert!(unsafe { out[0].assume_init() }.is_nan(), "{level}");
@@ -403,12 +397,12 @@ mod tests {
         let left = Left {
             precision: Precision::F32,
             values: &[1.0; 4],
-            starts: &[1],
+            starts: Starts::new(&[1]),
             segments: &[Segment { offset: 0, len: 4 }],
             ahead: false,
         };
         let target =
-            Target { memory: Memory::Written(&mut out), starts: &[0], columns: COLUMNS, ahead: false };
+            Target { memory: Memory::Written(&mut out), starts: Starts::new(&[0]), columns: COLUMNS, ahead: false };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }
 }

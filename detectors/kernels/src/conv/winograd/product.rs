@@ -14,19 +14,16 @@ use super::transforms::{both_ways, input_tile, output_line, weight_panel};
 
 use crate::activation::{Activation, SIX};
 use crate::lanes::{LANES, over_lanes};
-use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Target, dot};
+use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Starts, Target, dot};
 use crate::panels::{Aligned, Panels};
 use crate::precision::Precision;
 use crate::simd::Simd;
 
 /// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
-const TASK: usize = 896 * 1024;
+const TASK: usize = 128 * 1024;
 /// Floats of a whole transformed map that is better transformed once and shared, the output channels being
 /// divided.
 const SHARED: usize = 2 << 20;
-
-/// Tiles of one product: a whole number of register tiles.
-const GROUP: usize = 8 * ROWS;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -37,6 +34,8 @@ struct Scratch {
     inputs: Aligned,
     weights: Aligned,
     products: Aligned,
+    lefts: Vec<usize>,
+    outs: Vec<usize>,
 }
 
 /// Convolves `source` with 3x3 weights `panels` (9 · channels, outputs) and writes every number of `out`
@@ -106,7 +105,10 @@ impl Task<'_> {
     fn by_tiles(&self) {
         let (c, k) = (self.source.c, self.panels.columns);
         let count = self.tiles.count();
-        let fits = (TASK / (POINTS * c)).clamp(ROWS, 8 * ROWS) / ROWS * ROWS;
+        let fits = match c.max(k) {
+            0..=64 => (TASK / (tile_stride(c) + tile_stride(k))).clamp(ROWS, 8 * ROWS) / ROWS * ROWS,
+            _ => 8 * ROWS,
+        };
         let threads = rayon::current_num_threads();
         let tasks = count.div_ceil(fits).next_multiple_of(threads);
         let share = count.div_ceil(tasks).next_multiple_of(4);
@@ -127,7 +129,8 @@ impl Task<'_> {
         let weights = weights.as_slice();
         (0..count.div_ceil(share)).into_par_iter().for_each(|index| {
             let tiles = index * share..count.min((index + 1) * share);
-            SCRATCH.with_borrow_mut(|Scratch { inputs, products, .. }| {
+            SCRATCH.with_borrow_mut(|Scratch { inputs, products, lefts, outs, .. }| {
+                let rows = Rows { inputs: starts(tiles.len(), c, lefts), products: starts(tiles.len(), k, outs) };
                 let inputs = inputs.at_least(tiles.len() * tile_stride(c));
                 for (tile, to) in tiles.clone().zip(inputs.chunks_exact_mut(tile_stride(c))) {
                     self.input(tile, to);
@@ -137,7 +140,7 @@ impl Task<'_> {
                     for panel in 0..self.panels.count() {
                         let weights = &weights[(point * self.panels.count() + panel) * c * COLUMNS..];
                         let width = COLUMNS.min(k - panel * COLUMNS);
-                        multiply(inputs, c, weights, point, (panel * COLUMNS, width), products, k);
+                        multiply(rows, inputs, c, weights, point, (panel * COLUMNS, width), products, k);
                     }
                 }
                 self.output(tiles, 0..k, products);
@@ -158,16 +161,17 @@ impl Task<'_> {
             .for_each(|(tile, to)| self.input(tile, to));
         let inputs = inputs.as_slice();
         (0..self.panels.count()).into_par_iter().for_each(|panel| {
-            SCRATCH.with_borrow_mut(|Scratch { weights, products, .. }| {
+            SCRATCH.with_borrow_mut(|Scratch { weights, products, lefts, outs, .. }| {
                 let weights = weights.at_least(POINTS * c * COLUMNS);
                 let mut points: Vec<&mut [f32]> = weights.chunks_exact_mut(c * COLUMNS).collect();
                 weight_panel(self.panels.panel(panel, 0), c, &mut points);
                 let first = panel * COLUMNS;
                 let width = COLUMNS.min(self.panels.columns - first);
                 let products = products.at_least(count * tile_stride(width));
+                let rows = Rows { inputs: starts(count, c, lefts), products: starts(count, width, outs) };
                 for point in 0..POINTS {
                     let weights = &weights[point * c * COLUMNS..];
-                    multiply(inputs, c, weights, point, (0, width), products, width);
+                    multiply(rows, inputs, c, weights, point, (0, width), products, width);
                 }
                 self.output(0..count, first..first + width, products);
             });
@@ -236,8 +240,16 @@ fn tile_stride(channels: usize) -> usize {
     POINTS * point_stride(channels)
 }
 
+/// Rows of the products of tiles: the same at every point.
+#[derive(Clone, Copy)]
+struct Rows<'a> {
+    inputs: Starts<'a>,
+    products: Starts<'a>,
+}
+
 /// At one point, all tiles of `inputs` (c channels) times a panel, to `columns` (first, count) of `products`.
 fn multiply(
+    rows: Rows,
     inputs: &[f32],
     c: usize,
     panel: &[f32],
@@ -246,25 +258,21 @@ fn multiply(
     products: &mut [f32],
     k: usize,
 ) {
-    let count = inputs.len() / tile_stride(c);
-    let level = Simd::level();
-    let mut starts = [0; GROUP];
-    let mut targets = [0; GROUP];
-    for tile in (0..count).step_by(GROUP) {
-        let rows = GROUP.min(count - tile);
-        for i in 0..rows {
-            starts[i] = (tile + i) * tile_stride(c);
-            targets[i] = (tile + i) * tile_stride(k);
-        }
-        let left = Left {
-            precision: Precision::F32,
-            values: &inputs[point * point_stride(c)..],
-            starts: &starts[..rows],
-            segments: &[Segment { offset: 0, len: c }],
-            ahead: false,
-        };
-        let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
-        let target = Target { memory, starts: &targets[..rows], columns: width, ahead: false };
-        dot(level, left, panel, target, Finish::default());
-    }
+    let left = Left {
+        precision: Precision::F32,
+        values: &inputs[point * point_stride(c)..],
+        starts: rows.inputs,
+        segments: &[Segment { offset: 0, len: c }],
+        ahead: false,
+    };
+    let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
+    let target = Target { memory, starts: rows.products, columns: width, ahead: false };
+    dot(Simd::level(), left, panel, target, Finish::default());
+}
+
+/// Where `count` tiles of `channels` start.
+fn starts(count: usize, channels: usize, to: &mut Vec<usize>) -> Starts<'_> {
+    to.clear();
+    to.extend((0..count).map(|tile| tile * tile_stride(channels)));
+    Starts::new(to)
 }

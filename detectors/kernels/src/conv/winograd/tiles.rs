@@ -11,7 +11,7 @@ pub(super) const POINTS: usize = 36;
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
     let &Geometry { config: Conv2dConfig { stride, padding, dilation, groups }, oh, ow, c, k, r, s, .. } =
         geometry;
-    let channels = [c, k].iter().all(|count| count.is_multiple_of(16) && *count >= 32);
+    let channels = [c, k].iter().all(|count| count.is_multiple_of(16) && *count >= 16);
     // Tiles stick out of small maps.
     let covered = oh.next_multiple_of(4) * ow.next_multiple_of(4);
     let plain = [r, s] == [3, 3] && stride == [1, 1] && dilation == [1, 1] && groups == 1;
@@ -44,5 +44,5 @@ impl Tiles {
 
 /// Floats from one point of a transformed tile to the next: neighbours never share a set of the cache.
 pub(super) fn point_stride(channels: usize) -> usize {
-    channels + 16
+    if channels < 64 { channels } else { channels + 16 }
 }

@@ -111,9 +111,23 @@ pub(super) use both_ways;
 over_lanes! {
     /// The 6x6 tile of `map` whose top-left pixel (image, y, x) may lie outside, to `to` (36, channels).
     pub(super) fn input_tile<V>(map: &Map, at: (usize, isize, isize), to: &mut [f32]) {
-        const OUTSIDE: usize = usize::MAX;
         let (image, y, x) = at;
         let stride = point_stride(map.c);
+        let fits = |at: isize, size: usize| at >= 0 && at as usize + 6 <= size;
+        if fits(y, map.h) && fits(x, map.w) {
+            let start = ((image * map.h + y as usize) * map.w + x as usize) * map.c;
+            for first in (0..map.c).step_by(LANES) {
+                both_ways!(
+                    input_line: 6 to 6, V,
+                    |i, j| V::load(&map.values[start + (i * map.w + j) * map.c + first..]),
+                    |row, points| for j in 0..6 {
+                        points[j].store(&mut to[(6 * row + j) * stride + first..]);
+                    }
+                );
+            }
+            return;
+        }
+        const OUTSIDE: usize = usize::MAX;
         // Where each pixel's channels start.
         let mut starts = [[OUTSIDE; 6]; 6];
         for i in 0..6 {

@@ -3,19 +3,27 @@
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
+use super::super::map::Map;
 use super::tiles::{self, POINTS, Tiles, point_stride};
 use super::transforms::{self, gradient_tile, input_tile};
 
+use crate::lanes::{LANES, over_lanes};
 use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
 use crate::panels::Aligned;
 use crate::simd::Simd;
 
 /// Floats of transformed tiles that are held at once: they stay in the L3 cache.
 const CHUNK: usize = 3 << 20;
+/// Floats of transformed tiles that a task of its own holds at once: part of a 1 MiB L2 cache.
+const OWN_CHUNK: usize = 96 * 1024;
 /// Tiles that are summed in registers at once.
 const TERMS: usize = 256;
 /// Fewer tiles than this do not pay for the transforms.
 const LEAST_TILES: usize = 60;
+/// Weights (floats) up to which tasks share the tiles and add their sums; beyond, all share the points of some tiles.
+const SMALL: usize = 9 * 32 * 32;
+/// Shares of the tiles: fixed, so that the sums do not depend on the number of threads.
+const SHARES: usize = 8;
 
 /// Returns whether the gradient of the weights is computed in Winograd's form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
@@ -25,53 +33,132 @@ pub(in super::super) fn suits(geometry: &Geometry) -> bool {
 /// The gradient (K, 3, 3, C) from the input `x` and the output's gradient `g`.
 pub(in super::super) fn weight_gradient(geometry: &Geometry, x: &[f32], g: &[f32]) -> Vec<f32> {
     let &Geometry { config, n, oh, ow, c, k, .. } = geometry;
-    let tiles = Tiles::of(n, (oh, ow));
-    let (x, g) = (geometry.input_map(x), geometry.output_map(g));
-    let padding = config.padding.map(|padding| padding as isize);
-    let (input_size, gradient_size) = (POINTS * point_stride(c), POINTS * point_stride(k));
-    let chunk = (CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS).min(tiles.count());
-    let mut inputs = Aligned::recycled(chunk * input_size);
-    let mut gradients = Aligned::recycled(chunk * gradient_size);
-    let mut sums = vec![0f32; POINTS * k * c];
-    let level = Simd::level();
-    for first in (0..tiles.count()).step_by(chunk) {
-        let count = chunk.min(tiles.count() - first);
-        inputs
-            .as_mut_slice()
-            .par_chunks_exact_mut(input_size)
-            .zip(gradients.as_mut_slice().par_chunks_exact_mut(gradient_size))
-            .take(count)
-            .enumerate()
-            .for_each(|(index, (input, gradient))| {
-                let (image, top, left) = tiles.at(first + index);
-                let at = (image, top as isize - padding[0], left as isize - padding[1]);
-                input_tile(&x, at, input);
-                gradient_tile(&g, (image, top, left), gradient);
-            });
-        let (inputs, gradients) = (inputs.as_slice(), gradients.as_slice());
-        sums.par_chunks_mut(k * c).enumerate().for_each(|(point, sums)| {
-            let (input, gradient) =
-                (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
-            // Reused by all rows of the sums: worth being brought together.
-            let mut panel = Aligned::recycled(count * COLUMNS);
-            for column in (0..c).step_by(COLUMNS) {
-                let width = COLUMNS.min(c - column);
-                for (tile, to) in panel.as_mut_slice().chunks_exact_mut(COLUMNS).enumerate() {
-                    to[..width].copy_from_slice(&input[tile * input_size + column..][..width]);
-                }
-                let right = Terms { values: panel.as_slice(), stride: COLUMNS };
-                for row in (0..k).step_by(ROWS) {
-                    let left = Terms { values: &gradient[row..], stride: gradient_size };
-                    let size = (ROWS.min(k - row), width);
-                    outer(level, count, size, left, right, &mut sums[row * c + column..], c);
-                }
-            }
-        });
-    }
+    let factors = Factors {
+        x: geometry.input_map(x),
+        g: geometry.output_map(g),
+        tiles: Tiles::of(n, (oh, ow)),
+        padding: config.padding.map(|padding| padding as isize),
+    };
+    let sums = if 9 * k * c <= SMALL { factors.by_tiles() } else { factors.by_points() };
     let mut weights = vec![0f32; k * 9 * c];
     weights
         .par_chunks_exact_mut(9 * c)
         .enumerate()
         .for_each(|(row, weights)| transforms::weight_gradient(&sums[row * c..], k * c, c, weights));
     weights
+}
+
+/// Both factors of the sums over tiles.
+struct Factors<'a> {
+    x: Map<'a>,
+    g: Map<'a>,
+    tiles: Tiles,
+    padding: [isize; 2],
+}
+
+impl Factors<'_> {
+    /// Floats of a transformed tile of the inputs and of the gradients.
+    fn sizes(&self) -> (usize, usize) {
+        (POINTS * point_stride(self.x.c), POINTS * point_stride(self.g.c))
+    }
+
+    /// The sums (36, k, c), each task taking some tiles.
+    fn by_tiles(&self) -> Vec<f32> {
+        let (input_size, gradient_size) = self.sizes();
+        let (count, points) = (self.tiles.count(), POINTS * self.x.c * self.g.c);
+        let chunk = (OWN_CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS);
+        let share = count.div_ceil(SHARES);
+        let partial: Vec<Vec<f32>> = (0..count.div_ceil(share))
+            .into_par_iter()
+            .map(|index| {
+                let mut sums = vec![0f32; points];
+                let mut inputs = Aligned::recycled(chunk * input_size);
+                let mut gradients = Aligned::recycled(chunk * gradient_size);
+                let tiles = index * share..count.min((index + 1) * share);
+                for first in tiles.clone().step_by(chunk) {
+                    let count = chunk.min(tiles.end - first);
+                    let inputs = &mut inputs.as_mut_slice()[..count * input_size];
+                    let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
+                    let places =
+                        inputs.chunks_exact_mut(input_size).zip(gradients.chunks_exact_mut(gradient_size));
+                    places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
+                    for (point, sums) in sums.chunks_mut(self.x.c * self.g.c).enumerate() {
+                        self.add(point, inputs, gradients, sums);
+                    }
+                }
+                sums
+            })
+            .collect();
+        let mut sums = vec![0f32; points];
+        for partial in partial {
+            sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
+        }
+        sums
+    }
+
+    /// The sums (36, k, c), each task taking a point of some tiles.
+    fn by_points(&self) -> Vec<f32> {
+        let (input_size, gradient_size) = self.sizes();
+        let count = self.tiles.count();
+        let chunk = (CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS).min(count);
+        let mut inputs = Aligned::recycled(chunk * input_size);
+        let mut gradients = Aligned::recycled(chunk * gradient_size);
+        let mut sums = vec![0f32; POINTS * self.x.c * self.g.c];
+        for first in (0..count).step_by(chunk) {
+            let count = chunk.min(count - first);
+            let inputs = &mut inputs.as_mut_slice()[..count * input_size];
+            let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
+            inputs
+                .par_chunks_exact_mut(input_size)
+                .zip(gradients.par_chunks_exact_mut(gradient_size))
+                .enumerate()
+                .for_each(|(index, places)| self.transform(first + index, places));
+            sums.par_chunks_mut(self.x.c * self.g.c)
+                .enumerate()
+                .for_each(|(point, sums)| self.add(point, inputs, gradients, sums));
+        }
+        sums
+    }
+
+    fn transform(&self, tile: usize, (input, gradient): (&mut [f32], &mut [f32])) {
+        let (image, top, left) = self.tiles.at(tile);
+        let at = (image, top as isize - self.padding[0], left as isize - self.padding[1]);
+        input_tile(&self.x, at, input);
+        gradient_tile(&self.g, (image, top, left), gradient);
+    }
+
+    /// Adds what transformed tiles give to the sums (k, c) of a point.
+    fn add(&self, point: usize, inputs: &[f32], gradients: &[f32], sums: &mut [f32]) {
+        let (c, k) = (self.x.c, self.g.c);
+        let (input_size, gradient_size) = self.sizes();
+        let count = inputs.len() / input_size;
+        let (input, gradient) = (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
+        // Reused by all rows of the sums: worth being brought together.
+        let mut panel = Aligned::recycled(count * COLUMNS);
+        for column in (0..c).step_by(COLUMNS) {
+            let width = COLUMNS.min(c - column);
+            // Every sum of a tile hides the latency of the others.
+            let height = if width > LANES { ROWS } else { 8 };
+            pack(&input[column..], input_size, width, panel.as_mut_slice());
+            let right = Terms { values: panel.as_slice(), stride: COLUMNS };
+            for row in (0..k).step_by(height) {
+                let left = Terms { values: &gradient[row..], stride: gradient_size };
+                let size = (height.min(k - row), width);
+                outer(Simd::level(), count, size, left, right, &mut sums[row * c + column..], c);
+            }
+        }
+    }
+}
+
+over_lanes! {
+    /// Brings together `width` numbers, one or two vectors, at every `stride` of `from`.
+    fn pack<V>(from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
+        for (term, to) in to.chunks_exact_mut(COLUMNS).enumerate() {
+            let from = &from[term * stride..][..width];
+            V::load(from).store(to);
+            if width > LANES {
+                V::load(&from[LANES..]).store(&mut to[LANES..]);
+            }
+        }
+    }
 }
