@@ -13,7 +13,7 @@ const AHEAD: usize = 24 * COLUMNS;
 /// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a
 /// vector of right numbers and the sums.
 macro_rules! dot_kernel {
-    ($dot:ident, $tile:ident, $features:literal, |$factor:ident, $right:ident, $sum:ident| $multiply_add:expr) => {
+    ($dot:ident, $tile:ident, $plain:ident, $features:literal, |$factor:ident, $right:ident, $sum:ident| $multiply_add:expr) => {
         /// # Safety
         /// Every access of `call` is in bounds, and the processor has the instructions.
         #[target_feature(enable = $features)]
@@ -21,14 +21,17 @@ macro_rules! dot_kernel {
             let rows = call.left_starts.len();
             // SAFETY: passed on.
             unsafe {
+                let plain = call.plain_step();
                 for first in (0..rows).step_by(ROWS) {
-                    match (rows - first, call.columns > 16) {
-                        (9.., true) => $tile::<12, 2>(call, first),
-                        (5..=8, true) => $tile::<8, 2>(call, first),
-                        (_, true) => $tile::<4, 2>(call, first),
-                        (9.., false) => $tile::<12, 1>(call, first),
-                        (5..=8, false) => $tile::<8, 1>(call, first),
-                        (_, false) => $tile::<4, 1>(call, first),
+                    match (rows - first, call.columns, plain) {
+                        (12.., 32, Some(step)) => $plain::<2>(call, first, step),
+                        (12.., 16, Some(step)) => $plain::<1>(call, first, step),
+                        (9.., 17.., _) => $tile::<12, 2>(call, first),
+                        (5..=8, 17.., _) => $tile::<8, 2>(call, first),
+                        (_, 17.., _) => $tile::<4, 2>(call, first),
+                        (9.., _, _) => $tile::<12, 1>(call, first),
+                        (5..=8, _, _) => $tile::<8, 1>(call, first),
+                        (_, _, _) => $tile::<4, 1>(call, first),
                     }
                 }
             }
@@ -73,6 +76,39 @@ macro_rules! dot_kernel {
                 finish_rows!(call, first, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
             }
         }
+
+        /// All of a tile's rows, `step` apart, of one segment: from fewer addresses than [`$tile`], and only written.
+        #[target_feature(enable = $features)]
+        #[inline]
+        unsafe fn $plain<const V: usize>(call: &Dot, first: usize, step: usize) {
+            let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
+            // SAFETY: the caller checked every access.
+            unsafe {
+                let segment = call.segments.get_unchecked(0);
+                let start = call.left.add(call.left_starts.get_unchecked(first) + segment.offset);
+                let mut lefts: [*const f32; ROWS / 3] = std::array::from_fn(|third| start.add(3 * third * step));
+                let mut panel = call.panel;
+                for _ in 0..segment.len {
+                    if V > 1 {
+                        _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
+                        _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
+                    }
+                    let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
+                    for i in 0..ROWS {
+                        let $factor = _mm512_set1_ps(*lefts[i / 3].add(i % 3 * step));
+                        for v in 0..V {
+                            let ($right, $sum) = (right[v], sums[i][v]);
+                            sums[i][v] = $multiply_add;
+                        }
+                    }
+                    panel = panel.add(COLUMNS);
+                    for left in &mut lefts {
+                        *left = left.wrapping_add(1);
+                    }
+                }
+                write_rows!(call, first, sums: 0 1 2 3 4 5 6 7 8 9 10 11);
+            }
+        }
     };
 }
 
@@ -107,8 +143,18 @@ macro_rules! finish_rows {
     )*};
 }
 
-dot_kernel!(dot, dot_tile, "avx512f", |factor, right, sum| _mm512_fmadd_ps(factor, right, sum));
-dot_kernel!(dot_pairs, dot_pairs_tile, "avx512f,avx512bf16", |factor, right, sum| {
+/// Written out, as above.
+macro_rules! write_rows {
+    ($call:ident, $first:ident, $sums:ident: $($row:literal)*) => {$(
+        let out = $call.out.add(*$call.out_starts.get_unchecked($first + $row));
+        for (v, sum) in $sums[$row].iter().enumerate() {
+            _mm512_storeu_ps(out.add(16 * v), *sum);
+        }
+    )*};
+}
+
+dot_kernel!(dot, dot_tile, dot_plain, "avx512f", |factor, right, sum| _mm512_fmadd_ps(factor, right, sum));
+dot_kernel!(dot_pairs, dot_pairs_tile, dot_plain_pairs, "avx512f,avx512bf16", |factor, right, sum| {
     _mm512_dpbf16_ps(sum, as_pairs(factor), as_pairs(right))
 });
 

@@ -20,6 +20,8 @@ pub(super) struct Dot<'a> {
     pub(super) left: *const f32,
     /// Starts of the rows, as many as `out_starts`.
     pub(super) left_starts: &'a [usize],
+    /// Between neighbouring rows, if all are as far apart.
+    pub(super) left_step: Option<usize>,
     pub(super) segments: &'a [Segment],
     /// Whether the next tile's numbers are asked for while one is computed, a cache line for each inner index.
     pub(super) left_ahead: bool,
@@ -37,19 +39,35 @@ pub(super) struct Dot<'a> {
     pub(super) stream: bool,
 }
 
+impl Dot<'_> {
+    /// Distance between evenly spaced rows of which the sums are only written, with nothing asked for ahead.
+    pub(super) fn plain_step(&self) -> Option<usize> {
+        let finished = self.accumulate || self.shift.is_some() || self.residual.is_some();
+        let plain = !finished && self.activation == Activation::Identity && !self.stream && !self.out_ahead;
+        self.left_step.filter(|_| plain && self.segments.len() == 1)
+    }
+}
+
 /// Where rows start: looked through once for all products of the same rows.
 #[derive(Clone, Copy)]
 pub(crate) struct Starts<'a> {
     each: &'a [usize],
     furthest: usize,
     joined: usize,
+    /// Between neighbours, if all are as far apart.
+    step: Option<usize>,
 }
 
 impl<'a> Starts<'a> {
     pub(crate) fn new(each: &'a [usize]) -> Self {
         let (furthest, joined) =
             each.iter().fold((0, 0), |(furthest, joined), &start| (start.max(furthest), start | joined));
-        Self { each, furthest, joined }
+        let step = match each {
+            [first, second, ..] => second.checked_sub(*first),
+            _ => None,
+        };
+        let step = step.filter(|step| each.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == *step));
+        Self { each, furthest, joined, step }
     }
 
     pub(crate) fn each(self) -> &'a [usize] {
@@ -58,6 +76,10 @@ impl<'a> Starts<'a> {
 
     pub(crate) fn furthest(self) -> usize {
         self.furthest
+    }
+
+    pub(crate) fn step(self) -> Option<usize> {
+        self.step
     }
 
     /// Returns whether all are multiples of `count`, a power of two.

@@ -136,6 +136,7 @@ unsafe fn finished(
     let call = Dot {
         left: left.values.as_ptr(),
         left_starts: left.starts.each(),
+        left_step: left.starts.step(),
         segments: left.segments,
         left_ahead: left.ahead,
         panel: panel.as_ptr(),

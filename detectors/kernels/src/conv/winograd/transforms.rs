@@ -113,38 +113,23 @@ over_lanes! {
     pub(super) fn input_tile<V>(map: &Map, at: (usize, isize, isize), to: &mut [f32]) {
         let (image, y, x) = at;
         let stride = point_stride(map.c);
-        let fits = |at: isize, size: usize| at >= 0 && at as usize + 6 <= size;
-        if fits(y, map.h) && fits(x, map.w) {
-            let start = ((image * map.h + y as usize) * map.w + x as usize) * map.c;
-            for first in (0..map.c).step_by(LANES) {
-                both_ways!(
-                    input_line: 6 to 6, V,
-                    |i, j| V::load(&map.values[start + (i * map.w + j) * map.c + first..]),
-                    |row, points| for j in 0..6 {
-                        points[j].store(&mut to[(6 * row + j) * stride + first..]);
-                    }
-                );
-            }
-            return;
-        }
-        const OUTSIDE: usize = usize::MAX;
-        // Where each pixel's channels start.
-        let mut starts = [[OUTSIDE; 6]; 6];
+        // Where rows, and pixels in a row, start; what lies outside is beyond the end of all numbers.
+        const OUTSIDE: usize = usize::MAX / 4;
+        let (mut rows, mut columns) = ([OUTSIDE; 6], [OUTSIDE; 6]);
         for i in 0..6 {
-            let y = y + i as isize;
-            for j in 0..6 {
-                let x = x + j as isize;
-                if y >= 0 && (y as usize) < map.h && x >= 0 && (x as usize) < map.w {
-                    starts[i][j] = ((image * map.h + y as usize) * map.w + x as usize) * map.c;
-                }
+            if let Some(y) = y.checked_add_unsigned(i).filter(|y| (0..map.h as isize).contains(y)) {
+                rows[i] = (image * map.h + y as usize) * map.w * map.c;
+            }
+            if let Some(x) = x.checked_add_unsigned(i).filter(|x| (0..map.w as isize).contains(x)) {
+                columns[i] = x as usize * map.c;
             }
         }
         for first in (0..map.c).step_by(LANES) {
             both_ways!(
                 input_line: 6 to 6, V,
-                |i, j| match starts[i][j] {
-                    OUTSIDE => V::zero(),
-                    start => V::load(&map.values[start + first..]),
+                |i, j| match map.values.get(rows[i] + columns[j] + first..) {
+                    Some(pixel) => V::load(pixel),
+                    None => V::zero(),
                 },
                 |row, points| for j in 0..6 {
                     points[j].store(&mut to[(6 * row + j) * stride + first..]);
