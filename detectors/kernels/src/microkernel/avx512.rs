@@ -13,7 +13,7 @@ const AHEAD: usize = 24 * COLUMNS;
 /// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a
 /// vector of right numbers and the sums.
 macro_rules! dot_kernel {
-    ($dot:ident, $tile:ident, $plain:ident, $features:literal, |$factor:ident, $right:ident, $sum:ident| $multiply_add:expr) => {
+    ($dot:ident, $tile:ident, $even:ident, $features:literal, |$factor:ident, $right:ident, $sum:ident| $multiply_add:expr) => {
         /// # Safety
         /// Every access of `call` is in bounds, and the processor has the instructions.
         #[target_feature(enable = $features)]
@@ -21,11 +21,13 @@ macro_rules! dot_kernel {
             let rows = call.left_starts.len();
             // SAFETY: passed on.
             unsafe {
-                let plain = call.plain_step();
+                let plain = call.is_plain();
                 for first in (0..rows).step_by(ROWS) {
-                    match (rows - first, call.columns, plain) {
-                        (12.., 32, Some(step)) => $plain::<2>(call, first, step),
-                        (12.., 16, Some(step)) => $plain::<1>(call, first, step),
+                    match (rows - first, call.columns, call.step_of_tile(first)) {
+                        (12.., 32, Some(step)) if plain => $even::<2, true>(call, first, step),
+                        (12.., 16, Some(step)) if plain => $even::<1, true>(call, first, step),
+                        (12.., 17.., Some(step)) => $even::<2, false>(call, first, step),
+                        (12.., _, Some(step)) => $even::<1, false>(call, first, step),
                         (9.., 17.., _) => $tile::<12, 2>(call, first),
                         (5..=8, 17.., _) => $tile::<8, 2>(call, first),
                         (_, 17.., _) => $tile::<4, 2>(call, first),
@@ -71,45 +73,66 @@ macro_rules! dot_kernel {
                         panel = panel.add(COLUMNS);
                     }
                 }
-                let masks: [__mmask16; V] =
-                    std::array::from_fn(|v| ((1u32 << call.columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16);
+                let masks = masks(call.columns);
                 finish_rows!(call, first, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
             }
         }
 
-        /// All of a tile's rows, `step` apart, of one segment: from fewer addresses than [`$tile`], and only written.
+        /// [`ROWS`] rows, `step` apart: fewer addresses are kept than of rows anywhere. If `PLAIN`, whole vectors of the sums are
+        /// written as they are.
         #[target_feature(enable = $features)]
         #[inline]
-        unsafe fn $plain<const V: usize>(call: &Dot, first: usize, step: usize) {
+        unsafe fn $even<const V: usize, const PLAIN: bool>(call: &Dot, first: usize, step: usize) {
             let mut sums = [[_mm512_setzero_ps(); V]; ROWS];
             // SAFETY: the caller checked every access.
             unsafe {
-                let segment = call.segments.get_unchecked(0);
-                let start = call.left.add(call.left_starts.get_unchecked(first) + segment.offset);
-                let mut lefts: [*const f32; ROWS / 3] = std::array::from_fn(|third| start.add(3 * third * step));
+                if !PLAIN {
+                    ask_for_rows::<ROWS>(call, first);
+                }
+                let start = call.left.add(*call.left_starts.get_unchecked(first));
                 let mut panel = call.panel;
-                for _ in 0..segment.len {
-                    if V > 1 {
-                        _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
-                        _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
-                    }
-                    let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
-                    for i in 0..ROWS {
-                        let $factor = _mm512_set1_ps(*lefts[i / 3].add(i % 3 * step));
-                        for v in 0..V {
-                            let ($right, $sum) = (right[v], sums[i][v]);
-                            sums[i][v] = $multiply_add;
+                let mut next = match call.left_starts.get(first + ROWS) {
+                    Some(&start) if call.left_ahead => call.left.add(start),
+                    _ => panel,
+                };
+                for segment in call.segments {
+                    let mut left = start.add(segment.offset);
+                    for _ in 0..segment.len {
+                        if V > 1 || !PLAIN {
+                            _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD).cast());
+                            _mm_prefetch::<_MM_HINT_T0>(panel.wrapping_add(AHEAD + 16).cast());
                         }
+                        if !PLAIN {
+                            _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                            next = next.wrapping_add(16);
+                        }
+                        let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(panel.add(16 * v)));
+                        for i in 0..ROWS {
+                            let $factor = _mm512_set1_ps(*left.add(i * step));
+                            for v in 0..V {
+                                let ($right, $sum) = (right[v], sums[i][v]);
+                                sums[i][v] = $multiply_add;
+                            }
+                        }
+                        panel = panel.add(COLUMNS);
+                        left = left.wrapping_add(1);
                     }
-                    panel = panel.add(COLUMNS);
-                    for left in &mut lefts {
-                        *left = left.wrapping_add(1);
-                    }
+                }
+                if !PLAIN {
+                    let masks = masks(call.columns);
+                    finish_rows!(call, first, sums, masks, ROWS: 0 1 2 3 4 5 6 7 8 9 10 11);
+                    return;
                 }
                 write_rows!(call, first, sums: 0 1 2 3 4 5 6 7 8 9 10 11);
             }
         }
     };
+}
+
+/// Lanes of each vector that are within `columns`.
+#[inline(always)]
+fn masks<const V: usize>(columns: usize) -> [__mmask16; V] {
+    std::array::from_fn(|v| ((1u32 << columns.saturating_sub(16 * v).min(16)) - 1) as __mmask16)
 }
 
 /// Asks for what the R rows from `first` on are finished with: it comes from beyond the caches while the sums are computed.
@@ -153,8 +176,8 @@ macro_rules! write_rows {
     )*};
 }
 
-dot_kernel!(dot, dot_tile, dot_plain, "avx512f", |factor, right, sum| _mm512_fmadd_ps(factor, right, sum));
-dot_kernel!(dot_pairs, dot_pairs_tile, dot_plain_pairs, "avx512f,avx512bf16", |factor, right, sum| {
+dot_kernel!(dot, dot_tile, dot_even, "avx512f", |factor, right, sum| _mm512_fmadd_ps(factor, right, sum));
+dot_kernel!(dot_pairs, dot_pairs_tile, dot_even_pairs, "avx512f,avx512bf16", |factor, right, sum| {
     _mm512_dpbf16_ps(sum, as_pairs(factor), as_pairs(right))
 });
 

@@ -40,12 +40,24 @@ pub(super) struct Dot<'a> {
 }
 
 impl Dot<'_> {
-    /// Distance between evenly spaced rows of which the sums are only written, with nothing asked for ahead.
-    pub(super) fn plain_step(&self) -> Option<usize> {
+    /// Returns whether the sums are only written, and nothing is asked for ahead.
+    pub(super) fn is_plain(&self) -> bool {
         let finished = self.accumulate || self.shift.is_some() || self.residual.is_some();
-        let plain = !finished && self.activation == Activation::Identity && !self.stream && !self.out_ahead;
-        self.left_step.filter(|_| plain && self.segments.len() == 1)
+        !finished && self.activation == Activation::Identity && !self.stream && !self.out_ahead
     }
+
+    /// Distance between the rows of the tile from `first` on, if it is whole and all are as far apart.
+    #[inline]
+    pub(super) fn step_of_tile(&self, first: usize) -> Option<usize> {
+        self.left_step.or_else(|| step(self.left_starts.get(first..first + ROWS)?))
+    }
+}
+
+/// Distance between neighbours, if all are as far apart.
+fn step(starts: &[usize]) -> Option<usize> {
+    let [first, second, ..] = starts else { return None };
+    let step = second.checked_sub(*first)?;
+    starts.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == step).then_some(step)
 }
 
 /// Where rows start: looked through once for all products of the same rows.
@@ -62,12 +74,7 @@ impl<'a> Starts<'a> {
     pub(crate) fn new(each: &'a [usize]) -> Self {
         let (furthest, joined) =
             each.iter().fold((0, 0), |(furthest, joined), &start| (start.max(furthest), start | joined));
-        let step = match each {
-            [first, second, ..] => second.checked_sub(*first),
-            _ => None,
-        };
-        let step = step.filter(|step| each.windows(2).all(|pair| pair[1].wrapping_sub(pair[0]) == *step));
-        Self { each, furthest, joined, step }
+        Self { each, furthest, joined, step: step(each) }
     }
 
     pub(crate) fn each(self) -> &'a [usize] {
