@@ -19,8 +19,8 @@ use crate::panels::{Aligned, Panels};
 use crate::precision::Precision;
 use crate::simd::Simd;
 
-/// Floats of transformed input tiles that a task works on: most of a 1 MiB L2 cache.
-const TASK: usize = 128 * 1024;
+/// Floats of transformed tiles and their products that a task of few channels works on: part of a 1 MiB L2 cache.
+const TASK: usize = 64 * 1024;
 /// Floats of a whole transformed map that is better transformed once and shared, the output channels being
 /// divided.
 const SHARED: usize = 2 << 20;
@@ -105,8 +105,9 @@ impl Task<'_> {
     fn by_tiles(&self) {
         let (c, k) = (self.source.c, self.panels.columns);
         let count = self.tiles.count();
+        // Of many channels, the weights are larger than the tiles, and are read for every task.
         let fits = match c.max(k) {
-            0..=64 => (TASK / (tile_stride(c) + tile_stride(k))).clamp(ROWS, 8 * ROWS) / ROWS * ROWS,
+            0..=64 => (TASK / (tile_stride(c) + tile_stride(k))).next_multiple_of(ROWS),
             _ => 8 * ROWS,
         };
         let threads = rayon::current_num_threads();
@@ -206,26 +207,32 @@ over_lanes! {
         let k = task.panels.columns;
         let Finish { shift, residual, activation, .. } = task.finish;
         let (image, top, left) = task.tiles.at(tile);
+        let (rows, columns) = ((h - top).min(4), (w - left).min(4));
+        let corner = ((image * h + top) * w + left) * k + start;
         for first in (0..count).step_by(LANES) {
-            let channel = start + first;
             let shift = match shift {
-                Some(shift) => V::load(&shift[channel..]),
+                Some(shift) => V::load(&shift[start + first..]),
                 None => V::zero(),
             };
+            let products = &products[first..];
             both_ways!(
                 output_line: 6 to 4, V,
-                |i, j| V::load(&products[(6 * i + j) * stride + first..]),
-                |row, pixels| if row < h - top {
-                    for j in 0..4.min(w - left) {
-                        let at = ((image * h + top + row) * w + left + j) * k + channel;
+                |i, j| V::load(&products[(6 * i + j) * stride..]),
+                |row, pixels| if row < rows {
+                    for j in 0..4 {
+                        if j == columns {
+                            break;
+                        }
+                        let at = corner + first + (row * w + j) * k;
                         let mut y = pixels[j].add(shift);
                         if let Some(residual) = residual {
                             y = y.add(V::load(&residual[at..]));
                         }
-                        match activation {
-                            Activation::Identity => {}
-                            Activation::Relu => y = y.rectified(),
-                            Activation::Relu6 => y = y.rectified().at_most(SIX),
+                        if activation != Activation::Identity {
+                            y = y.rectified();
+                        }
+                        if activation == Activation::Relu6 {
+                            y = y.at_most(SIX);
                         }
                         // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
                         y.store(unsafe { task.out.lanes(at) });
