@@ -113,12 +113,12 @@ impl Task<'_> {
         let threads = rayon::current_num_threads();
         let tasks = count.div_ceil(fits).next_multiple_of(threads);
         let share = count.div_ceil(tasks).next_multiple_of(4);
-        let weight_size = POINTS * c * COLUMNS;
-        let mut weights = Aligned::recycled(self.panels.count() * weight_size);
+        let point_size = apart(self.panels.count() * c * COLUMNS);
+        let mut weights = Aligned::recycled(POINTS * point_size);
         // By points, then panels: the order in which they are read.
         let mut by_panel: Vec<Vec<&mut [f32]>> =
             (0..self.panels.count()).map(|_| Vec::with_capacity(POINTS)).collect();
-        for point in weights.as_mut_slice().chunks_exact_mut(self.panels.count() * c * COLUMNS) {
+        for point in weights.as_mut_slice().chunks_exact_mut(point_size) {
             for (points, weights) in by_panel.iter_mut().zip(point.chunks_exact_mut(c * COLUMNS)) {
                 points.push(weights);
             }
@@ -139,7 +139,7 @@ impl Task<'_> {
                 let products = products.at_least(tiles.len() * tile_stride(k));
                 for point in 0..POINTS {
                     for panel in 0..self.panels.count() {
-                        let weights = &weights[(point * self.panels.count() + panel) * c * COLUMNS..];
+                        let weights = &weights[point * point_size + panel * c * COLUMNS..];
                         let width = COLUMNS.min(k - panel * COLUMNS);
                         multiply(rows, inputs, c, weights, point, (panel * COLUMNS, width), products, k);
                     }
@@ -163,15 +163,16 @@ impl Task<'_> {
         let inputs = inputs.as_slice();
         (0..self.panels.count()).into_par_iter().for_each(|panel| {
             SCRATCH.with_borrow_mut(|Scratch { weights, products, lefts, outs, .. }| {
-                let weights = weights.at_least(POINTS * c * COLUMNS);
-                let mut points: Vec<&mut [f32]> = weights.chunks_exact_mut(c * COLUMNS).collect();
+                let point_size = apart(c * COLUMNS);
+                let weights = weights.at_least(POINTS * point_size);
+                let mut points: Vec<&mut [f32]> = weights.chunks_exact_mut(point_size).collect();
                 weight_panel(self.panels.panel(panel, 0), c, &mut points);
                 let first = panel * COLUMNS;
                 let width = COLUMNS.min(self.panels.columns - first);
                 let products = products.at_least(count * tile_stride(width));
                 let rows = Rows { inputs: starts(count, c, lefts), products: starts(count, width, outs) };
                 for point in 0..POINTS {
-                    let weights = &weights[point * c * COLUMNS..];
+                    let weights = &weights[point * point_size..];
                     multiply(rows, inputs, c, weights, point, (0, width), products, width);
                 }
                 self.output(0..count, first..first + width, products);
@@ -241,6 +242,11 @@ over_lanes! {
             );
         }
     }
+}
+
+/// Floats from one point of transformed weights, `size` of them, to the next: the 36 points never share a set of the cache.
+fn apart(size: usize) -> usize {
+    size.next_multiple_of(LANES) + LANES
 }
 
 fn tile_stride(channels: usize) -> usize {
