@@ -9,7 +9,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::map::Map;
-use super::tiles::{POINTS, Tiles, point_stride};
+use super::tiles::{POINTS, Tiles, apart, point_stride};
 use super::transforms::{both_ways, input_tile, output_line, weight_panel};
 
 use crate::activation::{Activation, SIX};
@@ -242,11 +242,6 @@ over_lanes! {
             );
         }
     }
-}
-
-/// Floats from one point of transformed weights, `size` of them, to the next: the 36 points never share a set of the cache.
-fn apart(size: usize) -> usize {
-    size.next_multiple_of(LANES) + LANES
 }
 
 fn tile_stride(channels: usize) -> usize {

@@ -3,6 +3,7 @@
 use super::super::config::Conv2dConfig;
 use super::super::geometry::Geometry;
 use super::IS_ON;
+use crate::lanes::LANES;
 
 /// Points of the transformed tile.
 pub(super) const POINTS: usize = 36;
@@ -45,4 +46,9 @@ impl Tiles {
 /// Floats from one point of a transformed tile to the next: neighbours never share a set of the cache.
 pub(super) fn point_stride(channels: usize) -> usize {
     if channels < 64 { channels } else { channels + 16 }
+}
+
+/// Floats from one point of transformed weights, `size` of them, to the next: the 36 points never share a set of the cache.
+pub(super) fn apart(size: usize) -> usize {
+    size.next_multiple_of(LANES) + LANES
 }

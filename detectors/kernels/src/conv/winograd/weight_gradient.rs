@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
 use super::super::map::Map;
-use super::tiles::{self, POINTS, Tiles, point_stride};
+use super::tiles::{self, POINTS, Tiles, apart, point_stride};
 use super::transforms::{self, gradient_tile, input_tile};
 
 use crate::lanes::{LANES, over_lanes};
@@ -44,7 +44,7 @@ pub(in super::super) fn weight_gradient(geometry: &Geometry, x: &[f32], g: &[f32
     weights
         .par_chunks_exact_mut(9 * c)
         .enumerate()
-        .for_each(|(row, weights)| transforms::weight_gradient(&sums[row * c..], k * c, c, weights));
+        .for_each(|(row, weights)| transforms::weight_gradient(&sums[row * c..], apart(k * c), c, weights));
     weights
 }
 
@@ -62,10 +62,10 @@ impl Factors<'_> {
         (POINTS * point_stride(self.x.c), POINTS * point_stride(self.g.c))
     }
 
-    /// The sums (36, k, c), each task taking some tiles.
+    /// The sums (36, k, c), points apart, each task taking some tiles.
     fn by_tiles(&self) -> Vec<f32> {
         let (input_size, gradient_size) = self.sizes();
-        let (count, points) = (self.tiles.count(), POINTS * self.x.c * self.g.c);
+        let (count, points) = (self.tiles.count(), POINTS * apart(self.x.c * self.g.c));
         let chunk = (OWN_CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS);
         let share = count.div_ceil(SHARES);
         let partial: Vec<Vec<f32>> = (0..count.div_ceil(share))
@@ -82,7 +82,7 @@ impl Factors<'_> {
                     let places =
                         inputs.chunks_exact_mut(input_size).zip(gradients.chunks_exact_mut(gradient_size));
                     places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
-                    for (point, sums) in sums.chunks_mut(self.x.c * self.g.c).enumerate() {
+                    for (point, sums) in sums.chunks_mut(apart(self.x.c * self.g.c)).enumerate() {
                         self.add(point, inputs, gradients, sums);
                     }
                 }
@@ -96,14 +96,14 @@ impl Factors<'_> {
         sums
     }
 
-    /// The sums (36, k, c), each task taking a point of some tiles.
+    /// The sums (36, k, c), points apart, each task taking a point of some tiles.
     fn by_points(&self) -> Vec<f32> {
         let (input_size, gradient_size) = self.sizes();
         let count = self.tiles.count();
         let chunk = (CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS).min(count);
         let mut inputs = Aligned::recycled(chunk * input_size);
         let mut gradients = Aligned::recycled(chunk * gradient_size);
-        let mut sums = vec![0f32; POINTS * self.x.c * self.g.c];
+        let mut sums = vec![0f32; POINTS * apart(self.x.c * self.g.c)];
         for first in (0..count).step_by(chunk) {
             let count = chunk.min(count - first);
             let inputs = &mut inputs.as_mut_slice()[..count * input_size];
@@ -113,7 +113,7 @@ impl Factors<'_> {
                 .zip(gradients.par_chunks_exact_mut(gradient_size))
                 .enumerate()
                 .for_each(|(index, places)| self.transform(first + index, places));
-            sums.par_chunks_mut(self.x.c * self.g.c)
+            sums.par_chunks_mut(apart(self.x.c * self.g.c))
                 .enumerate()
                 .for_each(|(point, sums)| self.add(point, inputs, gradients, sums));
         }
