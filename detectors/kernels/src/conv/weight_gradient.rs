@@ -11,9 +11,8 @@ use super::sweep::Window;
 use super::{depthwise, winograd};
 use crate::Result;
 use crate::dispatch::Host;
-use crate::lanes::{LANES, over_lanes};
 use crate::memory::{channels_last, elements, from_channels_last, on_host};
-use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
+use crate::microkernel::{COLUMNS, ROWS, Terms, outer, pack_columns, pack_tiles};
 use crate::panels::Aligned;
 use crate::precision::Precision;
 use crate::simd::Simd;
@@ -79,6 +78,8 @@ const SHARES: usize = 8;
 const TASK_CHANNELS: usize = 22 * ROWS;
 /// Pixels that are summed in registers at once.
 const TERMS: usize = 256;
+/// Floats from one tile of packed rows to the next: neighbours never share a set of the cache.
+const TILE: usize = TERMS * ROWS + 16;
 
 #[derive(Default)]
 struct Scratch {
@@ -178,23 +179,17 @@ impl<'a> Direct<'a> {
                         let channels = first_k.max(group * group_k)..last_k.min((group + 1) * group_k);
                         // Both factors are brought together: each is read many times.
                         let height = channels.len();
-                        // A tile of rows at a time.
-                        let left = left.at_least(TERMS * height.next_multiple_of(ROWS));
-                        pack_tiles(self.g, gradients, (channels.start, height), left);
+                        let left = left.at_least(height.div_ceil(ROWS) * TILE);
+                        pack_tiles(self.g, gradients, (channels.start, height), left, TILE);
                         for &(offset, to, len) in &runs {
                             for column in (0..len).step_by(COLUMNS) {
                                 let width = COLUMNS.min(len - column);
                                 let offset = group * group_c + offset + column;
-                                pack(
-                                    source,
-                                    windows,
-                                    (offset, width),
-                                    right.at_least(TERMS * COLUMNS),
-                                    COLUMNS,
-                                );
+                                let panel = right.at_least(TERMS * COLUMNS);
+                                pack_columns(source, windows, (offset, width), panel);
                                 let right = Terms { values: right.as_slice(), stride: COLUMNS };
                                 for row in (0..height).step_by(ROWS) {
-                                    let left = Terms { values: &left[row * TERMS..], stride: ROWS };
+                                    let left = Terms { values: &left[row / ROWS * TILE..], stride: ROWS };
                                     let size = (ROWS.min(height - row), width);
                                     let at = (channels.start - first_k + row) * inner + to + column;
                                     outer(level, windows.len(), size, left, right, &mut sums[at..], inner);
@@ -205,38 +200,5 @@ impl<'a> Direct<'a> {
                 }
             }
         });
-    }
-}
-
-/// `height` numbers at `first` from each of `starts`, a tile of [`ROWS`] after another, each [`TERMS`] times as long. Every start's
-/// numbers are read at once, as they lie in memory.
-fn pack_tiles(values: &[f32], starts: &[usize], (first, height): (usize, usize), to: &mut [f32]) {
-    for (term, start) in starts.iter().enumerate() {
-        let row = &values[start + first..][..height];
-        let tiles = row.chunks(ROWS).zip(to.chunks_exact_mut(TERMS * ROWS));
-        for (from, to) in tiles {
-            let to = &mut to[term * ROWS..][..ROWS];
-            // Of a known length, a copy is a few moves.
-            match from.first_chunk::<ROWS>() {
-                Some(from) => to.copy_from_slice(from),
-                None => to[..from.len()].copy_from_slice(from),
-            }
-        }
-    }
-}
-
-over_lanes! {
-    /// `width` numbers at `offset` from each of `starts`, one after another at every `stride`.
-    fn pack<V>(values: &[f32], starts: &[usize], columns: (usize, usize), to: &mut [f32], stride: usize) {
-        let (offset, width) = columns;
-        for (to, start) in to.chunks_exact_mut(stride).zip(starts) {
-            let from = &values[start + offset..][..width];
-            if width == 2 * LANES {
-                V::load(from).store(to);
-                V::load(&from[LANES..]).store(&mut to[LANES..]);
-            } else {
-                to[..width].copy_from_slice(from);
-            }
-        }
     }
 }

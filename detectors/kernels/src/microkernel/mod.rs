@@ -13,11 +13,13 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod call;
+mod pack;
 mod scalar;
 
 use std::mem::MaybeUninit;
 
 pub(crate) use call::{COLUMNS, ROWS, Segment, Starts, tile_starts};
+pub(crate) use pack::{pack_columns, pack_tiles};
 use call::{Dot, Outer};
 
 use crate::activation::Activation;

@@ -7,8 +7,8 @@ use super::super::map::Map;
 use super::tiles::{self, POINTS, Tiles, apart, point_stride};
 use super::transforms::{self, gradient_tile, input_tile};
 
-use crate::lanes::{LANES, over_lanes};
-use crate::microkernel::{COLUMNS, ROWS, Terms, outer};
+use crate::lanes::LANES;
+use crate::microkernel::{COLUMNS, ROWS, Terms, outer, pack_columns, pack_tiles};
 use crate::panels::Aligned;
 use crate::simd::Simd;
 
@@ -67,7 +67,7 @@ impl Factors<'_> {
         let (input_size, gradient_size) = self.sizes();
         let (count, points) = (self.tiles.count(), POINTS * apart(self.x.c * self.g.c));
         let chunk = (OWN_CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS);
-        let share = count.div_ceil(SHARES);
+        let (share, starts) = (count.div_ceil(SHARES), self.starts(chunk));
         let partial: Vec<Vec<f32>> = (0..count.div_ceil(share))
             .into_par_iter()
             .map(|index| {
@@ -83,7 +83,7 @@ impl Factors<'_> {
                         inputs.chunks_exact_mut(input_size).zip(gradients.chunks_exact_mut(gradient_size));
                     places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
                     for (point, sums) in sums.chunks_mut(apart(self.x.c * self.g.c)).enumerate() {
-                        self.add(point, inputs, gradients, sums);
+                        self.add(point, inputs, gradients, starts.each_ref().map(|starts| &starts[..count]), sums);
                     }
                 }
                 sums
@@ -101,6 +101,7 @@ impl Factors<'_> {
         let (input_size, gradient_size) = self.sizes();
         let count = self.tiles.count();
         let chunk = (CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS).min(count);
+        let starts = self.starts(chunk);
         let mut inputs = Aligned::recycled(chunk * input_size);
         let mut gradients = Aligned::recycled(chunk * gradient_size);
         let mut sums = vec![0f32; POINTS * apart(self.x.c * self.g.c)];
@@ -115,9 +116,15 @@ impl Factors<'_> {
                 .for_each(|(index, places)| self.transform(first + index, places));
             sums.par_chunks_mut(apart(self.x.c * self.g.c))
                 .enumerate()
-                .for_each(|(point, sums)| self.add(point, inputs, gradients, sums));
+                .for_each(|(point, sums)| self.add(point, inputs, gradients, starts.each_ref().map(|starts| &starts[..count]), sums));
         }
         sums
+    }
+
+    /// Where `count` transformed tiles of the inputs and of the gradients start.
+    fn starts(&self, count: usize) -> [Vec<usize>; 2] {
+        let (input_size, gradient_size) = self.sizes();
+        [input_size, gradient_size].map(|size| (0..count).map(|tile| tile * size).collect())
     }
 
     fn transform(&self, tile: usize, (input, gradient): (&mut [f32], &mut [f32])) {
@@ -127,37 +134,38 @@ impl Factors<'_> {
         gradient_tile(&self.g, (image, top, left), gradient);
     }
 
-    /// Adds what transformed tiles give to the sums (k, c) of a point.
-    fn add(&self, point: usize, inputs: &[f32], gradients: &[f32], sums: &mut [f32]) {
-        let (c, k) = (self.x.c, self.g.c);
-        let (input_size, gradient_size) = self.sizes();
-        let count = inputs.len() / input_size;
-        let (input, gradient) = (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
-        // Reused by all rows of the sums: worth being brought together.
+    /// Adds what transformed tiles, which start at `starts`, give to the sums (k, c) of a point.
+    fn add(
+        &self,
+        point: usize,
+        inputs: &[f32],
+        gradients: &[f32],
+        [input_starts, gradient_starts]: [&[usize]; 2],
+        sums: &mut [f32],
+    ) {
+        let (c, k, count) = (self.x.c, self.g.c, input_starts.len());
+        let (inputs, gradients) = (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
+        let tile = apart(count * ROWS);
+        // Rows that meet one panel are not worth it.
+        let mut packed = Aligned::default();
+        if c > COLUMNS {
+            packed = Aligned::recycled(k.div_ceil(ROWS) * tile);
+            pack_tiles(gradients, gradient_starts, (0, k), packed.as_mut_slice(), tile);
+        }
         let mut panel = Aligned::recycled(count * COLUMNS);
         for column in (0..c).step_by(COLUMNS) {
             let width = COLUMNS.min(c - column);
-            // Every sum of a tile hides the latency of the others.
-            let height = if width > LANES { ROWS } else { 8 };
-            pack(&input[column..], input_size, width, panel.as_mut_slice());
+            pack_columns(inputs, input_starts, (column, width), panel.as_mut_slice());
             let right = Terms { values: panel.as_slice(), stride: COLUMNS };
+            // Every sum of a tile hides the latency of the others.
+            let height = if width > LANES || c > COLUMNS { ROWS } else { 8 };
             for row in (0..k).step_by(height) {
-                let left = Terms { values: &gradient[row..], stride: gradient_size };
+                let left = match c > COLUMNS {
+                    true => Terms { values: &packed.as_slice()[row / ROWS * tile..], stride: ROWS },
+                    false => Terms { values: &gradients[row..], stride: self.sizes().1 },
+                };
                 let size = (height.min(k - row), width);
                 outer(Simd::level(), count, size, left, right, &mut sums[row * c + column..], c);
-            }
-        }
-    }
-}
-
-over_lanes! {
-    /// Brings together `width` numbers, one or two vectors, at every `stride` of `from`.
-    fn pack<V>(from: &[f32], stride: usize, width: usize, to: &mut [f32]) {
-        for (term, to) in to.chunks_exact_mut(COLUMNS).enumerate() {
-            let from = &from[term * stride..][..width];
-            V::load(from).store(to);
-            if width > LANES {
-                V::load(&from[LANES..]).store(&mut to[LANES..]);
             }
         }
     }
