@@ -189,6 +189,7 @@ impl Sweep<'_> {
             phase,
             rows: count(0, h),
             columns: count(1, w),
+            in_tiles: true,
         }
     }
 
@@ -239,6 +240,8 @@ pub(super) struct Window<'a> {
     pub(super) rows: usize,
     /// Pixels of the phase in a row.
     pub(super) columns: usize,
+    /// Whether the pixels of a tile are read together, again and again.
+    pub(super) in_tiles: bool,
 }
 
 impl<'a> Window<'a> {
@@ -254,7 +257,7 @@ impl<'a> Window<'a> {
     /// Returns whether rows of a tile would all fall into the same few sets of the L1 cache.
     fn collides(&self) -> bool {
         let size = self.channels();
-        size > 0 && self.rows * self.columns > 1 && (size * self.step[1]).is_multiple_of(1024)
+        self.in_tiles && size > 0 && self.rows * self.columns > 1 && (size * self.step[1]).is_multiple_of(1024)
     }
 
     fn reads_in_place(&self) -> bool {

@@ -147,6 +147,7 @@ impl<'a> Direct<'a> {
             phase: &self.phase,
             rows: oh,
             columns: ow,
+            in_tiles: false,
         };
         let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
         let inner = self.phase.taps.len() * group_c;
