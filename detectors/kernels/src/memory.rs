@@ -130,6 +130,19 @@ pub fn from_channels_last(
     Ok(from_elements(values, (n, h, w, c), like)?.permute((0, 3, 1, 2))?)
 }
 
+/// Asks for the cache line of `value` before it is read.
+#[inline(always)]
+pub(crate) fn prefetch(value: &f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a hint; it reads nothing.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}
+
 /// A NaN that no computation makes: what a debug build takes for a number that was never written.
 const UNWRITTEN: u32 = 0x7FA5_A5A5;
 

@@ -10,7 +10,7 @@ mod gpu;
 
 use std::ops::Range;
 
-use crate::memory::written_in_chunks;
+use crate::memory::{prefetch, written_in_chunks};
 use crate::resize::{Mix, mixes};
 use crate::simd::for_each_level;
 use crate::transpose::{TILE, transpose_tile};
@@ -259,19 +259,6 @@ fn take_channels(row: &[f32], next: &[f32], c: usize, channels: Range<usize>, ou
             _ => out.copy_from_slice(pixel),
         }
     }
-}
-
-/// Asks for the cache line of `value` before it is read.
-#[inline(always)]
-fn prefetch(value: &f32) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint; it reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(value).cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
 }
 
 #[cfg(test)]

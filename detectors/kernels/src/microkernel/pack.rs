@@ -2,6 +2,7 @@
 
 use super::call::{COLUMNS, ROWS};
 use crate::lanes::{LANES, over_lanes};
+use crate::memory::prefetch;
 
 /// `height` numbers at `first` from each of `starts`, as tiles of [`ROWS`] of every term, `tile` numbers apart. Every start's
 /// numbers are read at once, as they lie in memory.
@@ -36,6 +37,12 @@ over_lanes! {
         let (first, width) = columns;
         for (to, start) in to.chunks_exact_mut(COLUMNS).zip(starts) {
             let from = &values[start + first..][..width];
+            // The columns that are wanted next lie on pages of their own for each start.
+            for next in [COLUMNS, COLUMNS + LANES] {
+                if let Some(next) = values.get(start + first + next) {
+                    prefetch(next);
+                }
+            }
             match width {
                 COLUMNS => {
                     V::load(from).store(to);
