@@ -44,7 +44,7 @@ impl Gram {
             for i in (first..rows).step_by(ROWS) {
                 let count = ROWS.min(rows - i);
                 let out = &mut panel[i * COLUMNS..];
-                outer(level, terms, (count, COLUMNS), from(i), from(first), out, COLUMNS);
+                outer(level, terms, (count, COLUMNS), from(i), from(first), Memory::Written(out), COLUMNS);
             }
         }
     }

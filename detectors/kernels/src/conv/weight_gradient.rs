@@ -1,6 +1,7 @@
 //! The gradient of the weights.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 
 use candle_core::Tensor;
 use rayon::prelude::*;
@@ -11,8 +12,8 @@ use super::sweep::Window;
 use super::{depthwise, winograd};
 use crate::Result;
 use crate::dispatch::Host;
-use crate::memory::{channels_last, elements, from_channels_last, on_host};
-use crate::microkernel::{COLUMNS, ROWS, Terms, outer, pack_columns, pack_tiles};
+use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
+use crate::microkernel::{COLUMNS, Memory, ROWS, Terms, outer, pack_columns, pack_tiles};
 use crate::panels::Aligned;
 use crate::precision::Precision;
 use crate::simd::Simd;
@@ -106,38 +107,42 @@ impl<'a> Direct<'a> {
         let (group_c, _) = self.geometry.group_channels();
         let width = r * s * group_c;
         let rows = n * oh;
-        let mut sums = vec![0f32; k * width];
-        if sums.is_empty() || rows == 0 {
-            return sums;
+        let size = k * width;
+        if size == 0 || rows == 0 || self.geometry.ow == 0 {
+            return vec![0f32; size];
         }
-        if sums.len() > SMALL {
+        if size > SMALL {
             // Few, large tasks: each brings the inputs together anew.
             let share = k
                 .div_ceil(rayon::current_num_threads())
                 .next_multiple_of(ROWS)
                 .clamp(2 * ROWS, TASK_CHANNELS);
-            sums.par_chunks_mut(share * width)
-                .enumerate()
-                .for_each(|(index, sums)| self.add(0..rows, index * share, sums));
-            return sums;
+            let write = |sums: &mut [MaybeUninit<f32>]| {
+                let tasks = sums.par_chunks_mut(share * width).enumerate();
+                tasks.for_each(|(index, sums)| self.write(0..rows, index * share, sums));
+            };
+            // SAFETY: there are rows of pixels.
+            return unsafe { written(size, write) };
         }
         let share = rows.div_ceil(SHARES).next_multiple_of(self.band);
         let partial: Vec<Vec<f32>> = (0..rows.div_ceil(share))
             .into_par_iter()
             .map(|index| {
-                let mut sums = vec![0f32; k * width];
-                self.add(index * share..rows.min((index + 1) * share), 0, &mut sums);
-                sums
+                let rows = index * share..rows.min((index + 1) * share);
+                // SAFETY: as above.
+                unsafe { written(size, |sums| self.write(rows, 0, sums)) }
             })
             .collect();
+        let mut sums = vec![0f32; size];
         for partial in partial {
             sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
         }
         sums
     }
 
-    /// Adds what the output rows `rows` give to the weights of the output channels from `first_k` on.
-    fn add(&self, rows: std::ops::Range<usize>, first_k: usize, sums: &mut [f32]) {
+    /// Writes what the output rows `rows` give to the weights of the output channels from `first_k` on. If there are pixels, every
+    /// sum is written.
+    fn write(&self, rows: std::ops::Range<usize>, first_k: usize, sums: &mut [MaybeUninit<f32>]) {
         let &Geometry { config, oh, ow, k, .. } = &self.geometry;
         let (group_c, group_k) = self.geometry.group_channels();
         let window = Window {
@@ -163,6 +168,7 @@ impl<'a> Direct<'a> {
             }
         }
         let last_k = first_k + sums.len() / inner;
+        let mut are_written = false;
         SCRATCH.with_borrow_mut(|Scratch { window: copy, windows, gradients, left, right }| {
             for first in rows.clone().step_by(self.band) {
                 windows.clear();
@@ -193,11 +199,14 @@ impl<'a> Direct<'a> {
                                     let left = Terms { values: &left[row / ROWS * TILE..], stride: ROWS };
                                     let size = (ROWS.min(height - row), width);
                                     let at = (channels.start - first_k + row) * inner + to + column;
-                                    outer(level, windows.len(), size, left, right, &mut sums[at..], inner);
+                                    // SAFETY: the first pixels' sums were written for all weights.
+                                    let out = unsafe { Memory::of(&mut sums[at..], are_written) };
+                                    outer(level, windows.len(), size, left, right, out, inner);
                                 }
                             }
                         }
                     }
+                    are_written = true;
                 }
             }
         });

@@ -107,7 +107,8 @@ unsafe fn outer_block<const R: usize>(call: &Outer, first: usize, first_column: 
             _mm256_storeu_ps(row.as_mut_ptr(), sums[0]);
             _mm256_storeu_ps(row.as_mut_ptr().add(8), sums[1]);
             for (j, sum) in row[..columns].iter().enumerate() {
-                *call.out.add((first + i) * call.out_stride + first_column + j) += sum;
+                let out = call.out.add((first + i) * call.out_stride + first_column + j);
+                *out = if call.accumulate { *out + sum } else { *sum };
             }
         }
     }

@@ -270,7 +270,10 @@ unsafe fn outer_tile<const R: usize, const V: usize>(call: &Outer, first: usize)
                 let columns = call.columns.saturating_sub(16 * v).min(16);
                 let mask = ((1u32 << columns) - 1) as __mmask16;
                 let out = call.out.add((first + i) * call.out_stride + 16 * v);
-                let sum = _mm512_add_ps(sums[i][v], _mm512_maskz_loadu_ps(mask, out));
+                let mut sum = sums[i][v];
+                if call.accumulate {
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
+                }
                 _mm512_mask_storeu_ps(out, mask, sum);
             }
         }

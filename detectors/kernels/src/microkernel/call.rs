@@ -113,6 +113,7 @@ pub(super) struct Outer {
     pub(super) left_stride: usize,
     pub(super) right: *const f32,
     pub(super) right_stride: usize,
+    pub(super) accumulate: bool,
     pub(super) out: *mut f32,
     pub(super) out_stride: usize,
     pub(super) rows: usize,

@@ -59,7 +59,19 @@ pub(crate) enum Memory<'a> {
     Written(&'a mut [f32]),
 }
 
-impl Memory<'_> {
+impl<'a> Memory<'a> {
+    /// Target of numbers if they `are_written`, else uninitialised.
+    ///
+    /// # Safety
+    /// All `places` are written if the caller says so.
+    pub(crate) unsafe fn of(places: &'a mut [MaybeUninit<f32>], are_written: bool) -> Self {
+        match are_written {
+            // SAFETY: the caller says so.
+            true => Self::Written(unsafe { places.assume_init_mut() }),
+            false => Self::Fresh(places),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Fresh(values) => values.len(),
@@ -178,7 +190,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) stride: usize,
 }
 
-/// out[i · stride + j] += Σ over p of left[p][i] · right[p][j], for `rows` i and `columns` j.
+/// out[i · stride + j] = Σ over p of left[p][i] · right[p][j], for `rows` i and `columns` j; added to numbers that are written.
 ///
 /// Terms of `right` are 32 numbers, whatever lies beyond the columns.
 ///
@@ -191,15 +203,13 @@ pub(crate) fn outer(
     (rows, columns): (usize, usize),
     left: Terms,
     right: Terms,
-    out: &mut [f32],
+    mut out: Memory,
     out_stride: usize,
 ) {
     assert!((1..=ROWS).contains(&rows) && (1..=COLUMNS).contains(&columns), "outer: {rows} x {columns}");
-    if terms == 0 {
-        return;
-    }
-    assert!((terms - 1) * left.stride + rows <= left.values.len(), "outer: left factor too short");
-    assert!((terms - 1) * right.stride + COLUMNS <= right.values.len(), "outer: right factor too short");
+    let end = |stride: usize, last: usize| terms.checked_sub(1).map_or(0, |terms| terms * stride + last);
+    assert!(end(left.stride, rows) <= left.values.len(), "outer: left factor too short");
+    assert!(end(right.stride, COLUMNS) <= right.values.len(), "outer: right factor too short");
     assert!(columns <= out_stride, "outer: rows of the result overlap");
     assert!((rows - 1) * out_stride + columns <= out.len(), "outer: result too short");
     let call = Outer {
@@ -208,7 +218,8 @@ pub(crate) fn outer(
         left_stride: left.stride,
         right: right.values.as_ptr(),
         right_stride: right.stride,
-        out: out.as_mut_ptr(),
+        accumulate: matches!(out, Memory::Written(_)),
+        out: out.start(),
         out_stride,
         rows,
         columns,
@@ -323,7 +334,7 @@ mod tests {
             for level in levels() {
                 let mut out = before.clone();
                 let (l, r) = (Terms { values: &left, stride: 13 }, Terms { values: &right, stride: COLUMNS });
-                outer(level, terms, (rows, columns), l, r, &mut out, 40);
+                outer(level, terms, (rows, columns), l, r, Memory::Written(&mut out), 40);
                 for (at, value) in out.iter().enumerate() {
                     let (i, j) = (at / 40, at % 40);
                     let mut expected = f64::from(before[at]);

@@ -88,7 +88,8 @@ pub(super) unsafe fn outer(call: &Outer) {
                 }
             }
             for (j, sum) in sums[..call.columns].iter().enumerate() {
-                *call.out.add(i * call.out_stride + j) += sum;
+                let out = call.out.add(i * call.out_stride + j);
+                *out = if call.accumulate { *out + sum } else { *sum };
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The gradient of 3x3 weights: output gradients and inputs meet at the 36 points.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::super::geometry::Geometry;
@@ -8,7 +10,8 @@ use super::tiles::{self, POINTS, Tiles, apart, point_stride};
 use super::transforms::{self, gradient_tile, input_tile};
 
 use crate::lanes::LANES;
-use crate::microkernel::{COLUMNS, ROWS, Terms, outer, pack_columns, pack_tiles};
+use crate::memory::written;
+use crate::microkernel::{COLUMNS, Memory, ROWS, Terms, outer, pack_columns, pack_tiles};
 use crate::panels::Aligned;
 use crate::simd::Simd;
 
@@ -56,6 +59,14 @@ struct Factors<'a> {
     padding: [isize; 2],
 }
 
+/// Transformed tiles, and where each starts.
+struct Chunk<'a> {
+    inputs: &'a [f32],
+    gradients: &'a [f32],
+    /// Of the inputs and of the gradients.
+    starts: [&'a [usize]; 2],
+}
+
 impl Factors<'_> {
     /// Floats of a transformed tile of the inputs and of the gradients.
     fn sizes(&self) -> (usize, usize) {
@@ -65,31 +76,34 @@ impl Factors<'_> {
     /// The sums (36, k, c), points apart, each task taking some tiles.
     fn by_tiles(&self) -> Vec<f32> {
         let (input_size, gradient_size) = self.sizes();
-        let (count, points) = (self.tiles.count(), POINTS * apart(self.x.c * self.g.c));
+        let (count, size) = (self.tiles.count(), apart(self.x.c * self.g.c));
         let chunk = (OWN_CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS);
         let (share, starts) = (count.div_ceil(SHARES), self.starts(chunk));
         let partial: Vec<Vec<f32>> = (0..count.div_ceil(share))
             .into_par_iter()
             .map(|index| {
-                let mut sums = vec![0f32; points];
                 let mut inputs = Aligned::recycled(chunk * input_size);
                 let mut gradients = Aligned::recycled(chunk * gradient_size);
                 let tiles = index * share..count.min((index + 1) * share);
-                for first in tiles.clone().step_by(chunk) {
-                    let count = chunk.min(tiles.end - first);
-                    let inputs = &mut inputs.as_mut_slice()[..count * input_size];
-                    let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
-                    let places =
-                        inputs.chunks_exact_mut(input_size).zip(gradients.chunks_exact_mut(gradient_size));
-                    places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
-                    for (point, sums) in sums.chunks_mut(apart(self.x.c * self.g.c)).enumerate() {
-                        self.add(point, inputs, gradients, starts.each_ref().map(|starts| &starts[..count]), sums);
+                let write = |sums: &mut [MaybeUninit<f32>]| {
+                    for first in tiles.clone().step_by(chunk) {
+                        let count = chunk.min(tiles.end - first);
+                        let inputs = &mut inputs.as_mut_slice()[..count * input_size];
+                        let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
+                        let places =
+                            inputs.chunks_exact_mut(input_size).zip(gradients.chunks_exact_mut(gradient_size));
+                        places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
+                        let chunk = Chunk { inputs, gradients, starts: [&starts[0][..count], &starts[1][..count]] };
+                        for (point, sums) in sums.chunks_mut(size).enumerate() {
+                            self.sum(point, &chunk, first > tiles.start, sums);
+                        }
                     }
-                }
-                sums
+                };
+                // SAFETY: there are tiles.
+                unsafe { written(POINTS * size, write) }
             })
             .collect();
-        let mut sums = vec![0f32; points];
+        let mut sums = vec![0f32; POINTS * size];
         for partial in partial {
             sums.iter_mut().zip(partial).for_each(|(sum, partial)| *sum += partial);
         }
@@ -102,23 +116,26 @@ impl Factors<'_> {
         let count = self.tiles.count();
         let chunk = (CHUNK / (input_size + gradient_size)).clamp(2 * ROWS, TERMS).min(count);
         let starts = self.starts(chunk);
+        let size = apart(self.x.c * self.g.c);
         let mut inputs = Aligned::recycled(chunk * input_size);
         let mut gradients = Aligned::recycled(chunk * gradient_size);
-        let mut sums = vec![0f32; POINTS * apart(self.x.c * self.g.c)];
-        for first in (0..count).step_by(chunk) {
-            let count = chunk.min(count - first);
-            let inputs = &mut inputs.as_mut_slice()[..count * input_size];
-            let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
-            inputs
-                .par_chunks_exact_mut(input_size)
-                .zip(gradients.par_chunks_exact_mut(gradient_size))
-                .enumerate()
-                .for_each(|(index, places)| self.transform(first + index, places));
-            sums.par_chunks_mut(apart(self.x.c * self.g.c))
-                .enumerate()
-                .for_each(|(point, sums)| self.add(point, inputs, gradients, starts.each_ref().map(|starts| &starts[..count]), sums));
-        }
-        sums
+        let write = |sums: &mut [MaybeUninit<f32>]| {
+            for first in (0..count).step_by(chunk) {
+                let count = chunk.min(count - first);
+                let inputs = &mut inputs.as_mut_slice()[..count * input_size];
+                let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
+                inputs
+                    .par_chunks_exact_mut(input_size)
+                    .zip(gradients.par_chunks_exact_mut(gradient_size))
+                    .enumerate()
+                    .for_each(|(index, places)| self.transform(first + index, places));
+                let chunk = Chunk { inputs, gradients, starts: [&starts[0][..count], &starts[1][..count]] };
+                let points = sums.par_chunks_mut(size).enumerate();
+                points.for_each(|(point, sums)| self.sum(point, &chunk, first > 0, sums));
+            }
+        };
+        // SAFETY: there are tiles.
+        unsafe { written(POINTS * size, write) }
     }
 
     /// Where `count` transformed tiles of the inputs and of the gradients start.
@@ -134,17 +151,13 @@ impl Factors<'_> {
         gradient_tile(&self.g, (image, top, left), gradient);
     }
 
-    /// Adds what transformed tiles, which start at `starts`, give to the sums (k, c) of a point.
-    fn add(
-        &self,
-        point: usize,
-        inputs: &[f32],
-        gradients: &[f32],
-        [input_starts, gradient_starts]: [&[usize]; 2],
-        sums: &mut [f32],
-    ) {
-        let (c, k, count) = (self.x.c, self.g.c, input_starts.len());
-        let (inputs, gradients) = (&inputs[point * point_stride(c)..], &gradients[point * point_stride(k)..]);
+    /// Writes what transformed tiles give to the sums (k, c) of a point, added to those that `are_written`; every one is written.
+    fn sum(&self, point: usize, chunk: &Chunk, are_written: bool, sums: &mut [MaybeUninit<f32>]) {
+        let (c, k) = (self.x.c, self.g.c);
+        let [input_starts, gradient_starts] = chunk.starts;
+        let (inputs, gradients) =
+            (&chunk.inputs[point * point_stride(c)..], &chunk.gradients[point * point_stride(k)..]);
+        let count = input_starts.len();
         let tile = apart(count * ROWS);
         // Rows that meet one panel are not worth it.
         let mut packed = Aligned::default();
@@ -165,8 +178,11 @@ impl Factors<'_> {
                     false => Terms { values: &gradients[row..], stride: self.sizes().1 },
                 };
                 let size = (height.min(k - row), width);
-                outer(Simd::level(), count, size, left, right, &mut sums[row * c + column..], c);
+                // SAFETY: passed on.
+                let out = unsafe { Memory::of(&mut sums[row * c + column..], are_written) };
+                outer(Simd::level(), count, size, left, right, out, c);
             }
         }
+        sums[k * c..].fill(MaybeUninit::new(0.0));
     }
 }
