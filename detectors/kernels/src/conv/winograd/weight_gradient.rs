@@ -22,7 +22,7 @@ const OWN_CHUNK: usize = 96 * 1024;
 /// Tiles that are summed in registers at once.
 const TERMS: usize = 256;
 /// Fewer tiles than this do not pay for the transforms.
-const LEAST_TILES: usize = 60;
+const LEAST_TILES: usize = 24;
 /// Weights (floats) up to which tasks share the tiles and add their sums; beyond, all share the points of some tiles.
 const SMALL: usize = 9 * 32 * 32;
 /// Shares of the tiles: fixed, so that the sums do not depend on the number of threads.
