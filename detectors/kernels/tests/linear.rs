@@ -27,6 +27,27 @@ fn a_layer_equals_its_sums() {
 }
 
 #[test]
+fn a_layer_of_more_weights_than_caches_hold_equals_its_sums() {
+    let (m, i, o) = (5, 40_000, 70);
+    let (x, w, b, g) = (noise(1, &[m, i]), noise(2, &[o, i]), noise(3, &[o]), noise(4, &[m, o]));
+    let [xs, ws, bs, gs] = [&x, &w, &b, &g].map(values);
+    let product = |a: f32, b: f32| f64::from(a) * f64::from(b);
+    let y = (0..m * o).map(|at| {
+        let products = (0..i).map(|k| product(xs[at / o * i + k], ws[at % o * i + k]));
+        (products.sum::<f64>() + f64::from(bs[at % o])) as f32
+    });
+    let of_x = (0..m * i).map(|at| {
+        let products = (0..o).map(|k| product(gs[at / i * o + k], ws[k * i + at % i]));
+        products.sum::<f64>() as f32
+    });
+    let (y, of_x) = (tensor(y.collect(), &[m, o]), tensor(of_x.collect(), &[m, i]));
+    let (x, [w, b]) = (Value::leaf("x", x), [w, b].map(Value::constant));
+    let got = linear(&x, &w, Some(&b), Activation::Identity).unwrap();
+    assert_close(got.tensor(), &y, 4e-6);
+    assert_close(&gradients_of(&got, &g)["x"], &of_x, 4e-6);
+}
+
+#[test]
 fn gradients_agree_with_differences() {
     let inputs = [noise(11, &[5, 7]), noise(12, &[6, 7]), noise(13, &[6])];
     check_gradients(&inputs, 0.1, 1e-4, |t| linear(&t[0], &t[1], Some(&t[2]), Activation::Identity).unwrap());

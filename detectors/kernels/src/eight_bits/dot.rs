@@ -159,7 +159,7 @@ mod tests {
         left: Left,
         panel: &[u32],
         of: Columns,
-        (starts, columns): (&[usize], usize),
+        (starts, columns): (Starts, usize),
         residual: Residual,
         activation: Activation,
         grid: Option<Grid>,
@@ -210,7 +210,7 @@ mod tests {
             let grid = in_steps.then_some(Grid { scale: 0.013, zero: 90 });
             let left = Left { quads: &quads, starts: Starts::new(&starts), segments: &segments };
             for level in levels() {
-                let got = result(level, left, &panel, of, (&targets, columns), residual, activation, grid);
+                let got = result(level, left, &panel, of, (Starts::new(&targets), columns), residual, activation, grid);
                 let mut expected = vec![grid.map_or(7f32.to_bits(), |_| 7); 3 * ROWS * 40];
                 for (&start, &target) in starts.iter().zip(&targets) {
                     for j in 0..columns {

@@ -266,7 +266,7 @@ mod tests {
         #[test]
         fn every_level_computes_the_finished_product(
             rows in 1..=3 * ROWS, columns in 1..=COLUMNS, lens in prop::collection::vec(0usize..40, 1..4),
-            ahead: bool, accumulate: bool, shifted: bool, residual: bool, activation in activations(),
+            even: bool, ahead: bool, accumulate: bool, shifted: bool, residual: bool, activation in activations(),
         ) {
             let inner: usize = lens.iter().sum();
             let left = noise(1, 4096);
@@ -276,7 +276,7 @@ mod tests {
                 Segment { offset: at - len, len }
             };
             let segments: Vec<Segment> = lens.iter().map(segment).collect();
-            let starts: Vec<usize> = (0..rows).map(|i| 37 * (rows - i)).collect();
+            let starts: Vec<usize> = (0..rows).map(|i| 37 * if even { i } else { rows - i }).collect();
             let targets: Vec<usize> = (0..rows).map(|i| (i * 5 % rows) * 40).collect();
             let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, 3 * ROWS * 40));
             let before = noise(5, 3 * ROWS * 40);
@@ -326,19 +326,59 @@ mod tests {
         }
 
         #[test]
+        fn every_level_computes_sums_that_are_only_written_or_added(
+            rows in 1..=3 * ROWS, whole: bool, inner in 0usize..100, accumulate: bool,
+        ) {
+            let columns = if whole { COLUMNS } else { COLUMNS / 2 };
+            let (left, panel) = (noise(1, 3 * ROWS * 101), noise(2, 100 * COLUMNS));
+            let starts: Vec<usize> = (0..rows).map(|i| i * 101).collect();
+            let targets: Vec<usize> = (0..rows).map(|i| i * 40).collect();
+            let before = noise(3, 3 * ROWS * 40);
+            for level in levels() {
+                let mut out = before.clone();
+                let segments = [Segment { offset: 1, len: inner }];
+                let (starts, targets) = (Starts::new(&starts), Starts::new(&targets));
+                let precision = Precision::F32;
+                let factor = Left { precision, values: &left, starts, segments: &segments, ahead: false };
+                let target = Target { memory: Memory::Written(&mut out), starts: targets, columns, ahead: false };
+                match accumulate {
+                    // SAFETY: the target is all numbers.
+                    true => unsafe { dot_onto(level, factor, &panel, target, Finish::default()) },
+                    false => dot(level, factor, &panel, target, Finish::default()),
+                }
+                for (at, value) in out.iter().enumerate() {
+                    let (i, j) = (at / 40, at % 40);
+                    let mut expected = f64::from(before[at]);
+                    if i < rows && j < columns {
+                        let terms = (0..inner).map(|p| {
+                            f64::from(left[i * 101 + 1 + p]) * f64::from(panel[p * COLUMNS + j])
+                        });
+                        expected = terms.sum::<f64>() + if accumulate { expected } else { 0.0 };
+                    }
+                    prop_assert!((f64::from(*value) - expected).abs() < 2e-5, "{level}: {value} {expected}");
+                }
+            }
+        }
+
+        #[test]
         fn every_level_computes_the_sum_of_outer_products(
-            rows in 1..=ROWS, columns in 1..=COLUMNS, terms in 0usize..70,
+            rows in 1..=ROWS, columns in 1..=COLUMNS, terms in 0usize..70, accumulate: bool,
         ) {
             let (left, right) = (noise(1, 70 * 13), noise(2, 70 * COLUMNS));
             let before = noise(3, ROWS * 40);
             for level in levels() {
                 let mut out = before.clone();
                 let (l, r) = (Terms { values: &left, stride: 13 }, Terms { values: &right, stride: COLUMNS });
-                outer(level, terms, (rows, columns), l, r, Memory::Written(&mut out), 40);
+                // SAFETY: the target is all numbers.
+                let places = unsafe { &mut *(&raw mut out[..] as *mut [MaybeUninit<f32>]) };
+                // SAFETY: as above.
+                let memory = unsafe { Memory::of(places, accumulate) };
+                outer(level, terms, (rows, columns), l, r, memory, 40);
                 for (at, value) in out.iter().enumerate() {
                     let (i, j) = (at / 40, at % 40);
                     let mut expected = f64::from(before[at]);
                     if i < rows && j < columns {
+                        expected = if accumulate { expected } else { 0.0 };
                         for p in 0..terms {
                             expected += f64::from(left[p * 13 + i]) * f64::from(right[p * COLUMNS + j]);
                         }
