@@ -116,12 +116,8 @@ impl Gram {
                 segments: &segments,
                 ahead: false,
             };
-            let target = Target {
-                memory: Memory::Written(&mut out[first..]),
-                starts,
-                columns: COLUMNS,
-                ahead: false,
-            };
+            let target =
+                Target { memory: Memory::Written(&mut out[first..]), starts, columns: COLUMNS, ahead: false };
             dot(level, left, panel, target, Finish::default());
         }
     }

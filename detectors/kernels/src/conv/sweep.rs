@@ -257,7 +257,10 @@ impl<'a> Window<'a> {
     /// Returns whether rows of a tile would all fall into the same few sets of the L1 cache.
     fn collides(&self) -> bool {
         let size = self.channels();
-        self.in_tiles && size > 0 && self.rows * self.columns > 1 && (size * self.step[1]).is_multiple_of(1024)
+        self.in_tiles
+            && size > 0
+            && self.rows * self.columns > 1
+            && (size * self.step[1]).is_multiple_of(1024)
     }
 
     fn reads_in_place(&self) -> bool {

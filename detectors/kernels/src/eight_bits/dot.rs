@@ -255,9 +255,11 @@ mod tests {
     #[should_panic(expected = "left factor too short")]
     fn a_row_beyond_the_end_is_refused() {
         let mut out = [MaybeUninit::new(0f32); COLUMNS];
-        let left = Left { quads: &[1; 4], starts: Starts::new(&[1]), segments: &[Segment { offset: 0, len: 4 }] };
+        let left =
+            Left { quads: &[1; 4], starts: Starts::new(&[1]), segments: &[Segment { offset: 0, len: 4 }] };
         let of = Columns { first: &[0; COLUMNS], scale: &[0.0; COLUMNS], shift: &[0.0; COLUMNS] };
-        let target = Target { memory: Memory::Real(&mut out, false), starts: Starts::new(&[0]), columns: COLUMNS };
+        let target =
+            Target { memory: Memory::Real(&mut out, false), starts: Starts::new(&[0]), columns: COLUMNS };
         dot(Simd::Scalar, left, &[1; 4 * COLUMNS], of, target, Residual::None, Activation::Identity);
     }
 }

@@ -108,8 +108,7 @@ impl Sweep<'_> {
                         let (panel, columns) = panels(group, index);
                         let column = group * group_k + index * COLUMNS;
                         let width = COLUMNS.min(group_k - index * COLUMNS);
-                        let left =
-                            Left { quads: &quads[group * group_quads..], starts, segments: &segments };
+                        let left = Left { quads: &quads[group * group_quads..], starts, segments: &segments };
                         let memory = memory(&mut *out).from(column);
                         let target = Target { memory, starts: places, columns: width };
                         dot(level, left, panel, columns, target, residual(column), self.activation);

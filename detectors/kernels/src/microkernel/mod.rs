@@ -19,8 +19,8 @@ mod scalar;
 use std::mem::MaybeUninit;
 
 pub(crate) use call::{COLUMNS, ROWS, Segment, Starts, tile_starts};
-pub(crate) use pack::{pack_columns, pack_tiles};
 use call::{Dot, Outer};
+pub(crate) use pack::{pack_columns, pack_tiles};
 
 use crate::activation::Activation;
 use crate::precision::Precision;
@@ -407,8 +407,12 @@ mod tests {
                 segments: &segments,
                 ahead: false,
             };
-            let target =
-                Target { memory: Memory::Written(&mut out), starts: Starts::new(&targets), columns: 27, ahead: false };
+            let target = Target {
+                memory: Memory::Written(&mut out),
+                starts: Starts::new(&targets),
+                columns: 27,
+                ahead: false,
+            };
             dot(level, factor, &panel, target, Finish::default());
             for (start, target) in starts.iter().zip(targets) {
                 for j in 0..27 {
@@ -437,7 +441,12 @@ mod tests {
                 segments: &[Segment { offset: 0, len: 1 }],
                 ahead: false,
             };
-            let target = Target { memory: Memory::Fresh(&mut out), starts: Starts::new(&[0]), columns: 1, ahead: false };
+            let target = Target {
+                memory: Memory::Fresh(&mut out),
+                starts: Starts::new(&[0]),
+                columns: 1,
+                ahead: false,
+            };
             dot(level, left, &[1.0; COLUMNS], target, finish);
             // SAFETY: just written.
             assert!(unsafe { out[0].assume_init() }.is_nan(), "{level}");
@@ -455,8 +464,12 @@ mod tests {
             segments: &[Segment { offset: 0, len: 4 }],
             ahead: false,
         };
-        let target =
-            Target { memory: Memory::Written(&mut out), starts: Starts::new(&[0]), columns: COLUMNS, ahead: false };
+        let target = Target {
+            memory: Memory::Written(&mut out),
+            starts: Starts::new(&[0]),
+            columns: COLUMNS,
+            ahead: false,
+        };
         dot(Simd::Scalar, left, &[1.0; 4 * COLUMNS], target, Finish::default());
     }
 }

@@ -131,7 +131,8 @@ impl Task<'_> {
         (0..count.div_ceil(share)).into_par_iter().for_each(|index| {
             let tiles = index * share..count.min((index + 1) * share);
             SCRATCH.with_borrow_mut(|Scratch { inputs, products, lefts, outs, .. }| {
-                let rows = Rows { inputs: starts(tiles.len(), c, lefts), products: starts(tiles.len(), k, outs) };
+                let rows =
+                    Rows { inputs: starts(tiles.len(), c, lefts), products: starts(tiles.len(), k, outs) };
                 let inputs = inputs.at_least(tiles.len() * tile_stride(c));
                 for (tile, to) in tiles.clone().zip(inputs.chunks_exact_mut(tile_stride(c))) {
                     self.input(tile, to);
@@ -140,8 +141,7 @@ impl Task<'_> {
                 for point in 0..POINTS {
                     for panel in 0..self.panels.count() {
                         let weights = &weights[point * point_size + panel * c * COLUMNS..];
-                        let width = COLUMNS.min(k - panel * COLUMNS);
-                        multiply(rows, inputs, c, weights, point, (panel * COLUMNS, width), products, k);
+                        multiply(rows, (inputs, c), weights, point, panel * COLUMNS, (products, k));
                     }
                 }
                 self.output(tiles, 0..k, products);
@@ -173,7 +173,7 @@ impl Task<'_> {
                 let rows = Rows { inputs: starts(count, c, lefts), products: starts(count, width, outs) };
                 for point in 0..POINTS {
                     let weights = &weights[point * point_size..];
-                    multiply(rows, inputs, c, weights, point, (0, width), products, width);
+                    multiply(rows, (inputs, c), weights, point, 0, (products, width));
                 }
                 self.output(0..count, first..first + width, products);
             });
@@ -255,16 +255,14 @@ struct Rows<'a> {
     products: Starts<'a>,
 }
 
-/// At one point, all tiles of `inputs` (c channels) times a panel, to `columns` (first, count) of `products`.
+/// At one point, all tiles of `inputs` (c channels) times a panel, to the columns from `first` on of `products` (k channels).
 fn multiply(
     rows: Rows,
-    inputs: &[f32],
-    c: usize,
+    (inputs, c): (&[f32], usize),
     panel: &[f32],
     point: usize,
-    (first, width): (usize, usize),
-    products: &mut [f32],
-    k: usize,
+    first: usize,
+    (products, k): (&mut [f32], usize),
 ) {
     let left = Left {
         precision: Precision::F32,
@@ -274,7 +272,7 @@ fn multiply(
         ahead: false,
     };
     let memory = Memory::Written(&mut products[point * point_stride(k) + first..]);
-    let target = Target { memory, starts: rows.products, columns: width, ahead: false };
+    let target = Target { memory, starts: rows.products, columns: COLUMNS.min(k - first), ahead: false };
     dot(Simd::level(), left, panel, target, Finish::default());
 }
 

@@ -90,10 +90,12 @@ impl Factors<'_> {
                         let count = chunk.min(tiles.end - first);
                         let inputs = &mut inputs.as_mut_slice()[..count * input_size];
                         let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
-                        let places =
-                            inputs.chunks_exact_mut(input_size).zip(gradients.chunks_exact_mut(gradient_size));
+                        let places = inputs
+                            .chunks_exact_mut(input_size)
+                            .zip(gradients.chunks_exact_mut(gradient_size));
                         places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
-                        let chunk = Chunk { inputs, gradients, starts: [&starts[0][..count], &starts[1][..count]] };
+                        let chunk =
+                            Chunk { inputs, gradients, starts: [&starts[0][..count], &starts[1][..count]] };
                         for (point, sums) in sums.chunks_mut(size).enumerate() {
                             self.sum(point, &chunk, first > tiles.start, sums);
                         }
