@@ -1,5 +1,6 @@
 //! The gradient of 3x3 weights: output gradients and inputs meet at the 36 points.
 
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
@@ -27,6 +28,13 @@ const LEAST_TILES: usize = 24;
 const SMALL: usize = 9 * 32 * 32;
 /// Shares of the tiles: fixed, so that the sums do not depend on the number of threads.
 const SHARES: usize = 8;
+
+thread_local! {
+    /// Transformed inputs and gradients of a task of its own.
+    static TILES: RefCell<(Aligned, Aligned)> = RefCell::default();
+    /// Both factors of a point's sums, brought together.
+    static PACKED: RefCell<(Aligned, Aligned)> = RefCell::default();
+}
 
 /// Returns whether the gradient of the weights is computed in Winograd's form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
@@ -82,24 +90,24 @@ impl Factors<'_> {
         let partial: Vec<Vec<f32>> = (0..count.div_ceil(share))
             .into_par_iter()
             .map(|index| {
-                let mut inputs = Aligned::recycled(chunk * input_size);
-                let mut gradients = Aligned::recycled(chunk * gradient_size);
                 let tiles = index * share..count.min((index + 1) * share);
                 let write = |sums: &mut [MaybeUninit<f32>]| {
-                    for first in tiles.clone().step_by(chunk) {
-                        let count = chunk.min(tiles.end - first);
-                        let inputs = &mut inputs.as_mut_slice()[..count * input_size];
-                        let gradients = &mut gradients.as_mut_slice()[..count * gradient_size];
-                        let places = inputs
-                            .chunks_exact_mut(input_size)
-                            .zip(gradients.chunks_exact_mut(gradient_size));
-                        places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
-                        let chunk =
-                            Chunk { inputs, gradients, starts: [&starts[0][..count], &starts[1][..count]] };
-                        for (point, sums) in sums.chunks_mut(size).enumerate() {
-                            self.sum(point, &chunk, first > tiles.start, sums);
+                    TILES.with_borrow_mut(|(inputs, gradients)| {
+                        for first in tiles.clone().step_by(chunk) {
+                            let count = chunk.min(tiles.end - first);
+                            let inputs = inputs.at_least(count * input_size);
+                            let gradients = gradients.at_least(count * gradient_size);
+                            let places = inputs
+                                .chunks_exact_mut(input_size)
+                                .zip(gradients.chunks_exact_mut(gradient_size));
+                            places.zip(first..).for_each(|(places, tile)| self.transform(tile, places));
+                            let starts = starts.each_ref().map(|starts| &starts[..count]);
+                            let chunk = Chunk { inputs, gradients, starts };
+                            for (point, sums) in sums.chunks_mut(size).enumerate() {
+                                self.sum(point, &chunk, first > tiles.start, sums);
+                            }
                         }
-                    }
+                    });
                 };
                 // SAFETY: there are tiles.
                 unsafe { written(POINTS * size, write) }
@@ -161,30 +169,32 @@ impl Factors<'_> {
             (&chunk.inputs[point * point_stride(c)..], &chunk.gradients[point * point_stride(k)..]);
         let count = input_starts.len();
         let tile = apart(count * ROWS);
-        // Rows that meet one panel are not worth it.
-        let mut packed = Aligned::default();
-        if c > COLUMNS {
-            packed = Aligned::recycled(k.div_ceil(ROWS) * tile);
-            pack_tiles(gradients, gradient_starts, (0, k), packed.as_mut_slice(), tile);
-        }
-        let mut panel = Aligned::recycled(count * COLUMNS);
-        for column in (0..c).step_by(COLUMNS) {
-            let width = COLUMNS.min(c - column);
-            pack_columns(inputs, input_starts, (column, width), panel.as_mut_slice());
-            let right = Terms { values: panel.as_slice(), stride: COLUMNS };
-            // Every sum of a tile hides the latency of the others.
-            let height = if width > LANES || c > COLUMNS { ROWS } else { 8 };
-            for row in (0..k).step_by(height) {
-                let left = match c > COLUMNS {
-                    true => Terms { values: &packed.as_slice()[row / ROWS * tile..], stride: ROWS },
-                    false => Terms { values: &gradients[row..], stride: self.sizes().1 },
-                };
-                let size = (height.min(k - row), width);
-                // SAFETY: passed on.
-                let out = unsafe { Memory::of(&mut sums[row * c + column..], are_written) };
-                outer(Simd::level(), count, size, left, right, out, c);
+        PACKED.with_borrow_mut(|(rows, panel)| {
+            // Rows that meet one panel are not worth it.
+            let rows = (c > COLUMNS).then(|| {
+                let rows = rows.at_least(k.div_ceil(ROWS) * tile);
+                pack_tiles(gradients, gradient_starts, (0, k), rows, tile);
+                &*rows
+            });
+            let panel = panel.at_least(count * COLUMNS);
+            for column in (0..c).step_by(COLUMNS) {
+                let width = COLUMNS.min(c - column);
+                pack_columns(inputs, input_starts, (column, width), panel);
+                let right = Terms { values: panel, stride: COLUMNS };
+                // Every sum of a tile hides the latency of the others.
+                let height = if width > LANES || rows.is_some() { ROWS } else { 8 };
+                for row in (0..k).step_by(height) {
+                    let left = match rows {
+                        Some(rows) => Terms { values: &rows[row / ROWS * tile..], stride: ROWS },
+                        None => Terms { values: &gradients[row..], stride: self.sizes().1 },
+                    };
+                    let size = (height.min(k - row), width);
+                    // SAFETY: passed on.
+                    let out = unsafe { Memory::of(&mut sums[row * c + column..], are_written) };
+                    outer(Simd::level(), count, size, left, right, out, c);
+                }
             }
-        }
+        });
         sums[k * c..].fill(MaybeUninit::new(0.0));
     }
 }
