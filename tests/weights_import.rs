@@ -450,6 +450,16 @@ fn a_file_of_another_architecture_or_of_none_is_refused() {
 }
 
 #[test]
+fn a_name_longer_than_any_column_is_shown_and_does_not_end_the_program() {
+    let tiny = Tiny::new();
+    let long = "name.".repeat(14_000);
+    let tensors = Tensors::from([(long.clone(), zeros(&[2])), ("short".to_owned(), zeros(&[3]))]);
+    write_safetensors(&tiny.path("long.safetensors"), &tensors, &BTreeMap::new()).unwrap();
+    let output = tiny.run_program(&["weights", "inspect", "long.safetensors"]);
+    assert_ended(&output, 0, &[&long, "short", "[3]"]);
+}
+
+#[test]
 fn inspect_and_diff_tell_what_there_is_and_what_differs() {
     let tiny = Tiny::new();
     let tensors = weights(&tiny, "plain.toml", &[], 3);

@@ -9,6 +9,7 @@ use super::{UsageError, say};
 use crate::fsx;
 use crate::report::page::Run;
 use crate::report::run_folder::RunFolder;
+use crate::report::table::WIDEST;
 
 /// Arguments of `runs`.
 #[derive(Debug, clap::Args)]
@@ -83,7 +84,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<()> {
     };
     let head = ["run", "state", "step", "of", "last", "best", "time", "size"].map(str::to_owned);
     let rows: Vec<[String; 8]> = [head].into_iter().chain(listed.iter().map(row)).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(WIDEST);
     let widths: Vec<usize> = (0..8).map(width).collect();
     for row in &rows {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column {

@@ -15,6 +15,7 @@ use crate::engine::EngineError;
 use crate::engine::classify::ClassifierCard;
 use crate::engine::detect::build;
 use crate::report::progress::tell;
+use crate::report::table::WIDEST;
 use crate::weights::card::category_map;
 use crate::weights::diff::Difference;
 use crate::weights::file::write_safetensors;
@@ -432,7 +433,7 @@ fn show(args: &Inspect, file: &WeightsFile) -> anyhow::Result<()> {
     for (name, found) in &unusable {
         say(format!("unusable      {name}: {found}"))?;
     }
-    let width = file.entries.keys().map(String::len).max().unwrap_or(0);
+    let width = file.entries.keys().map(|name| name.chars().count()).max().unwrap_or(0).min(WIDEST);
     for (name, entry) in &file.entries {
         let shape = format!("{:?}", entry.shape);
         let ours = match ours.get(name.as_str()) {

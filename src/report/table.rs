@@ -127,12 +127,15 @@ impl<R: Row> fmt::Display for Comparison<R> {
     }
 }
 
+/// Characters of a column; what is longer reaches beyond it. `format!` pads up to 65,535, and panics beyond.
+pub const WIDEST: usize = 100;
+
 /// The rows in columns, the first to the left, with a rule before each row of `ruled`.
 pub fn aligned(rows: &[Vec<String>], ruled: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cell = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| cell.chars().count());
-    let widths: Vec<usize> =
-        (0..columns).map(|column| rows.iter().map(|row| cell(row, column)).max().unwrap_or(0)).collect();
+    let width = |column| rows.iter().map(|row| cell(row, column)).max().unwrap_or(0).min(WIDEST);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
     let rule = "-".repeat(widths.iter().sum::<usize>() + 2 * columns.saturating_sub(1));
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
@@ -259,6 +262,15 @@ pub fn signed(value: f64, decimals: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_longer_than_any_column_does_not_end_the_program() {
+        let long = "a".repeat(70_000);
+        let rows = [vec!["name".to_owned(), "AP".to_owned()], vec![long.clone(), long.clone()]];
+        let text = aligned(&rows, &[]);
+        assert!(text.ends_with(&format!("{long}  {long}\n")));
+        assert_eq!(text.lines().next().map(str::len), Some(2 * WIDEST + 2));
+    }
 
     fn row(name: &str, ap: f64, parameters: u64, ms_per_image: f64) -> ModelRow {
         let mut stats = [ap; 12];
