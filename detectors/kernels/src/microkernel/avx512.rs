@@ -265,16 +265,15 @@ unsafe fn outer_tile<const R: usize, const V: usize>(call: &Outer, first: usize)
             left = left.wrapping_add(call.left_stride);
             right = right.wrapping_add(call.right_stride);
         }
+        let masks: [__mmask16; V] = masks(call.columns);
         for i in 0..R {
             for v in 0..V {
-                let columns = call.columns.saturating_sub(16 * v).min(16);
-                let mask = ((1u32 << columns) - 1) as __mmask16;
                 let out = call.out.add((first + i) * call.out_stride + 16 * v);
                 let mut sum = sums[i][v];
                 if call.accumulate {
-                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(mask, out));
+                    sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], out));
                 }
-                _mm512_mask_storeu_ps(out, mask, sum);
+                _mm512_mask_storeu_ps(out, masks[v], sum);
             }
         }
     }
