@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::microkernel::COLUMNS;
 use crate::precision::pair;
 use crate::simd::for_each_level;
+use crate::transpose::{TILE, transpose_tile};
 
 /// Floats that start at a multiple of 64 bytes: a vector load never straddles two cache lines.
 #[derive(Debug, Default)]
@@ -121,14 +122,16 @@ impl Panels {
         scale: Option<&[f32]>,
     ) -> Self {
         Self::fill((inner, columns), |first, panel| {
-            // A few rows of the panel at a time: they stay in the L1 cache while its columns are written.
-            for (block, panel) in panel.chunks_mut(64 * COLUMNS).enumerate() {
-                for (j, k) in (first..columns).take(COLUMNS).enumerate() {
-                    let scale = scale.map_or(1.0, |scale| scale[k]);
-                    let row = &matrix[k * inner + 64 * block..];
-                    for (panel, &value) in panel.chunks_exact_mut(COLUMNS).zip(row) {
-                        panel[j] = value * scale;
-                    }
+            let width = COLUMNS.min(columns - first);
+            for (block, panel) in panel.chunks_mut(TILE * COLUMNS).enumerate() {
+                let terms = panel.len() / COLUMNS;
+                for column in (0..width).step_by(TILE) {
+                    let rows = &matrix[(first + column) * inner + block * TILE..];
+                    let size = (TILE.min(width - column), terms);
+                    transpose_tile(rows, inner, size, &mut panel[column..], COLUMNS);
+                }
+                if let Some(scale) = scale {
+                    scale_columns(panel, &scale[first..][..width]);
                 }
             }
         })
@@ -187,6 +190,13 @@ impl Panels {
 for_each_level! {
     fn scaled(from: &[f32], scale: f32, to: &mut [f32]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
+    }
+
+    /// Column j of every row times `scale[j]`.
+    fn scale_columns(panel: &mut [f32], scale: &[f32]) {
+        for row in panel.chunks_exact_mut(COLUMNS) {
+            row.iter_mut().zip(scale).for_each(|(value, scale)| *value *= scale);
+        }
     }
 
     fn paired(low: &[f32], high: &[f32], to: &mut [f32]) {

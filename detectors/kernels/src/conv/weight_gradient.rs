@@ -13,7 +13,7 @@ use super::{depthwise, winograd};
 use crate::Result;
 use crate::dispatch::Host;
 use crate::memory::{channels_last, elements, from_channels_last, on_host, written};
-use crate::microkernel::{COLUMNS, Memory, ROWS, Terms, outer, pack_columns, pack_tiles};
+use crate::microkernel::{COLUMNS, Memory, Piece, ROWS, Terms, outer, pack_columns, pack_pieces, pack_tiles};
 use crate::panels::Aligned;
 use crate::precision::Precision;
 use crate::simd::Simd;
@@ -154,19 +154,9 @@ impl<'a> Direct<'a> {
             columns: ow,
             in_tiles: false,
         };
-        let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
+        let (pixel_size, panels) = (window.pixel_size(), self.panels(&window));
         let inner = self.phase.taps.len() * group_c;
         let level = Simd::level();
-        // Runs of numbers that lie side by side in a window and in a row of the weights.
-        let mut runs: Vec<(usize, usize, usize)> = Vec::new();
-        for tap in &self.phase.taps {
-            let [dy, dx] = self.phase.offset(tap);
-            let (offset, to) = ((dy * width + dx) * pixel_size, tap.index * group_c);
-            match runs.last_mut() {
-                Some((from, first, len)) if *from + *len == offset && *first + *len == to => *len += group_c,
-                _ => runs.push((offset, to, group_c)),
-            }
-        }
         let last_k = first_k + sums.len() / inner;
         let mut are_written = false;
         SCRATCH.with_borrow_mut(|Scratch { window: copy, windows, gradients, left, right }| {
@@ -188,21 +178,23 @@ impl<'a> Direct<'a> {
                         let height = channels.len();
                         let left = left.at_least(height.div_ceil(ROWS) * TILE);
                         pack_tiles(self.g, gradients, (channels.start, height), left, TILE);
-                        for &(offset, to, len) in &runs {
-                            for column in (0..len).step_by(COLUMNS) {
-                                let width = COLUMNS.min(len - column);
-                                let offset = group * group_c + offset + column;
-                                let panel = right.at_least(TERMS * COLUMNS);
-                                pack_columns(source, windows, (offset, width), panel);
-                                let right = Terms { values: right.as_slice(), stride: COLUMNS };
-                                for row in (0..height).step_by(ROWS) {
-                                    let left = Terms { values: &left[row / ROWS * TILE..], stride: ROWS };
-                                    let size = (ROWS.min(height - row), width);
-                                    let at = (channels.start - first_k + row) * inner + to + column;
-                                    // SAFETY: the first pixels' sums were written for all weights.
-                                    let out = unsafe { Memory::of(&mut sums[at..], are_written) };
-                                    outer(level, windows.len(), size, left, right, out, inner);
+                        for Columns { first, width, pieces } in &panels {
+                            let panel = right.at_least(TERMS * COLUMNS);
+                            let source = &source[group * group_c..];
+                            match &pieces[..] {
+                                [Piece { from, len, .. }] => {
+                                    pack_columns(source, windows, (*from, *len), panel)
                                 }
+                                pieces => pack_pieces(source, windows, pieces, panel),
+                            }
+                            let right = Terms { values: right.as_slice(), stride: COLUMNS };
+                            for row in (0..height).step_by(ROWS) {
+                                let left = Terms { values: &left[row / ROWS * TILE..], stride: ROWS };
+                                let size = (ROWS.min(height - row), *width);
+                                let at = (channels.start - first_k + row) * inner + first;
+                                // SAFETY: the first pixels' sums were written for all weights.
+                                let out = unsafe { Memory::of(&mut sums[at..], are_written) };
+                                outer(level, windows.len(), size, left, right, out, inner);
                             }
                         }
                     }
@@ -211,4 +203,39 @@ impl<'a> Direct<'a> {
             }
         });
     }
+
+    /// The weights of an output channel, as columns of panels.
+    fn panels(&self, window: &Window) -> Vec<Columns> {
+        let (group_c, _) = self.geometry.group_channels();
+        let (width, pixel_size) = (window.row_pixels(), window.pixel_size());
+        let mut panels: Vec<Columns> = Vec::new();
+        for tap in &self.phase.taps {
+            let [dy, dx] = self.phase.offset(tap);
+            let from = (dy * width + dx) * pixel_size;
+            let mut channel = 0;
+            while channel < group_c {
+                let (from, weight) = (from + channel, tap.index * group_c + channel);
+                let to = weight % COLUMNS;
+                let len = (COLUMNS - to).min(group_c - channel);
+                if to == 0 {
+                    panels.push(Columns { first: weight, width: 0, pieces: Vec::new() });
+                }
+                let panel = panels.last_mut().expect("taps begin with the first weight");
+                match panel.pieces.last_mut() {
+                    Some(last) if last.from + last.len == from => last.len += len,
+                    _ => panel.pieces.push(Piece { from, to, len }),
+                }
+                panel.width += len;
+                channel += len;
+            }
+        }
+        panels
+    }
+}
+
+/// Neighbouring weights of an output channel, at most [`COLUMNS`], and where a window holds what they are multiplied with.
+struct Columns {
+    first: usize,
+    width: usize,
+    pieces: Vec<Piece>,
 }

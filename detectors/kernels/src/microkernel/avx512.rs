@@ -10,6 +10,59 @@ use crate::activation::{Activation, SIX};
 /// Number of floats of a panel that are asked for ahead of their use.
 const AHEAD: usize = 24 * COLUMNS;
 
+/// Finishes the sums of the `R` rows from `first` on, and writes those of rows that are there: a step at a time for all rows, so that each
+/// is decided once. No function: the sums would be kept in memory for it, in the loops before, too.
+macro_rules! finish {
+    ($call:ident, $first:ident, $sums:ident, $rows:ident) => {{
+        let masks: [__mmask16; V] = masks($call.columns);
+        // Rows that are not there read what the last one reads.
+        let starts: [usize; $rows] = tile_starts($call.out_starts, $first);
+        macro_rules! every {
+            (|$i:ident, $v:ident| $result:expr) => {
+                for $i in 0..$rows {
+                    for $v in 0..V {
+                        $sums[$i][$v] = $result;
+                    }
+                }
+            };
+        }
+        if $call.accumulate {
+            every!(|i, v| {
+                let before = _mm512_maskz_loadu_ps(masks[v], $call.out.add(starts[i] + 16 * v));
+                _mm512_add_ps($sums[i][v], before)
+            });
+        }
+        if let Some(shift) = $call.shift {
+            let shift: [__m512; V] =
+                std::array::from_fn(|v| _mm512_maskz_loadu_ps(masks[v], shift.add(16 * v)));
+            every!(|i, v| _mm512_add_ps($sums[i][v], shift[v]));
+        }
+        if let Some(residual) = $call.residual {
+            every!(|i, v| {
+                let residual = _mm512_maskz_loadu_ps(masks[v], residual.add(starts[i] + 16 * v));
+                _mm512_add_ps($sums[i][v], residual)
+            });
+        }
+        // The second operand of a minimum or maximum wins where it is NaN.
+        if $call.activation != Activation::Identity {
+            every!(|i, v| _mm512_max_ps(_mm512_setzero_ps(), $sums[i][v]));
+        }
+        if $call.activation == Activation::Relu6 {
+            every!(|i, v| _mm512_min_ps(_mm512_set1_ps(SIX), $sums[i][v]));
+        }
+        for i in 0..$rows {
+            for v in 0..V {
+                let out = $call.out.add(starts[i] + 16 * v);
+                match $first + i < $call.out_starts.len() {
+                    true if $call.stream => _mm512_stream_ps(out, $sums[i][v]),
+                    true => _mm512_mask_storeu_ps(out, masks[v], $sums[i][v]),
+                    false => (),
+                }
+            }
+        }
+    }};
+}
+
 /// The kernel of one precision: its instructions, and its multiply-add of a broadcast left number (bits), a
 /// vector of right numbers and the sums.
 macro_rules! dot_kernel {
@@ -73,8 +126,7 @@ macro_rules! dot_kernel {
                         panel = panel.add(COLUMNS);
                     }
                 }
-                let masks = masks(call.columns);
-                finish_rows!(call, first, sums, masks, R: 0 1 2 3 4 5 6 7 8 9 10 11);
+                finish!(call, first, sums, R);
             }
         }
 
@@ -119,8 +171,7 @@ macro_rules! dot_kernel {
                     }
                 }
                 if !PLAIN {
-                    let masks = masks(call.columns);
-                    finish_rows!(call, first, sums, masks, ROWS: 0 1 2 3 4 5 6 7 8 9 10 11);
+                    finish!(call, first, sums, ROWS);
                     return;
                 }
                 write_rows!(call, first, sums: 0 1 2 3 4 5 6 7 8 9 10 11);
@@ -158,15 +209,6 @@ unsafe fn ask_for_rows<const R: usize>(call: &Dot, first: usize) {
 }
 
 /// Written out: a loop would index the sums, and so keep all of them in memory.
-macro_rules! finish_rows {
-    ($call:ident, $first:ident, $sums:ident, $masks:ident, $rows:ident: $($row:literal)*) => {$(
-        if $row < $rows && $first + $row < $call.out_starts.len() {
-            finish_row($call, *$call.out_starts.get_unchecked($first + $row), $sums[$row % $rows], &$masks);
-        }
-    )*};
-}
-
-/// Written out, as above.
 macro_rules! write_rows {
     ($call:ident, $first:ident, $sums:ident: $($row:literal)*) => {$(
         let out = $call.out.add(*$call.out_starts.get_unchecked($first + $row));
@@ -186,41 +228,6 @@ dot_kernel!(dot_pairs, dot_pairs_tile, dot_even_pairs, "avx512f,avx512bf16", |fa
 fn as_pairs(bits: __m512) -> __m512bh {
     // SAFETY: both are 64 bytes of which any are valid.
     unsafe { std::mem::transmute::<__m512, __m512bh>(bits) }
-}
-
-/// Finishes the sums of one row and writes them from `start` on.
-#[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn finish_row<const V: usize>(call: &Dot, start: usize, sums: [__m512; V], masks: &[__mmask16; V]) {
-    // SAFETY: the caller checked every access.
-    unsafe {
-        let out = call.out.add(start);
-        for v in 0..V {
-            let mut sum = sums[v];
-            if call.accumulate {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], out.add(16 * v)));
-            }
-            if let Some(shift) = call.shift {
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], shift.add(16 * v)));
-            }
-            if let Some(residual) = call.residual {
-                let residual = residual.add(start + 16 * v);
-                sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], residual));
-            }
-            // The second operand of a minimum or maximum wins where it is NaN.
-            if call.activation != Activation::Identity {
-                sum = _mm512_max_ps(_mm512_setzero_ps(), sum);
-            }
-            if call.activation == Activation::Relu6 {
-                sum = _mm512_min_ps(_mm512_set1_ps(SIX), sum);
-            }
-            if call.stream {
-                _mm512_stream_ps(out.add(16 * v), sum);
-            } else {
-                _mm512_mask_storeu_ps(out.add(16 * v), masks[v], sum);
-            }
-        }
-    }
 }
 
 /// # Safety

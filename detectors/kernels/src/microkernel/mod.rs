@@ -20,7 +20,7 @@ use std::mem::MaybeUninit;
 
 pub(crate) use call::{COLUMNS, ROWS, Segment, Starts, tile_starts};
 use call::{Dot, Outer};
-pub(crate) use pack::{pack_columns, pack_tiles};
+pub(crate) use pack::{Piece, pack_columns, pack_pieces, pack_tiles};
 
 use crate::activation::Activation;
 use crate::precision::Precision;
@@ -87,7 +87,7 @@ impl<'a> Memory<'a> {
     }
 }
 
-/// Destination of the sums, `columns` of each row.
+/// Destination of the sums, `columns` of each row. No two rows share a place.
 pub(crate) struct Target<'a> {
     pub(crate) memory: Memory<'a>,
     pub(crate) starts: Starts<'a>,
@@ -277,7 +277,7 @@ mod tests {
             };
             let segments: Vec<Segment> = lens.iter().map(segment).collect();
             let starts: Vec<usize> = (0..rows).map(|i| 37 * if even { i } else { rows - i }).collect();
-            let targets: Vec<usize> = (0..rows).map(|i| (i * 5 % rows) * 40).collect();
+            let targets: Vec<usize> = (0..rows).map(|i| (i * 37 % rows) * 40).collect();
             let (panel, shift, other) = (noise(2, inner * COLUMNS), noise(3, COLUMNS), noise(4, 3 * ROWS * 40));
             let before = noise(5, 3 * ROWS * 40);
             for level in levels() {

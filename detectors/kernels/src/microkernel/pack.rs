@@ -54,3 +54,34 @@ over_lanes! {
         }
     }
 }
+
+/// Numbers that lie side by side both in a row of a factor and in a row of a panel.
+pub(crate) struct Piece {
+    /// From the start of the factor's row.
+    pub(crate) from: usize,
+    /// Column of the panel.
+    pub(crate) to: usize,
+    pub(crate) len: usize,
+}
+
+over_lanes! {
+    /// The `pieces`, by ascending columns, of each of `starts`, one after another at every [`COLUMNS`]. Columns of no piece are left
+    /// with anything.
+    pub(crate) fn pack_pieces<V>(values: &[f32], starts: &[usize], pieces: &[Piece], to: &mut [f32]) {
+        for (row, start) in starts.iter().enumerate() {
+            for piece in pieces {
+                for lane in (0..piece.len).step_by(LANES) {
+                    let (from, column) = (start + piece.from + lane, row * COLUMNS + piece.to + lane);
+                    // Whole lanes where they fit: what is too much, the next piece overwrites, or the next row's first.
+                    match (values.get(from..from + LANES), to.get_mut(column..column + LANES)) {
+                        (Some(from), Some(to)) => V::load(from).store(to),
+                        _ => {
+                            let len = LANES.min(piece.len - lane);
+                            to[column..column + len].copy_from_slice(&values[from..from + len]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

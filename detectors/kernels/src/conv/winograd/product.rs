@@ -14,6 +14,7 @@ use super::transforms::{both_ways, input_tile, output_line, weight_panel};
 
 use crate::activation::{Activation, SIX};
 use crate::lanes::{LANES, over_lanes};
+use crate::memory::prefetch;
 use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Starts, Target, dot};
 use crate::panels::{Aligned, Panels};
 use crate::precision::Precision;
@@ -24,6 +25,8 @@ const TASK: usize = 64 * 1024;
 /// Floats of a whole transformed map that is better transformed once and shared, the output channels being
 /// divided.
 const SHARED: usize = 2 << 20;
+/// Output channels from which on the products of a task's tiles lie beyond the L2 cache.
+const FAR: usize = 256;
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -187,15 +190,25 @@ impl Task<'_> {
 
     /// Transforms the products of `tiles` (each 36, `channels`) back, finishes and writes them.
     fn output(&self, tiles: Range<usize>, channels: Range<usize>, products: &[f32]) {
-        let stride = point_stride(channels.len());
-        for (tile, products) in tiles.zip(products.chunks_exact(tile_stride(channels.len()))) {
-            output_channels(self, tile, products, stride, channels.start, channels.len());
+        let (stride, size) = (point_stride(channels.len()), tile_stride(channels.len()));
+        for (index, tile) in tiles.enumerate() {
+            output_channels(self, tile, &products[index * size..], stride, channels.start, channels.len());
+        }
+    }
+}
+
+/// Asks for the points of the next tile. Not inlined: it would cost tiles of few channels registers.
+#[inline(never)]
+fn ask_for_next(products: &[f32], stride: usize) {
+    for point in POINTS..2 * POINTS {
+        if let Some(product) = products.get(point * stride) {
+            prefetch(product);
         }
     }
 }
 
 over_lanes! {
-    /// `count` channels from `start` on of one output tile, from its 36 points.
+    /// `count` channels from `start` on of one output tile, from its 36 points, which begin the products.
     fn output_channels<V>(
         task: &Task,
         tile: usize,
@@ -216,6 +229,9 @@ over_lanes! {
                 None => V::zero(),
             };
             let products = &products[first..];
+            if k >= FAR {
+                ask_for_next(products, stride);
+            }
             both_ways!(
                 output_line: 6 to 4, V,
                 |i, j| V::load(&products[(6 * i + j) * stride..]),

@@ -10,6 +10,7 @@ use super::super::map::Map;
 use super::tiles::{POINTS, point_stride};
 
 use crate::lanes::{LANES, Lanes, over_lanes};
+use crate::memory::prefetch;
 
 const A: f32 = 0.75;
 const B: f32 = 1.5;
@@ -76,6 +77,9 @@ fn weight_gradient_line<V: Lanes>(u: [V; 6]) -> [V; 3] {
     ]
 }
 
+/// Channels of a map from which on the next tile is asked for: with fewer, the processor does so by itself.
+const ASKED: usize = 64;
+
 // Below, no closure and no iterator touches lanes: they would be compiled apart, without the level's
 // instructions.
 
@@ -125,6 +129,16 @@ over_lanes! {
             }
         }
         for first in (0..map.c).step_by(LANES) {
+            // The right neighbour is next: what it alone sees comes from beyond the caches.
+            if map.c >= ASKED {
+                for i in 0..6 {
+                    for j in 2..6 {
+                        if let Some(pixel) = map.values.get(rows[i] + columns[j] + 4 * map.c + first) {
+                            prefetch(pixel);
+                        }
+                    }
+                }
+            }
             both_ways!(
                 input_line: 6 to 6, V,
                 |i, j| match map.values.get(rows[i] + columns[j] + first..) {
@@ -145,6 +159,17 @@ over_lanes! {
         let (image, y, x) = at;
         let stride = point_stride(map.c);
         for first in (0..map.c).step_by(LANES) {
+            // As above.
+            if map.c >= ASKED {
+                for i in 0..4 {
+                    for j in 4..8 {
+                        let pixel = ((image * map.h + y + i) * map.w + x + j) * map.c + first;
+                        if let Some(pixel) = map.values.get(pixel) {
+                            prefetch(pixel);
+                        }
+                    }
+                }
+            }
             both_ways!(
                 gradient_line: 4 to 6, V,
                 |i, j| match y + i < map.h && x + j < map.w {
