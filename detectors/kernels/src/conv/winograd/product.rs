@@ -25,7 +25,7 @@ const TASK: usize = 64 * 1024;
 /// Floats of a whole transformed map that is better transformed once and shared, the output channels being
 /// divided.
 const SHARED: usize = 2 << 20;
-/// Output channels from which on the products of a task's tiles lie beyond the L2 cache.
+/// Output channels from which on it pays to ask for the next tile's products, which lie beyond the L2 cache.
 const FAR: usize = 256;
 
 thread_local! {
