@@ -61,6 +61,17 @@ pub trait Detect: Debug + Send + Sync {
     /// If detectors of this architecture have no such regions.
     fn logits_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value>;
 
+    /// Class logits of every anchor, or point, for which nothing need be known of the regions; `None` for detectors of two stages.
+    ///
+    /// # Shapes
+    /// (N·A, K).
+    ///
+    /// # Errors
+    /// If the pyramid is not this network's.
+    fn dense_logits(&self, _pyramid: &[Value]) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
     /// Box deltas at `regions`, which may be another detector's; of points, distances.
     ///
     /// # Shapes

@@ -206,12 +206,16 @@ impl RetinaNet {
     /// If the pyramid is not that of `images`.
     pub fn forward(&self, images: &Images, pyramid: &[Value], mode: Mode) -> Result<RetinaOutput> {
         images.check_pyramid(pyramid)?;
-        let logits = self.classification.forward(pyramid, self.config.classes, mode)?;
         let sizes: Vec<(usize, usize)> =
             pyramid.iter().map(|level| (level.dims()[2], level.dims()[3])).collect();
+        // The levels' own are gone before the other head's maps are kept.
+        let (per_level, logits) = {
+            let levels = self.classification.forward(pyramid, self.config.classes, mode)?;
+            (levels.iter().map(|level| level.dims()[1]).collect(), flat(&levels)?)
+        };
         Ok(RetinaOutput {
-            per_level: logits.iter().map(|level| level.dims()[1]).collect(),
-            logits: flat(&logits)?,
+            per_level,
+            logits,
             deltas: flat(&self.regression.forward(pyramid, 4, mode)?)?,
             anchors: self.anchors.generate(images.padded_size()?, &sizes)?,
             grids: self.anchors.grids(images.padded_size()?, &sizes)?,
@@ -345,6 +349,10 @@ impl Detect for RetinaNet {
             Regions::Anchors { .. } => self.anchor_logits(pyramid),
             Regions::Rois { .. } => Err(no_such_regions(regions)),
         }
+    }
+
+    fn dense_logits(&self, pyramid: &[Value]) -> Result<Option<Value>> {
+        self.anchor_logits(pyramid).map(Some)
     }
 
     fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {

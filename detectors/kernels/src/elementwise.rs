@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::activation::Activation;
 use crate::dispatch::{self, Host};
+use crate::gradient::Gradient;
 use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
 use crate::piecewise::{Piecewise, applied};
 pub use crate::pointwise::add_in_place;
@@ -277,8 +278,10 @@ pub fn rows(a: &Value, indices: &[u32]) -> Result<Value> {
     }
     let out = dispatch::run(a.tensor(), Gather { a: a.tensor(), indices })?;
     let indices = indices.to_vec();
-    Ok(Value::operation(&[a], out, move |g| {
-        Ok(vec![Some(dispatch::run(g, Scatter { g, indices: &indices, shape: (m, d) })?)])
+    Ok(Value::consuming_operation(&[a], out, move |g| {
+        let g = g.tensor();
+        let sums = dispatch::run(g, Scatter { g, indices: &indices, shape: (m, d) })?;
+        Ok(vec![Some(Gradient::own(sums))])
     }))
 }
 

@@ -18,8 +18,9 @@ use std::thread::LocalKey;
 
 use candle_core::{Tensor, Var};
 
+use crate::gradient::Gradient;
 use crate::memory::on_host;
-use crate::pointwise::{add_in_place, sum_of};
+use crate::pointwise::sum_of;
 use crate::{Error, Precision, Result, pattern};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
@@ -103,7 +104,7 @@ pub fn recomputed<E: From<Error> + Display>(
 /// The name of the input of what is recomputed; no parameter's, since those have a layer.
 const INPUT: &str = "input";
 
-type Backward = Box<dyn FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+type Backward = Box<dyn FnOnce(Gradient) -> Result<Vec<Option<Gradient>>> + Send>;
 
 /// Tensor with its node in the autograd graph, if a gradient may be asked of it.
 #[derive(Clone)]
@@ -189,15 +190,18 @@ impl Value {
         tensor: Tensor,
         backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
-        Self::consuming_operation(inputs, tensor, move |gradient| backward(&gradient))
+        Self::consuming_operation(inputs, tensor, move |gradient| {
+            let gradients = backward(gradient.tensor())?;
+            Ok(gradients.into_iter().map(|gradient| gradient.map(Gradient::shared)).collect())
+        })
     }
 
-    /// Records an [`operation`](Self::operation) whose `backward` owns the gradient, and so can free it
-    /// early.
-    pub fn consuming_operation(
+    /// Records an [`operation`](Self::operation) whose `backward` owns the gradient, and so can free it early or overwrite it; it
+    /// may give gradients that are nobody else's.
+    pub(crate) fn consuming_operation(
         inputs: &[&Value],
         tensor: Tensor,
-        backward: impl FnOnce(Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
+        backward: impl FnOnce(Gradient) -> Result<Vec<Option<Gradient>>> + Send + 'static,
     ) -> Self {
         if UNTRACKED.get() || inputs.iter().all(|input| !input.is_tracked()) {
             return Self::constant(tensor);
@@ -346,14 +350,14 @@ impl Value {
     fn walk<E: From<Error>>(&self, gradient: Tensor, sink: &mut dyn Sink<E>) -> std::result::Result<(), E> {
         let Some(root) = &self.node else { return Ok(()) };
         let mut uses = uses_of_leaves(root);
-        let mut pending = HashMap::from([(root.number, Pending::Given(gradient))]);
+        let mut pending = HashMap::from([(root.number, Gradient::shared(gradient))]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
-            let Some(gradient) = pending.remove(&node.number).map(Pending::into_tensor) else { continue };
+            let Some(gradient) = pending.remove(&node.number) else { continue };
             let (inputs, backward) = match &node.kind {
                 // The walk did not come to all its uses.
                 Kind::Leaf(name) => {
-                    sink.leaf(name, gradient)?;
+                    sink.leaf(name, gradient.into_tensor())?;
                     continue;
                 }
                 Kind::Operation { inputs, backward } => (inputs, backward),
@@ -370,7 +374,7 @@ impl Value {
                         Some(earlier) => earlier.plus(gradient)?,
                         None => {
                             queue.push(ByNumber(input.clone()));
-                            Pending::Given(gradient)
+                            gradient
                         }
                     };
                     pending.insert(input.number, sum);
@@ -405,32 +409,6 @@ fn uses_of_leaves(root: &Node) -> HashMap<u64, usize> {
         }
     }
     uses
-}
-
-/// Gradient as far as it is known.
-enum Pending {
-    /// From one operation, which may have given the same tensor elsewhere too.
-    Given(Tensor),
-    /// A sum that was made here: nobody else has its memory.
-    Sum(Tensor),
-}
-
-impl Pending {
-    fn plus(self, gradient: Tensor) -> Result<Self> {
-        match self {
-            Self::Given(earlier) => sum_of(&earlier, &gradient).map(Self::Sum),
-            Self::Sum(sum) => {
-                add_in_place(&sum, &gradient)?;
-                Ok(Self::Sum(sum))
-            }
-        }
-    }
-
-    fn into_tensor(self) -> Tensor {
-        match self {
-            Self::Given(tensor) | Self::Sum(tensor) => tensor,
-        }
-    }
 }
 
 /// Adds `gradient` to what `gradients` holds under `name`.

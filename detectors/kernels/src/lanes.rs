@@ -8,6 +8,26 @@ pub(crate) trait Lanes: Copy {
     fn load(values: &[f32]) -> Self;
     /// To the first 16 of `values`.
     fn store(self, values: &mut [f32]);
+    /// The first 16 of `values`; unless `WHOLE`, zeros where there are fewer.
+    #[inline(always)]
+    fn load_some<const WHOLE: bool>(values: &[f32]) -> Self {
+        if WHOLE || values.len() >= LANES {
+            return Self::load(values);
+        }
+        let mut all = [0.0; LANES];
+        all[..values.len()].copy_from_slice(values);
+        Self::load(&all)
+    }
+    /// To the first 16 of `values`; unless `WHOLE`, to all where there are fewer.
+    #[inline(always)]
+    fn store_some<const WHOLE: bool>(self, values: &mut [f32]) {
+        if WHOLE || values.len() >= LANES {
+            return self.store(values);
+        }
+        let mut all = [0.0; LANES];
+        self.store(&mut all);
+        values.copy_from_slice(&all[..values.len()]);
+    }
     /// Sums.
     fn add(self, other: Self) -> Self;
     /// Differences.
@@ -150,6 +170,24 @@ impl Lanes for Avx512 {
         Self(unsafe { _mm512_min_ps(_mm512_set1_ps(limit), self.0) })
     }
 }
+
+/// Runs a block for every vector of `count` numbers, of which `first` is the first; `WHOLE` is false for the last where it is a
+/// part. The block is compiled twice: choices within it cost the whole vectors time.
+macro_rules! by_lanes {
+    ($count:expr, |$first:ident, $whole:ident| $block:block) => {{
+        let (count, rest) = ($count, $count % $crate::lanes::LANES);
+        for $first in (0..count - rest).step_by($crate::lanes::LANES) {
+            const $whole: bool = true;
+            $block
+        }
+        if rest > 0 {
+            const $whole: bool = false;
+            let $first = count - rest;
+            $block
+        }
+    }};
+}
+pub(crate) use by_lanes;
 
 /// A function over [`Lanes`] that is compiled for every level, and runs at the level in use.
 ///

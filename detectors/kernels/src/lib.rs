@@ -66,6 +66,7 @@ pub mod ema;
 mod error;
 pub mod flat;
 pub mod flops;
+mod gradient;
 pub mod gram;
 pub mod graph;
 pub mod in_place;

@@ -13,8 +13,8 @@ use crate::activation::{
 use crate::dispatch::{self, Host};
 use crate::in_place::{lend, same_shape};
 use crate::memory::{
-    CHUNK, Place, channels_last, elements, from_channels_last, from_elements, is_channels_last, on_host,
-    written_in_chunks,
+    CHUNK, Place, channels_last, elements, from_channels_last, from_elements, is_channels_last, nhwc,
+    on_host, written_in_chunks,
 };
 use crate::simd::{Loops, at_level, for_each_level};
 use crate::{Error, Result};
@@ -136,6 +136,19 @@ impl Activation {
             Self::Relu6 => zip("relu6", Pair::ThroughRelu6, g, y),
         }
     }
+
+    /// Makes of the gradient `g`, in its memory, the gradient through the activation where its result was `y`.
+    ///
+    /// # Shapes
+    /// As those of [`add_in_place`].
+    pub(crate) fn mask_in_place(self, g: &Tensor, y: &Tensor) -> Result<()> {
+        if self == Self::Identity {
+            return Ok(());
+        }
+        same_shape("mask_in_place", &[g, y])?;
+        let (g, y) = in_order_of(g, y)?;
+        dispatch::run(&g, MaskInPlace { activation: self, g: &g, y: &y })
+    }
 }
 
 /// Adds `from` to `to`, in the memory of `to`: everything that shares that memory sees it.
@@ -147,8 +160,37 @@ impl Activation {
 /// If shapes, types or devices differ, `to` lies otherwise, or both share their memory.
 pub fn add_in_place(to: &Tensor, from: &Tensor) -> Result<()> {
     same_shape("add_in_place", &[to, from])?;
-    let in_order = |t: &Tensor| if is_channels_last(to) { t.permute((0, 2, 3, 1)) } else { Ok(t.clone()) };
-    dispatch::run(to, AddInPlace { to: &in_order(to)?, from: &in_order(from)?.contiguous()? })
+    let (to, from) = in_order_of(to, from)?;
+    dispatch::run(&to, AddInPlace { to: &to, from: &from })
+}
+
+/// Both tensors in the memory order of the first: a view of it, and of the second a copy where it lies otherwise.
+fn in_order_of(first: &Tensor, second: &Tensor) -> Result<(Tensor, Tensor)> {
+    Ok(match is_channels_last(first) {
+        true => (first.permute((0, 2, 3, 1))?, nhwc(second)?),
+        false => (first.clone(), second.contiguous()?),
+    })
+}
+
+struct MaskInPlace<'a> {
+    activation: Activation,
+    g: &'a Tensor,
+    y: &'a Tensor,
+}
+
+impl Host for MaskInPlace<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        let masked = match self.activation {
+            Activation::Identity => return Ok(()),
+            Activation::Relu => mask_by_relu,
+            Activation::Relu6 => mask_by_relu6,
+        };
+        lend("mask_in_place", [self.g], [self.y], |[g], [y]| {
+            g.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(g, y)| masked(g, y));
+        })
+    }
 }
 
 struct AddInPlace<'a> {
@@ -169,6 +211,14 @@ impl Host for AddInPlace<'_> {
 for_each_level! {
     fn add_to(to: &mut [f32], from: &[f32]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+    }
+
+    fn mask_by_relu(g: &mut [f32], y: &[f32]) {
+        g.iter_mut().zip(y).for_each(|(g, y)| *g = through_relu(*g, *y));
+    }
+
+    fn mask_by_relu6(g: &mut [f32], y: &[f32]) {
+        g.iter_mut().zip(y).for_each(|(g, y)| *g = through_clip(*g, *y));
     }
 }
 

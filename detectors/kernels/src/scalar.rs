@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use crate::dispatch::{self, Host};
+use crate::gradient::Gradient;
 use crate::in_place::{in_memory_order, lend};
 use crate::memory::{CHUNK, is_channels_last};
 use crate::reduce::multiply;
@@ -22,8 +23,9 @@ pub fn with_gradients(inputs: &[&Value], scalar: Tensor, gradients: Vec<Option<T
     let wanted =
         gradients.into_iter().zip(inputs).map(|(gradient, input)| gradient.filter(|_| input.is_tracked()));
     let gradients: Vec<Option<Tensor>> = wanted.collect();
-    Value::operation(inputs, scalar, move |factor| {
-        gradients.into_iter().map(|gradient| gradient.map(|g| times(g, factor)).transpose()).collect()
+    Value::consuming_operation(inputs, scalar, move |factor| {
+        let times = |gradient| times(gradient, factor.tensor()).map(Gradient::own);
+        gradients.into_iter().map(|gradient| gradient.map(times).transpose()).collect()
     })
 }
 

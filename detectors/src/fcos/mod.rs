@@ -376,6 +376,10 @@ impl Detect for Fcos {
         }
     }
 
+    fn dense_logits(&self, pyramid: &[Value]) -> Result<Option<Value>> {
+        self.point_logits(pyramid).map(Some)
+    }
+
     /// Distances from the points.
     fn deltas_at(&self, pyramid: &[Value], regions: &Regions) -> Result<Value> {
         match regions {

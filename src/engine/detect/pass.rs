@@ -64,6 +64,16 @@ pub fn training_pass(
         let look = |d: &Distillation<Detector>| d.teacher().pyramid(teacher_images, Mode::Inference);
         spanned("teacher's pyramid", device, || distillation.map(look).transpose())
     })?;
+    // Those of anchors too.
+    let dense_logits = match (distillation, &teacher_pyramid) {
+        (Some(distillation), Some(pyramid))
+            if wants_logits(distillation, Tap::AnchorLogits, Tap::AnchorBoxes) =>
+        {
+            let look = || distillation.teacher().dense_logits(pyramid);
+            timed(&mut teaching, || spanned("teacher's logits", device, look))?
+        }
+        _ => None,
+    };
     let pyramid = spanned("student's pyramid", device, || student.pyramid(images, Mode::Train))?;
     let watched = |name: &str| -> Vec<Value> {
         match ledger {
@@ -77,9 +87,13 @@ pub fn training_pass(
     let mut terms: Vec<(String, Value, f64)> =
         losses.into_iter().map(|(name, value)| (name.to_owned(), value, 1.0)).collect();
     if let (Some(distillation), Some(teacher_pyramid)) = (distillation, &teacher_pyramid) {
-        let teacher_logits = timed(&mut teaching, || {
-            spanned("teacher's logits", device, || teacher_logits(distillation, teacher_pyramid, &regions))
-        })?;
+        let teacher_logits = match dense_logits {
+            None if wants_logits(distillation, regions.tap(), regions.box_tap()) => {
+                let look = || distillation.teacher().logits_at(teacher_pyramid, &regions);
+                Some(timed(&mut teaching, || spanned("teacher's logits", device, look))?)
+            }
+            known => known,
+        };
         let compared = Compared::new(distillation, &regions, teacher_logits.as_ref())?;
         let teacher_deltas = timed(&mut teaching, || {
             let look = || distillation.teacher().deltas_at(teacher_pyramid, &regions);
@@ -139,17 +153,10 @@ fn wants_pyramid(distillation: &Distillation<Detector>) -> bool {
     distillation.teacher().levels().iter().any(|&level| distillation.wants(Tap::Fpn(level)))
 }
 
-/// The teacher's logits of the student's regions (of all anchors), if a method compares them.
-fn teacher_logits(
-    distillation: &Distillation<Detector>,
-    pyramid: &[Value],
-    regions: &Regions,
-) -> Result<Option<Value>> {
-    // Deltas are told by the logits: a proposal's class, the anchors worth comparing, the teacher's confidence.
-    match distillation.wants(regions.tap()) || distillation.wants(regions.box_tap()) {
-        true => Ok(Some(distillation.teacher().logits_at(pyramid, regions)?)),
-        false => Ok(None),
-    }
+/// Whether a method compares the logits of regions, or their deltas, which are told by the logits: a proposal's class, the
+/// anchors worth comparing, the teacher's confidence.
+fn wants_logits(distillation: &Distillation<Detector>, logits: Tap, deltas: Tap) -> bool {
+    distillation.wants(logits) || distillation.wants(deltas)
 }
 
 /// Parts of the networks that the methods compare: the pyramid or not, and rows of the logits.

@@ -10,6 +10,7 @@ use super::input_gradient::InputGradient;
 use super::weight_gradient::WeightGradient;
 use crate::activation::Activation;
 use crate::dispatch;
+use crate::gradient::Gradient;
 use crate::graph::Saved;
 use crate::memory::nhwc;
 use crate::reduce::column_sums;
@@ -33,11 +34,11 @@ pub(super) fn convolve(x: &Value, weight: &Value, config: Conv2dConfig, epilogue
     Ok(Value::consuming_operation(&inputs, out, move |g| {
         // Maps are large: each is freed as soon as nothing more is made of it.
         let masked = match saved_y {
-            Some(y) => nhwc(&activation.mask(&g, &y)?)?,
-            None => nhwc(&g)?,
+            Some(y) => g.through(activation, &y)?,
+            None => g,
         };
-        drop(g);
-        let g = &masked;
+        let masked = masked.channels_last()?;
+        let g = &nhwc(masked.tensor())?;
         let scale = scale.as_ref();
         let of_weights = |x: Saved| {
             let x = x.tensor()?;
@@ -52,8 +53,9 @@ pub(super) fn convolve(x: &Value, weight: &Value, config: Conv2dConfig, epilogue
         if let Some(track_shift) = track_shift {
             gradients.push(track_shift.then(|| column_sums(g)).transpose()?);
         }
+        let mut gradients: Vec<_> = gradients.into_iter().map(|made| made.map(Gradient::own)).collect();
         if has_residual {
-            gradients.push(Some(g.permute((0, 3, 1, 2))?));
+            gradients.push(Some(masked));
         }
         Ok(gradients)
     }))

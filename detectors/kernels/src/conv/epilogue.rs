@@ -24,11 +24,3 @@ impl Default for Epilogue<'_> {
         Self { scale: None, shift: None, residual: None, activation: Activation::Identity }
     }
 }
-
-impl Epilogue<'_> {
-    /// Returns whether the epilogue is made of tables of `k` channels alone.
-    pub(super) fn fits(&self, k: usize) -> bool {
-        let tables = [self.scale, self.shift.map(Value::tensor)];
-        self.residual.is_none() && tables.iter().flatten().all(|table| table.dims() == [k])
-    }
-}

@@ -26,7 +26,6 @@ mod map;
 pub(crate) mod pixels;
 mod sweep;
 mod weight_gradient;
-mod widened;
 mod winograd;
 
 pub use config::Conv2dConfig;
@@ -51,13 +50,5 @@ pub fn conv2d(x: &Value, weight: &Value, config: Conv2dConfig, epilogue: Epilogu
     let geometry = Geometry::new(x.tensor(), weight.tensor(), config)?;
     let Geometry { n, oh, ow, k, r, s, .. } = geometry;
     crate::flops::count(n * oh * ow * k * r * s * geometry.group_channels().0);
-    after(epilogue.activation, |activation| {
-        let epilogue = Epilogue { activation, ..epilogue };
-        match widened::outputs(&geometry) {
-            Some(outputs) if epilogue.fits(k) && x.tensor().device().is_cpu() => {
-                widened::convolve_widened(x, weight, config, epilogue, outputs)
-            }
-            _ => convolve(x, weight, config, epilogue),
-        }
-    })
+    after(epilogue.activation, |activation| convolve(x, weight, config, Epilogue { activation, ..epilogue }))
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Device, Tensor};
 
-use super::rows::{Activated, BackwardLine, ForwardLine, GradientSums, Rows};
+use super::rows::{BackwardLine, By, ForwardLine, GradientSums, Mask, Rows};
 use super::shared::summed;
 use super::tables::{check_table, dims, to_vec};
 use crate::activation::Activation;
@@ -99,12 +99,12 @@ fn normalized(
 ) -> Result<(Value, Tensor)> {
     let input = nhwc(x.tensor())?;
     let residual = fused.residual.map(|residual| nhwc(residual.tensor())).transpose()?;
-    let gain = weight.tensor().clone();
+    let (gain, shift) = (weight.tensor().clone(), bias.tensor().clone());
     let activation = fused.activation;
     let norm = Norm {
         x: &input,
         weight: &gain,
-        bias: bias.tensor(),
+        bias: &shift,
         residual: residual.as_ref(),
         eps,
         grouping,
@@ -125,11 +125,13 @@ fn normalized(
             x: &input,
             y: y.as_ref(),
             weight: &gain,
+            bias: &shift,
             moments: &saved_moments,
             eps,
             grouping,
             activation,
             wanted,
+            has_residual: residual_tracked.is_some(),
             keep_masked: residual_tracked == Some(true),
         };
         let ([of_x, of_weight, of_bias], masked) = dispatch::run(&g, gradients)?;
@@ -181,11 +183,13 @@ pub(super) struct NormGradients<'a> {
     pub(super) x: &'a Tensor,
     pub(super) y: Option<&'a Tensor>,
     pub(super) weight: &'a Tensor,
+    pub(super) bias: &'a Tensor,
     pub(super) moments: &'a Tensor,
     pub(super) eps: f64,
     pub(super) grouping: Grouping,
     pub(super) activation: Activation,
     pub(super) wanted: [bool; 3],
+    pub(super) has_residual: bool,
     pub(super) keep_masked: bool,
 }
 
@@ -198,10 +202,14 @@ impl Host for NormGradients<'_> {
         let rows = grouping.rows;
         let (g, x) = (elements(self.g)?, elements(self.x)?);
         let y = self.y.map(elements).transpose()?;
-        let y = y.as_deref().map(|y| Activated { y, activation });
         let gain = to_vec(self.weight)?;
         let line = Line::new(&Moments::read(self.moments)?, &gain, self.eps);
-        let sums = rows.gradient_sums(&g, &x, y, &line.mean);
+        let (factor, bias) = (rows.wide(&line.factor), rows.wide(&to_vec(self.bias)?.repeat(rows.sections)));
+        let mask = y.as_deref().map(|y| match self.has_residual {
+            true => Mask { activation, by: By::Result(y) },
+            false => Mask { activation, by: By::Input { factor: &factor, bias: &bias } },
+        });
+        let sums = rows.gradient_sums(&g, &x, mask, &line.mean);
         let shape = self.x.dims4()?;
         let image = |values| from_channels_last(values, shape, self.g);
         let mut gradients = [None, None, None];
@@ -210,8 +218,8 @@ impl Host for NormGradients<'_> {
             let (sums, values) = grouping.over_parts(&sums)?;
             let (b, d) = grouping.backward_tables(&line, &sums, values, &gain);
             let tables = BackwardLine { a: &line.factor, b: &b, d: &d, mean: &line.mean };
-            let keep_masked = self.keep_masked && y.is_some();
-            let (gx, kept) = rows.backward(&g, Some(&x), y, &tables, keep_masked);
+            let keep_masked = self.keep_masked && mask.is_some();
+            let (gx, kept) = rows.backward(&g, Some(&x), mask, &tables, keep_masked);
             gradients[0] = Some(image(gx)?);
             masked = kept.map(image).transpose()?;
         }

@@ -48,7 +48,7 @@ impl Rows {
     }
 
     /// A table with the entries of each section repeated, for rows taken together.
-    fn wide(&self, table: &[f32]) -> Vec<f32> {
+    pub(super) fn wide(&self, table: &[f32]) -> Vec<f32> {
         let mut wide = Vec::with_capacity(table.len() * self.together());
         for section in table.chunks(self.c.max(1)) {
             (0..self.together()).for_each(|_| wide.extend_from_slice(section));
@@ -91,13 +91,13 @@ impl Rows {
         })
     }
 
-    /// a g + b (x - mean) + d, where g counts as 0 if the activation that followed was flat; without `x`, a
-    /// g. Second result, on demand: g after that mask.
+    /// a g + b (x - mean) + d, where g counts as 0 if the activation that followed was flat; without `x`, a g
+    /// of no mask. Second result, on demand: g after a mask by results.
     pub(super) fn backward(
         &self,
         g: &[f32],
         x: Option<&[f32]>,
-        y: Option<Activated>,
+        mask: Option<Mask>,
         line: &BackwardLine,
         keep_masked: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
@@ -108,10 +108,10 @@ impl Rows {
         let (out, masked) = both_written(rows, widths, self.rows_a_task(), |first, out, masked| {
             for (section, range) in self.pieces(first, out.len() / self.c) {
                 let at = section * width..(section + 1) * width;
-                let tables = (&a[at.clone()], &b[at.clone()], &d[at.clone()], &mean[at]);
-                let (x, y) = (x.map(|x| &x[range.clone()]), y.map(|y| y.part(&range)));
+                let tables = (&a[at.clone()], &b[at.clone()], &d[at.clone()], &mean[at.clone()]);
+                let (x, mask) = (x.map(|x| &x[range.clone()]), mask.map(|mask| mask.part(&range, &at)));
                 let g = &g[range];
-                backward_rows(out, masked, g, x, y, tables);
+                backward_rows(out, masked, g, x, mask, tables);
             }
         });
         (out, keep_masked.then_some(masked))
@@ -126,15 +126,15 @@ impl Rows {
         &self,
         g: &[f32],
         x: &[f32],
-        y: Option<Activated>,
+        mask: Option<Mask>,
         mean: &[f32],
     ) -> GradientSums {
         let mean = self.wide(mean);
         let (of_gradients, of_products) = self.sums(|section, range, sums| {
-            let mean = &mean[section * sums.0.len()..][..sums.0.len()];
-            let y = y.map(|y| y.part(&range));
+            let at = section * sums.0.len()..(section + 1) * sums.0.len();
+            let (mean, mask) = (&mean[at.clone()], mask.map(|mask| mask.part(&range, &at)));
             let (g, x) = (&g[range.clone()], &x[range]);
-            add_gradients(g, x, y, mean, sums);
+            add_gradients(g, x, mask, mean, sums);
         });
         GradientSums { of_gradients, of_products }
     }
@@ -176,16 +176,30 @@ impl Rows {
     }
 }
 
-/// Result of the activation that followed a norm.
+/// Where the activation that followed a norm was flat.
 #[derive(Clone, Copy)]
-pub(super) struct Activated<'a> {
-    pub(super) y: &'a [f32],
+pub(super) struct Mask<'a> {
     pub(super) activation: Activation,
+    pub(super) by: By<'a>,
 }
 
-impl Activated<'_> {
-    fn part(self, range: &Range<usize>) -> Self {
-        Self { y: &self.y[range.clone()], ..self }
+/// Origin of the activation's results.
+#[derive(Clone, Copy)]
+pub(super) enum By<'a> {
+    /// The results themselves.
+    Result(&'a [f32]),
+    /// The norm's input, which the backward pass reads anyway: (x - mean) factor + bias, of [wide](Rows::wide) tables.
+    Input { factor: &'a [f32], bias: &'a [f32] },
+}
+
+impl Mask<'_> {
+    /// The mask of the elements `range`, whose tables are `at`.
+    fn part(self, range: &Range<usize>, at: &Range<usize>) -> Self {
+        let by = match self.by {
+            By::Result(y) => By::Result(&y[range.clone()]),
+            By::Input { factor, bias } => By::Input { factor: &factor[at.clone()], bias: &bias[at.clone()] },
+        };
+        Self { by, ..self }
     }
 }
 
@@ -255,41 +269,39 @@ for_each_level! {
         masked: &mut Place<f32>,
         g: &[f32],
         x: Option<&[f32]>,
-        y: Option<Activated>,
+        mask: Option<Mask>,
         tables: (&[f32], &[f32], &[f32], &[f32]),
     ) {
         let (a, b, d, mean) = tables;
         let width = a.len();
         let tables = || a.iter().zip(b).zip(d).zip(mean);
-        let ceiling = y.map_or(f32::INFINITY, |y| ceiling(y.activation));
-        let y = y.map(|y| y.y);
+        let ceiling = mask.map_or(f32::INFINITY, |mask| ceiling(mask.activation));
+        let by = mask.map(|mask| mask.by);
         let through = |(g, y): (&f32, &f32)| through(*g, *y, ceiling);
-        match (x, y) {
-            (None, None) => g.chunks(width).for_each(|g| out.extend(g.iter().zip(a).map(|(g, a)| g * a))),
-            (None, Some(y)) => {
-                for (g, y) in g.chunks(width).zip(y.chunks(width)) {
-                    out.extend(g.iter().zip(y).map(through).zip(a).map(|(g, a)| g * a));
-                }
-            }
+        match (x, by) {
+            (None, _) => g.chunks(width).for_each(|g| out.extend(g.iter().zip(a).map(|(g, a)| g * a))),
             (Some(x), None) => {
                 for (g, x) in g.chunks(width).zip(x.chunks(width)) {
                     let terms = g.iter().zip(x).zip(tables());
                     out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
                 }
             }
-            (Some(x), Some(y)) => {
+            (Some(x), Some(By::Input { factor, bias })) => {
+                for (g, x) in g.chunks(width).zip(x.chunks(width)) {
+                    let terms = g.iter().zip(x).zip(tables()).zip(factor.iter().zip(bias));
+                    out.extend(terms.map(|(((g, x), (((a, b), d), mean)), (factor, bias))| {
+                        let centred = x - mean;
+                        a * through((g, &(centred * factor + bias))) + d + b * centred
+                    }));
+                }
+            }
+            (Some(x), Some(By::Result(y))) => {
                 for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
                     let terms = g.iter().zip(y).map(through).zip(x).zip(tables());
                     out.extend(terms.map(|((g, x), (((a, b), d), mean))| a * g + d + b * (x - mean)));
                     masked.extend(g.iter().zip(y).map(through));
                 }
-                return;
             }
-        }
-        // Rare: what the loops above do not keep.
-        match y {
-            Some(y) => masked.extend(g.iter().zip(y).map(through)),
-            None => masked.extend_from_slice(g),
         }
     }
 
@@ -307,13 +319,14 @@ for_each_level! {
     fn add_gradients(
         g: &[f32],
         x: &[f32],
-        y: Option<Activated>,
+        mask: Option<Mask>,
         mean: &[f32],
         both: (&mut [f64], &mut [f64]),
     ) {
         let (sums, products) = both;
         let width = sums.len();
-        match y {
+        let ceiling = mask.map_or(f32::INFINITY, |mask| ceiling(mask.activation));
+        match mask.map(|mask| mask.by) {
             None => {
                 for (g, x) in g.chunks(width).zip(x.chunks(width)) {
                     let sums = sums.iter_mut().zip(&mut *products).zip(mean);
@@ -323,8 +336,18 @@ for_each_level! {
                     }
                 }
             }
-            Some(Activated { y, activation }) => {
-                let ceiling = ceiling(activation);
+            Some(By::Input { factor, bias }) => {
+                for (g, x) in g.chunks(width).zip(x.chunks(width)) {
+                    let sums = sums.iter_mut().zip(&mut *products).zip(mean.iter().zip(factor).zip(bias));
+                    for (((sum, product), ((mean, factor), bias)), (g, x)) in sums.zip(g.iter().zip(x)) {
+                        let centred = x - mean;
+                        let g = through(*g, centred * factor + bias, ceiling);
+                        *sum += f64::from(g);
+                        *product += f64::from(g * centred);
+                    }
+                }
+            }
+            Some(By::Result(y)) => {
                 for ((g, x), y) in g.chunks(width).zip(x.chunks(width)).zip(y.chunks(width)) {
                     let sums = sums.iter_mut().zip(&mut *products).zip(mean);
                     for (((sum, product), mean), ((g, x), y)) in sums.zip(g.iter().zip(x).zip(y)) {

@@ -2,8 +2,9 @@
 
 use candle_core::{CudaDevice, Tensor};
 
-use super::{AddInPlace, Function, Map, Pair, Zip};
+use super::{AddInPlace, Function, Map, MaskInPlace, Pair, Zip};
 use crate::Result;
+use crate::activation::Activation;
 use crate::cuda::{Family, Fresh, arguments, blocks, floats, launch};
 use crate::dispatch::Gpu;
 use crate::in_place::refuse_shared;
@@ -26,20 +27,41 @@ impl Gpu for Map<'_> {
     }
 }
 
+impl Pair {
+    /// The function as the kernel knows it.
+    fn code(self) -> i32 {
+        match self {
+            Self::Sum => 0,
+            Self::ThroughRelu => 1,
+            Self::ThroughRelu6 => 2,
+            Self::ThroughHardSigmoid => 3,
+            Self::ThroughHardSwish => 4,
+            Self::ThroughSigmoid => 5,
+        }
+    }
+}
+
 impl Gpu for Zip<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let code = match self.function {
-            Pair::Sum => 0,
-            Pair::ThroughRelu => 1,
-            Pair::ThroughRelu6 => 2,
-            Pair::ThroughHardSigmoid => 3,
-            Pair::ThroughHardSwish => 4,
-            Pair::ThroughSigmoid => 5,
-        };
+        let code = self.function.code();
         in_order_of(self.a, &[self.a, self.b], device, |count, inputs, out| {
             let arguments = arguments![inputs[0], inputs[1], out.address(), count as i64, code];
             launch(device, Family::Elementwise, "zip", blocks(count)?, [256, 1], arguments)
         })
+    }
+}
+
+impl Gpu for MaskInPlace<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
+        refuse_shared("mask_in_place", &[self.g], &[self.y])?;
+        let code = match self.activation {
+            Activation::Identity => return Ok(()),
+            Activation::Relu => Pair::ThroughRelu.code(),
+            Activation::Relu6 => Pair::ThroughRelu6.code(),
+        };
+        let (count, g) = (self.g.elem_count(), floats(self.g)?);
+        let arguments = arguments![g, floats(self.y)?, g, count as i64, code];
+        launch(device, Family::Elementwise, "zip", blocks(count)?, [256, 1], arguments)
     }
 }
 

@@ -13,7 +13,7 @@ use super::tiles::{POINTS, Tiles, apart, point_stride};
 use super::transforms::{both_ways, input_tile, output_line, weight_panel};
 
 use crate::activation::{Activation, SIX};
-use crate::lanes::{LANES, over_lanes};
+use crate::lanes::{LANES, by_lanes, over_lanes};
 use crate::memory::prefetch;
 use crate::microkernel::{COLUMNS, Finish, Left, Memory, ROWS, Segment, Starts, Target, dot};
 use crate::panels::{Aligned, Panels};
@@ -89,16 +89,16 @@ struct Shared {
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    /// The numbers of a vector from `at` on.
+    /// The `count` numbers from `at` on.
     ///
     /// # Safety
     /// They lie within the result, and no other task writes them.
     #[inline(always)]
     #[allow(clippy::mut_from_ref, reason = "tasks write places of their own")]
-    unsafe fn lanes(&self, at: usize) -> &mut [f32] {
-        debug_assert!(at + LANES <= self.len, "winograd: {at} of {}", self.len);
+    unsafe fn numbers(&self, at: usize, count: usize) -> &mut [f32] {
+        debug_assert!(at + count <= self.len, "winograd: {at} of {}", self.len);
         // SAFETY: the caller says so.
-        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), LANES) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), count) }
     }
 }
 
@@ -223,9 +223,9 @@ over_lanes! {
         let (image, top, left) = task.tiles.at(tile);
         let (rows, columns) = ((h - top).min(4), (w - left).min(4));
         let corner = ((image * h + top) * w + left) * k + start;
-        for first in (0..count).step_by(LANES) {
+        by_lanes!(count, |first, WHOLE| {
             let shift = match shift {
-                Some(shift) => V::load(&shift[start + first..]),
+                Some(shift) => V::load_some::<WHOLE>(&shift[start + first..]),
                 None => V::zero(),
             };
             let products = &products[first..];
@@ -243,7 +243,7 @@ over_lanes! {
                         let at = corner + first + (row * w + j) * k;
                         let mut y = pixels[j].add(shift);
                         if let Some(residual) = residual {
-                            y = y.add(V::load(&residual[at..]));
+                            y = y.add(V::load_some::<WHOLE>(&residual[at..]));
                         }
                         if activation != Activation::Identity {
                             y = y.rectified();
@@ -252,11 +252,12 @@ over_lanes! {
                             y = y.at_most(SIX);
                         }
                         // SAFETY: (image, y, x, channel) is within (n, h, w, k), and this task's alone.
-                        y.store(unsafe { task.out.lanes(at) });
+                        let size = if WHOLE { LANES } else { count - first };
+                        y.store_some::<WHOLE>(unsafe { task.out.numbers(at, size) });
                     }
                 }
             );
-        }
+        });
     }
 }
 

@@ -8,11 +8,14 @@ use crate::lanes::LANES;
 /// Points of the transformed tile.
 pub(super) const POINTS: usize = 36;
 
+/// Channels of which the last vector may be a part: with fewer, what it wastes is too much.
+const MANY: usize = 64;
+
 /// Returns whether a convolution (or the gradient of its input) is computed in Winograd's form.
 pub(in super::super) fn suits(geometry: &Geometry) -> bool {
     let &Geometry { config: Conv2dConfig { stride, padding, dilation, groups }, oh, ow, c, k, r, s, .. } =
         geometry;
-    let channels = [c, k].iter().all(|count| count.is_multiple_of(16) && *count >= 16);
+    let channels = [c, k].iter().all(|&count| count >= MANY || count >= LANES && count.is_multiple_of(LANES));
     // Tiles stick out of small maps.
     let covered = oh.next_multiple_of(4) * ow.next_multiple_of(4);
     let plain = [r, s] == [3, 3] && stride == [1, 1] && dilation == [1, 1] && groups == 1;
@@ -43,9 +46,9 @@ impl Tiles {
     }
 }
 
-/// Floats from one point of a transformed tile to the next: neighbours never share a set of the cache.
+/// Floats from one point of a transformed tile to the next, whole vectors: neighbours never share a set of the cache.
 pub(super) fn point_stride(channels: usize) -> usize {
-    if channels < 64 { channels } else { channels + 16 }
+    channels.next_multiple_of(LANES) + if channels < 64 { 0 } else { LANES }
 }
 
 /// Floats from one point of transformed weights, `size` of them, to the next: the 36 points never share a set of the cache.

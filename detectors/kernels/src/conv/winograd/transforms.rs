@@ -1,4 +1,4 @@
-//! The transforms, 16 channels at a time.
+//! The transforms, 16 channels at a time. Where fewer are left, a vector has numbers of the next pixel too: none is kept.
 //!
 //! Matrices B, G and A for the points 0, ±a, ±b, infinity with a = 3/4 and b = 3/2.
 
@@ -9,7 +9,7 @@ use std::mem::MaybeUninit;
 use super::super::map::Map;
 use super::tiles::{POINTS, point_stride};
 
-use crate::lanes::{LANES, Lanes, over_lanes};
+use crate::lanes::{LANES, Lanes, by_lanes, over_lanes};
 use crate::memory::prefetch;
 
 const A: f32 = 0.75;
@@ -128,7 +128,7 @@ over_lanes! {
                 columns[i] = x as usize * map.c;
             }
         }
-        for first in (0..map.c).step_by(LANES) {
+        by_lanes!(map.c, |first, WHOLE| {
             // The right neighbour is next: what it alone sees comes from beyond the caches.
             if map.c >= ASKED {
                 for i in 0..6 {
@@ -142,14 +142,14 @@ over_lanes! {
             both_ways!(
                 input_line: 6 to 6, V,
                 |i, j| match map.values.get(rows[i] + columns[j] + first..) {
-                    Some(pixel) => V::load(pixel),
+                    Some(pixel) => V::load_some::<WHOLE>(pixel),
                     None => V::zero(),
                 },
                 |row, points| for j in 0..6 {
                     points[j].store(&mut to[(6 * row + j) * stride + first..]);
                 }
             );
-        }
+        });
     }
 }
 
@@ -158,7 +158,7 @@ over_lanes! {
     pub(super) fn gradient_tile<V>(map: &Map, at: (usize, usize, usize), to: &mut [f32]) {
         let (image, y, x) = at;
         let stride = point_stride(map.c);
-        for first in (0..map.c).step_by(LANES) {
+        by_lanes!(map.c, |first, WHOLE| {
             // As above.
             if map.c >= ASKED {
                 for i in 0..4 {
@@ -173,14 +173,14 @@ over_lanes! {
             both_ways!(
                 gradient_line: 4 to 6, V,
                 |i, j| match y + i < map.h && x + j < map.w {
-                    true => V::load(&map.values[((image * map.h + y + i) * map.w + x + j) * map.c + first..]),
+                    true => V::load_some::<WHOLE>(&map.values[((image * map.h + y + i) * map.w + x + j) * map.c + first..]),
                     false => V::zero(),
                 },
                 |row, points| for j in 0..6 {
                     points[j].store(&mut to[(6 * row + j) * stride + first..]);
                 }
             );
-        }
+        });
     }
 }
 
@@ -205,14 +205,16 @@ over_lanes! {
     /// Transforms an output channel's gradient at the 36 points, `channels` numbers at every `stride`, to its
     /// weights' gradient (9, channels).
     pub(super) fn weight_gradient<V>(from: &[f32], stride: usize, channels: usize, to: &mut [f32]) {
-        for first in (0..channels).step_by(LANES) {
+        by_lanes!(channels, |first, WHOLE| {
+            let last = channels.min(first + LANES);
             both_ways!(
                 weight_gradient_line: 6 to 3, V,
                 |i, j| V::load(&from[(6 * i + j) * stride + first..]),
                 |row, weights| for j in 0..3 {
-                    weights[j].store(&mut to[(3 * row + j) * channels + first..]);
+                    let tap = (3 * row + j) * channels;
+                    weights[j].store_some::<WHOLE>(&mut to[tap + first..tap + last]);
                 }
             );
-        }
+        });
     }
 }
