@@ -7,8 +7,9 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::activation::Activation;
 use crate::dispatch::{self, Host};
-use crate::gradient::Gradient;
-use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks, zeros};
+use crate::gradient::{Gradient, SomeRows};
+use crate::in_place::lend;
+use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks};
 use crate::piecewise::{Piecewise, applied};
 pub use crate::pointwise::add_in_place;
 use crate::pointwise::{Function, hard_sigmoid_gradient, hard_swish_gradient, map, sigmoid_gradient, sum_of};
@@ -279,9 +280,7 @@ pub fn rows(a: &Value, indices: &[u32]) -> Result<Value> {
     let out = dispatch::run(a.tensor(), Gather { a: a.tensor(), indices })?;
     let indices = indices.to_vec();
     Ok(Value::consuming_operation(&[a], out, move |g| {
-        let g = g.tensor();
-        let sums = dispatch::run(g, Scatter { g, indices: &indices, shape: (m, d) })?;
-        Ok(vec![Some(Gradient::own(sums))])
+        Ok(vec![Some(Gradient::Rows(SomeRows { rows: g.into_tensor()?, indices, shape: (m, d) }))])
     }))
 }
 
@@ -306,26 +305,26 @@ impl Host for Gather<'_> {
     }
 }
 
-/// A matrix of `shape` to whose rows `indices` the rows of `g` are added, in their order.
-struct Scatter<'a> {
-    g: &'a Tensor,
-    indices: &'a [u32],
-    shape: (usize, usize),
+/// Adds the rows of `from` to the rows `indices` of a contiguous matrix, in their order and in its memory.
+pub(crate) fn add_rows(to: &Tensor, from: &Tensor, indices: &[u32]) -> Result<()> {
+    dispatch::run(to, AddRows { to, from: &from.contiguous()?, indices })
 }
 
-impl Host for Scatter<'_> {
-    type Output = Tensor;
+struct AddRows<'a> {
+    to: &'a Tensor,
+    from: &'a Tensor,
+    indices: &'a [u32],
+}
 
-    fn on_host(self) -> Result<Tensor> {
-        let (m, d) = self.shape;
-        let host = on_host(self.g)?;
-        let host = elements(&host)?;
-        let mut sums = zeros(m * d);
-        for (&i, g) in self.indices.iter().zip(host.chunks_exact(d)) {
-            for (sum, g) in sums[i as usize * d..][..d].iter_mut().zip(g) {
-                *sum += g;
+impl Host for AddRows<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        let (_, d) = self.to.dims2()?;
+        lend("add_rows", [self.to], [self.from], |[to], [from]| {
+            for (&i, from) in self.indices.iter().zip(from.chunks_exact(d.max(1))) {
+                to[i as usize * d..][..d].iter_mut().zip(from).for_each(|(to, from)| *to += from);
             }
-        }
-        from_elements(sums, (m, d), self.g)
+        })
     }
 }

@@ -1,59 +1,80 @@
 //! Gradients on their way back through the graph.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 
 use crate::Result;
 use crate::activation::Activation;
+use crate::elementwise::add_rows;
 use crate::memory::nhwc;
 use crate::pointwise::{add_in_place, sum_of};
 
-/// Gradient of a value as far as it is known, and whether its memory is nobody else's.
-pub(crate) struct Gradient {
-    tensor: Tensor,
-    is_own: bool,
+/// Gradient of a value as far as it is known.
+pub(crate) enum Gradient {
+    /// Its memory is something else's too.
+    Shared(Tensor),
+    /// Its memory is nobody else's: it may be overwritten. Contiguous, or channels last.
+    Own(Tensor),
+    /// Zeros but for some rows.
+    Rows(SomeRows),
+}
+
+/// Rows that are added to a matrix of zeros: it is made only where a whole one is needed.
+pub(crate) struct SomeRows {
+    pub(crate) rows: Tensor,
+    /// Where each is added; some may be named several times.
+    pub(crate) indices: Vec<u32>,
+    /// The matrix's.
+    pub(crate) shape: (usize, usize),
+}
+
+impl SomeRows {
+    fn matrix(self) -> Result<Tensor> {
+        let matrix = Tensor::zeros(self.shape, DType::F32, self.rows.device())?;
+        add_rows(&matrix, &self.rows, &self.indices)?;
+        Ok(matrix)
+    }
 }
 
 impl Gradient {
-    /// A gradient whose memory something else may see.
-    pub(crate) fn shared(tensor: Tensor) -> Self {
-        Self { tensor, is_own: false }
-    }
-
-    /// A gradient that was just made, contiguous or channels last: it may be overwritten.
-    pub(crate) fn own(tensor: Tensor) -> Self {
-        Self { tensor, is_own: true }
-    }
-
-    pub(crate) fn tensor(&self) -> &Tensor {
-        &self.tensor
-    }
-
-    pub(crate) fn into_tensor(self) -> Tensor {
-        self.tensor
-    }
-
-    /// This gradient of a map with its channels last in memory; no copy where they are.
-    pub(crate) fn channels_last(self) -> Result<Self> {
-        Ok(Self { tensor: nhwc(&self.tensor)?.permute((0, 3, 1, 2))?, ..self })
-    }
-
-    /// The sum with `other`, in the memory of this one where that may be.
-    pub(crate) fn plus(self, other: Self) -> Result<Self> {
-        if self.is_own {
-            add_in_place(&self.tensor, &other.tensor)?;
-            return Ok(self);
+    pub(crate) fn into_tensor(self) -> Result<Tensor> {
+        match self {
+            Self::Shared(tensor) | Self::Own(tensor) => Ok(tensor),
+            Self::Rows(rows) => rows.matrix(),
         }
-        sum_of(&self.tensor, &other.tensor).map(Self::own)
     }
 
-    /// The gradient through an activation whose result was `y`, in the memory of this one where that may be.
-    pub(crate) fn through(self, activation: Activation, y: &Tensor) -> Result<Self> {
-        match self.is_own {
-            true => {
-                activation.mask_in_place(&self.tensor, y)?;
-                Ok(self)
+    /// This gradient of a map as (N, H, W, C), and itself in the same memory; no copy where its channels are last.
+    pub(crate) fn nhwc(self) -> Result<(Tensor, Self)> {
+        let own = !matches!(self, Self::Shared(_));
+        let lines = nhwc(&self.into_tensor()?)?;
+        let map = lines.permute((0, 3, 1, 2))?;
+        Ok((lines, if own { Self::Own(map) } else { Self::Shared(map) }))
+    }
+
+    /// The sum with `other`, in the memory of either where that may be.
+    pub(crate) fn plus(self, other: Self) -> Result<Self> {
+        match (self, other) {
+            (Self::Own(to), Self::Rows(from)) | (Self::Rows(from), Self::Own(to)) => {
+                add_rows(&to, &from.rows, &from.indices)?;
+                Ok(Self::Own(to))
             }
-            false => activation.mask(&self.tensor, y).map(Self::own),
+            (Self::Own(to), other) => {
+                add_in_place(&to, &other.into_tensor()?)?;
+                Ok(Self::Own(to))
+            }
+            (Self::Rows(rows), other) => Self::Own(rows.matrix()?).plus(other),
+            (Self::Shared(first), other) => sum_of(&first, &other.into_tensor()?).map(Self::Own),
+        }
+    }
+
+    /// The gradient through an activation whose result was `y`, in the same memory where that may be.
+    pub(crate) fn through(self, activation: Activation, y: &Tensor) -> Result<Self> {
+        match self {
+            Self::Own(tensor) => {
+                activation.mask_in_place(&tensor, y)?;
+                Ok(Self::Own(tensor))
+            }
+            other => activation.mask(&other.into_tensor()?, y).map(Self::Own),
         }
     }
 }

@@ -191,8 +191,8 @@ impl Value {
         backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
         Self::consuming_operation(inputs, tensor, move |gradient| {
-            let gradients = backward(gradient.tensor())?;
-            Ok(gradients.into_iter().map(|gradient| gradient.map(Gradient::shared)).collect())
+            let gradients = backward(&gradient.into_tensor()?)?;
+            Ok(gradients.into_iter().map(|gradient| gradient.map(Gradient::Shared)).collect())
         })
     }
 
@@ -350,14 +350,14 @@ impl Value {
     fn walk<E: From<Error>>(&self, gradient: Tensor, sink: &mut dyn Sink<E>) -> std::result::Result<(), E> {
         let Some(root) = &self.node else { return Ok(()) };
         let mut uses = uses_of_leaves(root);
-        let mut pending = HashMap::from([(root.number, Gradient::shared(gradient))]);
+        let mut pending = HashMap::from([(root.number, Gradient::Shared(gradient))]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
             let Some(gradient) = pending.remove(&node.number) else { continue };
             let (inputs, backward) = match &node.kind {
                 // The walk did not come to all its uses.
                 Kind::Leaf(name) => {
-                    sink.leaf(name, gradient.into_tensor())?;
+                    sink.leaf(name, gradient.into_tensor()?)?;
                     continue;
                 }
                 Kind::Operation { inputs, backward } => (inputs, backward),
@@ -386,7 +386,7 @@ impl Value {
                 if *uses == 0
                     && let Some(gradient) = pending.remove(&input.number)
                 {
-                    sink.leaf(name, gradient.into_tensor())?;
+                    sink.leaf(name, gradient.into_tensor()?)?;
                 }
             }
             sink.walked()?;

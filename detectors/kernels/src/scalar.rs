@@ -24,7 +24,8 @@ pub fn with_gradients(inputs: &[&Value], scalar: Tensor, gradients: Vec<Option<T
         gradients.into_iter().zip(inputs).map(|(gradient, input)| gradient.filter(|_| input.is_tracked()));
     let gradients: Vec<Option<Tensor>> = wanted.collect();
     Value::consuming_operation(inputs, scalar, move |factor| {
-        let times = |gradient| times(gradient, factor.tensor()).map(Gradient::own);
+        let factor = factor.into_tensor()?;
+        let times = |gradient| times(gradient, &factor).map(Gradient::Own);
         gradients.into_iter().map(|gradient| gradient.map(times).transpose()).collect()
     })
 }
@@ -43,7 +44,7 @@ pub fn nothing(input: &Value) -> Result<Value> {
 }
 
 /// `gradient`, multiplied in place by the only element of `factor`.
-fn times(gradient: Tensor, factor: &Tensor) -> Result<Tensor> {
+pub(crate) fn times(gradient: Tensor, factor: &Tensor) -> Result<Tensor> {
     let lies = if is_channels_last(&gradient) { in_memory_order(&gradient)? } else { gradient.clone() };
     times_scalar(&lies, factor)?;
     Ok(gradient)

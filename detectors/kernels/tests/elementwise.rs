@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use ckd_kernels::elementwise::{
     add, concatenate, hard_sigmoid, hard_swish, permute, relu, relu6, reshape, rows, scale, weighted_sum,
 };
+use ckd_kernels::losses::{FocalTargets, sigmoid_focal_loss};
 use ckd_kernels::{Conv2dConfig, Epilogue, Error, Sink, Value, conv2d};
 
 fn scalar(name: &str, value: f32) -> Value {
@@ -178,6 +179,31 @@ fn rows_may_repeat_or_be_none() {
     let none = rows(&a, &[]).unwrap();
     assert_eq!(none.dims(), [0, 2]);
     assert_eq!(values(&gradients_of(&none, none.tensor())["a"]), [0.0; 6]);
+}
+
+/// Gradients of rows, ones that a loss made, and ones that something else holds too: each is added in another way.
+#[test]
+fn gradients_of_one_value_add_up_whichever_comes_first() {
+    let terms: [fn(&Value) -> Value; 4] = [
+        |h| sum(&rows(h, &[3, 0, 3]).unwrap()),
+        |h| sum(&scale(&rows(h, &[1, 3]).unwrap(), 2.0).unwrap()),
+        |h| sigmoid_focal_loss(h, FocalTargets::Dense(&[0.5; 12]), 0.25, 2.0, 3.0).unwrap(),
+        |h| sum(&add(h, h).unwrap()),
+    ];
+    let gradient = |order: &[usize]| {
+        let x = Value::leaf("x", noise(20, &[4, 3]));
+        let h = scale(&x, 3.0).unwrap();
+        let terms: Vec<Value> = order.iter().map(|&term| terms[term](&h)).collect();
+        let all: Vec<(&Value, f64)> = terms.iter().map(|term| (term, 1.0)).collect();
+        weighted_sum(&all).unwrap().backward().unwrap()["x"].clone()
+    };
+    let alone: Vec<Vec<f32>> = (0..terms.len()).map(|term| values(&gradient(&[term]))).collect();
+    let orders = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3, 0, 2], [0, 2, 1, 3], [3, 1, 2, 0]];
+    for order in orders {
+        let all = gradient(&order);
+        let want = (0..12).map(|at| alone.iter().map(|term| term[at]).sum()).collect();
+        assert_close(&all, &tensor(want, &[4, 3]), 1e-6);
+    }
 }
 
 #[test]

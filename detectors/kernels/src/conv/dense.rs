@@ -12,7 +12,6 @@ use crate::activation::Activation;
 use crate::dispatch;
 use crate::gradient::Gradient;
 use crate::graph::Saved;
-use crate::memory::nhwc;
 use crate::reduce::column_sums;
 use crate::{Result, Value};
 
@@ -37,23 +36,22 @@ pub(super) fn convolve(x: &Value, weight: &Value, config: Conv2dConfig, epilogue
             Some(y) => g.through(activation, &y)?,
             None => g,
         };
-        let masked = masked.channels_last()?;
-        let g = &nhwc(masked.tensor())?;
+        let (g, masked) = masked.nhwc()?;
         let scale = scale.as_ref();
         let of_weights = |x: Saved| {
             let x = x.tensor()?;
-            dispatch::run(g, WeightGradient { geometry: &geometry, g, x: &x, scale })
+            dispatch::run(&g, WeightGradient { geometry: &geometry, g: &g, x: &x, scale })
         };
         let of_weights = saved_x.map(of_weights).transpose()?;
         let of_input = |weight: Tensor| {
-            dispatch::run(g, InputGradient { geometry: &geometry, g, weight: &weight, scale })
+            dispatch::run(&g, InputGradient { geometry: &geometry, g: &g, weight: &weight, scale })
         };
         let of_input = saved_w.map(of_input).transpose()?;
         let mut gradients = vec![of_input, of_weights];
         if let Some(track_shift) = track_shift {
-            gradients.push(track_shift.then(|| column_sums(g)).transpose()?);
+            gradients.push(track_shift.then(|| column_sums(&g)).transpose()?);
         }
-        let mut gradients: Vec<_> = gradients.into_iter().map(|made| made.map(Gradient::own)).collect();
+        let mut gradients: Vec<_> = gradients.into_iter().map(|made| made.map(Gradient::Own)).collect();
         if has_residual {
             gradients.push(Some(masked));
         }

@@ -2,10 +2,11 @@
 
 use candle_core::{CudaDevice, Tensor};
 
-use super::{Concatenate, Gather, Scatter};
+use super::{AddRows, Concatenate, Gather};
 use crate::Result;
 use crate::cuda::{Family, Fresh, Table, arguments, blocks, by_target, floats, int, launch};
 use crate::dispatch::Gpu;
+use crate::in_place::refuse_shared;
 
 impl Gpu for Concatenate<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
@@ -46,19 +47,18 @@ impl Gpu for Gather<'_> {
     }
 }
 
-impl Gpu for Scatter<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let (m, d) = self.shape;
-        let g = self.g.contiguous()?;
-        let out = Fresh::<f32>::new(device, m * d)?;
-        if m * d > 0 {
-            let targets: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
-            let (starts, order) = by_target(&targets, m)?;
-            let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
-            let arguments =
-                arguments![floats(&g)?, starts.address(), order.address(), out.address(), int(m)?, int(d)?];
-            launch(device, Family::Elementwise, "scatter_rows", blocks(m * d)?, [256, 1], arguments)?;
+impl Gpu for AddRows<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
+        refuse_shared("add_rows", &[self.to], &[self.from])?;
+        let (m, d) = self.to.dims2()?;
+        if m * d == 0 || self.indices.is_empty() {
+            return Ok(());
         }
-        Ok(out.tensor((m, d), device))
+        let targets: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
+        let (starts, order) = by_target(&targets, m)?;
+        let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
+        let (to, from) = (floats(self.to)?, floats(self.from)?);
+        let arguments = arguments![from, starts.address(), order.address(), to, int(m)?, int(d)?];
+        launch(device, Family::Elementwise, "add_rows", blocks(m * d)?, [256, 1], arguments)
     }
 }

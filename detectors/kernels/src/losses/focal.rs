@@ -10,9 +10,11 @@ mod gpu;
 
 use candle_core::Tensor;
 
-use super::sums::{Divisor, Sum, expect_count, recorded, sum_over_rows};
-use crate::dispatch::Host;
+use super::sums::{Divisor, expect_count, loss_over_rows, sum_over_rows};
+use crate::dispatch::{self, Host};
+use crate::gradient::Gradient;
 use crate::reduce::{exp_of_negative, log_of_one_plus};
+use crate::scalar::times;
 use crate::simd::for_each_level;
 use crate::{Error, Result, Value};
 
@@ -82,7 +84,39 @@ pub fn sigmoid_focal_loss<'d>(
         ));
     }
     let parts = divisor.parts(NAME, if k == 0 { 0 } else { m })?;
-    recorded(logits, Focal { logits: logits.tensor(), targets, alpha, gamma, parts: &parts })
+    let focal = Focal { logits: logits.tensor(), targets, alpha, gamma, parts: &parts };
+    let loss = dispatch::run(focal.logits, Loss(focal))?;
+    // The gradient is as large as the logits, which are there anyway: it is made when it is needed.
+    let (kept, targets) = (logits.tensor().clone(), targets.to_owned());
+    Ok(Value::consuming_operation(&[logits], loss, move |factor| {
+        let focal = Focal { logits: &kept, targets: targets.borrowed(), alpha, gamma, parts: &parts };
+        let gradient = dispatch::run(&kept, Derivatives(focal))?;
+        Ok(vec![Some(Gradient::Own(times(gradient, &factor.into_tensor()?)?))])
+    }))
+}
+
+/// Targets that a gradient is made of later.
+enum OwnTargets {
+    Rows(Vec<RowTarget>),
+    Dense(Vec<f32>),
+}
+
+impl FocalTargets<'_> {
+    fn to_owned(self) -> OwnTargets {
+        match self {
+            Self::Rows(targets) => OwnTargets::Rows(targets.to_vec()),
+            Self::Dense(targets) => OwnTargets::Dense(targets.to_vec()),
+        }
+    }
+}
+
+impl OwnTargets {
+    fn borrowed(&self) -> FocalTargets<'_> {
+        match self {
+            Self::Rows(targets) => FocalTargets::Rows(targets),
+            Self::Dense(targets) => FocalTargets::Dense(targets),
+        }
+    }
 }
 
 struct Focal<'a> {
@@ -93,20 +127,43 @@ struct Focal<'a> {
     parts: &'a [(usize, f64)],
 }
 
-impl Host for Focal<'_> {
-    type Output = Sum;
+/// The loss.
+struct Loss<'a>(Focal<'a>);
 
-    fn on_host(self) -> Result<Sum> {
-        let Self { logits, targets, alpha, gamma, parts } = self;
-        let (_, k) = logits.dims2()?;
+/// Its derivatives, of the logits' shape and in memory of their own.
+struct Derivatives<'a>(Focal<'a>);
+
+impl Host for Loss<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let (_, k) = self.0.logits.dims2()?;
+        loss_over_rows(self.0.logits, k, self.0.parts, self.0.row())
+    }
+}
+
+impl Host for Derivatives<'_> {
+    type Output = Tensor;
+
+    fn on_host(self) -> Result<Tensor> {
+        let (_, k) = self.0.logits.dims2()?;
+        Ok(sum_over_rows(self.0.logits, k, self.0.parts, self.0.row())?.gradient)
+    }
+}
+
+impl Focal<'_> {
+    /// Computes a row's loss and its derivatives from its number and elements.
+    fn row(&self) -> impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync {
+        let &Self { targets, alpha, gamma, .. } = self;
         let (class, background) = if alpha < 0.0 { (1.0, 1.0) } else { (alpha as f32, (1.0 - alpha) as f32) };
         let gamma = gamma as f32;
         // The usual exponent avoids `powf`, which no vector instruction does.
         let sum_of_row = if gamma == 2.0 { sum_of_row_with_squares } else { sum_of_row_with_powers };
         // The loss of `weight` times a target of 0; of a target of 1, mirrored.
-        let as_background = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, background, 1.0, gamma);
-        let as_class = |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, class, -1.0, gamma);
-        sum_over_rows(logits, k, parts, |i, x, gradient| match targets {
+        let as_background =
+            move |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, background, 1.0, gamma);
+        let as_class = move |x: &[f32], gradient: &mut [f32]| sum_of_row(x, gradient, class, -1.0, gamma);
+        move |i, x, gradient| match targets {
             FocalTargets::Rows(targets) => match targets[i] {
                 RowTarget::Ignored => 0.0,
                 RowTarget::Background => as_background(x, gradient),
@@ -119,7 +176,7 @@ impl Host for Focal<'_> {
             },
             FocalTargets::Dense(targets) => {
                 let mut sum = 0.0;
-                for (j, &t) in targets[i * k..][..k].iter().enumerate() {
+                for (j, &t) in targets[i * x.len()..][..x.len()].iter().enumerate() {
                     let (x, gradient) = (&x[j..=j], &mut gradient[j..=j]);
                     sum += match t {
                         0.0 => as_background(x, gradient),
@@ -133,7 +190,7 @@ impl Host for Focal<'_> {
                 }
                 sum
             }
-        })
+        }
     }
 }
 

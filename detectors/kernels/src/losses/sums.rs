@@ -74,6 +74,28 @@ pub(super) fn sum_over_rows(
     parts: &[(usize, f64)],
     row: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync,
 ) -> Result<Sum> {
+    let (loss, gradient) = summed(input, width, parts, row, true)?;
+    Ok(Sum { loss, gradient: from_elements(gradient, input.shape(), input)? })
+}
+
+/// The loss of [`sum_over_rows`] without its gradient, which no memory is needed for: `row` writes derivatives that are dropped.
+pub(super) fn loss_over_rows(
+    input: &Tensor,
+    width: usize,
+    parts: &[(usize, f64)],
+    row: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync,
+) -> Result<Tensor> {
+    Ok(summed(input, width, parts, row, false)?.0)
+}
+
+/// The loss, and the gradient if it `is_kept`.
+fn summed(
+    input: &Tensor,
+    width: usize,
+    parts: &[(usize, f64)],
+    row: impl Fn(usize, &[f32], &mut [f32]) -> f64 + Sync,
+    is_kept: bool,
+) -> Result<(Tensor, Vec<f32>)> {
     let rows = input.elem_count().checked_div(width).unwrap_or(0);
     let host = on_host(input)?;
     let x = elements(&host)?;
@@ -85,8 +107,11 @@ pub(super) fn sum_over_rows(
             Some(*end)
         })
         .collect();
-    let (gradient, losses) = both_written(rows, (width, 1), rows_a_task, |first, gradient, losses| {
-        let (gradient, end) = (gradient.zeros(), first + losses.len());
+    let widths = (if is_kept { width } else { 0 }, 1);
+    let (gradient, losses) = both_written(rows, widths, rows_a_task, |first, gradient, losses| {
+        let (kept, end) = (gradient.zeros(), first + losses.len());
+        let mut dropped = if is_kept { Vec::new() } else { vec![0f32; losses.len() * width] };
+        let gradient = if is_kept { kept } else { &mut dropped[..] };
         // There may be as many parts as rows.
         let before = ends.partition_point(|end| *end <= first);
         for (&(rows, divisor), &part_end) in parts.iter().zip(&ends).skip(before) {
@@ -103,10 +128,7 @@ pub(super) fn sum_over_rows(
         }
     });
     let loss = losses.iter().sum::<f64>();
-    Ok(Sum {
-        loss: from_elements(vec![loss as f32], (), input)?,
-        gradient: from_elements(gradient, input.shape(), input)?,
-    })
+    Ok((from_elements(vec![loss as f32], (), input)?, gradient))
 }
 
 /// 0 if every value is finite, else NaN. Comparisons and saturating functions lose a NaN or an infinity

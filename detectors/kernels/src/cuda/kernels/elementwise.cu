@@ -97,14 +97,15 @@ extern "C" __global__ void gather_rows(const float *a, const int *indices, float
     out[i] = a[(long long)indices[i / d] * d + i % d];
 }
 
-// To row m of out (m, d), the rows of g that `order` names from starts[m] on: in their order.
-extern "C" __global__ void scatter_rows(const float *g, const int *starts, const int *order, float *out, int m, int d) {
+// To row m of to (m, d), the rows of `from` that `order` names from starts[m] on: in their order.
+extern "C" __global__ void add_rows(const float *from, const int *starts, const int *order, float *to, int m, int d) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= (long long)m * d) return;
     int row = int(i / d), column = int(i % d);
-    float sum = 0.0f;
-    for (int at = starts[row]; at < starts[row + 1]; at++) sum += g[(long long)order[at] * d + column];
-    out[i] = sum;
+    if (starts[row] == starts[row + 1]) return;
+    float sum = to[i];
+    for (int at = starts[row]; at < starts[row + 1]; at++) sum += from[(long long)order[at] * d + column];
+    to[i] = sum;
 }
 
 // A part of a concatenation: `outer` runs of `run` numbers, to rows of `row` numbers from `offset` on.

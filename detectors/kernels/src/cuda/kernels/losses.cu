@@ -178,7 +178,7 @@ __device__ __forceinline__ void focal_of_row(const float *x, const Part *parts, 
         if (target != -2)
             term = focal_term(x[row * k + i], i == target ? of_class : background, i == target ? -1.0f : 1.0f, gamma);
         sum += term.value;
-        gradient[row * k + i] = term.derivative * scale;
+        if (gradient) gradient[row * k + i] = term.derivative * scale;
     }
     sum = sum_of_warp(sum);
     if (threadIdx.x == 0) losses[row] = sum / divisor;
@@ -208,7 +208,7 @@ extern "C" __global__ void focal_dense(const float *x, const Part *parts, int pa
         else if (t == 1.0f) term = focal_term(logit, of_class, -1.0f, gamma);
         else term = focal_between(logit, t, of_class, background, gamma);
         sum += term.value;
-        gradient[row * k + i] = term.derivative * scale;
+        if (gradient) gradient[row * k + i] = term.derivative * scale;
     }
     sum = sum_of_warp(sum);
     if (threadIdx.x == 0) losses[row] = sum / divisor;

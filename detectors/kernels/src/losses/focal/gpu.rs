@@ -1,10 +1,9 @@
 //! Focal loss on a GPU.
 
-use candle_core::CudaDevice;
+use candle_core::{CudaDevice, Tensor};
 
-use super::super::sums::Sum;
-use super::super::sums::gpu::{Threads, sum_over_rows};
-use super::{Focal, FocalTargets, RowTarget};
+use super::super::sums::gpu::{Threads, loss_over_rows, sum_over_rows};
+use super::{Derivatives, Focal, FocalTargets, Loss, RowTarget};
 use crate::Result;
 use crate::cuda::{Argument, Table, arguments, int};
 use crate::dispatch::Gpu;
@@ -15,8 +14,33 @@ const IGNORED: i32 = -2;
 /// Classes that a byte holds beside background and ignored.
 const CLASSES_IN_A_BYTE: usize = 254;
 
-impl Gpu for Focal<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<Sum> {
+impl Gpu for Loss<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let Self(focal) = self;
+        let (_, k) = focal.logits.dims2()?;
+        focal.launched(device, |name, own| {
+            loss_over_rows(device, focal.logits, k, focal.parts, (name, Threads::Warp), own)
+        })
+    }
+}
+
+impl Gpu for Derivatives<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
+        let Self(focal) = self;
+        let (_, k) = focal.logits.dims2()?;
+        focal.launched(device, |name, own| {
+            Ok(sum_over_rows(device, focal.logits, k, focal.parts, (name, Threads::Warp), own)?.gradient)
+        })
+    }
+}
+
+impl Focal<'_> {
+    /// Calls `sum` with the kernel's name and its own arguments.
+    fn launched(
+        &self,
+        device: &CudaDevice,
+        sum: impl Fn(&'static str, &[Argument]) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         let (_, k) = self.logits.dims2()?;
         let (class, background) = match self.alpha < 0.0 {
             true => (1.0, 1.0),
@@ -24,8 +48,7 @@ impl Gpu for Focal<'_> {
         };
         let (width, gamma) = (int(k)?, self.gamma as f32);
         let sum = |name: &'static str, targets: Argument| {
-            let own = arguments![targets, width, class, background, gamma];
-            sum_over_rows(device, self.logits, k, self.parts, (name, Threads::Warp), own)
+            sum(name, arguments![targets, width, class, background, gamma])
         };
         match self.targets {
             FocalTargets::Dense(targets) => sum("focal_dense", Table::of_floats(device, targets)?.address()),

@@ -5,7 +5,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::Sum;
 use crate::Result;
-use crate::cuda::{Argument, Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::cuda::{Argument, Family, Fresh, Table, arguments, blocks, floats, int, launch, null};
 use crate::scalar::gpu::sum;
 
 /// Threads that compute the loss of a row.
@@ -46,8 +46,34 @@ pub(in crate::losses) fn sum_over_rows(
     (name, threads): (&'static str, Threads),
     own: &[Argument],
 ) -> Result<Sum> {
+    let gradient = Fresh::<f32>::new(device, input.elem_count())?;
+    let loss = summed(device, input, width, parts, (name, threads), own, Some(&gradient))?;
+    Ok(Sum { loss, gradient: gradient.tensor(input.shape(), device) })
+}
+
+/// The loss of [`sum_over_rows`] without its gradient, by a kernel that can do without.
+pub(in crate::losses) fn loss_over_rows(
+    device: &CudaDevice,
+    input: &Tensor,
+    width: usize,
+    parts: &[(usize, f64)],
+    kernel: (&'static str, Threads),
+    own: &[Argument],
+) -> Result<Tensor> {
+    summed(device, input, width, parts, kernel, own, None)
+}
+
+/// The loss; the derivatives to `gradient`.
+fn summed(
+    device: &CudaDevice,
+    input: &Tensor,
+    width: usize,
+    parts: &[(usize, f64)],
+    (name, threads): (&'static str, Threads),
+    own: &[Argument],
+    gradient: Option<&Fresh<f32>>,
+) -> Result<Tensor> {
     let rows = input.elem_count().checked_div(width).unwrap_or(0);
-    let gradient = Fresh::<f32>::new(device, rows * width)?;
     let losses = Fresh::<f64>::new(device, rows)?;
     if rows > 0 {
         let x = input.contiguous()?;
@@ -56,7 +82,7 @@ pub(in crate::losses) fn sum_over_rows(
             floats(&x)?,
             table.address(),
             int(parts.len())?,
-            gradient.address(),
+            gradient.map_or(null::<f32>(), Fresh::address),
             losses.address(),
             rows as i64
         ];
@@ -64,10 +90,7 @@ pub(in crate::losses) fn sum_over_rows(
         let (grid, block) = threads.shape(rows)?;
         launch(device, Family::Losses, name, grid, block, &arguments)?;
     }
-    Ok(Sum {
-        loss: sum(device, losses, rows)?.tensor((), device),
-        gradient: gradient.tensor(input.shape(), device),
-    })
+    Ok(sum(device, losses, rows)?.tensor((), device))
 }
 
 /// Parts by their ends.
