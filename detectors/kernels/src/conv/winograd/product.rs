@@ -24,7 +24,7 @@ use crate::simd::Simd;
 const TASK: usize = 64 * 1024;
 /// Floats of a whole transformed map that is better transformed once and shared, the output channels being
 /// divided.
-const SHARED: usize = 2 << 20;
+const SHARED: usize = 3 << 20;
 /// Output channels from which on it pays to ask for the next tile's products, which lie beyond the L2 cache.
 const FAR: usize = 256;
 
