@@ -7,7 +7,7 @@ use image::RgbImage;
 use super::output::Output;
 use super::say;
 use crate::config::Experiment;
-use crate::data::loader::BoxedImages;
+use crate::data::boxed_images::BoxedImages;
 use crate::data::{Batch, CategoryMap, ClassIndex, Source};
 use crate::engine::detect::batch::training_batches;
 use crate::engine::detect::sources::Inputs;

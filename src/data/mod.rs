@@ -21,7 +21,8 @@
 //! | [`batch`]     | [`Batch`] and [`Target`]: the input of the detectors                    |
 //! | [`discover`], [`split`] | the data set in a folder; a validation part where it has none |
 //! | [`leakage`]   | images of the evaluation that are training images too                   |
-//! | [`loader`]    | worker threads that build batches ahead, in order                       |
+//! | [`boxed_images`] | batches of images with boxes, for training and evaluation            |
+//! | [`loader`], [`position`] | worker threads that build batches ahead, in order, or a share of them |
 //! | [`draws`]     | the seeded streams all randomness here comes from                       |
 //! | [`convert`]   | common rules of writing a data set in another format                    |
 //!
@@ -39,6 +40,7 @@ pub mod augment;
 mod auto_augment;
 pub mod batch;
 pub mod box_augment;
+pub mod boxed_images;
 pub mod cifar;
 mod claims;
 pub mod coco;
@@ -63,6 +65,7 @@ pub mod loader;
 pub mod mix_up;
 pub mod open;
 pub mod pixels;
+pub mod position;
 pub mod pseudo_labels;
 pub mod report;
 pub mod sampler;
@@ -78,12 +81,14 @@ pub mod voc;
 pub mod yolo;
 
 pub use batch::{Batch, Target};
+pub use boxed_images::{BoxedImages, LoaderConfig, Purpose};
 pub use dataset::{Annotation, CategoryId, CategoryMap, ClassIndex, Dataset, Image, ImageId};
 pub use error::{DataError, LabelledError};
 pub use image_policy::{BadImage, BadImages, ImagePolicy, OnBadImage};
 pub use instances::{Instances, InstancesError};
 pub use labelled::{Labelled, LabelledBatch, LabelledImages};
-pub use loader::{Loader, LoaderConfig, Passes, Position, Purpose, Source, Workforce};
+pub use loader::{Loader, Passes, Source, Workforce};
 pub use open::{Data, DataKind, SplitFiles};
+pub use position::Position;
 pub use report::{FindingKind, LoadReport};
 pub use sampler::Grouping;

@@ -8,7 +8,6 @@ use candle_core::{DType, Device, Tensor};
 use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::gradient::{Gradient, SomeRows};
-use crate::in_place::lend;
 use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks};
 use crate::piecewise::{Piecewise, applied};
 pub use crate::pointwise::add_in_place;
@@ -302,29 +301,5 @@ impl Host for Gather<'_> {
             out.extend_from_slice(&source[i as usize * d..][..d]);
         }
         from_elements(out, (self.indices.len(), d), self.a)
-    }
-}
-
-/// Adds the rows of `from` to the rows `indices` of a contiguous matrix, in their order and in its memory.
-pub(crate) fn add_rows(to: &Tensor, from: &Tensor, indices: &[u32]) -> Result<()> {
-    dispatch::run(to, AddRows { to, from: &from.contiguous()?, indices })
-}
-
-struct AddRows<'a> {
-    to: &'a Tensor,
-    from: &'a Tensor,
-    indices: &'a [u32],
-}
-
-impl Host for AddRows<'_> {
-    type Output = ();
-
-    fn on_host(self) -> Result<()> {
-        let (_, d) = self.to.dims2()?;
-        lend("add_rows", [self.to], [self.from], |[to], [from]| {
-            for (&i, from) in self.indices.iter().zip(from.chunks_exact(d.max(1))) {
-                to[i as usize * d..][..d].iter_mut().zip(from).for_each(|(to, from)| *to += from);
-            }
-        })
     }
 }

@@ -4,9 +4,8 @@ use candle_core::{DType, Tensor};
 
 use crate::Result;
 use crate::activation::Activation;
-use crate::elementwise::add_rows;
 use crate::memory::nhwc;
-use crate::pointwise::{add_in_place, sum_of};
+use crate::pointwise::{add_in_place, add_rows, sum_of};
 
 /// Gradient of a value as far as it is known.
 pub(crate) enum Gradient {

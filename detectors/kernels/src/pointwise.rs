@@ -208,6 +208,30 @@ impl Host for AddInPlace<'_> {
     }
 }
 
+/// Adds the rows of `from` to the rows `indices` of a contiguous matrix, in their order and in its memory.
+pub(crate) fn add_rows(to: &Tensor, from: &Tensor, indices: &[u32]) -> Result<()> {
+    dispatch::run(to, AddRows { to, from: &from.contiguous()?, indices })
+}
+
+struct AddRows<'a> {
+    to: &'a Tensor,
+    from: &'a Tensor,
+    indices: &'a [u32],
+}
+
+impl Host for AddRows<'_> {
+    type Output = ();
+
+    fn on_host(self) -> Result<()> {
+        let (_, d) = self.to.dims2()?;
+        lend("add_rows", [self.to], [self.from], |[to], [from]| {
+            for (&i, from) in self.indices.iter().zip(from.chunks_exact(d.max(1))) {
+                to[i as usize * d..][..d].iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            }
+        })
+    }
+}
+
 for_each_level! {
     fn add_to(to: &mut [f32], from: &[f32]) {
         to.iter_mut().zip(from).for_each(|(to, from)| *to += from);

@@ -21,7 +21,7 @@ use super::sources::LabelledSets;
 use crate::config::ClassifyConfig;
 use crate::data::draws::Draws;
 use crate::data::label_order::BatchOrder;
-use crate::data::loader::Share;
+use crate::data::position::Share;
 use crate::data::{DataError, Labelled, LabelledBatch, LabelledImages, Loader, Position, Workforce};
 use crate::engine::distillation::Distillation;
 use crate::engine::outcome::ClassResult;

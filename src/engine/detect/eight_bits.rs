@@ -9,7 +9,7 @@ use ckd_detectors::eight_bits::InputRanges;
 use super::evaluate::detect_share;
 use crate::config::Config;
 use crate::data::Dataset;
-use crate::data::loader::Share;
+use crate::data::position::Share;
 use crate::engine::Result;
 
 /// Training images that the ranges of a teacher are taken from.

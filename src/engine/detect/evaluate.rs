@@ -14,7 +14,8 @@ use image::RgbImage;
 
 use super::batch::{evaluation_batches, to_device};
 use crate::config::Config;
-use crate::data::loader::{BoxedImages, Share};
+use crate::data::boxed_images::BoxedImages;
+use crate::data::position::Share;
 use crate::data::transform::ResizeRule;
 use crate::data::{Batch, CategoryMap, ClassIndex, Dataset, Loader, Position, Workforce};
 use crate::engine::ranks::{Packet, Reader, evaluation_share, merged};

@@ -53,7 +53,7 @@ use super::task::{
 };
 use super::{Result, classes};
 use crate::config::{Config, Loaded, Run, TeacherPrecision};
-use crate::data::loader::BoxedImages;
+use crate::data::boxed_images::BoxedImages;
 use crate::data::{Batch, Workforce};
 use crate::distill::Width;
 use crate::distill::{Distill, MethodSetting};

@@ -32,7 +32,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{EngineError, Result};
-use crate::data::loader::Share;
+use crate::data::position::Share;
 
 #[cfg(feature = "cuda")]
 pub use gpus::{Gpus, GpusError};

@@ -12,7 +12,7 @@ use ckd_kernels::upload::Uploads;
 use super::Training;
 use super::pace::Pace;
 use super::saving::{slots, tensors_of};
-use crate::data::loader::Share;
+use crate::data::position::Share;
 use crate::data::{Loader, Position, Source};
 use crate::engine::checkpoint::{self, Restored, TrainState};
 use crate::engine::job::{Job, Start, Surroundings, another_log};

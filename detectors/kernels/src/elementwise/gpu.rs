@@ -2,11 +2,10 @@
 
 use candle_core::{CudaDevice, Tensor};
 
-use super::{AddRows, Concatenate, Gather};
+use super::{Concatenate, Gather};
 use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, blocks, by_target, floats, int, launch};
+use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, int, launch};
 use crate::dispatch::Gpu;
-use crate::in_place::refuse_shared;
 
 impl Gpu for Concatenate<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
@@ -44,21 +43,5 @@ impl Gpu for Gather<'_> {
             launch(device, Family::Elementwise, "gather_rows", blocks(rows * d)?, [256, 1], arguments)?;
         }
         Ok(out.tensor((rows, d), device))
-    }
-}
-
-impl Gpu for AddRows<'_> {
-    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
-        refuse_shared("add_rows", &[self.to], &[self.from])?;
-        let (m, d) = self.to.dims2()?;
-        if m * d == 0 || self.indices.is_empty() {
-            return Ok(());
-        }
-        let targets: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
-        let (starts, order) = by_target(&targets, m)?;
-        let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
-        let (to, from) = (floats(self.to)?, floats(self.from)?);
-        let arguments = arguments![from, starts.address(), order.address(), to, int(m)?, int(d)?];
-        launch(device, Family::Elementwise, "add_rows", blocks(m * d)?, [256, 1], arguments)
     }
 }

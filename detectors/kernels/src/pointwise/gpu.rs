@@ -2,10 +2,10 @@
 
 use candle_core::{CudaDevice, Tensor};
 
-use super::{AddInPlace, Function, Map, MaskInPlace, Pair, Zip};
+use super::{AddInPlace, AddRows, Function, Map, MaskInPlace, Pair, Zip};
 use crate::Result;
 use crate::activation::Activation;
-use crate::cuda::{Family, Fresh, arguments, blocks, floats, launch};
+use crate::cuda::{Family, Fresh, Table, arguments, blocks, by_target, floats, int, launch};
 use crate::dispatch::Gpu;
 use crate::in_place::refuse_shared;
 use crate::memory::{is_channels_last, nhwc};
@@ -71,6 +71,22 @@ impl Gpu for AddInPlace<'_> {
         let count = self.to.elem_count();
         let arguments = arguments![floats(self.to)?, floats(self.from)?, count as i64];
         launch(device, Family::Elementwise, "add_in_place", blocks(count)?, [256, 1], arguments)
+    }
+}
+
+impl Gpu for AddRows<'_> {
+    fn on_gpu(self, device: &CudaDevice) -> Result<()> {
+        refuse_shared("add_rows", &[self.to], &[self.from])?;
+        let (m, d) = self.to.dims2()?;
+        if m * d == 0 || self.indices.is_empty() {
+            return Ok(());
+        }
+        let targets: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
+        let (starts, order) = by_target(&targets, m)?;
+        let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
+        let (to, from) = (floats(self.to)?, floats(self.from)?);
+        let arguments = arguments![from, starts.address(), order.address(), to, int(m)?, int(d)?];
+        launch(device, Family::Elementwise, "add_rows", blocks(m * d)?, [256, 1], arguments)
     }
 }
 
