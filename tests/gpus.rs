@@ -117,6 +117,28 @@ fn a_number_of_gpus_that_cannot_be_had_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn runs_at_once_have_a_gpu_each_and_are_those_of_one_after_the_other() {
+    if !are_two() {
+        return;
+    }
+    let compare = |folder: &Folder<ClassifyConfig>, options: &[&str]| {
+        folder.write("plain.toml", "extends = \"base.toml\"\n[schedule]\nepochs = 1\n");
+        let args = ["compare", "plain.toml", "--seeds", "0,1", "--out", "table", "--device", "cuda"];
+        folder.run_program(&[&args[..], options].concat())
+    };
+    let (one, both) = (classifiers(), classifiers());
+    assert_ended(&compare(&one, &["--threads", "1"]), 0, &["| plain | 2 |"]);
+    assert_ended(&compare(&both, &["--threads", "2", "--jobs", "2"]), 0, &["| plain | 2 |"]);
+    assert_eq!(one.text("table/compare.json"), both.text("table/compare.json"));
+    for run in ["runs/plain_seed0", "runs/plain_seed1"] {
+        assert_same_run(&one.path(run), &both.path(run));
+    }
+    let none = classifiers();
+    assert_ended(&compare(&none, &["--threads", "99", "--jobs", "99"]), 2, &["cannot use cuda:"]);
+    assert!(!none.path("runs").exists());
+}
+
+#[test]
 fn one_process_that_is_killed_or_hangs_ends_all_with_its_code_and_is_named() {
     if !are_two() {
         return;

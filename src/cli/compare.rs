@@ -1,8 +1,12 @@
 //! `ckd-det compare`: experiments and seeds in one table.
 
+use std::iter;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
+use candle_core::{Device, DeviceLocation};
+
+use super::device::{DeviceChoice, DeviceError};
 use super::train::{observers, quoted};
 use super::{Context, UsageError, say};
 use crate::engine::comparison::{Format, Jobs, Runs, compare, write};
@@ -15,7 +19,7 @@ use crate::report::progress::tell;
 #[command(after_help = "\
 Each configuration is trained with each seed in runs/NAME_seedN, one run after the other or --jobs N at once, \
 which share the threads. Results depend on the threads of a run, not on how many run at once: --jobs 4 \
---threads 8 has those of --threads 2. The table has mean and standard deviation of the last evaluations, and is written to \
+--threads 8 has those of --threads 2. With --device cuda each of them has a GPU of its own (cuda:2: from number 2 on). The table has mean and standard deviation of the last evaluations, and is written to \
 compare.json and compare.md after every run, and to report.html with the curves of all runs on the same axes. Typed again, the command goes on where it was interrupted; a finished run is used again if configuration, teacher and \
 program are those it was made with.
 
@@ -31,6 +35,7 @@ Examples:
   ckd-det compare cifar10_r56_r20.toml --seeds 0,1,2 --set data.root=/data
   ckd-det compare alone.toml kd.toml ckd.toml --seeds 0,1 --out results/cifar10
   ckd-det compare alone.toml kd.toml --jobs 4
+  ckd-det compare alone.toml kd.toml --device cuda --jobs 4
   ckd-det compare alone.toml kd.toml --warm-start --warm-set schedule.steps=2000
   ckd-det compare alone.toml kd.toml --format html > comparison.html")]
 pub struct Args {
@@ -49,7 +54,7 @@ pub struct Args {
     /// Change a key where a run begins with those weights: a.b=VALUE
     #[arg(long = "warm-set", value_name = "KEY=VALUE", requires = "warm_start")]
     warm_sets: Vec<String>,
-    /// Runs at once, each on its share of the threads
+    /// Runs at once, each on its share of the threads, and on a GPU of its own
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     jobs: NonZeroUsize,
     /// The form of the result that is printed [default: markdown, and json with --out -]
@@ -72,20 +77,15 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         ))
         .into());
     }
-    if at_once > 1 && !context.device.is_cpu() {
-        let advice =
-            "--jobs shares the cores of a CPU; start one compare for each GPU, with --device and --out";
-        return Err(UsageError(advice.to_owned()).into());
-    }
+    let devices = devices(&context.device, at_once)?;
     let progress = |name: &str| match at_once {
         1 => observers(context, ShowProgress::default()),
         _ => observers(context, ShowProgress::of(name)),
     };
     let jobs = Jobs {
-        device: &context.device,
+        devices: &devices,
         stop: context.interrupt.flag(),
         command: &command_line(&args),
-        at_once,
         threads: threads / at_once,
         observers: &progress,
         failed: &|name, error| tell(&format!("{name} failed, and no other run begins: {error}")),
@@ -115,6 +115,13 @@ pub(super) fn run(args: Args, context: &Context) -> anyhow::Result<()> {
         Format::Csv | Format::Json | Format::Html => tell(&written),
     }
     Ok(())
+}
+
+/// The device of each run: all on the CPU, or each on a GPU of its own, from the first one's number on.
+fn devices(first: &Device, count: usize) -> Result<Vec<Device>, DeviceError> {
+    let DeviceLocation::Cuda { gpu_id } = first.location() else { return Ok(vec![first.clone(); count]) };
+    let others = (gpu_id + 1..gpu_id + count).map(|number| DeviceChoice::Cuda(number).open());
+    iter::once(Ok(first.clone())).chain(others).collect()
 }
 
 fn command_line(args: &Args) -> String {

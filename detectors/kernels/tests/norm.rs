@@ -63,9 +63,6 @@ impl Parts for Part<'_> {
 /// The parts are images of one batch, whose norm, gradients and running statistics they have together.
 #[test]
 fn a_norm_over_several_parts_is_the_norm_of_all_their_images() {
-    if !device().is_cpu() {
-        return;
-    }
     let close = |got: &[f32], want: &[f32], tolerance: f32| {
         assert_eq!(got.len(), want.len());
         let largest = want.iter().fold(0f32, |largest, value| largest.max(value.abs()));

@@ -29,16 +29,15 @@ pub use entry::{Difference, Entry, Metric, Run};
 pub use plan::Runs;
 pub use written::{Format, markdown, write};
 
-/// Surroundings of the runs of a comparison, and how many are made at once.
+/// Surroundings of the runs of a comparison.
 pub struct Jobs<'a> {
-    /// Device of all computations.
-    pub device: &'a Device,
+    /// Device of each of the runs that are made at once: the CPU as often as wanted, or GPUs. One run is made on the threads of
+    /// the caller, each of several on threads of its own.
+    pub devices: &'a [Device],
     /// Set when the user wants to stop.
     pub stop: &'a AtomicBool,
     /// Command that goes on after an interruption.
     pub command: &'a str,
-    /// Runs at once, each on threads of its own; one is made on the threads of the caller.
-    pub at_once: usize,
     /// Threads of each of several runs.
     pub threads: usize,
     /// Makes the observers of the run of a name.
@@ -63,9 +62,9 @@ pub fn compare(
     let before = planned.iter().take_while(|run| !run.is_warm()).count();
     for part in [0..before, before..planned.len()] {
         let next = AtomicUsize::new(part.start);
-        let work = || {
+        let work = |device: &Device| {
             while let Some((index, run)) = next_of(&planned, &part, &next) {
-                let result = run.made(jobs);
+                let result = run.made(jobs, device);
                 let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Err(error) = result.and_then(|result| ended.take(&planned, index, result)) {
                     next.store(part.end, Ordering::Relaxed);
@@ -73,9 +72,10 @@ pub fn compare(
                 }
             }
         };
-        match jobs.at_once.min(part.len()) {
-            ..=1 => work(),
-            at_once => on_threads(at_once, jobs.threads, &work)?,
+        match &jobs.devices[..jobs.devices.len().min(part.len())] {
+            [] => {}
+            [device] => work(device),
+            devices => on_threads(devices, jobs.threads, &work)?,
         }
         if ended.lock().unwrap_or_else(PoisonError::into_inner).error.is_some() {
             break;
@@ -95,9 +95,9 @@ pub fn compare(
     Ok(entries)
 }
 
-/// Does `work` so many times at once, on so many threads each.
-fn on_threads(at_once: usize, threads: usize, work: &(dyn Fn() + Sync)) -> Result<()> {
-    let all = cores::allowed();
+/// Does `work` on all devices at once, on so many threads each.
+fn on_threads(devices: &[Device], threads: usize, work: &(dyn Fn(&Device) + Sync)) -> Result<()> {
+    let (all, at_once) = (cores::allowed(), devices.len());
     let pool = |index: usize| {
         // A run keeps to cores of its own, and so do the threads that it starts.
         let own = cores::share(&all, index, at_once).to_vec();
@@ -111,7 +111,9 @@ fn on_threads(at_once: usize, threads: usize, work: &(dyn Fn() + Sync)) -> Resul
     let pools: std::result::Result<Vec<_>, _> = (0..at_once).map(pool).collect();
     let pools = pools.map_err(|error| EngineError::Alone(format!("no threads for the runs: {error}")))?;
     std::thread::scope(|scope| {
-        pools.into_iter().for_each(|pool| drop(scope.spawn(move || pool.install(work))));
+        for (pool, device) in pools.into_iter().zip(devices) {
+            scope.spawn(move || pool.install(|| work(device)));
+        }
     });
     Ok(())
 }
@@ -130,9 +132,9 @@ fn next_of<'p>(
 type Made = (Run, Option<String>);
 
 impl Planned {
-    fn made(&self, jobs: &Jobs<'_>) -> Result<Made> {
+    fn made(&self, jobs: &Jobs<'_>, device: &Device) -> Result<Made> {
         let request = Request {
-            device: jobs.device,
+            device,
             ranks: &Solo::default(),
             observers: &(jobs.observers)(self.name()),
             start: Start::Resume,
@@ -164,7 +166,8 @@ impl<D: FnMut(&[Entry]) -> Result<()>> Ended<D> {
     }
 
     fn stop(&mut self, name: &str, error: EngineError, jobs: &Jobs<'_>) {
-        if jobs.at_once > 1 && !matches!(error, EngineError::Interrupted { .. } | EngineError::Stopped) {
+        if jobs.devices.len() > 1 && !matches!(error, EngineError::Interrupted { .. } | EngineError::Stopped)
+        {
             (jobs.failed)(name, &error);
         }
         self.error.get_or_insert_with(|| EngineError::Experiment {

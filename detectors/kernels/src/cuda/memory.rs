@@ -122,6 +122,17 @@ impl<T: Number> Fresh<T> {
         Ok(self)
     }
 
+    /// Its first `len` numbers, once they are written: a copy to the host, which is counted.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn read(&self, device: &CudaDevice, len: usize) -> Result<Vec<T>> {
+        crate::transfers::count(len * size_of::<T>());
+        let mut numbers = device.clone_dtoh(&self.0)?;
+        numbers.truncate(len);
+        Ok(numbers)
+    }
+
     /// A row-major tensor of it.
     pub(crate) fn tensor(self, shape: impl Into<Shape>, device: &CudaDevice) -> Tensor {
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(self.0, device.clone()));

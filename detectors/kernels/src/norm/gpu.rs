@@ -1,11 +1,11 @@
 //! Norms on a GPU.
 
-use candle_core::{CudaDevice, Tensor};
+use candle_core::{CudaDevice, Device, Tensor};
 
 use super::batch::{BatchStatistics, MoveTowards, Statistics};
 use super::frozen::{Frozen, FrozenGradients};
-use super::measured::{Norm, NormGradients};
-use super::rows::Rows;
+use super::measured::{Grouping, Moments, Norm, NormGradients};
+use super::rows::{GradientSums, Rows};
 use crate::Result;
 use crate::activation::Activation;
 use crate::conv::code;
@@ -237,10 +237,33 @@ impl BackOnLine<'_> {
     }
 }
 
+impl Grouping {
+    /// The sums behind the gradient of the input over all parts, on the device, and the values behind each.
+    fn over_parts_on_gpu(
+        &self,
+        device: &CudaDevice,
+        (of_gradients, of_products): &(Fresh<f64>, Fresh<f64>),
+    ) -> Result<(Tensor, Tensor, f64)> {
+        let count = self.rows.tables();
+        let own = GradientSums {
+            of_gradients: of_gradients.read(device, count)?,
+            of_products: of_products.read(device, count)?,
+        };
+        let (GradientSums { of_gradients, of_products }, values) = self.over_parts(&own)?;
+        let put = |sums| Tensor::from_vec(sums, count, &Device::Cuda(device.clone()));
+        Ok((put(of_gradients)?, put(of_products)?, values))
+    }
+}
+
 impl Gpu for Norm<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<(Tensor, Tensor)> {
         let rows = self.grouping.rows;
-        let moments = rows.moments(device, self.x, self.grouping.group)?;
+        let mut moments = rows.moments(device, self.x, self.grouping.group)?;
+        if self.grouping.is_shared {
+            crate::transfers::count(2 * rows.tables() * size_of::<f64>());
+            let own = Moments::read(&moments.to_device(&Device::Cpu)?)?;
+            moments = Moments::tensor(&self.grouping.over_all_parts(&own)?)?.to_device(self.x.device())?;
+        }
         let line = rows.line(device, &moments, self.weight, self.eps)?;
         let out = rows.put_on_line(device, self.x, &line, self.bias, self.residual, self.activation)?;
         Ok((out.map(self.x.dims4()?, device)?, moments))
@@ -258,18 +281,25 @@ impl Gpu for NormGradients<'_> {
         let mut kept = None;
         if wanted[0] {
             let count = rows.tables();
+            let shared = grouping.is_shared.then(|| grouping.over_parts_on_gpu(device, &sums)).transpose()?;
+            let (of_gradients, of_products, values) = match &shared {
+                Some((of_gradients, of_products, values)) => {
+                    (address::<f64>(of_gradients)?, address::<f64>(of_products)?, *values)
+                }
+                None => (sums.0.address(), sums.1.address(), grouping.values()),
+            };
             let (b, d) = (Fresh::<f32>::new(device, count)?, Fresh::<f32>::new(device, count)?);
             if rows.len() > 0 {
                 let weight = self.weight.contiguous()?;
                 let arguments = arguments![
-                    sums.0.address(),
-                    sums.1.address(),
+                    of_gradients,
+                    of_products,
                     line.inverse_std.address(),
                     line.factor.address(),
                     floats(&weight)?,
                     b.address(),
                     d.address(),
-                    int(rows.rows)?,
+                    values,
                     int(rows.c)?,
                     int(rows.sections)?,
                     int(grouping.group)?

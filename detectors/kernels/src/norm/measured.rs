@@ -45,7 +45,7 @@ pub(super) struct Moments {
 
 impl Moments {
     /// A table of all means and one of all variances: f64 (2, sections · C).
-    fn tensor(all: &[Self]) -> Result<Tensor> {
+    pub(super) fn tensor(all: &[Self]) -> Result<Tensor> {
         let values = all.iter().map(|moments| moments.mean).chain(all.iter().map(|moments| moments.var));
         Ok(Tensor::from_vec(values.collect::<Vec<f64>>(), (2, all.len()), &Device::Cpu)?)
     }
@@ -73,9 +73,6 @@ pub(super) fn normalize(
     check_table(name, "bias", bias, c)?;
     if let Some(residual) = fused.residual.filter(|residual| residual.dims() != x.dims()) {
         return Err(Error::invalid(name, format!("residual {:?}, x {:?}", residual.dims(), x.dims())));
-    }
-    if grouping.is_shared && !x.tensor().device().is_cpu() {
-        return Err(Error::invalid(name, "statistics over several parts are computed on the CPU only"));
     }
     let mut moments = None;
     let out = after(fused.activation, |activation| {
@@ -258,7 +255,8 @@ impl Line {
 }
 
 impl Grouping {
-    fn values(&self) -> f64 {
+    /// Elements of a group.
+    pub(super) fn values(&self) -> f64 {
         (self.rows.rows * self.group) as f64
     }
 
@@ -275,8 +273,13 @@ impl Grouping {
                 (sums, squares, self.values())
             }
         };
+        Ok(self.of_sums(&sums, &squares, values))
+    }
+
+    /// The moments of groups of `values` elements, from sums and sums of squares per section and channel.
+    fn of_sums(&self, sums: &[f64], squares: &[f64], values: f64) -> Vec<Moments> {
         if values == 0.0 {
-            return Ok(vec![Moments { mean: 0.0, var: 1.0 }; self.rows.sections * self.rows.c]);
+            return vec![Moments { mean: 0.0, var: 1.0 }; self.rows.sections * self.rows.c];
         }
         let groups = sums.chunks_exact(self.group).zip(squares.chunks_exact(self.group));
         let moments = groups.map(|(sums, squares)| {
@@ -285,7 +288,17 @@ impl Grouping {
             // Not `max`, which would hide a NaN.
             Moments { mean, var: if var < 0.0 { 0.0 } else { var } }
         });
-        Ok(moments.flat_map(|moments| std::iter::repeat_n(moments, self.group)).collect())
+        moments.flat_map(|moments| std::iter::repeat_n(moments, self.group)).collect()
+    }
+
+    /// The moments of all parts, from `own` ones, each of one channel.
+    #[cfg(feature = "cuda")]
+    pub(super) fn over_all_parts(&self, own: &[Moments]) -> Result<Vec<Moments>> {
+        let sums: Vec<f64> = own.iter().map(|own| own.mean * self.values()).collect();
+        let squares: Vec<f64> =
+            own.iter().map(|own| (own.var + own.mean * own.mean) * self.values()).collect();
+        let (sums, squares, values) = self.shared(&sums, &squares)?;
+        Ok(self.of_sums(&sums, &squares, values))
     }
 
     /// The sums of two tables over all parts, and the values behind each.
@@ -297,7 +310,7 @@ impl Grouping {
     }
 
     /// The sums behind the gradient of the input, over all parts where they are shared, and the values behind each.
-    fn over_parts(&self, own: &GradientSums) -> Result<(GradientSums, f64)> {
+    pub(super) fn over_parts(&self, own: &GradientSums) -> Result<(GradientSums, f64)> {
         let (of_gradients, of_products, values) = match self.is_shared {
             true => self.shared(&own.of_gradients, &own.of_products)?,
             false => (own.of_gradients.clone(), own.of_products.clone(), self.values()),

@@ -111,7 +111,9 @@ impl Task<'_> {
         // Of many channels, the weights are larger than the tiles, and are read for every task.
         let fits = match c.max(k) {
             0..=64 => (TASK / (tile_stride(c) + tile_stride(k))).next_multiple_of(ROWS),
-            _ => 8 * ROWS,
+            65..=512 => 8 * ROWS,
+            // Products of more would be megabytes.
+            _ => 4 * ROWS,
         };
         let threads = rayon::current_num_threads();
         let tasks = count.div_ceil(fits).next_multiple_of(threads);

@@ -152,13 +152,13 @@ extern "C" __global__ void finish_sums(const double *sums, const double *product
     of_products[at] = product;
 }
 
-// The tables b and d of dx = a g + b (x - mean) + d, from dx = (w g - mean(w g) - x̂ mean(w g x̂)) / std.
+// The tables b and d of dx = a g + b (x - mean) + d, of groups of `values` numbers, from dx = (w g - mean(w g) - x̂ mean(w g x̂)) / std.
 extern "C" __global__ void backward_tables(const double *of_gradients, const double *of_products, const double *inverse_std,
-                                           const float *factor, const float *weight, float *b, float *d, int rows, int c, int sections, int group) {
+                                           const float *factor, const float *weight, float *b, float *d, double values, int c, int sections, int group) {
     int at = blockIdx.x * blockDim.x + threadIdx.x, groups = c / group;
     if (at >= sections * groups) return;
     int first = at / groups * c + at % groups * group;
-    double inverse = inverse_std[first], weighted = 0.0, products = 0.0, values = double(rows) * group;
+    double inverse = inverse_std[first], weighted = 0.0, products = 0.0;
     for (int i = first; i < first + group; i++) {
         // With one channel a group the factor itself, rounded, so that a lone value's terms cancel exactly.
         double gain = group == 1 ? double(factor[i]) : weight[i % c] * inverse;
