@@ -117,6 +117,30 @@ fn a_number_of_gpus_that_cannot_be_had_is_refused_before_anything_is_written() {
 }
 
 #[test]
+fn with_synchronised_norms_two_gpus_train_as_one_with_the_whole_batch() {
+    if !are_two() {
+        return;
+    }
+    let losses = |options: &[&str]| -> Vec<f64> {
+        let folder = classifiers();
+        folder.write("plain.toml", "extends = \"base.toml\"\n[schedule]\nepochs = 1\n[optim]\nlr = 0.01\n");
+        let output = folder.run_program(&[&["train", "plain.toml", "--threads", "1"][..], options].concat());
+        assert_ended(&output, 0, &["everything is in"]);
+        let lines = log(&folder.path("runs/plain"));
+        lines.iter().filter_map(|line| line["losses"]["loss_classifier"].as_f64()).collect()
+    };
+    let parts = ["--gpus", "2", "--set", "train.accumulate=2", "--set", "train.batch_size=4"];
+    let one = losses(&["--device", "cuda"]);
+    let both = losses(&[&parts[..], &["--set", "train.sync_bn=true"]].concat());
+    // Later learning rates differ, as the last batch of an epoch does.
+    for (one, both) in one.iter().zip(&both).take(2) {
+        assert!((one - both).abs() < 1e-5 * one.abs(), "{one} {both}");
+    }
+    assert!(one.len() > 2 && both.len() > 2, "{one:?} {both:?}");
+    assert!((losses(&parts)[0] - one[0]).abs() > 1e-3 * one[0].abs());
+}
+
+#[test]
 fn runs_at_once_have_a_gpu_each_and_are_those_of_one_after_the_other() {
     if !are_two() {
         return;

@@ -67,7 +67,9 @@ pub fn update_running(running: &Tensor, batch: &Tensor, momentum: f64) -> Result
             format!("running {:?}, batch {:?}", running.dims(), batch.dims()),
         ));
     }
-    dispatch::run(running, MoveTowards { running, batch, momentum })
+    // Another process's statistics come as bytes.
+    let batch = batch.to_device(running.device())?;
+    dispatch::run(running, MoveTowards { running, batch: &batch, momentum })
 }
 
 /// The running table to be moved, and the table of the batch.
