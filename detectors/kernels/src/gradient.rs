@@ -9,20 +9,20 @@ use crate::pointwise::{add_in_place, add_rows, sum_of};
 
 /// Gradient of a value as far as it is known.
 pub(crate) enum Gradient {
-    /// Its memory is something else's too.
+    /// Gradient in memory that something else may hold too.
     Shared(Tensor),
-    /// Its memory is nobody else's: it may be overwritten. Contiguous, or channels last.
+    /// Gradient in memory that nobody else holds: it may be overwritten. Contiguous, or channels last.
     Own(Tensor),
-    /// Zeros but for some rows.
+    /// Gradient of zeros but for some rows.
     Rows(SomeRows),
 }
 
 /// Rows that are added to a matrix of zeros: it is made only where a whole one is needed.
 pub(crate) struct SomeRows {
     pub(crate) rows: Tensor,
-    /// Where each is added; some may be named several times.
+    /// Row of the matrix that each is added to; several may be added to one.
     pub(crate) indices: Vec<u32>,
-    /// The matrix's.
+    /// Rows and columns of the matrix.
     pub(crate) shape: (usize, usize),
 }
 

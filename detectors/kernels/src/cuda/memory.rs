@@ -122,7 +122,7 @@ impl<T: Number> Fresh<T> {
         Ok(self)
     }
 
-    /// Its first `len` numbers, once they are written: a copy to the host, which is counted.
+    /// Reads the first `len` numbers to the host, once they are written; the copy is counted.
     ///
     /// # Errors
     /// Errors of the driver.

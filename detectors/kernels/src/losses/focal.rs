@@ -130,7 +130,7 @@ struct Focal<'a> {
 /// The loss.
 struct Loss<'a>(Focal<'a>);
 
-/// Its derivatives, of the logits' shape and in memory of their own.
+/// Derivatives of the loss, of the logits' shape and in memory of their own.
 struct Derivatives<'a>(Focal<'a>);
 
 impl Host for Loss<'_> {
