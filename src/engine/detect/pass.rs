@@ -64,7 +64,7 @@ pub fn training_pass(
         let look = |d: &Distillation<Detector>| d.teacher().pyramid(teacher_images, Mode::Inference);
         spanned("teacher's pyramid", device, || distillation.map(look).transpose())
     })?;
-    // Those of anchors too.
+    // A one-stage teacher's logits need no regions: their maps are gone by then, too.
     let dense_logits = match (distillation, &teacher_pyramid) {
         (Some(distillation), Some(pyramid))
             if wants_logits(distillation, Tap::AnchorLogits, Tap::AnchorBoxes) =>
