@@ -158,17 +158,17 @@ const FOR_ONE_STAGE: [&str; 1] = ["cross_kd"];
 /// Those of two-stage detectors.
 const FOR_TWO_STAGES: [&str; 2] = ["kd", "dkd"];
 
-fn faster(tiny: &Tiny) -> &'static str {
+pub(crate) fn faster(tiny: &Tiny) -> &'static str {
     tiny.write("every.toml", &format!("extends = \"base.toml\"\n{EVERY_METHOD}"));
     "every.toml"
 }
 
-fn retina(tiny: &Tiny) -> &'static str {
+pub(crate) fn retina(tiny: &Tiny) -> &'static str {
     one_stage(tiny, "retina");
     "retina_every.toml"
 }
 
-fn fcos(tiny: &Tiny) -> &'static str {
+pub(crate) fn fcos(tiny: &Tiny) -> &'static str {
     one_stage(tiny, "fcos");
     "fcos_every.toml"
 }

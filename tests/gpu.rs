@@ -18,6 +18,8 @@ use crate::support::colours;
 use crate::support::tiny::{Folder, Tiny, log, names, tensors};
 use crate::{classify, cohort};
 
+mod bf16;
+
 /// The GPU. Without one these tests fail: they say nothing of a CPU.
 fn gpu() -> &'static Device {
     assert!(!device().is_cpu(), "these tests are of a GPU, or its stand-in: set CKD_DET_TEST_DEVICE=cuda");

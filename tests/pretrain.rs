@@ -59,11 +59,11 @@ eval_every = 1
 batch_size = 3
 "#;
 
-type Small = Folder<PretrainConfig>;
+pub(crate) type Small = Folder<PretrainConfig>;
 
 impl Small {
     /// Twenty images of several sizes in folders of any depth, and a teacher that was trained on other ones.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let small = Self::empty();
         photographs(&small.path("data"));
         let taught = Folder::<ClassifyConfig>::empty();

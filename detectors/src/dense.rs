@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use ckd_kernels::Value;
-use ckd_kernels::elementwise::{concatenate, permute, reshape};
+use ckd_kernels::elementwise::{concatenate, in_f32, permute, reshape};
 use ckd_kernels::ranking::Best;
 
 use crate::anchors::AnchorGenerator;
@@ -31,13 +31,13 @@ pub(crate) fn first_convs<T>(layers: &[T], convs: usize) -> Result<&[T]> {
     })
 }
 
-/// Map of a head as one row per anchor.
+/// Map of a head as one row per anchor, in f32.
 ///
 /// # Shapes
-/// (N, A·width, H, W) to (N, H·W·A, width); no element moves in channels-last memory.
+/// (N, A·width, H, W) to (N, H·W·A, width); no element of an f32 map moves in channels-last memory.
 pub(crate) fn per_anchor(map: &Value, width: usize) -> Result<Value> {
     let (n, channels, h, w) = map.tensor().dims4()?;
-    Ok(reshape(&permute(map, &[0, 2, 3, 1])?, &[n, h * w * (channels / width), width])?)
+    Ok(reshape(&permute(&in_f32(map)?, &[0, 2, 3, 1])?, &[n, h * w * (channels / width), width])?)
 }
 
 /// Rows of all levels in one matrix.

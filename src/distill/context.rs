@@ -12,6 +12,7 @@ use ckd_kernels::maps::{Weights, add_to_channels, attention_pool, squared_differ
 use ckd_kernels::norm::group_norm;
 
 use super::distiller::DistillError;
+use super::layers::convolved;
 use super::maps::paired;
 use super::scalar::nothing;
 
@@ -50,7 +51,7 @@ impl ContextBlock {
 
     /// (N, C, H, W) to (N, C).
     fn forward(&self, map: &Value) -> Result<Value, DistillError> {
-        let seen = attention_pool(map, &self.attention.forward(map, Activation::Identity)?)?;
+        let seen = attention_pool(map, &convolved(&self.attention, map, Activation::Identity)?)?;
         let x = linear(&seen, &self.reduce.0, Some(&self.reduce.1), Activation::Identity)?;
         let &[n, narrow] = x.dims() else {
             return Err(DistillError::invalid("fgd", format!("(N, C) expected, got {:?}", x.dims())));

@@ -119,8 +119,8 @@ impl Contrast {
             Ok(l2_normalize_rows(&head.forward(rows, Activation::Identity)?, 1e-12)?)
         };
         let inside = || {
-            let u = unit(&self.student, student)?;
-            let v = unit(&self.teacher, &Value::constant(teacher.clone()))?;
+            let u = unit(&self.student, &student)?;
+            let v = unit(&self.teacher, &Value::constant(teacher))?;
             let drawn = self.samples.negatives(lesson.samples, self.keys.negatives, lesson.seed)?;
             Ok(([u, v], drawn))
         };

@@ -16,7 +16,7 @@
 //! 1 - GIoU, and N is the sum of the positive points' centerness. The student's own predictors learn from the task alone. A deviation
 //! has 1e-6 under its root, so that a dead channel's gradient stays finite; the authors add 1e-6 to it.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use ckd_detectors::box_coder::RegionCoder;
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
@@ -113,7 +113,7 @@ impl Distiller for Crossed {
 pub fn aligned(teacher: &Tensor, student: &Value) -> Result<Value, DistillError> {
     let (n, c, h, w) = paired(NAME, teacher, student)?;
     let (zeros, ones) = (Tensor::zeros_like, Tensor::ones_like);
-    let table = Tensor::zeros(c, teacher.dtype(), teacher.device())?;
+    let table = Tensor::zeros(c, DType::F32, teacher.device())?;
     let (gain, bias) = (Value::constant(ones(&table)?), Value::constant(zeros(&table)?));
     let constant = Value::constant(teacher.clone());
     let (_, own) = batch_norm_train(&constant, &gain, &bias, EPSILON, NormEpilogue::default())?;

@@ -8,6 +8,7 @@ use ckd_detectors::boxes::Xyxy;
 use ckd_detectors::param::ParamStore;
 use ckd_detectors::taps::{MissingTap, Tap, Taps, UnknownName};
 use ckd_kernels::Value;
+use ckd_kernels::elementwise::in_f32;
 
 use super::parts::{Parts, PartsError, of_all};
 
@@ -270,31 +271,47 @@ pub(super) fn box_rows<'a>(method: &'static str, lesson: &Lesson<'a>) -> Result<
     lesson.regression.ok_or(DistillError::Lacks { method, what: "the regions that box deltas start from" })
 }
 
-/// The values of teacher and student at `tap`.
+/// The values of teacher and student at `tap`, in f32.
 ///
 /// # Shapes
 /// As the networks offer them.
-pub(super) fn at_tap<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<(&'a Tensor, &'a Value), DistillError> {
+pub(super) fn at_tap(tap: Tap, lesson: &Lesson<'_>) -> Result<(Tensor, Value), DistillError> {
     Ok((teacher_at(tap, lesson)?, student_at(tap, lesson)?))
 }
 
-/// The teacher's value at `tap`.
+/// The teacher's value at `tap`, in f32.
 ///
 /// # Shapes
 /// As the network offers it.
-pub(super) fn teacher_at<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<&'a Tensor, DistillError> {
+pub(super) fn teacher_at(tap: Tap, lesson: &Lesson<'_>) -> Result<Tensor, DistillError> {
+    Ok(in_f32(stored_teacher_at(tap, lesson)?)?.tensor().clone())
+}
+
+/// The teacher's value at `tap` in the type that it has in memory.
+///
+/// # Shapes
+/// As the network offers it.
+pub(super) fn stored_teacher_at<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<&'a Value, DistillError> {
     let missing = |source| DistillError::MissingTap { role: "teacher", source };
     let teacher = lesson.teacher.require(tap).map_err(missing)?;
     if teacher.is_tracked() {
         return Err(DistillError::TrackedTeacher { tap });
     }
-    Ok(teacher.tensor())
+    Ok(teacher)
 }
 
-/// The student's value at `tap`.
+/// The student's value at `tap`, in f32.
 ///
 /// # Shapes
 /// As the network offers it.
-pub(super) fn student_at<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<&'a Value, DistillError> {
+pub(super) fn student_at(tap: Tap, lesson: &Lesson<'_>) -> Result<Value, DistillError> {
+    Ok(in_f32(stored_student_at(tap, lesson)?)?)
+}
+
+/// The student's value at `tap` in the type that it has in memory.
+///
+/// # Shapes
+/// As the network offers it.
+pub(super) fn stored_student_at<'a>(tap: Tap, lesson: &Lesson<'a>) -> Result<&'a Value, DistillError> {
     lesson.student.require(tap).map_err(|source| DistillError::MissingTap { role: "student", source })
 }

@@ -20,6 +20,7 @@ use ckd_kernels::memory::from_elements;
 use ckd_settings::{Check, section};
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, width_at};
+use super::layers::convolved;
 use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::place::Maps;
@@ -129,10 +130,8 @@ impl Distiller for Imitation {
         let mut terms = Vec::new();
         for ((&tap, adapter), mask) in self.at.iter().zip(&self.adapters).zip(&masks) {
             let (teacher, student) = at_tap(tap, lesson)?;
-            let value = adapter
-                .forward(student, Activation::Relu)
-                .map_err(DistillError::from)
-                .and_then(|student| masked_imitation(teacher, &student, mask, count))
+            let value = convolved(adapter, &student, Activation::Relu)
+                .and_then(|student| masked_imitation(&teacher, &student, mask, count))
                 .map_err(|error| error.at(tap))?;
             terms.push(Term { name: format!("{NAME}/{tap}"), value, weight: self.weight });
         }

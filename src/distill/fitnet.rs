@@ -11,7 +11,7 @@ use ckd_kernels::linear::Activation;
 use ckd_settings::{choices, section};
 
 use super::distiller::{DistillError, Distiller, Width, Widths, width_at};
-use super::layers::{ConvBn, conv_1x1};
+use super::layers::{ConvBn, conv_1x1, convolved};
 use super::maps::{at_equal_sizes, mean_squared_difference};
 use super::method::{Method, MethodSetting};
 use super::on_maps::OnMaps;
@@ -128,7 +128,7 @@ impl Trained {
     fn forward(&self, map: &Value) -> Result<Value, DistillError> {
         Ok(match self {
             Self::ConvBnRelu(layer) => layer.forward(map, Activation::Relu)?,
-            Self::Conv(layer) => layer.forward(map, Activation::Identity)?,
+            Self::Conv(layer) => convolved(layer, map, Activation::Identity)?,
             Self::Identity => map.clone(),
         })
     }

@@ -148,8 +148,8 @@ impl Distiller for Heads {
         let unit = |head: &Linear, rows: &Value| -> Result<Value, DistillError> {
             Ok(l2_normalize_rows(&head.forward(rows, Activation::Identity)?, 1e-12)?)
         };
-        let s = unit(&self.student, student).map_err(|error| error.at(at))?;
-        let t = unit(&self.teacher, &Value::constant(teacher.clone())).map_err(|error| error.at(at))?;
+        let s = unit(&self.student, &student).map_err(|error| error.at(at))?;
+        let t = unit(&self.teacher, &Value::constant(teacher)).map_err(|error| error.at(at))?;
         let (s, t) = match self.keys.negatives_from {
             NegativesFrom::Part => (s, t),
             NegativesFrom::Update => {

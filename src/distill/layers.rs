@@ -7,6 +7,7 @@ use ckd_detectors::init::Init;
 use ckd_detectors::nn::Conv2d;
 use ckd_detectors::param::Builder;
 use ckd_detectors::taps::Tap;
+use ckd_kernels::elementwise::in_f32;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::norm::{NormEpilogue, batch_norm_train};
 use ckd_kernels::{Conv2dConfig, Epilogue, Value, conv2d};
@@ -45,8 +46,13 @@ impl ConvBn {
     pub(super) fn forward(&self, x: &Value, activation: Activation) -> Result<Value, DistillError> {
         let y = conv2d(x, &self.weight, self.config, Epilogue::default())?;
         let epilogue = NormEpilogue { residual: None, activation };
-        Ok(batch_norm_train(&y, &self.scale, &self.shift, EPSILON, epilogue)?.0)
+        Ok(in_f32(&batch_norm_train(&y, &self.scale, &self.shift, EPSILON, epilogue)?.0)?)
     }
+}
+
+/// activation(layer(x)) in f32.
+pub(super) fn convolved(layer: &Conv2d, x: &Value, activation: Activation) -> Result<Value, DistillError> {
+    Ok(in_f32(&layer.forward(x, activation)?)?)
 }
 
 /// A 1x1 convolution with a bias.
@@ -79,7 +85,7 @@ impl Adapters {
     /// (N, C_student, H, W); (N, C_teacher, H, W).
     pub(super) fn forward(&self, tap: Tap, student: &Value) -> Result<Value, DistillError> {
         Ok(match self.0.get(&tap) {
-            Some(layer) => layer.forward(student, Activation::Identity)?,
+            Some(layer) => convolved(layer, student, Activation::Identity)?,
             None => student.clone(),
         })
     }

@@ -25,6 +25,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::distiller::{DistillError, Distiller, width_at};
+use super::layers::convolved;
 use super::maps::paired;
 use super::method::{Method, MethodSetting};
 use super::on_maps::{Level, OnMaps};
@@ -148,6 +149,6 @@ pub fn mgd(
         &[_, channels, 1, 1] if channels == c => scale_channels(student, &Value::constant(mask.clone()))?,
         _ => masked_cells(student, mask)?,
     };
-    let generated = second.forward(&first.forward(&kept, Relu)?, Identity)?;
+    let generated = convolved(second, &convolved(first, &kept, Relu)?, Identity)?;
     Ok(squared_difference(teacher, &generated, Weights::default(), images.max(1) as f64)?)
 }

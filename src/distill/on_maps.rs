@@ -6,13 +6,13 @@ use ckd_detectors::param::{Builder, ParamStore};
 use ckd_detectors::taps::Tap;
 use ckd_kernels::Value;
 
-use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap};
+use super::distiller::{DistillError, Distiller, Lesson, Term, at_tap, stored_student_at, stored_teacher_at};
 use super::layers::Adapters;
 use super::method::MethodSetting;
 use super::place::Maps;
 use super::projector::Projectors;
 
-/// The maps of teacher and student at a level, (N, C, H, W) each.
+/// The maps of teacher and student at a level, (N, C, H, W) each: f32, or as they lie in memory for a method that takes both.
 pub(super) struct Level<'l> {
     pub(super) tap: Tap,
     pub(super) teacher: &'l Tensor,
@@ -32,6 +32,7 @@ pub(super) struct OnMaps {
     terms: Vec<(Option<&'static str>, f64, Loss)>,
     cosine: Option<Loss>,
     params: Option<ParamStore>,
+    as_stored: bool,
 }
 
 impl OnMaps {
@@ -40,7 +41,20 @@ impl OnMaps {
     /// # Errors
     /// A level that is no tap.
     pub(super) fn new(name: &'static str, maps: &Maps) -> Result<Self, DistillError> {
-        Ok(Self { name, at: maps.taps()?, bring: None, terms: Vec::new(), cosine: None, params: None })
+        Ok(Self {
+            name,
+            at: maps.taps()?,
+            bring: None,
+            terms: Vec::new(),
+            cosine: None,
+            params: None,
+            as_stored: false,
+        })
+    }
+
+    /// Of maps as they lie in memory, f32 or bf16.
+    pub(super) fn as_stored(self) -> Self {
+        Self { as_stored: true, ..self }
     }
 
     /// The levels.
@@ -119,13 +133,19 @@ impl OnMaps {
         mut work: impl FnMut(&Level<'_>) -> Result<(), DistillError>,
     ) -> Result<(), DistillError> {
         for &tap in &self.at {
-            let (teacher, student) = at_tap(tap, lesson)?;
-            let mut level = || match &self.bring {
-                None => work(&Level { tap, teacher, student, lesson }),
-                Some(bring) => {
-                    let student = bring(tap, teacher, student)?;
-                    work(&Level { tap, teacher, student: &student, lesson })
-                }
+            let (teacher, student) = match self.as_stored {
+                true => (
+                    stored_teacher_at(tap, lesson)?.tensor().clone(),
+                    stored_student_at(tap, lesson)?.clone(),
+                ),
+                false => at_tap(tap, lesson)?,
+            };
+            let mut level = || {
+                let student = match &self.bring {
+                    None => student.clone(),
+                    Some(bring) => bring(tap, &teacher, &student)?,
+                };
+                work(&Level { tap, teacher: &teacher, student: &student, lesson })
             };
             level().map_err(|error| error.at(tap))?;
         }

@@ -75,10 +75,10 @@ impl Distiller for OnRows {
     fn terms(&self, lesson: &Lesson<'_>) -> Result<Vec<Term>, DistillError> {
         let (teacher, student) = at_tap(self.at, lesson)?;
         let (teacher, student) = match self.from {
-            NegativesFrom::Part => (teacher.clone(), student.clone()),
+            NegativesFrom::Part => (teacher, student),
             NegativesFrom::Update => {
-                let teacher = lesson.rows_of_update("teacher", &Value::constant(teacher.clone()))?;
-                (teacher.tensor().clone(), lesson.rows_of_update("student", student)?)
+                let teacher = lesson.rows_of_update("teacher", &Value::constant(teacher))?;
+                (teacher.tensor().clone(), lesson.rows_of_update("student", &student)?)
             }
         };
         let (teacher, student) = match self.prepared {

@@ -16,6 +16,7 @@ use ckd_kernels::pool::global_avg_pool;
 use ckd_kernels::resize::resize_bilinear;
 
 use super::distiller::{DistillError, Width, Widths, width_at};
+use super::layers::convolved;
 
 /// The authors' deviation of the initial weights.
 const STD: f64 = 0.02;
@@ -42,7 +43,7 @@ impl Projector {
     /// # Errors
     /// Shapes that do not fit.
     pub fn at_size(&self, map: &Value, size: (usize, usize)) -> Result<Value, DistillError> {
-        let projected = self.0.forward(map, Identity)?;
+        let projected = convolved(&self.0, map, Identity)?;
         match projected.dims() {
             &[_, _, h, w] if (h, w) == size => Ok(projected),
             _ => Ok(resize_bilinear(&projected, size)?),
@@ -59,7 +60,7 @@ impl Projector {
     pub fn pooled(&self, map: &Value) -> Result<Value, DistillError> {
         let pooled = global_avg_pool(map)?;
         let (n, c) = pooled.tensor().dims2()?;
-        let projected = self.0.forward(&reshape(&pooled, &[n, c, 1, 1])?, Identity)?;
+        let projected = convolved(&self.0, &reshape(&pooled, &[n, c, 1, 1])?, Identity)?;
         let width = projected.dims()[1];
         unit(&reshape(&projected, &[n, width])?)
     }

@@ -183,12 +183,12 @@ impl Distiller for Global {
         let term = |(&tap, (projector, remembered)): (&Tap, &(Projector, Remembered))| {
             let (teacher, student) = at_tap(tap, lesson)?;
             let value = || {
-                let targets = Self::targets(teacher)?;
+                let targets = Self::targets(&teacher)?;
                 let (mut held, filled) = remembered.with(&targets)?;
                 if self.keys.skip_unfilled {
                     held = held.narrow(0, 0, filled)?.contiguous()?;
                 }
-                queue(&targets, &projector.pooled(student)?, &held, self.keys.temperature.into())
+                queue(&targets, &projector.pooled(&student)?, &held, self.keys.temperature.into())
             };
             let value = value().map_err(|error: DistillError| error.at(tap))?;
             Ok(Term { name: format!("{NAME}/{tap}"), value, weight: self.keys.weight.into() })
@@ -199,7 +199,7 @@ impl Distiller for Global {
     fn after_step(&self, lesson: &Lesson<'_>) -> Result<(), DistillError> {
         for (&tap, (_, remembered)) in &self.queues {
             let (teacher, _) = at_tap(tap, lesson)?;
-            let take_in = || remembered.take_in(&Self::targets(teacher)?);
+            let take_in = || remembered.take_in(&Self::targets(&teacher)?);
             take_in().map_err(|error: DistillError| error.at(tap))?;
         }
         Ok(())
@@ -210,8 +210,8 @@ impl Distiller for Global {
         for (&tap, (projector, _)) in &self.queues {
             let (teacher, student) = at_tap(tap, lesson)?;
             let value = || {
-                let targets = Value::constant(Self::targets(teacher)?);
-                let cosines = row_products(&projector.pooled(student)?, &targets)?;
+                let targets = Value::constant(Self::targets(&teacher)?);
+                let cosines = row_products(&projector.pooled(&student)?, &targets)?;
                 Ok(f64::from(weighted_mean(&cosines, None)?.item()?))
             };
             sum += value().map_err(|error: DistillError| error.at(tap))?;

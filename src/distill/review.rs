@@ -18,7 +18,7 @@ use ckd_kernels::upsample::upsample_nearest;
 use ckd_settings::{Check, choices, section};
 
 use super::distiller::{DistillError, Distiller, Lesson, Term, student_at, teacher_at, width_at};
-use super::layers::{ConvBn, conv_1x1};
+use super::layers::{ConvBn, conv_1x1, convolved};
 use super::maps::mean_squared_difference;
 use super::method::{Method, MethodSetting};
 use super::place::Maps;
@@ -131,7 +131,7 @@ impl Distiller for Review {
         for (level, fusion) in self.levels.iter().zip(&self.fusions).rev() {
             let tap = level.student;
             let (teacher, student) = (teacher_at(level.teacher, lesson)?, student_at(tap, lesson)?);
-            let (teacher, student) = (as_map(&Value::constant(teacher.clone()))?, as_map(student)?);
+            let (teacher, student) = (as_map(&Value::constant(teacher))?, as_map(&student)?);
             let mut level = || -> Result<Value, DistillError> {
                 let (compared, fused) = fusion.forward(&student, above.as_ref(), &teacher)?;
                 above = Some(fused);
@@ -238,7 +238,7 @@ impl Abf {
             (Some(attention), Some(above)) => {
                 let y = to_size(above, &x)?;
                 let logits = concatenate(&[x.clone(), y.clone()], 1)?;
-                Abf::fuse(&x, &y, &attention.forward(&logits, Activation::Identity)?)?
+                Abf::fuse(&x, &y, &convolved(attention, &logits, Activation::Identity)?)?
             }
             _ => x,
         };

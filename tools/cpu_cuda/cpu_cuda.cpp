@@ -217,14 +217,20 @@ API int nvrtcCompileProgram(Program *program, int count, const char *const *opti
     if (cache) std::system((std::string("mkdir -p '") + cache + "'").c_str());
     name << (cache ? cache : "/tmp") << "/cpu_cuda_" << getuid() << "_" << std::hex << std::hash<std::string>()(text + header.str());
     bool fused = true;
-    for (int i = 0; i < count; i++) fused = fused && std::string(options[i]) != "--fmad=false";
+    std::string macros;
+    for (int i = 0; i < count; i++) {
+        std::string option = options[i], define = "--define-macro=";
+        fused = fused && option != "--fmad=false";
+        if (option.compare(0, define.size(), define) == 0) macros += " -D" + option.substr(define.size());
+    }
     if (!fused) name << "_unfused";
+    name << std::hash<std::string>()(macros);
     std::string base = name.str(), library = base + ".so";
     if (access(library.c_str(), R_OK) != 0) {
         std::string own = base + "_" + std::to_string(getpid());
         std::ofstream(own + ".cpp") << text;
         std::string contract = fused ? "fast" : "off";
-        std::string command = "c++ -std=c++17 -O2 -march=native -ffp-contract=" + contract + " -w -shared -fPIC -I'" + std::string(folder) + "' " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
+        std::string command = "c++ -std=c++17 -O2 -march=native -ffp-contract=" + contract + " -w -shared -fPIC" + macros + " -I'" + std::string(folder) + "' " + own + ".cpp -o " + own + ".so 2> " + own + ".log";
         int code = std::system(command.c_str());
         std::ifstream log(own + ".log");
         program->log.assign(std::istreambuf_iterator<char>(log), {});
@@ -357,8 +363,8 @@ static const std::map<std::string, Entry> CANDLE = {
     {"affine_f32", affine}, {"badd_f32", binary<plus_of>}, {"bsub_f32", binary<minus_of>}, {"bmul_f32", binary<times_of>}, {"bdiv_f32", binary<over_of>},
     {"bmaximum_f32", binary<larger_of>}, {"bminimum_f32", binary<smaller_of>}, {"eq_f32", equal}, {"cast_u8_f32", cast_u8_f32},
     {"uexp_f32", unary<exp_of>}, {"usqr_f32", unary<square_of>}, {"uneg_f32", unary<negative_of>}, {"usqrt_f32", unary<root_of>}, {"usin_f32", unary<sine_of>}, {"ulog_f32", unary<log_of>},
-    {"fast_sum_f32", fast_sum}, {"fast_sum_small_f32", fast_sum_small}, {"copy2d_f32", copy2d<float>}, {"copy2d_u8", copy2d<uint8_t>},
-    {"ucopy_f32", ucopy<float>}, {"ucopy_f64", ucopy<double>}, {"ucopy_u8", ucopy<uint8_t>}, {"ucopy_u32", ucopy<uint32_t>},
+    {"fast_sum_f32", fast_sum}, {"fast_sum_small_f32", fast_sum_small}, {"copy2d_f32", copy2d<float>}, {"copy2d_u8", copy2d<uint8_t>}, {"copy2d_bf16", copy2d<uint16_t>},
+    {"ucopy_f32", ucopy<float>}, {"ucopy_f64", ucopy<double>}, {"ucopy_u8", ucopy<uint8_t>}, {"ucopy_u32", ucopy<uint32_t>}, {"ucopy_bf16", ucopy<uint16_t>},
     {"const_set_f32", const_set<float>}, {"const_set_f64", const_set<double>}, {"const_set_u8", const_set<uint8_t>},
 };
 
@@ -415,7 +421,8 @@ static float get(const void *at, int type, size_t i) {
 static void put(void *at, int type, size_t i, float x) {
     if (type == 0) { static_cast<float *>(at)[i] = x; return; }
     uint32_t bits; std::memcpy(&bits, &x, 4);
-    static_cast<uint16_t *>(at)[i] = uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+    bool is_nan = (bits & 0x7fffffff) > 0x7f800000;
+    static_cast<uint16_t *>(at)[i] = uint16_t(is_nan ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 // Column-major, as cuBLAS: C (m x n) = alpha op(A) op(B) + beta C.
 API int cublasGemmStridedBatchedEx(void *, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda, long long sa,
@@ -423,35 +430,24 @@ API int cublasGemmStridedBatchedEx(void *, int ta, int tb, int m, int n, int k, 
     auto kind = [](int type) { return type == 0 ? 0 : type == 14 ? 9 : -1; };  // CUDA_R_32F, CUDA_R_16BF
     if (kind(a_type) < 0 || kind(b_type) < 0 || kind(c_type) < 0) return 15;
     float al = *static_cast<const float *>(alpha), be = *static_cast<const float *>(beta);
-    if (a_type == 0 && b_type == 0 && c_type == 0) {
-        // Factors in the order of the sum, then dot products.
-        std::vector<double> left(size_t(m) * k), right(size_t(n) * k);
-        for (int i = 0; i < count; i++) {
-            auto *as = static_cast<const float *>(a) + i * sa, *bs = static_cast<const float *>(b) + i * sb;
-            auto *cs = static_cast<float *>(c) + i * sc;
-            for (int row = 0; row < m; row++) for (int j = 0; j < k; j++) left[size_t(row) * k + j] = as[ta ? size_t(row) * lda + j : size_t(j) * lda + row];
-            for (int col = 0; col < n; col++) for (int j = 0; j < k; j++) right[size_t(col) * k + j] = bs[tb ? size_t(j) * ldb + col : size_t(col) * ldb + j];
-            for (int col = 0; col < n; col++) for (int row = 0; row < m; row++) {
-                double sum = 0;
-                for (int j = 0; j < k; j++) sum += left[size_t(row) * k + j] * right[size_t(col) * k + j];
-                float *at = cs + size_t(col) * ldc + row;
-                *at = float(al * sum + (be != 0 ? be * *at : 0));
-            }
+    // Factors in the order of the sum, then dot products.
+    std::vector<double> left(size_t(m) * k), right(size_t(n) * k);
+    for (int i = 0; i < count; i++) {
+        for (int row = 0; row < m; row++) for (int j = 0; j < k; j++) left[size_t(row) * k + j] = get(a, kind(a_type), i * sa + (ta ? size_t(row) * lda + j : size_t(j) * lda + row));
+        for (int col = 0; col < n; col++) for (int j = 0; j < k; j++) right[size_t(col) * k + j] = get(b, kind(b_type), i * sb + (tb ? size_t(j) * ldb + col : size_t(col) * ldb + j));
+        for (int col = 0; col < n; col++) for (int row = 0; row < m; row++) {
+            double sum = 0;
+            for (int j = 0; j < k; j++) sum += left[size_t(row) * k + j] * right[size_t(col) * k + j];
+            size_t at = i * sc + size_t(col) * ldc + row;
+            put(c, kind(c_type), at, float(al * sum + (be != 0 ? be * get(c, kind(c_type), at) : 0)));
         }
-        return 0;
     }
-    for (int i = 0; i < count; i++)
-        for (int col = 0; col < n; col++)
-            for (int row = 0; row < m; row++) {
-                double sum = 0;
-                for (int j = 0; j < k; j++)
-                    sum += double(get(a, kind(a_type), i * sa + (ta ? size_t(row) * lda + j : size_t(j) * lda + row))) * get(b, kind(b_type), i * sb + (tb ? size_t(j) * ldb + col : size_t(col) * ldb + j));
-                size_t at = i * sc + size_t(col) * ldc + row;
-                put(c, kind(c_type), at, float(al * sum + (be != 0 ? be * get(c, kind(c_type), at) : 0)));
-            }
     return 0;
 }
 
+API int cublasGemmEx(void *h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int compute, int algorithm) {
+    return cublasGemmStridedBatchedEx(h, ta, tb, m, n, k, alpha, a, a_type, lda, 0, b, b_type, ldb, 0, beta, c, c_type, ldc, 0, 1, compute, algorithm);
+}
 API int cublasSgemmStridedBatched(void *h, int ta, int tb, int m, int n, int k, const float *alpha, const float *a, int lda, long long sa, const float *b, int ldb, long long sb, const float *beta, float *c, int ldc, long long sc, int count) {
     return cublasGemmStridedBatchedEx(h, ta, tb, m, n, k, alpha, a, 0, lda, sa, b, 0, ldb, sb, beta, c, 0, ldc, sc, count, 0, 0);
 }
@@ -500,7 +496,7 @@ template <class F> static int visit(const Tensor4 &x, const Tensor4 &w, const Co
 }
 static size_t extent(const Tensor4 &t) { return 1 + (t.n - 1) * t.sn + (t.c - 1) * t.sc + (t.h - 1) * t.sh + (t.w - 1) * t.sw; }
 // Channels-last f32 maps without gaps: inner loops over neighbouring channels. f(x, w, y, group's inputs, dot or axpy).
-static bool is_plain(const Tensor4 &t) { return t.type == 0 && t.sc == 1 && t.sw == t.c && t.sh == (long long)t.w * t.c && t.sn == (long long)t.h * t.sh; }
+static bool is_packed(const Tensor4 &t) { return t.sc == 1 && t.sw == t.c && t.sh == (long long)t.w * t.c && t.sn == (long long)t.h * t.sh; }
 template <class F> static int visit_rows(const Tensor4 &x, const Tensor4 &w, const Conv &conv, const Tensor4 &y, F f) {
     int out_a_group = w.n / conv.groups;
     for (int n = 0; n < y.n; n++) for (int oy = 0; oy < y.h; oy++) for (int ox = 0; ox < y.w; ox++)
@@ -522,9 +518,24 @@ template <class F> static int accumulate(const Tensor4 &out, void *to, float alp
     }
     return 0;
 }
+// A packed bf16 tensor as f32, so that its convolutions take the quick way too.
+static const float *floats(const Tensor4 &t, const void *from, std::vector<float> &room, Tensor4 &as) {
+    as = t;
+    if (t.type == 0) return static_cast<const float *>(from);
+    as.type = 0, room.resize(extent(t));
+    for (size_t i = 0; i < room.size(); i++) room[i] = get(from, t.type, i);
+    return room.data();
+}
+static bool is_plain(const Tensor4 &t) { return t.type == 0 && is_packed(t); }
+// It has no depthwise convolution of bf16.
+static bool refuses(const Conv &conv, const Tensor4 &x) { return x.type == 9 && conv.groups > 1 && conv.groups == x.c; }
 static float one(const void *scalar) { return *static_cast<const float *>(scalar); }
 API int cudnnConvolutionForward(void *, const void *alpha, const Tensor4 *xd, const void *x, const Tensor4 *wd, const void *w, const Conv *conv, int, void *, size_t, const void *beta, const Tensor4 *yd, void *y) {
-    if (is_plain(*xd) && is_plain(*wd) && is_plain(*yd))
+    if (refuses(*conv, *xd)) return 3000;
+    std::vector<float> x_room, w_room;
+    Tensor4 of_x, of_w;
+    x = floats(*xd, x, x_room, of_x), xd = &of_x, w = floats(*wd, w, w_room, of_w), wd = &of_w;
+    if (is_plain(*xd) && is_plain(*wd) && is_packed(*yd))
         return accumulate(*yd, y, one(alpha), one(beta), [&](std::vector<double> &sums) {
             auto *xs = static_cast<const float *>(x), *ws = static_cast<const float *>(w);
             return visit_rows(*xd, *wd, *conv, *yd, [&](long long i, long long j, long long o, int c) {
@@ -554,7 +565,11 @@ API int cudnnConvolutionBiasActivationForward(void *handle, const void *alpha, c
     return 0;
 }
 API int cudnnConvolutionBackwardData(void *, const void *alpha, const Tensor4 *wd, const void *w, const Tensor4 *dyd, const void *dy, const Conv *conv, int, void *, size_t, const void *beta, const Tensor4 *dxd, void *dx) {
-    if (is_plain(*dxd) && is_plain(*wd) && is_plain(*dyd))
+    if (refuses(*conv, *dxd)) return 3000;
+    std::vector<float> g_room, w_room;
+    Tensor4 of_g, of_w;
+    dy = floats(*dyd, dy, g_room, of_g), dyd = &of_g, w = floats(*wd, w, w_room, of_w), wd = &of_w;
+    if (is_packed(*dxd) && is_plain(*wd) && is_plain(*dyd))
         return accumulate(*dxd, dx, one(alpha), one(beta), [&](std::vector<double> &sums) {
             auto *gs = static_cast<const float *>(dy), *ws = static_cast<const float *>(w);
             return visit_rows(*dxd, *wd, *conv, *dyd, [&](long long i, long long j, long long o, int c) {
@@ -565,7 +580,11 @@ API int cudnnConvolutionBackwardData(void *, const void *alpha, const Tensor4 *w
     return accumulate(*dxd, dx, one(alpha), one(beta), [&](std::vector<double> &sums) { return visit(*dxd, *wd, *conv, *dyd, [&](size_t i, size_t j, size_t o) { sums[i] += double(get(dy, dyd->type, o)) * get(w, wd->type, j); }); });
 }
 API int cudnnConvolutionBackwardFilter(void *, const void *alpha, const Tensor4 *xd, const void *x, const Tensor4 *dyd, const void *dy, const Conv *conv, int, void *, size_t, const void *beta, const Tensor4 *dwd, void *dw) {
-    if (is_plain(*xd) && is_plain(*dwd) && is_plain(*dyd))
+    if (refuses(*conv, *xd)) return 3000;
+    std::vector<float> x_room, g_room;
+    Tensor4 of_x, of_g;
+    x = floats(*xd, x, x_room, of_x), xd = &of_x, dy = floats(*dyd, dy, g_room, of_g), dyd = &of_g;
+    if (is_plain(*xd) && is_packed(*dwd) && is_plain(*dyd))
         return accumulate(*dwd, dw, one(alpha), one(beta), [&](std::vector<double> &sums) {
             auto *gs = static_cast<const float *>(dy), *xs = static_cast<const float *>(x);
             return visit_rows(*xd, *dwd, *conv, *dyd, [&](long long i, long long j, long long o, int c) {

@@ -12,6 +12,7 @@ use crate::memory::{CHUNK, elements, from_elements, on_host, written_in_chunks};
 use crate::piecewise::{Piecewise, applied};
 pub use crate::pointwise::add_in_place;
 use crate::pointwise::{Function, hard_sigmoid_gradient, hard_swish_gradient, map, sigmoid_gradient, sum_of};
+use crate::stored::stored_as;
 use crate::{Error, Result, Value};
 
 /// Sum a + b, element by element.
@@ -140,6 +141,21 @@ pub fn sigmoid(a: &Value) -> Result<Value> {
     let out = map(Function::Sigmoid, a.tensor())?;
     let result = out.clone();
     Ok(Value::operation(&[a], out, move |g| Ok(vec![Some(sigmoid_gradient(g, &result)?)])))
+}
+
+/// The numbers of `a` in f32: itself, but for maps that lie in bf16 on a GPU ([`Precision`](crate::Precision)).
+///
+/// # Shapes
+/// Any, to the same.
+///
+/// # Errors
+/// If `a` is neither f32 nor bf16.
+pub fn in_f32(a: &Value) -> Result<Value> {
+    if a.tensor().dtype() == DType::F32 {
+        return Ok(a.clone());
+    }
+    let out = stored_as(a.tensor(), DType::F32)?;
+    Ok(Value::consuming_operation(&[a], out, |g| Ok(vec![Some(g)])))
 }
 
 /// Reshapes `a`, whose elements count row-major.

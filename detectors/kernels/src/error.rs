@@ -49,7 +49,7 @@ pub enum Error {
 #[error("NVRTC cannot compile the kernels {family} for {architecture}: {reason}")]
 pub struct CompileError {
     /// File of the kernels.
-    pub family: &'static str,
+    pub family: String,
     /// Architecture compiled for, such as compute_90.
     pub architecture: String,
     /// Message of the compiler.

@@ -6,6 +6,7 @@ use crate::Result;
 use crate::activation::Activation;
 use crate::memory::nhwc;
 use crate::pointwise::{add_in_place, add_rows, sum_of};
+use crate::stored::stored_as;
 
 /// Gradient of a value as far as it is known.
 pub(crate) enum Gradient {
@@ -28,7 +29,7 @@ pub(crate) struct SomeRows {
 
 impl SomeRows {
     fn matrix(self) -> Result<Tensor> {
-        let matrix = Tensor::zeros(self.shape, DType::F32, self.rows.device())?;
+        let matrix = Tensor::zeros(self.shape, self.rows.dtype(), self.rows.device())?;
         add_rows(&matrix, &self.rows, &self.indices)?;
         Ok(matrix)
     }
@@ -39,6 +40,19 @@ impl Gradient {
         match self {
             Self::Shared(tensor) | Self::Own(tensor) => Ok(tensor),
             Self::Rows(rows) => rows.matrix(),
+        }
+    }
+
+    /// This gradient in the type of its value.
+    pub(crate) fn stored_as(self, dtype: DType) -> Result<Self> {
+        let convert = |tensor: Tensor, was_own: bool| match tensor.dtype() == dtype {
+            true if !was_own => Ok(Self::Shared(tensor)),
+            _ => stored_as(&tensor, dtype).map(Self::Own),
+        };
+        match self {
+            Self::Shared(tensor) => convert(tensor, false),
+            Self::Own(tensor) => convert(tensor, true),
+            Self::Rows(rows) => Ok(Self::Rows(SomeRows { rows: stored_as(&rows.rows, dtype)?, ..rows })),
         }
     }
 

@@ -16,11 +16,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::LocalKey;
 
-use candle_core::{Tensor, Var};
+use candle_core::{DType, Tensor, Var};
 
 use crate::gradient::Gradient;
 use crate::memory::on_host;
 use crate::pointwise::sum_of;
+use crate::stored::stored_as;
 use crate::{Error, Precision, Result, pattern};
 
 static NEXT_NODE: AtomicU64 = AtomicU64::new(0);
@@ -135,6 +136,8 @@ impl Saved {
 struct Node {
     number: u64,
     kind: Kind,
+    /// Type of the value, and of the gradient that comes to it.
+    dtype: DType,
 }
 
 enum Kind {
@@ -178,7 +181,8 @@ impl Value {
 
     /// Leaf: a value whose gradient [`backward`](Self::backward) reports under `name`.
     pub fn leaf(name: impl Into<Arc<str>>, tensor: Tensor) -> Self {
-        Self { tensor, node: Some(Arc::new(Node::new(Kind::Leaf(name.into())))), remake: None }
+        let node = Node::new(Kind::Leaf(name.into()), tensor.dtype());
+        Self { tensor, node: Some(Arc::new(node)), remake: None }
     }
 
     /// Records the result of an operation on `inputs`.
@@ -208,7 +212,8 @@ impl Value {
         }
         let inputs = inputs.iter().map(|input| input.node.clone()).collect();
         let backward: Backward = Box::new(backward);
-        let node = Node::new(Kind::Operation { inputs, backward: Mutex::new(Some(backward)) });
+        let kind = Kind::Operation { inputs, backward: Mutex::new(Some(backward)) };
+        let node = Node::new(kind, tensor.dtype());
         Self { tensor, node: Some(Arc::new(node)), remake: None }
     }
 
@@ -248,17 +253,18 @@ impl Value {
         f: impl FnOnce(&[Tensor]) -> candle_core::Result<Tensor>,
     ) -> Result<Self> {
         if inputs.iter().all(|input| !input.is_tracked()) {
-            let tensors: Vec<Tensor> = inputs.iter().map(|input| input.tensor.clone()).collect();
+            let tensors = inputs.iter().map(|input| stored_as(&input.tensor, DType::F32));
+            let tensors = tensors.collect::<Result<Vec<_>>>()?;
             return Ok(Self::constant(f(&tensors)?.detach()));
         }
         // Only tracked inputs become variables: candle then computes no other gradient.
         let tensors = inputs
             .iter()
-            .map(|input| match input.is_tracked() {
-                true => Var::from_tensor(&input.tensor).map(Var::into_inner),
-                false => Ok(input.tensor.clone()),
+            .map(|input| {
+                let tensor = stored_as(&input.tensor, DType::F32)?;
+                Ok(if input.is_tracked() { Var::from_tensor(&tensor)?.into_inner() } else { tensor })
             })
-            .collect::<candle_core::Result<Vec<_>>>()?;
+            .collect::<Result<Vec<_>>>()?;
         let result = f(&tensors)?;
         let output = result.detach();
         Ok(Self::operation(inputs, output, move |gradient| {
@@ -350,7 +356,8 @@ impl Value {
     fn walk<E: From<Error>>(&self, gradient: Tensor, sink: &mut dyn Sink<E>) -> std::result::Result<(), E> {
         let Some(root) = &self.node else { return Ok(()) };
         let mut uses = uses_of_leaves(root);
-        let mut pending = HashMap::from([(root.number, Gradient::Shared(gradient))]);
+        let gradient = Gradient::Shared(gradient).stored_as(root.dtype)?;
+        let mut pending = HashMap::from([(root.number, gradient)]);
         let mut queue = BinaryHeap::from([ByNumber(root.clone())]);
         while let Some(ByNumber(node)) = queue.pop() {
             let Some(gradient) = pending.remove(&node.number) else { continue };
@@ -370,6 +377,7 @@ impl Value {
             for (input, gradient) in inputs.iter().zip(backward(gradient)?) {
                 let Some(input) = input else { continue };
                 if let Some(gradient) = gradient {
+                    let gradient = gradient.stored_as(input.dtype)?;
                     let sum = match pending.remove(&input.number) {
                         Some(earlier) => earlier.plus(gradient)?,
                         None => {
@@ -432,8 +440,8 @@ impl std::fmt::Debug for Value {
 }
 
 impl Node {
-    fn new(kind: Kind) -> Self {
-        Self { number: NEXT_NODE.fetch_add(1, Ordering::Relaxed), kind }
+    fn new(kind: Kind, dtype: DType) -> Self {
+        Self { number: NEXT_NODE.fetch_add(1, Ordering::Relaxed), kind, dtype }
     }
 }
 

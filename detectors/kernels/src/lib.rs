@@ -33,7 +33,7 @@
 //! | [`memory`] | tensors as slices and back, channels last |
 //! | [`flat`], [`deferred`] | tensors as flat vectors; side effects of a pass that wait |
 //! | [`eight_bits`] | frozen layers in int8 |
-//! | [`precision`], `algorithms` | f32 or bf16 products; choice of cuDNN's algorithms |
+//! | [`precision`], `stored`, `algorithms` | f32 or bf16 products; maps of either type; choice of cuDNN's algorithms |
 //! | [`simd`], `lanes` | the level of vector instructions in use; vectors as values |
 //! | `microkernel`, `panels`, `transpose` | tiles in registers, packed weights, matrices turned over |
 //! | [`upload`], [`transfers`] | copies to a GPU while it computes; copies from it and launches, counted |
@@ -100,6 +100,7 @@ pub mod sgd;
 pub mod simd;
 pub mod similarity;
 pub mod standardize;
+mod stored;
 pub mod trace;
 pub mod transfers;
 mod transpose;

@@ -17,6 +17,7 @@ use crate::memory::{
     on_host, written_in_chunks,
 };
 use crate::simd::{Loops, at_level, for_each_level};
+use crate::stored::stored_as;
 use crate::{Error, Result};
 
 /// A function of one number.
@@ -104,7 +105,7 @@ fn zip(operation: &'static str, function: Pair, a: &Tensor, b: &Tensor) -> Resul
     if a.dims() != b.dims() {
         return Err(Error::invalid(operation, format!("shapes differ: {:?} and {:?}", a.shape(), b.shape())));
     }
-    dispatch::run(a, Zip { function, a, b })
+    dispatch::run(a, Zip { function, a, b: &stored_as(b, a.dtype())? })
 }
 
 /// The sum of two tensors of equal shape.

@@ -1,4 +1,4 @@
-//! Precision of products: f32 or bfloat16.
+//! Precision of products, and of the maps that they make: f32 or bfloat16.
 
 use std::cell::Cell;
 use std::fmt;
@@ -6,18 +6,20 @@ use std::thread::LocalKey;
 
 use crate::simd::Simd;
 
-/// Precision of the factors of a convolution's or a linear layer's products. Sums, weights and results are
-/// f32.
+/// Precision of the factors of a convolution's or a linear layer's products. Sums and weights are f32; so are results, but for
+/// maps of bfloat16 on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Precision {
     /// Not rounded: 24 bits.
     #[default]
     F32,
-    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16, or a GPU's tensor cores);
-    /// else as [`F32`](Self::F32).
+    /// bfloat16, 8 bits, where the processor multiplies such numbers (AVX512-BF16, or the tensor cores of NVIDIA's GPUs from
+    /// Ampere on); else as [`F32`](Self::F32).
     ///
-    /// Forward passes and gradients of inputs; gradients of weights stay f32. So do 3x3 convolutions of
-    /// stride 1: Winograd's form has fewer multiplications than bfloat16 saves, and keeps its accuracy.
+    /// On a processor: forward passes and gradients of inputs; gradients of weights stay f32. So do 3x3 convolutions of
+    /// stride 1: Winograd's form has fewer multiplications than bfloat16 saves, and keeps its accuracy. On a GPU all three
+    /// products of a convolution and the maps that they make are bfloat16, and so is what lies between convolutions; rows
+    /// (linear layers) are f32, and [`in_f32`](crate::elementwise::in_f32) makes such a map f32.
     Bf16,
     /// TF32, 11 bits, on GPUs that have such products (NVIDIA's from Ampere on); else as [`F32`](Self::F32).
     Tf32,

@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda")]
 mod gpu;
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use rayon::prelude::*;
 
 use crate::Result;
@@ -13,6 +13,7 @@ use crate::memory::CHUNK;
 use crate::memory::{elements, on_host};
 use crate::reduce::dot;
 use crate::simd::for_each_level;
+use crate::stored::stored_as;
 
 /// One SGD update of one parameter.
 #[derive(Debug, Clone, Copy)]
@@ -97,11 +98,11 @@ impl Host for Updates<'_> {
 /// Any.
 ///
 /// # Errors
-/// If a tensor is not f32, or they lie on several devices.
+/// If a tensor is neither f32 nor bf16, or they lie on several devices.
 pub fn squared_norm(tensors: &[&Tensor]) -> Result<f64> {
     let Some(&first) = tensors.first() else { return Ok(0.0) };
-    let in_order: Vec<Tensor> =
-        tensors.iter().map(|tensor| in_memory_order(tensor)).collect::<Result<_>>()?;
+    let in_order = tensors.iter().map(|tensor| stored_as(&in_memory_order(tensor)?, DType::F32));
+    let in_order = in_order.collect::<Result<Vec<_>>>()?;
     dispatch::run(first, SquaredNorm(&in_order))
 }
 

@@ -156,3 +156,27 @@ fn a_single_patch_and_an_empty_map_have_nothing_to_align() {
     assert!(patch_misalignment(&noise(2, &[1, 2, 8, 7]), &map, PatchRows::Patches, 4, default()).is_err());
     assert!(patch_misalignment(&noise(2, &[1, 2, 8, 8]), &map, PatchRows::Patches, 0, default()).is_err());
 }
+
+/// A GPU compares some channels after others where their matrices are large: here 32 and 8 of 40.
+#[test]
+fn maps_of_many_channels_are_compared_as_parts_of_them_are() {
+    let (x, y) = (nhwc(&noise(61, &[1, 40, 48, 48])), nhwc(&noise(62, &[1, 40, 48, 48])));
+    let kernel = Kernel { center: true, row_norm: RowNorm::Cosine };
+    let compare = |first: usize, channels: usize| {
+        let [x, y] = [&x, &y].map(|map| map.narrow(1, first, channels).unwrap());
+        let y = Value::leaf("y", nhwc(&y));
+        let value = patch_misalignment(&nhwc(&x), &y, PatchRows::Pixels, 24, kernel).unwrap();
+        let share = channels as f64 / 40.0;
+        let gradient = (value.backward().unwrap()["y"].clone() * share).unwrap();
+        (f64::from(value.item().unwrap()) * share, gradient)
+    };
+    let (whole, gradient) = compare(0, 40);
+    let (most, of_most) = compare(0, 32);
+    let (rest, of_rest) = compare(32, 8);
+    assert!((whole - most - rest).abs() < 1e-6, "{whole}, {most} and {rest}");
+    let largest = values(&gradient).into_iter().fold(0f32, |largest, g| largest.max(g.abs()));
+    let parts = Tensor::cat(&[&of_most.contiguous().unwrap(), &of_rest.contiguous().unwrap()], 1).unwrap();
+    for (got, want) in values(&gradient).into_iter().zip(values(&parts)) {
+        assert!((got - want).abs() <= 1e-5 * largest, "{got}, {want}");
+    }
+}

@@ -347,7 +347,7 @@ fn largest_error(got: &[f32], count: usize, expected: impl Fn(usize) -> f64) -> 
 }
 
 /// bfloat16 has 8 bits: each product is off by at most 2^-8 of itself, their sum by far less than the bound.
-/// Gradients of weights are f32 in either case.
+/// On the CPU gradients of weights are f32 in either case; on a GPU they are products of the same kind, rounded.
 #[test]
 fn bf16_products_are_off_by_the_rounding_of_their_factors() {
     let of = |kernel, config, c, k| Sizes { n: 2, h: 9, w: 11, group_c: c, group_k: k, kernel, config };
@@ -362,7 +362,8 @@ fn bf16_products_are_off_by_the_rounding_of_their_factors() {
         for (error, of) in [(y, "y"), (x, "x")] {
             assert!(error < 0.02, "{sizes:?} {of}: {error:.1e}");
         }
-        assert!(w < 1e-5, "{sizes:?} w: {w:.1e}");
+        let bound = if device().is_cpu() { 1e-5 } else { 0.02 };
+        assert!(w < bound, "{sizes:?} w: {w:.1e}");
         let exact = device().is_cpu() && (!Precision::Bf16.is_native() || sizes.group_c % 2 == 1);
         assert_eq!(y < 1e-5, exact, "{sizes:?}: {y:.1e}");
     }

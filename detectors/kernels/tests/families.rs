@@ -18,7 +18,7 @@ fn every_family_compiles_for_every_architecture_and_spills_no_registers() {
             assert!(ptx.contains(".entry") || is_of_stand_in(&ptx), "{family} {architecture}");
             match &assembler {
                 Some(assembler) if ["80", "90"].contains(&architecture) && !is_of_stand_in(&ptx) => {
-                    assert_spills_nothing(assembler, family, architecture, &ptx);
+                    assert_spills_nothing(assembler, &family, architecture, &ptx);
                 }
                 _ => {}
             }

@@ -24,6 +24,8 @@ mod ranking;
 mod relations;
 mod roi_align;
 mod row_losses;
+#[cfg(feature = "cuda")]
+mod stored;
 mod upload;
 mod upsample;
 mod windows;

@@ -45,6 +45,7 @@ use std::fmt::Debug;
 
 use candle_core::{DType, Tensor};
 use ckd_kernels::Value;
+use ckd_kernels::elementwise::in_f32;
 use ckd_kernels::graph::untracked;
 use ckd_kernels::linear::Activation;
 use ckd_kernels::pool::global_avg_pool;
@@ -186,6 +187,7 @@ fn taps(stages: Vec<Value>, last: &Value, classify: &Linear) -> Result<Taps> {
 
 /// Taps of a classifier with this embedding.
 fn taps_of(stages: Vec<Value>, embedding: Value, classify: &Linear) -> Result<Taps> {
+    let embedding = in_f32(&embedding)?;
     let logits = classify.forward(&embedding, Activation::Identity)?;
     let maps = (1..).map(Tap::Backbone).zip(stages);
     Ok(maps.chain([(Tap::Embedding, embedding), (Tap::Logits, logits)]).collect())

@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{ChannelProducts, Halve, HalveGradient, Pick, PickGradient, ScaleChannels};
 use crate::Result;
-use crate::cuda::{Argument, Family, Fresh, Table, arguments, blocks, by_target, floats, int, launch};
+use crate::cuda::{Argument, Family, FreshMap, Table, arguments, blocks, by_target, elements, int, launch};
 use crate::dispatch::Gpu;
 
 fn run(device: &CudaDevice, name: &'static str, count: usize, arguments: &[Argument]) -> Result<()> {
@@ -15,12 +15,12 @@ impl Gpu for Pick<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let ((n, h, w, c), picked) = (self.x.dims4()?, self.order.len());
         let count = n * h * w * picked;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.x, device, count)?;
         if count > 0 {
             let order = self.order.iter().map(|&channel| int(channel)).collect::<Result<Vec<_>>>()?;
             let order = Table::of_ints(device, &order)?;
             let arguments = arguments![
-                floats(self.x)?,
+                elements(self.x)?,
                 order.address(),
                 out.address(),
                 count as i64,
@@ -38,12 +38,12 @@ impl Gpu for PickGradient<'_> {
         let Self { g, order, channels: c } = self;
         let (n, h, w, picked) = g.dims4()?;
         let count = n * h * w * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(g, device, count)?;
         if count > 0 {
             let (starts, order) = by_target(order, c)?;
             let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
             let arguments = arguments![
-                floats(g)?,
+                elements(g)?,
                 starts.address(),
                 order.address(),
                 out.address(),
@@ -61,11 +61,11 @@ impl Gpu for ScaleChannels<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let (n, h, w, c) = self.x.dims4()?;
         let count = n * h * w * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.x, device, count)?;
         if count > 0 {
             let arguments = arguments![
-                floats(self.x)?,
-                floats(self.factors)?,
+                elements(self.x)?,
+                elements(self.factors)?,
                 out.address(),
                 count as i64,
                 (h * w) as i64,
@@ -80,11 +80,11 @@ impl Gpu for ScaleChannels<'_> {
 impl Gpu for ChannelProducts<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let (n, h, w, c) = self.x.dims4()?;
-        let out = Fresh::<f32>::new(device, n * c)?;
+        let out = FreshMap::like(self.g, device, n * c)?;
         if n * c > 0 {
             let grid = [int(c.div_ceil(32))? as u32, int(n)? as u32, 1];
             let arguments =
-                arguments![floats(self.g)?, floats(self.x)?, out.address(), (h * w) as i64, int(c)?];
+                arguments![elements(self.g)?, elements(self.x)?, out.address(), (h * w) as i64, int(c)?];
             launch(device, Family::Channels, "channel_products", grid, [32, 8], arguments)?;
         }
         out.map((n, 1, 1, c), device)
@@ -97,12 +97,12 @@ impl Gpu for Halve<'_> {
         let (n, h, w, c) = x.dims4()?;
         let (oh, ow) = (h.div_ceil(2), w.div_ceil(2));
         let count = n * oh * ow * channels;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(x, device, count)?;
         if count > 0 {
             let before = (channels - c) / 2;
             let sizes = [int(h)?, int(w)?, int(c)?, int(channels)?, int(before)?];
             let arguments = arguments![
-                floats(x)?,
+                elements(x)?,
                 out.address(),
                 count as i64,
                 sizes[0],
@@ -122,11 +122,11 @@ impl Gpu for HalveGradient<'_> {
         let Self { g, shape: (h, w, c) } = self;
         let (n, _, _, channels) = g.dims4()?;
         let count = n * h * w * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(g, device, count)?;
         if count > 0 {
             let before = (channels - c) / 2;
             let arguments = arguments![
-                floats(g)?,
+                elements(g)?,
                 out.address(),
                 count as i64,
                 int(h)?,

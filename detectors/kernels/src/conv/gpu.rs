@@ -1,56 +1,69 @@
 //! Convolutions on a GPU: cuDNN's products, and what surrounds them.
 
-use candle_core::{CudaDevice, Tensor};
+use candle_core::{CudaDevice, DType, Tensor};
+use half::bf16;
 
 use super::forward::Forward;
 use super::geometry::Geometry;
 use super::input_gradient::InputGradient;
 use super::weight_gradient::WeightGradient;
 use crate::activation::Activation;
-use crate::cuda::cudnn::Sizes;
-use crate::cuda::{Family, Fresh, arguments, blocks, floats, floats_or_null, int, launch};
+use crate::cuda::cudnn::{Product, Sizes};
+use crate::cuda::{Family, arguments, blocks, elements, elements_or_null, floats_or_null, int, launch};
 use crate::dispatch::Gpu;
 use crate::memory::nhwc;
-use crate::{Precision, Result};
+use crate::stored::gpu::scaled;
+use crate::{Error, Precision, Result};
 
 impl Geometry {
-    fn sizes(&self) -> Sizes {
+    fn sizes(&self, device: &CudaDevice) -> Result<Sizes> {
         let &Self { config, n, h, w, c, oh, ow, k, r, s, precision } = self;
         let (group_c, _) = self.group_channels();
-        Sizes { x: [n, c, h, w], w: [k, group_c, r, s], y: [n, k, oh, ow], config, precision }
+        let precision = precision.on(device)?;
+        Ok(Sizes { x: [n, c, h, w], w: [k, group_c, r, s], y: [n, k, oh, ow], config, precision })
     }
 }
 
-/// Rows of a tensor times `scale`, rounded to bfloat16 if `precision` is that; the tensor itself if neither.
-fn factors(
+/// A product of two contiguous tensors in the order of [`Product`], in the type of its precision. Where cuDNN has none of
+/// bf16, it is made of the same factors in f32, and rounded.
+fn product(device: &CudaDevice, sizes: &Sizes, product: Product, a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let [n, c, h, w] = match product {
+        Product::Forward | Product::Finished(_) => sizes.y,
+        Product::InputGradient => sizes.x,
+        Product::WeightGradient => sizes.w,
+    };
+    let nhwc = (n, h, w, c);
+    if sizes.precision != Precision::Bf16 {
+        return match sizes.product::<f32>(device, product, a, b)? {
+            Some(made) => Ok(made.tensor(nhwc, device)),
+            None => Err(Error::invalid("conv2d", format!("cuDNN has no such convolution: {sizes:?}"))),
+        };
+    }
+    if let Some(made) = sizes.product::<bf16>(device, product, a, b)? {
+        return Ok(made.tensor(nhwc, device));
+    }
+    let [a, b] = [a, b].map(|factor| scaled(device, factor, None, DType::F32));
+    let sizes = Sizes { precision: Precision::Tf32, ..*sizes };
+    scaled(device, &self::product(device, &sizes, product, &a?, &b?)?, None, DType::BF16)
+}
+
+/// activation(convolution + shift + residual) in one launch, if cuDNN has that.
+fn finished(
     device: &CudaDevice,
-    tensor: Tensor,
-    scale: Option<&Tensor>,
-    precision: Precision,
-) -> Result<Tensor> {
-    let round = precision == Precision::Bf16;
-    if scale.is_none() && !round || tensor.elem_count() == 0 {
-        return Ok(tensor);
+    sizes: &Sizes,
+    factors: (&Tensor, &Tensor),
+    (shift, residual): (&Tensor, Option<&Tensor>),
+    activation: Activation,
+) -> Result<Option<Tensor>> {
+    let [n, k, oh, ow] = sizes.y;
+    let nhwc = (n, oh, ow, k);
+    if sizes.precision == Precision::Bf16 {
+        let shift = scaled(device, shift, None, DType::BF16)?;
+        let made = sizes.finished::<bf16>(device, factors, (&shift, residual), activation)?;
+        return Ok(made.map(|made| made.tensor(nhwc, device)));
     }
-    let count = tensor.elem_count();
-    let out = Fresh::<f32>::new(device, count)?;
-    let width = int(count / tensor.dim(0)?)?;
-    let scale = scale.map(Tensor::contiguous).transpose()?;
-    let arguments = arguments![
-        floats(&tensor)?,
-        floats_or_null(scale.as_ref())?,
-        out.address(),
-        count as i64,
-        width,
-        i32::from(round)
-    ];
-    launch(device, Family::Conv, "scaled_rows", blocks(count)?, [256, 1], arguments)?;
-    Ok(out.tensor(tensor.shape(), device))
-}
-
-/// A matrix rounded to `precision`.
-pub(crate) fn scaled_rows_of(device: &CudaDevice, matrix: &Tensor, precision: Precision) -> Result<Tensor> {
-    factors(device, matrix.contiguous()?, None, precision)
+    let made = sizes.finished::<f32>(device, factors, (shift, residual), activation)?;
+    Ok(made.map(|made| made.tensor(nhwc, device)))
 }
 
 /// Code of an activation in the kernels' text.
@@ -62,26 +75,24 @@ pub(crate) fn code(activation: Activation) -> i32 {
     }
 }
 
-/// activation(y + shift + residual) in place, over rows of `c` channels.
-fn finish(
+/// activation(y + shift + residual) in place, over rows of channels.
+pub(crate) fn finish(
     device: &CudaDevice,
-    y: &Fresh<f32>,
-    count: usize,
-    c: usize,
+    y: &Tensor,
     shift: Option<&Tensor>,
     residual: Option<&Tensor>,
     activation: Activation,
 ) -> Result<()> {
-    let nothing = shift.is_none() && residual.is_none();
+    let (count, nothing) = (y.elem_count(), shift.is_none() && residual.is_none());
     if count == 0 || nothing && activation == Activation::Identity {
         return Ok(());
     }
     let arguments = arguments![
-        y.address(),
+        elements(y)?,
         floats_or_null(shift)?,
-        floats_or_null(residual)?,
+        elements_or_null(residual)?,
         count as i64,
-        int(c)?,
+        int(y.dims().last().copied().unwrap_or(1))?,
         code(activation)
     ];
     launch(device, Family::Conv, "epilogue", blocks(count)?, [256, 1], arguments)
@@ -89,50 +100,45 @@ fn finish(
 
 impl Gpu for Forward<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let sizes = self.geometry.sizes();
-        let &Geometry { n, oh, ow, k, precision, .. } = self.geometry;
-        let x = factors(device, nhwc(self.x)?, None, precision)?;
+        let sizes = self.geometry.sizes(device)?;
+        let dtype = sizes.precision.dtype();
+        let x = scaled(device, &nhwc(self.x)?, None, dtype)?;
         // A frozen norm's factors go into the weights, as on the CPU.
-        let w = factors(device, nhwc(self.weight)?, self.scale, precision)?;
-        let residual = self.residual.map(nhwc).transpose()?;
+        let w = scaled(device, &nhwc(self.weight)?, self.scale, dtype)?;
+        let residual = |map| scaled(device, &nhwc(map)?, None, dtype);
+        let residual = self.residual.map(residual).transpose()?;
         let shift = self.shift.map(Tensor::contiguous).transpose()?;
-        let fused = match &shift {
-            Some(shift) => sizes.finished(device, (&x, &w), (shift, residual.as_ref()), self.activation)?,
-            None => None,
-        };
-        let y = match fused {
+        let (shift, residual) = (shift.as_ref(), residual.as_ref());
+        let fused = shift.map(|shift| finished(device, &sizes, (&x, &w), (shift, residual), self.activation));
+        let y = match fused.transpose()?.flatten() {
             Some(y) => y,
             None => {
-                let y = sizes.forward(device, &x, &w)?;
-                finish(device, &y, n * oh * ow * k, k, shift.as_ref(), residual.as_ref(), self.activation)?;
+                let y = product(device, &sizes, Product::Forward, &x, &w)?;
+                finish(device, &y, shift, residual, self.activation)?;
                 y
             }
         };
-        y.map((n, oh, ow, k), device)
+        Ok(y.permute((0, 3, 1, 2))?)
     }
 }
 
 impl Gpu for InputGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let &Geometry { n, h, w, c, precision, .. } = self.geometry;
-        let weight = factors(device, nhwc(self.weight)?, self.scale, precision)?;
-        let g = factors(device, self.g.clone(), None, precision)?;
-        self.geometry.sizes().input_gradient(device, &g, &weight)?.map((n, h, w, c), device)
+        let sizes = self.geometry.sizes(device)?;
+        let dtype = sizes.precision.dtype();
+        let w = scaled(device, &nhwc(self.weight)?, self.scale, dtype)?;
+        let g = scaled(device, self.g, None, dtype)?;
+        Ok(product(device, &sizes, Product::InputGradient, &w, &g)?.permute((0, 3, 1, 2))?)
     }
 }
 
 impl Gpu for WeightGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
-        let &Geometry { k, r, s, .. } = self.geometry;
-        let (group_c, _) = self.geometry.group_channels();
-        // As on the CPU, gradients of weights keep all bits.
-        let precision = match self.geometry.precision {
-            Precision::Bf16 => Precision::F32,
-            precision => precision,
-        };
-        let sizes = Sizes { precision, ..self.geometry.sizes() };
-        let sums = sizes.weight_gradient(device, self.g, &nhwc(self.x)?)?.tensor((k, r, s, group_c), device);
-        let scaled = factors(device, sums, self.scale, Precision::F32)?;
-        Ok(scaled.permute((0, 3, 1, 2))?)
+        let sizes = self.geometry.sizes(device)?;
+        let dtype = sizes.precision.dtype();
+        let x = scaled(device, &nhwc(self.x)?, None, dtype)?;
+        let g = scaled(device, self.g, None, dtype)?;
+        let sums = product(device, &sizes, Product::WeightGradient, &x, &g)?;
+        Ok(scaled(device, &sums, self.scale, DType::F32)?.permute((0, 3, 1, 2))?)
     }
 }

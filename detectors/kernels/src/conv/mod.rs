@@ -31,7 +31,7 @@ mod winograd;
 pub use config::Conv2dConfig;
 pub use epilogue::Epilogue;
 #[cfg(feature = "cuda")]
-pub(crate) use gpu::{code, scaled_rows_of};
+pub(crate) use gpu::{code, finish};
 pub use winograd::without_winograd;
 
 use crate::piecewise::after;

@@ -1,6 +1,6 @@
 //! Convolutions by cuDNN, channels last: forward, gradient of the input, gradient of the weights.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -10,13 +10,14 @@ use candle_core::cuda_backend::cudarc::cudnn::sys::{
 };
 use candle_core::cuda_backend::cudarc::cudnn::{
     ConvBackwardData, ConvBackwardFilter, ConvBiasActivationForward, ConvDescriptor, ConvForward, Cudnn,
-    CudnnError, FilterDescriptor, TensorDescriptor, sys::cudnnConvolutionMode_t,
+    CudnnDataType, CudnnError, FilterDescriptor, TensorDescriptor, sys::cudnnConvolutionMode_t,
 };
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, ValidAsZeroBits};
 use candle_core::{CudaDevice, Storage, Tensor};
+use half::bf16;
 
-use super::memory::Fresh;
+use super::memory::{Fresh, Number};
 use crate::activation::Activation;
 use crate::{Algorithms, Conv2dConfig, Error, Precision, Result};
 
@@ -30,12 +31,45 @@ pub(crate) struct Sizes {
     pub(crate) precision: Precision,
 }
 
+/// Numbers that cuDNN convolves; it adds them in f32.
+pub(crate) trait Convolved: Number + CudnnDataType + ValidAsZeroBits {
+    const ZERO: Self;
+    const ONE: Self;
+    /// Whether its factors are products of tensor cores alone: one algorithm has those.
+    const IS_BF16: bool;
+}
+
+impl Convolved for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
+    const IS_BF16: bool = false;
+}
+
+impl Convolved for bf16 {
+    const ZERO: Self = Self::ZERO;
+    const ONE: Self = Self::ONE;
+    const IS_BF16: bool = true;
+}
+
+/// One of the three products of a convolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Product {
+    /// The result (N, OH, OW, K), of the input (N, H, W, C) and the weights (K, R, S, C / groups).
+    Forward,
+    /// The gradient of the input, of the weights and the result's gradient.
+    InputGradient,
+    /// The gradient of the weights, of the input and the result's gradient.
+    WeightGradient,
+    /// The result with a shift, an activation's if there is one.
+    Finished(bool),
+}
+
 /// Descriptors of a convolution for cuDNN.
-struct Described {
+struct Described<T> {
     conv: ConvDescriptor<f32>,
-    x: TensorDescriptor<f32>,
-    w: FilterDescriptor<f32>,
-    y: TensorDescriptor<f32>,
+    x: TensorDescriptor<T>,
+    w: FilterDescriptor<T>,
+    y: TensorDescriptor<T>,
 }
 
 thread_local! {
@@ -55,12 +89,39 @@ fn cudnn(device: &CudaDevice) -> Result<Arc<Cudnn>> {
     })
 }
 
-/// Convolutions with an activation that cuDNN refused, by device and code of the activation.
-static REFUSED: LazyLock<Mutex<HashSet<(usize, Sizes, u32)>>> = LazyLock::new(Mutex::default);
+/// Products that cuDNN refused, by device.
+static REFUSED: LazyLock<Mutex<HashSet<(usize, Sizes, Product)>>> = LazyLock::new(Mutex::default);
 
-/// Whether cuDNN has no such operation: 9, and from version 9 on 3000 and the next.
-fn is_refusal(CudnnError(status): CudnnError) -> bool {
-    matches!(status as u32, 9 | 3000..4000)
+/// Why a product was not made.
+enum Failure {
+    /// cuDNN has no such operation.
+    Refused(CudnnError),
+    Failed(Error),
+}
+
+impl From<CudnnError> for Failure {
+    fn from(error: CudnnError) -> Self {
+        match error.0 as u32 {
+            // 9, and from version 9 on 3000 and the next: not supported.
+            9 | 3000..4000 => Self::Refused(error),
+            _ => Self::Failed(wrap(error)),
+        }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Refused(error) => wrap(error),
+            Failure::Failed(error) => error,
+        }
+    }
 }
 
 fn wrap(error: CudnnError) -> Error {
@@ -68,7 +129,7 @@ fn wrap(error: CudnnError) -> Error {
 }
 
 impl Sizes {
-    fn describe(&self, device: &CudaDevice) -> Result<Described> {
+    fn describe<T: Convolved>(&self, device: &CudaDevice) -> Result<Described<T>> {
         let handle = cudnn(device)?;
         let int = |size: usize| size as i32;
         let last = cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
@@ -97,23 +158,61 @@ impl Sizes {
         [self.x, self.w, self.y].iter().flatten().any(|size| *size == 0)
     }
 
-    /// The convolution of `x` (N, H, W, C) with `w` (K, R, S, C / groups).
-    pub(crate) fn forward(&self, device: &CudaDevice, x: &Tensor, w: &Tensor) -> Result<Fresh<f32>> {
+    /// A product of two contiguous tensors in the order of [`Product`]; `None` where cuDNN refuses it.
+    ///
+    /// # Errors
+    /// Errors of cuDNN and the driver, apart from a refusal.
+    pub(crate) fn product<T: Convolved>(
+        &self,
+        device: &CudaDevice,
+        product: Product,
+        a: &Tensor,
+        b: &Tensor,
+    ) -> Result<Option<Fresh<T>>> {
+        self.unless_refused(device, product, || match product {
+            Product::Forward | Product::Finished(_) => self.forward(device, a, b),
+            Product::InputGradient => self.input_gradient(device, a, b),
+            Product::WeightGradient => self.weight_gradient(device, a, b),
+        })
+    }
+
+    /// What `make` makes, and `None` from its first refusal on.
+    fn unless_refused<T>(
+        &self,
+        device: &CudaDevice,
+        product: Product,
+        make: impl FnOnce() -> std::result::Result<T, Failure>,
+    ) -> Result<Option<T>> {
+        let key = (device.cuda_stream().context().ordinal(), *self, product);
+        if REFUSED.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+            return Ok(None);
+        }
+        match make() {
+            Ok(made) => Ok(Some(made)),
+            Err(Failure::Refused(_)) => {
+                REFUSED.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                Ok(None)
+            }
+            Err(Failure::Failed(error)) => Err(error),
+        }
+    }
+
+    fn forward<T: Convolved>(&self, device: &CudaDevice, x: &Tensor, w: &Tensor) -> Made<T> {
         let mut y = Fresh::new(device, self.y.iter().product())?;
         if self.is_empty() {
-            return y.zeroed(device);
+            return Ok(y.zeroed(device)?);
         }
-        let told = self.describe(device)?;
+        let told = self.describe::<T>(device)?;
         let conv = ConvForward { conv: &told.conv, x: &told.x, w: &told.w, y: &told.y };
         with_slices(x, w, |x, w| {
             let mut run = |algorithm| {
                 let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
                 // SAFETY: the descriptors are those of the slices.
-                unsafe { conv.launch(algorithm, Some(room.slice()), (1.0, 0.0), &x, &w, y.slice()) }
-                    .map_err(wrap)
+                unsafe { conv.launch(algorithm, Some(room.slice()), (T::ONE, T::ZERO), &x, &w, y.slice()) }?;
+                Ok(())
             };
-            let usual = || conv.pick_algorithm().map_err(wrap);
-            let algorithm = self.algorithm(device, "forward", &FORWARD, usual, &mut run)?;
+            let usual = || if T::IS_BF16 { Ok(FORWARD[0]) } else { Ok(conv.pick_algorithm()?) };
+            let algorithm = self.algorithm(device, Product::Forward, &FORWARD, usual, &mut run)?;
             run(algorithm)
         })?;
         Ok(y)
@@ -123,114 +222,109 @@ impl Sizes {
     /// form: another activation than ReLU, or a shape that it refuses.
     ///
     /// # Shapes
-    /// `x` and `w` of [`forward`](Self::forward); `shift` (K), `residual` (N, OH, OW, K).
+    /// `x` and `w` of [`Product::Forward`]; `shift` (K), `residual` (N, OH, OW, K).
     ///
     /// # Errors
     /// Errors of cuDNN and the driver, apart from a refusal.
-    pub(crate) fn finished(
+    pub(crate) fn finished<T: Convolved>(
         &self,
         device: &CudaDevice,
         (x, w): (&Tensor, &Tensor),
         (shift, residual): (&Tensor, Option<&Tensor>),
         activation: Activation,
-    ) -> Result<Option<Fresh<f32>>> {
-        let mode = match activation {
-            Activation::Identity => cudnnActivationMode_t::CUDNN_ACTIVATION_IDENTITY,
-            Activation::Relu => cudnnActivationMode_t::CUDNN_ACTIVATION_RELU,
-            Activation::Relu6 => return Ok(None),
-        };
-        let key = (device.cuda_stream().context().ordinal(), *self, mode as u32);
-        if self.is_empty() || REFUSED.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
+    ) -> Result<Option<Fresh<T>>> {
+        if self.is_empty() || activation == Activation::Relu6 {
             return Ok(None);
         }
-        let mut y = Fresh::new(device, self.y.iter().product())?;
-        let (told, handle) = (self.describe(device)?, cudnn(device)?);
-        let propagates = cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
-        let act = handle.create_activation::<f32>(mode, propagates, 0.0).map_err(wrap)?;
-        let last = cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
-        let bias = handle.create_4d_tensor(last, [1, self.y[1] as i32, 1, 1]).map_err(wrap)?;
-        let Described { conv, x: of_x, w: of_w, y: of_y } = &told;
-        let fused =
-            ConvBiasActivationForward { conv, act: &act, x: of_x, w: of_w, z: of_y, bias: &bias, y: of_y };
-        // Without an activation there is the first of them only.
-        let (all, product) = match activation {
-            Activation::Identity => (&FORWARD[..1], "forward and shift"),
-            _ => (&FORWARD[..], "forward and ReLU"),
-        };
-        // What is added 0 times is not read.
-        let (z, times) = residual.map_or((x, 0.0), |residual| (residual, 1.0));
-        let refused = Cell::new(false);
-        let failed = |error| {
-            refused.set(refused.get() || is_refusal(error));
-            wrap(error)
-        };
-        let done = with_slices(x, w, |x, w| {
-            with_slices(z, shift, |z, shift| {
-                let mut run = |algorithm| {
-                    let mut room = workspace(device, fused.get_workspace_size(algorithm))?;
-                    let room = Some(room.slice());
-                    // SAFETY: the descriptors are those of the slices.
-                    unsafe { fused.launch(algorithm, room, (1.0, times), &x, &w, &z, &shift, y.slice()) }
-                        .map_err(failed)
-                };
-                let usual = || match activation {
-                    Activation::Identity => Ok(FORWARD[0]),
-                    _ => fused.pick_algorithm().map_err(wrap),
-                };
-                let algorithm = self.algorithm(device, product, all, usual, &mut run)?;
-                run(algorithm)
-            })
-        });
-        match done {
-            Ok(()) => Ok(Some(y)),
-            Err(_) if refused.get() => {
-                REFUSED.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
+        let is_relu = activation == Activation::Relu;
+        let product = Product::Finished(is_relu);
+        self.unless_refused(device, product, || {
+            let mut y = Fresh::new(device, self.y.iter().product())?;
+            let (told, handle) = (self.describe::<T>(device)?, cudnn(device)?);
+            let mode = match is_relu {
+                true => cudnnActivationMode_t::CUDNN_ACTIVATION_RELU,
+                false => cudnnActivationMode_t::CUDNN_ACTIVATION_IDENTITY,
+            };
+            let propagates = cudnnNanPropagation_t::CUDNN_PROPAGATE_NAN;
+            let act = handle.create_activation::<f32>(mode, propagates, 0.0)?;
+            let last = cudnnTensorFormat_t::CUDNN_TENSOR_NHWC;
+            let bias = handle.create_4d_tensor(last, [1, self.y[1] as i32, 1, 1])?;
+            let Described { conv, x: of_x, w: of_w, y: of_y } = &told;
+            let fused = ConvBiasActivationForward {
+                conv,
+                act: &act,
+                x: of_x,
+                w: of_w,
+                z: of_y,
+                bias: &bias,
+                y: of_y,
+            };
+            // Without an activation there is the first of them only.
+            let all = if is_relu { &FORWARD[..] } else { &FORWARD[..1] };
+            // What is added 0 times is not read.
+            let (z, times) = residual.map_or((x, T::ZERO), |residual| (residual, T::ONE));
+            with_slices(x, w, |x, w| {
+                with_slices(z, shift, |z, shift| {
+                    let mut run = |algorithm| {
+                        let mut room = workspace(device, fused.get_workspace_size(algorithm))?;
+                        let room = Some(room.slice());
+                        let y = y.slice();
+                        // SAFETY: the descriptors are those of the slices.
+                        unsafe { fused.launch(algorithm, room, (T::ONE, times), &x, &w, &z, &shift, y) }?;
+                        Ok(())
+                    };
+                    let usual = || match is_relu && !T::IS_BF16 {
+                        true => Ok(fused.pick_algorithm()?),
+                        false => Ok(FORWARD[0]),
+                    };
+                    let algorithm = self.algorithm(device, product, all, usual, &mut run)?;
+                    run(algorithm)
+                })
+            })?;
+            Ok(y)
+        })
     }
 
-    /// The gradient of x of the gradient `g` (N, OH, OW, K).
-    pub(crate) fn input_gradient(&self, device: &CudaDevice, g: &Tensor, w: &Tensor) -> Result<Fresh<f32>> {
+    fn input_gradient<T: Convolved>(&self, device: &CudaDevice, w: &Tensor, g: &Tensor) -> Made<T> {
         let mut dx = Fresh::new(device, self.x.iter().product())?;
         if self.is_empty() {
-            return dx.zeroed(device);
+            return Ok(dx.zeroed(device)?);
         }
-        let told = self.describe(device)?;
+        let told = self.describe::<T>(device)?;
         let conv = ConvBackwardData { conv: &told.conv, dx: &told.x, w: &told.w, dy: &told.y };
         with_slices(w, g, |w, g| {
             let mut run = |algorithm| {
                 let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
                 // SAFETY: the descriptors are those of the slices.
-                unsafe { conv.launch(algorithm, Some(room.slice()), (1.0, 0.0), dx.slice(), &w, &g) }
-                    .map_err(wrap)
+                unsafe { conv.launch(algorithm, Some(room.slice()), (T::ONE, T::ZERO), dx.slice(), &w, &g) }?;
+                Ok(())
             };
             // The one among the quick algorithms whose sums have a fixed order.
-            let usual = || Ok(cudnnConvolutionBwdDataAlgo_t::CUDNN_CONVOLUTION_BWD_DATA_ALGO_1);
-            let algorithm = self.algorithm(device, "input", &INPUT_GRADIENT, usual, &mut run)?;
+            let usual = || Ok(INPUT_GRADIENT[0]);
+            let algorithm =
+                self.algorithm(device, Product::InputGradient, &INPUT_GRADIENT, usual, &mut run)?;
             run(algorithm)
         })?;
         Ok(dx)
     }
 
-    /// The gradient of the weights of the gradient `g` (N, OH, OW, K).
-    pub(crate) fn weight_gradient(&self, device: &CudaDevice, g: &Tensor, x: &Tensor) -> Result<Fresh<f32>> {
+    fn weight_gradient<T: Convolved>(&self, device: &CudaDevice, x: &Tensor, g: &Tensor) -> Made<T> {
         let mut dw = Fresh::new(device, self.w.iter().product())?;
         if self.is_empty() {
-            return dw.zeroed(device);
+            return Ok(dw.zeroed(device)?);
         }
-        let told = self.describe(device)?;
+        let told = self.describe::<T>(device)?;
         let conv = ConvBackwardFilter { conv: &told.conv, x: &told.x, dw: &told.w, dy: &told.y };
         with_slices(x, g, |x, g| {
             let mut run = |algorithm| {
                 let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
                 // SAFETY: the descriptors are those of the slices.
-                unsafe { conv.launch(algorithm, Some(room.slice()), (1.0, 0.0), &x, dw.slice(), &g) }
-                    .map_err(wrap)
+                unsafe { conv.launch(algorithm, Some(room.slice()), (T::ONE, T::ZERO), &x, dw.slice(), &g) }?;
+                Ok(())
             };
-            let usual = || Ok(cudnnConvolutionBwdFilterAlgo_t::CUDNN_CONVOLUTION_BWD_FILTER_ALGO_1);
-            let algorithm = self.algorithm(device, "weights", &WEIGHT_GRADIENT, usual, &mut run)?;
+            let usual = || Ok(WEIGHT_GRADIENT[0]);
+            let algorithm =
+                self.algorithm(device, Product::WeightGradient, &WEIGHT_GRADIENT, usual, &mut run)?;
             run(algorithm)
         })?;
         Ok(dw)
@@ -241,11 +335,11 @@ impl Sizes {
     fn algorithm<A: Copy + PartialEq>(
         &self,
         device: &CudaDevice,
-        product: &'static str,
+        product: Product,
         all: &[A],
-        usual: impl FnOnce() -> Result<A>,
-        run: &mut impl FnMut(A) -> Result<()>,
-    ) -> Result<A> {
+        usual: impl FnOnce() -> std::result::Result<A, Failure>,
+        run: &mut impl FnMut(A) -> std::result::Result<(), Failure>,
+    ) -> std::result::Result<A, Failure> {
         let asked = Algorithms::asked();
         let key = (device.cuda_stream().context().ordinal(), product, *self, asked);
         let known = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
@@ -263,8 +357,11 @@ impl Sizes {
     }
 }
 
+/// What a product makes.
+type Made<T> = std::result::Result<Fresh<T>, Failure>;
+
 /// Algorithms that were chosen, by device, product, shape and what was asked for: their places in the lists below.
-type Chosen = HashMap<(usize, &'static str, Sizes, Algorithms), usize>;
+type Chosen = HashMap<(usize, Product, Sizes, Algorithms), usize>;
 
 static CHOSEN: LazyLock<Mutex<Chosen>> = LazyLock::new(Mutex::default);
 
@@ -310,16 +407,21 @@ const RUNS: usize = 3;
 
 /// The algorithm of `all` whose runs take the least time on the device. One that cannot compute the shape, or asks for more
 /// memory than there is, is passed over; the error is that of the first where none can.
-fn fastest<A: Copy>(device: &CudaDevice, all: &[A], run: &mut impl FnMut(A) -> Result<()>) -> Result<A> {
+fn fastest<A: Copy>(
+    device: &CudaDevice,
+    all: &[A],
+    run: &mut impl FnMut(A) -> std::result::Result<(), Failure>,
+) -> std::result::Result<A, Failure> {
     let stream = device.cuda_stream();
-    let now = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(candle_core::Error::wrap);
-    let mut measure = |algorithm: A| -> Result<f32> {
+    let failed = |error| Error::from(candle_core::Error::wrap(error));
+    let now = || stream.record_event(Some(CUevent_flags::CU_EVENT_DEFAULT)).map_err(failed);
+    let mut measure = |algorithm: A| -> std::result::Result<f32, Failure> {
         run(algorithm)?;
         let start = now()?;
         for _ in 0..RUNS {
             run(algorithm)?;
         }
-        Ok(start.elapsed_ms(&now()?).map_err(candle_core::Error::wrap)?)
+        Ok(start.elapsed_ms(&now()?).map_err(failed)?)
     };
     let (mut best, mut failure) = (None, None);
     for &algorithm in all {
@@ -332,36 +434,39 @@ fn fastest<A: Copy>(device: &CudaDevice, all: &[A], run: &mut impl FnMut(A) -> R
     match (best, failure) {
         (Some((_, algorithm)), _) => Ok(algorithm),
         (None, Some(error)) => Err(error),
-        (None, None) => Err(Error::invalid("conv2d", "no algorithm to choose from")),
+        (None, None) => Err(Error::invalid("conv2d", "no algorithm to choose from").into()),
     }
 }
 
 /// Memory that cuDNN works in: it writes before it reads.
-fn workspace(device: &CudaDevice, bytes: std::result::Result<usize, CudnnError>) -> Result<Fresh<u8>> {
-    let bytes = bytes.map_err(wrap)?;
+fn workspace(device: &CudaDevice, bytes: std::result::Result<usize, CudnnError>) -> Made<u8> {
+    let bytes = bytes?;
     if Algorithms::asked() == Algorithms::Fastest && bytes > MOST_ROOM {
-        return Err(Error::invalid("conv2d", format!("an algorithm asks for {bytes} bytes to work in")));
+        return Err(
+            Error::invalid("conv2d", format!("an algorithm asks for {bytes} bytes to work in")).into()
+        );
     }
-    Fresh::new(device, bytes)
+    Ok(Fresh::new(device, bytes)?)
 }
 
 /// Bytes that a faster algorithm may work in.
 const MOST_ROOM: usize = 1 << 30;
 
-/// Calls `f` with the numbers of two contiguous f32 tensors.
-fn with_slices<R>(
+/// Calls `f` with the numbers of two contiguous tensors of one type.
+fn with_slices<T: Number, R>(
     a: &Tensor,
     b: &Tensor,
-    f: impl FnOnce(CudaView<'_, f32>, CudaView<'_, f32>) -> Result<R>,
-) -> Result<R> {
+    f: impl FnOnce(CudaView<'_, T>, CudaView<'_, T>) -> std::result::Result<R, Failure>,
+) -> std::result::Result<R, Failure> {
     let ((a, a_layout), (b, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
     let (Storage::Cuda(a), Storage::Cuda(b)) = (&*a, &*b) else {
-        return Err(Error::invalid("conv2d", "both tensors must lie on the GPU"));
+        return Err(Error::invalid("conv2d", "both tensors must lie on the GPU").into());
     };
     let (Some(a_range), Some(b_range)) = (a_layout.contiguous_offsets(), b_layout.contiguous_offsets())
     else {
-        return Err(Error::invalid("conv2d", "both tensors must be contiguous"));
+        return Err(Error::invalid("conv2d", "both tensors must be contiguous").into());
     };
-    let (a, b): (&CudaSlice<f32>, &CudaSlice<f32>) = (a.as_cuda_slice()?, b.as_cuda_slice()?);
+    let slices = || Ok::<_, candle_core::Error>((a.as_cuda_slice()?, b.as_cuda_slice()?));
+    let (a, b): (&CudaSlice<T>, &CudaSlice<T>) = slices().map_err(Error::from)?;
     f(a.slice(a_range.0..a_range.1), b.slice(b_range.0..b_range.1))
 }

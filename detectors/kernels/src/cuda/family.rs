@@ -33,6 +33,13 @@ pub(crate) enum Family {
     Suppression,
 }
 
+/// Type of a map's numbers in memory, `element` in the kernels' text: a family is compiled for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Element {
+    F32,
+    Bf16,
+}
+
 macro_rules! text {
     ($($file:literal),+) => {
         concat!(include_str!("kernels/prelude.cuh"), $(include_str!(concat!("kernels/", $file))),+)
@@ -81,15 +88,35 @@ impl Family {
         }
     }
 
-    /// Its PTX for GPUs of `architecture` and newer ones.
-    fn ptx(self, architecture: &str) -> std::result::Result<String, CompileError> {
-        let (family, text) = self.name_and_text();
+    /// Name of its module for maps of `element`, and its text.
+    fn module(self, element: Element) -> (String, &'static str) {
+        let (name, text) = self.name_and_text();
+        match element {
+            Element::F32 => (name.to_owned(), text),
+            Element::Bf16 => (format!("{name}_bf16"), text),
+        }
+    }
+
+    /// Types of maps that its kernels take.
+    fn elements(self) -> &'static [Element] {
+        match self.name_and_text().1.contains("element *") {
+            true => &[Element::F32, Element::Bf16],
+            false => &[Element::F32],
+        }
+    }
+
+    /// Its PTX for maps of `element`, for GPUs of `architecture` and newer ones.
+    fn ptx(self, element: Element, architecture: &str) -> std::result::Result<String, CompileError> {
+        let (family, text) = self.module(element);
         let mut options = vec![format!("--gpu-architecture={architecture}"), "--std=c++17".into()];
         // Thresholds of boxes fall as on the host.
         if self == Self::Suppression {
             options.push("--fmad=false".into());
         }
-        let options = CompileOptions { options, name: Some(family.into()), ..Default::default() };
+        if element == Element::Bf16 {
+            options.push("--define-macro=ELEMENTS_ARE_BF16".into());
+        }
+        let options = CompileOptions { options, name: Some(family.clone()), ..Default::default() };
         match compile_ptx_with_opts(text, options) {
             Ok(ptx) => Ok(ptx.to_src()),
             Err(error) => {
@@ -99,15 +126,15 @@ impl Family {
     }
 
     /// Its PTX from the user's cache folder, or compiled and put there.
-    fn cached_ptx(self, architecture: &str) -> std::result::Result<String, CompileError> {
-        let (name, text) = self.name_and_text();
+    fn cached_ptx(self, element: Element, architecture: &str) -> std::result::Result<String, CompileError> {
+        let (name, text) = self.module(element);
         let mut hasher = DefaultHasher::new();
         (text, architecture, env!("CARGO_PKG_VERSION")).hash(&mut hasher);
         let file = format!("{name}-{architecture}-{:016x}.ptx", hasher.finish());
         if let Some(ptx) = cache::read(&file) {
             return Ok(ptx);
         }
-        let ptx = self.ptx(architecture)?;
+        let ptx = self.ptx(element, architecture)?;
         cache::keep(&file, &ptx);
         Ok(ptx)
     }
@@ -117,8 +144,12 @@ impl Family {
 ///
 /// # Errors
 /// Message of the compiler.
-pub fn compile_all(architecture: &str) -> std::result::Result<Vec<(&'static str, String)>, CompileError> {
-    Family::ALL.into_iter().map(|family| Ok((family.name_and_text().0, family.ptx(architecture)?))).collect()
+pub fn compile_all(architecture: &str) -> std::result::Result<Vec<(String, String)>, CompileError> {
+    let modules = |family: Family| family.elements().iter().map(move |&element| (family, element));
+    let compiled = |(family, element): (Family, Element)| {
+        Ok((family.module(element).0, family.ptx(element, architecture)?))
+    };
+    Family::ALL.into_iter().flat_map(modules).map(compiled).collect()
 }
 
 /// A kernel of a GPU, and what its text wants.
@@ -131,7 +162,10 @@ pub(crate) struct Kernel {
 /// Kind of a kernel's parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Parameter {
+    /// Numbers of a map: f32 or bf16, as the kernel was compiled.
+    Elements,
     F32s,
+    Bf16s,
     F64s,
     Bytes,
     I32s,
@@ -143,27 +177,32 @@ pub(crate) enum Parameter {
     I64,
 }
 
-/// Kernels by device, family and name.
-type Loaded = HashMap<(usize, Family, &'static str), Kernel>;
+/// Kernels by device, family, type of maps and name.
+type Loaded = HashMap<(usize, Family, Element, &'static str), Kernel>;
 
 /// Kernels that were used before. Looking one up costs no call of the driver.
 static LOADED: LazyLock<Mutex<Loaded>> = LazyLock::new(Mutex::default);
 
-/// The kernel `name` of `family`; the family is compiled when the first one of it is asked for.
-pub(crate) fn kernel(device: &CudaDevice, family: Family, name: &'static str) -> Result<Kernel> {
+/// The kernel `name` of `family` for maps of `element`; the family is compiled when the first one of it is asked for.
+pub(crate) fn kernel(
+    device: &CudaDevice,
+    family: Family,
+    element: Element,
+    name: &'static str,
+) -> Result<Kernel> {
     let context = device.cuda_stream().context().clone();
-    let key = (context.ordinal(), family, name);
+    let key = (context.ordinal(), family, element, name);
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(kernel) = loaded.get(&key) {
         return Ok(kernel.clone());
     }
-    let (module, text) = family.name_and_text();
+    let (module, text) = family.module(element);
     let parameters = parameters(text, name)
         .ok_or_else(|| Error::invalid("kernel", format!("{module} has no kernel {name} that can be read")))?;
     let (major, minor) = context.compute_capability().w()?;
     // candle loads a module once for its name, whatever text comes with it.
-    let ptx = family.cached_ptx(&format!("compute_{major}{minor}"))?;
-    let function = device.get_or_load_custom_func(name, module, &ptx)?.into_cuda_function();
+    let ptx = family.cached_ptx(element, &format!("compute_{major}{minor}"))?;
+    let function = device.get_or_load_custom_func(name, &module, &ptx)?.into_cuda_function();
     let kernel = Kernel { function, parameters: parameters.into() };
     loaded.insert(key, kernel.clone());
     Ok(kernel)
@@ -185,6 +224,7 @@ fn kind(parameter: &str) -> Option<Parameter> {
     let of = of.trim().trim_start_matches("const ").trim();
     let pointer = parameter.contains('*');
     Some(match (of.trim_end_matches('*').trim(), pointer) {
+        ("element", true) => Parameter::Elements,
         ("float", true) => Parameter::F32s,
         ("double", true) => Parameter::F64s,
         ("u8", true) => Parameter::Bytes,
@@ -205,10 +245,11 @@ mod tests {
 
     #[test]
     fn the_parameters_of_a_kernel_are_those_of_its_text() {
-        let text = "extern \"C\" __global__ void __launch_bounds__(256)\nf(const float *x, u8 *y, int n, float s,\n\
+        let text = "extern \"C\" __global__ void __launch_bounds__(256)\nf(const float *x, element *w, u8 *y, int n, float s,\n\
                     \x20 long long m, const Part *parts, double *z) { f2(x); }";
         let wanted = [
             Parameter::F32s,
+            Parameter::Elements,
             Parameter::Bytes,
             Parameter::I32,
             Parameter::F32,

@@ -3,7 +3,7 @@
 use candle_core::CudaDevice;
 use candle_core::cuda_backend::cudarc::driver::{CudaStream, LaunchConfig, PushKernelArg};
 
-use super::family::{Family, Parameter, kernel};
+use super::family::{Element, Family, Parameter, kernel};
 use crate::{Error, Result};
 
 /// An argument of a kernel. Addresses may be 0 where the kernel's text allows it.
@@ -47,6 +47,18 @@ pub(crate) fn int(size: usize) -> Result<i32> {
 }
 
 impl Argument {
+    /// Whether a kernel that was compiled for maps of `element` takes this argument where its text declares `wanted`.
+    fn fits(&self, wanted: Parameter, element: Element) -> bool {
+        match (wanted, element) {
+            // No address of an f32 tensor is none of a map either.
+            (Parameter::Elements, Element::F32) => self.kind() == Parameter::F32s,
+            (Parameter::Elements, Element::Bf16) => {
+                self.kind() == Parameter::Bf16s || matches!(self, Self::Address(0, Parameter::F32s))
+            }
+            _ => self.kind() == wanted,
+        }
+    }
+
     fn kind(&self) -> Parameter {
         match self {
             Self::Address(_, kind) => *kind,
@@ -78,9 +90,9 @@ pub(crate) fn blocks(count: usize) -> Result<[u32; 3]> {
     }
 }
 
-/// Launches kernel `name` of `family` with `grid` blocks of `block` threads.
+/// Launches kernel `name` of `family` with `grid` blocks of `block` threads: the one for bf16 maps if an argument is one.
 ///
-/// The kinds of the arguments are checked against the kernel's text. Buffers must have the sizes that the text
+/// The kinds of the arguments are checked against the kernel's text: all maps of a launch have one type. Buffers must have the sizes that the text
 /// reads and writes: that is the caller's part, and the tests' (device memory ends at a guard page there).
 ///
 /// # Errors
@@ -108,9 +120,12 @@ pub(super) fn launch_in(
     block: [u32; 2],
     arguments: &[Argument],
 ) -> Result<()> {
-    let kernel = kernel(device, family, name)?;
+    let is_bf16 = arguments.iter().any(|argument| argument.kind() == Parameter::Bf16s);
+    let element = if is_bf16 { Element::Bf16 } else { Element::F32 };
+    let kernel = kernel(device, family, element, name)?;
+    let mut given = arguments.iter().zip(&*kernel.parameters);
     let fits = arguments.len() == kernel.parameters.len()
-        && arguments.iter().zip(&*kernel.parameters).all(|(argument, wanted)| argument.kind() == *wanted);
+        && given.all(|(argument, wanted)| argument.fits(*wanted, element));
     if !fits {
         let given: Vec<Parameter> = arguments.iter().map(Argument::kind).collect();
         let reason = format!("kernel {name} wants {:?}, got {given:?}", kernel.parameters);

@@ -3,7 +3,8 @@
 use candle_core::cuda_backend::CudaDType;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Shape, Storage, Tensor, WithDType};
+use candle_core::{CudaDevice, CudaStorage, DType, Shape, Storage, Tensor, WithDType};
+use half::bf16;
 
 use super::family::Parameter;
 use super::launch::{Argument, int};
@@ -16,6 +17,10 @@ pub(crate) trait Number: CudaDType + WithDType + DeviceRepr {
 
 impl Number for f32 {
     const KIND: Parameter = Parameter::F32s;
+}
+
+impl Number for bf16 {
+    const KIND: Parameter = Parameter::Bf16s;
 }
 
 impl Number for f64 {
@@ -73,6 +78,19 @@ pub(crate) fn floats(tensor: &Tensor) -> Result<Argument> {
     address::<f32>(tensor)
 }
 
+/// The address of a map, f32 or bf16.
+pub(crate) fn elements(tensor: &Tensor) -> Result<Argument> {
+    match tensor.dtype() {
+        DType::BF16 => address::<bf16>(tensor),
+        _ => address::<f32>(tensor),
+    }
+}
+
+/// The address of a map, or none.
+pub(crate) fn elements_or_null(tensor: Option<&Tensor>) -> Result<Argument> {
+    tensor.map_or(Ok(null::<f32>()), elements)
+}
+
 /// No address, where a kernel's text allows that.
 pub(crate) fn null<T: Number>() -> Argument {
     Argument::Address(0, T::KIND)
@@ -103,6 +121,11 @@ impl<T: Number> Fresh<T> {
     pub(crate) fn address(&self) -> Argument {
         let (address, _sync) = self.0.device_ptr(self.0.stream());
         Argument::Address(address, T::KIND)
+    }
+
+    /// The address of number `index`.
+    pub(crate) fn address_of(&self, index: usize) -> Argument {
+        Argument::Address(self.start() + (index * size_of::<T>()) as u64, T::KIND)
     }
 
     /// Its address, for NVIDIA's libraries.
@@ -137,6 +160,60 @@ impl<T: Number> Fresh<T> {
     pub(crate) fn tensor(self, shape: impl Into<Shape>, device: &CudaDevice) -> Tensor {
         let storage = Storage::Cuda(CudaStorage::wrap_cuda_slice(self.0, device.clone()));
         Tensor::from_storage(storage, shape, BackpropOp::none(), false)
+    }
+
+    /// An NCHW-shaped tensor of it, channels last.
+    ///
+    /// # Errors
+    /// None: four dimensions are permuted.
+    pub(crate) fn map(self, nhwc: (usize, usize, usize, usize), device: &CudaDevice) -> Result<Tensor> {
+        Ok(self.tensor(nhwc, device).permute((0, 3, 1, 2))?)
+    }
+}
+
+/// Memory for a map, f32 or bf16, that a kernel is about to write.
+pub(crate) enum FreshMap {
+    F32(Fresh<f32>),
+    Bf16(Fresh<bf16>),
+}
+
+impl FreshMap {
+    /// Room for `len` numbers of the type of `like`.
+    ///
+    /// # Errors
+    /// If the device has too little memory left.
+    pub(crate) fn like(like: &Tensor, device: &CudaDevice, len: usize) -> Result<Self> {
+        Ok(match like.dtype() {
+            DType::BF16 => Self::Bf16(Fresh::new(device, len)?),
+            _ => Self::F32(Fresh::new(device, len)?),
+        })
+    }
+
+    /// Its address.
+    pub(crate) fn address(&self) -> Argument {
+        match self {
+            Self::F32(map) => map.address(),
+            Self::Bf16(map) => map.address(),
+        }
+    }
+
+    /// It, filled with zeros.
+    ///
+    /// # Errors
+    /// Errors of the driver.
+    pub(crate) fn zeroed(self, device: &CudaDevice) -> Result<Self> {
+        Ok(match self {
+            Self::F32(map) => Self::F32(map.zeroed(device)?),
+            Self::Bf16(map) => Self::Bf16(map.zeroed(device)?),
+        })
+    }
+
+    /// A row-major tensor of it.
+    pub(crate) fn tensor(self, shape: impl Into<Shape>, device: &CudaDevice) -> Tensor {
+        match self {
+            Self::F32(map) => map.tensor(shape, device),
+            Self::Bf16(map) => map.tensor(shape, device),
+        }
     }
 
     /// An NCHW-shaped tensor of it, channels last.

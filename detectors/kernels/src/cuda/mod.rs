@@ -3,6 +3,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | `cache` | compiled kernels in the user's cache folder |
+//! | `cublas` | products of bf16 matrices by cuBLAS |
 //! | `cudnn` | convolutions by cuDNN |
 //! | `device` | opening a GPU; the stream that all work is put into |
 //! | `family` | kernels as CUDA C++ text, compiled by NVRTC for the GPU that is there |
@@ -16,6 +17,7 @@
 //! atomics: sums have a fixed order, and bits repeat on one model of GPU.
 
 mod cache;
+pub(crate) mod cublas;
 pub(crate) mod cudnn;
 mod device;
 mod family;
@@ -32,5 +34,8 @@ pub use machine::{GpuInfo, Machine, machine};
 pub(crate) use device::peak_memory;
 pub(crate) use family::Family;
 pub(crate) use launch::{Argument, arguments, blocks, int, launch};
-pub(crate) use memory::{Fresh, Table, address, by_target, floats, floats_or_null, null, pointer};
+pub(crate) use memory::{
+    Fresh, FreshMap, Table, address, by_target, elements, elements_or_null, floats, floats_or_null, null,
+    pointer,
+};
 pub(crate) use pieces::{in_pieces, pieces};

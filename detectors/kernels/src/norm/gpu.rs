@@ -9,7 +9,10 @@ use super::rows::{GradientSums, Rows};
 use crate::Result;
 use crate::activation::Activation;
 use crate::conv::code;
-use crate::cuda::{Argument, Family, Fresh, address, arguments, blocks, floats, floats_or_null, int, launch};
+use crate::cuda::{
+    Argument, Family, Fresh, FreshMap, address, arguments, blocks, elements, elements_or_null, floats,
+    floats_or_null, int, launch,
+};
 use crate::dispatch::Gpu;
 
 /// Rows that a block adds.
@@ -58,7 +61,7 @@ impl Rows {
         let partial = chunks * self.tables();
         let (sums, squares) = (Fresh::<f64>::new(device, partial)?, Fresh::<f64>::new(device, partial)?);
         let moments = Fresh::<f64>::new(device, 2 * self.tables())?;
-        let (rows, c, x) = (int(self.rows)?, int(self.c)?, floats(x)?);
+        let (rows, c, x) = (int(self.rows)?, int(self.c)?, elements(x)?);
         let arguments = arguments![x, sums.address(), squares.address(), rows, c, int(self.chunk(chunks))?];
         launch(device, Family::Norm, "value_sums", grid, [32, 8], arguments)?;
         let arguments = arguments![
@@ -103,16 +106,16 @@ impl Rows {
         bias: &Tensor,
         residual: Option<&Tensor>,
         activation: Activation,
-    ) -> Result<Fresh<f32>> {
-        let out = Fresh::<f32>::new(device, self.len())?;
+    ) -> Result<FreshMap> {
+        let out = FreshMap::like(x, device, self.len())?;
         if self.len() > 0 {
             let bias = bias.contiguous()?;
             let arguments = arguments![
-                floats(x)?,
+                elements(x)?,
                 floats(&line.mean)?,
                 line.factor.address(),
                 floats(&bias)?,
-                floats_or_null(residual)?,
+                elements_or_null(residual)?,
                 out.address(),
                 self.len() as i64,
                 int(self.rows)?,
@@ -143,9 +146,9 @@ impl Rows {
         let partial = chunks * count;
         let parts = [Fresh::<f64>::new(device, partial)?, Fresh::<f64>::new(device, partial)?];
         let arguments = arguments![
-            floats(g)?,
-            floats_or_null(x)?,
-            floats_or_null(y)?,
+            elements(g)?,
+            elements_or_null(x)?,
+            elements_or_null(y)?,
             floats(mean)?,
             parts[0].address(),
             parts[1].address(),
@@ -207,19 +210,19 @@ struct BackOnLine<'a> {
     b: Argument,
     d: Argument,
     mean: Argument,
-    masked: Option<&'a Fresh<f32>>,
+    masked: Option<&'a FreshMap>,
     activation: Activation,
 }
 
 impl BackOnLine<'_> {
-    fn run(self, device: &CudaDevice, rows: Rows) -> Result<Fresh<f32>> {
-        let out = Fresh::<f32>::new(device, rows.len())?;
+    fn run(self, device: &CudaDevice, rows: Rows) -> Result<FreshMap> {
+        let out = FreshMap::like(self.g, device, rows.len())?;
         if rows.len() > 0 {
             let masked = self.masked.map_or(floats_or_null(None), |masked| Ok(masked.address()))?;
             let arguments = arguments![
-                floats(self.g)?,
-                floats_or_null(self.x)?,
-                floats_or_null(self.y)?,
+                elements(self.g)?,
+                elements_or_null(self.x)?,
+                elements_or_null(self.y)?,
                 self.a.address(),
                 self.b,
                 self.d,
@@ -307,7 +310,7 @@ impl Gpu for NormGradients<'_> {
                 run(device, "backward_tables", count / grouping.group, arguments)?;
             }
             let keep_masked = self.keep_masked && y.is_some();
-            let masked = keep_masked.then(|| Fresh::<f32>::new(device, rows.len())).transpose()?;
+            let masked = keep_masked.then(|| FreshMap::like(g, device, rows.len())).transpose()?;
             let back = BackOnLine {
                 g,
                 x: Some(x),

@@ -9,6 +9,7 @@ use crate::activation::Activation;
 use crate::dispatch::{self, Host};
 use crate::memory::{elements, from_channels_last, from_elements, nhwc};
 use crate::piecewise::after;
+use crate::stored::stored_as;
 use crate::{Error, Result, Value};
 
 /// Residual and activation that follow a norm in the same pass over memory.
@@ -95,7 +96,8 @@ fn normalized(
     fused: NormEpilogue,
 ) -> Result<(Value, Tensor)> {
     let input = nhwc(x.tensor())?;
-    let residual = fused.residual.map(|residual| nhwc(residual.tensor())).transpose()?;
+    let residual = |map: &Value| stored_as(&nhwc(map.tensor())?, x.tensor().dtype());
+    let residual = fused.residual.map(residual).transpose()?;
     let (gain, shift) = (weight.tensor().clone(), bias.tensor().clone());
     let activation = fused.activation;
     let norm = Norm {

@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{PieceGradients, PieceValues, Pieces, Piecewise};
 use crate::Result;
-use crate::cuda::{Family, Fresh, address, arguments, blocks, floats, launch};
+use crate::cuda::{Family, Fresh, FreshMap, address, arguments, blocks, elements, launch};
 use crate::dispatch::Gpu;
 
 /// Code of a function in the kernels' text.
@@ -22,7 +22,7 @@ impl Gpu for Pieces<'_> {
         let count = self.x.elem_count();
         let pieces = Fresh::<u8>::new(device, count)?;
         let (low, high) = self.function.kinks();
-        let arguments = arguments![floats(self.x)?, pieces.address(), count as i64, low, high];
+        let arguments = arguments![elements(self.x)?, pieces.address(), count as i64, low, high];
         launch(device, Family::Elementwise, "pieces", blocks(count)?, [256, 1], arguments)?;
         Ok(pieces.tensor(count, device))
     }
@@ -31,9 +31,10 @@ impl Gpu for Pieces<'_> {
 impl Gpu for PieceValues<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let count = self.x.elem_count();
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.x, device, count)?;
         let pieces = address::<u8>(self.pieces)?;
-        let arguments = arguments![floats(self.x)?, pieces, out.address(), count as i64, code(self.function)];
+        let arguments =
+            arguments![elements(self.x)?, pieces, out.address(), count as i64, code(self.function)];
         launch(device, Family::Elementwise, "on_pieces", blocks(count)?, [256, 1], arguments)?;
         Ok(out.tensor(self.x.shape(), device))
     }
@@ -42,9 +43,9 @@ impl Gpu for PieceValues<'_> {
 impl Gpu for PieceGradients<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let count = self.g.elem_count();
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.g, device, count)?;
         let pieces = address::<u8>(self.pieces)?;
-        let (g, x, function) = (floats(self.g)?, floats(self.x)?, code(self.function));
+        let (g, x, function) = (elements(self.g)?, elements(self.x)?, code(self.function));
         let arguments = arguments![g, x, pieces, out.address(), count as i64, function];
         launch(device, Family::Elementwise, "through_pieces", blocks(count)?, [256, 1], arguments)?;
         Ok(out.tensor(self.g.shape(), device))

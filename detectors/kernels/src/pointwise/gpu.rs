@@ -5,7 +5,7 @@ use candle_core::{CudaDevice, Tensor};
 use super::{AddInPlace, AddRows, Function, Map, MaskInPlace, Pair, Zip};
 use crate::Result;
 use crate::activation::Activation;
-use crate::cuda::{Family, Fresh, Table, arguments, blocks, by_target, floats, int, launch};
+use crate::cuda::{Argument, Family, FreshMap, Table, arguments, blocks, by_target, elements, int, launch};
 use crate::dispatch::Gpu;
 use crate::in_place::refuse_shared;
 use crate::memory::{is_channels_last, nhwc};
@@ -59,8 +59,8 @@ impl Gpu for MaskInPlace<'_> {
             Activation::Relu => Pair::ThroughRelu.code(),
             Activation::Relu6 => Pair::ThroughRelu6.code(),
         };
-        let (count, g) = (self.g.elem_count(), floats(self.g)?);
-        let arguments = arguments![g, floats(self.y)?, g, count as i64, code];
+        let (count, g) = (self.g.elem_count(), elements(self.g)?);
+        let arguments = arguments![g, elements(self.y)?, g, count as i64, code];
         launch(device, Family::Elementwise, "zip", blocks(count)?, [256, 1], arguments)
     }
 }
@@ -69,7 +69,7 @@ impl Gpu for AddInPlace<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<()> {
         refuse_shared("add_in_place", &[self.to], &[self.from])?;
         let count = self.to.elem_count();
-        let arguments = arguments![floats(self.to)?, floats(self.from)?, count as i64];
+        let arguments = arguments![elements(self.to)?, elements(self.from)?, count as i64];
         launch(device, Family::Elementwise, "add_in_place", blocks(count)?, [256, 1], arguments)
     }
 }
@@ -84,7 +84,7 @@ impl Gpu for AddRows<'_> {
         let targets: Vec<usize> = self.indices.iter().map(|&index| index as usize).collect();
         let (starts, order) = by_target(&targets, m)?;
         let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
-        let (to, from) = (floats(self.to)?, floats(self.from)?);
+        let (to, from) = (elements(self.to)?, elements(self.from)?);
         let arguments = arguments![from, starts.address(), order.address(), to, int(m)?, int(d)?];
         launch(device, Family::Elementwise, "add_rows", blocks(m * d)?, [256, 1], arguments)
     }
@@ -96,14 +96,14 @@ fn in_order_of(
     like: &Tensor,
     inputs: &[&Tensor],
     device: &CudaDevice,
-    write: impl FnOnce(usize, &[crate::cuda::Argument], &Fresh<f32>) -> Result<()>,
+    write: impl FnOnce(usize, &[Argument], &FreshMap) -> Result<()>,
 ) -> Result<Tensor> {
     let count = like.elem_count();
-    let out = Fresh::new(device, count)?;
+    let out = FreshMap::like(like, device, count)?;
     let last = is_channels_last(like);
     let ordered = inputs.iter().map(|input| if last { nhwc(input) } else { Ok(input.contiguous()?) });
     let ordered = ordered.collect::<Result<Vec<_>>>()?;
-    let addresses = ordered.iter().map(floats).collect::<Result<Vec<_>>>()?;
+    let addresses = ordered.iter().map(elements).collect::<Result<Vec<_>>>()?;
     write(count, &addresses, &out)?;
     if last {
         let (n, c, h, w) = like.dims4()?;

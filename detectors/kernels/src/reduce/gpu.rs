@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::ColumnSums;
 use crate::Result;
-use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
+use crate::cuda::{Family, Fresh, arguments, blocks, elements, int, launch};
 use crate::dispatch::Gpu;
 
 /// Rows that a block adds, and the most chunks of rows.
@@ -23,7 +23,7 @@ impl Gpu for ColumnSums<'_> {
                 let x = self.0.contiguous()?;
                 let chunk = rows.div_ceil(chunks);
                 let arguments =
-                    arguments![floats(&x)?, partial.address(), rows as i64, int(columns)?, chunk as i64];
+                    arguments![elements(&x)?, partial.address(), rows as i64, int(columns)?, chunk as i64];
                 let grid = [int(columns.div_ceil(32))? as u32, chunks as u32, 1];
                 launch(device, Family::Rows, "column_sums", grid, [32, 8], arguments)?;
             }

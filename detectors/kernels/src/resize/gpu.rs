@@ -5,7 +5,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{Bilinear, BilinearGradient, Mix, mixes};
 use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::cuda::{Family, FreshMap, Table, arguments, blocks, elements, int, launch};
 use crate::dispatch::Gpu;
 
 /// A [`Mix`] as the kernels' text declares it.
@@ -30,12 +30,12 @@ impl Gpu for Bilinear<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let ((n, h, w, c), (oh, ow)) = (self.x.dims4()?, self.to);
         let count = n * oh * ow * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.x, device, count)?;
         if count > 0 {
             let rows = table(device, &mixes(h, oh))?;
             let columns = table(device, &mixes(w, ow))?;
             let arguments = arguments![
-                floats(self.x)?,
+                elements(self.x)?,
                 rows.address(),
                 columns.address(),
                 out.address(),
@@ -56,7 +56,7 @@ impl Gpu for BilinearGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let ((n, oh, ow, c), (h, w)) = (self.g.dims4()?, self.from);
         let count = n * h * w * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.g, device, count)?;
         if count > 0 {
             let (rows, columns) = (mixes(h, oh), mixes(w, ow));
             let row_readers = Table::of_ints(device, &readers(&rows, h)?)?;
@@ -64,7 +64,7 @@ impl Gpu for BilinearGradient<'_> {
             let rows = table(device, &rows)?;
             let columns = table(device, &columns)?;
             let arguments = arguments![
-                floats(self.g)?,
+                elements(self.g)?,
                 rows.address(),
                 columns.address(),
                 row_readers.address(),

@@ -4,7 +4,7 @@ use candle_core::CudaDevice;
 
 use super::TimesScalar;
 use crate::Result;
-use crate::cuda::{Family, Fresh, arguments, blocks, floats, int, launch};
+use crate::cuda::{Family, Fresh, arguments, blocks, elements, floats, int, launch};
 use crate::dispatch::Gpu;
 
 /// Numbers that one block adds.
@@ -32,7 +32,7 @@ impl Gpu for TimesScalar<'_> {
         if count == 0 {
             return Ok(());
         }
-        let arguments = arguments![floats(self.gradient)?, floats(&factor)?, count as i64];
+        let arguments = arguments![elements(self.gradient)?, floats(&factor)?, count as i64];
         launch(device, Family::Elementwise, "times_scalar", blocks(count)?, [256, 1], arguments)
     }
 }

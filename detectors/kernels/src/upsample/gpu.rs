@@ -4,7 +4,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{Nearest, NearestGradient, sources};
 use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, floats_or_null, int, launch};
+use crate::cuda::{Family, FreshMap, Table, arguments, blocks, elements, elements_or_null, int, launch};
 use crate::dispatch::Gpu;
 
 /// Positions as kernels take them.
@@ -16,13 +16,13 @@ impl Gpu for Nearest<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let ((n, h, w, c), (oh, ow)) = (self.x.dims4()?, self.to);
         let count = n * oh * ow * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.x, device, count)?;
         if count > 0 {
             let rows = Table::of_ints(device, &ints(sources(h, oh))?)?;
             let columns = Table::of_ints(device, &ints(sources(w, ow))?)?;
             let arguments = arguments![
-                floats(self.x)?,
-                floats_or_null(self.lateral)?,
+                elements(self.x)?,
+                elements_or_null(self.lateral)?,
                 rows.address(),
                 columns.address(),
                 out.address(),
@@ -43,7 +43,7 @@ impl Gpu for NearestGradient<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let ((n, oh, ow, c), (h, w)) = (self.g.dims4()?, self.from);
         let count = n * h * w * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.g, device, count)?;
         if count > 0 {
             // Sources ascend, so the readers of one end where those of the next begin.
             let readers = |sources: &[usize], size: usize| {
@@ -52,7 +52,7 @@ impl Gpu for NearestGradient<'_> {
             let rows = Table::of_ints(device, &readers(&sources(h, oh), h)?)?;
             let columns = Table::of_ints(device, &readers(&sources(w, ow), w)?)?;
             let arguments = arguments![
-                floats(self.g)?,
+                elements(self.g)?,
                 rows.address(),
                 columns.address(),
                 out.address(),

@@ -6,7 +6,7 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{Cut, PutBack, Run, runs};
 use crate::Result;
-use crate::cuda::{Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::cuda::{Family, FreshMap, Table, arguments, blocks, elements, int, launch};
 use crate::dispatch::Gpu;
 
 impl Gpu for Cut<'_> {
@@ -14,12 +14,12 @@ impl Gpu for Cut<'_> {
         let Self { map, centres, side } = self;
         let (_, h, w, c) = map.dims4()?;
         let count = centres.len() * side * side * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(map, device, count)?;
         if count > 0 {
             let centres = centres.iter().flat_map(|pixel| [pixel.image, pixel.y, pixel.x]).map(int);
             let centres = Table::of_ints(device, &centres.collect::<Result<Vec<_>>>()?)?;
             let arguments = arguments![
-                floats(map)?,
+                elements(map)?,
                 centres.address(),
                 out.address(),
                 count as i64,
@@ -37,7 +37,7 @@ impl Gpu for Cut<'_> {
 impl Gpu for PutBack<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let Self { g, centres, side, shape: (n, h, w, c) } = self;
-        let map = Fresh::<f32>::new(device, n * h * w * c)?.zeroed(device)?;
+        let map = FreshMap::like(g, device, n * h * w * c)?.zeroed(device)?;
         // By pixel of the map, the pixels of windows that lie there: in the order of the windows.
         let mut by_pixel: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for Run { window, map, pixels } in runs(centres, side, (h, w)) {
@@ -57,7 +57,7 @@ impl Gpu for PutBack<'_> {
             let pixels = Table::of_longs(device, &pixels)?;
             let (starts, order) = (Table::of_ints(device, &starts)?, Table::of_ints(device, &order)?);
             let arguments = arguments![
-                floats(g)?,
+                elements(g)?,
                 pixels.address(),
                 starts.address(),
                 order.address(),

@@ -4,7 +4,7 @@ pub(crate) use ckd_golden as golden;
 
 use std::sync::LazyLock;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use ckd_golden::Case;
 use ckd_kernels::{Gradients, Value};
 
@@ -46,7 +46,8 @@ pub(crate) fn nhwc(tensor: &Tensor) -> Tensor {
 
 /// The elements, row-major in the tensor's shape.
 pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().and_then(|t| t.to_vec1()).expect("f32")
+    let host = tensor.to_device(&Device::Cpu).and_then(|t| t.to_dtype(DType::F32));
+    host.and_then(|t| t.flatten_all()?.to_vec1()).expect("numbers")
 }
 
 /// Input `key` of a golden case.

@@ -1,12 +1,12 @@
 // Channels of maps (pixels, C) in another order, times a factor, between zeros.
 
-extern "C" __global__ void pick(const float *x, const int *order, float *y, long long count, int c, int picked) {
+extern "C" __global__ void pick(const element *x, const int *order, element *y, long long count, int c, int picked) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i < count) y[i] = x[i / picked * c + order[i % picked]];
 }
 
 // To channel j, the picked channels order[starts[j]..starts[j + 1]], in their order.
-extern "C" __global__ void pick_gradient(const float *g, const int *starts, const int *order, float *dx, long long count, int c, int picked) {
+extern "C" __global__ void pick_gradient(const element *g, const int *starts, const int *order, element *dx, long long count, int c, int picked) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c);
@@ -16,14 +16,14 @@ extern "C" __global__ void pick_gradient(const float *g, const int *starts, cons
 }
 
 // x (N, pixels, C) times factors (N, C).
-extern "C" __global__ void scale_channels(const float *x, const float *factors, float *y, long long count, long long pixels, int c) {
+extern "C" __global__ void scale_channels(const element *x, const element *factors, element *y, long long count, long long pixels, int c) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i < count) y[i] = x[i] * factors[i / c / pixels * c + i % c];
 }
 
 // Σ g x over the pixels of an image and channel: 32 channels a block, 8 warps share the pixels in a fixed way.
 extern "C" __global__ void __launch_bounds__(256)
-channel_products(const float *g, const float *x, float *out, long long pixels, int c) {
+channel_products(const element *g, const element *x, element *out, long long pixels, int c) {
     __shared__ double sums[8][33];
     int channel = blockIdx.x * 32 + threadIdx.x;
     long long image = blockIdx.y;
@@ -43,7 +43,7 @@ channel_products(const float *g, const float *x, float *out, long long pixels, i
 }
 
 // Every second pixel of every second row, between channels of zeros.
-extern "C" __global__ void halve(const float *x, float *y, long long count, int h, int w, int c, int channels, int before) {
+extern "C" __global__ void halve(const element *x, element *y, long long count, int h, int w, int c, int channels, int before) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int ow = (w + 1) / 2, oh = (h + 1) / 2;
@@ -51,7 +51,7 @@ extern "C" __global__ void halve(const float *x, float *y, long long count, int 
     y[i] = channel >= 0 && channel < c ? x[(((long long)image * h + 2 * oy) * w + 2 * ox) * c + channel] : 0.0f;
 }
 
-extern "C" __global__ void halve_gradient(const float *g, float *dx, long long count, int h, int w, int c, int channels, int before) {
+extern "C" __global__ void halve_gradient(const element *g, element *dx, long long count, int h, int w, int c, int channels, int before) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int ow = (w + 1) / 2, oh = (h + 1) / 2;

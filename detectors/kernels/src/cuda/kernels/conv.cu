@@ -1,7 +1,7 @@
-// What surrounds cuDNN's products: epilogues, scaled and rounded weights.
+// What surrounds cuDNN's products: epilogues, scaled weights, maps of another type.
 
 // y = activation(y + shift + residual) over rows of c channels, in place.
-extern "C" __global__ void epilogue(float *y, const float *shift, const float *residual, long long count, int c, int activation) {
+extern "C" __global__ void epilogue(element *y, const float *shift, const element *residual, long long count, int c, int activation) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c);
@@ -11,11 +11,14 @@ extern "C" __global__ void epilogue(float *y, const float *shift, const float *r
     y[i] = activate(value, activation);
 }
 
-// Rows of `width` numbers, each times its factor (or 1); rounded to bfloat16's 8 bits if asked.
-extern "C" __global__ void scaled_rows(const float *x, const float *scale, float *y, long long count, int width, int round) {
+// Rows of `width` numbers, each times its factor (or 1), as elements.
+extern "C" __global__ void to_elements(const float *x, const float *scale, element *y, long long count, int width) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    float value = x[i];
-    if (scale) value *= scale[i / width];
-    y[i] = round ? from_bf16(to_bf16(value)) : value;
+    if (i < count) y[i] = scale ? x[i] * scale[i / width] : x[i];
+}
+
+// Elements in rows of `width`, each row times its factor (or 1), as floats.
+extern "C" __global__ void to_floats(const element *x, const float *scale, float *y, long long count, int width) {
+    long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
+    if (i < count) y[i] = scale ? x[i] * scale[i / width] : float(x[i]);
 }

@@ -14,7 +14,7 @@ __device__ __forceinline__ float hard_swish_of(float x) {
 }
 
 // y = f(x): 0 times the factor, 1 ReLU, 2 ReLU6, 3 hard sigmoid, 4 hard swish, 5 sigmoid.
-extern "C" __global__ void map(const float *x, float *y, long long count, int code, float factor) {
+extern "C" __global__ void map(const element *x, element *y, long long count, int code, float factor) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     float value = x[i];
@@ -30,7 +30,7 @@ extern "C" __global__ void map(const float *x, float *y, long long count, int co
 }
 
 // f(a, b): 0 the sum; the gradient a through 1 ReLU, 2 ReLU6 with the result b, 3 hard sigmoid, 4 hard swish of b, 5 sigmoid with the result b.
-extern "C" __global__ void zip(const float *a, const float *b, float *y, long long count, int code) {
+extern "C" __global__ void zip(const element *a, const element *b, element *y, long long count, int code) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     float g = a[i], x = b[i], value;
@@ -46,13 +46,13 @@ extern "C" __global__ void zip(const float *a, const float *b, float *y, long lo
 }
 
 // The piece of a piecewise function that each number lies on: 0 up to `low`, 2 from `high` on, 1 between.
-extern "C" __global__ void pieces(const float *x, u8 *pieces, long long count, float low, float high) {
+extern "C" __global__ void pieces(const element *x, u8 *pieces, long long count, float low, float high) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i < count) pieces[i] = u8(int(!(x[i] <= low)) + int(x[i] >= high));
 }
 
 // The given piece at x of 0 ReLU, 1 ReLU6, 2 hard sigmoid, 3 hard swish.
-extern "C" __global__ void on_pieces(const float *x, const u8 *pieces, float *y, long long count, int code) {
+extern "C" __global__ void on_pieces(const element *x, const u8 *pieces, element *y, long long count, int code) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     float value = x[i];
@@ -63,7 +63,7 @@ extern "C" __global__ void on_pieces(const float *x, const u8 *pieces, float *y,
 }
 
 // The gradient g through that piece at x.
-extern "C" __global__ void through_pieces(const float *g, const float *x, const u8 *pieces, float *dx, long long count, int code) {
+extern "C" __global__ void through_pieces(const element *g, const element *x, const u8 *pieces, element *dx, long long count, int code) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     float value = g[i];
@@ -73,9 +73,9 @@ extern "C" __global__ void through_pieces(const float *g, const float *x, const 
     dx[i] = value;
 }
 
-extern "C" __global__ void add_in_place(float *to, const float *from, long long count) {
+extern "C" __global__ void add_in_place(element *to, const element *from, long long count) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
-    if (i < count) to[i] += from[i];
+    if (i < count) to[i] = to[i] + from[i];
 }
 
 extern "C" __global__ void copy(float *to, const float *from, long long count) {
@@ -84,21 +84,21 @@ extern "C" __global__ void copy(float *to, const float *from, long long count) {
 }
 
 // x times the only number of factor, in place; a factor of 1 costs no pass over x.
-extern "C" __global__ void times_scalar(float *x, const float *factor, long long count) {
+extern "C" __global__ void times_scalar(element *x, const float *factor, long long count) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     float by = factor[0];
-    if (i < count && by != 1.0f) x[i] *= by;
+    if (i < count && by != 1.0f) x[i] = x[i] * by;
 }
 
 // Row `indices[r]` of a (m, d) as row r.
-extern "C" __global__ void gather_rows(const float *a, const int *indices, float *out, int rows, int d) {
+extern "C" __global__ void gather_rows(const element *a, const int *indices, element *out, int rows, int d) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= (long long)rows * d) return;
     out[i] = a[(long long)indices[i / d] * d + i % d];
 }
 
 // To row m of to (m, d), the rows of `from` that `order` names from starts[m] on: in their order.
-extern "C" __global__ void add_rows(const float *from, const int *starts, const int *order, float *to, int m, int d) {
+extern "C" __global__ void add_rows(const element *from, const int *starts, const int *order, element *to, int m, int d) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= (long long)m * d) return;
     int row = int(i / d), column = int(i % d);
@@ -109,7 +109,7 @@ extern "C" __global__ void add_rows(const float *from, const int *starts, const 
 }
 
 // A part of a concatenation: `outer` runs of `run` numbers, to rows of `row` numbers from `offset` on.
-extern "C" __global__ void put_runs(const float *part, float *out, long long outer, long long run, long long row, long long offset) {
+extern "C" __global__ void put_runs(const element *part, element *out, long long outer, long long run, long long row, long long offset) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= outer * run) return;
     out[i / run * row + offset + i % run] = part[i];

@@ -14,11 +14,11 @@ __device__ __forceinline__ void fold(double (*sums)[33]) {
 // Σ x and Σ x² of a chunk of rows. Grid: (channels / 32, chunks, sections). Values are taken relative to the first
 // row's, so that a large mean costs no digits.
 extern "C" __global__ void __launch_bounds__(256)
-value_sums(const float *x, double *sums, double *squares, int rows, int c, int chunk) {
+value_sums(const element *x, double *sums, double *squares, int rows, int c, int chunk) {
     __shared__ double first_sums[8][33];
     __shared__ double second_sums[8][33];
     int channel = blockIdx.x * 32 + threadIdx.x;
-    const float *section = x + (long long)blockIdx.z * rows * c;
+    const element *section = x + (long long)blockIdx.z * rows * c;
     int first = blockIdx.y * chunk, last = min(rows, first + chunk);
     float sum = 0.0f, square = 0.0f;
     if (channel < c) {
@@ -41,12 +41,12 @@ value_sums(const float *x, double *sums, double *squares, int rows, int c, int c
 }
 
 // Moments of each group of `group` channels of a section: means, then biased variances, an entry a channel.
-extern "C" __global__ void finish_moments(const float *x, const double *sums, const double *squares, double *moments,
+extern "C" __global__ void finish_moments(const element *x, const double *sums, const double *squares, double *moments,
                                           int rows, int c, int chunks, int sections, int group) {
     int at = blockIdx.x * blockDim.x + threadIdx.x, groups = c / group;
     if (at >= sections * groups) return;
     int section = at / groups, first = at % groups * group;
-    const float *shifts = x + (long long)section * rows * c;
+    const element *shifts = x + (long long)section * rows * c;
     double values = double(rows) * group;
     // Sums of each channel around its own shift, combined around the mean of all.
     double total = 0.0;
@@ -95,8 +95,8 @@ extern "C" __global__ void line_of_tables(const float *var, const float *weight,
 }
 
 // y = activation((x - mean) factor + bias + residual).
-extern "C" __global__ void on_line(const float *x, const float *mean, const float *factor, const float *bias, const float *residual,
-                                   float *y, long long count, int rows, int c, int activation) {
+extern "C" __global__ void on_line(const element *x, const float *mean, const float *factor, const float *bias, const element *residual,
+                                   element *y, long long count, int rows, int c, int activation) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c);
@@ -108,7 +108,7 @@ extern "C" __global__ void on_line(const float *x, const float *mean, const floa
 
 // Σ g and Σ g (x - mean) of a chunk of rows, g behind the activation whose result was y.
 extern "C" __global__ void __launch_bounds__(256)
-gradient_sums(const float *g, const float *x, const float *y, const float *mean, double *sums, double *products,
+gradient_sums(const element *g, const element *x, const element *y, const float *mean, double *sums, double *products,
               int rows, int c, int chunk, int activation) {
     __shared__ double first_sums[8][33];
     __shared__ double second_sums[8][33];
@@ -172,8 +172,8 @@ extern "C" __global__ void backward_tables(const double *of_gradients, const dou
 }
 
 // dx = a g + b (x - mean) + d, or a g without x; g behind the activation, kept in `masked` if that is there.
-extern "C" __global__ void back_on_line(const float *g, const float *x, const float *y, const float *a, const float *b, const float *d,
-                                        const float *mean, float *dx, float *masked, long long count, int rows, int c, int activation) {
+extern "C" __global__ void back_on_line(const element *g, const element *x, const element *y, const float *a, const float *b, const float *d,
+                                        const float *mean, element *dx, element *masked, long long count, int rows, int c, int activation) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     long long at = i / c / rows * c + i % c;

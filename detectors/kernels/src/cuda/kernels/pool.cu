@@ -1,7 +1,7 @@
 // Pooling over maps (N, H, W, C). Gradients are gathered: a thread owns a number and asks the windows over it.
 
 // A NaN wins; of equal values the first in row order.
-extern "C" __global__ void max_pool(const float *x, float *y, u8 *winners, long long count, int h, int w, int c, int oh, int ow,
+extern "C" __global__ void max_pool(const element *x, element *y, u8 *winners, long long count, int h, int w, int c, int oh, int ow,
                                     int kernel, int stride, int padding) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -20,7 +20,7 @@ extern "C" __global__ void max_pool(const float *x, float *y, u8 *winners, long 
 }
 
 // The number of each window at the position that is named for it.
-extern "C" __global__ void max_pool_taken(const float *x, const u8 *winners, float *y, long long count, int h, int w, int c, int oh, int ow,
+extern "C" __global__ void max_pool_taken(const element *x, const u8 *winners, element *y, long long count, int h, int w, int c, int oh, int ow,
                                           int kernel, int stride, int padding) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -29,7 +29,7 @@ extern "C" __global__ void max_pool_taken(const float *x, const u8 *winners, flo
     y[i] = x[(((long long)image * h + py) * w + px) * c + channel];
 }
 
-extern "C" __global__ void max_pool_gradient(const float *g, const u8 *winners, float *dx, long long count, int h, int w, int c, int oh, int ow,
+extern "C" __global__ void max_pool_gradient(const element *g, const u8 *winners, element *dx, long long count, int h, int w, int c, int oh, int ow,
                                              int kernel, int stride, int padding) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -52,7 +52,7 @@ __device__ __forceinline__ int bin_start(int i, int input, int bins) { return in
 __device__ __forceinline__ int bin_end(int i, int input, int bins) { return int(((long long)(i + 1) * input + bins - 1) / bins); }
 
 // Means of small bins, a thread each.
-extern "C" __global__ void average_pool_small(const float *x, float *y, long long count, int h, int w, int c, int oh, int ow) {
+extern "C" __global__ void average_pool_small(const element *x, element *y, long long count, int h, int w, int c, int oh, int ow) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c), ox = int(i / c % ow), oy = int(i / c / ow % oh), image = int(i / c / ow / oh);
@@ -65,7 +65,7 @@ extern "C" __global__ void average_pool_small(const float *x, float *y, long lon
 
 // Means of large bins, 32 channels a block; 8 warps share the pixels of a bin. Grid: (bins of all images, channels / 32).
 extern "C" __global__ void __launch_bounds__(256)
-average_pool(const float *x, float *y, int h, int w, int c, int oh, int ow) {
+average_pool(const element *x, element *y, int h, int w, int c, int oh, int ow) {
     __shared__ double sums[8][33];
     int channel = blockIdx.y * 32 + threadIdx.x;
     int ox = blockIdx.x % ow, oy = blockIdx.x / ow % oh, image = blockIdx.x / ow / oh;
@@ -84,7 +84,7 @@ average_pool(const float *x, float *y, int h, int w, int c, int oh, int ow) {
     if (threadIdx.y == 0 && channel < c) y[(long long)blockIdx.x * c + channel] = float(sums[0][threadIdx.x] * (1.0 / pixels));
 }
 
-extern "C" __global__ void average_pool_gradient(const float *g, float *dx, long long count, int h, int w, int c, int oh, int ow) {
+extern "C" __global__ void average_pool_gradient(const element *g, element *dx, long long count, int h, int w, int c, int oh, int ow) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c), px = int(i / c % w), py = int(i / c / w % h), image = int(i / c / w / h);

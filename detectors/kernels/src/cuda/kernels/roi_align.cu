@@ -2,7 +2,7 @@
 // are merged along each axis into shares of pixels; a bin is the sum of share_y share_x pixel. Axis bin i of a RoI is
 // row i of its bins, or behind these column i - oh; it has up to `cap` shares.
 
-struct Level { const float *map; double scale; int h, w; };
+struct Level { const element *map; double scale; int h, w; };
 struct Roi { float image, x1, y1, x2, y2; int level; };
 
 __device__ __forceinline__ void add_share(int *sources, float *weights, int &count, int source, double weight) {
@@ -56,12 +56,12 @@ extern "C" __global__ void roi_shares(const Roi *rois, const Level *levels, int 
 // A block a RoI and 32 channels: lanes are channels when pixels are read, bins when the result is written.
 extern "C" __global__ void __launch_bounds__(256)
 roi_align(const Roi *rois, const Level *levels, const int *sources, const float *weights, const int *counts,
-          float *out, int c, int oh, int ow, int cap) {
+          element *out, int c, int oh, int ow, int cap) {
     __shared__ float tile[32][65];
     int groups = (c + 31) / 32, r = blockIdx.x / groups, first_channel = blockIdx.x % groups * 32;
     int channel = first_channel + threadIdx.x, bins = oh * ow;
     Level level = levels[rois[r].level];
-    const float *image = level.map + (long long)rois[r].image * level.h * level.w * c + channel;
+    const element *image = level.map + (long long)rois[r].image * level.h * level.w * c + channel;
     long long rows = (long long)r * (oh + ow), columns = rows + oh;
     for (int first = 0; first < bins; first += 64) {
         int width = min(64, bins - first);
@@ -71,7 +71,7 @@ roi_align(const Roi *rois, const Level *levels, const int *sources, const float 
             float sum = 0.0f;
             if (channel < c) {
                 for (int y = 0; y < ys; y++) {
-                    const float *line = image + (long long)sources[y_bin * cap + y] * level.w * c;
+                    const element *line = image + (long long)sources[y_bin * cap + y] * level.w * c;
                     float weight = weights[y_bin * cap + y];
                     for (int x = 0; x < xs; x++)
                         sum += weight * weights[x_bin * cap + x] * line[(long long)sources[x_bin * cap + x] * c];
@@ -90,7 +90,7 @@ roi_align(const Roi *rois, const Level *levels, const int *sources, const float 
 }
 
 // g (R, C, bins) as (R, bins, C).
-extern "C" __global__ void __launch_bounds__(256) roi_bins_first(const float *g, float *out, int c, int bins) {
+extern "C" __global__ void __launch_bounds__(256) roi_bins_first(const element *g, element *out, int c, int bins) {
     __shared__ float tile[32][65];
     int groups = (c + 31) / 32, r = blockIdx.x / groups, first_channel = blockIdx.x % groups * 32;
     for (int first = 0; first < bins; first += 64) {
@@ -135,8 +135,8 @@ __device__ __forceinline__ float share_of(const int *sources, const float *weigh
 // The gradient of one level's map: a block owns 8 x 8 pixels of an image and 32 channels, and adds the RoIs that touch
 // them in their order. Lanes are channels, warps columns of pixels. g is (R, bins, C).
 extern "C" __global__ void __launch_bounds__(256, 3)
-roi_align_gradient(const float *g, const Roi *rois, const int *reach, const int *sources, const float *weights, const int *counts,
-                   float *out, int count, int level, int h, int w, int c, int oh, int ow, int cap) {
+roi_align_gradient(const element *g, const Roi *rois, const int *reach, const int *sources, const float *weights, const int *counts,
+                   element *out, int count, int level, int h, int w, int c, int oh, int ow, int cap) {
     __shared__ int touching[256];
     __shared__ int totals[8];
     __shared__ float y_shares[32][8];
@@ -193,7 +193,7 @@ roi_align_gradient(const float *g, const Roi *rois, const int *reach, const int 
 #pragma unroll
                         for (int i = 0; i < 8; i++) all += shares[i] = y_shares[y][i];
                         if (all == 0.0f || channel >= c) continue;
-                        const float *from = g + (((long long)roi * oh + y0 + y) * ow + x0) * c + channel;
+                        const element *from = g + (((long long)roi * oh + y0 + y) * ow + x0) * c + channel;
                         float line = 0.0f;
                         for (int x = 0; x < min(32, ow - x0); x++) {
                             float share = x_shares[x][warp];

@@ -108,7 +108,7 @@ log_softmax_gradient(const float *g, const float *y, float *out, long long rows,
 
 // Sums of 32 columns over a chunk of rows: a block (32, 8), grid (columns / 32, chunks).
 extern "C" __global__ void __launch_bounds__(256)
-column_sums(const float *x, double *partial, long long rows, int columns, long long chunk) {
+column_sums(const element *x, double *partial, long long rows, int columns, long long chunk) {
     __shared__ double sums[8][33];
     int column = blockIdx.x * 32 + threadIdx.x;
     long long first = blockIdx.y * chunk, last = first + chunk < rows ? first + chunk : rows;

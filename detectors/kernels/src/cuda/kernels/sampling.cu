@@ -1,7 +1,7 @@
 // Maps (N, H, W, C) at another size, windows of maps, pixels of images.
 
 // Row and column `rows[oy]`, `columns[ox]` of the source for each result, plus `side` if there is one.
-extern "C" __global__ void nearest(const float *x, const float *side, const int *rows, const int *columns, float *y,
+extern "C" __global__ void nearest(const element *x, const element *side, const int *rows, const int *columns, element *y,
                                    long long count, int h, int w, int c, int oh, int ow) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -11,7 +11,7 @@ extern "C" __global__ void nearest(const float *x, const float *side, const int 
 }
 
 // The gradient, gathered: results from row_readers[y] to row_readers[y + 1] read row y, and columns alike.
-extern "C" __global__ void nearest_gradient(const float *g, const int *row_readers, const int *column_readers, float *dx,
+extern "C" __global__ void nearest_gradient(const element *g, const int *row_readers, const int *column_readers, element *dx,
                                             long long count, int h, int w, int c, int oh, int ow) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -30,22 +30,22 @@ __device__ __forceinline__ float weight_of(const Mix &mix, int at) {
     return (mix.low == at ? mix.weights[0] : 0.0f) + (mix.high == at ? mix.weights[1] : 0.0f);
 }
 
-extern "C" __global__ void bilinear(const float *x, const Mix *rows, const Mix *columns, float *y,
+extern "C" __global__ void bilinear(const element *x, const Mix *rows, const Mix *columns, element *y,
                                     long long count, int h, int w, int c, int oh, int ow) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c), ox = int(i / c % ow), oy = int(i / c / ow % oh), image = int(i / c / ow / oh);
     Mix row = rows[oy], column = columns[ox];
-    const float *top = x + ((long long)image * h + row.low) * w * c + channel;
-    const float *bottom = x + ((long long)image * h + row.high) * w * c + channel;
+    const element *top = x + ((long long)image * h + row.low) * w * c + channel;
+    const element *bottom = x + ((long long)image * h + row.high) * w * c + channel;
     long long low = (long long)column.low * c, high = (long long)column.high * c;
     y[i] = row.weights[0] * (column.weights[0] * top[low] + column.weights[1] * top[high])
         + row.weights[1] * (column.weights[0] * bottom[low] + column.weights[1] * bottom[high]);
 }
 
 // The gradient, gathered: results from row_readers[2 y] to row_readers[2 y + 1] read row y, and columns alike.
-extern "C" __global__ void bilinear_gradient(const float *g, const Mix *rows, const Mix *columns, const int *row_readers,
-                                             const int *column_readers, float *dx, long long count, int h, int w, int c, int oh, int ow) {
+extern "C" __global__ void bilinear_gradient(const element *g, const Mix *rows, const Mix *columns, const int *row_readers,
+                                             const int *column_readers, element *dx, long long count, int h, int w, int c, int oh, int ow) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c), x = int(i / c % w), y = int(i / c / w % h), image = int(i / c / w / h);
@@ -61,7 +61,7 @@ extern "C" __global__ void bilinear_gradient(const float *g, const Mix *rows, co
 }
 
 // Windows (P, side, side, C) around centres (image, y, x), 0 outside the map.
-extern "C" __global__ void cut_windows(const float *map, const int *centres, float *out, long long count, int h, int w, int c, int side) {
+extern "C" __global__ void cut_windows(const element *map, const int *centres, element *out, long long count, int h, int w, int c, int side) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
     int channel = int(i % c), column = int(i / c % side), row = int(i / c / side % side), window = int(i / c / side / side);
@@ -70,7 +70,7 @@ extern "C" __global__ void cut_windows(const float *map, const int *centres, flo
 }
 
 // To pixel `pixels[p]` of a map of zeros, the window pixels `order[starts[p]..starts[p + 1]]`, in their order.
-extern "C" __global__ void put_windows_back(const float *g, const long long *pixels, const int *starts, const int *order, float *map,
+extern "C" __global__ void put_windows_back(const element *g, const long long *pixels, const int *starts, const int *order, element *map,
                                             long long count, int c) {
     long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x;
     if (i >= count) return;
@@ -90,10 +90,10 @@ extern "C" __global__ void normalize_pixels(const float *x, const int *sizes, co
     y[i] = inside ? (x[i] - mean[channel]) / std[channel] : 0.0f;
 }
 
-// Matrices of the channels of maps (N, H, W, C), which are resized to `side`-multiples and cut into patches. A row is a patch
+// Matrices of `channels` channels from `first` on of maps (N, H, W, C), which are resized to `side`-multiples and cut into patches. A row is a patch
 // and a column an image and a pixel of the patch, or the other way round where `by_pixel`.
 struct Patches {
-    int h, w, c, side, across, count, pixels, by_pixel;
+    int h, w, c, first, channels, side, across, count, pixels, by_pixel;
 };
 
 // Row and column of the resized map, and the image, of place `at` of a matrix.
@@ -116,18 +116,18 @@ __device__ __forceinline__ float mixed(float a, float b, const Mix &mix) {
 
 // A block (32, 8) takes 32 places of the matrices of 32 channels: it reads channel after channel and writes place after place.
 extern "C" __global__ void __launch_bounds__(256)
-cut_patches(const float *map, const Patches *patches, const Mix *rows, const Mix *columns, float *out) {
+cut_patches(const element *map, const Patches *patches, const Mix *rows, const Mix *columns, float *out) {
     __shared__ float tile[32][33];
     Patches p = *patches;
     int places = p.count * p.pixels, first = blockIdx.x * 32, channels = blockIdx.y * 32;
     for (int k = threadIdx.y; k < 32; k += 8) {
         int at = first + k, channel = channels + threadIdx.x;
-        if (at >= places || channel >= p.c) continue;
+        if (at >= places || channel >= p.channels) continue;
         int image, y, x;
         cell_of(p, at, image, y, x);
         Mix row = rows[y], column = columns[x];
-        const float *low = map + ((long long)image * p.h + row.low) * p.w * p.c + channel;
-        const float *high = map + ((long long)image * p.h + row.high) * p.w * p.c + channel;
+        const element *low = map + ((long long)image * p.h + row.low) * p.w * p.c + p.first + channel;
+        const element *high = map + ((long long)image * p.h + row.high) * p.w * p.c + p.first + channel;
         long long near = (long long)column.low * p.c, far = (long long)column.high * p.c;
         float above = mixed(low[near], low[far], column);
         tile[k][threadIdx.x] = row.weights[1] == 0.0f ? above : mixed(above, mixed(high[near], high[far], column), row);
@@ -135,20 +135,20 @@ cut_patches(const float *map, const Patches *patches, const Mix *rows, const Mix
     __syncthreads();
     for (int k = threadIdx.y; k < 32; k += 8) {
         int at = first + threadIdx.x, channel = channels + k;
-        if (at < places && channel < p.c) out[(long long)channel * places + at] = tile[threadIdx.x][k];
+        if (at < places && channel < p.channels) out[(long long)channel * places + at] = tile[threadIdx.x][k];
     }
 }
 
 // The transpose of cut_patches, gathered: a block (32, 8) takes 32 pixels of the maps and 32 channels.
 extern "C" __global__ void __launch_bounds__(256)
 paste_patches(const float *g, const Patches *patches, const Mix *rows, const Mix *columns, const int *row_readers,
-              const int *column_readers, float *map, int pixels) {
+              const int *column_readers, element *map, int pixels) {
     __shared__ float tile[32][33];
     Patches p = *patches;
     int places = p.count * p.pixels, first = blockIdx.x * 32, channels = blockIdx.y * 32;
     for (int k = threadIdx.y; k < 32; k += 8) {
         int at = first + threadIdx.x, channel = channels + k;
-        if (at >= pixels || channel >= p.c) continue;
+        if (at >= pixels || channel >= p.channels) continue;
         int x = at % p.w, y = at / p.w % p.h, image = at / p.w / p.h;
         const float *own = g + (long long)channel * places;
         float sum = 0.0f;
@@ -164,6 +164,6 @@ paste_patches(const float *g, const Patches *patches, const Mix *rows, const Mix
     __syncthreads();
     for (int k = threadIdx.y; k < 32; k += 8) {
         int at = first + k, channel = channels + threadIdx.x;
-        if (at < pixels && channel < p.c) map[(long long)at * p.c + channel] = tile[threadIdx.x][k];
+        if (at < pixels && channel < p.channels) map[(long long)at * p.c + p.first + channel] = tile[threadIdx.x][k];
     }
 }

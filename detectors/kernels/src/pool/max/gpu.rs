@@ -4,7 +4,9 @@ use candle_core::{CudaDevice, Tensor};
 
 use super::{MaxPool, MaxPoolGradient, MaxPoolTaken, Windows};
 use crate::Result;
-use crate::cuda::{Argument, Family, Fresh, address, arguments, blocks, floats, int, launch, null};
+use crate::cuda::{
+    Argument, Family, Fresh, FreshMap, address, arguments, blocks, elements, int, launch, null,
+};
 use crate::dispatch::Gpu;
 
 impl Windows {
@@ -25,10 +27,10 @@ impl Gpu for MaxPool<'_> {
         let n = self.x.dim(0)?;
         let count = n * oh * ow * c;
         let kept = if self.keep_winners { count } else { 0 };
-        let (out, winners) = (Fresh::<f32>::new(device, count)?, Fresh::<u8>::new(device, kept)?);
+        let (out, winners) = (FreshMap::like(self.x, device, count)?, Fresh::<u8>::new(device, kept)?);
         if count > 0 {
             let to = if self.keep_winners { winners.address() } else { null::<u8>() };
-            let own = *arguments![floats(self.x)?, out.address(), to, count as i64];
+            let own = *arguments![elements(self.x)?, out.address(), to, count as i64];
             let arguments: Vec<Argument> = own.into_iter().chain(self.windows.sizes()?).collect();
             launch(device, Family::Pool, "max_pool", blocks(count)?, [256, 1], &arguments)?;
         }
@@ -41,10 +43,10 @@ impl Gpu for MaxPoolTaken<'_> {
         let Windows { oh, ow, c, .. } = self.windows;
         let n = self.x.dim(0)?;
         let count = n * oh * ow * c;
-        let out = Fresh::<f32>::new(device, count)?;
+        let out = FreshMap::like(self.x, device, count)?;
         if count > 0 {
             let winners = address::<u8>(self.winners)?;
-            let own = *arguments![floats(self.x)?, winners, out.address(), count as i64];
+            let own = *arguments![elements(self.x)?, winners, out.address(), count as i64];
             let arguments: Vec<Argument> = own.into_iter().chain(self.windows.sizes()?).collect();
             launch(device, Family::Pool, "max_pool_taken", blocks(count)?, [256, 1], &arguments)?;
         }
@@ -57,10 +59,10 @@ impl Gpu for MaxPoolGradient<'_> {
         let Windows { h, w, c, .. } = self.windows;
         let n = self.g.dim(0)?;
         let count = n * h * w * c;
-        let spread = Fresh::<f32>::new(device, count)?;
+        let spread = FreshMap::like(self.g, device, count)?;
         if count > 0 {
             let winners = address::<u8>(self.winners)?;
-            let own = *arguments![floats(self.g)?, winners, spread.address(), count as i64];
+            let own = *arguments![elements(self.g)?, winners, spread.address(), count as i64];
             let arguments: Vec<Argument> = own.into_iter().chain(self.windows.sizes()?).collect();
             launch(device, Family::Pool, "max_pool_gradient", blocks(count)?, [256, 1], &arguments)?;
         }

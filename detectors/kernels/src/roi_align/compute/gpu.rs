@@ -6,7 +6,7 @@ use candle_core::{CudaDevice, Tensor};
 use super::super::sampling::{Alignment, MAX_SAMPLES, Sampling};
 use super::{Regions, RoiAlign, RoiAlignGradient, Size};
 use crate::Result;
-use crate::cuda::{Argument, Family, Fresh, Table, arguments, blocks, floats, int, launch};
+use crate::cuda::{Argument, Family, Fresh, FreshMap, Table, arguments, blocks, elements, int, launch};
 use crate::dispatch::Gpu;
 
 /// A RoI as the kernels read it.
@@ -52,7 +52,7 @@ impl Regions {
         let rois: Vec<Roi> = self.rois.iter().zip(&self.level_of).map(roi).collect();
         let mut levels = Vec::with_capacity(self.sizes.len());
         for (index, (size, &scale)) in self.sizes.iter().zip(&self.scales).enumerate() {
-            let map = match maps.get(index).map(floats).transpose()? {
+            let map = match maps.get(index).map(elements).transpose()? {
                 Some(Argument::Address(map, _)) => map,
                 _ => 0,
             };
@@ -121,7 +121,7 @@ impl Gpu for RoiAlign<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<Tensor> {
         let Regions { sizes, rois, output: (oh, ow), .. } = self.regions;
         let (count, c) = (rois.len(), sizes[0].c);
-        let out = Fresh::<f32>::new(device, count * c * oh * ow)?;
+        let out = FreshMap::like(&self.maps[0], device, count * c * oh * ow)?;
         if count * c * oh * ow > 0 {
             let placed = self.regions.on_gpu(device, self.maps)?;
             let arguments = arguments![
@@ -147,12 +147,12 @@ impl Gpu for RoiAlignGradient<'_> {
         let Regions { sizes, rois, output: (oh, ow), .. } = self.regions;
         let (count, c, bins) = (rois.len(), sizes[0].c, oh * ow);
         let placed = self.regions.on_gpu(device, &[])?;
-        let turned = Fresh::<f32>::new(device, count * c * bins)?;
+        let turned = FreshMap::like(self.g, device, count * c * bins)?;
         let reach = Fresh::<i32>::new(device, 4 * count)?;
         let (oh, ow) = (int(*oh)?, int(*ow)?);
         if count * c * bins > 0 {
             let g = self.g.contiguous()?;
-            let arguments = arguments![floats(&g)?, turned.address(), int(c)?, int(bins)?];
+            let arguments = arguments![elements(&g)?, turned.address(), int(c)?, int(bins)?];
             launch(device, Family::RoiAlign, "roi_bins_first", by_channels(count, c)?, [32, 8], arguments)?;
         }
         if count > 0 {
@@ -169,7 +169,7 @@ impl Gpu for RoiAlignGradient<'_> {
         }
         let of_level = |(level, size): (usize, &Size)| -> Result<Tensor> {
             let &Size { n, h, w, c } = size;
-            let out = Fresh::<f32>::new(device, n * h * w * c)?;
+            let out = FreshMap::like(self.g, device, n * h * w * c)?;
             if n * h * w * c > 0 {
                 let arguments = arguments![
                     turned.address(),
