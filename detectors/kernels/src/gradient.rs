@@ -6,7 +6,7 @@ use crate::Result;
 use crate::activation::Activation;
 use crate::memory::nhwc;
 use crate::pointwise::{add_in_place, add_rows, sum_of};
-use crate::stored::stored_as;
+use crate::stored::{differ, stored_as};
 
 /// Gradient of a value as far as it is known.
 pub(crate) enum Gradient {
@@ -45,15 +45,13 @@ impl Gradient {
 
     /// This gradient in the type of its value.
     pub(crate) fn stored_as(self, dtype: DType) -> Result<Self> {
-        let convert = |tensor: Tensor, was_own: bool| match tensor.dtype() == dtype {
-            true if !was_own => Ok(Self::Shared(tensor)),
-            _ => stored_as(&tensor, dtype).map(Self::Own),
-        };
-        match self {
-            Self::Shared(tensor) => convert(tensor, false),
-            Self::Own(tensor) => convert(tensor, true),
-            Self::Rows(rows) => Ok(Self::Rows(SomeRows { rows: stored_as(&rows.rows, dtype)?, ..rows })),
-        }
+        Ok(match self {
+            Self::Shared(tensor) | Self::Own(tensor) if differ(tensor.dtype(), dtype) => {
+                Self::Own(stored_as(&tensor, dtype)?)
+            }
+            Self::Rows(rows) => Self::Rows(SomeRows { rows: stored_as(&rows.rows, dtype)?, ..rows }),
+            same => same,
+        })
     }
 
     /// This gradient of a map as (N, H, W, C), and itself in the same memory; no copy where its channels are last.

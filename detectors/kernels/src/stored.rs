@@ -12,10 +12,15 @@ use candle_core::{DType, Tensor};
 use crate::dispatch::{self, Host};
 use crate::{Error, Result};
 
+/// Whether one of two types is bf16 and the other is not.
+pub(crate) fn differ(a: DType, b: DType) -> bool {
+    (a == DType::BF16) != (b == DType::BF16)
+}
+
 /// The numbers of an f32 or bf16 tensor in the other type; the tensor itself where it has that, or neither is bf16. The
 /// order in memory stays.
 pub(crate) fn stored_as(x: &Tensor, dtype: DType) -> Result<Tensor> {
-    if x.dtype() == dtype || ![x.dtype(), dtype].contains(&DType::BF16) {
+    if !differ(x.dtype(), dtype) {
         return Ok(x.clone());
     }
     dispatch::run(x, Stored { x, dtype })

@@ -17,8 +17,8 @@ use crate::{Error, Result};
 /// Below the length of any row of f32 numbers that is not zero.
 const SHORTEST: f64 = 1e-300;
 
-/// Numbers of a map that are compared at once: 64 MiB of matrices, of their kernels or of their gradients.
-const AT_ONCE: usize = 16 << 20;
+/// Numbers of a map that are compared at once: 16 MiB of matrices, of their kernels or of their gradients.
+const AT_ONCE: usize = 4 << 20;
 
 impl Gpu for Matrices<'_> {
     fn on_gpu(self, device: &CudaDevice) -> Result<(Tensor, Option<Tensor>)> {
