@@ -13,7 +13,7 @@ use ckd_kernels::elementwise::weighted_sum;
 use crate::golden;
 
 /// A narrow trunk of `backbone` with batch norms that train.
-fn narrow(backbone: Backbone) -> Result<(Trunk, ParamStore)> {
+pub(crate) fn narrow(backbone: Backbone) -> Result<(Trunk, ParamStore)> {
     let config =
         BackboneConfig { width_multiplier: 0.25, norm: NormKind::Bn, ..BackboneConfig::new(backbone) };
     let builder = Builder::new(3, crate::support::device());

@@ -5,6 +5,8 @@ use ckd_golden as golden;
 mod support;
 
 mod backbones;
+#[cfg(feature = "cuda")]
+mod bf16;
 mod candle_module;
 mod classifier;
 mod detections;
