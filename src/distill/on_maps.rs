@@ -32,7 +32,7 @@ pub(super) struct OnMaps {
     terms: Vec<(Option<&'static str>, f64, Loss)>,
     cosine: Option<Loss>,
     params: Option<ParamStore>,
-    as_stored: bool,
+    of_stored: bool,
 }
 
 impl OnMaps {
@@ -48,13 +48,13 @@ impl OnMaps {
             terms: Vec::new(),
             cosine: None,
             params: None,
-            as_stored: false,
+            of_stored: false,
         })
     }
 
     /// Of maps as they lie in memory, f32 or bf16.
-    pub(super) fn as_stored(self) -> Self {
-        Self { as_stored: true, ..self }
+    pub(super) fn of_stored(self) -> Self {
+        Self { of_stored: true, ..self }
     }
 
     /// The levels.
@@ -133,7 +133,7 @@ impl OnMaps {
         mut work: impl FnMut(&Level<'_>) -> Result<(), DistillError>,
     ) -> Result<(), DistillError> {
         for &tap in &self.at {
-            let (teacher, student) = match self.as_stored {
+            let (teacher, student) = match self.of_stored {
                 true => (
                     stored_teacher_at(tap, lesson)?.tensor().clone(),
                     stored_student_at(tap, lesson)?.clone(),

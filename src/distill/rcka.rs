@@ -52,7 +52,7 @@ impl Method for Rcka {
 
     fn build(&self, _: &MethodSetting<'_>, _: Builder) -> Result<Box<dyn Distiller>, DistillError> {
         let (patch, kernel) = (self.patch, Kernel { center: self.center, row_norm: self.row_norm });
-        let mut maps = OnMaps::new(NAME, &self.place)?.as_stored();
+        let mut maps = OnMaps::new(NAME, &self.place)?.of_stored();
         let kinds =
             [("intra", PatchRows::Patches, self.weight), ("inter", PatchRows::Pixels, self.weight_inter)];
         for (kind, rows, weight) in

@@ -1,8 +1,8 @@
 //! Type of a map's numbers in memory: f32, or bf16 on a GPU.
 //!
-//! With [`Precision::Bf16`](crate::Precision) on a GPU, convolutions and linear layers give maps of bf16, and what lies between
-//! them keeps the type of its input; all compute in f32 and round what they write. Losses and what compares networks take f32.
-//! The graph brings a gradient to the type of its value.
+//! With [`Precision::Bf16`](crate::Precision) on a GPU, convolutions give maps of bf16, and what lies between them keeps the type of
+//! its input: it computes in f32 and rounds what it writes. Rows are f32; losses and what compares networks take f32. The graph
+//! brings a gradient to the type of its value.
 
 #[cfg(feature = "cuda")]
 pub(crate) mod gpu;

@@ -28,7 +28,7 @@ impl Geometry {
 /// bf16, it is made of the same factors in f32, and rounded.
 fn product(device: &CudaDevice, sizes: &Sizes, product: Product, a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let [n, c, h, w] = match product {
-        Product::Forward | Product::Finished(_) => sizes.y,
+        Product::Forward => sizes.y,
         Product::InputGradient => sizes.x,
         Product::WeightGradient => sizes.w,
     };

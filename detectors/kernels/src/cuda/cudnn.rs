@@ -60,8 +60,14 @@ pub(crate) enum Product {
     InputGradient,
     /// The gradient of the weights, of the input and the result's gradient.
     WeightGradient,
-    /// The result with a shift, an activation's if there is one.
-    Finished(bool),
+}
+
+/// What cuDNN is asked for: a product, or the result behind a shift and perhaps a ReLU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Operation {
+    Product(Product),
+    Shifted,
+    ShiftedRelu,
 }
 
 /// Descriptors of a convolution for cuDNN.
@@ -89,8 +95,8 @@ fn cudnn(device: &CudaDevice) -> Result<Arc<Cudnn>> {
     })
 }
 
-/// Products that cuDNN refused, by device.
-static REFUSED: LazyLock<Mutex<HashSet<(usize, Sizes, Product)>>> = LazyLock::new(Mutex::default);
+/// Operations that cuDNN refused, by device.
+static REFUSED: LazyLock<Mutex<HashSet<(usize, Sizes, Operation)>>> = LazyLock::new(Mutex::default);
 
 /// Why a product was not made.
 enum Failure {
@@ -169,8 +175,8 @@ impl Sizes {
         a: &Tensor,
         b: &Tensor,
     ) -> Result<Option<Fresh<T>>> {
-        self.unless_refused(device, product, || match product {
-            Product::Forward | Product::Finished(_) => self.forward(device, a, b),
+        self.unless_refused(device, Operation::Product(product), || match product {
+            Product::Forward => self.forward(device, a, b),
             Product::InputGradient => self.input_gradient(device, a, b),
             Product::WeightGradient => self.weight_gradient(device, a, b),
         })
@@ -180,10 +186,10 @@ impl Sizes {
     fn unless_refused<T>(
         &self,
         device: &CudaDevice,
-        product: Product,
+        operation: Operation,
         make: impl FnOnce() -> std::result::Result<T, Failure>,
     ) -> Result<Option<T>> {
-        let key = (device.cuda_stream().context().ordinal(), *self, product);
+        let key = (device.cuda_stream().context().ordinal(), *self, operation);
         if REFUSED.lock().unwrap_or_else(PoisonError::into_inner).contains(&key) {
             return Ok(None);
         }
@@ -212,7 +218,8 @@ impl Sizes {
                 Ok(())
             };
             let usual = || if T::IS_BF16 { Ok(FORWARD[0]) } else { Ok(conv.pick_algorithm()?) };
-            let algorithm = self.algorithm(device, Product::Forward, &FORWARD, usual, &mut run)?;
+            let algorithm =
+                self.algorithm(device, Operation::Product(Product::Forward), &FORWARD, usual, &mut run)?;
             run(algorithm)
         })?;
         Ok(y)
@@ -237,8 +244,8 @@ impl Sizes {
             return Ok(None);
         }
         let is_relu = activation == Activation::Relu;
-        let product = Product::Finished(is_relu);
-        self.unless_refused(device, product, || {
+        let operation = if is_relu { Operation::ShiftedRelu } else { Operation::Shifted };
+        self.unless_refused(device, operation, || {
             let mut y = Fresh::new(device, self.y.iter().product())?;
             let (told, handle) = (self.describe::<T>(device)?, cudnn(device)?);
             let mode = match is_relu {
@@ -277,7 +284,7 @@ impl Sizes {
                         true => Ok(fused.pick_algorithm()?),
                         false => Ok(FORWARD[0]),
                     };
-                    let algorithm = self.algorithm(device, product, all, usual, &mut run)?;
+                    let algorithm = self.algorithm(device, operation, all, usual, &mut run)?;
                     run(algorithm)
                 })
             })?;
@@ -301,8 +308,13 @@ impl Sizes {
             };
             // The one among the quick algorithms whose sums have a fixed order.
             let usual = || Ok(INPUT_GRADIENT[0]);
-            let algorithm =
-                self.algorithm(device, Product::InputGradient, &INPUT_GRADIENT, usual, &mut run)?;
+            let algorithm = self.algorithm(
+                device,
+                Operation::Product(Product::InputGradient),
+                &INPUT_GRADIENT,
+                usual,
+                &mut run,
+            )?;
             run(algorithm)
         })?;
         Ok(dx)
@@ -323,25 +335,30 @@ impl Sizes {
                 Ok(())
             };
             let usual = || Ok(WEIGHT_GRADIENT[0]);
-            let algorithm =
-                self.algorithm(device, Product::WeightGradient, &WEIGHT_GRADIENT, usual, &mut run)?;
+            let algorithm = self.algorithm(
+                device,
+                Operation::Product(Product::WeightGradient),
+                &WEIGHT_GRADIENT,
+                usual,
+                &mut run,
+            )?;
             run(algorithm)
         })?;
         Ok(dw)
     }
 
-    /// The algorithm of `product` that is asked for: the `usual` one, or the fastest of `all`. It is chosen once for each
+    /// The algorithm of `operation` that is asked for: the `usual` one, or the fastest of `all`. It is chosen once for each
     /// shape.
     fn algorithm<A: Copy + PartialEq>(
         &self,
         device: &CudaDevice,
-        product: Product,
+        operation: Operation,
         all: &[A],
         usual: impl FnOnce() -> std::result::Result<A, Failure>,
         run: &mut impl FnMut(A) -> std::result::Result<(), Failure>,
     ) -> std::result::Result<A, Failure> {
         let asked = Algorithms::asked();
-        let key = (device.cuda_stream().context().ordinal(), product, *self, asked);
+        let key = (device.cuda_stream().context().ordinal(), operation, *self, asked);
         let known = CHOSEN.lock().unwrap_or_else(PoisonError::into_inner).get(&key).copied();
         if let Some(place) = known {
             return Ok(all[place]);
@@ -360,8 +377,8 @@ impl Sizes {
 /// What a product makes.
 type Made<T> = std::result::Result<Fresh<T>, Failure>;
 
-/// Algorithms that were chosen, by device, product, shape and what was asked for: their places in the lists below.
-type Chosen = HashMap<(usize, Product, Sizes, Algorithms), usize>;
+/// Algorithms that were chosen, by device, operation, shape and what was asked for: their places in the lists below.
+type Chosen = HashMap<(usize, Operation, Sizes, Algorithms), usize>;
 
 static CHOSEN: LazyLock<Mutex<Chosen>> = LazyLock::new(Mutex::default);
 
