@@ -14,6 +14,7 @@ use ckd_det::engine::task::{Settings, Task};
 use ckd_detectors::images::Images;
 
 use crate::distill::support::device;
+use crate::numbers::spoiled;
 use crate::support::colours;
 use crate::support::tiny::{Folder, Tiny, log, names, tensors};
 use crate::{classify, cohort};
@@ -239,6 +240,22 @@ fn a_comparison_trains_teacher_and_students_on_a_gpu_and_evaluates_them() {
         let losses = losses(&tiny.path(run));
         assert!(losses.len() >= 8 && losses.iter().all(|(_, loss)| loss.is_finite()), "{run}: {losses:?}");
     }
+}
+
+/// The host reads the losses of a GPU when the gradients are made.
+#[test]
+fn a_loss_that_is_not_finite_is_named_as_on_the_cpu_and_nothing_is_updated() {
+    let tiny = Tiny::new();
+    tiny.train("plain.toml", &["schedule.steps=1", "schedule.milestones=[1]"]).unwrap();
+    let init = format!("student.init={}", spoiled(&tiny, "runs/plain", 3e38, "huge.safetensors"));
+    let told = [gpu(), &Device::Cpu].map(|device| {
+        let error = tiny.start_at(device, "plain.toml", &[&init], Start::Anew, false).unwrap_err();
+        let EngineError::NonFinite { step, what, .. } = error else { panic!("{error}") };
+        assert!(!tiny.path("runs/plain/last.safetensors").exists());
+        (step, what)
+    });
+    assert_eq!(told[0], told[1]);
+    assert!(told[0].0 == 0 && told[0].1.starts_with("the loss "), "{told:?}");
 }
 
 /// The most bytes that a step of so many images selects: 20 of each proposal, or 12 of each anchor that is compared and of as

@@ -15,7 +15,7 @@ use ckd_det::weights::file::write_safetensors;
 const HEAD: &str = "roi_heads.box_predictor.cls_score.weight";
 
 /// Writes the last weights of a run with `value` in a tensor of the head.
-fn spoiled(tiny: &Tiny, run: &str, value: f32, to: &str) -> String {
+pub(crate) fn spoiled(tiny: &Tiny, run: &str, value: f32, to: &str) -> String {
     let mut file = WeightsFile::read(&tiny.path(run).join("last.safetensors")).unwrap();
     let head = file.tensors.get_mut(HEAD).unwrap();
     let mut values = head.flatten_all().unwrap().to_vec1::<f32>().unwrap();

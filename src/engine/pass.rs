@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use ckd_kernels::elementwise::{concatenate, weighted_sum};
 use ckd_kernels::memory::numbers;
 use ckd_kernels::norm::are_over_parts;
@@ -69,25 +70,30 @@ pub(super) fn walk_back(
 ) -> Result<Pass> {
     let total = weighted_sum(&terms.iter().map(|(_, value, weight)| (value, *weight)).collect::<Vec<_>>())?;
     let values = together(&terms)?;
-    let term = |((name, _, weight), value)| LossTerm { name, weighted: f64::from(value) * weight };
-    let terms: Vec<LossTerm> = terms.into_iter().zip(values).map(term).collect();
-    let checked = check_finite(&terms, step);
+    let read = || -> Result<Vec<LossTerm>> {
+        let term = |((name, _, weight), value): (&(String, Value, f64), f32)| LossTerm {
+            name: name.clone(),
+            weighted: f64::from(value) * weight,
+        };
+        let terms: Vec<LossTerm> = terms.iter().zip(numbers(&values)?).map(term).collect();
+        check_finite(&terms, step).map(|()| terms)
+    };
     let forward = started.elapsed();
-    // Norms of other parts wait for the sums of this one's walk, whatever its losses are.
-    if checked.is_ok() || are_over_parts() {
-        total.backward_into(gradients)?;
-    }
-    checked?;
+    // Norms of other parts wait for the sums of this one's walk, whatever its losses are; nor does a GPU wait for them to be read.
+    let walks_first = are_over_parts() || !values.device().is_cpu();
+    let early = (!walks_first).then(read).transpose()?;
+    total.backward_into(gradients)?;
+    let terms = early.map_or_else(read, Ok)?;
     let backward = started.elapsed() - forward;
     let times = PartTimes { teacher: teaching, student_forward: forward - teaching, backward };
     Ok(Pass { terms, times })
 }
 
-/// The values of all terms, in one copy from a GPU.
-fn together(terms: &[(String, Value, f64)]) -> Result<Vec<f32>> {
+/// The values of all terms in one tensor: one copy from a GPU.
+fn together(terms: &[(String, Value, f64)]) -> Result<Tensor> {
     let flat = terms.iter().map(|(_, value, _)| Ok(Value::constant(value.tensor().reshape(1)?)));
     let flat: Vec<Value> = flat.collect::<Result<_>>()?;
-    Ok(numbers(concatenate(&flat, 0)?.tensor())?)
+    Ok(concatenate(&flat, 0)?.tensor().clone())
 }
 
 /// Runs `work` and adds the time it took to `total`.
