@@ -16,7 +16,7 @@ use ckd_detectors::images::Images;
 use crate::distill::support::device;
 use crate::numbers::spoiled;
 use crate::support::colours;
-use crate::support::tiny::{Folder, Tiny, log, names, tensors};
+use crate::support::tiny::{Folder, Tiny, assert_ended, log, names, tensors};
 use crate::{classify, cohort};
 
 mod bf16;
@@ -256,6 +256,20 @@ fn a_loss_that_is_not_finite_is_named_as_on_the_cpu_and_nothing_is_updated() {
     });
     assert_eq!(told[0], told[1]);
     assert!(told[0].0 == 0 && told[0].1.starts_with("the loss "), "{told:?}");
+}
+
+#[test]
+fn a_gpu_that_is_full_says_what_was_asked_for_what_is_held_and_what_needs_less() {
+    if std::env::var_os("CPU_CUDA_DIR").is_none() {
+        eprintln!("NOT RUN: the stand-in alone has as little memory as it is told to");
+        return;
+    }
+    let tiny = Tiny::new();
+    let step = ["bench", "step", "quickstart_teacher", "--device", "cuda", "--size", "384x384"];
+    let output = tiny.program(&step).env("CPU_CUDA_MEMORY", "80000000").output().unwrap();
+    let wanted = ["out of GPU memory", "MiB were asked for", "of 76 MiB are free", "this program holds 7"];
+    let keys = ["train.batch_size", "input.long_side_px", "engine.precision = \"bf16\"", "engine.recompute"];
+    assert_ended(&output, 1, &[&wanted[..], &keys].concat());
 }
 
 /// The most bytes that a step of so many images selects: 20 of each proposal, or 12 of each anchor that is compared and of as

@@ -117,7 +117,7 @@ API int cuMemsetD8Async(Ptr to, unsigned char value, size_t n, Stream *stream) {
 API int cuMemGetInfo_v2(size_t *free, size_t *total) { *total = memory(); *free = *total - std::min(*total, in_use); return 0; }
 API int cuDeviceGetDefaultMemPool(void **pool, int) { *pool = (void *)8; return 0; }
 API int cuMemPoolSetAttribute(void *, int, void *) { return 0; }
-API int cuMemPoolGetAttribute(void *, int, std::uint64_t *value) { *value = most_in_use; return 0; }
+API int cuMemPoolGetAttribute(void *, int attribute, std::uint64_t *value) { *value = attribute == 5 ? in_use : most_in_use; return 0; }  // 5: reserved now
 
 // ---- device, context, streams, events
 API int cuInit(unsigned) { return 0; }

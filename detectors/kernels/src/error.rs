@@ -24,13 +24,15 @@ pub enum Error {
     },
     /// A GPU has too little memory left.
     #[error(
-        "out of GPU memory: {asked} MiB were asked for, {free} of {total} MiB are free; smaller or fewer images \
-         (data.min_size, train.batch_size with train.accumulate), engine.recompute = true or another precision \
-         need less"
+        "out of GPU memory: {asked} MiB were asked for, {free} of {total} MiB are free, and this program holds {held}; \
+         train.batch_size lower with train.accumulate higher, input.long_side_px lower, engine.precision = \"bf16\" or \
+         engine.recompute = [\"layer1\", \"layer2\"] need less"
     )]
     OutOfMemory {
         /// MiB asked for.
         asked: usize,
+        /// MiB that this program holds.
+        held: u64,
         /// MiB left on the device.
         free: usize,
         /// MiB of the device.

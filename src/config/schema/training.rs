@@ -188,7 +188,8 @@ choices! {
 section! {
     /// Arithmetic and memory of training.
     pub struct Engine {
-        /// Rounding of the factors of products. Evaluation and inference are always f32.
+        /// Rounding of the factors of products; "bf16" on a GPU: also the type of maps in memory. Evaluation and inference are
+        /// always f32.
         pub precision: Precision = Precision::F32,
         /// On a GPU, the fastest of cuDNN's algorithms for each shape instead of those whose results repeat bit by bit. The
         /// first step of each shape takes longer: it tries all of them. On the CPU it changes nothing.

@@ -42,13 +42,24 @@ fn keep_freed_memory(device: &CudaDevice) -> Result<()> {
 /// # Errors
 /// If the driver does not say.
 pub(crate) fn peak_memory(device: &CudaDevice) -> Result<u64> {
-    let mut peak = 0u64;
+    of_pool(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH)
+}
+
+/// Bytes that the program holds of the memory of `device`.
+///
+/// # Errors
+/// If the driver does not say.
+pub(crate) fn held_memory(device: &CudaDevice) -> Result<u64> {
+    of_pool(device, CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT)
+}
+
+fn of_pool(device: &CudaDevice, attribute: CUmemPool_attribute) -> Result<u64> {
+    let mut bytes = 0u64;
     let gpu = device.cuda_stream().context().cu_device();
     // SAFETY: the attribute is a u64, which is written during the call.
     unsafe {
         let pool = result::device::get_default_mem_pool(gpu).w()?;
-        let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RESERVED_MEM_HIGH;
-        result::mem_pool::get_attribute(pool, attribute, (&raw mut peak).cast()).w()?;
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()).w()?;
     }
-    Ok(peak)
+    Ok(bytes)
 }

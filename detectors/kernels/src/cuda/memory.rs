@@ -6,6 +6,7 @@ use candle_core::op::BackpropOp;
 use candle_core::{CudaDevice, CudaStorage, DType, Shape, Storage, Tensor, WithDType};
 use half::bf16;
 
+use super::device::held_memory;
 use super::family::Parameter;
 use super::launch::{Argument, int};
 use crate::{Error, Result};
@@ -113,7 +114,7 @@ impl<T: Number> Fresh<T> {
         // SAFETY: kernels write all of it before it is read; a device reads no memory that is not its own.
         match unsafe { device.alloc::<T>(len.max(1)) } {
             Ok(slice) => Ok(Self(slice)),
-            Err(source) => Err(out_of_memory(len * size_of::<T>(), source)),
+            Err(source) => Err(out_of_memory(device, len * size_of::<T>(), source)),
         }
     }
 
@@ -332,13 +333,14 @@ pub(crate) fn by_target(named: &[usize], targets: usize) -> Result<(Vec<i32>, Ve
     Ok((starts.into_iter().map(int).collect::<Result<_>>()?, order))
 }
 
-/// An allocation that failed, with what the driver says is left.
-fn out_of_memory(bytes: usize, source: candle_core::Error) -> Error {
+/// An allocation that failed, with what the driver says is held and left.
+fn out_of_memory(device: &CudaDevice, bytes: usize, source: candle_core::Error) -> Error {
     const MIB: usize = 1 << 20;
     let left = candle_core::cuda_backend::cudarc::driver::result::mem_get_info();
     match left {
         Ok((free, total)) if bytes > free => {
-            Error::OutOfMemory { asked: bytes.div_ceil(MIB), free: free / MIB, total: total / MIB }
+            let held = held_memory(device).unwrap_or(0) / MIB as u64;
+            Error::OutOfMemory { asked: bytes.div_ceil(MIB), held, free: free / MIB, total: total / MIB }
         }
         _ => source.into(),
     }
