@@ -35,7 +35,7 @@ fn bf16(tensor: &Tensor) -> Tensor {
     if last { rounded.permute((0, 3, 1, 2)).unwrap() } else { rounded }
 }
 
-/// Those numbers, rounded, as f32.
+/// Rounds the numbers of a tensor to bf16 and makes them f32 again.
 fn rounded(tensor: &Tensor) -> Tensor {
     let value = in_f32(&Value::constant(bf16(tensor))).unwrap();
     value.tensor().clone()

@@ -14,8 +14,7 @@ use candle_core::cuda_backend::cudarc::cudnn::{
 };
 use candle_core::cuda_backend::cudarc::driver::sys::CUevent_flags;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, ValidAsZeroBits};
-use candle_core::{CudaDevice, Storage, Tensor};
-use half::bf16;
+use candle_core::{CudaDevice, DType, Storage, Tensor};
 
 use super::memory::{Fresh, Number};
 use crate::activation::Activation;
@@ -32,23 +31,12 @@ pub(crate) struct Sizes {
 }
 
 /// Numbers that cuDNN convolves; it adds them in f32.
-pub(crate) trait Convolved: Number + CudnnDataType + ValidAsZeroBits {
-    const ZERO: Self;
-    const ONE: Self;
-    /// Whether its factors are products of tensor cores alone: one algorithm has those.
-    const IS_BF16: bool;
-}
+pub(crate) trait Convolved: Number + CudnnDataType + ValidAsZeroBits {}
+impl<T: Number + CudnnDataType + ValidAsZeroBits> Convolved for T {}
 
-impl Convolved for f32 {
-    const ZERO: Self = 0.0;
-    const ONE: Self = 1.0;
-    const IS_BF16: bool = false;
-}
-
-impl Convolved for bf16 {
-    const ZERO: Self = Self::ZERO;
-    const ONE: Self = Self::ONE;
-    const IS_BF16: bool = true;
+/// Whether products are those of tensor cores alone: one algorithm has them.
+fn are_bf16<T: Number>() -> bool {
+    T::DTYPE == DType::BF16
 }
 
 /// One of the three products of a convolution.
@@ -62,7 +50,7 @@ pub(crate) enum Product {
     WeightGradient,
 }
 
-/// What cuDNN is asked for: a product, or the result behind a shift and perhaps a ReLU.
+/// Request to cuDNN: a product, or the result behind a shift and perhaps a ReLU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Operation {
     Product(Product),
@@ -182,7 +170,7 @@ impl Sizes {
         })
     }
 
-    /// What `make` makes, and `None` from its first refusal on.
+    /// Calls `make`; from its first refusal on the result is `None`.
     fn unless_refused<T>(
         &self,
         device: &CudaDevice,
@@ -208,16 +196,16 @@ impl Sizes {
         if self.is_empty() {
             return Ok(y.zeroed(device)?);
         }
-        let told = self.describe::<T>(device)?;
+        let (told, [zero, one]) = (self.describe::<T>(device)?, [0.0, 1.0].map(T::from_f64));
         let conv = ConvForward { conv: &told.conv, x: &told.x, w: &told.w, y: &told.y };
         with_slices(x, w, |x, w| {
             let mut run = |algorithm| {
                 let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
                 // SAFETY: the descriptors are those of the slices.
-                unsafe { conv.launch(algorithm, Some(room.slice()), (T::ONE, T::ZERO), &x, &w, y.slice()) }?;
+                unsafe { conv.launch(algorithm, Some(room.slice()), (one, zero), &x, &w, y.slice()) }?;
                 Ok(())
             };
-            let usual = || if T::IS_BF16 { Ok(FORWARD[0]) } else { Ok(conv.pick_algorithm()?) };
+            let usual = || if are_bf16::<T>() { Ok(FORWARD[0]) } else { Ok(conv.pick_algorithm()?) };
             let algorithm =
                 self.algorithm(device, Operation::Product(Product::Forward), &FORWARD, usual, &mut run)?;
             run(algorithm)
@@ -268,8 +256,9 @@ impl Sizes {
             };
             // Without an activation there is the first of them only.
             let all = if is_relu { &FORWARD[..] } else { &FORWARD[..1] };
+            let [zero, one] = [0.0, 1.0].map(T::from_f64);
             // What is added 0 times is not read.
-            let (z, times) = residual.map_or((x, T::ZERO), |residual| (residual, T::ONE));
+            let (z, times) = residual.map_or((x, zero), |residual| (residual, one));
             with_slices(x, w, |x, w| {
                 with_slices(z, shift, |z, shift| {
                     let mut run = |algorithm| {
@@ -277,10 +266,10 @@ impl Sizes {
                         let room = Some(room.slice());
                         let y = y.slice();
                         // SAFETY: the descriptors are those of the slices.
-                        unsafe { fused.launch(algorithm, room, (T::ONE, times), &x, &w, &z, &shift, y) }?;
+                        unsafe { fused.launch(algorithm, room, (one, times), &x, &w, &z, &shift, y) }?;
                         Ok(())
                     };
-                    let usual = || match is_relu && !T::IS_BF16 {
+                    let usual = || match is_relu && !are_bf16::<T>() {
                         true => Ok(fused.pick_algorithm()?),
                         false => Ok(FORWARD[0]),
                     };
@@ -297,13 +286,13 @@ impl Sizes {
         if self.is_empty() {
             return Ok(dx.zeroed(device)?);
         }
-        let told = self.describe::<T>(device)?;
+        let (told, [zero, one]) = (self.describe::<T>(device)?, [0.0, 1.0].map(T::from_f64));
         let conv = ConvBackwardData { conv: &told.conv, dx: &told.x, w: &told.w, dy: &told.y };
         with_slices(w, g, |w, g| {
             let mut run = |algorithm| {
                 let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
                 // SAFETY: the descriptors are those of the slices.
-                unsafe { conv.launch(algorithm, Some(room.slice()), (T::ONE, T::ZERO), dx.slice(), &w, &g) }?;
+                unsafe { conv.launch(algorithm, Some(room.slice()), (one, zero), dx.slice(), &w, &g) }?;
                 Ok(())
             };
             // The one among the quick algorithms whose sums have a fixed order.
@@ -325,13 +314,13 @@ impl Sizes {
         if self.is_empty() {
             return Ok(dw.zeroed(device)?);
         }
-        let told = self.describe::<T>(device)?;
+        let (told, [zero, one]) = (self.describe::<T>(device)?, [0.0, 1.0].map(T::from_f64));
         let conv = ConvBackwardFilter { conv: &told.conv, x: &told.x, dw: &told.w, dy: &told.y };
         with_slices(x, g, |x, g| {
             let mut run = |algorithm| {
                 let mut room = workspace(device, conv.get_workspace_size(algorithm))?;
                 // SAFETY: the descriptors are those of the slices.
-                unsafe { conv.launch(algorithm, Some(room.slice()), (T::ONE, T::ZERO), &x, dw.slice(), &g) }?;
+                unsafe { conv.launch(algorithm, Some(room.slice()), (one, zero), &x, dw.slice(), &g) }?;
                 Ok(())
             };
             let usual = || Ok(WEIGHT_GRADIENT[0]);
@@ -374,7 +363,7 @@ impl Sizes {
     }
 }
 
-/// What a product makes.
+/// Result of a product, or why there is none.
 type Made<T> = std::result::Result<Fresh<T>, Failure>;
 
 /// Algorithms that were chosen, by device, operation, shape and what was asked for: their places in the lists below.
